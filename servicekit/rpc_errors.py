@@ -1,0 +1,82 @@
+"""ServiceError <-> gRPC status, with google.rpc.ErrorInfo carrying the code and the metadata."""
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from servicekit.errors import (
+    Conflict,
+    Declined,
+    Exhausted,
+    Forbidden,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    TimedOut,
+    Unavailable,
+)
+
+DOMAIN = "frontrow"
+
+_STATUS_OF_KIND: dict[type[ServiceError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    Conflict: grpc.StatusCode.ALREADY_EXISTS,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    Gone: grpc.StatusCode.FAILED_PRECONDITION,
+    Declined: grpc.StatusCode.ABORTED,
+    Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    TimedOut: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_CODE_OF_BARE_STATUS = {
+    grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "TIMEOUT",
+    # A call that its server gave up while stopping.
+    grpc.StatusCode.CANCELLED: "UNAVAILABLE",
+}
+
+
+class RemoteError(ServiceError):
+    """What a service behind us answered instead of a reply; `code` says which error it was.
+
+    UNAVAILABLE and TIMEOUT also stand for a service that did not answer at all, INTERNAL for one
+    that failed without a reason that could be told.
+    """
+
+    code: str  # type: ignore[misc]  # known only once the answer is here
+
+    def __init__(self, code: str, status: grpc.StatusCode, detail: str, **metadata: str) -> None:
+        super().__init__(detail, **metadata)
+        self.code = code
+        self.status = status
+
+
+def to_status(error: ServiceError) -> grpc.Status:
+    """The gRPC status that carries this error to the caller."""
+    if isinstance(error, RemoteError):
+        status = error.status
+    else:
+        status = next(
+            (code for kind, code in _STATUS_OF_KIND.items() if isinstance(error, kind)),
+            grpc.StatusCode.INTERNAL,
+        )
+    proto = status_pb2.Status(code=status.value[0], message=error.detail)
+    proto.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=error.metadata)
+    )
+    carried: grpc.Status = rpc_status.to_status(proto)
+    return carried
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> RemoteError:
+    """The error the other side raised. What it did not raise as a ServiceError has no detail."""
+    status: grpc.StatusCode = error.code()
+    carried = rpc_status.from_call(error)
+    for detail in carried.details if carried is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return RemoteError(info.reason, status, error.details() or "", **info.metadata)
+    code = _CODE_OF_BARE_STATUS.get(status, "INTERNAL")
+    return RemoteError(code, status, "The service did not answer.")

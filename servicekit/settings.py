@@ -1,0 +1,49 @@
+"""What every service's settings have in common. Read from the environment, with its prefix."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ValueError("must be host:port, as in 127.0.0.1:9101")
+    return value
+
+
+ListenAddress = Annotated[str, AfterValidator(_host_and_port)]
+
+
+def config(prefix: str) -> SettingsConfigDict:
+    """Settings come from environment variables that begin with this prefix."""
+    return SettingsConfigDict(env_prefix=prefix, use_attribute_docstrings=True, frozen=True)
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of every gRPC service."""
+
+    model_config = config("")
+
+    listen: ListenAddress
+    """Address of the gRPC server, host:port."""
+
+    metrics_listen: ListenAddress
+    """Address of the Prometheus metrics over HTTP, host:port."""
+
+    log_level: str = "INFO"
+    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
+
+    drain_seconds: float = Field(default=10.0, ge=0)
+    """After SIGTERM, how long accepted calls may take to finish, in seconds. Below the grace
+    period of whatever starts the process."""
+
+    default_deadline_seconds: float = Field(default=10.0, gt=0)
+    """End of a call whose caller gave it none, in seconds."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """host:port as a pair."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
