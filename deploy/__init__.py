@@ -1,0 +1,1 @@
+"""How Frontrow is brought up: on one machine (`deploy.local`), and elsewhere."""
