@@ -6,14 +6,14 @@ a transaction, so that an exhausted pool starves.
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import aiomysql
 import pymysql
-import tenacity
-from pymysql.constants import ER
+from pymysql.constants import CR, ER
 
 from servicekit import call_context
 from servicekit.errors import Unavailable
@@ -24,12 +24,32 @@ Row = tuple[Any, ...]
 # The server ended the transaction so that another could go on; again, it succeeds.
 # 1020 is MariaDB's "record has changed since last read" under snapshot isolation.
 _RETRY_TRANSACTION = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CHECKREAD}
+# Nothing is wrong with the statement: there is no server to run it, or none that takes us in.
+_AWAY = {
+    CR.CR_CONN_HOST_ERROR,
+    CR.CR_SERVER_GONE_ERROR,
+    CR.CR_SERVER_LOST,
+    CR.CR_COMMANDS_OUT_OF_SYNC,
+    ER.CON_COUNT_ERROR,
+    ER.TOO_MANY_USER_CONNECTIONS,
+    ER.SERVER_SHUTDOWN,
+    ER.QUERY_INTERRUPTED,
+    1927,  # MariaDB's "connection was killed", which PyMySQL has no name for
+}
+_TRIES = 8
 _IDLE_SECONDS = 300.0
 
 
 def is_duplicate(error: Exception) -> bool:
     """Whether a statement failed on a unique key."""
     return isinstance(error, pymysql.err.IntegrityError) and error.args[0] == ER.DUP_ENTRY
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Whether a statement gave up waiting for a row that another transaction has locked."""
+    return isinstance(error, pymysql.err.OperationalError) and (
+        error.args[0] == ER.LOCK_WAIT_TIMEOUT
+    )
 
 
 class Transaction:
@@ -97,7 +117,11 @@ class Database:
             # Outside a transaction each statement stands alone: no stale snapshot is kept.
             "autocommit": True,
             # Now and dates in UTC, whatever the server's zone; see what others committed.
-            "init_command": "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED'",
+            "init_command": (
+                "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED',"
+                # A statement that we gave up must not go on waiting at the server.
+                f" innodb_lock_wait_timeout = {max(1, int(query_timeout))}"
+            ),
         }
         self._slots = asyncio.Semaphore(max_size)
         self._idle: list[tuple[Any, float]] = []
@@ -109,8 +133,12 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         while self._idle:
-            connection, _ = self._idle.pop()
-            connection.close()
+            connection, _since = self._idle.pop()
+            try:
+                async with asyncio.timeout(1.0):
+                    await connection.ensure_closed()
+            except (TimeoutError, OSError, pymysql.err.MySQLError):
+                connection.close()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -119,7 +147,7 @@ class Database:
             async with asyncio.timeout(self._query_timeout):
                 await connection.begin()
             yield Transaction(connection, self._query_timeout)
-            # Not cut short by the caller's deadline: a commit in doubt helps nobody.
+            # Its full time, however little of the caller's is left: a commit in doubt helps nobody.
             async with asyncio.timeout(self._query_timeout):
                 await connection.commit()
 
@@ -131,18 +159,20 @@ class Database:
 
     async def run(self, work: Callable[[Transaction], Awaitable[Result]]) -> Result:
         """Runs `work` in a transaction, again from its beginning if the server asks for that
-        (deadlock, lock wait, changed row): at most 8 times, with jitter. `work` must have no
-        effect but on the transaction."""
-        async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_may_run_again),
-            stop=tenacity.stop_after_attempt(8),
-            wait=tenacity.wait_random_exponential(multiplier=0.005, max=0.2),
-            reraise=True,
-        ):
-            with attempt:
+        (deadlock, lock wait, changed row): at most 8 times, with jitter, then Unavailable.
+        `work` must have no effect but on the transaction."""
+        last: Exception | None = None
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))
+            try:
                 async with self.transaction() as transaction:
                     return await work(transaction)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            except pymysql.err.MySQLError as error:
+                if not _is_one_of(error, _RETRY_TRANSACTION):
+                    raise
+                last = error
+        raise Unavailable("The database is too busy.") from last
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
@@ -157,15 +187,12 @@ class Database:
             connection = await self._take_or_open()
             yield connection
             healthy = True
-        except pymysql.err.IntegrityError:
+        except (pymysql.err.OperationalError, pymysql.err.InterfaceError) as error:
+            if isinstance(error, pymysql.err.InterfaceError) or _is_one_of(error, _AWAY):
+                raise Unavailable("The database is away.") from error
             # The statement failed, the connection is sound.
             healthy = await self._roll_back(connection)
             raise
-        except (pymysql.err.OperationalError, pymysql.err.InterfaceError) as error:
-            if _may_run_again(error):
-                healthy = await self._roll_back(connection)
-                raise
-            raise Unavailable("The database is away.") from error
         except (TimeoutError, asyncio.CancelledError, GeneratorExit):
             # A reply may still be on its way on this connection: nobody may read it.
             raise
@@ -184,8 +211,8 @@ class Database:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection, since = self._idle.pop()
-            # Far below the server's wait_timeout; an end of file means that the server hung up.
-            if now - since < _IDLE_SECONDS and not connection._reader.at_eof():
+            # The age is far below the server's wait_timeout.
+            if now - since < _IDLE_SECONDS and not _was_hung_up(connection):
                 return connection
             connection.close()
         try:
@@ -205,9 +232,17 @@ class Database:
         return True
 
 
-def _may_run_again(error: BaseException) -> bool:
-    return (
-        isinstance(error, pymysql.err.MySQLError)
-        and error.args[:1] != ()
-        and (error.args[0] in _RETRY_TRANSACTION)
+def _is_one_of(error: pymysql.err.MySQLError, codes: set[int]) -> bool:
+    return bool(error.args) and error.args[0] in codes
+
+
+def _was_hung_up(connection: Any) -> bool:
+    """Whether the server closed this idle connection, with or without a last word."""
+    reader = connection._reader
+    return bool(
+        reader is None
+        or reader.at_eof()
+        or reader.exception() is not None
+        or reader._buffer
+        or connection._writer.transport.is_closing()
     )

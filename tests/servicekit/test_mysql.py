@@ -1,0 +1,322 @@
+"""The pool and the transaction, on a real MariaDB."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+
+from servicekit import call_context
+from servicekit.errors import Unavailable
+from servicekit.mysql import Database, Transaction, is_duplicate, is_lock_timeout
+
+
+class Link:
+    """A TCP link to the server that can be cut, refused, or made deaf: a server that restarts,
+    is away, or hangs, without touching the real one."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 3306)
+        self._url = parts
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.deaf = False
+        self.connections = 0
+
+    @property
+    def url(self) -> str:
+        credentials = self._url.netloc.rpartition("@")[0]
+        return self._url._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cut()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Ends every connection and refuses new ones."""
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # the pool's side sees the end of file on its next turn
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there_reader, there_writer = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, there_writer}
+        for source, sink in ((reader, there_writer), (there_reader, writer)):
+            task = asyncio.create_task(self._pump(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if not self.deaf:
+                    sink.write(data)
+        sink.close()
+
+
+@pytest.fixture(scope="module")
+async def url(mysql_urls: dict[str, str]) -> AsyncIterator[str]:
+    url = mysql_urls["reservation"]
+    async with Database(url) as database, database.reading() as connection:
+        await connection.execute(
+            "CREATE OR REPLACE TABLE pool_test"
+            " (id INT PRIMARY KEY, amount INT NOT NULL CHECK (amount >= 0))"
+        )
+        await connection.execute("INSERT INTO pool_test VALUES (1, 100), (2, 100)")
+        yield url
+        await connection.execute("DROP TABLE pool_test")
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    async with Database(url, max_size=2, acquire_timeout=0.5, query_timeout=2.0) as database:
+        yield database
+
+
+async def amount(database: Database, row: int = 1) -> int:
+    async with database.reading() as connection:
+        found = await connection.fetch_one("SELECT amount FROM pool_test WHERE id = %s", row)
+    assert found is not None
+    return int(found[0])
+
+
+async def test_commits_when_the_block_ends_and_rolls_back_when_it_raises(
+    database: Database,
+) -> None:
+    async with database.transaction() as transaction:
+        await transaction.execute("UPDATE pool_test SET amount = 7 WHERE id = 1")
+    with pytest.raises(KeyError):
+        async with database.transaction() as transaction:
+            await transaction.execute("UPDATE pool_test SET amount = 8 WHERE id = 1")
+            raise KeyError
+    assert await amount(database) == 7
+
+
+async def test_session_is_utc_read_committed_and_counts_matched_rows(database: Database) -> None:
+    for _ in range(2):
+        async with database.reading() as connection:
+            assert await connection.fetch_one(
+                "SELECT @@session.tx_isolation, TIMEDIFF(NOW(), UTC_TIMESTAMP()) = 0"
+            ) == ("READ-COMMITTED", 1)
+    async with database.transaction() as transaction:
+        assert await transaction.fetch_one("SELECT @@session.tx_isolation") == ("READ-COMMITTED",)
+        await transaction.execute("UPDATE pool_test SET amount = 9 WHERE id = 1")
+        assert await transaction.execute("UPDATE pool_test SET amount = 9 WHERE id = 1") == 1
+
+
+async def test_statement_errors_are_told_apart_from_a_server_that_is_away(
+    database: Database,
+) -> None:
+    with pytest.raises(pymysql.err.IntegrityError) as duplicate:
+        async with database.transaction() as transaction:
+            await transaction.execute("INSERT INTO pool_test VALUES (1, 1)")
+    assert is_duplicate(duplicate.value)
+    assert not is_lock_timeout(duplicate.value)
+    # Defects: must not pass for an outage.
+    for defect in ("SELECT no_such_column FROM pool_test", "UPDATE pool_test SET amount = -1"):
+        with pytest.raises(pymysql.err.OperationalError):
+            async with database.transaction() as transaction:
+                await transaction.execute(defect)
+    # None of them cost a connection.
+    assert len(database._idle) == 1
+
+
+async def test_cancelled_callers_do_not_starve_the_pool(database: Database) -> None:
+    for _ in range(10):
+        sleeper = asyncio.create_task(_sleep_in_transaction(database))
+        await asyncio.sleep(0.01)
+        sleeper.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeper
+    # Waiters that are cancelled while the pool is exhausted.
+    sleepers = [asyncio.create_task(_sleep_in_transaction(database)) for _ in range(8)]
+    await asyncio.sleep(0.02)
+    for sleeper in reversed(sleepers):
+        sleeper.cancel()
+    await asyncio.gather(*sleepers, return_exceptions=True)
+    assert await asyncio.gather(*(amount(database, 2) for _ in range(20))) == [100] * 20
+
+
+async def _sleep_in_transaction(database: Database) -> None:
+    async with database.transaction() as transaction:
+        await transaction.execute("UPDATE pool_test SET amount = 0 WHERE id = 2")
+        await transaction.fetch_one("SELECT SLEEP(1)")
+
+
+async def test_a_reply_never_reaches_another_caller(database: Database) -> None:
+    async def ask(number: int) -> None:
+        async with database.reading() as connection:
+            row = await connection.fetch_one("SELECT %s, SLEEP(0.002)", number)
+            assert row is not None
+            assert row[0] == number
+
+    for number in range(100):
+        cancelled = asyncio.create_task(ask(number))
+        await asyncio.sleep(0.0004 * (number % 6))
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        await ask(-number)
+
+
+async def test_exhausted_pool_is_unavailable_in_time(database: Database) -> None:
+    async with database.reading(), database.reading():
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable):
+            await amount(database)
+        assert asyncio.get_running_loop().time() - started < 1.0
+    assert await amount(database, 2) == 100
+
+
+async def test_slow_statement_times_out_and_its_connection_is_dropped(url: str) -> None:
+    async with Database(url, max_size=1, query_timeout=0.1) as database:
+        with pytest.raises(TimeoutError):
+            async with database.reading() as connection:
+                await connection.fetch_one("SELECT SLEEP(2)")
+        assert await amount(database, 2) == 100
+
+
+async def test_statement_ends_with_the_deadline_of_the_call(database: Database) -> None:
+    async def call() -> None:
+        call_context.set_deadline(0.05)
+        async with database.reading() as connection:
+            await connection.fetch_one("SELECT SLEEP(2)")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.create_task(call())
+
+
+async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database) -> None:
+    attempts = 0
+
+    async def move(source: int, target: int) -> None:
+        async def work(transaction: Transaction) -> None:
+            nonlocal attempts
+            attempts += 1
+            await transaction.execute("UPDATE pool_test SET amount = 50 WHERE id = %s", source)
+            await asyncio.sleep(0.005)
+            await transaction.execute("UPDATE pool_test SET amount = 50 WHERE id = %s", target)
+
+        await database.run(work)
+
+    for _ in range(5):
+        await asyncio.gather(move(1, 2), move(2, 1))
+    assert attempts > 10
+    async with database.transaction() as transaction:
+        await transaction.execute("UPDATE pool_test SET amount = 100")
+
+
+async def test_gives_up_after_eight_tries(database: Database) -> None:
+    attempts = 0
+
+    async def work(transaction: Transaction) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise pymysql.err.OperationalError(1213, "Deadlock found")
+
+    with pytest.raises(Unavailable):
+        await database.run(work)
+    assert attempts == 8
+    assert await amount(database, 2) == 100
+
+
+async def test_other_errors_are_not_tried_again(database: Database) -> None:
+    attempts = 0
+
+    async def work(transaction: Transaction) -> None:
+        nonlocal attempts
+        attempts += 1
+        await transaction.execute("INSERT INTO pool_test VALUES (1, 1)")
+
+    with pytest.raises(pymysql.err.IntegrityError):
+        await database.run(work)
+    assert attempts == 1
+
+
+async def test_lock_wait_is_recognised(database: Database) -> None:
+    async with database.transaction() as first:
+        await first.execute("UPDATE pool_test SET amount = 100 WHERE id = 2")
+        with pytest.raises(pymysql.err.OperationalError) as refused:
+            async with database.transaction() as second:
+                await second.execute(
+                    "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
+                    " UPDATE pool_test SET amount = 1 WHERE id = 2"
+                )
+        assert is_lock_timeout(refused.value)
+
+
+async def test_server_restart_is_survived(url: str) -> None:
+    async with (
+        Link(url) as link,
+        Database(link.url, max_size=2, acquire_timeout=0.3, query_timeout=0.5) as database,
+    ):
+        await asyncio.gather(amount(database, 2), amount(database, 2))
+        with pytest.raises(Unavailable):
+            async with database.transaction() as transaction:
+                await link.cut()
+                await transaction.execute("UPDATE pool_test SET amount = 0 WHERE id = 2")
+        for _ in range(4):  # more often than the pool has places
+            with pytest.raises(Unavailable):
+                await amount(database, 2)
+        await link.open()
+        assert await asyncio.gather(*(amount(database, 2) for _ in range(4))) == [100] * 4
+
+
+async def test_idle_connections_that_died_are_not_handed_out(url: str) -> None:
+    async with Link(url) as link, Database(link.url, max_size=2) as database:
+        await asyncio.gather(amount(database, 2), amount(database, 2))
+        await link.cut()
+        await link.open()
+        assert await asyncio.gather(amount(database, 2), amount(database, 2)) == [100, 100]
+        assert link.connections == 4
+
+
+async def test_connection_killed_by_the_server_is_unavailable_then_replaced(
+    database: Database,
+) -> None:
+    async def kill(number: Any) -> None:
+        async with database.reading() as connection:
+            await connection.execute(f"KILL CONNECTION {int(number)}")
+
+    with pytest.raises(Unavailable):
+        async with database.reading() as connection:
+            row = await connection.fetch_one("SELECT CONNECTION_ID()")
+            assert row is not None
+            await kill(row[0])
+            await connection.fetch_one("SELECT 1")
+    assert await amount(database, 2) == 100
+
+
+async def test_server_that_hangs_costs_no_more_than_the_timeouts(url: str) -> None:
+    async with (
+        Link(url) as link,
+        Database(link.url, max_size=1, acquire_timeout=0.2, query_timeout=0.2) as database,
+    ):
+        assert await amount(database, 2) == 100
+        link.deaf = True
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError):
+            await amount(database, 2)
+        with pytest.raises(Unavailable):
+            await amount(database, 2)
+        assert asyncio.get_running_loop().time() - started < 1.0
+        link.deaf = False
+        assert await amount(database, 2) == 100
