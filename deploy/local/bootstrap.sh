@@ -5,6 +5,7 @@
 #   deploy/local/bootstrap.sh test    the same with the development packages of Python
 #   deploy/local/bootstrap.sh check   Python alone, for linting: no server is needed
 #   deploy/local/bootstrap.sh bench   as test, and wrk
+#   deploy/local/bootstrap.sh demo    the runtime packages of Python alone
 #
 # Whatever is there already is left alone: with everything in place this takes a fraction of a
 # second and calls neither apt nor pip nor Maven. Where packages and jars come from is the
@@ -242,7 +243,11 @@ case ${1:-} in
         if [ "$1" = run ]; then ensure_venv runtime; else ensure_venv dev; fi
         ensure_kafka
         ;;
+    demo)
+        install_packages $(missing_python_packages)
+        ensure_venv runtime
+        ;;
     *)
-        fail "usage: deploy/local/bootstrap.sh run|test|check|bench"
+        fail "usage: deploy/local/bootstrap.sh run|test|check|bench|demo"
         ;;
 esac

@@ -233,7 +233,7 @@ class Process:
             if self._stopping.is_set():
                 raise StackError(f"{self.name} was stopped while it started.")
             if not self.running:
-                raise StackError(f"{self.name} died while starting ({self.how_it_ended()}).")
+                raise StackError(f"{self.name} died while starting: {self.how_it_ended()}")
             with contextlib.suppress(OSError):
                 if self.probe():
                     return
@@ -244,13 +244,17 @@ class Process:
                 )
             time.sleep(0.05)
 
-    def how_it_ended(self) -> str:
-        """ "exit code 1; its log is …, which ends with: …"."""
+    @property
+    def ending(self) -> str:
+        """How the last run ended, in a few words: "exit code 1", "killed by SIGKILL"."""
         code = self.exit_code
         if code is None:
-            return "never started"
-        ending = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        return f"{ending}; its log is {self.log_path}{tail_of(self.log_path, self._log_start)}"
+            return "still running" if self.running else "never started"
+        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def how_it_ended(self) -> str:
+        """`ending`, the path of the log and its last lines."""
+        return f"{self.ending}; its log is {self.log_path}{tail_of(self.log_path, self._log_start)}"
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal (SIGSTOP and SIGCONT to make it hang). Nothing if it does not run."""

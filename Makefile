@@ -1,0 +1,69 @@
+# Everything a newcomer needs is one of these; `make help` lists them.
+# The set-up (system packages, virtual environment, Kafka's jars) happens by itself.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run stop logs demo clean test check fmt protos lock bench
+
+PYTHON := .venv/bin/python
+BOOTSTRAP := deploy/local/bootstrap.sh
+# What pytest is given, as in: make test ARGS="tests/queue_service -x"
+ARGS ?=
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Set up what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none; Ctrl-C stops)
+	@$(BOOTSTRAP) run
+	@exec $(PYTHON) -m deploy.local run
+
+stop: ## Stop what `make run` started
+	@if [ -x $(PYTHON) ]; then exec $(PYTHON) -m deploy.local stop; else echo "Frontrow is not running."; fi
+
+logs: ## Follow the logs of all servers and programs
+	@if ! compgen -G '.local/log/*.log' >/dev/null; then echo "No logs yet: start with make run."; exit 2; fi
+	@exec tail -n 20 -F .local/log/*.log
+
+demo: ## Buy one ticket through the public routes of the running system
+	@$(BOOTSTRAP) demo
+	@exec $(PYTHON) -m deploy.local.demo
+
+clean: ## Delete data, logs and secrets of `make run` (not while it runs)
+	@if [ -x $(PYTHON) ]; then exec $(PYTHON) -m deploy.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
+
+test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)
+	@$(BOOTSTRAP) test
+	@exec $(PYTHON) -m pytest $(ARGS)
+
+check: ## Lint, format, types, and whether the stubs fit the protos
+	@$(BOOTSTRAP) check
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy .
+	@before=$$(find protos -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum); \
+	protos/generate.sh && \
+	after=$$(find protos -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum) && \
+	if [ "$$before" != "$$after" ]; then \
+		echo "The stubs did not fit the protos and were made anew: commit them."; \
+		diff <(echo "$$before") <(echo "$$after"); exit 1; \
+	fi; \
+	echo "The stubs fit the protos."
+
+fmt: ## Format the code and mend what the linter can
+	@$(BOOTSTRAP) check
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+protos: ## Generate the stubs beside the .proto files
+	@$(BOOTSTRAP) check
+	protos/generate.sh
+
+lock: ## Write the lock files anew from pyproject.toml
+	@$(BOOTSTRAP) check
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
+	$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o requirements.lock
+	$(PYTHON) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o requirements-dev.lock
+
+bench: ## Measure the hot paths with wrk and print the table
+	@$(BOOTSTRAP) bench
+	@exec $(PYTHON) -m loadtests.bench $(ARGS)
