@@ -1,8 +1,9 @@
 """What every service's settings have in common. Read from the environment, with its prefix."""
 
-from typing import Annotated
+import sys
+from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -47,3 +48,19 @@ def split_address(address: str) -> tuple[str, int]:
     """host:port as a pair."""
     host, _, port = address.rpartition(":")
     return host, int(port)
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def load(settings: type[Settings]) -> Settings:
+    """Reads the settings from the environment; ends the program with one clear message, and
+    status 2, if they are not valid. No value is shown: it may be a secret."""
+    try:
+        return settings()
+    except ValidationError as error:
+        prefix = str(settings.model_config.get("env_prefix", ""))
+        for problem in error.errors(include_input=False, include_context=False, include_url=False):
+            name = prefix + "_".join(map(str, problem["loc"])).upper()
+            print(f"{name}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,96 @@
+"""The HTTP application: routes, their documentation, and the edge around them."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gateway.admissions import Admissions
+from gateway.clients import Clients
+from gateway.drain import Drain
+from gateway.edge import Edge, ShortCut
+from gateway.errors import FieldError, InvalidFields, MethodNotAllowed, PathNotFound, problem
+from gateway.rate_limit import RateLimit
+from gateway.routes.concerts import ConcertRoutes
+from gateway.routes.documentation import finish
+from gateway.routes.health import HealthRoutes
+from gateway.routes.queue import QueueRoutes
+from gateway.routes.reservations import ReservationRoutes
+from gateway.settings import GatewaySettings
+from gateway.tokens import TokenVerifier
+from servicekit.errors import ServiceError
+
+DESCRIPTION = """Sells seats under a flash crowd. Enter the queue, poll until the order is 0, look
+around, hold a seat, pay. Every error is `application/problem+json` with a stable `code`."""
+
+
+def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASGIApp:
+    """Wires the application. Call it inside the event loop that will serve it."""
+    verifier = TokenVerifier(settings.token_keys, settings.room, settings.token_max_age_seconds)
+    admissions = Admissions(clients.positions, settings.admission_ttl_seconds)
+    rate_limit = RateLimit(settings.requests_per_second)
+    queue = QueueRoutes(clients, verifier, admissions, rate_limit, settings.write_budget_seconds)
+    concerts = ConcertRoutes(clients, verifier, admissions, rate_limit, settings)
+    reservations = ReservationRoutes(clients, verifier, admissions, rate_limit, settings)
+    health = HealthRoutes(clients, drain)
+
+    app = FastAPI(title="Frontrow", version="1", description=DESCRIPTION, redirect_slashes=False)
+    for routes in (queue, concerts, reservations, health):
+        app.include_router(routes.router())
+    app.add_exception_handler(ServiceError, _tell_service_error)
+    app.add_exception_handler(HTTPException, _tell_http_exception)
+    app.add_exception_handler(RequestValidationError, _tell_validation_error)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+
+    hottest = ShortCut(
+        app,
+        [
+            ("GET", "/queues/order", queue.order),
+            ("POST", "/queues/enqueue", queue.enter),
+            ("GET", "/concerts", concerts.concerts),
+            ("GET", "/concerts/{concertId}/schedules", concerts.schedules),
+            ("GET", "/concerts/schedules/{scheduleId}/seats", concerts.seats),
+        ],
+    )
+    return Edge(hottest, drain)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        app.openapi_schema = finish(
+            get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+        )
+    return app.openapi_schema
+
+
+async def _tell_service_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem(error)
+
+
+async def _tell_http_exception(request: Request, error: Exception) -> Response:
+    """FastAPI's own errors: no such path, wrong method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return problem(MethodNotAllowed(f"This path takes {allowed}.", allow=allowed))
+    if error.status_code == 404:
+        return problem(PathNotFound("See /docs for the paths there are."))
+    raise error
+
+
+async def _tell_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem(
+        InvalidFields([FieldError(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()])
+    )

@@ -1,0 +1,100 @@
+"""Natural batching: while one call is under way, collect the callers; then send them as one.
+
+No wait is added when idle, and every answer is exact. Only for reads and idempotent writes, since
+callers share the fate of their batch. See docs/adr/0003-natural-batching.md.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from servicekit.errors import TimedOut, Unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# What queue_service takes in one call.
+MAX_BATCH = 256
+
+
+class Batcher(Generic[Item, Result]):
+    """Turns calls for one item into calls for many.
+
+    `send` gets at most 256 items and returns a result for each, in order; at most
+    `max_in_flight` sends run at once. A caller waits at most `budget` seconds for its batch to
+    start and as long again for its answer. More than `max_waiting` callers: Unavailable.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        budget: float,
+        max_in_flight: int = 1,
+        max_waiting: int = 20_000,
+    ) -> None:
+        self._send = send
+        self._budget = budget
+        self._max_in_flight = max_in_flight
+        self._max_waiting = max_waiting
+        self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Result:
+        """The result of one item.
+
+        Raises Unavailable if too many wait, TimedOut if the batches before took too long, and
+        whatever `send` raised for the batch of this item.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Unavailable("Too many requests are waiting for an answer.")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, answer, loop.time() + self._budget))
+        self._start_batches()
+        return await answer
+
+    def _start_batches(self) -> None:
+        while self._waiting and len(self._in_flight) < self._max_in_flight:
+            batch = self._take_batch()
+            if not batch:
+                return
+            task = asyncio.create_task(self._run(batch))
+            self._in_flight.add(task)
+            task.add_done_callback(self._batch_done)
+
+    def _batch_done(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._start_batches()
+
+    def _take_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        now = asyncio.get_running_loop().time()
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < MAX_BATCH:
+            item, answer, deadline = self._waiting.popleft()
+            if answer.done():  # the caller has gone away
+                continue
+            if now > deadline:
+                answer.set_exception(TimedOut("The answer took too long."))
+                continue
+            batch.append((item, answer))
+        return batch
+
+    async def _run(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._send([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError("a batch came back with another number of results")
+        except asyncio.CancelledError:
+            for _, answer in batch:
+                answer.cancel()
+            raise
+        except Exception as error:
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (_, answer), result in zip(batch, results, strict=True):
+            if not answer.done():
+                answer.set_result(result)

@@ -1,0 +1,72 @@
+"""Reading a request: its body, its path ids, its headers. All that is bad is told at once."""
+
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.errors import BodyTooLarge, FieldError, InvalidFields, UnsupportedMediaType
+
+MAX_BODY_BYTES = 16 * 1024
+_MAX_ID = 2**63 - 1
+_MAX_KEY_LENGTH = 255
+
+Id = Annotated[int, Field(strict=True, ge=1, le=_MAX_ID, examples=[42])]
+
+
+class Body(BaseModel):
+    """A JSON request body with camelCase keys; unknown keys are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
+    """The body as `model`. Raises BodyTooLarge, UnsupportedMediaType or InvalidFields."""
+    media_type = request.headers.get("content-type", "application/json")
+    if media_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("Send Content-Type: application/json.")
+    too_large = BodyTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise too_large
+    content = b""
+    try:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MAX_BODY_BYTES:
+                raise too_large
+    except ClientDisconnect:
+        raise InvalidFields([FieldError("body", "ended early")]) from None
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as invalid:
+        raise InvalidFields(
+            [
+                FieldError(".".join(map(str, error["loc"])) or "body", error["msg"])
+                for error in invalid.errors(include_url=False, include_input=False)
+            ]
+        ) from None
+
+
+def path_id(request: Request, name: str) -> int:
+    """An id from the path. Raises InvalidFields unless it is a positive 64-bit integer."""
+    text: str = request.path_params[name]
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= _MAX_ID:
+        return int(text)
+    raise InvalidFields([FieldError(name, "must be a positive 64-bit integer")])
+
+
+def idempotency_key(request: Request) -> str:
+    """The Idempotency-Key header, or "". Raises InvalidFields if it is too long or unprintable."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return ""
+    if 1 <= len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable():
+        return key
+    raise InvalidFields(
+        [FieldError("Idempotency-Key", f"must be 1 to {_MAX_KEY_LENGTH} printable characters")]
+    )

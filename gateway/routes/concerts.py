@@ -1,0 +1,225 @@
+"""What is on sale: concerts, their dates, their seats. Answered from caches of ready bytes."""
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import schemas
+from gateway.admissions import Admissions
+from gateway.caching import TtlCache
+from gateway.clients import Clients
+from gateway.errors import FieldError, InvalidFields
+from gateway.rate_limit import RateLimit
+from gateway.replies import json_reply
+from gateway.requests import path_id
+from gateway.routes.documentation import ADMITTED, document, path_parameter, query_parameter
+from gateway.settings import GatewaySettings
+from gateway.tokens import TokenVerifier
+from protos.concert.v1 import concert_pb2
+from protos.reservation.v1 import reservation_pb2
+from servicekit.client import call
+
+_MAX_PAGE_SIZE = 100
+_MAX_PAGE_TOKEN_LENGTH = 256
+# Pages of concerts and lists of dates are a few KB each, seat maps of 150 seats about 12 KB.
+_MAX_PAGES = 1_000
+_MAX_SCHEDULE_LISTS = 2_000
+_MAX_SEAT_MAPS = 2_000
+
+_TAKEN_SUFFIX = (b'HELD"}', b'SOLD"}')
+_AVAILABLE_SUFFIX = b'AVAILABLE"}'
+
+
+class ConcertRoutes:
+    """GET /concerts, /concerts/{concertId}/schedules, /concerts/schedules/{scheduleId}/seats."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        verifier: TokenVerifier,
+        admissions: Admissions,
+        rate_limit: RateLimit,
+        settings: GatewaySettings,
+    ) -> None:
+        self._clients = clients
+        self._verifier = verifier
+        self._admissions = admissions
+        self._rate_limit = rate_limit
+        self._budget = settings.read_budget_seconds
+        facts_ttl = settings.facts_ttl_seconds
+        self._pages = TtlCache[tuple[int, str], bytes](facts_ttl, _MAX_PAGES)
+        self._dates = TtlCache[int, Sequence[concert_pb2.Schedule]](
+            facts_ttl, _MAX_SCHEDULE_LISTS, until_midnight=True
+        )
+        self._schedules = TtlCache[int, bytes](
+            settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS, until_midnight=True
+        )
+        self._seat_facts = TtlCache[int, list[tuple[int, bytes]]](facts_ttl, _MAX_SEAT_MAPS)
+        self._seats = TtlCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/concerts", tags=["concerts"])
+        router.add_api_route(
+            "",
+            self.concerts,
+            methods=["GET"],
+            response_model=schemas.Concerts,
+            **document(
+                errors=("INVALID_REQUEST", *ADMITTED),
+                parameters=(
+                    query_parameter(
+                        "pageSize",
+                        "Concerts a page.",
+                        {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE_SIZE},
+                    ),
+                    query_parameter(
+                        "pageToken", "nextPageToken of the page before.", {"type": "string"}
+                    ),
+                ),
+            ),
+        )
+        router.add_api_route(
+            "/{concertId}/schedules",
+            self.schedules,
+            methods=["GET"],
+            response_model=schemas.Schedules,
+            **document(
+                errors=("INVALID_REQUEST", *ADMITTED, "CONCERT_NOT_FOUND"),
+                parameters=(path_parameter("concertId"),),
+            ),
+        )
+        router.add_api_route(
+            "/schedules/{scheduleId}/seats",
+            self.seats,
+            methods=["GET"],
+            response_model=schemas.Seats,
+            **document(
+                errors=("INVALID_REQUEST", *ADMITTED, "SCHEDULE_NOT_FOUND"),
+                parameters=(path_parameter("scheduleId"),),
+            ),
+        )
+        return router
+
+    async def concerts(self, request: Request) -> Response:
+        """Concerts by id, in pages of at most 100."""
+        await self._admit(request)
+        page = _page(request)
+        return json_reply(await self._pages.get(page, lambda: self._load_page(*page)))
+
+    async def schedules(self, request: Request) -> Response:
+        """The upcoming dates of a concert. A date is SOLD_OUT when every seat is sold."""
+        await self._admit(request)
+        concert_id = path_id(request, "concertId")
+        return json_reply(
+            await self._schedules.get(concert_id, lambda: self._load_schedules(concert_id))
+        )
+
+    async def seats(self, request: Request) -> Response:
+        """Every seat of a date, in seat order; at most one second stale."""
+        await self._admit(request)
+        schedule_id = path_id(request, "scheduleId")
+        return json_reply(await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id)))
+
+    async def _admit(self, request: Request) -> None:
+        place = self._verifier.place(request)
+        self._rate_limit.check(str(place.number))
+        await self._admissions.check(place)
+
+    async def _load_page(self, page_size: int, page_token: str) -> bytes:
+        reply = await call(
+            self._clients.concert.ListConcerts,
+            concert_pb2.ListConcertsRequest(page_size=page_size, page_token=page_token),
+            budget=self._budget,
+        )
+        body: dict[str, object] = {
+            "concerts": [{"id": concert.id, "title": concert.title} for concert in reply.concerts]
+        }
+        if reply.next_page_token:
+            body["nextPageToken"] = reply.next_page_token
+        return to_json(body)
+
+    async def _load_schedules(self, concert_id: int) -> bytes:
+        dates = await self._dates.get(concert_id, lambda: self._load_dates(concert_id))
+        sold = {}
+        if dates:
+            reply = await call(
+                self._clients.reservation.CountSoldSeats,
+                reservation_pb2.CountSoldSeatsRequest(schedule_ids=[date.id for date in dates]),
+                budget=self._budget,
+            )
+            sold = dict(reply.sold_by_schedule)
+        return to_json(
+            {
+                "schedules": [
+                    {
+                        "id": date.id,
+                        "date": date.date,
+                        "status": "SOLD_OUT"
+                        if sold.get(date.id, 0) >= date.seat_count
+                        else "AVAILABLE",
+                    }
+                    for date in dates
+                ]
+            }
+        )
+
+    async def _load_dates(self, concert_id: int) -> Sequence[concert_pb2.Schedule]:
+        reply = await call(
+            self._clients.concert.ListSchedules,
+            concert_pb2.ListSchedulesRequest(concert_id=concert_id),
+            budget=self._budget,
+        )
+        return reply.schedules
+
+    async def _load_seats(self, schedule_id: int) -> bytes:
+        facts, reply = await asyncio.gather(
+            self._seat_facts.get(schedule_id, lambda: self._load_seat_facts(schedule_id)),
+            call(
+                self._clients.reservation.ListTakenSeats,
+                reservation_pb2.ListTakenSeatsRequest(schedule_id=schedule_id),
+                budget=self._budget,
+            ),
+        )
+        held, sold = _TAKEN_SUFFIX
+        suffixes = dict.fromkeys(reply.held_seat_ids, held) | dict.fromkeys(
+            reply.sold_seat_ids, sold
+        )
+        seats = b",".join(
+            prefix + suffixes.get(seat_id, _AVAILABLE_SUFFIX) for seat_id, prefix in facts
+        )
+        return b'{"seats":[' + seats + b"]}"
+
+    async def _load_seat_facts(self, schedule_id: int) -> list[tuple[int, bytes]]:
+        """Each seat's id and its JSON up to the status, so that a map is a join of bytes."""
+        reply = await call(
+            self._clients.concert.ListSeats,
+            concert_pb2.ListSeatsRequest(schedule_id=schedule_id),
+            budget=self._budget,
+        )
+        return [
+            (
+                seat.id,
+                to_json({"id": seat.id, "seatNum": seat.seat_num, "price": seat.price})[:-1]
+                + b',"status":"',
+            )
+            for seat in reply.seats
+        ]
+
+
+def _page(request: Request) -> tuple[int, str]:
+    size = request.query_params.get("pageSize", str(_MAX_PAGE_SIZE))
+    token = request.query_params.get("pageToken", "")
+    errors = []
+    if not (
+        size.isascii() and size.isdecimal() and len(size) <= 3 and 1 <= int(size) <= _MAX_PAGE_SIZE
+    ):
+        errors.append(FieldError("pageSize", f"must be 1 to {_MAX_PAGE_SIZE}"))
+    if len(token) > _MAX_PAGE_TOKEN_LENGTH:
+        errors.append(FieldError("pageToken", "is not one that this shop gave"))
+    if errors:
+        raise InvalidFields(errors)
+    return int(size), token

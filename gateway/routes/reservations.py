@@ -1,0 +1,249 @@
+"""Holding a seat, paying for it, looking at it, giving it back."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import schemas
+from gateway.admissions import Admissions
+from gateway.clients import Clients
+from gateway.errors import NotYours, ReservationExpired, TokenExpired
+from gateway.rate_limit import RateLimit
+from gateway.replies import instant, json_reply
+from gateway.requests import idempotency_key, path_id, read_body
+from gateway.routes.documentation import ADMITTED, BODY, GENUINE, document, path_parameter
+from gateway.schemas import PayBody, ReserveBody
+from gateway.settings import GatewaySettings
+from gateway.tokens import TokenVerifier
+from protos.payment.v1 import payment_pb2
+from protos.queue.v1 import queue_pb2
+from protos.reservation.v1 import reservation_pb2
+from servicekit.client import call
+from servicekit.rpc_errors import RemoteError
+
+_RESERVATION = path_parameter("reservationId")
+_KEY_ERRORS = ("IDEMPOTENCY_KEY_REUSED", "IN_PROGRESS")
+_STATUS_PREFIX = "RESERVATION_STATUS_"
+
+
+class ReservationRoutes:
+    """POST /concerts/reservation, POST …/reservations/{id}/pay, GET and DELETE …/{id}.
+
+    Reserving needs an admission. So does paying, but for one thing: a payment that succeeds ends
+    the admission, and whoever asks again must still get its outcome. Looking and giving back
+    need only a genuine token of the owner.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        verifier: TokenVerifier,
+        admissions: Admissions,
+        rate_limit: RateLimit,
+        settings: GatewaySettings,
+    ) -> None:
+        self._clients = clients
+        self._verifier = verifier
+        self._admissions = admissions
+        self._rate_limit = rate_limit
+        self._settings = settings
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/concerts", tags=["reservations"])
+        router.add_api_route(
+            "/reservation",
+            self.reserve,
+            methods=["POST"],
+            response_model=schemas.Hold,
+            **document(
+                body=ReserveBody,
+                idempotency_key=True,
+                errors=(
+                    *BODY,
+                    *ADMITTED,
+                    "NOT_YOURS",
+                    "SEAT_NOT_FOUND",
+                    "SEAT_HELD",
+                    "SEAT_SOLD",
+                    *_KEY_ERRORS,
+                ),
+            ),
+        )
+        router.add_api_route(
+            "/reservations/{reservationId}/pay",
+            self.pay,
+            methods=["POST"],
+            response_model=schemas.Payment,
+            **document(
+                body=PayBody,
+                idempotency_key=True,
+                parameters=(_RESERVATION,),
+                errors=(
+                    *BODY,
+                    *ADMITTED,
+                    "NOT_YOURS",
+                    "RESERVATION_NOT_FOUND",
+                    "RESERVATION_EXPIRED",
+                    "PAYMENT_DECLINED",
+                    "PAYMENT_IN_PROGRESS",
+                    *_KEY_ERRORS,
+                ),
+                also={
+                    202: {
+                        "model": schemas.Payment,
+                        "description": "The outcome is not known yet (`PENDING`); ask again.",
+                    }
+                },
+            ),
+        )
+        router.add_api_route(
+            "/reservations/{reservationId}",
+            self.read,
+            methods=["GET"],
+            response_model=schemas.Reservation,
+            **document(
+                parameters=(_RESERVATION,),
+                errors=("INVALID_REQUEST", *GENUINE, "NOT_YOURS", "RESERVATION_NOT_FOUND"),
+            ),
+        )
+        router.add_api_route(
+            "/reservations/{reservationId}",
+            self.cancel,
+            methods=["DELETE"],
+            status_code=204,
+            response_class=Response,
+            **document(
+                parameters=(_RESERVATION,),
+                errors=(
+                    "INVALID_REQUEST",
+                    *GENUINE,
+                    "NOT_YOURS",
+                    "RESERVATION_NOT_FOUND",
+                    "PAYMENT_IN_PROGRESS",
+                    "ALREADY_PAID",
+                ),
+            ),
+        )
+        return router
+
+    async def reserve(self, request: Request) -> Response:
+        """Holds a seat for the user, for 5 minutes unless configured otherwise."""
+        place = self._genuine_place(request)
+        body = await read_body(request, ReserveBody)
+        key = idempotency_key(request)
+        _check_same_user(place, body.user_id)
+        await self._admissions.check(place)
+        reservation = await call(
+            self._clients.reservation.Reserve,
+            reservation_pb2.ReserveRequest(
+                user_id=body.user_id, seat_id=body.concert_seat_id, idempotency_key=key
+            ),
+            budget=self._settings.write_budget_seconds,
+        )
+        return json_reply(_hold(reservation))
+
+    async def pay(self, request: Request) -> Response:
+        """Pays a reservation; that ends the admission. Paying twice charges once."""
+        place = self._genuine_place(request)
+        reservation_id = path_id(request, "reservationId")
+        body = await read_body(request, PayBody)
+        key = idempotency_key(request)
+        _check_same_user(place, body.user_id)
+        try:
+            await self._admissions.check(place)
+        except TokenExpired as expired:
+            return await self._outcome(reservation_id, body.user_id, expired)
+        payment = await call(
+            self._clients.payment.Pay,
+            payment_pb2.PayRequest(
+                reservation_id=reservation_id,
+                user_id=body.user_id,
+                idempotency_key=key,
+                admission=payment_pb2.Admission(room=place.room, place_number=place.number),
+            ),
+            budget=self._settings.pay_budget_seconds,
+        )
+        self._admissions.forget(place)
+        return _payment_reply(payment)
+
+    async def read(self, request: Request) -> Response:
+        """The user's own reservation."""
+        place = self._genuine_place(request)
+        reservation = await call(
+            self._clients.reservation.GetReservation,
+            reservation_pb2.GetReservationRequest(
+                reservation_id=path_id(request, "reservationId"), user_id=place.user_id
+            ),
+            budget=self._settings.read_budget_seconds,
+        )
+        status = reservation_pb2.ReservationStatus.Name(reservation.status)
+        return json_reply(
+            _hold(reservation)
+            | {
+                "concertSeatId": reservation.seat_id,
+                "scheduleId": reservation.schedule_id,
+                "seatNum": reservation.seat_num,
+                "status": status.removeprefix(_STATUS_PREFIX),
+            }
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """Gives a hold back; the seat is free at once. Cancelling again changes nothing."""
+        place = self._genuine_place(request)
+        await call(
+            self._clients.reservation.CancelReservation,
+            reservation_pb2.CancelReservationRequest(
+                reservation_id=path_id(request, "reservationId"), user_id=place.user_id
+            ),
+            budget=self._settings.write_budget_seconds,
+        )
+        return Response(status_code=204)
+
+    def _genuine_place(self, request: Request) -> queue_pb2.Place:
+        place = self._verifier.place(request)
+        self._rate_limit.check(str(place.number))
+        return place
+
+    async def _outcome(self, reservation_id: int, user_id: int, expired: TokenExpired) -> Response:
+        """For whom the admission has ended: what became of the payment, if there is one."""
+        try:
+            payment = await call(
+                self._clients.payment.GetPaymentOfReservation,
+                payment_pb2.GetPaymentOfReservationRequest(
+                    reservation_id=reservation_id, user_id=user_id
+                ),
+                budget=self._settings.read_budget_seconds,
+            )
+        except RemoteError as error:
+            if error.code == "PAYMENT_NOT_FOUND":
+                raise expired from None
+            raise
+        return _payment_reply(payment)
+
+
+def _check_same_user(place: queue_pb2.Place, user_id: int) -> None:
+    if place.user_id != user_id:
+        raise NotYours("The token belongs to another user than userId.")
+
+
+def _hold(reservation: reservation_pb2.Reservation) -> dict[str, object]:
+    return {
+        "reservationId": reservation.id,
+        "price": reservation.price,
+        "heldUntil": instant(reservation.held_until),
+    }
+
+
+def _payment_reply(payment: payment_pb2.Payment) -> Response:
+    if payment.status == payment_pb2.PAYMENT_STATUS_REFUNDED:
+        raise ReservationExpired("The hold ended before the payment; the money went back.")
+    succeeded = payment.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED
+    return json_reply(
+        {
+            "paymentId": payment.id,
+            "reservationId": payment.reservation_id,
+            "status": "SUCCEEDED" if succeeded else "PENDING",
+        },
+        200 if succeeded else 202,
+        None if succeeded else {"Retry-After": "1"},
+    )

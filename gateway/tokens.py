@@ -1,0 +1,60 @@
+"""Access tokens: is this one genuine, and which place does it state?
+
+queue_service signs them; the signature is checked here without asking anybody.
+"""
+
+import time
+from functools import lru_cache
+
+import jwt
+from starlette.requests import Request
+
+from gateway.errors import InvalidToken, TokenExpired
+from protos.queue.v1 import queue_pb2
+
+HEADER = "X-Access-Token"
+_CLAIMS = ["room", "place", "user", "epoch", "iat"]
+# A token of ours has about 250 characters.
+_MAX_LENGTH = 1_024
+
+
+class TokenVerifier:
+    """Checks signatures with any of `keys` (key id -> secret); takes tokens of `room` only."""
+
+    def __init__(self, keys: dict[str, str], room: str, max_age_seconds: float) -> None:
+        self._keys = keys
+        self._room = room
+        self._max_age = max_age_seconds
+        # A client polls with the same token again and again; 100,000 take about 60 MB.
+        self._decode = lru_cache(maxsize=100_000)(self._decode_uncached)
+
+    def place(self, request: Request) -> queue_pb2.Place:
+        """The place of the request's token. Raises InvalidToken or, for age, TokenExpired."""
+        token = request.headers.get(HEADER)
+        if not token:
+            raise InvalidToken(f"Send the token of your place in the {HEADER} header.")
+        place, issued_at = self._decode(token)
+        if time.time() - issued_at > self._max_age:
+            raise TokenExpired
+        return place
+
+    def _decode_uncached(self, token: str) -> tuple[queue_pb2.Place, float]:
+        not_genuine = InvalidToken("The token is malformed or not signed by this shop.")
+        if len(token) > _MAX_LENGTH:
+            raise not_genuine
+        try:
+            key = self._keys.get(str(jwt.get_unverified_header(token).get("kid")))
+            if key is None:
+                raise not_genuine
+            claims = jwt.decode(token, key, algorithms=["HS256"], options={"require": _CLAIMS})
+            if claims["room"] != self._room:
+                raise not_genuine
+            place = queue_pb2.Place(
+                room=claims["room"],
+                number=claims["place"],
+                user_id=claims["user"],
+                epoch=claims["epoch"],
+            )
+        except (jwt.InvalidTokenError, TypeError, ValueError):
+            raise not_genuine from None
+        return place, float(claims["iat"])
