@@ -5,9 +5,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from gateway.admissions import Admissions
@@ -39,7 +41,14 @@ def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASG
     reservations = ReservationRoutes(clients, verifier, admissions, rate_limit, settings)
     health = HealthRoutes(clients, drain)
 
-    app = FastAPI(title="Frontrow", version="1", description=DESCRIPTION, redirect_slashes=False)
+    # Its documentation page brings its own scripts: FastAPI's loads them from a network.
+    app = FastAPIOffline(
+        title="Frontrow",
+        version="1",
+        description=DESCRIPTION,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
     for routes in (queue, concerts, reservations, health):
         app.include_router(routes.router())
     app.add_exception_handler(ServiceError, _tell_service_error)
@@ -82,11 +91,21 @@ async def _tell_http_exception(request: Request, error: Exception) -> Response:
     """FastAPI's own errors: no such path, wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_allowed_methods(request))
         return problem(MethodNotAllowed(f"This path takes {allowed}.", allow=allowed))
     if error.status_code == 404:
         return problem(PathNotFound("See /docs for the paths there are."))
     raise error
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What the path takes over all its routes; Starlette tells of the first route only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match != Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)
 
 
 async def _tell_validation_error(_: Request, error: Exception) -> Response:
