@@ -157,7 +157,7 @@ class Stack:
         self.kafka.create_topics()
 
     def migrate(self, only: Iterable[str] | None = None) -> None:
-        """Brings the schemas to the newest version. Log: migrate.log."""
+        """Brings the schemas to the newest version. Logs: migrate-<name>.log."""
         names = list(MIGRATED) if only is None else list(only)
 
         def migrate_one(name: str) -> None:
@@ -166,7 +166,7 @@ class Stack:
                 what=f"migrating {name}",
                 env=self.environment(name),
                 cwd=REPOSITORY,
-                log_path=self._log("migrate"),
+                log_path=self._log(f"migrate-{name}"),
                 stopping=self._stopping,
                 timeout=300,
             )
