@@ -50,7 +50,7 @@ def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASG
         redoc_url=None,
     )
     for routes in (queue, concerts, reservations, health):
-        app.include_router(routes.router())
+        routes.add_to(app)
     app.add_exception_handler(ServiceError, _tell_service_error)
     app.add_exception_handler(HTTPException, _tell_http_exception)
     app.add_exception_handler(RequestValidationError, _tell_validation_error)

@@ -12,7 +12,9 @@ MAX_BODY_BYTES = 16 * 1024
 _MAX_ID = 2**63 - 1
 _MAX_KEY_LENGTH = 255
 
-Id = Annotated[int, Field(strict=True, ge=1, le=_MAX_ID, examples=[42])]
+Id = Annotated[
+    int, Field(strict=True, ge=1, le=_MAX_ID, json_schema_extra={"format": "int64"}, examples=[42])
+]
 
 
 class Body(BaseModel):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -61,12 +61,13 @@ class ConcertRoutes:
         self._seat_facts = TtlCache[int, list[tuple[int, bytes]]](facts_ttl, _MAX_SEAT_MAPS)
         self._seats = TtlCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS)
 
-    def router(self) -> APIRouter:
-        router = APIRouter(prefix="/concerts", tags=["concerts"])
-        router.add_api_route(
-            "",
+    def add_to(self, app: FastAPI) -> None:
+        """Adds the routes, with what the OpenAPI page says of them."""
+        app.add_api_route(
+            "/concerts",
             self.concerts,
             methods=["GET"],
+            tags=["concerts"],
             response_model=schemas.Concerts,
             **document(
                 errors=("INVALID_REQUEST", *ADMITTED),
@@ -82,27 +83,28 @@ class ConcertRoutes:
                 ),
             ),
         )
-        router.add_api_route(
-            "/{concertId}/schedules",
+        app.add_api_route(
+            "/concerts/{concertId}/schedules",
             self.schedules,
             methods=["GET"],
+            tags=["concerts"],
             response_model=schemas.Schedules,
             **document(
                 errors=("INVALID_REQUEST", *ADMITTED, "CONCERT_NOT_FOUND"),
                 parameters=(path_parameter("concertId"),),
             ),
         )
-        router.add_api_route(
-            "/schedules/{scheduleId}/seats",
+        app.add_api_route(
+            "/concerts/schedules/{scheduleId}/seats",
             self.seats,
             methods=["GET"],
+            tags=["concerts"],
             response_model=schemas.Seats,
             **document(
                 errors=("INVALID_REQUEST", *ADMITTED, "SCHEDULE_NOT_FOUND"),
                 parameters=(path_parameter("scheduleId"),),
             ),
         )
-        return router
 
     async def concerts(self, request: Request) -> Response:
         """Concerts by id, in pages of at most 100."""

@@ -1,6 +1,6 @@
 """Is this process alive, and should requests be sent to it?"""
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,19 +17,25 @@ class HealthRoutes:
         self._clients = clients
         self._drain = drain
 
-    def router(self) -> APIRouter:
-        router = APIRouter(prefix="/health", tags=["health"])
-        router.add_api_route("/live", self.live, methods=["GET"], response_model=schemas.Health)
-        router.add_api_route(
-            "/ready",
+    def add_to(self, app: FastAPI) -> None:
+        """Adds the routes, with what the OpenAPI page says of them."""
+        app.add_api_route(
+            "/health/live",
+            self.live,
+            methods=["GET"],
+            tags=["health"],
+            response_model=schemas.Health,
+        )
+        app.add_api_route(
+            "/health/ready",
             self.ready,
             methods=["GET"],
+            tags=["health"],
             response_model=schemas.Health,
             responses={
                 503: {"model": schemas.Health, "description": "Send requests elsewhere for now."}
             },
         )
-        return router
 
     async def live(self, request: Request) -> Response:
         """200 as long as the process runs."""

@@ -1,6 +1,6 @@
 """Entering the waiting room, asking where one stands, leaving."""
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,12 +48,13 @@ class QueueRoutes:
         self._rate_limit = rate_limit
         self._write_budget = write_budget_seconds
 
-    def router(self) -> APIRouter:
-        router = APIRouter(prefix="/queues", tags=["queue"])
-        router.add_api_route(
-            "/enqueue",
+    def add_to(self, app: FastAPI) -> None:
+        """Adds the routes, with what the OpenAPI page says of them."""
+        app.add_api_route(
+            "/queues/enqueue",
             self.enter,
             methods=["POST"],
+            tags=["queue"],
             status_code=201,
             response_model=schemas.QueueOrder,
             **document(
@@ -63,22 +64,23 @@ class QueueRoutes:
                 headers=_TOKEN_HEADER | _RETRY_AFTER_HEADER,
             ),
         )
-        router.add_api_route(
-            "/order",
+        app.add_api_route(
+            "/queues/order",
             self.order,
             methods=["GET"],
+            tags=["queue"],
             response_model=schemas.QueueOrder,
             **document(errors=GENUINE, headers=_RETRY_AFTER_HEADER),
         )
-        router.add_api_route(
-            "/order",
+        app.add_api_route(
+            "/queues/order",
             self.leave,
             methods=["DELETE"],
+            tags=["queue"],
             status_code=204,
             response_class=Response,
             **document(errors=GENUINE),
         )
-        return router
 
     async def enter(self, request: Request) -> Response:
         """Gives the user a place in line, or the place that the user already has.

@@ -1,6 +1,6 @@
 """Holding a seat, paying for it, looking at it, giving it back."""
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,12 +48,13 @@ class ReservationRoutes:
         self._rate_limit = rate_limit
         self._settings = settings
 
-    def router(self) -> APIRouter:
-        router = APIRouter(prefix="/concerts", tags=["reservations"])
-        router.add_api_route(
-            "/reservation",
+    def add_to(self, app: FastAPI) -> None:
+        """Adds the routes, with what the OpenAPI page says of them."""
+        app.add_api_route(
+            "/concerts/reservation",
             self.reserve,
             methods=["POST"],
+            tags=["reservations"],
             response_model=schemas.Hold,
             **document(
                 body=ReserveBody,
@@ -69,10 +70,11 @@ class ReservationRoutes:
                 ),
             ),
         )
-        router.add_api_route(
-            "/reservations/{reservationId}/pay",
+        app.add_api_route(
+            "/concerts/reservations/{reservationId}/pay",
             self.pay,
             methods=["POST"],
+            tags=["reservations"],
             response_model=schemas.Payment,
             **document(
                 body=PayBody,
@@ -96,20 +98,22 @@ class ReservationRoutes:
                 },
             ),
         )
-        router.add_api_route(
-            "/reservations/{reservationId}",
+        app.add_api_route(
+            "/concerts/reservations/{reservationId}",
             self.read,
             methods=["GET"],
+            tags=["reservations"],
             response_model=schemas.Reservation,
             **document(
                 parameters=(_RESERVATION,),
                 errors=("INVALID_REQUEST", *GENUINE, "NOT_YOURS", "RESERVATION_NOT_FOUND"),
             ),
         )
-        router.add_api_route(
-            "/reservations/{reservationId}",
+        app.add_api_route(
+            "/concerts/reservations/{reservationId}",
             self.cancel,
             methods=["DELETE"],
+            tags=["reservations"],
             status_code=204,
             response_class=Response,
             **document(
@@ -124,7 +128,6 @@ class ReservationRoutes:
                 ),
             ),
         )
-        return router
 
     async def reserve(self, request: Request) -> Response:
         """Holds a seat for the user, for 5 minutes unless configured otherwise."""
