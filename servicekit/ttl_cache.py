@@ -1,0 +1,40 @@
+"""A bounded memory of facts that may be a little stale."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class TtlCache(Generic[Key, Value]):
+    """Keeps the `max_size` entries used last, each for `ttl` seconds from when it was put in."""
+
+    def __init__(
+        self, *, max_size: int, ttl: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_size = max_size
+        self._ttl = ttl
+        self._clock = clock
+        self._entries: OrderedDict[Key, tuple[Value, float]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        """The value of `key`, or None if there is none or it is too old."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, since = entry
+        if self._clock() - since >= self._ttl:
+            del self._entries[key]
+            return None
+        self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        """Remembers `value`, at the cost of the entry that was not used for longest."""
+        self._entries[key] = (value, self._clock())
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._max_size:
+            self._entries.popitem(last=False)
