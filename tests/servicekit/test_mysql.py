@@ -104,7 +104,7 @@ async def test_commits_when_the_block_ends_and_rolls_back_when_it_raises(
 ) -> None:
     async with database.transaction() as transaction:
         await transaction.execute("UPDATE pool_test SET amount = 7 WHERE id = 1")
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError):  # noqa: PT012
         async with database.transaction() as transaction:
             await transaction.execute("UPDATE pool_test SET amount = 8 WHERE id = 1")
             raise KeyError
@@ -269,7 +269,7 @@ async def test_server_restart_is_survived(url: str) -> None:
         Database(link.url, max_size=2, acquire_timeout=0.3, query_timeout=0.5) as database,
     ):
         await asyncio.gather(amount(database, 2), amount(database, 2))
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable):  # noqa: PT012
             async with database.transaction() as transaction:
                 await link.cut()
                 await transaction.execute("UPDATE pool_test SET amount = 0 WHERE id = 2")
@@ -285,7 +285,7 @@ async def test_idle_connections_that_died_are_not_handed_out(url: str) -> None:
         await asyncio.gather(amount(database, 2), amount(database, 2))
         await link.cut()
         await link.open()
-        assert await asyncio.gather(amount(database, 2), amount(database, 2)) == [100, 100]
+        assert list(await asyncio.gather(amount(database, 2), amount(database, 2))) == [100, 100]
         assert link.connections == 4
 
 
@@ -296,7 +296,7 @@ async def test_connection_killed_by_the_server_is_unavailable_then_replaced(
         async with database.reading() as connection:
             await connection.execute(f"KILL CONNECTION {int(number)}")
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable):  # noqa: PT012
         async with database.reading() as connection:
             row = await connection.fetch_one("SELECT CONNECTION_ID()")
             assert row is not None
