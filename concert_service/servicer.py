@@ -1,0 +1,59 @@
+"""proto <-> domain of frontrow.concert.v1."""
+
+from typing import Any
+
+from concert_service.domain import Seat
+from concert_service.service import ConcertService
+from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+
+Context = Any  # grpc.aio.ServicerContext: nothing of it is used here
+
+
+class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
+    def __init__(self, service: ConcertService) -> None:
+        self._service = service
+
+    async def ListConcerts(
+        self, request: concert_pb2.ListConcertsRequest, context: Context
+    ) -> concert_pb2.ListConcertsResponse:
+        concerts, token = await self._service.list_concerts(request.page_size, request.page_token)
+        return concert_pb2.ListConcertsResponse(
+            concerts=[concert_pb2.Concert(id=c.id, title=c.title) for c in concerts],
+            next_page_token=token,
+        )
+
+    async def ListSchedules(
+        self, request: concert_pb2.ListSchedulesRequest, context: Context
+    ) -> concert_pb2.ListSchedulesResponse:
+        schedules = await self._service.list_schedules(request.concert_id)
+        return concert_pb2.ListSchedulesResponse(
+            schedules=[
+                concert_pb2.Schedule(
+                    id=s.id,
+                    concert_id=s.concert_id,
+                    date=s.date.isoformat(),
+                    seat_count=s.seat_count,
+                )
+                for s in schedules
+            ]
+        )
+
+    async def ListSeats(
+        self, request: concert_pb2.ListSeatsRequest, context: Context
+    ) -> concert_pb2.ListSeatsResponse:
+        seats = await self._service.list_seats(request.schedule_id)
+        return concert_pb2.ListSeatsResponse(seats=[_seat(seat) for seat in seats])
+
+    async def GetSeat(
+        self, request: concert_pb2.GetSeatRequest, context: Context
+    ) -> concert_pb2.Seat:
+        return _seat(await self._service.get_seat(request.seat_id))
+
+
+def _seat(seat: Seat) -> concert_pb2.Seat:
+    return concert_pb2.Seat(
+        id=seat.id,
+        schedule_id=seat.schedule_id,
+        seat_num=seat.seat_num,
+        price=f"{seat.price:.2f}",
+    )

@@ -1,0 +1,29 @@
+"""The environment of concert_service: CONCERT_*."""
+
+from pydantic import Field
+
+from servicekit.settings import ListenAddress, ServiceSettings, config
+
+
+class ConcertSettings(ServiceSettings):
+    """Everything concert_service can be told."""
+
+    model_config = config("CONCERT_")
+
+    listen: ListenAddress = "127.0.0.1:9102"
+    """Address of the gRPC server, host:port."""
+
+    metrics_listen: ListenAddress = "127.0.0.1:9202"
+    """Address of the Prometheus metrics over HTTP, host:port."""
+
+    mysql_url: str = "mysql://concert:concert@127.0.0.1:3306/concert"
+    """The MariaDB schema, mysql://user:password@host:port/schema."""
+
+    mysql_connections: int = Field(default=16, ge=1, le=1000)
+    """Most connections of this process to MariaDB."""
+
+    cached_schedules: int = Field(default=500, ge=1)
+    """How many schedules' seats are kept in memory; 150 seats are about 40 kB."""
+
+    cache_seconds: float = Field(default=60.0, ge=0, le=3600)
+    """How old those seats may be, in seconds: prices and dates hardly change."""

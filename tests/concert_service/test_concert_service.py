@@ -1,0 +1,199 @@
+"""What concert_service answers, over the fake store and over gRPC; no server needed."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+
+import grpc
+import pytest
+
+from concert_service.domain import (
+    Concert,
+    ConcertNotFound,
+    Schedule,
+    ScheduleNotFound,
+    Seat,
+    SeatNotFound,
+    from_page_token,
+    to_page_token,
+)
+from concert_service.seed import title
+from concert_service.service import ConcertService
+from concert_service.servicer import ConcertServicer
+from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from servicekit import client
+from servicekit.errors import InvalidRequest
+from servicekit.rpc_errors import RemoteError
+from servicekit.server import _CallInterceptor
+from tests.fakes.concert import FakeConcertStore, today
+
+
+@pytest.fixture
+async def store() -> FakeConcertStore:
+    store = FakeConcertStore()
+    for concert in range(1, 251):
+        await store.add(Concert(concert, f"Concert {concert}"), {})
+    tomorrow = today() + timedelta(days=1)
+    await store.add(
+        Concert(7, "Seven"),
+        {
+            Schedule(70, 7, tomorrow, 2): [
+                Seat(701, 70, "A1", Decimal("150000.00")),
+                Seat(702, 70, "A2", Decimal("90000.50")),
+            ],
+            Schedule(71, 7, today() - timedelta(days=1), 1): [Seat(711, 71, "A1", Decimal(1))],
+            Schedule(72, 7, today(), 0): [],
+        },
+    )
+    return store
+
+
+@pytest.fixture
+def service(store: FakeConcertStore) -> ConcertService:
+    return ConcertService(store)
+
+
+async def test_pages_cover_every_concert_once(service: ConcertService) -> None:
+    seen, token = [], ""
+    sizes = []
+    while True:
+        page, token = await service.list_concerts(0, token)
+        seen += [concert.id for concert in page]
+        sizes.append(len(page))
+        if not token:
+            break
+    assert seen == list(range(1, 251))
+    assert sizes == [100, 100, 50]
+
+
+async def test_last_full_page_has_no_token(service: ConcertService) -> None:
+    page, token = await service.list_concerts(50, to_page_token(200))
+    assert (len(page), token) == (50, "")
+
+
+async def test_page_size_is_capped_and_never_negative(service: ConcertService) -> None:
+    assert len((await service.list_concerts(10_000, ""))[0]) == 100
+    assert len((await service.list_concerts(1, ""))[0]) == 1
+    with pytest.raises(InvalidRequest):
+        await service.list_concerts(-1, "")
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "MTA=", "é", " ", to_page_token(0), to_page_token(-1), to_page_token(2**63), "KzE"],
+)
+def test_foreign_page_tokens_are_refused(token: str) -> None:
+    with pytest.raises(InvalidRequest):
+        from_page_token(token)
+
+
+def test_page_token_returns_its_id() -> None:
+    for last_id in (1, 99, 2**63 - 1):
+        assert from_page_token(to_page_token(last_id)) == last_id
+
+
+async def test_schedules_begin_today_and_go_by_date(service: ConcertService) -> None:
+    assert [schedule.id for schedule in await service.list_schedules(7)] == [72, 70]
+    assert await service.list_schedules(8) == []
+    with pytest.raises(ConcertNotFound):
+        await service.list_schedules(999)
+
+
+async def test_seats_are_read_once_a_while(
+    service: ConcertService, store: FakeConcertStore
+) -> None:
+    for _ in range(3):
+        assert [seat.seat_num for seat in await service.list_seats(70)] == ["A1", "A2"]
+    assert store.reads_of_seats == 1
+    assert await service.list_seats(72) == []
+
+
+@pytest.mark.parametrize("schedule_id", [71, 999, 0, -1])
+async def test_past_and_unknown_schedules_are_not_found(
+    service: ConcertService, schedule_id: int
+) -> None:
+    with pytest.raises(ScheduleNotFound):
+        await service.list_seats(schedule_id)
+
+
+async def test_a_seat_of_the_past_cannot_be_had(service: ConcertService) -> None:
+    assert (await service.get_seat(701)).price == Decimal(150_000)
+    for seat_id in (711, 999, 0):
+        with pytest.raises(SeatNotFound):
+            await service.get_seat(seat_id)
+
+
+def test_seeded_titles_differ() -> None:
+    assert len({title(concert) for concert in range(1, 101)}) == 100
+
+
+@pytest.fixture
+async def stub(
+    service: ConcertService,
+) -> AsyncIterator["concert_pb2_grpc.ConcertServiceAsyncStub"]:
+    server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
+    concert_pb2_grpc.add_ConcertServiceServicer_to_server(ConcertServicer(service), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with client.connect(f"127.0.0.1:{port}") as channel:
+        yield concert_pb2_grpc.ConcertServiceStub(channel)
+    await server.stop(None)
+
+
+async def test_over_grpc_field_by_field(stub: "concert_pb2_grpc.ConcertServiceAsyncStub") -> None:
+    page = await client.call(
+        stub.ListConcerts, concert_pb2.ListConcertsRequest(page_size=7), budget=2
+    )
+    assert page.concerts[6] == concert_pb2.Concert(id=7, title="Seven")
+    assert page.next_page_token
+    schedules = await client.call(
+        stub.ListSchedules, concert_pb2.ListSchedulesRequest(concert_id=7), budget=2
+    )
+    assert schedules.schedules[1] == concert_pb2.Schedule(
+        id=70, concert_id=7, date=(today() + timedelta(days=1)).isoformat(), seat_count=2
+    )
+    seats = await client.call(
+        stub.ListSeats, concert_pb2.ListSeatsRequest(schedule_id=70), budget=2
+    )
+    assert list(seats.seats) == [
+        concert_pb2.Seat(id=701, schedule_id=70, seat_num="A1", price="150000.00"),
+        concert_pb2.Seat(id=702, schedule_id=70, seat_num="A2", price="90000.50"),
+    ]
+    seat = await client.call(stub.GetSeat, concert_pb2.GetSeatRequest(seat_id=702), budget=2)
+    assert seat == seats.seats[1]
+
+
+async def test_over_grpc_errors_keep_their_code(
+    stub: "concert_pb2_grpc.ConcertServiceAsyncStub",
+) -> None:
+    async def code(call: object) -> str:
+        with pytest.raises(RemoteError) as refused:
+            await call  # type: ignore[misc]
+        return refused.value.code
+
+    assert (
+        await code(
+            client.call(
+                stub.ListConcerts, concert_pb2.ListConcertsRequest(page_token="!"), budget=2
+            )
+        )
+        == "INVALID_REQUEST"
+    )
+    assert (
+        await code(
+            client.call(
+                stub.ListSchedules, concert_pb2.ListSchedulesRequest(concert_id=999), budget=2
+            )
+        )
+        == "CONCERT_NOT_FOUND"
+    )
+    assert (
+        await code(
+            client.call(stub.ListSeats, concert_pb2.ListSeatsRequest(schedule_id=71), budget=2)
+        )
+        == "SCHEDULE_NOT_FOUND"
+    )
+    assert (
+        await code(client.call(stub.GetSeat, concert_pb2.GetSeatRequest(seat_id=711), budget=2))
+        == "SEAT_NOT_FOUND"
+    )

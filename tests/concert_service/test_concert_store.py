@@ -1,0 +1,201 @@
+"""The store of concerts: one contract for the fake and for MariaDB, and the seeder."""
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from io import StringIO
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+from rich.console import Console
+
+from concert_service import seed
+from concert_service.domain import Concert, Schedule, Seat
+from concert_service.repository import ConcertRepository
+from concert_service.service import ConcertStore
+from servicekit.mysql import Database
+from tests.fakes.concert import FakeConcertStore, today
+
+# Far above what a seeder or another test may have put into the same schema.
+BASE = 900_000_000
+
+
+class RealStore(ConcertRepository):
+    """The repository, and a way to put something there."""
+
+    async def add(self, concert: Concert, schedules: dict[Schedule, list[Seat]]) -> None:
+        async with self._database.transaction() as t:
+            await t.execute("INSERT INTO concert VALUES (%s, %s)", concert.id, concert.title)
+            for s, seats in schedules.items():
+                await t.execute(
+                    "INSERT INTO schedule VALUES (%s, %s, %s, %s)",
+                    *(s.id, s.concert_id, s.date, s.seat_count),
+                )
+                # Last seat first, so that the order cannot come from the table by chance.
+                for position, seat in reversed(list(enumerate(seats))):
+                    await t.execute(
+                        "INSERT INTO seat (id, schedule_id, position, seat_num, price)"
+                        " VALUES (%s, %s, %s, %s, %s)",
+                        *(seat.id, s.id, position, seat.seat_num, seat.price),
+                    )
+
+    async def clear(self) -> None:
+        async with self._database.transaction() as t:
+            for table in ("seat", "schedule", "concert"):
+                await t.execute(f"DELETE FROM {table} WHERE id >= %s", BASE)
+
+
+@pytest.fixture(params=["fake", "real"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[FakeConcertStore | RealStore]:
+    if request.param == "fake":
+        yield FakeConcertStore()
+        return
+    async with Database(request.getfixturevalue("mysql_urls")["concert"]) as database:
+        real = RealStore(database)
+        await real.clear()
+        yield real
+        await real.clear()
+
+
+def seats(schedule_id: int) -> list[Seat]:
+    return [
+        Seat(schedule_id * 10 + n, schedule_id, f"A{n}", Decimal("120000.50") + n)
+        for n in (1, 2, 10, 3)
+    ]
+
+
+async def test_concerts_by_id_after_one(store: FakeConcertStore | RealStore) -> None:
+    for id in (BASE + 3, BASE + 1, BASE + 2):
+        await store.add(Concert(id, f"Nº {id} ☂"), {})
+    assert list(await store.concerts_after(BASE, 2)) == [
+        Concert(BASE + 1, f"Nº {BASE + 1} ☂"),
+        Concert(BASE + 2, f"Nº {BASE + 2} ☂"),
+    ]
+    assert [c.id for c in await store.concerts_after(BASE + 2, 9)] == [BASE + 3]
+    assert await store.has_concert(BASE + 1)
+    assert not await store.has_concert(BASE + 4)
+
+
+async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore) -> None:
+    yesterday = Schedule(BASE + 1, BASE, today() - timedelta(days=1), 4)
+    this_evening = Schedule(BASE + 2, BASE, today(), 4)
+    next_week = Schedule(BASE + 3, BASE, today() + timedelta(days=7), 4)
+    tomorrow = Schedule(BASE + 4, BASE, today() + timedelta(days=1), 0)
+    await store.add(
+        Concert(BASE, "C"),
+        {
+            yesterday: seats(yesterday.id),
+            this_evening: seats(this_evening.id),
+            next_week: seats(next_week.id),
+            tomorrow: [],
+        },
+    )
+    assert list(await store.upcoming_schedules(BASE)) == [this_evening, tomorrow, next_week]
+    assert await store.upcoming_schedules(BASE + 1) == []
+
+    assert await store.seats_of_upcoming(this_evening.id) == seats(this_evening.id)
+    assert await store.seats_of_upcoming(tomorrow.id) == []
+    assert await store.seats_of_upcoming(yesterday.id) is None
+    assert await store.seats_of_upcoming(BASE + 9) is None
+
+    seat = seats(this_evening.id)[2]
+    assert await store.seat_of_upcoming(seat.id) == seat
+    assert await store.seat_of_upcoming(seats(yesterday.id)[0].id) is None
+    assert await store.seat_of_upcoming(BASE) is None
+
+
+def check(_: ConcertStore) -> None:
+    """Has mypy compare both stores with what the service needs."""
+
+
+check(FakeConcertStore())
+
+
+@pytest.fixture
+def seeded_url(mysql_urls: dict[str, str]) -> Iterator[str]:
+    """The service's schema, without what the seeder put there."""
+    yield mysql_urls["concert"]
+    for table, most in (("seat", 45_000), ("schedule", 300), ("concert", 3)):
+        ask(mysql_urls["concert"], f"DELETE FROM {table} WHERE id <= {most}")
+
+
+def ask(url: str, sql: str) -> tuple[object, ...]:
+    parts = urlsplit(url)
+    with (
+        pymysql.connect(
+            host=parts.hostname,
+            port=parts.port or 3306,
+            user=parts.username or "",
+            password=parts.password or "",
+            database=parts.path[1:],
+            autocommit=True,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(sql)
+        return cursor.fetchone() or ()
+
+
+def run_seeder(url: str, size: seed.Size) -> str:
+    out = StringIO()
+    seed.seed(url, size, Console(file=out, width=200))
+    return out.getvalue()
+
+
+COUNTS = (
+    "SELECT (SELECT COUNT(*) FROM concert WHERE id <= 3),"
+    " (SELECT COUNT(*) FROM schedule WHERE id <= 300),"
+    " (SELECT COUNT(*) FROM seat WHERE id <= 45000)"
+)
+
+
+def test_seeder_adds_what_is_missing_and_nothing_else(seeded_url: str) -> None:
+    run_seeder(seeded_url, seed.SIZES["small"])
+    run_seeder(seeded_url, seed.Size(3, 5))
+    assert ask(seeded_url, COUNTS) == (3, 15, 2250)
+    assert "Seeded" not in run_seeder(seeded_url, seed.Size(3, 5))
+    assert "Seeded" not in run_seeder(seeded_url, seed.SIZES["small"])
+    # Concert 3, schedule 2, last seat: the ids that everybody may count on.
+    assert ask(
+        seeded_url,
+        "SELECT s.concert_id, seat.schedule_id, seat_num, price FROM seat"
+        " JOIN schedule s ON s.id = seat.schedule_id WHERE seat.id = 201 * 150 + 150",
+    ) == (3, 202, "J15", Decimal("90000.00"))
+    assert ask(seeded_url, "SELECT seat_num, price FROM seat WHERE id = 1") == (
+        "A1",
+        Decimal("150000.00"),
+    )
+
+
+def test_seeder_goes_on_where_it_was_cut_short(seeded_url: str) -> None:
+    run_seeder(seeded_url, seed.Size(3, 5))
+    ask(seeded_url, "DELETE FROM seat WHERE schedule_id = 203")
+    ask(seeded_url, "DELETE FROM schedule WHERE id = 203")
+    run_seeder(seeded_url, seed.Size(3, 5))
+    assert ask(seeded_url, COUNTS) == (3, 15, 2250)
+
+
+def test_seeder_moves_past_dates_to_the_coming_days(seeded_url: str) -> None:
+    run_seeder(seeded_url, seed.Size(3, 5))
+    ask(seeded_url, "UPDATE schedule SET date = date - INTERVAL 30 DAY WHERE id <= 300")
+    assert "Moved 15 schedules" in run_seeder(seeded_url, seed.Size(3, 5))
+    assert ask(seeded_url, "SELECT MIN(date), MAX(date) FROM schedule WHERE id <= 300") == (
+        today() + timedelta(days=1),
+        today() + timedelta(days=5),
+    )
+
+
+def test_seeder_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEED", "medium")
+    assert seed.main() == 2
+    assert "SEED must be full or small" in capsys.readouterr().err
+    monkeypatch.setenv("SEED", "small")
+    monkeypatch.setenv("CONCERT_MYSQL_URL", "mysql://concert:secret@127.0.0.1:1/concert")
+    assert seed.main() == 2
+    error = capsys.readouterr().err
+    assert "127.0.0.1:1" in error
+    assert "secret" not in error
+    assert len(error.splitlines()) == 1

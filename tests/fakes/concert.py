@@ -1,0 +1,53 @@
+"""A store of concerts in memory."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+from concert_service.domain import Concert, Schedule, Seat
+
+
+class FakeConcertStore:
+    def __init__(self) -> None:
+        self.concerts: dict[int, Concert] = {}
+        self.schedules: dict[int, Schedule] = {}
+        self.seats: dict[int, list[Seat]] = {}
+        self.reads_of_seats = 0
+
+    async def add(self, concert: Concert, schedules: dict[Schedule, list[Seat]]) -> None:
+        """A concert and its schedules, each with its seats in seat order."""
+        self.concerts[concert.id] = concert
+        for schedule, seats in schedules.items():
+            self.schedules[schedule.id] = schedule
+            self.seats[schedule.id] = seats
+
+    async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
+        return [self.concerts[id] for id in sorted(self.concerts) if id > concert_id][:limit]
+
+    async def has_concert(self, concert_id: int) -> bool:
+        return concert_id in self.concerts
+
+    async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
+        return sorted(
+            (s for s in self.schedules.values() if s.concert_id == concert_id and _upcoming(s)),
+            key=lambda s: (s.date, s.id),
+        )
+
+    async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
+        self.reads_of_seats += 1
+        schedule = self.schedules.get(schedule_id)
+        return self.seats[schedule_id] if schedule and _upcoming(schedule) else None
+
+    async def seat_of_upcoming(self, seat_id: int) -> Seat | None:
+        for schedule_id, seats in self.seats.items():
+            for seat in seats:
+                if seat.id == seat_id and _upcoming(self.schedules[schedule_id]):
+                    return seat
+        return None
+
+
+def _upcoming(schedule: Schedule) -> bool:
+    return schedule.date >= today()
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
