@@ -1,0 +1,20 @@
+"""Events of others that concern payments."""
+
+from payment_service.service import PaymentService
+from protos.reservation.v1 import events_pb2
+from servicekit.kafka import Record
+
+RESERVATION_TOPIC = "reservation.events"
+
+
+class ReservationEvents:
+    """reservation.events: a lost seat gives the money back."""
+
+    def __init__(self, service: PaymentService) -> None:
+        self._service = service
+
+    async def handle(self, record: Record) -> tuple[Record, ...]:
+        event = events_pb2.ReservationEvent.FromString(record.value)
+        if event.WhichOneof("event") == "seat_lost":
+            await self._service.refund(event.seat_lost.payment_id)
+        return ()

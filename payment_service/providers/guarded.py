@@ -1,0 +1,60 @@
+"""Any provider, with a deadline, bounded retries and a circuit breaker around it."""
+
+import asyncio
+from decimal import Decimal
+
+import tenacity
+
+from payment_service.domain import Charge, ProviderUnavailable
+from payment_service.ports import PaymentProvider
+from payment_service.providers.breaker import CircuitBreaker
+from servicekit import call_context
+
+CHARGE_TRIES = 4
+
+
+class GuardedProvider:
+    """Every call takes at most `timeout` seconds, retries included, then raises TimeoutError.
+
+    A charge that the provider answers with an error is tried again, at most 4 times in all, with
+    jitter; one that it does not answer is not, for it may be under way. While `breaker` is open
+    a charge raises ProviderUnavailable at once.
+    """
+
+    def __init__(
+        self, provider: PaymentProvider, *, timeout: float, breaker: CircuitBreaker
+    ) -> None:
+        self._provider = provider
+        self._timeout = timeout
+        self._breaker = breaker
+
+    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+        if not self._breaker.allows():
+            raise ProviderUnavailable("The payment provider has been away; not asked.")
+        try:
+            async with asyncio.timeout(call_context.remaining(self._timeout)):
+                charge = await self._try_charge(payment_id, user_id, amount)
+        except (ProviderUnavailable, TimeoutError):
+            self._breaker.failed()
+            raise
+        self._breaker.succeeded()
+        return charge
+
+    async def get_charge(self, payment_id: int) -> Charge:
+        async with asyncio.timeout(call_context.remaining(self._timeout)):
+            return await self._provider.get_charge(payment_id)
+
+    async def refund(self, payment_id: int) -> None:
+        async with asyncio.timeout(call_context.remaining(self._timeout)):
+            await self._provider.refund(payment_id)
+
+    async def _try_charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ProviderUnavailable),
+            stop=tenacity.stop_after_attempt(CHARGE_TRIES),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            reraise=True,
+        ):
+            with attempt:
+                return await self._provider.charge(payment_id, user_id, amount)
+        raise AssertionError("unreachable: the last attempt returns or raises")

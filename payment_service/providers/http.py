@@ -1,0 +1,90 @@
+"""A payment service provider over HTTP and JSON.
+
+    POST {base}/charges                    {"paymentId": "3", "userId": "42", "amount": "150000.00"}
+    GET  {base}/charges/{paymentId}
+    POST {base}/charges/{paymentId}/refund
+
+with `Authorization: Bearer <key>`; the POSTs also with `Idempotency-Key`. The first two answer
+200, 201 or 202 with {"status": "APPROVED" | "DECLINED" | "PENDING" | "REFUNDED", "amount":
+"150000.00", "reason": "CARD_DECLINED"}; a decline may also come as 402 with that body. 404 for a
+charge that the provider does not know. A refund answers 2xx, and has to bar a charge that is not
+known yet. A provider with another API needs an adapter like this one.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pydantic
+
+from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
+
+
+class _Answer(pydantic.BaseModel):
+    status: ChargeStatus
+    amount: Decimal | None = None
+    reason: str = "DECLINED"
+
+
+class HttpProvider:
+    """See `ports.PaymentProvider`. `client` has the base address and the credentials.
+
+    An answer that is none of the above raises ProviderUnavailable: the money may have moved, so
+    it is asked for again rather than taken for a no.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+        response = await self._send(
+            "POST",
+            "/charges",
+            headers={"Idempotency-Key": f"charge-{payment_id}"},
+            json={
+                "paymentId": str(payment_id),
+                "userId": str(user_id),
+                "amount": f"{amount:.2f}",
+            },
+        )
+        charge = _read(response)
+        if charge.status is ChargeStatus.REFUNDED:
+            return Charge(ChargeStatus.DECLINED, charge.amount, "BARRED")
+        return Charge(charge.status, charge.amount or amount, charge.reason)
+
+    async def get_charge(self, payment_id: int) -> Charge:
+        response = await self._send("GET", f"/charges/{payment_id}")
+        if response.status_code == 404:
+            return Charge(ChargeStatus.UNKNOWN)
+        charge = _read(response)
+        if charge.status is ChargeStatus.APPROVED and charge.amount is None:
+            raise ProviderUnavailable("The payment provider did not say how much it charged.")
+        return charge
+
+    async def refund(self, payment_id: int) -> None:
+        response = await self._send(
+            "POST",
+            f"/charges/{payment_id}/refund",
+            headers={"Idempotency-Key": f"refund-{payment_id}"},
+        )
+        if not response.is_success:
+            raise ProviderUnavailable("The payment provider did not refund.")
+
+    async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            return await self._client.request(method, path, **arguments)
+        except httpx.TimeoutException as error:
+            raise TimeoutError("The payment provider did not answer in time.") from error
+        except httpx.HTTPError as error:
+            raise ProviderUnavailable("The payment provider is away.") from error
+
+
+def _read(response: httpx.Response) -> Charge:
+    if response.status_code not in (200, 201, 202, 402):
+        raise ProviderUnavailable("The payment provider answered with an error.")
+    try:
+        answer = _Answer.model_validate_json(response.content)
+    except pydantic.ValidationError as error:
+        raise ProviderUnavailable("The payment provider's answer makes no sense.") from error
+    reason = answer.reason if answer.status is ChargeStatus.DECLINED else ""
+    return Charge(answer.status, answer.amount, reason)

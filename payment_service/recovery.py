@@ -1,0 +1,80 @@
+"""Brings to an end whatever its driver left unfinished. Any number of replicas may run it."""
+
+import asyncio
+
+from prometheus_client import Gauge
+
+from payment_service.domain import Payment
+from payment_service.repository import PaymentRepository
+from payment_service.saga import Saga
+from servicekit import call_context, logs
+from servicekit.kafka import is_transient
+
+log = logs.get(__name__)
+
+BACKLOG = Gauge("payment_outbox_backlog", "Committed events that Kafka has not acknowledged.")
+
+BATCH = 50
+# A success whose event waits longer than this has its hold renewed, and again at this pace: well
+# below the reservations' payment lease.
+UNANNOUNCED_SECONDS = 10.0
+KEEP_KEYS_HOURS = 24.0
+
+
+class Recovery:
+    """Looks every `interval` seconds for payments that nobody drives."""
+
+    def __init__(
+        self,
+        payments: PaymentRepository,
+        saga: Saga,
+        *,
+        interval: float,
+        lease_seconds: float,
+    ) -> None:
+        self._payments = payments
+        self._saga = saga
+        self._interval = interval
+        self._lease_seconds = lease_seconds
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self.recover()
+                BACKLOG.set(await self._payments.count_unsent())
+                await self._payments.forget_keys(KEEP_KEYS_HOURS)
+                failures = 0
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                failures += 1
+                if failures == 1:
+                    log.warning("cannot recover yet", error=type(error).__name__)
+            await asyncio.sleep(self._interval)
+
+    async def recover(self) -> int:
+        """One look; returns how many payments it took up."""
+        unfinished = await self._payments.claim_unfinished(
+            lease_seconds=self._lease_seconds, limit=BATCH
+        )
+        unannounced = await self._payments.claim_unannounced(
+            older_than=UNANNOUNCED_SECONDS, lease_seconds=UNANNOUNCED_SECONDS, limit=BATCH
+        )
+        await asyncio.gather(
+            *(self._resume(payment) for payment in unfinished),
+            *(self._saga.renew_hold(payment) for payment in unannounced),
+        )
+        return len(unfinished) + len(unannounced)
+
+    async def _resume(self, payment: Payment) -> None:
+        # One payment that fails keeps no other from its end; its lease lets it be tried again.
+        try:
+            call_context.set_deadline(self._lease_seconds)
+            async with asyncio.timeout(self._lease_seconds):
+                resumed = await self._saga.resume(payment)
+        except Exception:
+            log.exception("cannot recover a payment yet", payment_id=payment.id)
+        else:
+            if resumed.finished:
+                log.info("recovered", payment_id=payment.id, status=resumed.status.value)

@@ -1,0 +1,88 @@
+"""Brings committed events to Kafka: at least once, in order per reservation.
+
+Events are sharded by reservation. A relay locks the shards it sends, so any number of replicas
+may run, and no two of them send events of one reservation at once.
+"""
+
+import asyncio
+
+from payment_service.domain import Event
+from payment_service.events import EVENT_ID_HEADER, TOPIC
+from payment_service.repository import Outbox
+from servicekit import logs
+from servicekit.kafka import Producer, Record, back_off, is_transient
+from servicekit.mysql import Database
+
+log = logs.get(__name__)
+
+BATCH = 500
+PUBLISH_SECONDS = 10.0
+# Finds what another replica committed and could not send; our own commits wake us at once.
+LOOK_SECONDS = 0.5
+
+
+class Relay:
+    """Sends the outbox; `committed` wakes it."""
+
+    def __init__(
+        self, database: Database, outbox: Outbox, producer: Producer, committed: asyncio.Event
+    ) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._producer = producer
+        self._committed = committed
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            self._committed.clear()
+            try:
+                sent = await self.send_batch()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                failures += 1
+                if failures == 1:
+                    log.warning("events wait in the outbox", error=type(error).__name__)
+                await asyncio.sleep(back_off(failures))
+                continue
+            if failures:
+                log.info("events go out again", failed_tries=failures)
+            failures = 0
+            if sent < BATCH:
+                await self._wait_for_commit()
+
+    async def send_batch(self) -> int:
+        """Sends the oldest events, at most BATCH; returns how many Kafka took.
+
+        They are deleted in the transaction that locks their shards: if it ends badly, they are
+        sent again.
+        """
+        async with self._database.transaction() as transaction:
+            batch = await self._outbox.lock_batch(transaction, BATCH)
+            if batch:
+                await self.publish([event for _, event in batch])
+                await self._outbox.delete(transaction, [row_id for row_id, _ in batch])
+        return len(batch)
+
+    async def publish(self, events: list[Event]) -> None:
+        """Returns once Kafka has all of them."""
+        await self._producer.publish(
+            [
+                Record(
+                    topic=TOPIC,
+                    key=str(event.reservation_id).encode(),
+                    value=event.payload,
+                    headers={EVENT_ID_HEADER: event.event_id.encode()},
+                )
+                for event in events
+            ],
+            PUBLISH_SECONDS,
+        )
+
+    async def _wait_for_commit(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._committed.wait()
+        except TimeoutError:
+            return

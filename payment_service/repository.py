@@ -1,0 +1,373 @@
+"""Every SQL statement on the service's own tables.
+
+All times are the database's, so that replicas need no common clock.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any
+
+from payment_service.domain import (
+    FINAL_FAILURES,
+    Admission,
+    Attempt,
+    Event,
+    IdempotencyKeyReused,
+    InProgress,
+    Outcome,
+    Payment,
+    PaymentDeclined,
+    PayOrder,
+    Status,
+)
+from servicekit.errors import Unavailable
+from servicekit.mysql import Database, Row, Transaction, is_duplicate
+
+SHARDS = 16
+
+_PAYMENT = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
+    place_number, failed_payment_id, attempts, created_at"""
+_SOON = "NOW(6) + INTERVAL %s MICROSECOND"
+
+# Two orders for one reservation meet at the unique key; the loser looks again, and finds it.
+_CREATE_TRIES = 5
+
+
+class PaymentRepository:
+    """The payments in MariaDB; see `ports.Payments`. `committed` is set whenever an event was
+    committed, so that the relay sends it at once."""
+
+    def __init__(self, database: Database, committed: asyncio.Event) -> None:
+        self._database = database
+        self._committed = committed
+
+    async def create_payment(
+        self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
+    ) -> Attempt:
+        async def create(transaction: Transaction) -> Attempt:
+            known = await _payment_of_key(transaction, order)
+            if known is not None:
+                payment, in_flight = known
+                if not payment.finished and in_flight:
+                    raise InProgress("A request with this idempotency key is under way.")
+                attempt = (
+                    await _create_or_find(transaction, order, lease_seconds)
+                    if payment.status is Status.FAILED
+                    and payment.failure_code not in FINAL_FAILURES
+                    else Attempt(payment, created=False)
+                )
+            else:
+                attempt = await _create_or_find(transaction, order, lease_seconds)
+            if order.idempotency_key and not (known and attempt.payment.finished):
+                await _use_key(transaction, order, attempt, answer_seconds, insert=not known)
+            return attempt
+
+        for _ in range(_CREATE_TRIES):
+            try:
+                return await self._database.run(create)
+            except Exception as error:
+                if not is_duplicate(error):
+                    raise
+        raise Unavailable("Too many requests for this reservation at once.")
+
+    async def release_key(self, order: PayOrder) -> None:
+        async with self._database.transaction() as transaction:
+            await transaction.execute(
+                """UPDATE idempotency_key SET in_flight_until = NULL
+                WHERE user_id = %s AND idem_key = %s""",
+                order.user_id,
+                order.idempotency_key,
+            )
+
+    async def get_payment(self, payment_id: int) -> Payment | None:
+        async with self._database.reading() as reading:
+            return await _get(reading, payment_id)
+
+    async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
+        async with self._database.reading() as reading:
+            row = await reading.fetch_one(
+                f"""SELECT {_PAYMENT} FROM payment
+                WHERE reservation_id = %s AND user_id = %s
+                    AND (status <> 'FAILED' OR failure_code = %s)
+                ORDER BY id DESC LIMIT 1""",
+                reservation_id,
+                user_id,
+                PaymentDeclined.code,
+            )
+        return _payment(row) if row else None
+
+    async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
+        async with self._database.reading() as reading:
+            row = await reading.fetch_one(
+                """SELECT 1 FROM payment
+                WHERE reservation_id = %s AND user_id <> %s AND amount IS NOT NULL LIMIT 1""",
+                reservation_id,
+                user_id,
+            )
+        return row is not None
+
+    async def record_outcome(
+        self, payment_id: int, outcome: Outcome, event: Event | None
+    ) -> Payment:
+        async def record(transaction: Transaction) -> Payment:
+            ended = await transaction.execute(
+                """UPDATE payment SET status = %s, amount = %s, failure_code = %s
+                WHERE id = %s AND status = 'INITIATED'""",
+                outcome.status,
+                outcome.amount,
+                outcome.failure_code,
+                payment_id,
+            )
+            if ended and event is not None:
+                await _put_in_outbox(transaction, event)
+            payment = await _get(transaction, payment_id)
+            assert payment is not None, "payments are never deleted"
+            return payment
+
+        payment = await self._database.run(record)
+        self._committed.set()
+        return payment
+
+    async def record_refund(self, payment_id: int, event: Event) -> None:
+        async def record(transaction: Transaction) -> None:
+            if await transaction.execute(
+                "UPDATE payment SET status = 'REFUNDED' WHERE id = %s AND status = 'SUCCEEDED'",
+                payment_id,
+            ):
+                await _put_in_outbox(transaction, event)
+
+        await self._database.run(record)
+        self._committed.set()
+
+    async def mark_told(self, payment_id: int) -> None:
+        async with self._database.transaction() as transaction:
+            await transaction.execute(
+                "UPDATE payment SET outcome_told = TRUE WHERE id = %s", payment_id
+            )
+
+    async def park(self, payment_id: int, seconds: float) -> None:
+        async with self._database.transaction() as transaction:
+            await transaction.execute(
+                f"""UPDATE payment SET driven_until = {_SOON}
+                WHERE id = %s AND status = 'INITIATED'""",
+                _microseconds(seconds),
+                payment_id,
+            )
+
+    async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
+        async def claim(transaction: Transaction) -> Sequence[Payment]:
+            rows = await transaction.fetch_all(
+                f"""SELECT {_PAYMENT} FROM payment
+                WHERE status = 'INITIATED' AND driven_until <= NOW(6)
+                ORDER BY driven_until LIMIT %s FOR UPDATE SKIP LOCKED""",
+                limit,
+            )
+            return await _take(transaction, rows, lease_seconds)
+
+        return await self._database.run(claim)
+
+    async def claim_unannounced(
+        self, *, older_than: float, lease_seconds: float, limit: int
+    ) -> Sequence[Payment]:
+        async def claim(transaction: Transaction) -> Sequence[Payment]:
+            waiting = await transaction.fetch_all(
+                """SELECT DISTINCT p.id FROM outbox o JOIN payment p ON p.id = o.payment_id
+                WHERE o.created_at <= NOW(6) - INTERVAL %s MICROSECOND
+                    AND p.status = 'SUCCEEDED' AND p.driven_until <= NOW(6)
+                ORDER BY p.id LIMIT %s""",
+                _microseconds(older_than),
+                limit,
+            )
+            if not waiting:
+                return []
+            rows = await transaction.fetch_all(
+                f"""SELECT {_PAYMENT} FROM payment WHERE id IN %s AND driven_until <= NOW(6)
+                FOR UPDATE SKIP LOCKED""",
+                [payment_id for (payment_id,) in waiting],
+            )
+            return await _take(transaction, rows, lease_seconds)
+
+        return await self._database.run(claim)
+
+    async def forget_keys(self, older_than_hours: float) -> None:
+        """Deletes idempotency keys of that age, at most 1,000 at a time."""
+        async with self._database.transaction() as transaction:
+            await transaction.execute(
+                """DELETE FROM idempotency_key
+                WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000""",
+                _microseconds(older_than_hours * 3600),
+            )
+
+    async def count_unsent(self) -> int:
+        """How many events are waiting for Kafka."""
+        async with self._database.reading() as reading:
+            row = await reading.fetch_one("SELECT COUNT(*) FROM outbox")
+        return int(row[0]) if row else 0
+
+
+class Outbox:
+    """The relay's side of the outbox: inside one transaction, `lock_batch`, publish, `delete`."""
+
+    async def lock_batch(self, transaction: Transaction, limit: int) -> list[tuple[int, Event]]:
+        """The oldest unsent events of the shards that no other relay is sending."""
+        busy = await transaction.fetch_all("SELECT DISTINCT shard FROM outbox")
+        if not busy:
+            return []
+        mine = await transaction.fetch_all(
+            "SELECT shard FROM outbox_shard WHERE shard IN %s FOR UPDATE SKIP LOCKED",
+            [shard for (shard,) in busy],
+        )
+        if not mine:
+            return []
+        rows = await transaction.fetch_all(
+            """SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
+            WHERE shard IN %s ORDER BY id LIMIT %s""",
+            [shard for (shard,) in mine],
+            limit,
+        )
+        return [(row[0], Event(*row[1:])) for row in rows]
+
+    async def delete(self, transaction: Transaction, ids: Sequence[int]) -> None:
+        """Drops events that Kafka has acknowledged."""
+        await transaction.execute("DELETE FROM outbox WHERE id IN %s", list(ids))
+
+
+async def _payment_of_key(transaction: Transaction, order: PayOrder) -> tuple[Payment, bool] | None:
+    """The payment a key stands for, and whether the call that uses the key may still answer."""
+    if not order.idempotency_key:
+        return None
+    row = await transaction.fetch_one(
+        """SELECT reservation_id, payment_id, COALESCE(in_flight_until > NOW(6), FALSE)
+        FROM idempotency_key WHERE user_id = %s AND idem_key = %s FOR UPDATE""",
+        order.user_id,
+        order.idempotency_key,
+    )
+    if row is None:
+        return None
+    reservation_id, payment_id, in_flight = row
+    if reservation_id != order.reservation_id:
+        raise IdempotencyKeyReused("This idempotency key was used for another reservation.")
+    payment = await _get(transaction, payment_id)
+    assert payment is not None, "payments are never deleted"
+    return payment, bool(in_flight)
+
+
+async def _create_or_find(
+    transaction: Transaction, order: PayOrder, lease_seconds: float
+) -> Attempt:
+    row = await transaction.fetch_one(
+        f"""SELECT {_PAYMENT} FROM payment WHERE reservation_id = %s AND user_id = %s
+        ORDER BY id DESC LIMIT 1""",
+        order.reservation_id,
+        order.user_id,
+    )
+    latest = _payment(row) if row else None
+    if latest is not None:
+        untold = latest.declined and not latest.outcome_told
+        if latest.status is not Status.FAILED or untold:
+            return Attempt(latest, created=False)
+    payment_id = await transaction.insert(
+        f"""INSERT INTO payment
+            (reservation_id, user_id, room, place_number, failed_payment_id, driven_until)
+        VALUES (%s, %s, %s, %s, %s, {_SOON})""",
+        order.reservation_id,
+        order.user_id,
+        order.admission and order.admission.room,
+        order.admission and order.admission.place_number,
+        _last_failed(latest),
+        _microseconds(lease_seconds),
+    )
+    payment = await _get(transaction, payment_id)
+    assert payment is not None, "inserted just now"
+    return Attempt(payment, created=True)
+
+
+def _last_failed(latest: Payment | None) -> int:
+    """The failed payment that the reservation may still be PAYING for."""
+    if latest is None:
+        return 0
+    # The others never got as far as their reservation: the one before them counts.
+    reached = latest.failure_code in (PaymentDeclined.code, Unavailable.code)
+    return latest.id if reached else latest.failed_payment_id
+
+
+async def _use_key(
+    transaction: Transaction,
+    order: PayOrder,
+    attempt: Attempt,
+    answer_seconds: float,
+    *,
+    insert: bool,
+) -> None:
+    if insert:
+        await transaction.insert(
+            f"""INSERT INTO idempotency_key
+                (in_flight_until, reservation_id, payment_id, user_id, idem_key)
+            VALUES ({_SOON}, %s, %s, %s, %s)""",
+            _microseconds(answer_seconds),
+            order.reservation_id,
+            attempt.payment.id,
+            order.user_id,
+            order.idempotency_key,
+        )
+    else:
+        await transaction.execute(
+            f"""UPDATE idempotency_key SET in_flight_until = {_SOON}, payment_id = %s
+            WHERE user_id = %s AND idem_key = %s""",
+            _microseconds(answer_seconds),
+            attempt.payment.id,
+            order.user_id,
+            order.idempotency_key,
+        )
+
+
+async def _take(
+    transaction: Transaction, rows: Sequence[Row], lease_seconds: float
+) -> list[Payment]:
+    payments = [_payment(row) for row in rows]
+    if payments:
+        await transaction.execute(
+            f"UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1 WHERE id IN %s",
+            _microseconds(lease_seconds),
+            [payment.id for payment in payments],
+        )
+    return payments
+
+
+async def _put_in_outbox(transaction: Transaction, event: Event) -> None:
+    await transaction.insert(
+        """INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
+        VALUES (%s, %s, %s, %s, %s)""",
+        event.reservation_id % SHARDS,
+        event.event_id,
+        event.reservation_id,
+        event.payment_id,
+        event.payload,
+    )
+
+
+async def _get(transaction: Transaction, payment_id: int) -> Payment | None:
+    row = await transaction.fetch_one(f"SELECT {_PAYMENT} FROM payment WHERE id = %s", payment_id)
+    return _payment(row) if row else None
+
+
+def _payment(row: Row) -> Payment:
+    values: list[Any] = list(row)
+    return Payment(
+        id=values[0],
+        reservation_id=values[1],
+        user_id=values[2],
+        status=Status(values[3]),
+        amount=values[4],
+        failure_code=values[5],
+        outcome_told=bool(values[6]),
+        admission=None if values[7] is None else Admission(values[7], values[8]),
+        failed_payment_id=values[9],
+        attempts=values[10],
+        created_at=values[11].replace(tzinfo=UTC),
+    )
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)

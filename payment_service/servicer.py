@@ -1,0 +1,59 @@
+"""gRPC <-> payments."""
+
+from typing import Any
+
+import grpc
+
+from payment_service.domain import Admission, Payment, PayOrder, Status
+from payment_service.service import PaymentService
+from protos.payment.v1 import payment_pb2, payment_pb2_grpc
+
+_STATUS = {
+    Status.INITIATED: payment_pb2.PAYMENT_STATUS_PENDING,
+    Status.SUCCEEDED: payment_pb2.PAYMENT_STATUS_SUCCEEDED,
+    Status.FAILED: payment_pb2.PAYMENT_STATUS_FAILED,
+    Status.REFUNDED: payment_pb2.PAYMENT_STATUS_REFUNDED,
+}
+
+
+class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
+    """See protos/payment/v1/payment.proto."""
+
+    def __init__(self, service: PaymentService) -> None:
+        self._service = service
+
+    async def Pay(
+        self, request: payment_pb2.PayRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> payment_pb2.Payment:
+        return _to_proto(await self._service.pay(_to_order(request)))
+
+    async def GetPaymentOfReservation(
+        self,
+        request: payment_pb2.GetPaymentOfReservationRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> payment_pb2.Payment:
+        return _to_proto(
+            await self._service.payment_of_reservation(request.reservation_id, request.user_id)
+        )
+
+
+def _to_order(request: payment_pb2.PayRequest) -> PayOrder:
+    admission = request.admission
+    return PayOrder(
+        reservation_id=request.reservation_id,
+        user_id=request.user_id,
+        idempotency_key=request.idempotency_key,
+        admission=Admission(admission.room, admission.place_number)
+        if request.HasField("admission")
+        else None,
+    )
+
+
+def _to_proto(payment: Payment) -> payment_pb2.Payment:
+    return payment_pb2.Payment(
+        id=payment.id,
+        reservation_id=payment.reservation_id,
+        user_id=payment.user_id,
+        amount="" if payment.amount is None else f"{payment.amount:.2f}",
+        status=_STATUS[payment.status],
+    )
