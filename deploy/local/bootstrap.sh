@@ -23,6 +23,23 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# apt, pip and Maven are silent or noisy, never in between: count what they did instead.
+# Usage: command | show_count PATTERN LABEL [TOTAL]
+show_count() {
+    local count=0 line of=${3:+/$3}
+    while IFS= read -r line; do
+        [[ $line =~ $1 ]] || continue
+        count=$((count + 1))
+        if [ -t 1 ]; then
+            printf '\r  %s: %d%s ' "$2" "$count" "$of"
+        elif [ $((count % 20)) = 0 ]; then
+            printf '  %s: %d%s\n' "$2" "$count" "$of"
+        fi
+    done
+    if [ -t 1 ]; then printf '\r\033[K'; fi
+    printf '  %s: %d, done\n' "$2" "$count"
+}
+
 # mariadbd and its kin live in /usr/sbin, which an ordinary user may not have on the path.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -83,7 +100,7 @@ AS_ROOT=()
 
 hold_services_back() {
     if [ -e $POLICY_FILE ]; then
-        "${AS_ROOT[@]}" "$POLICY_FILE" redis-server start >/dev/null 2>&1 && fail \
+        "${AS_ROOT[@]}" $POLICY_FILE redis-server start >/dev/null 2>&1 && fail \
             "$POLICY_FILE lets services start at installation, so Redis would be started as a system service; install redis-server yourself, then run this again."
         return 0
     fi
@@ -125,13 +142,14 @@ install_packages() {
     fi
     local log=$LOG_DIR/apt.log
     say "Installing with apt: $*"
-    hold_services_back
+    case " $* " in *" redis-server "*) hold_services_back ;; esac
     say "  refreshing the package lists"
     "${AS_ROOT[@]}" apt-get update >"$log" 2>&1 ||
         say "  (apt-get update failed, going on with the lists this machine has; see $log)"
     say "  downloading and unpacking (log: $log)"
     if ! "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1
+        apt-get install -y --no-install-recommends "$@" 2>&1 | tee -a "$log" |
+        show_count '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up'
     then
         release_services
         tail -n 5 "$log" >&2
@@ -148,23 +166,6 @@ install_packages() {
 runtime_stamp() { sha256sum requirements.lock | cut -c1-64; }
 dev_stamp() { cat requirements.lock requirements-dev.lock | sha256sum | cut -c1-64; }
 stamped() { [ -x $VENV/bin/python ] && [ "$(cat "$VENV/.frontrow-$1" 2>/dev/null)" = "$2" ]; }
-
-# pip and Maven are silent or noisy, never in between: count what they did instead.
-# Usage: command | show_count PATTERN LABEL [TOTAL]
-show_count() {
-    local count=0 line of=${3:+/$3}
-    while IFS= read -r line; do
-        [[ $line =~ $1 ]] || continue
-        count=$((count + 1))
-        if [ -t 1 ]; then
-            printf '\r  %s: %d%s ' "$2" "$count" "$of"
-        elif [ $((count % 20)) = 0 ]; then
-            printf '  %s: %d%s\n' "$2" "$count" "$of"
-        fi
-    done
-    if [ -t 1 ]; then printf '\r\033[K'; fi
-    printf '  %s: %d, done\n' "$2" "$count"
-}
 
 pip_install() {
     local kind=$1 lock=$2 log=$LOG_DIR/pip.log total
@@ -215,7 +216,7 @@ ensure_kafka() {
         -DoutputDirectory="$PWD/$KAFKA_DIR/libs" dependency:copy-dependencies 2>&1 | tee "$log" |
         show_count '^Downloaded |Downloaded from ' 'files downloaded'
     then
-        tail -n 5 "$log" >&2
+        grep -m 3 -E 'WARNING|ERROR' "$log" >&2 || true
         fail "Maven could not fetch Kafka; the whole output is in $log."
     fi
     kafka_stamp >$KAFKA_DIR/stamp

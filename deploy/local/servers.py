@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -291,11 +292,13 @@ class Kafka(Process):
             return True
 
     def create_topics(self, timeout: float = 30.0) -> None:
-        """Makes the topics that are missing. Not to be called from within an event loop."""
+        """Makes the topics that are missing. Raises StackError after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             try:
-                asyncio.run(self._create_topics())
+                # In a thread, because the caller's thread may have an event loop of its own.
+                with ThreadPoolExecutor(max_workers=1) as pool:
+                    pool.submit(asyncio.run, self._create_topics()).result()
                 return
             except Exception as error:
                 if time.monotonic() > deadline or self._stopping.is_set() or not self.running:
