@@ -21,4 +21,5 @@ def connect(url: str, *, timeout: float, max_connections: int = 32, retries: int
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), retries),
     )
-    return Redis(connection_pool=pool)
+    # From the pool, so that closing the client closes its connections.
+    return Redis.from_pool(pool)
