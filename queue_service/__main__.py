@@ -1,0 +1,54 @@
+"""Runs the waiting room: `python -m queue_service`."""
+
+import contextlib
+from functools import partial
+
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.consumers import GROUP, TOPIC, payment_handler
+from queue_service.repository import RedisWaitingRoom
+from queue_service.service import QueueService
+from queue_service.servicer import QueueAdminServicer, QueueServicer
+from queue_service.settings import Settings
+from queue_service.tokens import Signer
+from servicekit import logs, redis_client
+from servicekit.kafka import run_consumer
+from servicekit.server import Server, run
+
+
+async def main() -> None:
+    settings = Settings()
+    logs.configure(settings.log_level)
+    async with contextlib.AsyncExitStack() as stack:
+        # One retry, so that a connection that Redis closed meanwhile costs nobody an error;
+        # every script may be repeated.
+        redis = redis_client.connect(
+            settings.redis_url, timeout=settings.redis_timeout_seconds, retries=1
+        )
+        await stack.enter_async_context(redis)
+        store = RedisWaitingRoom(redis, settings.rules, settings.limits)
+        signer = Signer(settings.token_signing_key_id, settings.signing_secret)
+        service = QueueService(store, signer, settings.pacing, settings.rooms)
+        server = await stack.enter_async_context(Server(settings, "queue_service"))
+        queue_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(service), server.grpc)
+        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(
+            QueueAdminServicer(service), server.grpc
+        )
+        for room in settings.rooms:
+            server.add_background(
+                f"tick {room}", partial(service.keep_moving, room, settings.tick_seconds)
+            )
+        server.add_background(
+            TOPIC,
+            partial(
+                run_consumer,
+                bootstrap=settings.kafka_bootstrap,
+                group=GROUP,
+                topic=TOPIC,
+                handler=payment_handler(service),
+            ),
+        )
+        await server.serve(queue_pb2.DESCRIPTOR)
+
+
+if __name__ == "__main__":
+    run(main)

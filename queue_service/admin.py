@@ -1,0 +1,80 @@
+"""What an operator does with a room: `python -m queue_service.admin show|pause|resume|…`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from servicekit import client
+from servicekit.errors import ServiceError
+
+BUDGET_SECONDS = 5.0
+
+app = typer.Typer(
+    help="Looks at a waiting room, or changes it while it runs.", no_args_is_help=True
+)
+RoomOption = Annotated[str, typer.Option("--room", help="The room.")]
+AddressOption = Annotated[
+    str, typer.Option("--address", envvar="QUEUE_LISTEN", help="A queue_service, host:port.")
+]
+MAIN, LOCAL = "main", "127.0.0.1:9101"
+Limit = Annotated[int, typer.Argument(min=0)]
+
+
+@app.command()
+def show(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
+    """Shows the room's limits and counts."""
+    asyncio.run(_ask(address, queue_pb2.GetRoomRequest(room=room)))
+
+
+@app.command()
+def pause(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
+    """Takes nobody new and admits nobody; who is admitted goes on."""
+    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=True)))
+
+
+@app.command()
+def resume(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
+    """Ends a pause."""
+    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=False)))
+
+
+@app.command()
+def capacity(number: Limit, room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
+    """Sets how many may be admitted at once; throws nobody out."""
+    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, capacity=number)))
+
+
+@app.command()
+def max_waiting(number: Limit, room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
+    """Sets how many may wait at once."""
+    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, max_waiting=number)))
+
+
+async def _ask(
+    address: str, request: queue_pb2.GetRoomRequest | queue_pb2.UpdateRoomRequest
+) -> None:
+    async with client.connect(address) as channel:
+        stub = queue_pb2_grpc.QueueAdminServiceStub(channel)
+        try:
+            if isinstance(request, queue_pb2.GetRoomRequest):
+                room = await client.call(stub.GetRoom, request, budget=BUDGET_SECONDS)
+            else:
+                room = await client.call(stub.UpdateRoom, request, budget=BUDGET_SECONDS)
+        except ServiceError as error:
+            reason = {
+                "UNAVAILABLE": f"Nothing answers at {address}, or its Redis is away.",
+                "TIMEOUT": f"{address} did not answer within {BUDGET_SECONDS:.0f} s.",
+            }.get(error.code, error.detail)
+            typer.echo(reason, err=True)
+            raise typer.Exit(2) from None
+    typer.echo(
+        f"{room.room}: {room.admitted} of {room.capacity} admitted, "
+        f"{room.waiting} of {room.max_waiting} waiting"
+        f"{', paused' if room.paused else ''}{', recovering' if room.recovering else ''}"
+    )
+
+
+if __name__ == "__main__":
+    app()

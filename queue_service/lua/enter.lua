@@ -1,0 +1,47 @@
+-- Gives each user (the arguments) a place, or the one it has. Items: state, value, place, epoch.
+hear()
+for i = FIRST_ARGUMENT, #ARGV do -- first, so that whoever is here now is not thought absent
+  local place = redis.call('HGET', USERS, ARGV[i])
+  if place then
+    see(place, owner_of(place))
+  end
+end
+step()
+local items = {}
+local free = (room.paused == 0 and now >= room.grace_until) and free_slots() or 0
+for i = FIRST_ARGUMENT, #ARGV do
+  local user = ARGV[i]
+  local place = redis.call('HGET', USERS, user)
+  local state, value, epoch = nil, 0, 0
+  if place then
+    local _, _, recorded = owner_of(place)
+    claim(place)
+    epoch = epoch_of(place, recorded)
+  else
+    local waiting = redis.call('ZCARD', WAITING)
+    local at_once = free > 0 and waiting == 0
+    if room.paused == 1 then
+      state = IS_PAUSED
+    elseif not at_once and waiting >= room.max_waiting then
+      state = IS_FULL
+    else
+      set('last', math.max(room.last + 1, number_at(now)))
+      place, epoch = int(room.last), room.epoch
+      redis.call('HSET', USERS, user, place)
+      redis.call('HSET', PLACES, place, user .. ':' .. int(now))
+      if at_once then
+        admit(place, now + admission_ttl)
+        free = free - 1
+      else
+        redis.call('ZADD', WAITING, place, place)
+      end
+    end
+  end
+  if not state then
+    state, value = standing(place)
+  end
+  for _, part in ipairs({ state, value, tonumber(place or 0), epoch }) do
+    items[#items + 1] = part
+  end
+end
+return reply(items)

@@ -1,0 +1,8 @@
+-- Ends a place (arguments: place, user), unless it is another user's.
+local place, user = ARGV[FIRST_ARGUMENT], ARGV[FIRST_ARGUMENT + 1]
+local owner = owner_of(place)
+if owner == nil or owner == user then
+  end_place(place)
+end
+step()
+return reply()

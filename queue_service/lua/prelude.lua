@@ -1,0 +1,290 @@
+-- Stands before each of the other scripts: the room, its epoch, its line, its admissions.
+--
+-- Each script runs alone in Redis and each is idempotent, so that any replica may run any of them
+-- again after a lost reply. Nothing here reads a whole key; every loop has a bound.
+--
+--   waiting    sorted set  place -> its number: the line
+--   admitted   sorted set  place -> when its admission ends, ms
+--   unclaimed  set         admitted places that have not shown up since
+--   users      hash        user -> its place, while that is live (waiting or admitted)
+--   places     hash        live place -> "user:last seen ms", or "user:last seen ms:epoch" if it
+--                          was brought back
+--   known      sorted set  "first-last" -> last: numbers whose fate survived a restart of Redis
+--   ended      sorted set  place -> its number: ended although its epoch was lost
+--   state      hash        the fields below, and the run id of the Redis process that wrote them
+--
+-- A place number is the millisecond it was given times 4096, or one more than the last if that is
+-- greater: it rises even if the clock steps back, and if Redis lost the last numbers it gave, the
+-- next ones are greater still. Until 2095 it is exact in a double, which is all that Lua has.
+
+local STATE, WAITING, ADMITTED, UNCLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local USERS, PLACES, KNOWN, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+
+local grace = tonumber(ARGV[1]) -- also the silence after which nobody is thought to reach us
+local claim_window = tonumber(ARGV[2])
+local admission_ttl = tonumber(ARGV[3])
+local absent_after = tonumber(ARGV[4])
+local seen_resolution = tonumber(ARGV[5])
+local heal_within = tonumber(ARGV[6])
+-- What the caller remembers of the room, for the case that Redis does not.
+local remembered = {
+  capacity = tonumber(ARGV[7]),
+  max_waiting = tonumber(ARGV[8]),
+  paused = tonumber(ARGV[9]),
+  last = tonumber(ARGV[10]), -- 0: the caller has not met this room since it started
+}
+local FIRST_ARGUMENT = 11
+
+local MAX_STEP = 256 -- places that one step moves or ends; the next step goes on
+local PACE_WINDOW = 60000
+local NOTE_AFTER = math.min(1000, grace / 4) -- what is written rarely, and thus roughly
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function int(number) -- tostring() would give 1.3e+15
+  return string.format('%.0f', number)
+end
+
+local function number_at(ms)
+  return (ms - 1767225600000) * 4096 -- since 2026-01-01
+end
+
+local FIELDS = {
+  'epoch', -- every number given in it is greater
+  'last', -- the greatest number given
+  'capacity', 'max_waiting', 'paused',
+  'grace_until', -- before it only places up to `safe` are admitted
+  'safe', -- no lost place comes before these
+  'settled_at', -- before it orders may still grow, by places that come back
+  'resumed_at', -- absence counts from here: epoch began, or first sign of life after a silence
+  'heard_at', -- last sign of life of anybody, roughly
+  'pace_at', 'pace_now', 'pace_before', -- window of admissions from the line; count; the one before
+}
+local room = {}
+local admissions = 0
+
+local function set(field, value)
+  room[field] = value
+  redis.call('HSET', STATE, field, int(value))
+end
+
+local function open_room()
+  -- A few microseconds, and no way past it: whatever connection, replica or fail-over it is.
+  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local stored = redis.call('HMGET', STATE, 'run_id', unpack(FIELDS))
+  for i, field in ipairs(FIELDS) do
+    room[field] = tonumber(stored[i + 1] or 0)
+  end
+  if stored[1] == run_id then
+    return
+  end
+  -- Redis was restarted or failed over, and may have lost the last things it said; or it has lost
+  -- all. A new epoch begins.
+  local survived = stored[1] ~= false
+  local last, unsafe = room.last, room.grace_until > room.heard_at
+  if survived then
+    if last > room.epoch then
+      redis.call('ZADD', KNOWN, int(last), int(room.epoch) .. '-' .. int(last))
+    end
+  else
+    set('capacity', remembered.capacity)
+    set('max_waiting', remembered.max_waiting)
+    set('paused', remembered.paused)
+  end
+  -- The next millisecond's, since this one's may have been given before the loss.
+  local epoch = math.max(number_at(now + 1), last + 1, remembered.last + 1)
+  redis.call('HSET', STATE, 'run_id', run_id)
+  set('epoch', epoch)
+  set('last', epoch)
+  -- Those up to `last` survived and stand before all that were lost: they need not wait. Unless
+  -- this interrupts the grace after an earlier loss.
+  if not unsafe then
+    set('safe', last)
+  end
+  set('resumed_at', now)
+  set('heard_at', now)
+  -- A caller that did not know the room before is most likely the first start of all, and makes
+  -- nobody wait: there the grace begins once a lost place comes back, see restore().
+  set('grace_until', (remembered.last > 0 or unsafe) and now + grace or 0)
+  set('settled_at', room.grace_until)
+end
+
+local function hear()
+  if now - room.heard_at > grace then
+    set('resumed_at', now)
+  end
+  if now - room.heard_at >= NOTE_AFTER then
+    set('heard_at', now)
+  end
+end
+
+local function owner_of(place)
+  local record = redis.call('HGET', PLACES, place)
+  if not record then
+    return nil
+  end
+  local user, seen, epoch = string.match(record, '^(%d+):(%d+):?(%d*)$')
+  return user, tonumber(seen), epoch
+end
+
+local function see(place, user, seen, epoch)
+  if now - seen >= seen_resolution then
+    local suffix = epoch ~= '' and ':' .. epoch or ''
+    redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. suffix)
+  end
+end
+
+local function range_of(place) -- the epoch of a number whose fate is known, or nil
+  local range = redis.call('ZRANGEBYSCORE', KNOWN, place, '+inf', 'LIMIT', 0, 1)[1]
+  local first = range and string.match(range, '^(%d+)-')
+  return first and tonumber(place) > tonumber(first) and first or nil
+end
+
+local function epoch_of(place, recorded)
+  if recorded ~= '' then
+    return tonumber(recorded)
+  end
+  if tonumber(place) > room.epoch then
+    return room.epoch
+  end
+  return tonumber(range_of(place) or 0)
+end
+
+-- Whether we do not know what became of a place that is not live.
+local function is_lost(place)
+  local number = tonumber(place)
+  return number <= room.epoch
+    and number > number_at(now - heal_within)
+    and not range_of(place)
+    and not redis.call('ZSCORE', ENDED, place)
+end
+
+local function end_place(place)
+  local user = owner_of(place)
+  if user then
+    redis.call('HDEL', PLACES, place)
+    if redis.call('HGET', USERS, user) == place then
+      redis.call('HDEL', USERS, user)
+    end
+    redis.call('ZREM', WAITING, place)
+    redis.call('ZREM', ADMITTED, place)
+    redis.call('SREM', UNCLAIMED, place)
+  end
+  if is_lost(place) then
+    redis.call('ZADD', ENDED, place, place)
+  end
+end
+
+-- Puts a lost place back where it stood. Of two places of one user the older one lives, unless
+-- the newer one is admitted.
+local function restore(place, user, epoch)
+  local other = redis.call('HGET', USERS, user)
+  if other then
+    if tonumber(other) < tonumber(place) or not redis.call('ZSCORE', WAITING, other) then
+      redis.call('ZADD', ENDED, place, place)
+      return
+    end
+    end_place(other)
+  end
+  redis.call('ZADD', WAITING, place, place)
+  redis.call('HSET', USERS, user, place)
+  redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. ':' .. epoch)
+  -- Where one was lost there are others.
+  if room.resumed_at + grace > math.max(now, room.grace_until) then
+    set('grace_until', room.resumed_at + grace)
+  end
+  if room.settled_at < now + grace - NOTE_AFTER then
+    set('settled_at', now + grace)
+  end
+end
+
+local function admit(place, until_ms)
+  redis.call('ZADD', ADMITTED, int(until_ms), place)
+  admissions = admissions + 1
+end
+
+local function claim(place) -- shows up in time: shopping begins
+  if redis.call('SREM', UNCLAIMED, place) == 1 then
+    redis.call('ZADD', ADMITTED, int(now + admission_ttl), place)
+  end
+end
+
+local function free_slots()
+  return room.capacity - redis.call('ZCARD', ADMITTED)
+end
+
+-- Ends the admissions that ran out and gives the free slots to the line.
+local function step()
+  -- While nobody at all is heard, it is our road that is broken and not the people who left:
+  -- nobody is admitted, nobody is absent, and whoever was just admitted may still show up.
+  local silent = now - room.heard_at > grace
+  local back = silent and now or room.resumed_at
+  local lapsed = redis.call('ZRANGEBYSCORE', ADMITTED, '-inf', int(now), 'LIMIT', 0, MAX_STEP)
+  for _, place in ipairs(lapsed) do
+    if back + claim_window > now and redis.call('SISMEMBER', UNCLAIMED, place) == 1 then
+      redis.call('ZADD', ADMITTED, int(back + claim_window), place)
+    else
+      end_place(place)
+    end
+  end
+  if room.paused == 1 or silent then
+    return
+  end
+  local free, from_line = free_slots(), 0
+  for _ = 1, MAX_STEP do
+    if free <= 0 then
+      break
+    end
+    local place = redis.call('ZRANGE', WAITING, 0, 0)[1]
+    if not place or (now < room.grace_until and tonumber(place) > room.safe) then
+      break
+    end
+    local _, seen = owner_of(place)
+    if now - math.max(seen, room.resumed_at) > absent_after then
+      end_place(place)
+    else
+      redis.call('ZREM', WAITING, place)
+      redis.call('SADD', UNCLAIMED, place)
+      admit(place, now + claim_window)
+      free, from_line = free - 1, from_line + 1
+    end
+  end
+  if from_line > 0 then
+    if now - room.pace_at >= PACE_WINDOW then
+      set('pace_before', now - room.pace_at < 2 * PACE_WINDOW and room.pace_now or 0)
+      set('pace_now', 0)
+      set('pace_at', now)
+    end
+    set('pace_now', room.pace_now + from_line)
+  end
+end
+
+local WAITS, ADMITS, HAS_ENDED, IS_FULL, IS_PAUSED = 1, 2, 3, 4, 5
+
+-- Where a place stands: its state, and its order or the end of its admission.
+local function standing(place)
+  local rank = redis.call('ZRANK', WAITING, place)
+  if rank then
+    return WAITS, rank + 1
+  end
+  local until_ms = redis.call('ZSCORE', ADMITTED, place)
+  if until_ms and tonumber(until_ms) > now then
+    return ADMITS, tonumber(until_ms)
+  end
+  return HAS_ENDED, 0
+end
+
+-- Every script's reply: the room, then its own items.
+local function reply(items)
+  return {
+    {
+      now, room.epoch, room.last, room.capacity, room.max_waiting, room.paused,
+      room.grace_until, room.settled_at, room.pace_at, room.pace_now, room.pace_before,
+      redis.call('ZCARD', WAITING), redis.call('ZCARD', ADMITTED), admissions,
+    },
+    items or {},
+  }
+end
+
+open_room()

@@ -1,0 +1,6 @@
+-- Changes settings of the room. Arguments: name, value, again and again.
+for i = FIRST_ARGUMENT, #ARGV, 2 do
+  set(ARGV[i], tonumber(ARGV[i + 1]))
+end
+step()
+return reply()

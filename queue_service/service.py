@@ -1,0 +1,185 @@
+"""What fans and operators do with a waiting room."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge
+
+from queue_service.domain import (
+    ENDED,
+    MAX_ITEMS,
+    MAX_NUMBER,
+    MAX_USER_ID,
+    BadLimit,
+    MixedRooms,
+    Pacing,
+    Place,
+    Position,
+    Refusal,
+    Room,
+    RoomNotFound,
+    Standing,
+    TooManyItems,
+)
+from queue_service.tokens import Signer
+from servicekit import logs
+from servicekit.errors import Unavailable
+
+log = logs.get(__name__)
+
+WAITING = Gauge("queue_waiting", "Places in line.", ["room"])
+ADMITTED = Gauge("queue_admitted", "Admissions in force.", ["room"])
+ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["room"])
+
+
+class WaitingRoom(Protocol):
+    """The store; see RedisWaitingRoom for what each method promises."""
+
+    async def enter(
+        self, room: str, user_ids: Sequence[int]
+    ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]: ...
+    async def positions(
+        self, room: str, places: Sequence[Place]
+    ) -> tuple[Room, list[Standing]]: ...
+    async def leave(self, room: str, number: int, user_id: int) -> Room: ...
+    async def update(
+        self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
+    ) -> Room: ...
+    async def tick(self, room: str) -> Room: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A user's place, its token, and where it stands."""
+
+    place: Place
+    access_token: str
+    position: Position
+
+
+class QueueService:
+    """The use cases. All of them raise Unavailable while the store is away."""
+
+    def __init__(
+        self, store: WaitingRoom, signer: Signer, pacing: Pacing, rooms: Sequence[str]
+    ) -> None:
+        self._store = store
+        self._signer = signer
+        self._pacing = pacing
+        self._rooms = rooms
+
+    async def enter_queue(self, room: str, user_ids: Sequence[int]) -> list[Entered | Refusal]:
+        """A place for each user, in the order given; the one it has if it has one.
+
+        Raises TooManyItems, RoomNotFound.
+        """
+        self._require_room(room)
+        _require_few(user_ids)
+        known = [user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID]
+        if not known:
+            return [Refusal.INVALID_REQUEST for _ in user_ids]
+        state, entries = await self._store.enter(room, known)
+        self._count(room, state)
+        answers = iter(entries)
+        results: list[Entered | Refusal] = []
+        for user_id in user_ids:
+            answer = next(answers) if 0 < user_id <= MAX_USER_ID else Refusal.INVALID_REQUEST
+            if isinstance(answer, Refusal):
+                results.append(answer)
+            else:
+                place, standing = answer
+                position = self._pacing.position(standing, state)
+                results.append(Entered(place, self._signer.sign(place), position))
+        return results
+
+    async def get_positions(self, places: Sequence[Place]) -> list[Position]:
+        """Where each place stands; what cannot be a place has ended.
+
+        Raises TooManyItems, MixedRooms, RoomNotFound.
+        """
+        if not places:
+            return []
+        _require_few(places)
+        room = places[0].room
+        if any(place.room != room for place in places):
+            raise MixedRooms("All places of one call must be of one room.")
+        self._require_room(room)
+        state, standings = await self._store.positions(room, [p for p in places if p.possible])
+        self._count(room, state)
+        answers = iter(standings)
+        return [
+            self._pacing.position(next(answers) if place.possible else ENDED, state)
+            for place in places
+        ]
+
+    async def leave_queue(self, room: str, number: int, user_id: int) -> None:
+        """Ends a place or an admission and admits the next. Again, it changes nothing; nor does
+        it for a place of another user. Raises RoomNotFound."""
+        self._require_room(room)
+        if Place(room, number, user_id, epoch=0).possible:
+            self._count(room, await self._store.leave(room, number, user_id))
+
+    async def get_room(self, room: str) -> Room:
+        """The room's limits and counts. Raises RoomNotFound."""
+        self._require_room(room)
+        return await self._look(room)
+
+    async def update_room(
+        self,
+        room: str,
+        *,
+        capacity: int | None = None,
+        max_waiting: int | None = None,
+        paused: bool | None = None,
+    ) -> Room:
+        """Changes the limits that are given, for all replicas at once.
+
+        Raises BadLimit, RoomNotFound.
+        """
+        self._require_room(room)
+        for limit in (capacity, max_waiting):
+            if limit is not None and not 0 <= limit < MAX_NUMBER:
+                raise BadLimit("A limit is a number from 0 on.")
+        state = await self._store.update(
+            room, capacity=capacity, max_waiting=max_waiting, paused=paused
+        )
+        log.info("room changed", room=room, capacity=capacity, waiting=max_waiting, paused=paused)
+        self._count(room, state)
+        return state
+
+    async def keep_moving(self, room: str, every: float) -> None:
+        """Refills lapsed slots and shows the counts, every so many seconds, for ever."""
+        away = False
+        while True:
+            try:
+                await self._look(room)
+                if away:
+                    log.info("the store is back", room=room)
+                away = False
+            except Unavailable as error:
+                # Once is enough: it may be away for a while.
+                if not away:
+                    log.warning("the store is away", room=room, error=repr(error.__cause__))
+                away = True
+            await asyncio.sleep(every)
+
+    async def _look(self, room: str) -> Room:
+        state = await self._store.tick(room)
+        self._count(room, state)
+        return state
+
+    def _count(self, room: str, state: Room) -> None:
+        WAITING.labels(room).set(state.waiting)
+        ADMITTED.labels(room).set(state.admitted)
+        ADMISSIONS.labels(room).inc(state.admissions)
+
+    def _require_room(self, room: str) -> None:
+        if room not in self._rooms:
+            raise RoomNotFound("There is no such waiting room.")
+
+
+def _require_few(items: Sequence[object]) -> None:
+    if len(items) > MAX_ITEMS:
+        raise TooManyItems(f"At most {MAX_ITEMS} items a call.")

@@ -1,0 +1,260 @@
+"""A waiting room in memory: what RedisWaitingRoom promises, without Redis.
+
+Runs the same contract tests (tests/queue_service/test_waiting_room.py). Its clock only moves when
+told to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from queue_service.domain import (
+    ENDED,
+    Limits,
+    Place,
+    PlaceState,
+    Refusal,
+    Room,
+    Rules,
+    Standing,
+)
+
+_YEAR_2026 = 1_767_225_600_000
+
+
+def number_at(ms: int) -> int:
+    """The first place number of a millisecond."""
+    return (ms - _YEAR_2026) * 4096
+
+
+@dataclass
+class _State:
+    limits: Limits
+    epoch: int
+    last: int
+    grace_until: int
+    settled_at: int
+    resumed_at: int
+    heard_at: int
+    live: dict[int, Place] = field(default_factory=dict)
+    seen: dict[int, int] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+    admitted: dict[int, int] = field(default_factory=dict)
+    unclaimed: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
+    pace_at: int = 0
+    pace_now: int = 0
+
+
+class FakeWaitingRoom:
+    """Rooms in memory. `away` makes every call raise it."""
+
+    def __init__(self, rules: Rules, defaults: Limits) -> None:
+        self.now = _YEAR_2026 + 3_600_000_000
+        self.away: Exception | None = None
+        self._rules = rules
+        self._defaults = defaults
+        self._rooms: dict[str, _State] = {}
+        self._memories: dict[str, tuple[Limits, int]] = {}
+        self._admissions = 0
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.now += round(seconds * 1000)
+
+    def forget(self) -> None:
+        """The store loses everything; its callers remember the limits. Takes 10 ms."""
+        self._rooms.clear()
+        self.now += 10
+
+    def restart_callers(self) -> None:
+        """The callers lose what they remember."""
+        self._memories.clear()
+
+    async def enter(
+        self, room: str, user_ids: Sequence[int]
+    ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
+        state = self._open(room)
+        self._hear(state)
+        for user_id in user_ids:
+            if (place := self._place_of(state, user_id)) is not None:
+                state.seen[place.number] = self.now
+        self._step(state)
+        results: list[tuple[Place, Standing] | Refusal] = []
+        for user_id in user_ids:
+            place = self._place_of(state, user_id)
+            if place is None:
+                answer = self._take(state, room, user_id)
+                if isinstance(answer, Refusal):
+                    results.append(answer)
+                    continue
+                place = answer
+            self._claim(state, place.number)
+            results.append((place, self._standing(state, place.number)))
+        return self._look(state, room), results
+
+    async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
+        state = self._open(room)
+        self._hear(state)
+        theirs = []
+        for place in places:
+            live = state.live.get(place.number)
+            theirs.append(live is None or live.user_id == place.user_id)
+            if live is not None and theirs[-1]:
+                state.seen[place.number] = self.now
+            elif live is None and self._is_lost(state, place.number):
+                self._restore(state, place)
+        self._step(state)
+        standings = []
+        for place, is_theirs in zip(places, theirs, strict=True):
+            if is_theirs:
+                self._claim(state, place.number)
+            standings.append(self._standing(state, place.number) if is_theirs else ENDED)
+        return self._look(state, room), standings
+
+    async def leave(self, room: str, number: int, user_id: int) -> Room:
+        state = self._open(room)
+        live = state.live.get(number)
+        if live is None or live.user_id == user_id:
+            self._end(state, number)
+        self._step(state)
+        return self._look(state, room)
+
+    async def update(
+        self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
+    ) -> Room:
+        state = self._open(room)
+        old = state.limits
+        state.limits = Limits(
+            old.capacity if capacity is None else capacity,
+            old.max_waiting if max_waiting is None else max_waiting,
+            old.paused if paused is None else paused,
+        )
+        self._step(state)
+        return self._look(state, room)
+
+    async def tick(self, room: str) -> Room:
+        state = self._open(room)
+        self._step(state)
+        return self._look(state, room)
+
+    def _open(self, room: str) -> _State:
+        if self.away is not None:
+            raise self.away
+        self._admissions = 0
+        if room not in self._rooms:
+            limits, last = self._memories.get(room, (self._defaults, 0))
+            epoch = max(number_at(self.now + 1), last + 1)
+            grace_until = self.now + self._rules.grace_ms if last else 0
+            self._rooms[room] = _State(
+                limits, epoch, epoch, grace_until, grace_until, self.now, self.now
+            )
+        return self._rooms[room]
+
+    def _hear(self, state: _State) -> None:
+        if self.now - state.heard_at > self._rules.grace_ms:
+            state.resumed_at = self.now
+        state.heard_at = self.now
+
+    def _step(self, state: _State) -> None:
+        silent = self.now - state.heard_at > self._rules.grace_ms
+        back = self.now if silent else state.resumed_at
+        for number, until in list(state.admitted.items()):
+            if until > self.now:
+                continue
+            if back + self._rules.claim_window_ms > self.now and number in state.unclaimed:
+                state.admitted[number] = back + self._rules.claim_window_ms
+            else:
+                self._end(state, number)
+        if state.limits.paused or silent or self.now < state.grace_until:
+            return
+        while state.waiting and len(state.admitted) < state.limits.capacity:
+            number = min(state.waiting)
+            last_sign = max(state.seen[number], state.resumed_at)
+            if self.now - last_sign > self._rules.absent_after_ms:
+                self._end(state, number)
+                continue
+            state.waiting.remove(number)
+            state.unclaimed.add(number)
+            state.admitted[number] = self.now + self._rules.claim_window_ms
+            self._admissions += 1
+            state.pace_at = state.pace_at or self.now
+            state.pace_now += 1
+
+    def _take(self, state: _State, room: str, user_id: int) -> Place | Refusal:
+        if state.limits.paused:
+            return Refusal.QUEUE_PAUSED
+        at_once = (
+            not state.waiting
+            and len(state.admitted) < state.limits.capacity
+            and self.now >= state.grace_until
+        )
+        if not at_once and len(state.waiting) >= state.limits.max_waiting:
+            return Refusal.QUEUE_FULL
+        state.last = max(state.last + 1, number_at(self.now))
+        place = Place(room, state.last, user_id, state.epoch)
+        state.live[place.number] = place
+        state.seen[place.number] = self.now
+        if at_once:
+            state.admitted[place.number] = self.now + self._rules.admission_ttl_ms
+            self._admissions += 1
+        else:
+            state.waiting.add(place.number)
+        return place
+
+    def _claim(self, state: _State, number: int) -> None:
+        if number in state.unclaimed:
+            state.unclaimed.remove(number)
+            state.admitted[number] = self.now + self._rules.admission_ttl_ms
+
+    def _standing(self, state: _State, number: int) -> Standing:
+        if number in state.waiting:
+            order = sum(1 for other in state.waiting if other <= number)
+            return Standing(PlaceState.WAITING, order=order)
+        if (until := state.admitted.get(number, 0)) > self.now:
+            return Standing(PlaceState.ADMITTED, admitted_until_ms=until)
+        return ENDED
+
+    def _place_of(self, state: _State, user_id: int) -> Place | None:
+        return next((p for p in state.live.values() if p.user_id == user_id), None)
+
+    def _is_lost(self, state: _State, number: int) -> bool:
+        oldest = number_at(self.now - self._rules.heal_within_ms)
+        return oldest < number <= state.epoch and number not in state.ended
+
+    def _restore(self, state: _State, place: Place) -> None:
+        other = self._place_of(state, place.user_id)
+        if other is not None:
+            if other.number < place.number or other.number in state.admitted:
+                state.ended.add(place.number)
+                return
+            self._end(state, other.number)
+        state.live[place.number] = replace(place)
+        state.seen[place.number] = self.now
+        state.waiting.add(place.number)
+        state.grace_until = max(state.grace_until, state.resumed_at + self._rules.grace_ms)
+        state.settled_at = self.now + self._rules.grace_ms
+
+    def _end(self, state: _State, number: int) -> None:
+        state.live.pop(number, None)
+        state.seen.pop(number, None)
+        state.waiting.discard(number)
+        state.admitted.pop(number, None)
+        state.unclaimed.discard(number)
+        if self._is_lost(state, number):
+            state.ended.add(number)
+
+    def _look(self, state: _State, room: str) -> Room:
+        self._memories[room] = (state.limits, state.last)
+        return Room(
+            limits=state.limits,
+            waiting=len(state.waiting),
+            admitted=len(state.admitted),
+            epoch=state.epoch,
+            now=self.now,
+            grace_until=state.grace_until,
+            settled_at=state.settled_at,
+            pace_at=state.pace_at,
+            pace_now=state.pace_now,
+            pace_before=0,
+            admissions=self._admissions,
+        )

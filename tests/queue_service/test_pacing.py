@@ -1,0 +1,75 @@
+"""How often to ask again, and how long it may take."""
+
+from dataclasses import replace
+
+import pytest
+
+from queue_service.domain import ENDED, Limits, Pacing, PlaceState, Room, Standing
+
+PACING = Pacing(poll_min_ms=1_000, poll_max_ms=10_000, admission_ttl_ms=600_000)
+ROOM = Room(
+    limits=Limits(capacity=500, max_waiting=1_000_000),
+    waiting=100_000,
+    admitted=500,
+    epoch=1,
+    now=1_800_000_000_000,
+    grace_until=0,
+    settled_at=0,
+    pace_at=1_800_000_000_000 - 60_000,
+    pace_now=6_000,
+    pace_before=6_000,
+    admissions=0,
+)
+
+
+def waiting(order: int) -> Standing:
+    return Standing(PlaceState.WAITING, order=order)
+
+
+def test_the_wait_follows_the_recent_pace() -> None:
+    # 12,000 in two minutes are 100 a second.
+    assert PACING.position(waiting(100), ROOM).estimated_wait_ms == 1_000
+    assert PACING.position(waiting(100_000), ROOM).estimated_wait_ms == 1_000_000
+
+
+def test_without_a_recent_pace_everybody_is_thought_slow() -> None:
+    # 500 slots, each free once in ten minutes.
+    still = replace(ROOM, pace_at=0, pace_now=0, pace_before=0)
+    assert PACING.position(waiting(500), still).estimated_wait_ms == 600_000
+    closed = replace(still, limits=Limits(0, 10))
+    assert PACING.position(waiting(1), closed).estimated_wait_ms == 600_000
+
+
+def test_a_grace_is_waited_for_first() -> None:
+    recovering = replace(ROOM, grace_until=ROOM.now + 5_000, settled_at=ROOM.now + 5_000)
+    position = PACING.position(waiting(100), recovering)
+    assert position.estimated_wait_ms == 6_000
+    assert position.recovering
+    settling = replace(ROOM, settled_at=ROOM.now + 5_000)
+    assert PACING.position(waiting(100), settling).recovering
+    assert not PACING.position(waiting(100), ROOM).recovering
+
+
+@pytest.mark.parametrize(
+    ("order", "poll"), [(1, 1_000), (100, 1_000), (1_000, 5_000), (2_000, 10_000), (10**6, 10_000)]
+)
+def test_polls_come_at_half_the_wait_within_their_limits(order: int, poll: int) -> None:
+    assert PACING.position(waiting(order), ROOM).poll_after_ms == poll
+
+
+@pytest.mark.parametrize(("order", "poll"), [(1, 1_100), (10, 2_000), (90, 10_000)])
+def test_in_a_slow_room_the_first_ask_often_all_the_same(order: int, poll: int) -> None:
+    slow = replace(ROOM, limits=Limits(10, 1000), pace_now=0, pace_before=0)
+    assert PACING.position(waiting(order), slow).poll_after_ms == poll
+
+
+def test_orders_further_back_never_poll_more_often() -> None:
+    polls = [PACING.position(waiting(order), ROOM).poll_after_ms for order in range(1, 5_000)]
+    assert polls == sorted(polls)
+
+
+@pytest.mark.parametrize("standing", [ENDED, Standing(PlaceState.ADMITTED, admitted_until_ms=9)])
+def test_who_does_not_wait_has_no_reason_to_ask(standing: Standing) -> None:
+    position = PACING.position(standing, ROOM)
+    assert (position.estimated_wait_ms, position.poll_after_ms) == (0, 10_000)
+    assert position.standing is standing

@@ -1,0 +1,188 @@
+"""The use cases over the fake room: answers per item, limits, and payments that end a place."""
+
+from collections.abc import Callable
+
+import jwt
+import pytest
+from google.protobuf.message import DecodeError
+
+from protos.payment.v1 import events_pb2, payment_pb2
+from queue_service.consumers import payment_handler
+from queue_service.domain import (
+    MAX_ITEMS,
+    BadLimit,
+    Limits,
+    MixedRooms,
+    Pacing,
+    Place,
+    PlaceState,
+    Refusal,
+    RoomNotFound,
+    TooManyItems,
+)
+from queue_service.service import ADMISSIONS, ADMITTED, WAITING, Entered, QueueService
+from queue_service.tokens import Signer
+from servicekit.errors import Unavailable
+from servicekit.kafka import Record
+from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.queue_service.conftest import RULES
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def store() -> FakeWaitingRoom:
+    return FakeWaitingRoom(RULES, Limits(capacity=1, max_waiting=2))
+
+
+@pytest.fixture
+def service(store: FakeWaitingRoom) -> QueueService:
+    pacing = Pacing(1_000, 10_000, RULES.admission_ttl_ms)
+    return QueueService(store, Signer("k1", SECRET), pacing, ["main", "vip"])
+
+
+async def enter(service: QueueService, *user_ids: int) -> list[Entered]:
+    entered = []
+    for result in await service.enter_queue("main", user_ids):
+        assert isinstance(result, Entered)
+        entered.append(result)
+    return entered
+
+
+async def test_one_bad_item_spoils_no_other(service: QueueService) -> None:
+    results = await service.enter_queue("main", [0, 11, -5, 12, 2**63, 13, 14])
+    refused = [r if isinstance(r, Refusal) else None for r in results]
+    bad, full = Refusal.INVALID_REQUEST, Refusal.QUEUE_FULL
+    assert refused == [bad, None, bad, None, bad, None, full]
+    assert await service.enter_queue("main", [0]) == [bad]
+
+
+async def test_the_token_is_that_of_the_place(service: QueueService) -> None:
+    (entered,) = await enter(service, 11)
+    claims = jwt.decode(entered.access_token, SECRET, algorithms=["HS256"])
+    assert (claims["place"], claims["user"]) == (entered.place.number, 11)
+    (again,) = await enter(service, 11)
+    assert again.access_token == entered.access_token
+
+
+async def test_impossible_places_have_ended(service: QueueService) -> None:
+    _, waiting = await enter(service, 11, 12)
+    number, epoch = waiting.place.number, waiting.place.epoch
+    positions = await service.get_positions(
+        [
+            Place("main", 0, 12, epoch),
+            Place("main", -number, 12, epoch),
+            waiting.place,
+            Place("main", 2**53, 12, epoch),
+            Place("main", number, 0, epoch),
+            Place("main", number, 12, -1),
+        ]
+    )
+    ended = PlaceState.ENDED
+    states = [position.standing.state for position in positions]
+    assert states == [ended, ended, PlaceState.WAITING, ended, ended, ended]
+    await service.leave_queue("main", -1, 12)
+
+
+async def test_a_call_takes_256_items_of_one_room(service: QueueService) -> None:
+    assert len(await service.enter_queue("main", range(1, MAX_ITEMS + 1))) == MAX_ITEMS
+    assert await service.get_positions([]) == []
+    assert await service.enter_queue("main", []) == []
+    with pytest.raises(TooManyItems):
+        await service.enter_queue("main", range(1, MAX_ITEMS + 2))
+    place = Place("main", 1, 1, 1)
+    with pytest.raises(TooManyItems):
+        await service.get_positions([place] * (MAX_ITEMS + 1))
+    with pytest.raises(MixedRooms):
+        await service.get_positions([place, Place("vip", 1, 1, 1)])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda s: s.enter_queue("nowhere", [1]),
+        lambda s: s.get_positions([Place("nowhere", 1, 1, 1)]),
+        lambda s: s.leave_queue("nowhere", 1, 1),
+        lambda s: s.get_room("nowhere"),
+        lambda s: s.update_room("", paused=True),
+    ],
+)
+async def test_only_the_rooms_that_are_run(
+    service: QueueService, ask: Callable[[QueueService], object]
+) -> None:
+    answer = ask(service)
+    with pytest.raises(RoomNotFound):
+        await answer  # type: ignore[misc]  # a coroutine, whichever it is
+
+
+async def test_rooms_are_apart(service: QueueService) -> None:
+    await enter(service, 11)
+    assert (await service.get_room("main")).admitted == 1
+    assert (await service.get_room("vip")).admitted == 0
+
+
+async def test_operators_change_only_what_they_name(service: QueueService) -> None:
+    room = await service.update_room("main", capacity=7)
+    assert room.limits == Limits(7, 2, paused=False)
+    room = await service.update_room("main", paused=True, max_waiting=0)
+    assert room.limits == Limits(7, 0, paused=True)
+    with pytest.raises(BadLimit):
+        await service.update_room("main", capacity=-1)
+    with pytest.raises(BadLimit):
+        await service.update_room("main", max_waiting=2**53)
+
+
+async def test_counts_are_metrics(service: QueueService) -> None:
+    before = ADMISSIONS.labels("main")._value.get()
+    await enter(service, 11, 12, 13)
+    assert ADMISSIONS.labels("main")._value.get() - before == 1
+    assert (WAITING.labels("main")._value.get(), ADMITTED.labels("main")._value.get()) == (2, 1)
+
+
+async def test_a_store_that_is_away_is_said_to_be(
+    service: QueueService, store: FakeWaitingRoom
+) -> None:
+    store.away = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await service.enter_queue("main", [1])
+
+
+def payment_event(**kind: object) -> Record:
+    event = events_pb2.PaymentEvent(event_id="e1", payment_id=3, reservation_id=9, user_id=11)
+    for name, value in kind.items():
+        getattr(event, name).CopyFrom(value)
+    return Record("payment.events", b"9", event.SerializeToString())
+
+
+async def test_a_payment_ends_its_admission_once(service: QueueService) -> None:
+    first, second = await enter(service, 11, 12)
+    handle = payment_handler(service)
+    admission = payment_pb2.Admission(room="main", place_number=first.place.number)
+    paid = payment_event(succeeded=events_pb2.PaymentSucceeded(admission=admission))
+    for _ in range(3):
+        assert await handle(paid) == ()
+        states = [
+            position.standing.state
+            for position in await service.get_positions([first.place, second.place])
+        ]
+        assert states == [PlaceState.ENDED, PlaceState.ADMITTED]
+    (again,) = await enter(service, 11)
+    await handle(paid)
+    assert (await service.get_positions([again.place]))[0].standing.order == 1
+
+
+async def test_other_payment_events_end_nothing(service: QueueService) -> None:
+    (first,) = await enter(service, 11)
+    handle = payment_handler(service)
+    number = first.place.number
+    await handle(payment_event(succeeded=events_pb2.PaymentSucceeded()))
+    await handle(payment_event(failed=events_pb2.PaymentFailed(reason="NO_FUNDS")))
+    await handle(payment_event(refunded=events_pb2.PaymentRefunded()))
+    # Somebody else's place is not the payer's to give up.
+    event = events_pb2.PaymentEvent(user_id=99)
+    event.succeeded.admission.CopyFrom(payment_pb2.Admission(room="main", place_number=number))
+    await handle(Record("payment.events", b"9", event.SerializeToString()))
+    (position,) = await service.get_positions([first.place])
+    assert position.standing.state is PlaceState.ADMITTED
+    with pytest.raises(DecodeError):
+        await handle(Record("payment.events", b"9", b"\xff\xff"))

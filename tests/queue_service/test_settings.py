@@ -1,0 +1,48 @@
+"""Which settings are refused, and that a refusal tells no secret."""
+
+import pytest
+from pydantic import ValidationError
+
+from queue_service.settings import Settings
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUE_TOKEN_KEYS", f'{{"k1": "{SECRET}"}}')
+    monkeypatch.setenv("QUEUE_TOKEN_SIGNING_KEY_ID", "k1")
+
+
+def test_keys_are_all_it_must_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    assert settings.signing_secret == SECRET
+    assert settings.rooms == ("main",)
+    assert SECRET not in repr(settings)
+    assert settings.rules.seen_resolution_ms == 5_000
+    monkeypatch.delenv("QUEUE_TOKEN_KEYS")
+    with pytest.raises(ValidationError, match="token_keys"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("TOKEN_KEYS", '{"k1": "only-31-bytes-of-secret-here..."}', "shorter than 32 bytes"),
+        ("TOKEN_SIGNING_KEY_ID", "k2", "not among token_keys"),
+        ("GRACE_SECONDS", "10", "grace_seconds must be above"),
+        ("CLAIM_WINDOW_SECONDS", "10", "claim_window_seconds must be above"),
+        ("ABSENT_AFTER_SECONDS", "15", "absent_after_seconds must be above"),
+        ("POLL_MIN_SECONDS", "11", "poll_min_seconds is above"),
+        ("CAPACITY", "-1", "greater than or equal to 0"),
+        ("ROOMS", '["a b"]', "should match pattern"),
+        ("ROOMS", "[]", "at least 1 item"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(f"QUEUE_{name}", value)
+    with pytest.raises(ValidationError, match=complaint) as refusal:
+        Settings()
+    assert "of-secret" not in str(refusal.value)
