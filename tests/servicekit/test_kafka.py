@@ -1,0 +1,254 @@
+"""Publishing and consuming, on a real Kafka."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from servicekit import dead_letters
+from servicekit.errors import NotFound, Unavailable
+from servicekit.kafka import Handler, Producer, Record, back_off, is_transient, run_consumer
+
+
+def test_pauses_grow_with_jitter_and_have_a_bound() -> None:
+    for _ in range(100):
+        assert 0.1 <= back_off(1) <= 0.2
+        assert 2.5 <= back_off(1_000_000) <= 5.0
+
+
+def test_what_is_away_is_transient_and_what_is_wrong_is_not() -> None:
+    assert is_transient(Unavailable("away"))
+    assert is_transient(ConnectionRefusedError())
+    assert is_transient(TimeoutError())
+    assert not is_transient(NotFound("no"))
+    assert not is_transient(ValueError("bad"))
+
+
+async def test_publishing_with_kafka_away_fails_in_time() -> None:
+    async with Producer("127.0.0.1:1") as producer:
+        for _ in range(3):
+            async with asyncio.timeout(3):
+                with pytest.raises(Unavailable):
+                    await producer.publish([Record("any", b"k", b"v")], timeout=0.3)
+
+
+async def test_a_consumer_waits_for_kafka_and_stops_at_once() -> None:
+    async def handle(record: Record) -> Sequence[Record]:
+        raise AssertionError("there is nothing to consume")
+
+    consumer = asyncio.create_task(
+        run_consumer(bootstrap="127.0.0.1:1", group="g", topic="t", handler=handle)
+    )
+    await asyncio.sleep(0.5)
+    assert not consumer.done()
+    consumer.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+
+
+@pytest.fixture
+async def topic(kafka_bootstrap: str) -> str:
+    """A topic of 4 partitions, with dead letters, for one test."""
+    name = f"test.{uuid.uuid4().hex[:8]}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    await admin.create_topics(
+        [
+            NewTopic(name=name, num_partitions=4, replication_factor=1),
+            NewTopic(name=name + ".dlq", num_partitions=1, replication_factor=1),
+        ]
+    )
+    await admin.close()
+    return name
+
+
+@pytest.fixture
+async def producer(kafka_bootstrap: str) -> AsyncIterator[Producer]:
+    async with Producer(kafka_bootstrap) as producer:
+        yield producer
+
+
+@contextlib.asynccontextmanager
+async def consuming(
+    bootstrap: str, topic: str, handler: Handler, group: str = "group", **options: Any
+) -> AsyncIterator[None]:
+    consumer = asyncio.create_task(
+        run_consumer(bootstrap=bootstrap, group=group, topic=topic, handler=handler, **options)
+    )
+    try:
+        yield
+    finally:
+        consumer.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await consumer
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # any condition, not an event
+            await asyncio.sleep(0.02)
+
+
+def records(topic: str, keys: int, each: int) -> list[Record]:
+    return [
+        Record(topic, str(key).encode(), f"{key}-{number}".encode(), {"event-id": b"x"})
+        for number in range(each)
+        for key in range(keys)
+    ]
+
+
+async def test_records_arrive_once_in_order_per_key_and_are_not_handled_again(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    seen: list[Record] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        seen.append(record)
+        return ()
+
+    sent = records(topic, keys=20, each=10)
+    await producer.publish(sent, timeout=10)
+    async with consuming(kafka_bootstrap, topic, handle):
+        await until(lambda: len(seen) == 200)
+        for key in {record.key for record in sent}:
+            assert [r for r in seen if r.key == key] == [r for r in sent if r.key == key]
+        await asyncio.sleep(0.3)  # for the commit, so that the next member begins after it
+    async with consuming(kafka_bootstrap, topic, handle):
+        await producer.publish([Record(topic, b"last", b"last")], timeout=10)
+        await until(lambda: seen[-1].value == b"last")
+    assert len(seen) == 201
+
+
+async def test_a_passing_trouble_holds_its_partition_only(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    healed = asyncio.Event()
+    seen: list[bytes] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        if record.value == b"0-0" and not healed.is_set():
+            raise Unavailable("The database is away.")
+        seen.append(record.value)
+        return ()
+
+    await producer.publish(records(topic, keys=20, each=2), timeout=10)
+    async with consuming(kafka_bootstrap, topic, handle):
+        await until(lambda: len(seen) >= 20)
+        assert b"0-0" not in seen
+        assert b"0-1" not in seen, "it overtook the one before it"
+        healed.set()
+        await until(lambda: len(seen) == 40)
+        assert seen.index(b"0-0") < seen.index(b"0-1")
+
+
+async def test_a_handler_that_hangs_is_called_again(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    calls: list[bytes] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        calls.append(record.value)
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+        return ()
+
+    await producer.publish([Record(topic, b"k", b"v")], timeout=10)
+    async with consuming(kafka_bootstrap, topic, handle, handler_timeout=0.3):
+        await until(lambda: calls == [b"v", b"v"])
+
+
+async def test_what_a_handler_returns_is_published(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    answers: list[Record] = []
+
+    async def ask(record: Record) -> Sequence[Record]:
+        return (
+            [Record(topic, record.key, b"answer", {"event-id": b"1"})]
+            if record.value == b"question"
+            else ()
+        )
+
+    async def listen(record: Record) -> Sequence[Record]:
+        if record.value == b"answer":
+            answers.append(record)
+        return ()
+
+    async with (
+        consuming(kafka_bootstrap, topic, ask, "ask"),
+        consuming(kafka_bootstrap, topic, listen, "listen"),
+    ):
+        await producer.publish([Record(topic, b"k", b"question")], timeout=10)
+        await until(lambda: len(answers) == 1)
+    assert answers[0].headers == {"event-id": b"1"}
+
+
+async def test_a_poison_record_goes_to_the_dead_letters_and_replays(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    seen: list[Record] = []
+    tries: list[bytes] = []
+    mended = False
+
+    async def handle(record: Record) -> Sequence[Record]:
+        tries.append(record.value)
+        if record.value == b"0-0" and not mended:
+            raise ValueError("private words")
+        seen.append(record)
+        return ()
+
+    sent = records(topic, keys=3, each=2)
+    await producer.publish(sent, timeout=10)
+    async with consuming(kafka_bootstrap, topic, handle):
+        await until(lambda: len(seen) == 5)
+        assert tries.count(b"0-0") == 3
+
+        [line] = await dead_letters.describe(topic + ".dlq", kafka_bootstrap)
+        assert line.startswith("0/0 waiting key=0 ")
+        assert f"topic={topic}" in line
+        assert "group=group" in line
+        assert "error=ValueError" in line
+        assert "private" not in line
+
+        mended = True
+        assert await dead_letters.replay(topic + ".dlq", kafka_bootstrap) == 1
+        await until(lambda: len(seen) == 6)
+        assert seen[-1] == sent[0]
+        assert await dead_letters.replay(topic + ".dlq", kafka_bootstrap) == 0
+        [line] = await dead_letters.describe(topic + ".dlq", kafka_bootstrap)
+        assert line.startswith("0/0 replayed ")
+
+
+async def test_members_come_and_go_and_nothing_is_lost(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    seen: list[bytes] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        await asyncio.sleep(0.002)
+        seen.append(record.value)
+        return ()
+
+    sent = records(topic, keys=40, each=10)
+    async with consuming(kafka_bootstrap, topic, handle):
+        await producer.publish(sent[:200], timeout=10)
+        async with consuming(kafka_bootstrap, topic, handle):
+            await producer.publish(sent[200:], timeout=10)
+            await until(lambda: len(set(seen)) > 250)
+        await until(lambda: len(set(seen)) == 400)
+    for key in range(40):
+        firsts = list(dict.fromkeys(value for value in seen if value.startswith(b"%d-" % key)))
+        assert firsts == [b"%d-%d" % (key, number) for number in range(10)]
+
+
+def test_the_command_says_so_when_kafka_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        dead_letters.app(["list", "any.dlq", "--bootstrap", "127.0.0.1:1"])
+    assert ended.value.code == 1
+    assert "Kafka at 127.0.0.1:1 did not answer" in capsys.readouterr().err
