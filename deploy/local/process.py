@@ -227,22 +227,7 @@ class Process:
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Waits until the process serves; seconds, default `start_timeout`. Raises StackError."""
-        timeout = self.start_timeout if timeout is None else timeout
-        deadline = time.monotonic() + timeout
-        while True:
-            if self._stopping.is_set():
-                raise StackError(f"{self.name} was stopped while it started.")
-            if not self.running:
-                raise StackError(f"{self.name} died while starting: {self.how_it_ended()}")
-            with contextlib.suppress(OSError):
-                if self.probe():
-                    return
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"{self.name} does not serve after {timeout:.0f} s; its log is"
-                    f" {self.log_path}{tail_of(self.log_path, self._log_start)}"
-                )
-            time.sleep(0.05)
+        wait_until_ready([self], timeout)
 
     @property
     def ending(self) -> str:
@@ -254,7 +239,11 @@ class Process:
 
     def how_it_ended(self) -> str:
         """`ending`, the path of the log and its last lines."""
-        return f"{self.ending}; its log is {self.log_path}{tail_of(self.log_path, self._log_start)}"
+        return f"{self.ending}; its log is {self.log_path}{self.log_tail()}"
+
+    def log_tail(self) -> str:
+        """The last lines of the log of this run, as the end of a sentence."""
+        return tail_of(self.log_path, self._log_start)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal (SIGSTOP and SIGCONT to make it hang). Nothing if it does not run."""
@@ -321,6 +310,34 @@ class Process:
         """stop(), then start() with the same arguments."""
         self.stop()
         self.start(extra_env=extra_env, module=module)
+
+
+def wait_until_ready(processes: Sequence[Process], timeout: float | None = None) -> None:
+    """Waits until all of them serve; seconds, default the start_timeout of each.
+
+    Raises StackError at once when one of them dies, however long the others still need.
+    """
+    began = time.monotonic()
+    waiting = list(processes)
+    while True:
+        for process in list(waiting):
+            if process._stopping.is_set():
+                raise StackError(f"{process.name} was stopped while it started.")
+            if not process.running:
+                raise StackError(f"{process.name} died while starting: {process.how_it_ended()}")
+            with contextlib.suppress(OSError):
+                if process.probe():
+                    waiting.remove(process)
+                    continue
+            limit = process.start_timeout if timeout is None else timeout
+            if time.monotonic() - began > limit:
+                raise StackError(
+                    f"{process.name} does not serve after {limit:.0f} s; its log is"
+                    f" {process.log_path}{process.log_tail()}"
+                )
+        if not waiting:
+            return
+        time.sleep(0.05)
 
 
 def in_parallel(tasks: Sequence[Callable[[], object]], stopping: threading.Event) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 from deploy.local import programs
 from deploy.local.credentials import DATABASES, Credentials
 from deploy.local.ports import HOST, Ports, free_ports
-from deploy.local.process import Process, in_parallel, run_to_end
+from deploy.local.process import Process, in_parallel, run_to_end, wait_until_ready
 from deploy.local.programs import MIGRATED, PREFIXES, PYTHON, Program
 from deploy.local.servers import REPOSITORY, Kafka, MariaDb, Redis
 
@@ -193,7 +193,12 @@ class Stack:
     def start_services(self, only: Iterable[str] | None = None) -> None:
         """Starts the programs (by module name; default all five) and waits until all serve."""
         names = list(PREFIXES) if only is None else list(only)
-        in_parallel([self.process(name).start for name in names], self._stopping)
+        chosen = [self.process(name) for name in names]
+        for process in chosen:
+            process.start(wait=False)
+        # The gateway is ready when the services are: last, so that one that fails is named, and
+        # not the gateway that waits for it.
+        wait_until_ready(chosen)
 
     def add_replica(self, program: str, extra_env: Mapping[str, str] | None = None) -> Program:
         """One more of a program beside the first, on free ports; not started yet.

@@ -7,10 +7,11 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import IO
+from typing import IO, NoReturn
 
 from rich.console import Console
 
@@ -44,8 +45,8 @@ class _AskedToStop(BaseException):
 def run(environ: Mapping[str, str]) -> int:
     """Starts everything, says where it serves, and watches until it is told to stop.
 
-    Returns the exit code. Raises StackError when something cannot be started or kept running;
-    nothing is left behind then.
+    Returns the exit code: 2 when something cannot be started or kept running, which is told on
+    standard error. Raises StackError when nothing was started at all. Leaves nothing behind.
     """
     console = Console(highlight=False, soft_wrap=True)
     seed = _seed_size(environ.get("SEED", "full"))
@@ -54,19 +55,22 @@ def run(environ: Mapping[str, str]) -> int:
         ports.require_free()
         _require_disk()
         stack = Stack(LOCAL, ports, buffer_pool="1G", inherit_settings=True)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Whoever started us with nohup wants SIGHUP ignored.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _ask_to_stop)
         try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                # Whoever started us with nohup wants SIGHUP ignored.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, _ask_to_stop)
             _start(stack, seed, console)
             console.print(curl_journey(stack.gateway_url), markup=False)
             Watcher(stack, console).watch()
         except _AskedToStop:
-            pass
+            return 0
+        except StackError as error:
+            # Before the stopping, which takes a moment and would bury it.
+            print(f"frontrow: {error}", file=sys.stderr, flush=True)
+            return 2
         finally:
             _stop(stack, console)
-    return 0
 
 
 def _start(stack: Stack, seed: SeedSize, console: Console) -> None:
@@ -141,7 +145,7 @@ class Watcher:
         self._restart_at: dict[str, float] = {}
         self._coming_back: set[str] = set()
 
-    def watch(self) -> None:
+    def watch(self) -> NoReturn:
         """Never returns. Raises StackError when a process died too often."""
         while True:
             for process in self._stack.processes():
