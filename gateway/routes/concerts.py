@@ -128,7 +128,7 @@ class ConcertRoutes:
 
     async def _admit(self, request: Request) -> None:
         place = self._verifier.place(request)
-        self._rate_limit.check(str(place.number))
+        self._rate_limit.check(place.number)
         await self._admissions.check(place)
 
     async def _load_page(self, page_size: int, page_token: str) -> bytes:

@@ -98,14 +98,14 @@ class QueueRoutes:
     async def order(self, request: Request) -> Response:
         """Where the token's place stands: 1 = next in line, 0 = admitted."""
         place = self._verifier.place(request)
-        self._rate_limit.check(str(place.number))
+        self._rate_limit.check(place.number)
         return _order_reply(await self._admissions.position(place), 200)
 
     async def leave(self, request: Request) -> Response:
         """Gives up the place or the admission; the next in line is admitted. Leaving again
         changes nothing."""
         place = self._verifier.place(request)
-        self._rate_limit.check(str(place.number))
+        self._rate_limit.check(place.number)
         self._admissions.forget(place)
         await call(
             self._clients.queue.LeaveQueue,

@@ -204,7 +204,7 @@ class ReservationRoutes:
 
     def _genuine_place(self, request: Request) -> queue_pb2.Place:
         place = self._verifier.place(request)
-        self._rate_limit.check(str(place.number))
+        self._rate_limit.check(place.number)
         return place
 
     async def _outcome(self, reservation_id: int, user_id: int, expired: TokenExpired) -> Response:
