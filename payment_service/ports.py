@@ -66,6 +66,14 @@ class Payments(Protocol):
         again for `lease_seconds`."""
         ...
 
+    async def forget_keys(self, older_than_hours: float) -> None:
+        """Deletes idempotency keys of that age, at most 1,000 at a time."""
+        ...
+
+    async def count_unsent(self) -> int:
+        """How many events are waiting for Kafka."""
+        ...
+
 
 class Reservations(Protocol):
     """The reservations, as far as a payment needs them."""

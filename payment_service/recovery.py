@@ -5,7 +5,7 @@ import asyncio
 from prometheus_client import Gauge
 
 from payment_service.domain import Payment
-from payment_service.repository import PaymentRepository
+from payment_service.ports import Payments
 from payment_service.saga import Saga
 from servicekit import call_context, logs
 from servicekit.kafka import is_transient
@@ -26,7 +26,7 @@ class Recovery:
 
     def __init__(
         self,
-        payments: PaymentRepository,
+        payments: Payments,
         saga: Saga,
         *,
         interval: float,

@@ -191,7 +191,6 @@ class PaymentRepository:
         return await self._database.run(claim)
 
     async def forget_keys(self, older_than_hours: float) -> None:
-        """Deletes idempotency keys of that age, at most 1,000 at a time."""
         async with self._database.transaction() as transaction:
             await transaction.execute(
                 """DELETE FROM idempotency_key
@@ -200,7 +199,6 @@ class PaymentRepository:
             )
 
     async def count_unsent(self) -> int:
-        """How many events are waiting for Kafka."""
         async with self._database.reading() as reading:
             row = await reading.fetch_one("SELECT COUNT(*) FROM outbox")
         return int(row[0]) if row else 0

@@ -1,0 +1,273 @@
+"""The outside of payment_service, in memory."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from payment_service.domain import (
+    FINAL_FAILURES,
+    Attempt,
+    Charge,
+    ChargeStatus,
+    Event,
+    IdempotencyKeyReused,
+    InProgress,
+    Outcome,
+    Payment,
+    PaymentDeclined,
+    PaymentInProgress,
+    PayOrder,
+    ReservationExpired,
+    ReservationNotFound,
+    Status,
+)
+from payment_service.domain import (
+    NotYours as ReservationOfAnother,
+)
+from servicekit.errors import Unavailable
+
+
+class MemoryPayments:
+    """ports.Payments with the semantics of the real store; `events` are the outbox."""
+
+    def __init__(self) -> None:
+        self.payments: dict[int, Payment] = {}
+        self.events: list[Event] = []
+        self._event_times: dict[str, float] = {}
+        self._driven_until: dict[int, float] = {}
+        self._keys: dict[tuple[int, str], tuple[int, int, float]] = {}
+
+    async def create_payment(
+        self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
+    ) -> Attempt:
+        key = (order.user_id, order.idempotency_key)
+        known: Payment | None = None
+        if order.idempotency_key and key in self._keys:
+            reservation_id, payment_id, in_flight_until = self._keys[key]
+            if reservation_id != order.reservation_id:
+                raise IdempotencyKeyReused("This idempotency key was used before.")
+            known = self.payments[payment_id]
+            if not known.finished and in_flight_until > time.monotonic():
+                raise InProgress("A request with this idempotency key is under way.")
+            if known.status is Status.FAILED and known.failure_code not in FINAL_FAILURES:
+                known = None
+        attempt = Attempt(known, False) if known else self._create_or_find(order, lease_seconds)
+        if order.idempotency_key and not (known and known.finished):
+            until = time.monotonic() + answer_seconds
+            self._keys[key] = (order.reservation_id, attempt.payment.id, until)
+        return attempt
+
+    def _create_or_find(self, order: PayOrder, lease_seconds: float) -> Attempt:
+        mine = self._of(order.reservation_id, order.user_id)
+        latest = mine[-1] if mine else None
+        if latest and (
+            latest.status is not Status.FAILED or (latest.declined and not latest.outcome_told)
+        ):
+            return Attempt(latest, created=False)
+        reached = latest and latest.failure_code in (PaymentDeclined.code, Unavailable.code)
+        payment = Payment(
+            id=len(self.payments) + 1,
+            reservation_id=order.reservation_id,
+            user_id=order.user_id,
+            status=Status.INITIATED,
+            amount=None,
+            failure_code="",
+            outcome_told=False,
+            admission=order.admission,
+            failed_payment_id=0
+            if latest is None
+            else latest.id
+            if reached
+            else latest.failed_payment_id,
+            attempts=0,
+            created_at=datetime.now(UTC),
+        )
+        self.payments[payment.id] = payment
+        self._driven_until[payment.id] = time.monotonic() + lease_seconds
+        return Attempt(payment, created=True)
+
+    def _of(self, reservation_id: int, user_id: int) -> list[Payment]:
+        return [
+            payment
+            for payment in self.payments.values()
+            if (payment.reservation_id, payment.user_id) == (reservation_id, user_id)
+        ]
+
+    async def release_key(self, order: PayOrder) -> None:
+        key = (order.user_id, order.idempotency_key)
+        if key in self._keys:
+            self._keys[key] = (*self._keys[key][:2], 0.0)
+
+    async def get_payment(self, payment_id: int) -> Payment | None:
+        return self.payments.get(payment_id)
+
+    async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
+        mine = [
+            payment
+            for payment in self._of(reservation_id, user_id)
+            if payment.status is not Status.FAILED or payment.declined
+        ]
+        return mine[-1] if mine else None
+
+    async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
+        return any(
+            payment.reservation_id == reservation_id
+            and payment.user_id != user_id
+            and payment.amount is not None
+            for payment in self.payments.values()
+        )
+
+    async def record_outcome(
+        self, payment_id: int, outcome: Outcome, event: Event | None
+    ) -> Payment:
+        payment = self.payments[payment_id]
+        if not payment.finished:
+            self.payments[payment_id] = payment = replace(
+                payment,
+                status=outcome.status,
+                amount=outcome.amount,
+                failure_code=outcome.failure_code,
+            )
+            self._put(event)
+        return payment
+
+    async def record_refund(self, payment_id: int, event: Event) -> None:
+        payment = self.payments[payment_id]
+        if payment.status is Status.SUCCEEDED:
+            self.payments[payment_id] = replace(payment, status=Status.REFUNDED)
+            self._put(event)
+
+    def _put(self, event: Event | None) -> None:
+        if event is not None:
+            self.events.append(event)
+            self._event_times[event.event_id] = time.monotonic()
+
+    async def mark_told(self, payment_id: int) -> None:
+        self.payments[payment_id] = replace(self.payments[payment_id], outcome_told=True)
+
+    async def park(self, payment_id: int, seconds: float) -> None:
+        self._driven_until[payment_id] = time.monotonic() + seconds
+
+    async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
+        return self._claim(
+            [payment for payment in self.payments.values() if not payment.finished],
+            lease_seconds,
+            limit,
+        )
+
+    async def claim_unannounced(
+        self, *, older_than: float, lease_seconds: float, limit: int
+    ) -> Sequence[Payment]:
+        old = time.monotonic() - older_than
+        waiting = {e.payment_id for e in self.events if self._event_times[e.event_id] <= old}
+        return self._claim(
+            [self.payments[i] for i in waiting if self.payments[i].status is Status.SUCCEEDED],
+            lease_seconds,
+            limit,
+        )
+
+    async def count_unsent(self) -> int:
+        return len(self.events)
+
+    async def forget_keys(self, older_than_hours: float) -> None:
+        if older_than_hours <= 0:
+            self._keys.clear()
+
+    def _claim(
+        self, payments: Sequence[Payment], lease_seconds: float, limit: int
+    ) -> Sequence[Payment]:
+        now = time.monotonic()
+        claimed = [p for p in payments if self._driven_until[p.id] <= now][:limit]
+        for payment in claimed:
+            self.payments[payment.id] = replace(payment, attempts=payment.attempts + 1)
+            self._driven_until[payment.id] = now + lease_seconds
+        return claimed
+
+
+class FakeReservations:
+    """Holds by reservation id, and who is paying them. Nothing lapses but by `lapse`."""
+
+    def __init__(self, price: str = "150000.00") -> None:
+        self.price = Decimal(price)
+        self.owners: dict[int, int] = {}
+        self.paying: dict[int, int] = {}
+        self.gone: set[int] = set()
+        self.calls: list[int] = []
+        # Raised by the next calls, one each.
+        self.troubles: list[Exception] = []
+
+    def hold(self, reservation_id: int, user_id: int) -> None:
+        self.owners[reservation_id] = user_id
+
+    def lapse(self, reservation_id: int) -> None:
+        self.gone.add(reservation_id)
+
+    async def begin_payment(self, payment: Payment) -> Decimal:
+        await asyncio.sleep(0)
+        self.calls.append(payment.id)
+        if self.troubles:
+            raise self.troubles.pop(0)
+        owner = self.owners.get(payment.reservation_id)
+        if owner is None:
+            raise ReservationNotFound("There is no such reservation.")
+        if owner != payment.user_id:
+            raise ReservationOfAnother("The reservation belongs to somebody else.")
+        if payment.reservation_id in self.gone:
+            raise ReservationExpired("The hold ran out.")
+        paying = self.paying.get(payment.reservation_id, 0)
+        if paying not in (0, payment.id, payment.failed_payment_id):
+            raise PaymentInProgress("Another payment is under way.")
+        self.paying[payment.reservation_id] = payment.id
+        return self.price
+
+
+class FakeProvider:
+    """A provider with a book. `answer` is what it decides; `troubles` are raised by the next
+    calls, one each: before anything is charged, or after it if in `late_troubles`."""
+
+    def __init__(self) -> None:
+        self.answer = ChargeStatus.APPROVED
+        self.book: dict[int, Charge] = {}
+        self.refunds: list[int] = []
+        self.troubles: list[Exception] = []
+        self.late_troubles: list[Exception] = []
+
+    @property
+    def charged(self) -> list[int]:
+        """Payments whose money is with us."""
+        return [i for i, charge in self.book.items() if charge.status is ChargeStatus.APPROVED]
+
+    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+        await asyncio.sleep(0)
+        if self.troubles:
+            raise self.troubles.pop(0)
+        charge = self.book.setdefault(payment_id, Charge(self.answer, amount, _reason(self.answer)))
+        if self.late_troubles:
+            raise self.late_troubles.pop(0)
+        if charge.status is ChargeStatus.REFUNDED:
+            return Charge(ChargeStatus.DECLINED, amount, "BARRED")
+        return charge
+
+    async def get_charge(self, payment_id: int) -> Charge:
+        if self.troubles:
+            raise self.troubles.pop(0)
+        return self.book.get(payment_id, Charge(ChargeStatus.UNKNOWN))
+
+    async def refund(self, payment_id: int) -> None:
+        if self.troubles:
+            raise self.troubles.pop(0)
+        known = self.book.get(payment_id)
+        if known is not None and known.status is ChargeStatus.APPROVED:
+            self.refunds.append(payment_id)
+        self.book[payment_id] = Charge(ChargeStatus.REFUNDED, known.amount if known else None)
+
+    def settle(self, payment_id: int, status: ChargeStatus) -> None:
+        """A pending charge comes to its end."""
+        self.book[payment_id] = Charge(status, self.book[payment_id].amount, _reason(status))
+
+
+def _reason(status: ChargeStatus) -> str:
+    return "CARD_DECLINED" if status is ChargeStatus.DECLINED else ""

@@ -1,0 +1,75 @@
+"""The service with nothing real around it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from payment_service.domain import Payment
+from payment_service.ports import PaymentProvider, Payments
+from payment_service.recovery import Recovery
+from payment_service.saga import Saga
+from payment_service.service import PaymentService
+from protos.payment.v1 import events_pb2
+from tests.fakes.payments import FakeProvider, FakeReservations, MemoryPayments
+
+LEASE = 5.0
+
+
+@dataclass
+class Shop:
+    """One payment_service; `again` is what a restart, or a replica, is."""
+
+    payments: Payments = field(default_factory=MemoryPayments)
+    reservations: FakeReservations = field(default_factory=FakeReservations)
+    provider: FakeProvider = field(default_factory=FakeProvider)
+    guard: PaymentProvider | None = None
+    lease_seconds: float = LEASE
+    wait_seconds: float = 3.0
+
+    def __post_init__(self) -> None:
+        saga = Saga(
+            self.payments, self.reservations, self.guard or self.provider, renewal_seconds=600
+        )
+        self.service = PaymentService(
+            self.payments,
+            self.guard or self.provider,
+            saga,
+            lease_seconds=self.lease_seconds,
+            wait_seconds=self.wait_seconds,
+        )
+        self.recovery = Recovery(
+            self.payments, saga, interval=0.05, lease_seconds=self.lease_seconds
+        )
+
+    def again(self) -> "Shop":
+        return Shop(self.payments, self.reservations, self.provider, self.guard)
+
+    @property
+    def events(self) -> list[events_pb2.PaymentEvent]:
+        assert isinstance(self.payments, MemoryPayments)
+        return [events_pb2.PaymentEvent.FromString(e.payload) for e in self.payments.events]
+
+    @property
+    def event_kinds(self) -> list[str | None]:
+        return [event.WhichOneof("event") for event in self.events]
+
+    async def recover(self) -> None:
+        """Looks until nothing is left that may be taken up now or soon."""
+        async with asyncio.timeout(10):
+            while any(not p.finished for p in self._all()):
+                await self.recovery.recover()
+                await asyncio.sleep(0.02)
+
+    def _all(self) -> list[Payment]:
+        assert isinstance(self.payments, MemoryPayments)
+        return list(self.payments.payments.values())
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    shop = Shop()
+    shop.reservations.hold(9, user_id=42)
+    yield shop
+    await shop.service.drain(5)

@@ -1,0 +1,185 @@
+"""A driver lost at each step, and what recovery makes of it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from payment_service import recovery as recovery_module
+from payment_service.domain import (
+    Charge,
+    ChargeStatus,
+    Outcome,
+    PaymentDeclined,
+    PayOrder,
+    ProviderUnavailable,
+    ReservationExpired,
+    Status,
+)
+from servicekit.errors import Unavailable
+from tests.fakes.payments import MemoryPayments
+from tests.payment_service.conftest import Shop
+
+ORDER = PayOrder(reservation_id=9, user_id=42)
+
+
+class Lost(BaseException):
+    """The process is killed: no handler of ours may run."""
+
+
+def lose(owner: Any, step: str, *, after: bool) -> None:
+    """Loses the driver before or after one of its steps."""
+    method: Callable[..., Awaitable[Any]] = getattr(owner, step)
+
+    async def lost(*arguments: Any, **named: Any) -> Any:
+        setattr(owner, step, method)
+        if after:
+            await method(*arguments, **named)
+        raise Lost
+
+    setattr(owner, step, lost)
+
+
+STEPS = [
+    ("reservations", "begin_payment"),
+    ("provider", "charge"),
+    ("payments", "record_outcome"),
+]
+
+
+async def crash(shop: Shop, owner: str, step: str, *, after: bool) -> None:
+    """Pays, and loses the driver at that step; its lease is over at once."""
+    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    lose(getattr(shop, owner), step, after=after)
+    with pytest.raises(Lost):
+        await shop.service._saga.drive(attempt.payment)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("owner", "step"), STEPS)
+@pytest.mark.parametrize("decision", [ChargeStatus.APPROVED, ChargeStatus.DECLINED])
+async def test_a_lost_driver_is_made_up_for(
+    shop: Shop, owner: str, step: str, after: bool, decision: ChargeStatus
+) -> None:
+    shop.provider.answer = decision
+    await crash(shop, owner, step, after=after)
+    again = shop.again()
+    await again.recover()
+    assert len(shop.provider.book) == 1
+    if decision is ChargeStatus.APPROVED:
+        assert (await again.service.pay(ORDER)).status is Status.SUCCEEDED
+        assert shop.event_kinds == ["succeeded"]
+        assert shop.provider.charged == [1]
+    else:
+        with pytest.raises(PaymentDeclined):
+            await again.service.pay(ORDER)
+        assert shop.event_kinds == ["failed"]
+        assert shop.provider.charged == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("owner", "step"), STEPS)
+async def test_a_lost_driver_whose_hold_lapsed_never_charges_for_nothing(
+    shop: Shop, owner: str, step: str, after: bool
+) -> None:
+    await crash(shop, owner, step, after=after)
+    shop.reservations.lapse(9)
+    again = shop.again()
+    await again.recover()
+    assert isinstance(shop.payments, MemoryPayments)
+    payment = shop.payments.payments[1]
+    if shop.provider.charged:
+        # The money was taken: the reservations take the seat again, or have it refunded.
+        assert payment.status is Status.SUCCEEDED
+        assert shop.event_kinds == ["succeeded"]
+    else:
+        assert payment.status is Status.FAILED
+        assert shop.events == []
+        with pytest.raises(ReservationExpired):
+            await again.service.pay(ORDER)
+        assert shop.provider.charged == []
+
+
+async def test_a_charge_that_arrives_after_recovery_gave_up_is_barred(shop: Shop) -> None:
+    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    shop.reservations.lapse(9)
+    await shop.recover()
+    charge = await shop.provider.charge(attempt.payment.id, 42, shop.reservations.price)
+    assert charge.status is ChargeStatus.DECLINED
+    assert shop.provider.charged == []
+
+
+async def test_two_recoveries_and_a_slow_driver_end_a_payment_once(shop: Shop) -> None:
+    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    await asyncio.gather(
+        shop.service._saga.drive(attempt.payment),
+        shop.recovery.recover(),
+        shop.again().recovery.recover(),
+    )
+    assert shop.event_kinds == ["succeeded"]
+    assert shop.provider.charged == [1]
+
+
+async def test_a_pending_charge_keeps_its_hold_and_settles(shop: Shop) -> None:
+    shop.provider.answer = ChargeStatus.PENDING
+    payment = await shop.service.pay(ORDER)
+    assert payment.status is Status.INITIATED
+    await asyncio.sleep(0.55)
+    await shop.recovery.recover()
+    assert shop.reservations.calls == [1, 1], "the hold was not renewed"
+    shop.provider.settle(1, ChargeStatus.APPROVED)
+    await shop.recover()
+    assert shop.event_kinds == ["succeeded"]
+
+
+async def test_an_old_payment_renews_no_hold_until_it_is_known_to_be_charged(shop: Shop) -> None:
+    shop.provider.answer = ChargeStatus.PENDING
+    payment = await shop.service.pay(ORDER)
+    old = replace(payment, created_at=payment.created_at - timedelta(hours=1))
+    await shop.service._saga.resume(old)
+    shop.provider.troubles = [ProviderUnavailable("away")]
+    await shop.service._saga.resume(old)
+    assert shop.reservations.calls == [1]
+    shop.provider.settle(1, ChargeStatus.APPROVED)
+    assert (await shop.service._saga.resume(old)).status is Status.SUCCEEDED
+    assert shop.reservations.calls == [1, 1]
+
+
+async def test_reservations_away_wait_for_recovery(shop: Shop) -> None:
+    await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    shop.reservations.troubles = [Unavailable("away")]
+    await shop.recovery.recover()
+    assert shop.provider.book == {}
+    await shop.recover()
+    assert shop.event_kinds == ["succeeded"]
+
+
+async def test_one_payment_that_fails_keeps_no_other_back(shop: Shop) -> None:
+    shop.reservations.hold(10, user_id=42)
+    await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    await shop.payments.create_payment(PayOrder(10, 42), lease_seconds=0, answer_seconds=0)
+    shop.reservations.troubles = [ValueError("a defect")]
+    await shop.recovery.recover()
+    assert shop.provider.charged == [2]
+
+
+async def test_a_success_that_kafka_does_not_take_keeps_its_hold(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.05)
+    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    await shop.service._saga.drive(attempt.payment)
+    await asyncio.sleep(0.06)
+    for _ in range(3):
+        await shop.recovery.recover()
+    assert shop.reservations.calls == [1, 1], "renewed once in a while, not at every look"
+
+
+async def test_an_ended_payment_stays_as_it_is(shop: Shop) -> None:
+    payment = await shop.service.pay(ORDER)
+    now = await shop.payments.record_outcome(payment.id, Outcome(Status.FAILED), None)
+    assert now == payment
+    assert shop.provider.book[payment.id] == Charge(ChargeStatus.APPROVED, payment.amount)
