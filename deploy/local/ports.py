@@ -21,6 +21,7 @@ class Ports:
     """One port for each listener. The defaults are those of `make run`."""
 
     gateway: int = 8080
+    gateway_metrics: int = 9200
     queue: int = 9101
     queue_metrics: int = 9201
     concert: int = 9102

@@ -208,9 +208,10 @@ class Stack:
         number = 1 + sum(1 for other in self.programs if other.program == program)
         prefix = PREFIXES[program]
         listen, metrics = free_ports(2)
-        env = {f"{prefix}_LISTEN": f"{HOST}:{listen}"}
-        if program != "gateway":
-            env[f"{prefix}_METRICS_LISTEN"] = f"{HOST}:{metrics}"
+        env = {
+            f"{prefix}_LISTEN": f"{HOST}:{listen}",
+            f"{prefix}_METRICS_LISTEN": f"{HOST}:{metrics}",
+        }
         replica = self._program(program, f"{program}_{number}", {**env, **(extra_env or {})})
         self.programs.append(replica)
         return replica
