@@ -5,8 +5,10 @@ callers share the fate of their batch. See docs/adr/0003-natural-batching.md.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from servicekit.errors import TimedOut, Unavailable
@@ -18,12 +20,21 @@ Result = TypeVar("Result")
 MAX_BATCH = 256
 
 
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    answer: asyncio.Future[Result]
+    starts_before: float
+    context: contextvars.Context
+
+
 class Batcher(Generic[Item, Result]):
     """Turns calls for one item into calls for many.
 
     `send` gets at most 256 items and returns a result for each, in order; at most
     `max_in_flight` sends run at once. A caller waits at most `budget` seconds for its batch to
     start and as long again for its answer. More than `max_waiting` callers: Unavailable.
+    A batch runs in the context of its first caller, and so with that caller's request id.
     """
 
     def __init__(
@@ -38,7 +49,7 @@ class Batcher(Generic[Item, Result]):
         self._budget = budget
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
-        self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
@@ -51,7 +62,9 @@ class Batcher(Generic[Item, Result]):
             raise Unavailable("Too many requests are waiting for an answer.")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, answer, loop.time() + self._budget))
+        self._waiting.append(
+            _Waiting(item, answer, loop.time() + self._budget, contextvars.copy_context())
+        )
         self._start_batches()
         return await answer
 
@@ -60,7 +73,7 @@ class Batcher(Generic[Item, Result]):
             batch = self._take_batch()
             if not batch:
                 return
-            task = asyncio.create_task(self._run(batch))
+            task = asyncio.create_task(self._run(batch), context=batch[0].context)
             self._in_flight.add(task)
             task.add_done_callback(self._batch_done)
 
@@ -68,33 +81,33 @@ class Batcher(Generic[Item, Result]):
         self._in_flight.discard(task)
         self._start_batches()
 
-    def _take_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _take_batch(self) -> "list[_Waiting[Item, Result]]":
         now = asyncio.get_running_loop().time()
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < MAX_BATCH:
-            item, answer, deadline = self._waiting.popleft()
-            if answer.done():  # the caller has gone away
+            waiting = self._waiting.popleft()
+            if waiting.answer.done():  # the caller has gone away
                 continue
-            if now > deadline:
-                answer.set_exception(TimedOut("The answer took too long."))
+            if now > waiting.starts_before:
+                waiting.answer.set_exception(TimedOut("The answer took too long."))
                 continue
-            batch.append((item, answer))
+            batch.append(waiting)
         return batch
 
-    async def _run(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _run(self, batch: "list[_Waiting[Item, Result]]") -> None:
         try:
-            results = await self._send([item for item, _ in batch])
+            results = await self._send([waiting.item for waiting in batch])
             if len(results) != len(batch):
                 raise RuntimeError("a batch came back with another number of results")
         except asyncio.CancelledError:
-            for _, answer in batch:
-                answer.cancel()
+            for waiting in batch:
+                waiting.answer.cancel()
             raise
         except Exception as error:
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(error)
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
             return
-        for (_, answer), result in zip(batch, results, strict=True):
-            if not answer.done():
-                answer.set_result(result)
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(result)
