@@ -54,6 +54,7 @@ def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASG
     app.add_exception_handler(ServiceError, _tell_service_error)
     app.add_exception_handler(HTTPException, _tell_http_exception)
     app.add_exception_handler(RequestValidationError, _tell_validation_error)
+    app.add_exception_handler(Exception, _tell_defect)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     hottest = ShortCut(
@@ -85,6 +86,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 async def _tell_service_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     return problem(error)
+
+
+async def _tell_defect(_: Request, __: Exception) -> Response:
+    """Starlette raises the exception on after this answer; `Edge` logs it."""
+    return problem(ServiceError(""))
 
 
 async def _tell_http_exception(request: Request, error: Exception) -> Response:
