@@ -102,20 +102,19 @@ def _supervise(settings: GatewaySettings) -> int:
         context.Process(target=serve, args=([listener],), name=f"gateway-{number}")
         for number in range(settings.workers)
     ]
+    stop_asked, ask_to_stop = context.Pipe(duplex=False)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: ask_to_stop.send(None))
     for worker in workers:
         worker.start()
-
-    def stop_workers(*_: object) -> None:
-        for worker in workers:
-            worker.terminate()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop_workers)
-    connection.wait([worker.sentinel for worker in workers])
-    stop_workers()
+    connection.wait([stop_asked, *(worker.sentinel for worker in workers)])
+    for worker in workers:
+        worker.terminate()
     for worker in workers:
         worker.join()
-    return 0 if all(worker.exitcode == 0 for worker in workers) else 1
+    # SIGTERM ends a worker that had not begun to serve.
+    stopped_well = {0, -signal.SIGTERM}
+    return 0 if all(worker.exitcode in stopped_well for worker in workers) else 1
 
 
 if __name__ == "__main__":

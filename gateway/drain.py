@@ -22,7 +22,9 @@ class Drain:
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that announces its end for `announce_seconds` before it stops listening.
 
-    A second signal, or Ctrl-C, stops it without the announcement.
+    A second signal, or Ctrl-C, stops it without the announcement, and Ctrl-C after that without
+    waiting for requests. No signal is raised again afterwards, as uvicorn does: a stop that was
+    asked for ends with status 0.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Drain, announce_seconds: float) -> None:
@@ -33,11 +35,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn on SIGTERM and SIGINT."""
-        if self._drain.begun or sig == signal.SIGINT:
-            super().handle_exit(sig, frame)
-            return
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        elif self._drain.begun or sig == signal.SIGINT:
+            self.should_exit = True
+        else:
+            self._listens_until = time.monotonic() + self._announce_seconds
         self._drain.begun = True
-        self._listens_until = time.monotonic() + self._announce_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn every 100 ms; True ends the server."""
