@@ -22,9 +22,11 @@ from gateway.tokens import TokenVerifier
 from protos.concert.v1 import concert_pb2
 from protos.reservation.v1 import reservation_pb2
 from servicekit.client import call
+from servicekit.rpc_errors import RemoteError
 
 _MAX_PAGE_SIZE = 100
 _MAX_PAGE_TOKEN_LENGTH = 256
+_BAD_PAGE_TOKEN = FieldError("pageToken", "is not one that this shop gave")
 # Pages of concerts and lists of dates are a few KB each, seat maps of 150 seats about 12 KB.
 _MAX_PAGES = 1_000
 _MAX_SCHEDULE_LISTS = 2_000
@@ -132,11 +134,16 @@ class ConcertRoutes:
         await self._admissions.check(place)
 
     async def _load_page(self, page_size: int, page_token: str) -> bytes:
-        reply = await call(
-            self._clients.concert.ListConcerts,
-            concert_pb2.ListConcertsRequest(page_size=page_size, page_token=page_token),
-            budget=self._budget,
-        )
+        try:
+            reply = await call(
+                self._clients.concert.ListConcerts,
+                concert_pb2.ListConcertsRequest(page_size=page_size, page_token=page_token),
+                budget=self._budget,
+            )
+        except RemoteError as error:
+            if error.code == "INVALID_REQUEST":  # the size was checked here
+                raise InvalidFields([_BAD_PAGE_TOKEN]) from None
+            raise
         body: dict[str, object] = {
             "concerts": [{"id": concert.id, "title": concert.title} for concert in reply.concerts]
         }
@@ -221,7 +228,7 @@ def _page(request: Request) -> tuple[int, str]:
     ):
         errors.append(FieldError("pageSize", f"must be 1 to {_MAX_PAGE_SIZE}"))
     if len(token) > _MAX_PAGE_TOKEN_LENGTH:
-        errors.append(FieldError("pageToken", "is not one that this shop gave"))
+        errors.append(_BAD_PAGE_TOKEN)
     if errors:
         raise InvalidFields(errors)
     return int(size), token
