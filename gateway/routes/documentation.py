@@ -15,7 +15,7 @@ GENUINE = ("INVALID_TOKEN", "TOKEN_EXPIRED", "TOO_MANY_REQUESTS")
 # Any route behind the door can end like this.
 ADMITTED = (*GENUINE, "STILL_WAITING")
 
-_RETRY_AFTER = {
+RETRY_AFTER = {
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 }
 _TOKEN_PARAMETER = {
@@ -80,7 +80,7 @@ def document(
             },
         }
         if any(TABLE[code].retry_after or code == "STILL_WAITING" for code in codes):
-            response["headers"] = _RETRY_AFTER
+            response["headers"] = RETRY_AFTER
         responses[status] = response
     extra: dict[str, Any] = {"parameters": [*parameters]}
     if token:

@@ -8,6 +8,7 @@ from gateway import schemas
 from gateway.clients import Clients
 from gateway.drain import Drain
 from gateway.replies import json_reply
+from gateway.routes.documentation import RETRY_AFTER
 
 
 class HealthRoutes:
@@ -33,7 +34,11 @@ class HealthRoutes:
             tags=["health"],
             response_model=schemas.Health,
             responses={
-                503: {"model": schemas.Health, "description": "Send requests elsewhere for now."}
+                503: {
+                    "model": schemas.Health,
+                    "description": "Send requests elsewhere for now.",
+                    "headers": RETRY_AFTER,
+                }
             },
         )
 

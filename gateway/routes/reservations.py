@@ -11,7 +11,14 @@ from gateway.errors import NotYours, ReservationExpired, TokenExpired
 from gateway.rate_limit import RateLimit
 from gateway.replies import instant, json_reply
 from gateway.requests import idempotency_key, path_id, read_body
-from gateway.routes.documentation import ADMITTED, BODY, GENUINE, document, path_parameter
+from gateway.routes.documentation import (
+    ADMITTED,
+    BODY,
+    GENUINE,
+    RETRY_AFTER,
+    document,
+    path_parameter,
+)
 from gateway.schemas import PayBody, ReserveBody
 from gateway.settings import GatewaySettings
 from gateway.tokens import TokenVerifier
@@ -94,6 +101,7 @@ class ReservationRoutes:
                     202: {
                         "model": schemas.Payment,
                         "description": "The outcome is not known yet (`PENDING`); ask again.",
+                        "headers": RETRY_AFTER,
                     }
                 },
             ),
@@ -238,15 +246,13 @@ def _hold(reservation: reservation_pb2.Reservation) -> dict[str, object]:
 
 
 def _payment_reply(payment: payment_pb2.Payment) -> Response:
-    if payment.status == payment_pb2.PAYMENT_STATUS_REFUNDED:
-        raise ReservationExpired("The hold ended before the payment; the money went back.")
-    succeeded = payment.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED
-    return json_reply(
-        {
-            "paymentId": payment.id,
-            "reservationId": payment.reservation_id,
-            "status": "SUCCEEDED" if succeeded else "PENDING",
-        },
-        200 if succeeded else 202,
-        None if succeeded else {"Retry-After": "1"},
-    )
+    body = {"paymentId": payment.id, "reservationId": payment.reservation_id}
+    match payment.status:
+        case payment_pb2.PAYMENT_STATUS_SUCCEEDED:
+            return json_reply(body | {"status": "SUCCEEDED"})
+        case payment_pb2.PAYMENT_STATUS_PENDING:
+            return json_reply(body | {"status": "PENDING"}, 202, {"Retry-After": "1"})
+        case payment_pb2.PAYMENT_STATUS_REFUNDED:
+            raise ReservationExpired("The hold ended before the payment; the money went back.")
+        case status:  # a decline comes as an error
+            raise RuntimeError(f"payment_service answered with status {status}")
