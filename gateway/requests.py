@@ -1,5 +1,6 @@
 """Reading a request: its body, its path ids, its headers. All that is bad is told at once."""
 
+import asyncio
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,6 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.errors import BodyTooLarge, FieldError, InvalidFields, UnsupportedMediaType
 
 MAX_BODY_BYTES = 16 * 1024
+# Whoever takes longer to send so little would keep a connection, and a drain, open for ever.
+_BODY_SECONDS = 10.0
 _MAX_ID = 2**63 - 1
 _MAX_KEY_LENGTH = 255
 
@@ -37,12 +40,13 @@ async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
         raise too_large
     content = b""
     try:
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_BODY_BYTES:
-                raise too_large
-    except ClientDisconnect:
-        raise InvalidFields([FieldError("body", "ended early")]) from None
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_BODY_BYTES:
+                    raise too_large
+    except (ClientDisconnect, TimeoutError):
+        raise InvalidFields([FieldError("body", "ended early or came too slowly")]) from None
     try:
         return model.model_validate_json(content)
     except ValidationError as invalid:
