@@ -32,7 +32,7 @@ class ServiceError(Exception):
 
     code: ClassVar[str] = "INTERNAL"
 
-    def __init__(self, detail: str, **metadata: str | int) -> None:
+    def __init__(self, detail: str, /, **metadata: str | int) -> None:
         super().__init__(detail)
         self.detail = detail
         self.metadata = {key: str(value) for key, value in metadata.items()}

@@ -47,7 +47,7 @@ class RemoteError(ServiceError):
 
     code: str  # type: ignore[misc]  # known only once the answer is here
 
-    def __init__(self, code: str, status: grpc.StatusCode, detail: str, **metadata: str) -> None:
+    def __init__(self, code: str, status: grpc.StatusCode, detail: str, /, **metadata: str) -> None:
         super().__init__(detail, **metadata)
         self.code = code
         self.status = status
