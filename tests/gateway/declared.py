@@ -1,0 +1,62 @@
+"""Holds replies against the OpenAPI page: whatever is answered must be declared."""
+
+import re
+from functools import cache
+from typing import Any
+
+import httpx
+from jsonschema import Draft202012Validator
+
+# Not of a route: these come before any is found.
+_WITHOUT_ROUTE = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
+_HEADERS_TO_DECLARE = ("Retry-After", "X-Access-Token")
+
+
+class Declared:
+    """What the gateway's OpenAPI page declares."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.seen: set[tuple[str, str, str]] = set()
+        self._patterns = [
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), path) for path in spec["paths"]
+        ]
+
+    def operation(self, method: str, path: str) -> tuple[str, dict[str, Any]] | None:
+        """The path template and the operation of a request, if it is declared."""
+        for pattern, template in self._patterns:
+            if pattern.fullmatch(path):
+                operation = self.spec["paths"][template].get(method.lower())
+                if operation is not None:
+                    return template, operation
+        return None
+
+    def check(self, response: httpx.Response) -> None:
+        """Fails unless status, content type, headers and body are as declared."""
+        found = self.operation(response.request.method, response.request.url.path)
+        if found is None:
+            if "problem+json" in response.headers.get("content-type", ""):
+                assert response.json()["code"] in _WITHOUT_ROUTE
+            return
+        template, operation = found
+        declared = operation["responses"].get(str(response.status_code))
+        what = f"{response.request.method} {template} -> {response.status_code}"
+        assert declared is not None, f"{what} is not declared"
+        for header in _HEADERS_TO_DECLARE:
+            if header in response.headers:
+                assert header in declared.get("headers", {}), f"{what}: {header} is not declared"
+        self.seen.add((response.request.method, template, str(response.status_code)))
+        content = declared.get("content")
+        if content is None:
+            assert response.content == b"", f"{what}: no body is declared"
+            return
+        media_type = response.headers["content-type"].partition(";")[0]
+        assert media_type in content, f"{what}: {media_type} is not declared"
+        self._validator(content[media_type]["schema"]["$ref"]).validate(response.json())
+
+    @cache  # noqa: B019  # one object for all tests
+    def _validator(self, reference: str) -> Draft202012Validator:
+        return Draft202012Validator(
+            {"$ref": reference, "components": self.spec["components"]},
+            format_checker=Draft202012Validator.FORMAT_CHECKER,
+        )

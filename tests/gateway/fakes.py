@@ -1,0 +1,408 @@
+"""The four services behind the gateway, in memory, with faults on demand.
+
+They keep state as the real ones do, as far as the gateway can tell; one gRPC server serves all.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import jwt
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.payment.v1 import payment_pb2, payment_pb2_grpc
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from servicekit import call_context
+from servicekit.errors import Conflict, Forbidden, InvalidRequest, NotFound, ServiceError
+from servicekit.server import Server
+from servicekit.settings import ServiceSettings
+
+KEY_ID = "test"
+KEYS = {KEY_ID: "a secret of the tests with 32 bytes or more"}
+GIVEN_AT = int(time.time()) - 60
+
+PENDING = payment_pb2.PAYMENT_STATUS_PENDING
+SUCCEEDED = payment_pb2.PAYMENT_STATUS_SUCCEEDED
+REFUNDED = payment_pb2.PAYMENT_STATUS_REFUNDED
+
+
+def service_error(
+    code: str,
+    kind: type[ServiceError] = ServiceError,
+    detail: str = "Something for a person to read.",
+    **metadata: str,
+) -> ServiceError:
+    """An error as a service would raise it."""
+    named: type[ServiceError] = type(code, (kind,), {"code": code})
+    return named(detail, **metadata)
+
+
+def sign(
+    place: queue_pb2.Place, key: str = KEYS[KEY_ID], *, algorithm: str = "HS256", **changes: Any
+) -> str:
+    """The token of a place. `changes` are claims to state otherwise; None leaves one out."""
+    claims = {
+        "room": place.room,
+        "place": place.number,
+        "user": place.user_id,
+        "epoch": place.epoch,
+        "iat": GIVEN_AT,
+    } | changes
+    claims = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": KEY_ID})
+
+
+@dataclass
+class Call:
+    """One call that a fake got."""
+
+    method: str
+    request: Any
+    request_id: str
+    seconds_left: float
+
+
+class Faults:
+    """What the fakes do instead of answering well, by method name; and what they were asked."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, Exception] = {}
+        self.delays: dict[str, float] = {}
+        self.calls: list[Call] = []
+
+    async def before(self, method: str, request: Any) -> None:
+        """Every fake method begins with this."""
+        self.calls.append(
+            Call(method, request, call_context.request_id.get(), call_context.remaining(3_600))
+        )
+        await asyncio.sleep(self.delays.get(method, 0))
+        if method in self.errors:
+            raise self.errors[method]
+
+    def of(self, method: str) -> list[Call]:
+        """The calls of one method."""
+        return [call for call in self.calls if call.method == method]
+
+
+class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
+    """A waiting room for `capacity` people that admits whoever is next as soon as it can."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.capacity = 10
+        self.closed = ""
+        self.recovering = False
+        self.admitted_until_ms = int(time.time() * 1000) + 600_000
+        self.admitted: dict[int, queue_pb2.Place] = {}
+        self.waiting: list[queue_pb2.Place] = []
+        self._places_given = 0
+
+    def enter(self, user_id: int) -> queue_pb2.Place:
+        """The user's place, old or new."""
+        for place in (*self.admitted.values(), *self.waiting):
+            if place.user_id == user_id:
+                return place
+        self._places_given += 1
+        place = queue_pb2.Place(room="main", number=self._places_given, user_id=user_id, epoch=1)
+        self.waiting.append(place)
+        self._admit()
+        return place
+
+    def end(self, place_number: int) -> None:
+        """Ends a place or an admission."""
+        self.admitted.pop(place_number, None)
+        self.waiting = [place for place in self.waiting if place.number != place_number]
+        self._admit()
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.admitted) < self.capacity:
+            place = self.waiting.pop(0)
+            self.admitted[place.number] = place
+
+    def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        if place.number in self.admitted:
+            return queue_pb2.Position(
+                state=queue_pb2.PLACE_STATE_ADMITTED,
+                admitted_until_ms=self.admitted_until_ms,
+                recovering=self.recovering,
+            )
+        if place in self.waiting:
+            order = 1 + self.waiting.index(place)
+            return queue_pb2.Position(
+                state=queue_pb2.PLACE_STATE_WAITING,
+                order=order,
+                poll_after_ms=500 + 1_000 * order,
+                estimated_wait_ms=1_234 * order,
+                recovering=self.recovering,
+            )
+        return queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED)
+
+    async def EnterQueue(
+        self, request: queue_pb2.EnterQueueRequest, context: object
+    ) -> queue_pb2.EnterQueueResponse:
+        await self.faults.before("EnterQueue", request)
+        return queue_pb2.EnterQueueResponse(results=map(self._enter, request.user_ids))
+
+    def _enter(self, user_id: int) -> queue_pb2.EnterQueueResponse.Result:
+        if self.closed:
+            return queue_pb2.EnterQueueResponse.Result(error_code=self.closed)
+        place = self.enter(user_id)
+        return queue_pb2.EnterQueueResponse.Result(
+            place=place, access_token=sign(place), position=self.position(place)
+        )
+
+    async def GetPositions(
+        self, request: queue_pb2.GetPositionsRequest, context: object
+    ) -> queue_pb2.GetPositionsResponse:
+        await self.faults.before("GetPositions", request)
+        return queue_pb2.GetPositionsResponse(positions=map(self.position, request.places))
+
+    async def LeaveQueue(
+        self, request: queue_pb2.LeaveQueueRequest, context: object
+    ) -> queue_pb2.LeaveQueueResponse:
+        await self.faults.before("LeaveQueue", request)
+        self.end(request.place.number)
+        return queue_pb2.LeaveQueueResponse()
+
+
+class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
+    """Three concerts; the first has two dates with three and with no more than one seat."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.concerts = [
+            concert_pb2.Concert(id=1, title='The "Escapes" \\ Ünïcode'),
+            concert_pb2.Concert(id=2, title="Second"),
+            concert_pb2.Concert(id=3, title="Third"),
+        ]
+        self.schedules = [
+            concert_pb2.Schedule(id=11, concert_id=1, date="2026-12-24", seat_count=3),
+            concert_pb2.Schedule(id=12, concert_id=1, date="2026-12-31", seat_count=1),
+        ]
+        self.seats = [
+            concert_pb2.Seat(id=102, schedule_id=11, seat_num="A1", price="150000.00"),
+            concert_pb2.Seat(id=101, schedule_id=11, seat_num="A2", price="90000.50"),
+            concert_pb2.Seat(id=103, schedule_id=11, seat_num="A10", price="0.05"),
+            concert_pb2.Seat(id=201, schedule_id=12, seat_num="A1", price="150000.00"),
+        ]
+
+    async def ListConcerts(
+        self, request: concert_pb2.ListConcertsRequest, context: object
+    ) -> concert_pb2.ListConcertsResponse:
+        await self.faults.before("ListConcerts", request)
+        if request.page_token and not request.page_token.isdecimal():
+            raise InvalidRequest("page_token is not one that this service gave.")
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        return concert_pb2.ListConcertsResponse(
+            concerts=self.concerts[start:end],
+            next_page_token=str(end) if end < len(self.concerts) else "",
+        )
+
+    async def ListSchedules(
+        self, request: concert_pb2.ListSchedulesRequest, context: object
+    ) -> concert_pb2.ListSchedulesResponse:
+        await self.faults.before("ListSchedules", request)
+        if request.concert_id not in {concert.id for concert in self.concerts}:
+            raise service_error("CONCERT_NOT_FOUND", NotFound)
+        return concert_pb2.ListSchedulesResponse(
+            schedules=(s for s in self.schedules if s.concert_id == request.concert_id)
+        )
+
+    async def ListSeats(
+        self, request: concert_pb2.ListSeatsRequest, context: object
+    ) -> concert_pb2.ListSeatsResponse:
+        await self.faults.before("ListSeats", request)
+        if request.schedule_id not in {schedule.id for schedule in self.schedules}:
+            raise service_error("SCHEDULE_NOT_FOUND", NotFound)
+        return concert_pb2.ListSeatsResponse(
+            seats=(s for s in self.seats if s.schedule_id == request.schedule_id)
+        )
+
+
+class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
+    """Holds, on the seats of the fake concerts."""
+
+    def __init__(self, faults: Faults, concerts: FakeConcerts) -> None:
+        self.faults = faults
+        self.concerts = concerts
+        self.reservations: dict[int, reservation_pb2.Reservation] = {}
+
+    def hold(self, user_id: int, seat_id: int) -> reservation_pb2.Reservation:
+        """A new hold. SEAT_NOT_FOUND, SEAT_HELD, SEAT_SOLD."""
+        seat = next((seat for seat in self.concerts.seats if seat.id == seat_id), None)
+        if seat is None:
+            raise service_error("SEAT_NOT_FOUND", NotFound)
+        if seat_id in self._seats(reservation_pb2.RESERVATION_STATUS_CONFIRMED):
+            raise service_error("SEAT_SOLD", Conflict)
+        if seat_id in self._seats(reservation_pb2.RESERVATION_STATUS_HELD):
+            raise service_error("SEAT_HELD", Conflict)
+        reservation = reservation_pb2.Reservation(
+            id=len(self.reservations) + 1,
+            user_id=user_id,
+            seat_id=seat.id,
+            schedule_id=seat.schedule_id,
+            seat_num=seat.seat_num,
+            price=seat.price,
+            status=reservation_pb2.RESERVATION_STATUS_HELD,
+        )
+        reservation.held_until.FromJsonString("2026-12-01T12:05:00.120Z")
+        self.reservations[reservation.id] = reservation
+        return reservation
+
+    def owned(self, reservation_id: int, user_id: int) -> reservation_pb2.Reservation:
+        """The user's reservation. RESERVATION_NOT_FOUND, NOT_YOURS."""
+        reservation = self.reservations.get(reservation_id)
+        if reservation is None:
+            raise service_error("RESERVATION_NOT_FOUND", NotFound)
+        if reservation.user_id != user_id:
+            raise service_error("NOT_YOURS", Forbidden)
+        return reservation
+
+    def _seats(self, status: reservation_pb2.ReservationStatus) -> list[int]:
+        return [r.seat_id for r in self.reservations.values() if r.status == status]
+
+    async def Reserve(
+        self, request: reservation_pb2.ReserveRequest, context: object
+    ) -> reservation_pb2.Reservation:
+        await self.faults.before("Reserve", request)
+        return self.hold(request.user_id, request.seat_id)
+
+    async def GetReservation(
+        self, request: reservation_pb2.GetReservationRequest, context: object
+    ) -> reservation_pb2.Reservation:
+        await self.faults.before("GetReservation", request)
+        return self.owned(request.reservation_id, request.user_id)
+
+    async def CancelReservation(
+        self, request: reservation_pb2.CancelReservationRequest, context: object
+    ) -> reservation_pb2.Reservation:
+        await self.faults.before("CancelReservation", request)
+        reservation = self.owned(request.reservation_id, request.user_id)
+        if reservation.status == reservation_pb2.RESERVATION_STATUS_CONFIRMED:
+            raise service_error("ALREADY_PAID", Conflict)
+        reservation.status = reservation_pb2.RESERVATION_STATUS_CANCELLED
+        return reservation
+
+    async def ListTakenSeats(
+        self, request: reservation_pb2.ListTakenSeatsRequest, context: object
+    ) -> reservation_pb2.ListTakenSeatsResponse:
+        await self.faults.before("ListTakenSeats", request)
+        here = {s.id for s in self.concerts.seats if s.schedule_id == request.schedule_id}
+        return reservation_pb2.ListTakenSeatsResponse(
+            held_seat_ids=here.intersection(self._seats(reservation_pb2.RESERVATION_STATUS_HELD)),
+            sold_seat_ids=here.intersection(
+                self._seats(reservation_pb2.RESERVATION_STATUS_CONFIRMED)
+            ),
+        )
+
+    async def CountSoldSeats(
+        self, request: reservation_pb2.CountSoldSeatsRequest, context: object
+    ) -> reservation_pb2.CountSoldSeatsResponse:
+        await self.faults.before("CountSoldSeats", request)
+        sold: dict[int, int] = {}
+        for reservation in self.reservations.values():
+            if (
+                reservation.status == reservation_pb2.RESERVATION_STATUS_CONFIRMED
+                and reservation.schedule_id in request.schedule_ids
+            ):
+                sold[reservation.schedule_id] = sold.get(reservation.schedule_id, 0) + 1
+        return reservation_pb2.CountSoldSeatsResponse(sold_by_schedule=sold)
+
+
+class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
+    """Pays holds of the fake reservations, with the `outcome` it is told; success ends the
+    admission."""
+
+    def __init__(self, faults: Faults, reservations: FakeReservations, queue: FakeQueue) -> None:
+        self.faults = faults
+        self.reservations = reservations
+        self.queue = queue
+        self.outcome: payment_pb2.PaymentStatus = SUCCEEDED
+        self.payments: dict[int, payment_pb2.Payment] = {}
+
+    async def Pay(self, request: payment_pb2.PayRequest, context: object) -> payment_pb2.Payment:
+        await self.faults.before("Pay", request)
+        reservation = self.reservations.owned(request.reservation_id, request.user_id)
+        if reservation.id not in self.payments:
+            self.payments[reservation.id] = payment_pb2.Payment(
+                id=len(self.payments) + 1,
+                reservation_id=reservation.id,
+                user_id=request.user_id,
+                amount=reservation.price,
+                status=self.outcome,
+            )
+            if self.outcome == SUCCEEDED:
+                reservation.status = reservation_pb2.RESERVATION_STATUS_CONFIRMED
+                self.queue.end(request.admission.place_number)
+        return self.payments[reservation.id]
+
+    async def GetPaymentOfReservation(
+        self, request: payment_pb2.GetPaymentOfReservationRequest, context: object
+    ) -> payment_pb2.Payment:
+        await self.faults.before("GetPaymentOfReservation", request)
+        payment = self.payments.get(request.reservation_id)
+        if payment is None:
+            raise service_error("PAYMENT_NOT_FOUND", NotFound)
+        if payment.user_id != request.user_id:
+            raise service_error("NOT_YOURS", Forbidden)
+        return payment
+
+
+@dataclass
+class Services:
+    """All four on one address."""
+
+    faults: Faults = field(default_factory=Faults)
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self.queue = FakeQueue(self.faults)
+        self.concerts = FakeConcerts(self.faults)
+        self.reservations = FakeReservations(self.faults, self.concerts)
+        self.payments = FakePayments(self.faults, self.reservations, self.queue)
+        self.health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Serves them as the real ones are served, but for signals and metrics."""
+        settings = ServiceSettings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0")
+        self._server = server = Server(settings, "fakes").grpc
+        queue_pb2_grpc.add_QueueServiceServicer_to_server(self.queue, server)
+        concert_pb2_grpc.add_ConcertServiceServicer_to_server(self.concerts, server)
+        reservation_pb2_grpc.add_ReservationServiceServicer_to_server(self.reservations, server)
+        payment_pb2_grpc.add_PaymentServiceServicer_to_server(self.payments, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        port = server.add_insecure_port(settings.listen)
+        await server.start()
+        self.address = f"127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+
+    def token(self, user_id: int = 42) -> str:
+        """The token of the user's place, entered if need be: admitted while there is room."""
+        return sign(self.queue.enter(user_id))
+
+    def waiting_token(self, user_id: int = 42) -> str:
+        """The token of a user who waits."""
+        self.queue.capacity = 0
+        return self.token(user_id)
+
+    def ended_token(self, user_id: int = 42) -> str:
+        """The token of a user whose place has ended."""
+        place = self.queue.enter(user_id)
+        self.queue.end(place.number)
+        return sign(place)
+
+    def numbers(self, method: str) -> Iterable[int]:
+        """How many items each call of a batched method had."""
+        for call in self.faults.of(method):
+            yield len(call.request.places if method == "GetPositions" else call.request.user_ids)

@@ -1,0 +1,33 @@
+"""What every problem body must be."""
+
+from typing import Any
+
+import httpx
+
+from gateway.errors import PROBLEM_JSON, TABLE
+
+
+def assert_problem(
+    response: httpx.Response, status: int, code: str, retry_after: int | None = None
+) -> dict[str, Any]:
+    """Fails unless this is the problem; returns its body. `retry_after` in seconds, None: the
+    header must be absent."""
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM_JSON)
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["type"] == f"urn:frontrow:error:{code}"
+    assert body["title"] == TABLE[code].title
+    assert body["detail"]
+    assert body["requestId"] == response.headers["x-request-id"]
+    allowed = {"type", "title", "status", "detail", "code", "requestId"}
+    if code == "INVALID_REQUEST":
+        allowed.add("errors")
+    if code == "STILL_WAITING":
+        allowed.add("order")
+    assert set(body) == allowed
+    expected = None if retry_after is None else str(retry_after)
+    assert response.headers.get("Retry-After") == expected
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    assert ("Allow" in response.headers) == (status == 405)
+    return body

@@ -1,0 +1,473 @@
+"""The routes when all goes well, field by field."""
+
+import httpx
+import pytest
+
+from gateway import schemas
+from tests.gateway.conftest import OpenGateway
+from tests.gateway.fakes import GIVEN_AT, KEY_ID, PENDING, REFUNDED, Services, sign
+from tests.gateway.problems import assert_problem
+
+
+def token(text: str) -> dict[str, str]:
+    return {"X-Access-Token": text}
+
+
+async def test_the_journey(client: httpx.AsyncClient, services: Services) -> None:
+    entered = await client.post("/queues/enqueue", json={"userId": 42})
+    assert entered.status_code == 201
+    headers = token(entered.headers["X-Access-Token"])
+    assert (await client.get("/queues/order", headers=headers)).json()["order"] == 0
+    concerts = schemas.Concerts.model_validate_json(
+        (await client.get("/concerts", headers=headers)).content
+    )
+    schedules = schemas.Schedules.model_validate_json(
+        (
+            await client.get(f"/concerts/{concerts.concerts[0].id}/schedules", headers=headers)
+        ).content
+    )
+    seats = schemas.Seats.model_validate_json(
+        (
+            await client.get(
+                f"/concerts/schedules/{schedules.schedules[0].id}/seats", headers=headers
+            )
+        ).content
+    )
+    seat = seats.seats[0]
+    reserved = await client.post(
+        "/concerts/reservation",
+        json={"userId": 42, "concertSeatId": seat.id},
+        headers=headers,
+    )
+    assert reserved.status_code == 200
+    hold = schemas.Hold.model_validate_json(reserved.content)
+    assert hold.price == seat.price
+    pay = f"/concerts/reservations/{hold.reservation_id}/pay"
+    paid = await client.post(pay, json={"userId": 42}, headers=headers)
+    assert paid.status_code == 200
+    payment = schemas.Payment.model_validate_json(paid.content)
+    assert payment.status == "SUCCEEDED"
+    # Paying has ended the admission; asking again tells the same, all else is over.
+    again = await client.post(pay, json={"userId": 42}, headers=headers)
+    assert (again.status_code, again.json()) == (200, paid.json())
+    assert len(services.faults.of("Pay")) == 1
+    assert_problem(await client.get("/concerts", headers=headers), 401, "TOKEN_EXPIRED")
+
+
+class TestEnteringTheQueue:
+    async def test_with_room_admits_at_once(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.queue.admitted_until_ms = 1_796_126_400_250
+        reply = await client.post("/queues/enqueue", json={"userId": 42})
+        assert reply.status_code == 201
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.headers["X-Access-Token"] == sign(services.queue.admitted[1])
+        assert "Retry-After" not in reply.headers
+        assert reply.json() == {
+            "order": 0,
+            "pollAfterSeconds": 0,
+            "estimatedWaitSeconds": 0,
+            "admittedUntil": "2026-12-01T12:00:00.250Z",
+            "recovering": False,
+        }
+
+    async def test_without_room_gives_a_place_in_line(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.queue.capacity = 0
+        services.queue.enter(1)
+        reply = await client.post("/queues/enqueue", json={"userId": 42})
+        assert reply.status_code == 201
+        assert reply.headers["Retry-After"] == "3"  # 2.5 s, and never too early
+        assert reply.json() == {
+            "order": 2,
+            "pollAfterSeconds": 2.5,
+            "estimatedWaitSeconds": 2.468,
+            "admittedUntil": None,
+            "recovering": False,
+        }
+
+    async def test_again_gives_the_same_place(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        first = await client.post("/queues/enqueue", json={"userId": 42})
+        again = await client.post("/queues/enqueue", json={"userId": 42})
+        assert again.status_code == 201
+        assert again.headers["X-Access-Token"] == first.headers["X-Access-Token"]
+        assert len(services.queue.admitted) == 1
+
+    async def test_needs_no_content_type(self, client: httpx.AsyncClient) -> None:
+        reply = await client.post("/queues/enqueue", content=b'{"userId": 42}')
+        assert reply.status_code == 201
+
+    async def test_ignores_fields_it_does_not_know(self, client: httpx.AsyncClient) -> None:
+        reply = await client.post("/queues/enqueue", json={"userId": 42, "more": None})
+        assert reply.status_code == 201
+
+
+class TestAskingTheOrder:
+    async def test_of_a_waiting_place(self, client: httpx.AsyncClient, services: Services) -> None:
+        services.queue.recovering = True
+        reply = await client.get("/queues/order", headers=token(services.waiting_token()))
+        assert reply.status_code == 200
+        assert reply.headers["Retry-After"] == "2"
+        assert reply.json() == {
+            "order": 1,
+            "pollAfterSeconds": 1.5,
+            "estimatedWaitSeconds": 1.234,
+            "admittedUntil": None,
+            "recovering": True,
+        }
+
+    async def test_sees_the_door_open_at_once(
+        self, open_gateway: OpenGateway, services: Services
+    ) -> None:
+        client = await open_gateway(admission_ttl_seconds=1)
+        headers = token(services.waiting_token())
+        assert (await client.get("/queues/order", headers=headers)).json()["order"] == 1
+        services.queue.capacity = 1
+        services.queue.end(0)
+        assert (await client.get("/queues/order", headers=headers)).json()["order"] == 0
+
+    async def test_of_an_ended_place(self, client: httpx.AsyncClient, services: Services) -> None:
+        reply = await client.get("/queues/order", headers=token(services.ended_token()))
+        assert_problem(reply, 401, "TOKEN_EXPIRED")
+
+
+class TestLeavingTheQueue:
+    async def test_lets_the_next_in(self, client: httpx.AsyncClient, services: Services) -> None:
+        services.queue.capacity = 1
+        leaver, next_one = token(services.token(1)), token(services.token(2))
+        left = await client.delete("/queues/order", headers=leaver)
+        assert (left.status_code, left.content) == (204, b"")
+        assert (await client.get("/queues/order", headers=next_one)).json()["order"] == 0
+        assert (await client.delete("/queues/order", headers=leaver)).status_code == 204
+
+    async def test_is_noticed_at_once_by_this_gateway(
+        self, open_gateway: OpenGateway, services: Services
+    ) -> None:
+        client = await open_gateway(admission_ttl_seconds=1)
+        headers = token(services.token())
+        assert (await client.get("/concerts", headers=headers)).status_code == 200
+        await client.delete("/queues/order", headers=headers)
+        assert_problem(await client.get("/concerts", headers=headers), 401, "TOKEN_EXPIRED")
+
+
+class TestConcerts:
+    async def test_all_on_one_page(self, client: httpx.AsyncClient, services: Services) -> None:
+        reply = await client.get("/concerts", headers=token(services.token()))
+        assert reply.status_code == 200
+        assert reply.json() == {
+            "concerts": [
+                {"id": 1, "title": 'The "Escapes" \\ Ünïcode'},
+                {"id": 2, "title": "Second"},
+                {"id": 3, "title": "Third"},
+            ]
+        }
+        assert services.faults.of("ListConcerts")[0].request.page_size == 100
+
+    async def test_page_by_page(self, client: httpx.AsyncClient, services: Services) -> None:
+        headers = token(services.token())
+        first = (await client.get("/concerts?pageSize=2", headers=headers)).json()
+        assert [concert["id"] for concert in first["concerts"]] == [1, 2]
+        rest = (
+            await client.get(
+                "/concerts",
+                params={"pageSize": 2, "pageToken": first["nextPageToken"]},
+                headers=headers,
+            )
+        ).json()
+        assert [concert["id"] for concert in rest["concerts"]] == [3]
+        assert "nextPageToken" not in rest
+
+    @pytest.mark.parametrize("size", ["0", "101", "-1", "1.0", "", "x", "²", "9" * 400])
+    async def test_a_bad_page_size(
+        self, client: httpx.AsyncClient, services: Services, size: str
+    ) -> None:
+        reply = await client.get(
+            "/concerts", params={"pageSize": size}, headers=token(services.token())
+        )
+        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        assert [error["field"] for error in body["errors"]] == ["pageSize"]
+
+    @pytest.mark.parametrize("page_token", ["forged", "9" * 257])
+    async def test_a_bad_page_token(
+        self, client: httpx.AsyncClient, services: Services, page_token: str
+    ) -> None:
+        reply = await client.get(
+            "/concerts", params={"pageToken": page_token}, headers=token(services.token())
+        )
+        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        assert [error["field"] for error in body["errors"]] == ["pageToken"]
+
+
+class TestSchedules:
+    async def test_by_date_and_sold_out_when_every_seat_is_sold(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        headers = token(services.token())
+        last_seat = services.reservations.hold(1, 201)
+        path = "/concerts/1/schedules"
+        # Held is not sold.
+        reply = await client.get(path, headers=headers)
+        assert reply.status_code == 200
+        assert reply.json() == {
+            "schedules": [
+                {"id": 11, "date": "2026-12-24", "status": "AVAILABLE"},
+                {"id": 12, "date": "2026-12-31", "status": "AVAILABLE"},
+            ]
+        }
+        last_seat.status = 3
+        reply = await client.get(path, headers=headers)
+        assert [schedule["status"] for schedule in reply.json()["schedules"]] == [
+            "AVAILABLE",
+            "SOLD_OUT",
+        ]
+
+    async def test_none_left(self, client: httpx.AsyncClient, services: Services) -> None:
+        reply = await client.get("/concerts/2/schedules", headers=token(services.token()))
+        assert (reply.status_code, reply.json()) == (200, {"schedules": []})
+        assert services.faults.of("CountSoldSeats") == []
+
+    async def test_dates_are_cached_longer_than_their_status(
+        self, open_gateway: OpenGateway, services: Services
+    ) -> None:
+        client = await open_gateway(facts_ttl_seconds=30)
+        for _ in range(3):
+            await client.get("/concerts/1/schedules", headers=token(services.token()))
+        assert len(services.faults.of("ListSchedules")) == 1
+        assert len(services.faults.of("CountSoldSeats")) == 3
+
+
+class TestSeats:
+    async def test_every_seat_in_the_order_of_the_hall(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.reservations.hold(1, 101)
+        services.reservations.hold(1, 103).status = 3
+        services.reservations.hold(1, 201)  # of another date
+        reply = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
+        assert reply.status_code == 200
+        assert reply.json() == {
+            "seats": [
+                {"id": 102, "seatNum": "A1", "price": "150000.00", "status": "AVAILABLE"},
+                {"id": 101, "seatNum": "A2", "price": "90000.50", "status": "HELD"},
+                {"id": 103, "seatNum": "A10", "price": "0.05", "status": "SOLD"},
+            ]
+        }
+
+    async def test_a_crowd_on_one_map_is_one_read(
+        self, open_gateway: OpenGateway, services: Services
+    ) -> None:
+        import asyncio
+
+        client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
+        headers = token(services.token())
+        replies = await asyncio.gather(
+            *(client.get("/concerts/schedules/11/seats", headers=headers) for _ in range(50))
+        )
+        assert {reply.status_code for reply in replies} == {200}
+        assert len(services.faults.of("ListSeats")) == 1
+        assert len(services.faults.of("ListTakenSeats")) == 1
+
+    async def test_a_failure_is_not_remembered(
+        self, open_gateway: OpenGateway, services: Services
+    ) -> None:
+        client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
+        headers = token(services.token())
+        path = "/concerts/schedules/11/seats"
+        services.faults.errors["ListTakenSeats"] = RuntimeError("away")
+        assert_problem(await client.get(path, headers=headers), 500, "INTERNAL")
+        services.faults.errors.clear()
+        assert (await client.get(path, headers=headers)).status_code == 200
+
+
+class TestReserving:
+    async def test_answers_with_the_hold(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        reply = await client.post(
+            "/concerts/reservation",
+            json={"userId": 42, "concertSeatId": 101},
+            headers=token(services.token()) | {"Idempotency-Key": "k-1"},
+        )
+        assert reply.status_code == 200
+        assert reply.json() == {
+            "reservationId": 1,
+            "price": "90000.50",
+            "heldUntil": "2026-12-01T12:05:00.120Z",
+        }
+        (call,) = services.faults.of("Reserve")
+        assert (call.request.user_id, call.request.seat_id) == (42, 101)
+        assert call.request.idempotency_key == "k-1"
+
+    async def test_sends_no_key_if_there_is_none(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        await client.post(
+            "/concerts/reservation",
+            json={"userId": 42, "concertSeatId": 101},
+            headers=token(services.token()),
+        )
+        assert services.faults.of("Reserve")[0].request.idempotency_key == ""
+
+
+class TestPaying:
+    @pytest.fixture
+    def pay(self, services: Services) -> str:
+        """The path that pays a hold of user 42."""
+        return f"/concerts/reservations/{services.reservations.hold(42, 101).id}/pay"
+
+    async def test_answers_with_the_payment(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        reply = await client.post(
+            pay,
+            json={"userId": 42},
+            headers=token(services.token()) | {"Idempotency-Key": "k-2"},
+        )
+        assert reply.status_code == 200
+        assert reply.json() == {"paymentId": 1, "reservationId": 1, "status": "SUCCEEDED"}
+        (call,) = services.faults.of("Pay")
+        assert call.request.idempotency_key == "k-2"
+        assert (call.request.admission.room, call.request.admission.place_number) == ("main", 1)
+
+    async def test_pending_is_202_and_asking_again_tells_the_outcome(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        services.payments.outcome = PENDING
+        headers = token(services.token())
+        reply = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert reply.status_code == 202
+        assert reply.headers["Retry-After"] == "1"
+        assert reply.json() == {"paymentId": 1, "reservationId": 1, "status": "PENDING"}
+        services.payments.payments[1].status = 2
+        again = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert again.status_code == 200
+        assert again.json() == {"paymentId": 1, "reservationId": 1, "status": "SUCCEEDED"}
+
+    async def test_ends_the_admission_at_once(
+        self, open_gateway: OpenGateway, services: Services, pay: str
+    ) -> None:
+        client = await open_gateway(admission_ttl_seconds=1)
+        headers = token(services.token())
+        await client.post(pay, json={"userId": 42}, headers=headers)
+        assert_problem(await client.get("/concerts", headers=headers), 401, "TOKEN_EXPIRED")
+
+    async def test_after_the_admission_tells_of_a_pending_payment(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        services.payments.outcome = PENDING
+        headers = token(services.token())
+        await client.post(pay, json={"userId": 42}, headers=headers)
+        services.queue.end(1)
+        reply = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert (reply.status_code, reply.json()["status"]) == (202, "PENDING")
+
+    async def test_after_the_admission_starts_no_payment(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        reply = await client.post(pay, json={"userId": 42}, headers=token(services.ended_token()))
+        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        assert services.faults.of("Pay") == []
+
+    async def test_refunded_means_that_the_hold_was_lost(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        services.payments.outcome = REFUNDED
+        reply = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
+        assert_problem(reply, 410, "RESERVATION_EXPIRED")
+
+    async def test_an_outcome_that_should_not_be_is_not_taken_for_another(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        services.payments.outcome = 0
+        reply = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
+        assert_problem(reply, 500, "INTERNAL")
+
+
+class TestOneReservation:
+    async def test_reading_it(self, client: httpx.AsyncClient, services: Services) -> None:
+        services.reservations.hold(42, 101)
+        reply = await client.get("/concerts/reservations/1", headers=token(services.token()))
+        assert reply.status_code == 200
+        assert reply.json() == {
+            "reservationId": 1,
+            "price": "90000.50",
+            "heldUntil": "2026-12-01T12:05:00.120Z",
+            "concertSeatId": 101,
+            "scheduleId": 11,
+            "seatNum": "A2",
+            "status": "HELD",
+        }
+
+    async def test_reading_it_needs_no_admission(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.reservations.hold(42, 101).status = 3
+        reply = await client.get("/concerts/reservations/1", headers=token(services.ended_token()))
+        assert (reply.status_code, reply.json()["status"]) == (200, "CONFIRMED")
+
+    async def test_giving_it_back(self, client: httpx.AsyncClient, services: Services) -> None:
+        services.reservations.hold(42, 101)
+        headers = token(services.token())
+        reply = await client.delete("/concerts/reservations/1", headers=headers)
+        assert (reply.status_code, reply.content) == (204, b"")
+        reply = await client.get("/concerts/reservations/1", headers=headers)
+        assert reply.json()["status"] == "CANCELLED"
+        reply = await client.delete("/concerts/reservations/1", headers=headers)
+        assert reply.status_code == 204
+
+    @pytest.mark.parametrize("method", ["GET", "DELETE"])
+    async def test_is_only_for_its_owner(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        services.reservations.hold(1, 101)
+        reply = await client.request(
+            method, "/concerts/reservations/1", headers=token(services.token(42))
+        )
+        assert_problem(reply, 403, "NOT_YOURS")
+
+    async def test_a_paid_one_cannot_be_given_back(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.reservations.hold(42, 101).status = 3
+        reply = await client.delete("/concerts/reservations/1", headers=token(services.token()))
+        assert_problem(reply, 409, "ALREADY_PAID")
+
+
+class TestHealth:
+    async def test_ready_when_every_service_answers(self, client: httpx.AsyncClient) -> None:
+        reply = await client.get("/health/ready")
+        assert (reply.status_code, reply.json()) == (200, {"status": "ready", "away": []})
+
+    async def test_not_ready_names_who_is_away(
+        self, open_gateway: OpenGateway, unused_address: str
+    ) -> None:
+        client = await open_gateway(payment_addr=unused_address)
+        reply = await client.get("/health/ready")
+        assert reply.status_code == 503
+        assert reply.json() == {"status": "not ready", "away": ["payment_service"]}
+        assert reply.headers["Retry-After"] == "1"
+        assert (await client.get("/health/live")).json() == {"status": "live"}
+
+    async def test_a_service_that_drains_is_away(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        await services.health.enter_graceful_shutdown()
+        assert (await client.get("/health/ready")).status_code == 503
+
+
+def test_the_fakes_tokens_are_as_the_contract_of_the_services_says(services: Services) -> None:
+    import jwt
+
+    text = services.token(42)
+    assert jwt.get_unverified_header(text)["kid"] == KEY_ID
+    assert jwt.decode(text, options={"verify_signature": False}) == {
+        "room": "main",
+        "place": 1,
+        "user": 42,
+        "epoch": 1,
+        "iat": GIVEN_AT,
+    }
