@@ -84,9 +84,13 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:
+            # More than once if need be: before Python 3.12, asyncio.wait_for (under every command
+            # of redis-py) may swallow a cancellation, and the drain would hang.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.5)
 
     def add_background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Runs `work` beside the server until the drain is over. It should never return or
