@@ -6,6 +6,7 @@ BaseHTTPMiddleware costs two thirds of the throughput, hence by hand.
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from os import urandom
 
 from prometheus_client import Counter, Histogram
@@ -101,9 +102,15 @@ class Edge:
             if not status:  # else it is too late to tell: the server cuts the connection
                 await problem(error)(scope, receive, send_with_headers)
         finally:
-            route = _route_template(scope)
-            REQUESTS.labels(route, status).inc()
-            REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
+            requests, seconds = _metrics(_route_template(scope), status)
+            requests.inc()
+            seconds.observe(time.perf_counter() - started)
+
+
+@cache
+def _metrics(route: str, status: int) -> tuple[Counter, Histogram]:
+    """What to count a request in. Cached, since finding them by their labels takes 3 us."""
+    return REQUESTS.labels(route, status), REQUEST_SECONDS.labels(route)
 
 
 def _request_id(scope: Scope) -> str:
