@@ -53,7 +53,8 @@ def is_lock_timeout(error: Exception) -> bool:
 
 
 class Transaction:
-    """Statements inside one transaction. Values are always passed apart from the SQL."""
+    """Statements inside one transaction. Values are always passed apart from the SQL, each at a
+    %s of its own; a list or tuple, which must not be empty, as in `id IN %s`."""
 
     def __init__(self, connection: Any, query_timeout: float) -> None:
         self._connection = connection
@@ -84,6 +85,7 @@ class Transaction:
     async def _run(self, sql: str, values: tuple[Any, ...]) -> Any:
         async with asyncio.timeout(call_context.remaining(self._query_timeout)):
             cursor = await self._connection.cursor()
+            sql, values = _spread(sql, values)
             await cursor.execute(sql, values or None)
             return cursor
 
@@ -230,6 +232,22 @@ class Database:
         except (TimeoutError, OSError, pymysql.err.MySQLError):
             return False
         return True
+
+
+def _spread(sql: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """Gives each member of a list or tuple its own %s: PyMySQL no longer does."""
+    if not any(isinstance(value, list | tuple) for value in values):
+        return sql, values
+    places: list[str] = []
+    singles: list[Any] = []
+    for value in values:
+        if isinstance(value, list | tuple):
+            places.append(f"({', '.join(['%s'] * len(value))})")
+            singles += value
+        else:
+            places.append("%s")
+            singles.append(value)
+    return sql.replace("%%", "%%%%") % tuple(places), tuple(singles)
 
 
 def _is_one_of(error: pymysql.err.MySQLError, codes: set[int]) -> bool:

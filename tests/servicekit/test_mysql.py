@@ -123,6 +123,14 @@ async def test_session_is_utc_read_committed_and_counts_matched_rows(database: D
         assert await transaction.execute("UPDATE pool_test SET amount = 9 WHERE id = 1") == 1
 
 
+async def test_a_list_is_spread_over_its_statement(database: Database) -> None:
+    async with database.reading() as reading:
+        row = await reading.fetch_one(
+            "SELECT 2 IN %s, 'a' IN %s, %s, 'x%%' LIKE 'x\\%%'", [1, 2], ("b", "c'"), "%s"
+        )
+        assert row == (1, 0, "%s", 1)
+
+
 async def test_statement_errors_are_told_apart_from_a_server_that_is_away(
     database: Database,
 ) -> None:
