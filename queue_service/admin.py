@@ -25,36 +25,37 @@ Limit = Annotated[int, typer.Argument(min=0)]
 @app.command()
 def show(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
     """Shows the room's limits and counts."""
-    asyncio.run(_ask(address, queue_pb2.GetRoomRequest(room=room)))
+    asyncio.run(ask(address, queue_pb2.GetRoomRequest(room=room)))
 
 
 @app.command()
 def pause(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
     """Takes nobody new and admits nobody; who is admitted goes on."""
-    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=True)))
+    asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=True)))
 
 
 @app.command()
 def resume(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
     """Ends a pause."""
-    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=False)))
+    asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=False)))
 
 
 @app.command()
 def capacity(number: Limit, room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
     """Sets how many may be admitted at once; throws nobody out."""
-    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, capacity=number)))
+    asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, capacity=number)))
 
 
 @app.command()
 def max_waiting(number: Limit, room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
     """Sets how many may wait at once."""
-    asyncio.run(_ask(address, queue_pb2.UpdateRoomRequest(room=room, max_waiting=number)))
+    asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, max_waiting=number)))
 
 
-async def _ask(
+async def ask(
     address: str, request: queue_pb2.GetRoomRequest | queue_pb2.UpdateRoomRequest
 ) -> None:
+    """Makes one call and prints the room; exits with 2 and one sentence if it fails."""
     async with client.connect(address) as channel:
         stub = queue_pb2_grpc.QueueAdminServiceStub(channel)
         try:

@@ -1,0 +1,297 @@
+"""Crowds over real Redis: two replicas at once, and a Redis that loses what it knew."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from queue_service.domain import Limits, Pacing, Place, PlaceState, Rules
+from queue_service.repository import RedisWaitingRoom
+from queue_service.service import Entered, QueueService
+from queue_service.tokens import Signer
+from servicekit import redis_client
+from servicekit.errors import Unavailable
+from tests.queue_service.conftest import RULES, OwnRedis
+
+CAPACITY = 10
+PEOPLE = 500
+# Nobody runs out of time, on however slow a machine.
+PATIENT = replace(
+    RULES,
+    grace_ms=1_000,
+    claim_window_ms=60_000,
+    admission_ttl_ms=60_000,
+    absent_after_ms=60_000,
+)
+
+
+@dataclass
+class Shop:
+    """A few replicas on one Redis, and what was seen of the crowd."""
+
+    replicas: Sequence[QueueService]
+    watcher: Redis
+    most_inside: int = 0
+    admissions: list[int] = field(default_factory=list)
+    """Place numbers in the order of their first admission."""
+
+    def any(self) -> QueueService:
+        return random.choice(self.replicas)
+
+    async def line_up(self, users: Iterable[int]) -> list[Place]:
+        """One after the other, over all replicas, so that the order of joining is known."""
+        return [await self.join(user) for user in users]
+
+    async def join(self, user: int) -> Place:
+        (answer,) = await self.any().enter_queue("main", [user])
+        assert isinstance(answer, Entered)
+        return answer.place
+
+    async def orders(self, places: Sequence[Place]) -> list[int | None]:
+        """0 = admitted, None = ended."""
+        return [
+            None if position.standing.state is PlaceState.ENDED else position.standing.order
+            for position in await self.any().get_positions(places)
+        ]
+
+    async def leave(self, place: Place) -> None:
+        await self.any().leave_queue("main", place.number, place.user_id)
+
+    async def buy(self, place: Place) -> None:
+        """One fan: asks until admitted, shops for a moment, leaves. Patient with a 503."""
+        last = 10**6
+        while True:
+            with contextlib.suppress(Unavailable):
+                (position,) = await self.any().get_positions([place])
+                standing = position.standing
+                assert standing.state is not PlaceState.ENDED, f"{place} was lost"
+                assert standing.order <= last or position.recovering, "an order grew"
+                if standing.state is PlaceState.ADMITTED:
+                    break
+                last = standing.order
+            await asyncio.sleep(min(0.25, 0.005 + 0.002 * min(last, 1000)))
+        await asyncio.sleep(random.uniform(0, 0.005))
+        await self.leave(place)
+
+    async def watch(self) -> None:
+        """Looks again and again, at one instant each, at who is inside and who is next."""
+        while True:
+            async with self.watcher.pipeline(transaction=True) as look:
+                look.zrange("{queue:main}:admitted", 0, -1)
+                look.zrange("{queue:main}:waiting", 0, 0)
+                inside, first = await look.execute()
+            numbers = sorted(int(number) for number in inside)
+            self.most_inside = max(self.most_inside, len(numbers))
+            if numbers and first:
+                assert numbers[-1] < int(first[0]), "somebody was overtaken"
+            self.admissions += [n for n in numbers if n not in self.admissions]
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def open_shop(url: str, rules: Rules = PATIENT) -> AsyncIterator[Shop]:
+    """Two replicas with their ticks, on a Redis that is theirs."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def client() -> Redis:
+            redis = redis_client.connect(url, timeout=2.0, retries=1)
+            stack.push_async_callback(redis.aclose)
+            return redis
+
+        pacing = Pacing(1_000, 10_000, rules.admission_ttl_ms)
+        replicas = [
+            QueueService(
+                RedisWaitingRoom(client(), rules, Limits(CAPACITY, 10_000)),
+                Signer("k1", "s" * 32),
+                pacing,
+                ["main"],
+            )
+            for _ in range(2)
+        ]
+        async with running(*(replica.keep_moving("main", 0.05) for replica in replicas)):
+            yield Shop(replicas, client())
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs coroutines beside the block; one that fails fails the test."""
+    tasks = [asyncio.create_task(w) for w in work]
+    try:
+        yield
+    finally:
+        pending = set(tasks)
+        while pending:
+            # Again if need be: before Python 3.12 redis-py may swallow a cancellation.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                task.result()
+
+
+def numbers(places: Iterable[Place]) -> list[int]:
+    return [place.number for place in places]
+
+
+async def test_five_hundred_through_ten_slots(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url) as shop, running(shop.watch()):
+        places = await shop.line_up(range(1, PEOPLE + 1))
+        assert numbers(places) == sorted(set(numbers(places)))
+        await asyncio.gather(*(shop.buy(place) for place in places))
+        await asyncio.sleep(0.01)
+    assert shop.most_inside == CAPACITY
+    # The watch may miss who was inside for an instant only; whom it saw came in order.
+    assert shop.admissions == sorted(shop.admissions)
+    assert len(shop.admissions) > PEOPLE / 2
+
+
+async def test_a_crowd_that_joins_at_once_has_one_order(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url) as shop, running(shop.watch()):
+        # Everybody twice, as impatient people do.
+        twice = random.sample([*range(1, 301)] * 2, 600)
+        joined = await asyncio.gather(*(shop.join(user) for user in twice))
+        places = sorted(set(joined), key=lambda place: place.number)
+        assert len(places) == 300
+        orders = await shop.orders(places[:256])
+        assert orders == [0] * CAPACITY + list(range(1, 256 - CAPACITY + 1))
+    assert shop.most_inside == CAPACITY
+
+
+async def test_flushall_in_the_middle(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url) as shop:
+        places = await shop.line_up(range(1, PEOPLE + 1))
+        async with running(shop.watch()):
+            fans = [asyncio.create_task(shop.buy(place)) for place in places]
+            async with asyncio.timeout(30):
+                while len(shop.admissions) < 100:  # noqa: ASYNC110  # seen, not announced
+                    await asyncio.sleep(0.001)
+        before = set(shop.admissions)
+        await shop.watcher.flushall()
+        shop.admissions.clear()
+        async with running(shop.watch()):
+            newcomers = await shop.line_up(range(1001, 1006))
+            fans += [asyncio.create_task(shop.buy(place)) for place in newcomers]
+            await asyncio.gather(*fans)
+    assert shop.most_inside <= CAPACITY
+    assert shop.admissions == sorted(shop.admissions), "the original order, newcomers last"
+    assert newcomers[0].number > places[-1].number
+    # Some may have shopped and left between two looks, as above.
+    assert len(before | set(shop.admissions)) > PEOPLE / 2
+
+
+@pytest.mark.parametrize("torn", [0, 40], ids=["between transactions", "inside one"])
+async def test_kill_9_and_the_last_second_lost(own_redis: OwnRedis, torn: int) -> None:
+    async with open_shop(own_redis.url) as shop:
+        kept = await shop.line_up(range(1, 41))
+        await shop.leave(kept[0])
+        await shop.leave(kept[20])
+        # Everybody lives, and inside are 1..10.
+        inside = kept[1:11]
+        assert await shop.orders(inside) == [0] * 10
+        durable = own_redis.written()
+        # All that follows is lost: joining, leaving, being admitted.
+        lost = await shop.line_up(range(41, 61))
+        await shop.leave(kept[1])
+        assert await shop.orders([kept[11]]) == [0]
+        own_redis.kill()
+        own_redis.lose_after(durable + torn)
+        own_redis.start()
+
+        newcomers = await shop.line_up(range(61, 71))
+        everybody = [*kept, *lost, *newcomers]
+        assert len(set(numbers(everybody))) == len(everybody), "a number was given twice"
+        assert await shop.line_up(range(42, 43)) != [lost[1]], "not known until it is shown"
+        # What ended and is known to have ended stays so; the others stand as they stood.
+        assert await shop.orders([kept[0], kept[20]]) == [None, None]
+        back = [p for p in everybody if p not in (kept[0], kept[20])]
+        random.shuffle(back)
+        for place in back:
+            assert await shop.orders([place]) != [None], "a place was lost"
+        line = sorted(back, key=lambda place: place.number)
+        assert await shop.orders(line) == [0] * 10 + list(range(1, len(line) - 10 + 1))
+        # It takes a second to be sure that all are back; survivors need not wait for that.
+        assert (await shop.any().get_room("main")).recovering
+        await shop.leave(line[0])
+        assert await shop.orders(line[10:12]) == [0, 1]
+        async with running(shop.watch()):
+            await asyncio.gather(*(shop.buy(place) for place in line[1:]))
+        assert shop.admissions == sorted(shop.admissions)
+        assert shop.most_inside <= CAPACITY
+        assert await shop.orders(everybody) == [None] * len(everybody)
+
+
+async def test_killed_again_and_again(own_redis: OwnRedis) -> None:
+    """Every crash begins an epoch; the fates of all earlier ones stay known."""
+    async with open_shop(own_redis.url, replace(PATIENT, grace_ms=100)) as shop:
+        ended: list[Place] = []
+        line = await shop.line_up(range(1, 31))
+        for crash in range(4):
+            await shop.leave(line[-1])
+            ended.append(line.pop())
+            durable = own_redis.written()
+            line += await shop.line_up(range(100 * crash + 100, 100 * crash + 105))
+            own_redis.kill()
+            own_redis.lose_after(durable)
+            own_redis.start()
+            await shop.orders(random.sample(line, len(line)))
+            await asyncio.sleep(0.15)
+            assert await shop.orders(ended) == [None] * len(ended)
+            assert await shop.orders(line) == [0] * 10 + list(range(1, len(line) - 10 + 1))
+        # Tokens keep their epoch, so that who enters again gets an equal one.
+        again = [await shop.join(place.user_id) for place in line]
+        assert again == line
+        assert len({place.epoch for place in line}) > 1
+
+
+async def test_redis_away_is_unavailable_soon_and_forgotten_later(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url) as shop:
+        (place,) = await shop.line_up([1])
+        await asyncio.gather(*(shop.orders([place]) for _ in range(50)))
+        own_redis.kill()
+        started = time.monotonic()
+        for outcome in await asyncio.gather(
+            *(shop.orders([place]) for _ in range(50)), return_exceptions=True
+        ):
+            assert isinstance(outcome, Unavailable)
+        assert time.monotonic() - started < 5
+        own_redis.start()
+        # Not one error more, although every pooled connection was broken.
+        for outcomes in await asyncio.gather(*(shop.orders([place]) for _ in range(50))):
+            assert outcomes == [0]
+
+
+async def test_a_cancelled_call_spoils_no_other(own_redis: OwnRedis) -> None:
+    """Once a client library handed the reply of a cancelled call to the next caller."""
+    async with open_shop(own_redis.url) as shop:
+        places = await shop.line_up(range(1, 101))
+        expected = await shop.orders(places)
+
+        async def ask(index: int) -> None:
+            assert await shop.orders([places[index]]) == [expected[index]]
+
+        for _ in range(5):
+            calls = [asyncio.create_task(ask(index)) for index in range(100)]
+            await asyncio.sleep(random.uniform(0, 0.01))
+            for call in calls[::3]:
+                call.cancel()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            for outcome in outcomes:
+                assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+
+
+async def test_a_room_is_one_slot_of_a_cluster(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url) as shop:
+        places = await shop.line_up(range(1, 21))
+        await shop.watcher.flushall()
+        await shop.orders(places)
+        await shop.leave(places[0])
+        keys = await shop.watcher.keys()
+        assert len(keys) >= 4
+        assert {str(key).partition("}")[0] for key in keys} == {"b'{queue:main"}

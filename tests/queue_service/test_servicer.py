@@ -1,0 +1,179 @@
+"""The service over gRPC, as the gateway and an operator meet it; real Redis behind it."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import grpc
+import jwt
+import pytest
+import typer
+
+from protos.queue.v1 import queue_pb2 as pb
+from protos.queue.v1 import queue_pb2_grpc
+from queue_service import admin
+from queue_service.domain import Limits, Pacing
+from queue_service.repository import RedisWaitingRoom
+from queue_service.service import QueueService
+from queue_service.servicer import QueueAdminServicer, QueueServicer
+from queue_service.settings import Settings
+from queue_service.tokens import Signer
+from servicekit import client, redis_client
+from servicekit.rpc_errors import RemoteError
+from servicekit.server import Server
+from tests.queue_service.conftest import RULES, OwnRedis
+
+SECRET = "0123456789abcdef0123456789abcdef"
+BUDGET = 5.0
+
+
+@pytest.fixture
+async def address(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """A running server with one slot and two places to wait."""
+    monkeypatch.setenv("QUEUE_TOKEN_KEYS", f'{{"k1": "{SECRET}"}}')
+    monkeypatch.setenv("QUEUE_TOKEN_SIGNING_KEY_ID", "k1")
+    settings = Settings()
+    rules = replace(RULES, admission_ttl_ms=60_000)
+    async with redis_client.connect(own_redis.url, timeout=1.0, retries=1) as redis:
+        service = QueueService(
+            RedisWaitingRoom(redis, rules, Limits(capacity=1, max_waiting=2)),
+            Signer(settings.token_signing_key_id, settings.signing_secret),
+            Pacing(1_000, 10_000, 60_000),
+            settings.rooms,
+        )
+        server = Server(settings, "queue_service").grpc
+        queue_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(service), server)
+        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(QueueAdminServicer(service), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        yield f"127.0.0.1:{port}"
+        await server.stop(0)
+
+
+@pytest.fixture
+async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with client.connect(address) as channel:
+        yield channel
+
+
+async def test_from_the_door_into_the_shop(channel: grpc.aio.Channel) -> None:
+    queue = queue_pb2_grpc.QueueServiceStub(channel)
+    entered = await client.call(
+        queue.EnterQueue,
+        pb.EnterQueueRequest(room="main", user_ids=[11, 12, 0, 13, 14]),
+        budget=BUDGET,
+    )
+    first, second, bad, third, full = entered.results
+    assert (bad.error_code, full.error_code) == ("INVALID_REQUEST", "QUEUE_FULL")
+    assert not bad.HasField("place")
+    assert first.position.state == pb.PLACE_STATE_ADMITTED
+    assert first.position.admitted_until_ms > 0
+    assert (second.position.state, second.position.order) == (pb.PLACE_STATE_WAITING, 1)
+    assert second.position.poll_after_ms >= 1_000
+    assert second.position.estimated_wait_ms > 0
+
+    claims = jwt.decode(second.access_token, SECRET, algorithms=["HS256"])
+    assert jwt.get_unverified_header(second.access_token)["kid"] == "k1"
+    place = pb.Place(
+        room=claims["room"],
+        number=claims["place"],
+        user_id=claims["user"],
+        epoch=claims["epoch"],
+    )
+    assert place == second.place
+
+    # Who leaves makes room, and the next to ask sees it.
+    await client.call(queue.LeaveQueue, pb.LeaveQueueRequest(place=first.place), budget=BUDGET)
+    positions = (
+        await client.call(
+            queue.GetPositions,
+            pb.GetPositionsRequest(places=[first.place, place, third.place]),
+            budget=BUDGET,
+        )
+    ).positions
+    assert [position.state for position in positions] == [
+        pb.PLACE_STATE_ENDED,
+        pb.PLACE_STATE_ADMITTED,
+        pb.PLACE_STATE_WAITING,
+    ]
+    assert [position.order for position in positions] == [0, 0, 1]
+
+
+async def test_errors_carry_their_code(channel: grpc.aio.Channel) -> None:
+    queue = queue_pb2_grpc.QueueServiceStub(channel)
+    operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
+    places = [pb.Place(room="main", number=1, user_id=1)]
+    for method, request, code in (
+        (
+            queue.EnterQueue,
+            pb.EnterQueueRequest(room="main", user_ids=[1] * 257),
+            "INVALID_REQUEST",
+        ),
+        (queue.GetPositions, pb.GetPositionsRequest(places=places * 257), "INVALID_REQUEST"),
+        (
+            queue.GetPositions,
+            pb.GetPositionsRequest(places=[*places, pb.Place(room="b")]),
+            "INVALID_REQUEST",
+        ),
+        (queue.EnterQueue, pb.EnterQueueRequest(user_ids=[1]), "ROOM_NOT_FOUND"),
+        (
+            operator.UpdateRoom,
+            pb.UpdateRoomRequest(room="main", capacity=-1),
+            "INVALID_REQUEST",
+        ),
+    ):
+        with pytest.raises(RemoteError) as error:
+            await client.call(method, request, budget=BUDGET)
+        assert error.value.code == code
+
+
+async def test_redis_away_is_unavailable(channel: grpc.aio.Channel, own_redis: OwnRedis) -> None:
+    queue = queue_pb2_grpc.QueueServiceStub(channel)
+    request = pb.EnterQueueRequest(room="main", user_ids=[11])
+    await client.call(queue.EnterQueue, request, budget=BUDGET)
+    own_redis.kill()
+    with pytest.raises(RemoteError) as error:
+        await client.call(queue.EnterQueue, request, budget=BUDGET)
+    assert error.value.code == "UNAVAILABLE"
+    own_redis.start()
+    (result,) = (await client.call(queue.EnterQueue, request, budget=BUDGET)).results
+    assert result.position.order == 0
+
+
+async def test_zero_is_a_limit_that_is_set(channel: grpc.aio.Channel) -> None:
+    operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
+    room = await client.call(
+        operator.UpdateRoom, pb.UpdateRoomRequest(room="main", capacity=0), budget=BUDGET
+    )
+    assert (room.capacity, room.max_waiting, room.paused) == (0, 2, False)
+    room = await client.call(operator.GetRoom, pb.GetRoomRequest(room="main"), budget=BUDGET)
+    assert (room.room, room.capacity, room.recovering) == ("main", 0, False)
+    assert room.epoch > 0
+
+
+async def test_the_operators_command(address: str) -> None:
+    async def run(*arguments: str) -> tuple[int | None, str]:
+        # A process of its own: gRPC wants one event loop in each.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "queue_service.admin", *arguments, "--address", address),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return process.returncode, output.decode().strip()
+
+    assert await run("pause") == (0, "main: 0 of 1 admitted, 0 of 2 waiting, paused")
+    assert await run("capacity", "70") == (0, "main: 0 of 70 admitted, 0 of 2 waiting, paused")
+    assert await run("max-waiting", "9") == (0, "main: 0 of 70 admitted, 0 of 9 waiting, paused")
+    assert await run("resume") == (0, "main: 0 of 70 admitted, 0 of 9 waiting")
+    assert await run("show") == (0, "main: 0 of 70 admitted, 0 of 9 waiting")
+    assert await run("show", "--room", "nowhere") == (2, "There is no such waiting room.")
+
+
+async def test_the_operators_command_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end:
+        await admin.ask("127.0.0.1:1", pb.GetRoomRequest(room="main"))
+    assert end.value.exit_code == 2
+    assert capsys.readouterr().err == "Nothing answers at 127.0.0.1:1, or its Redis is away.\n"
