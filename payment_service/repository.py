@@ -182,9 +182,10 @@ class PaymentRepository:
             if not waiting:
                 return []
             rows = await transaction.fetch_all(
-                f"""SELECT {_PAYMENT} FROM payment WHERE id IN %s AND driven_until <= NOW(6)
+                f"""SELECT {_PAYMENT} FROM payment
+                WHERE id IN ({_marks(waiting)}) AND driven_until <= NOW(6)
                 FOR UPDATE SKIP LOCKED""",
-                [payment_id for (payment_id,) in waiting],
+                *(payment_id for (payment_id,) in waiting),
             )
             return await _take(transaction, rows, lease_seconds)
 
@@ -213,22 +214,23 @@ class Outbox:
         if not busy:
             return []
         mine = await transaction.fetch_all(
-            "SELECT shard FROM outbox_shard WHERE shard IN %s FOR UPDATE SKIP LOCKED",
-            [shard for (shard,) in busy],
+            f"""SELECT shard FROM outbox_shard
+            WHERE shard IN ({_marks(busy)}) FOR UPDATE SKIP LOCKED""",
+            *(shard for (shard,) in busy),
         )
         if not mine:
             return []
         rows = await transaction.fetch_all(
-            """SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
-            WHERE shard IN %s ORDER BY id LIMIT %s""",
-            [shard for (shard,) in mine],
+            f"""SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
+            WHERE shard IN ({_marks(mine)}) ORDER BY id LIMIT %s""",
+            *(shard for (shard,) in mine),
             limit,
         )
         return [(row[0], Event(*row[1:])) for row in rows]
 
     async def delete(self, transaction: Transaction, ids: Sequence[int]) -> None:
         """Drops events that Kafka has acknowledged."""
-        await transaction.execute("DELETE FROM outbox WHERE id IN %s", list(ids))
+        await transaction.execute(f"DELETE FROM outbox WHERE id IN ({_marks(ids)})", *ids)
 
 
 async def _payment_of_key(transaction: Transaction, order: PayOrder) -> tuple[Payment, bool] | None:
@@ -326,22 +328,24 @@ async def _take(
     payments = [_payment(row) for row in rows]
     if payments:
         await transaction.execute(
-            f"UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1 WHERE id IN %s",
+            f"""UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1
+            WHERE id IN ({_marks(payments)})""",
             _microseconds(lease_seconds),
-            [payment.id for payment in payments],
+            *(payment.id for payment in payments),
         )
     return payments
 
 
 async def _put_in_outbox(transaction: Transaction, event: Event) -> None:
+    # aiomysql 0.3.2 cannot pass bytes with pymysql 1.2, so the payload goes as hex digits.
     await transaction.insert(
         """INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-        VALUES (%s, %s, %s, %s, %s)""",
+        VALUES (%s, %s, %s, %s, UNHEX(%s))""",
         event.reservation_id % SHARDS,
         event.event_id,
         event.reservation_id,
         event.payment_id,
-        event.payload,
+        event.payload.hex(),
     )
 
 
@@ -369,3 +373,7 @@ def _payment(row: Row) -> Payment:
 
 def _microseconds(seconds: float) -> int:
     return int(seconds * 1_000_000)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join(["%s"] * len(values))

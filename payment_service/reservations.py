@@ -17,7 +17,7 @@ _PASSING = frozenset((Unavailable.code, TimedOut.code, PaymentInProgress.code))
 class GrpcReservations:
     """Asks reservation_service; the whole of a step takes at most about `budget` seconds."""
 
-    def __init__(self, stub: reservation_pb2_grpc.ReservationServiceAsyncStub, budget: float):
+    def __init__(self, stub: "reservation_pb2_grpc.ReservationServiceAsyncStub", budget: float):
         self._stub = stub
         self._budget = budget
 

@@ -104,6 +104,9 @@ async def _read(transaction: Transaction, payment_id: int) -> Charge:
     if row is None:
         return Charge(ChargeStatus.UNKNOWN)
     status, amount, settling = row
+    if status == ChargeStatus.UNKNOWN:
+        # Asked for, and failed.
+        return Charge(ChargeStatus.UNKNOWN)
     if settling and status != ChargeStatus.REFUNDED:
         return Charge(ChargeStatus.PENDING)
     reason = DECLINE_REASON if status == ChargeStatus.DECLINED else ""

@@ -1,0 +1,264 @@
+"""The breaker, the guard, the sandbox and the HTTP provider."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
+from payment_service.providers import sandbox
+from payment_service.providers.breaker import CircuitBreaker
+from payment_service.providers.guarded import GuardedProvider
+from payment_service.providers.http import HttpProvider
+from payment_service.providers.sandbox import SandboxProvider
+from servicekit.mysql import Database
+from tests.fakes.payments import FakeProvider
+
+PRICE = Decimal("150000.00")
+APPROVED = Charge(ChargeStatus.APPROVED, PRICE)
+DECLINED = Charge(ChargeStatus.DECLINED, PRICE, "CARD_DECLINED")
+payment_ids = itertools.count(random.randrange(1, 1 << 40))
+
+
+class TestBreaker:
+    def test_it_opens_after_failures_in_a_row_and_probes(self) -> None:
+        now = 0.0
+        breaker = CircuitBreaker(3, open_seconds=5, clock=lambda: now)
+        for _ in range(2):
+            breaker.failed()
+        breaker.succeeded()
+        for _ in range(3):
+            assert breaker.allows()
+            breaker.failed()
+        assert not breaker.allows()
+        now = 5.0
+        assert breaker.allows(), "a probe"
+        assert not breaker.allows(), "one probe at a time"
+        breaker.failed()
+        now = 9.9
+        assert not breaker.allows()
+        now = 10.0
+        assert breaker.allows(), "the next probe, though nothing was heard of the last"
+        breaker.succeeded()
+        assert breaker.allows()
+        assert breaker.allows()
+
+
+class TestGuard:
+    @pytest.fixture
+    def inner(self) -> FakeProvider:
+        return FakeProvider()
+
+    @pytest.fixture
+    def guarded(self, inner: FakeProvider) -> GuardedProvider:
+        return GuardedProvider(inner, timeout=1.0, breaker=CircuitBreaker(2, 60))
+
+    async def test_errors_are_tried_again_with_a_bound(
+        self, inner: FakeProvider, guarded: GuardedProvider
+    ) -> None:
+        inner.troubles = [ProviderUnavailable("no")] * 3
+        assert await guarded.charge(1, 42, PRICE) == APPROVED
+        inner.troubles = [ProviderUnavailable("no")] * 5
+        with pytest.raises(ProviderUnavailable):
+            await guarded.charge(2, 42, PRICE)
+        assert len(inner.troubles) == 1
+
+    async def test_silence_is_cut_and_not_tried_again(
+        self, inner: FakeProvider, guarded: GuardedProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = 0
+
+        async def silent(*_: object) -> Charge:
+            nonlocal calls
+            calls += 1
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        monkeypatch.setattr(guarded, "_timeout", 0.05)
+        monkeypatch.setattr(inner, "charge", silent)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await guarded.charge(1, 42, PRICE)
+        with pytest.raises(ProviderUnavailable):
+            await guarded.charge(1, 42, PRICE)
+        assert calls == 2, "the breaker lets nothing through"
+
+    async def test_a_decline_is_an_answer(
+        self, inner: FakeProvider, guarded: GuardedProvider
+    ) -> None:
+        inner.answer = ChargeStatus.DECLINED
+        for number in range(5):
+            assert await guarded.charge(number, 42, PRICE) == DECLINED
+
+
+class TestSandbox:
+    @pytest.fixture
+    async def provider(
+        self, mysql_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[SandboxProvider]:
+        monkeypatch.setattr(sandbox, "SLOW_SECONDS", 0.2)
+        monkeypatch.setattr(sandbox, "SETTLING_SECONDS", 0.3)
+        async with Database(mysql_urls["payment"]) as database:
+            yield SandboxProvider(database)
+
+    @pytest.mark.parametrize(("kind", "decision"), [(0, APPROVED), (sandbox.DECLINED, DECLINED)])
+    async def test_it_decides_once(
+        self, provider: SandboxProvider, kind: int, decision: Charge
+    ) -> None:
+        payment_id = next(payment_ids)
+        assert await provider.get_charge(payment_id) == Charge(ChargeStatus.UNKNOWN)
+        charges = await asyncio.gather(
+            *(provider.charge(payment_id, kind * sandbox.MAGIC + 7, PRICE) for _ in range(10))
+        )
+        assert charges == [decision] * 10
+        assert await provider.get_charge(payment_id) == decision
+
+    async def test_a_slow_one(self, provider: SandboxProvider) -> None:
+        started = asyncio.get_running_loop().time()
+        charge = await provider.charge(next(payment_ids), sandbox.SLOW * sandbox.MAGIC, PRICE)
+        assert charge == APPROVED
+        assert asyncio.get_running_loop().time() - started >= 0.2
+
+    async def test_a_failing_one(self, provider: SandboxProvider) -> None:
+        payment_id, user_id = next(payment_ids), sandbox.FAILING * sandbox.MAGIC
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable):
+                await provider.charge(payment_id, user_id, PRICE)
+            assert await provider.get_charge(payment_id) == Charge(ChargeStatus.UNKNOWN)
+        assert await provider.charge(payment_id, user_id, PRICE) == APPROVED
+
+    @pytest.mark.parametrize(
+        ("kind", "decision"),
+        [(sandbox.SILENT_APPROVED, APPROVED), (sandbox.SILENT_DECLINED, DECLINED)],
+    )
+    async def test_a_silent_one(
+        self, provider: SandboxProvider, kind: int, decision: Charge
+    ) -> None:
+        payment_id = next(payment_ids)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await provider.charge(payment_id, kind * sandbox.MAGIC, PRICE)
+        assert await provider.get_charge(payment_id) == Charge(ChargeStatus.PENDING)
+        await asyncio.sleep(0.3)
+        assert await provider.get_charge(payment_id) == decision
+
+    async def test_refunds(self, provider: SandboxProvider) -> None:
+        payment_id = next(payment_ids)
+        await provider.charge(payment_id, 42, PRICE)
+        for _ in range(2):
+            await provider.refund(payment_id)
+        assert await provider.get_charge(payment_id) == Charge(ChargeStatus.REFUNDED, PRICE)
+        barred = next(payment_ids)
+        await provider.refund(barred)
+        assert (await provider.charge(barred, 42, PRICE)).status is ChargeStatus.DECLINED
+
+
+class Psp:
+    """A payment service provider behind HTTP, as `providers.http` describes it."""
+
+    def __init__(self) -> None:
+        self.charges: dict[str, dict[str, Any]] = {}
+        self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        self.status = 200
+        self.decision = "APPROVED"
+        self.body: bytes | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        body = (await receive())["body"]
+        content = json.loads(body) if body else None
+        self.requests.append((scope["method"], scope["path"], headers, content))
+        status, answer = self._answer(scope["method"], scope["path"], content)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": self.body or json.dumps(answer).encode()})
+
+    def _answer(self, method: str, path: str, content: Any) -> tuple[int, dict[str, Any]]:
+        if self.status >= 500:
+            return self.status, {}
+        if path == "/v1/charges":
+            charge = {"status": self.decision, "amount": content["amount"]}
+            return self.status, self.charges.setdefault(content["paymentId"], charge)
+        payment_id = path.split("/")[3]
+        if path.endswith("/refund"):
+            self.charges[payment_id] = {"status": "REFUNDED"}
+        if payment_id not in self.charges:
+            return 404, {}
+        return 200, self.charges[payment_id]
+
+
+class TestHttp:
+    @pytest.fixture
+    def psp(self) -> Psp:
+        return Psp()
+
+    @pytest.fixture
+    async def provider(self, psp: Psp) -> AsyncIterator[HttpProvider]:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(psp),
+            base_url="http://psp.test/v1",
+            headers={"Authorization": "Bearer key"},
+        ) as client:
+            yield HttpProvider(client)
+
+    async def test_a_charge(self, psp: Psp, provider: HttpProvider) -> None:
+        assert await provider.get_charge(3) == Charge(ChargeStatus.UNKNOWN)
+        assert await provider.charge(3, 42, PRICE) == APPROVED
+        assert await provider.get_charge(3) == APPROVED
+        method, path, headers, content = psp.requests[1]
+        assert (method, path) == ("POST", "/v1/charges")
+        assert headers["authorization"] == "Bearer key"
+        assert headers["idempotency-key"] == "charge-3"
+        assert content == {"paymentId": "3", "userId": "42", "amount": "150000.00"}
+
+    @pytest.mark.parametrize("status", [200, 402])
+    async def test_a_decline(self, psp: Psp, provider: HttpProvider, status: int) -> None:
+        psp.status, psp.decision = status, "DECLINED"
+        charge = await provider.charge(3, 42, PRICE)
+        assert (charge.status, charge.reason) == (ChargeStatus.DECLINED, "DECLINED")
+
+    async def test_pending(self, psp: Psp, provider: HttpProvider) -> None:
+        psp.status, psp.decision = 202, "PENDING"
+        assert (await provider.charge(3, 42, PRICE)).status is ChargeStatus.PENDING
+
+    async def test_refunds(self, psp: Psp, provider: HttpProvider) -> None:
+        await provider.charge(3, 42, PRICE)
+        for _ in range(2):
+            await provider.refund(3)
+        assert (await provider.get_charge(3)).status is ChargeStatus.REFUNDED
+        assert psp.requests[1][2]["idempotency-key"] == "refund-3"
+        assert (await provider.charge(3, 42, PRICE)).status is ChargeStatus.DECLINED
+
+    @pytest.mark.parametrize(
+        ("status", "body"), [(503, b"{}"), (200, b"<html>"), (200, b'{"status": "MAYBE"}')]
+    )
+    async def test_an_answer_that_tells_nothing_is_no_answer(
+        self, psp: Psp, provider: HttpProvider, status: int, body: bytes
+    ) -> None:
+        psp.status, psp.body = status, body
+        with pytest.raises(ProviderUnavailable):
+            await provider.charge(3, 42, PRICE)
+
+    @pytest.mark.parametrize(
+        ("error", "raised"),
+        [
+            (httpx.ReadTimeout("slow"), TimeoutError),
+            (httpx.ConnectError("away"), ProviderUnavailable),
+        ],
+    )
+    async def test_a_provider_away(self, error: Exception, raised: type[Exception]) -> None:
+        def fail(request: httpx.Request) -> httpx.Response:
+            raise error
+
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(fail), base_url="http://psp.test"
+        ) as client:
+            provider = HttpProvider(client)
+            for call in (provider.charge(3, 42, PRICE), provider.get_charge(3), provider.refund(3)):
+                with pytest.raises(raised):
+                    await call

@@ -1,0 +1,251 @@
+"""What every store of payments does: the same tests over the fake and MariaDB."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+
+from payment_service import events
+from payment_service.domain import (
+    Admission,
+    Attempt,
+    Event,
+    IdempotencyKeyReused,
+    InProgress,
+    Outcome,
+    Payment,
+    PaymentDeclined,
+    PayOrder,
+    Status,
+)
+from payment_service.ports import Payments
+from payment_service.repository import PaymentRepository
+from servicekit.errors import Unavailable
+from servicekit.mysql import Database
+from tests.fakes.payments import MemoryPayments
+
+# The tests share a schema, so each has reservations of its own.
+reservation_ids = itertools.count(random.randrange(1, 1 << 40))
+
+SUCCEEDED = Outcome(Status.SUCCEEDED, Decimal("150000.00"))
+DECLINED = Outcome(Status.FAILED, Decimal("150000.00"), PaymentDeclined.code)
+STUCK = Outcome(Status.FAILED, failure_code=Unavailable.code)
+
+
+def new_order(key: str = "", user_id: int = 42) -> PayOrder:
+    return PayOrder(next(reservation_ids), user_id, key, Admission("main", 17))
+
+
+async def create(
+    payments: Payments, order: PayOrder, lease: float = 60, answer: float = 60
+) -> Attempt:
+    return await payments.create_payment(order, lease_seconds=lease, answer_seconds=answer)
+
+
+async def end(payments: Payments, payment: Payment, outcome: Outcome) -> Payment:
+    return await payments.record_outcome(payment.id, outcome, events.failed(payment, "ANY"))
+
+
+async def claimed(payments: Payments, payment: Payment) -> bool:
+    claim = await payments.claim_unfinished(lease_seconds=60, limit=1000)
+    return payment.id in [p.id for p in claim]
+
+
+class Contract:
+    async def test_an_order_creates_one_payment(self, payments: Payments) -> None:
+        order = new_order()
+        attempts = await asyncio.gather(*(create(payments, order) for _ in range(30)))
+        assert sum(attempt.created for attempt in attempts) == 1
+        assert len({attempt.payment.id for attempt in attempts}) == 1
+        payment = attempts[0].payment
+        assert (payment.reservation_id, payment.user_id) == (order.reservation_id, 42)
+        assert payment.status is Status.INITIATED
+        assert payment.amount is None
+        assert payment.admission == Admission("main", 17)
+        assert await payments.get_payment(payment.id) == payment
+        assert await payments.get_payment(payment.id + 1_000_000) is None
+
+    async def test_users_do_not_meet(self, payments: Payments) -> None:
+        order = new_order()
+        stranger = PayOrder(order.reservation_id, 43)
+        assert (await create(payments, order)).created
+        assert (await create(payments, stranger)).created
+
+    async def test_the_first_outcome_stays(self, payments: Payments) -> None:
+        payment = (await create(payments, new_order())).payment
+        before = await payments.count_unsent()
+        ended = await end(payments, payment, SUCCEEDED)
+        assert (ended.status, ended.amount) == (Status.SUCCEEDED, Decimal("150000.00"))
+        assert await end(payments, payment, DECLINED) == ended
+        assert await payments.count_unsent() == before + 1
+
+    async def test_what_succeeded_or_was_refunded_answers_again(self, payments: Payments) -> None:
+        order = new_order()
+        payment = (await create(payments, order)).payment
+        ended = await end(payments, payment, SUCCEEDED)
+        assert await create(payments, order) == Attempt(ended, created=False)
+        before = await payments.count_unsent()
+        for _ in range(2):
+            await payments.record_refund(payment.id, events.refunded(payment))
+        assert await payments.count_unsent() == before + 1
+        again = await create(payments, order)
+        assert (again.payment.status, again.created) == (Status.REFUNDED, False)
+
+    async def test_only_a_success_is_refunded(self, payments: Payments) -> None:
+        payment = (await create(payments, new_order())).payment
+        before = await payments.count_unsent()
+        await payments.record_refund(payment.id, events.refunded(payment))
+        assert await payments.count_unsent() == before
+        assert await payments.get_payment(payment.id) == payment
+
+    async def test_a_decline_answers_until_it_was_told(self, payments: Payments) -> None:
+        order = new_order()
+        payment = (await create(payments, order)).payment
+        await end(payments, payment, DECLINED)
+        untold = await create(payments, order)
+        assert (untold.payment.id, untold.created) == (payment.id, False)
+        await payments.mark_told(payment.id)
+        second = await create(payments, order)
+        assert second.created
+        assert second.payment.failed_payment_id == payment.id
+
+    async def test_an_attempt_names_the_last_one_that_reached_its_reservation(
+        self, payments: Payments
+    ) -> None:
+        order = new_order()
+        first = (await create(payments, order)).payment
+        await end(payments, first, STUCK)
+        second = (await create(payments, order)).payment
+        assert second.failed_payment_id == first.id
+        await end(payments, second, Outcome(Status.FAILED, failure_code="PAYMENT_IN_PROGRESS"))
+        third = (await create(payments, order)).payment
+        assert third.failed_payment_id == first.id
+
+    async def test_the_latest_payment_leaves_out_what_never_reached_the_provider(
+        self, payments: Payments
+    ) -> None:
+        order = new_order()
+        ids = (order.reservation_id, order.user_id)
+        assert await payments.latest_payment(*ids) is None
+        first = (await create(payments, order)).payment
+        assert await payments.latest_payment(*ids) == first
+        declined = await end(payments, first, DECLINED)
+        await payments.mark_told(first.id)
+        second = (await create(payments, order)).payment
+        assert await payments.latest_payment(*ids) == second
+        await end(payments, second, STUCK)
+        latest = await payments.latest_payment(*ids)
+        assert latest is not None
+        assert latest.id == declined.id
+        assert await payments.paid_by_another(order.reservation_id, 43)
+        assert not await payments.paid_by_another(order.reservation_id, 42)
+
+    async def test_an_unfinished_payment_is_claimed_once_its_lease_is_over(
+        self, payments: Payments
+    ) -> None:
+        driven = (await create(payments, new_order())).payment
+        assert not await claimed(payments, driven)
+        left = (await create(payments, new_order(), lease=0)).payment
+        claims = await asyncio.gather(*(claimed(payments, left) for _ in range(5)))
+        assert sorted(claims) == [False] * 4 + [True]
+        again = await payments.get_payment(left.id)
+        assert again is not None
+        assert again.attempts == 1
+        await payments.park(left.id, 0.2)
+        assert not await claimed(payments, left)
+        await asyncio.sleep(0.25)
+        assert await claimed(payments, left)
+        await end(payments, left, SUCCEEDED)
+        await payments.park(left.id, 0)
+        assert not await claimed(payments, left)
+
+    async def test_an_unannounced_success_is_claimed_now_and_then(self, payments: Payments) -> None:
+        async def claim() -> bool:
+            found = await payments.claim_unannounced(older_than=0.1, lease_seconds=0.2, limit=1000)
+            return payment.id in [p.id for p in found]
+
+        payment = (await create(payments, new_order(), lease=0)).payment
+        await end(payments, payment, SUCCEEDED)
+        assert not await claim()
+        await asyncio.sleep(0.12)
+        assert await claim()
+        assert not await claim()
+        await asyncio.sleep(0.22)
+        assert await claim()
+
+    async def test_a_key_stands_for_its_first_payment(self, payments: Payments) -> None:
+        order = new_order("key 🎟")
+        payment = (await create(payments, order)).payment
+        with pytest.raises(InProgress):
+            await create(payments, order)
+        with pytest.raises(IdempotencyKeyReused):
+            await create(payments, new_order("key 🎟"))
+        assert (await create(payments, new_order("KEY 🎟"))).created, "keys differ by case"
+        await payments.release_key(order)
+        assert await create(payments, order) == Attempt(payment, created=False)
+        with pytest.raises(InProgress):
+            await create(payments, order)
+        await end(payments, payment, DECLINED)
+        await payments.mark_told(payment.id)
+        assert (await create(payments, order)).payment.id == payment.id
+        other = PayOrder(order.reservation_id, 42, "another key")
+        assert (await create(payments, other)).created
+
+    async def test_a_key_in_flight_does_not_outlive_its_call(self, payments: Payments) -> None:
+        order = new_order(f"key {random.random()}")
+        await create(payments, order, answer=0.05)
+        await asyncio.sleep(0.06)
+        assert not (await create(payments, order)).created
+
+    async def test_a_key_used_many_times_at_once_is_in_flight_once(
+        self, payments: Payments
+    ) -> None:
+        order = new_order(f"key {random.random()}")
+        attempts = await asyncio.gather(
+            *(create(payments, order) for _ in range(30)), return_exceptions=True
+        )
+        assert sum(isinstance(attempt, Attempt) for attempt in attempts) == 1
+        assert sum(isinstance(attempt, InProgress) for attempt in attempts) == 29
+
+    async def test_a_key_tries_again_after_what_is_not_final(self, payments: Payments) -> None:
+        order = new_order(f"key {random.random()}")
+        first = (await create(payments, order)).payment
+        await end(payments, first, STUCK)
+        second = await create(payments, order)
+        assert second.created
+        ended = await end(payments, second.payment, SUCCEEDED)
+        assert await create(payments, order) == Attempt(ended, created=False)
+
+    async def test_old_keys_are_forgotten(self, payments: Payments) -> None:
+        order = new_order(f"key {random.random()}")
+        payment = (await create(payments, order)).payment
+        await payments.forget_keys(older_than_hours=1)
+        with pytest.raises(InProgress):
+            await create(payments, order)
+        await payments.forget_keys(older_than_hours=0)
+        assert await create(payments, order) == Attempt(payment, created=False)
+
+
+class TestMemory(Contract):
+    @pytest.fixture
+    def payments(self) -> Payments:
+        return MemoryPayments()
+
+
+class TestMariaDb(Contract):
+    @pytest.fixture
+    async def payments(self, mysql_urls: dict[str, str]) -> AsyncIterator[Payments]:
+        async with Database(mysql_urls["payment"]) as database:
+            yield PaymentRepository(database, asyncio.Event())
+
+    async def test_an_outcome_and_its_event_are_one(self, mysql_urls: dict[str, str]) -> None:
+        async with Database(mysql_urls["payment"]) as database:
+            payments = PaymentRepository(database, asyncio.Event())
+            payment = (await create(payments, new_order())).payment
+            too_long = Event("x" * 99, payment.reservation_id, payment.id, b"")
+            with pytest.raises(Exception, match="Data too long"):
+                await payments.record_outcome(payment.id, SUCCEEDED, too_long)
+            assert await payments.get_payment(payment.id) == payment
