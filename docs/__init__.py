@@ -1,0 +1,1 @@
+"""The documentation, and the little that is generated in it."""

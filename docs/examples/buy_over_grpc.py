@@ -1,0 +1,149 @@
+"""Buys one ticket from the services themselves, without the gateway.
+
+    python -m docs.examples.buy_over_grpc --user 42
+
+Needs grpcio and the `protos` package, and nothing else of this project.
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+
+import grpc
+
+from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.payment.v1 import payment_pb2, payment_pb2_grpc
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+
+# Every call has a deadline, in seconds. Paying waits for the payment provider.
+DEADLINE = 5.0
+PAY_DEADLINE = 10.0
+
+
+def enter_queue(stub: queue_pb2_grpc.QueueServiceStub, room: str, user: int) -> queue_pb2.Place:
+    """Takes a place in line and returns it once it is admitted."""
+    request = queue_pb2.EnterQueueRequest(room=room, user_ids=[user])
+    (entered,) = stub.EnterQueue(request, timeout=DEADLINE).results
+    if entered.error_code:
+        raise SystemExit(f"the waiting room takes nobody: {entered.error_code}")
+    position = entered.position
+    while position.state == queue_pb2.PLACE_STATE_WAITING:
+        print(f"waiting: number {position.order} in line")
+        time.sleep(position.poll_after_ms / 1000)
+        look = queue_pb2.GetPositionsRequest(places=[entered.place])
+        (position,) = stub.GetPositions(look, timeout=DEADLINE).positions
+    if position.state != queue_pb2.PLACE_STATE_ADMITTED:
+        raise SystemExit("the place has ended; enter again")
+    print(f"admitted with place {entered.place.number}")
+    return entered.place
+
+
+def free_seats(
+    concerts: concert_pb2_grpc.ConcertServiceStub,
+    reservations: reservation_pb2_grpc.ReservationServiceStub,
+) -> Iterator[concert_pb2.Seat]:
+    """The seats that are to be had: all of a date, without those that are held or sold."""
+    page = concerts.ListConcerts(concert_pb2.ListConcertsRequest(), timeout=DEADLINE)
+    for concert in page.concerts:
+        dates = concerts.ListSchedules(
+            concert_pb2.ListSchedulesRequest(concert_id=concert.id), timeout=DEADLINE
+        )
+        for date in dates.schedules:
+            print(f"looking at {concert.title!r} on {date.date}")
+            seats = concerts.ListSeats(
+                concert_pb2.ListSeatsRequest(schedule_id=date.id), timeout=DEADLINE
+            ).seats
+            taken = reservations.ListTakenSeats(
+                reservation_pb2.ListTakenSeatsRequest(schedule_id=date.id), timeout=DEADLINE
+            )
+            gone = {*taken.held_seat_ids, *taken.sold_seat_ids}
+            free = [seat for seat in seats if seat.id not in gone]
+            # At random, so that many buyers do not all want the first one.
+            yield from random.sample(free, len(free))
+
+
+def hold_seat(
+    concerts: concert_pb2_grpc.ConcertServiceStub,
+    reservations: reservation_pb2_grpc.ReservationServiceStub,
+    user: int,
+) -> reservation_pb2.Reservation:
+    """Holds any seat."""
+    for seat in free_seats(concerts, reservations):
+        try:
+            return reservations.Reserve(
+                reservation_pb2.ReserveRequest(user_id=user, seat_id=seat.id), timeout=DEADLINE
+            )
+        except grpc.RpcError as error:
+            # SEAT_HELD or SEAT_SOLD: somebody was quicker.
+            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                raise
+    raise SystemExit("everything is taken")
+
+
+def pay(
+    stub: payment_pb2_grpc.PaymentServiceStub,
+    reservation: reservation_pb2.Reservation,
+    place: queue_pb2.Place,
+) -> payment_pb2.Payment:
+    """Pays, and asks again while the outcome is not known. Paying twice charges once."""
+    request = payment_pb2.PayRequest(
+        reservation_id=reservation.id,
+        user_id=reservation.user_id,
+        # The payment gives this place up, and the next in line is admitted.
+        admission=payment_pb2.Admission(room=place.room, place_number=place.number),
+    )
+    while True:
+        payment = stub.Pay(request, timeout=PAY_DEADLINE)
+        if payment.status != payment_pb2.PAYMENT_STATUS_PENDING:
+            return payment
+        print("the outcome is not known yet, asking again")
+        time.sleep(1)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--user", type=int, default=random.randint(10**9, 10**10))
+    parser.add_argument("--room", default="main")
+    for name, port in (
+        ("queue", 9101),
+        ("concert", 9102),
+        ("reservation", 9103),
+        ("payment", 9104),
+    ):
+        address = os.environ.get(f"{name.upper()}_ADDR", f"127.0.0.1:{port}")
+        parser.add_argument(f"--{name}", default=address, help=f"{name}_service, host:port")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Returns 0 if the ticket was bought, 1 if not."""
+    chosen = arguments()
+    with (
+        grpc.insecure_channel(chosen.queue) as queue,
+        grpc.insecure_channel(chosen.concert) as concert,
+        grpc.insecure_channel(chosen.reservation) as reservation,
+        grpc.insecure_channel(chosen.payment) as payment,
+    ):
+        try:
+            place = enter_queue(queue_pb2_grpc.QueueServiceStub(queue), chosen.room, chosen.user)
+            held = hold_seat(
+                concert_pb2_grpc.ConcertServiceStub(concert),
+                reservation_pb2_grpc.ReservationServiceStub(reservation),
+                chosen.user,
+            )
+            print(f"holding seat {held.seat_num} at {held.price}: reservation {held.id}")
+            paid = pay(payment_pb2_grpc.PaymentServiceStub(payment), held, place)
+        except grpc.RpcError as error:
+            print(f"{error.code().name}: {error.details()}", file=sys.stderr)
+            return 1
+    status = payment_pb2.PaymentStatus.Name(paid.status)
+    print(f"payment {paid.id}: {status.removeprefix('PAYMENT_STATUS_')}")
+    return 0 if paid.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
