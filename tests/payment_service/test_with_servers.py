@@ -1,0 +1,281 @@
+"""The service on MariaDB, the sandbox and Kafka; only the reservations are a fake."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import grpc
+import pytest
+
+from deploy.local.stack import Stack
+from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
+from payment_service.domain import Admission, PaymentDeclined, PayOrder, Status
+from payment_service.events import TOPIC
+from payment_service.providers import sandbox
+from payment_service.providers.breaker import CircuitBreaker
+from payment_service.providers.guarded import GuardedProvider
+from payment_service.providers.sandbox import SandboxProvider
+from payment_service.relay import Relay
+from payment_service.repository import Outbox, PaymentRepository
+from payment_service.servicer import PaymentServicer
+from protos.payment.v1 import events_pb2, payment_pb2, payment_pb2_grpc
+from protos.reservation.v1 import events_pb2 as reservation_events_pb2
+from servicekit.kafka import Producer, Record, run_consumer
+from servicekit.mysql import Database
+from tests.payment_service.conftest import Shop
+
+reservation_ids = itertools.count(random.randrange(1, 1 << 40))
+
+
+class Real:
+    """One replica on real stores."""
+
+    def __init__(self, database: Database, bootstrap: str, producer: Producer) -> None:
+        self.database = database
+        self.bootstrap = bootstrap
+        self.committed = asyncio.Event()
+        payments = PaymentRepository(database, self.committed)
+        guard = GuardedProvider(
+            SandboxProvider(database), timeout=0.5, breaker=CircuitBreaker(100, 1)
+        )
+        self.shop = Shop(payments=payments, guard=guard)
+        self.relay = Relay(database, Outbox(), producer, self.committed)
+
+    def hold(self, user_id: int = 42) -> PayOrder:
+        order = PayOrder(next(reservation_ids), user_id, admission=Admission("main", 17))
+        self.shop.reservations.hold(order.reservation_id, user_id)
+        return order
+
+    async def count(self, sql: str, *values: object) -> int:
+        async with self.database.reading() as reading:
+            row = await reading.fetch_one(sql, *values)
+        assert row is not None
+        return int(row[0])
+
+
+@pytest.fixture
+async def real(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterator[Real]:
+    async with Database(mysql_urls["payment"]) as database, Producer(kafka_bootstrap) as producer:
+        async with database.transaction() as transaction:
+            # Left by tests of the same schema.
+            await transaction.execute("DELETE FROM outbox")
+            await transaction.execute("DELETE FROM payment")
+        real = Real(database, kafka_bootstrap, producer)
+        yield real
+        await real.shop.service.drain(5)
+
+
+@contextlib.asynccontextmanager
+async def running(*works: Awaitable[None]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+@contextlib.asynccontextmanager
+async def listening(bootstrap: str) -> AsyncIterator[list[events_pb2.PaymentEvent]]:
+    """All payment events, as a consumer gets them."""
+    events: list[events_pb2.PaymentEvent] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        event = events_pb2.PaymentEvent.FromString(record.value)
+        assert record.key == str(event.reservation_id).encode()
+        assert record.headers == {"event-id": event.event_id.encode()}
+        events.append(event)
+        return ()
+
+    group = f"test-{random.getrandbits(64):x}"
+    async with running(run_consumer(bootstrap=bootstrap, group=group, topic=TOPIC, handler=handle)):
+        yield events
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # any condition, not an event
+            await asyncio.sleep(0.02)
+
+
+def of(events: list[events_pb2.PaymentEvent], order: PayOrder) -> list[str | None]:
+    return [e.WhichOneof("event") for e in events if e.reservation_id == order.reservation_id]
+
+
+async def test_fifty_pays_are_one_charge_one_row_one_event(real: Real) -> None:
+    order = real.hold()
+    async with listening(real.bootstrap) as events, running(real.relay.run()):
+        payments = await asyncio.gather(*(real.shop.service.pay(order) for _ in range(50)))
+        [payment] = set(payments)
+        assert payment.status is Status.SUCCEEDED
+        await until(lambda: of(events, order) == ["succeeded"])
+        await asyncio.sleep(0.2)
+    assert of(events, order) == ["succeeded"]
+    rows = "SELECT COUNT(*) FROM payment WHERE reservation_id = %s"
+    assert await real.count(rows, order.reservation_id) == 1
+    charges = "SELECT SUM(calls) FROM sandbox_charge WHERE payment_id = %s"
+    assert await real.count(charges, payment.id) == 1
+    assert await real.count("SELECT COUNT(*) FROM outbox") == 0
+    [event] = [e for e in events if e.reservation_id == order.reservation_id]
+    assert event.succeeded.admission.place_number == 17
+
+
+async def test_a_decline_then_a_success_arrive_in_order(real: Real) -> None:
+    order = real.hold(sandbox.DECLINED * sandbox.MAGIC + 1)
+    async with listening(real.bootstrap) as events, running(real.relay.run()):
+        for _ in range(5):
+            with pytest.raises(PaymentDeclined):
+                await real.shop.service.pay(order)
+        await until(lambda: of(events, order) == ["failed"] * 5)
+        ids = [e.payment_id for e in events if e.reservation_id == order.reservation_id]
+        assert ids == sorted(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"), [(sandbox.SILENT_APPROVED, "succeeded"), (sandbox.SILENT_DECLINED, "failed")]
+)
+async def test_silence_is_pending_and_settled_by_recovery(
+    real: Real, monkeypatch: pytest.MonkeyPatch, kind: int, event: str
+) -> None:
+    monkeypatch.setattr(sandbox, "SETTLING_SECONDS", 0.7)
+    order = real.hold(kind * sandbox.MAGIC)
+    async with (
+        listening(real.bootstrap) as events,
+        running(real.relay.run(), real.shop.recovery.run()),
+    ):
+        assert (await real.shop.service.pay(order)).status is Status.INITIATED
+        if event == "succeeded":
+            assert (await real.shop.service.pay(order)).status is Status.SUCCEEDED
+        else:
+            with pytest.raises(PaymentDeclined):
+                await real.shop.service.pay(order)
+        await until(lambda: of(events, order) == [event])
+
+
+async def test_two_relays_keep_the_order_of_each_reservation(real: Real) -> None:
+    declined = sandbox.DECLINED * sandbox.MAGIC
+    orders = [real.hold(declined + number) for number in range(40)]
+
+    async def pay_five_times(order: PayOrder) -> None:
+        for _ in range(5):
+            with pytest.raises(PaymentDeclined):
+                await real.shop.service.pay(order)
+
+    async with Producer(real.bootstrap) as producer, listening(real.bootstrap) as events:
+        other = Real(real.database, real.bootstrap, producer)
+        async with running(real.relay.run(), other.relay.run()):
+            await asyncio.gather(*(pay_five_times(order) for order in orders))
+            await until(lambda: all(len(of(events, order)) == 5 for order in orders))
+    for order in orders:
+        ids = [e.payment_id for e in events if e.reservation_id == order.reservation_id]
+        assert ids == sorted(set(ids))
+
+
+async def test_events_outlast_a_relay_that_dies_between_publishing_and_deleting(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = real.hold()
+    await real.shop.service.pay(order)
+
+    async def die(*_: object) -> None:
+        raise OSError("killed")
+
+    async with listening(real.bootstrap) as events:
+        with monkeypatch.context() as patch:
+            patch.setattr(Outbox, "delete", die)
+            with pytest.raises(OSError, match="killed"):
+                await real.relay.send_batch()
+        assert await real.relay.send_batch() == 1
+        assert await real.relay.send_batch() == 0
+        await until(lambda: of(events, order) == ["succeeded"] * 2)
+        [event_id] = {e.event_id for e in events if e.reservation_id == order.reservation_id}
+        assert event_id
+
+
+async def test_fifty_paid_while_kafka_is_away_arrive_when_it_is_back(
+    real: Real, servers: Stack
+) -> None:
+    orders = [real.hold() for _ in range(50)]
+    async with listening(real.bootstrap) as events, running(real.relay.run()):
+        warm_up = real.hold()
+        await real.shop.service.pay(warm_up)
+        await until(lambda: of(events, warm_up) == ["succeeded"])
+        await asyncio.to_thread(servers.kafka.stop)
+        payments = await asyncio.gather(*(real.shop.service.pay(order) for order in orders))
+        assert {payment.status for payment in payments} == {Status.SUCCEEDED}
+        await asyncio.sleep(1)
+        assert await real.count("SELECT COUNT(*) FROM outbox") == 50
+        await asyncio.to_thread(servers.kafka.start)
+        await until(lambda: all(of(events, order) for order in orders), seconds=60)
+        # Deleted once acknowledged, a moment after they have arrived.
+        async with asyncio.timeout(10):
+            while await real.count("SELECT COUNT(*) FROM outbox"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert all(of(events, order) == ["succeeded"] for order in orders)
+
+
+async def test_a_lost_seat_is_refunded_once(real: Real, kafka_bootstrap: str) -> None:
+    order = real.hold()
+    payment = await real.shop.service.pay(order)
+    lost = reservation_events_pb2.ReservationEvent(reservation_id=order.reservation_id)
+    lost.seat_lost.payment_id = payment.id
+    record = Record(RESERVATION_TOPIC, str(order.reservation_id).encode(), lost.SerializeToString())
+    consumer = run_consumer(
+        bootstrap=kafka_bootstrap,
+        group=f"test-{random.getrandbits(64):x}",
+        topic=RESERVATION_TOPIC,
+        handler=ReservationEvents(real.shop.service).handle,
+    )
+    async with (
+        Producer(kafka_bootstrap) as producer,
+        listening(kafka_bootstrap) as events,
+        running(real.relay.run(), consumer),
+    ):
+        await producer.publish([record, record], timeout=10)
+        await until(lambda: of(events, order) == ["succeeded", "refunded"])
+        await producer.publish([record], timeout=10)
+        await asyncio.sleep(0.5)
+    assert of(events, order) == ["succeeded", "refunded"]
+    assert (await real.shop.service.payment_of_reservation(*order_ids(order))).status is (
+        Status.REFUNDED
+    )
+    book = "SELECT COUNT(*) FROM sandbox_charge WHERE payment_id = %s AND status = 'REFUNDED'"
+    assert await real.count(book, payment.id) == 1
+
+
+def order_ids(order: PayOrder) -> tuple[int, int]:
+    return order.reservation_id, order.user_id
+
+
+async def test_it_speaks_grpc(real: Real) -> None:
+    order = real.hold()
+    server = grpc.aio.server()
+    payment_pb2_grpc.add_PaymentServiceServicer_to_server(
+        PaymentServicer(real.shop.service), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = payment_pb2_grpc.PaymentServiceStub(channel)
+        request = payment_pb2.PayRequest(
+            reservation_id=order.reservation_id,
+            user_id=42,
+            idempotency_key="k",
+            admission=payment_pb2.Admission(room="main", place_number=3),
+        )
+        paid = await stub.Pay(request, timeout=5)
+        asked = await stub.GetPaymentOfReservation(
+            payment_pb2.GetPaymentOfReservationRequest(
+                reservation_id=order.reservation_id, user_id=42
+            ),
+            timeout=5,
+        )
+    await server.stop(None)
+    assert paid == asked
+    assert paid.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED
+    assert paid.amount == "150000.00"
