@@ -1,0 +1,59 @@
+"""The wiring of reservation_service: `python -m reservation_service`."""
+
+from functools import partial
+
+from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from reservation_service.consumers import GROUP, PAYMENT_EVENTS, PaymentEvents
+from reservation_service.directory import IDEMPOTENT, ConcertDirectory
+from reservation_service.locks import RedisSeatLocks
+from reservation_service.repository import ReservationRepository
+from reservation_service.service import ReservationService
+from reservation_service.servicer import ReservationServicer
+from reservation_service.settings import ReservationSettings
+from reservation_service.sweep import run_sweep
+from servicekit import client, kafka, logs, redis_client, server
+from servicekit.mysql import Database
+
+
+async def main() -> None:
+    settings = ReservationSettings()
+    logs.configure(settings.log_level)
+    async with (
+        Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
+        redis_client.connect(settings.redis_url, timeout=settings.redis_timeout_seconds) as redis,
+        client.connect(settings.concert_addr, idempotent=IDEMPOTENT) as concerts,
+        server.Server(settings, "reservation_service") as serving,
+    ):
+        service = ReservationService(
+            ReservationRepository(database),
+            ConcertDirectory(
+                concerts,
+                cached_seats=settings.cached_seats,
+                cache_seconds=settings.cache_seconds,
+            ),
+            RedisSeatLocks(redis, lock_seconds=settings.lock_seconds),
+            hold_seconds=settings.hold_seconds,
+            payment_lease_seconds=settings.payment_lease_seconds,
+        )
+        reservation_pb2_grpc.add_ReservationServiceServicer_to_server(
+            ReservationServicer(service), serving.grpc
+        )
+        if settings.sweep_interval_seconds:
+            serving.add_background(
+                "sweep", partial(run_sweep, service, settings.sweep_interval_seconds)
+            )
+        serving.add_background(
+            "payment events",
+            partial(
+                kafka.run_consumer,
+                bootstrap=settings.kafka_bootstrap,
+                group=GROUP,
+                topic=PAYMENT_EVENTS,
+                handler=PaymentEvents(service).handle,
+            ),
+        )
+        await serving.serve(reservation_pb2.DESCRIPTOR)
+
+
+if __name__ == "__main__":
+    server.run(main)

@@ -1,0 +1,53 @@
+"""What happened to payments: each event of `payment.events` is one call of the service."""
+
+from collections.abc import Sequence
+
+from protos.payment.v1 import events_pb2 as payment_events_pb2
+from protos.reservation.v1 import events_pb2
+from reservation_service.domain import PaymentOutcome
+from reservation_service.service import ReservationService
+from servicekit.kafka import Record
+
+PAYMENT_EVENTS = "payment.events"
+RESERVATION_EVENTS = "reservation.events"
+GROUP = "reservation_service"
+
+
+class PaymentEvents:
+    """Handles payment events. Each may come more than once: what it does depends on the state of
+    the reservation alone, and so does what it publishes."""
+
+    def __init__(self, service: ReservationService) -> None:
+        self._service = service
+
+    async def handle(self, record: Record) -> Sequence[Record]:
+        """Returns SeatLost for a payment whose seat is gone, otherwise nothing. Raises
+        DecodeError, ReservationNotFound or ValueError for an event that cannot be ours."""
+        event = payment_events_pb2.PaymentEvent.FromString(record.value)
+        match event.WhichOneof("event"):
+            case "succeeded":
+                outcome = await self._service.confirm_payment(
+                    event.reservation_id, event.payment_id
+                )
+                if outcome == PaymentOutcome.SEAT_LOST:
+                    return [_seat_lost(event)]
+            case "failed":
+                await self._service.return_to_hold(event.reservation_id, event.payment_id)
+            case "refunded":
+                pass  # the reservation was gone before, that is why
+            case unknown:
+                raise ValueError(f"payment event of unknown kind {unknown}")
+        return []
+
+
+def _seat_lost(payment: payment_events_pb2.PaymentEvent) -> Record:
+    event = events_pb2.ReservationEvent(
+        reservation_id=payment.reservation_id,
+        seat_lost=events_pb2.SeatLost(payment_id=payment.payment_id),
+    )
+    event.occurred_at.GetCurrentTime()
+    return Record(
+        topic=RESERVATION_EVENTS,
+        key=str(payment.reservation_id).encode(),
+        value=event.SerializeToString(),
+    )

@@ -1,0 +1,82 @@
+"""proto <-> domain of frontrow.reservation.v1."""
+
+from typing import Any
+
+from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from reservation_service.domain import Reservation, Status
+from reservation_service.service import ReservationService
+
+Context = Any  # grpc.aio.ServicerContext: nothing of it is used here
+
+STATUS = {
+    Status.HELD: reservation_pb2.RESERVATION_STATUS_HELD,
+    Status.PAYING: reservation_pb2.RESERVATION_STATUS_PAYING,
+    Status.CONFIRMED: reservation_pb2.RESERVATION_STATUS_CONFIRMED,
+    Status.CANCELLED: reservation_pb2.RESERVATION_STATUS_CANCELLED,
+    Status.EXPIRED: reservation_pb2.RESERVATION_STATUS_EXPIRED,
+}
+
+
+class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
+    def __init__(self, service: ReservationService) -> None:
+        self._service = service
+
+    async def Reserve(
+        self, request: reservation_pb2.ReserveRequest, context: Context
+    ) -> reservation_pb2.Reservation:
+        return _reservation(
+            await self._service.hold_seat(request.user_id, request.seat_id, request.idempotency_key)
+        )
+
+    async def GetReservation(
+        self, request: reservation_pb2.GetReservationRequest, context: Context
+    ) -> reservation_pb2.Reservation:
+        return _reservation(
+            await self._service.get_reservation(request.reservation_id, request.user_id)
+        )
+
+    async def CancelReservation(
+        self, request: reservation_pb2.CancelReservationRequest, context: Context
+    ) -> reservation_pb2.Reservation:
+        return _reservation(
+            await self._service.cancel_reservation(request.reservation_id, request.user_id)
+        )
+
+    async def ListTakenSeats(
+        self, request: reservation_pb2.ListTakenSeatsRequest, context: Context
+    ) -> reservation_pb2.ListTakenSeatsResponse:
+        held, sold = await self._service.taken_seats(request.schedule_id)
+        return reservation_pb2.ListTakenSeatsResponse(held_seat_ids=held, sold_seat_ids=sold)
+
+    async def CountSoldSeats(
+        self, request: reservation_pb2.CountSoldSeatsRequest, context: Context
+    ) -> reservation_pb2.CountSoldSeatsResponse:
+        sold = await self._service.sold_seats(request.schedule_ids)
+        return reservation_pb2.CountSoldSeatsResponse(sold_by_schedule=sold)
+
+    async def BeginPayment(
+        self, request: reservation_pb2.BeginPaymentRequest, context: Context
+    ) -> reservation_pb2.Reservation:
+        return _reservation(
+            await self._service.begin_payment(
+                request.reservation_id,
+                request.user_id,
+                request.payment_id,
+                request.failed_payment_id,
+            )
+        )
+
+
+def _reservation(reservation: Reservation) -> reservation_pb2.Reservation:
+    message = reservation_pb2.Reservation(
+        id=reservation.id,
+        user_id=reservation.user_id,
+        seat_id=reservation.seat_id,
+        schedule_id=reservation.schedule_id,
+        seat_num=reservation.seat_num,
+        price=f"{reservation.price:.2f}",
+        status=STATUS[reservation.status],
+        payment_id=reservation.payment_id,
+    )
+    message.held_until.FromDatetime(reservation.lapses_at)
+    return message

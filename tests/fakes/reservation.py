@@ -1,0 +1,244 @@
+"""A store of reservations, a seat directory and seat locks in memory."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from reservation_service.domain import (
+    IdempotencyKey,
+    PaymentOutcome,
+    Remembered,
+    Reservation,
+    ReservationNotFound,
+    Seat,
+    SeatHeld,
+    SeatNotFound,
+    SeatSold,
+    Status,
+)
+
+SEATS_A_SCHEDULE = 150
+
+
+class FakeReservationStore:
+    """Keeps the rules of the real one in plain sight; nothing in here ever waits."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Reservation] = {}
+        self.keys: dict[IdempotencyKey, tuple[Remembered, datetime]] = {}
+        self.sold: dict[int, int] = {}
+        self.lost: set[int] = set()
+
+    async def hold(
+        self, user_id: int, seat: Seat, hold_seconds: float, key: IdempotencyKey | None
+    ) -> Reservation | Remembered:
+        if key in self.keys and key is not None:
+            return self.keys[key][0]
+        live = self._live(seat.id)
+        if live is not None and live.status != Status.EXPIRED:
+            raise (SeatSold if live.status == Status.CONFIRMED else SeatHeld)(seat.id)
+        if live is not None:
+            self._change(live, stored_status=Status.EXPIRED)
+        until = self._now() + timedelta(seconds=hold_seconds)
+        id = len(self.rows) + 1
+        self.rows[id] = Reservation(
+            id,
+            user_id,
+            seat.id,
+            seat.schedule_id,
+            seat.seat_num,
+            seat.price,
+            Status.HELD,
+            until,
+            until,
+            0,
+            self._now(),
+        )
+        if key is not None:
+            self.keys[key] = (Remembered(seat.id, self.rows[id]), self._now())
+        return self.rows[id]
+
+    async def remembered(self, key: IdempotencyKey) -> Remembered | None:
+        return self.keys[key][0] if key in self.keys else None
+
+    async def remember_missing_seat(self, key: IdempotencyKey, seat_id: int) -> Remembered | None:
+        if key in self.keys:
+            return self.keys[key][0]
+        self.keys[key] = (Remembered(seat_id, None), self._now())
+        return None
+
+    async def get(self, reservation_id: int) -> Reservation | None:
+        row = self.rows.get(reservation_id)
+        return replace(row, read_at=self._now()) if row is not None else None
+
+    async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
+        row = await self.get(reservation_id)
+        if row is not None and row.user_id == user_id and row.status == Status.HELD:
+            self._change(row, stored_status=Status.CANCELLED)
+            return True, await self.get(reservation_id)
+        return False, row
+
+    async def begin_payment(
+        self,
+        reservation_id: int,
+        user_id: int,
+        payment_id: int,
+        failed_payment_id: int,
+        lease_seconds: float,
+    ) -> tuple[bool, Reservation | None]:
+        row = await self.get(reservation_id)
+        if row is None or row.user_id != user_id:
+            return False, row
+        held = row.held_until > row.read_at
+        paying_for = row.payment_id if row.stored_status == Status.PAYING else None
+        if (
+            (row.stored_status == Status.HELD and held)
+            or (paying_for == failed_payment_id and held)
+            or (paying_for == payment_id and row.lapses_at > row.read_at)
+        ):
+            lease = row.read_at + timedelta(seconds=lease_seconds)
+            self._change(
+                row,
+                stored_status=Status.PAYING,
+                payment_id=payment_id,
+                lapses_at=max(row.held_until, lease),
+            )
+            return True, await self.get(reservation_id)
+        return False, row
+
+    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
+        rows = [await self.get(id) for id in self.rows]
+        of_schedule = [row for row in rows if row is not None and row.schedule_id == schedule_id]
+        return (
+            sorted(r.seat_id for r in of_schedule if r.status in (Status.HELD, Status.PAYING)),
+            sorted(r.seat_id for r in of_schedule if r.status == Status.CONFIRMED),
+        )
+
+    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
+        return {id: self.sold[id] for id in schedule_ids if id in self.sold}
+
+    async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
+        row = self.rows.get(reservation_id)
+        if row is None:
+            raise ReservationNotFound(reservation_id)
+        if row.stored_status == Status.CONFIRMED and row.payment_id == payment_id:
+            return PaymentOutcome.CONFIRMED
+        live = self._live(row.seat_id)
+        others = live is not None and live.id != row.id
+        if (
+            payment_id in self.lost
+            or row.stored_status == Status.CONFIRMED
+            or (live is not None and others and live.status != Status.EXPIRED)
+        ):
+            self.lost.add(payment_id)
+            return PaymentOutcome.SEAT_LOST
+        if live is not None and others:
+            self._change(live, stored_status=Status.EXPIRED)
+        self._change(row, stored_status=Status.CONFIRMED, payment_id=payment_id)
+        self.sold[row.schedule_id] = self.sold.get(row.schedule_id, 0) + 1
+        return PaymentOutcome.CONFIRMED
+
+    async def back_to_hold(self, reservation_id: int, payment_id: int) -> None:
+        row = self.rows.get(reservation_id)
+        if row is None:
+            raise ReservationNotFound(reservation_id)
+        if row.stored_status == Status.PAYING and row.payment_id == payment_id:
+            self._change(row, stored_status=Status.HELD, payment_id=0, lapses_at=row.held_until)
+
+    async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
+        lapsed = [
+            row
+            for row in self.rows.values()
+            if row.stored_status in (Status.HELD, Status.PAYING)
+            and row.lapses_at <= self._now()
+            and row.id > after_id
+        ][:limit]
+        for row in lapsed:
+            self._change(row, stored_status=Status.EXPIRED)
+        return len(lapsed), lapsed[-1].id if len(lapsed) == limit else 0
+
+    async def forget_keys(self, older_than_hours: int, limit: int) -> int:
+        before = self._now() - timedelta(hours=older_than_hours)
+        old = [key for key, (_, since) in self.keys.items() if since < before][:limit]
+        for key in old:
+            del self.keys[key]
+        return len(old)
+
+    # What tests do to the store.
+
+    async def lapse(self, reservation_id: int) -> None:
+        """Lets time pass until the hold, or the payment's lease, is over."""
+        row = self.rows[reservation_id]
+        past = self._now() - timedelta(milliseconds=1)
+        self._change(row, held_until=min(past, row.held_until), lapses_at=past)
+
+    async def lapse_hold_only(self, reservation_id: int) -> None:
+        """The hold is over, the payment's lease runs on."""
+        past = self._now() - timedelta(milliseconds=1)
+        self._change(self.rows[reservation_id], held_until=past)
+
+    async def age_keys(self, hours: int) -> None:
+        for key, (remembered, since) in self.keys.items():
+            self.keys[key] = (remembered, since - timedelta(hours=hours))
+
+    async def stored(self, reservation_id: int) -> Status:
+        """The status as it is written down."""
+        return self.rows[reservation_id].stored_status
+
+    def _live(self, seat_id: int) -> Reservation | None:
+        dead = (Status.CANCELLED, Status.EXPIRED)
+        live = [
+            replace(row, read_at=self._now())
+            for row in self.rows.values()
+            if row.seat_id == seat_id and row.stored_status not in dead
+        ]
+        assert len(live) <= 1, "a seat with two live reservations"
+        return live[0] if live else None
+
+    def _change(self, row: Reservation, **values: object) -> None:
+        self.rows[row.id] = replace(row, **values)  # type: ignore[arg-type]
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass
+class FakeDirectory:
+    """Every seat from 1 to `last` exists, 150 to a schedule, as the seeder makes them."""
+
+    last: int = 10**15
+
+    async def seat(self, seat_id: int) -> Seat:
+        if not 0 < seat_id <= self.last:
+            raise SeatNotFound(seat_id)
+        schedule, n = divmod(seat_id - 1, SEATS_A_SCHEDULE)
+        row, number = divmod(n, 15)
+        return Seat(seat_id, schedule + 1, f"{'ABCDEFGHIJ'[row]}{number + 1}", Decimal("150000.00"))
+
+
+class FakeLocks:
+    """Locks as they should be."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, str] = {}
+
+    @contextlib.asynccontextmanager
+    async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
+        if seat_id in self.held:
+            yield self.held[seat_id]
+            return
+        self.held[seat_id] = holder
+        try:
+            yield None
+        finally:
+            del self.held[seat_id]
+
+
+class UselessLocks:
+    """Locks that everybody gets: Redis has failed over, or is away."""
+
+    @contextlib.asynccontextmanager
+    async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
+        yield None

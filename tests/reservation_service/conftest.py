@@ -1,0 +1,127 @@
+"""Reservation services over a fake and over a real store, and seats nobody else uses."""
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from reservation_service.domain import Status
+from reservation_service.repository import ReservationRepository
+from reservation_service.service import ReservationService
+from servicekit.mysql import Database
+from tests.fakes.reservation import (
+    SEATS_A_SCHEDULE,
+    FakeDirectory,
+    FakeLocks,
+    FakeReservationStore,
+)
+
+HOLD_SECONDS = 300.0
+LEASE_SECONDS = 600.0
+
+# The schema may be shared with other tests: schedules begin where nobody else's are.
+_schedules = itertools.count(10**9 + int(time.time()) * 1000)
+ids = itertools.count(int(time.time() * 1000))
+
+
+class RealReservationStore(ReservationRepository):
+    """The repository, and what tests do to the store."""
+
+    async def lapse(self, reservation_id: int) -> None:
+        await self._execute(
+            "UPDATE reservation SET lapses_at = NOW(6) - INTERVAL 1000 MICROSECOND,"
+            " held_until = LEAST(held_until, lapses_at) WHERE id = %s",
+            reservation_id,
+        )
+
+    async def lapse_hold_only(self, reservation_id: int) -> None:
+        await self._execute(
+            "UPDATE reservation SET held_until = NOW(6) - INTERVAL 1000 MICROSECOND WHERE id = %s",
+            reservation_id,
+        )
+
+    async def age_keys(self, hours: int) -> None:
+        await self._execute(
+            "UPDATE idempotency_key SET created_at = created_at - INTERVAL %s HOUR", hours
+        )
+
+    async def stored(self, reservation_id: int) -> Status:
+        async with self._database.reading() as connection:
+            row = await connection.fetch_one(
+                "SELECT status FROM reservation WHERE id = %s", reservation_id
+            )
+        assert row is not None
+        return Status(row[0])
+
+    async def live_rows(self, seat_id: int) -> int:
+        async with self._database.reading() as connection:
+            row = await connection.fetch_one(
+                "SELECT COUNT(*) FROM reservation WHERE seat_id = %s"
+                " AND status IN ('HELD', 'PAYING', 'CONFIRMED')",
+                seat_id,
+            )
+        assert row is not None
+        return int(row[0])
+
+    async def _execute(self, sql: str, *values: object) -> None:
+        async with self._database.reading() as connection:
+            await connection.execute(sql, *values)
+
+
+Store = FakeReservationStore | RealReservationStore
+
+
+def new_seats(count: int) -> list[int]:
+    """Seats of one schedule that no other test has touched."""
+    first = (next(_schedules) - 1) * SEATS_A_SCHEDULE + 1
+    return list(range(first, first + count))
+
+
+def schedule_of(seat_id: int) -> int:
+    return (seat_id - 1) // SEATS_A_SCHEDULE + 1
+
+
+@pytest.fixture
+def seat_id() -> int:
+    return new_seats(1)[0]
+
+
+@pytest.fixture
+def payment_id() -> int:
+    return next(ids)
+
+
+@pytest.fixture
+async def database(mysql_urls: dict[str, str]) -> AsyncIterator[Database]:
+    async with Database(mysql_urls["reservation"], max_size=16, acquire_timeout=10.0) as database:
+        yield database
+
+
+@pytest.fixture
+def real_store(database: Database) -> RealReservationStore:
+    return RealReservationStore(database)
+
+
+@pytest.fixture(params=["fake", "real"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """The contract's stores."""
+    if request.param == "fake":
+        yield FakeReservationStore()
+    else:
+        yield request.getfixturevalue("real_store")
+
+
+def make_service(store: Store, **changes: object) -> ReservationService:
+    arguments: dict[str, object] = {
+        "directory": FakeDirectory(),
+        "locks": FakeLocks(),
+        "hold_seconds": HOLD_SECONDS,
+        "payment_lease_seconds": LEASE_SECONDS,
+    }
+    return ReservationService(store, **(arguments | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def service(store: Store) -> ReservationService:
+    return make_service(store)

@@ -1,0 +1,545 @@
+"""What holding, cancelling and paying mean: the same for the fake store and for MariaDB."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from reservation_service.domain import (
+    AlreadyPaid,
+    IdempotencyKeyReused,
+    NotYours,
+    PaymentInProgress,
+    PaymentOutcome,
+    RequestInProgress,
+    Reservation,
+    ReservationExpired,
+    ReservationNotFound,
+    SeatHeld,
+    SeatNotFound,
+    SeatSold,
+    Status,
+)
+from reservation_service.service import ReservationService
+from servicekit.errors import InvalidRequest
+from tests.fakes.reservation import FakeDirectory, FakeLocks, UselessLocks
+from tests.reservation_service.conftest import (
+    HOLD_SECONDS,
+    LEASE_SECONDS,
+    Store,
+    ids,
+    make_service,
+    new_seats,
+    schedule_of,
+)
+
+UNKNOWN = 2**62
+
+
+def near(moment: datetime, seconds_from_now: float) -> bool:
+    return abs((moment - datetime.now(UTC)).total_seconds() - seconds_from_now) < 5
+
+
+async def pay(service: ReservationService, held: Reservation, payment_id: int) -> None:
+    await service.begin_payment(held.id, held.user_id, payment_id, 0)
+    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+
+
+# Holding.
+
+
+async def test_a_hold_says_what_was_held_and_until_when(
+    service: ReservationService, seat_id: int
+) -> None:
+    held = await service.hold_seat(42, seat_id, "")
+    assert (held.user_id, held.seat_id, held.schedule_id) == (42, seat_id, schedule_of(seat_id))
+    assert (held.seat_num, held.price, held.status) == ("A1", Decimal(150_000), Status.HELD)
+    assert held.payment_id == 0
+    assert near(held.lapses_at, HOLD_SECONDS)
+    again = await service.get_reservation(held.id, 42)
+    assert (again.id, again.price, again.lapses_at) == (held.id, held.price, held.lapses_at)
+
+
+@pytest.mark.parametrize("taker", [1, 2])
+async def test_a_held_seat_is_held_for_anybody(
+    service: ReservationService, seat_id: int, taker: int
+) -> None:
+    await service.hold_seat(1, seat_id, "")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(taker, seat_id, "")
+
+
+async def test_a_sold_seat_is_sold(
+    service: ReservationService, seat_id: int, payment_id: int
+) -> None:
+    await pay(service, await service.hold_seat(1, seat_id, ""), payment_id)
+    with pytest.raises(SeatSold):
+        await service.hold_seat(2, seat_id, "")
+    with pytest.raises(SeatSold):
+        await service.hold_seat(2, seat_id, f"sold-{seat_id}")
+
+
+async def test_a_seat_being_paid_is_held(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    await store.lapse_hold_only(held.id)
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(2, seat_id, "")
+
+
+async def test_no_such_seat(store: Store) -> None:
+    service = make_service(store, directory=FakeDirectory(last=10))
+    with pytest.raises(SeatNotFound):
+        await service.hold_seat(1, 11, "")
+
+
+@pytest.mark.parametrize(
+    ("user_id", "seat_id", "key"),
+    [(0, 1, ""), (-1, 1, ""), (1, 0, ""), (1, -1, ""), (1, 1, "k" * 256)],
+)
+async def test_requests_that_can_never_succeed(
+    service: ReservationService, user_id: int, seat_id: int, key: str
+) -> None:
+    with pytest.raises(InvalidRequest):
+        await service.hold_seat(user_id, seat_id, key)
+
+
+# Lapsing. No sweep runs in any of these.
+
+
+async def test_a_lapsed_hold_is_dead_at_once(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await store.lapse(held.id)
+    assert (await service.get_reservation(held.id, 1)).status == Status.EXPIRED
+    assert await store.stored(held.id) == Status.HELD
+    with pytest.raises(ReservationExpired):
+        await service.begin_payment(held.id, 1, payment_id, 0)
+    assert await service.taken_seats(held.schedule_id) == ([], [])
+    taken = await service.hold_seat(2, seat_id, "")
+    assert taken.status == Status.HELD
+    assert await store.stored(held.id) == Status.EXPIRED
+    assert await service.taken_seats(held.schedule_id) == ([seat_id], [])
+
+
+async def test_a_short_hold_lapses_by_the_clock(store: Store, seat_id: int) -> None:
+    service = make_service(store, hold_seconds=0.05)
+    held = await service.hold_seat(1, seat_id, "")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(2, seat_id, "")
+    await asyncio.sleep(0.06)
+    assert (await service.hold_seat(2, seat_id, f"short-{seat_id}")).user_id == 2
+    assert (await service.get_reservation(held.id, 1)).status == Status.EXPIRED
+
+
+async def test_a_payment_whose_lease_lapsed_is_dead_too(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    await store.lapse(held.id)
+    with pytest.raises(ReservationExpired):
+        await service.begin_payment(held.id, 1, payment_id, 0)
+    assert (await service.hold_seat(2, seat_id, "")).user_id == 2
+
+
+# Reading and cancelling.
+
+
+async def test_reservations_are_read_by_their_user_only(
+    service: ReservationService, seat_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    with pytest.raises(NotYours):
+        await service.get_reservation(held.id, 2)
+    with pytest.raises(ReservationNotFound):
+        await service.get_reservation(UNKNOWN, 1)
+
+
+async def test_cancelling_frees_the_seat_at_once(
+    service: ReservationService, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    assert (await service.cancel_reservation(held.id, 1)).status == Status.CANCELLED
+    assert (await service.cancel_reservation(held.id, 1)).status == Status.CANCELLED
+    with pytest.raises(ReservationExpired):
+        await service.begin_payment(held.id, 1, payment_id, 0)
+    assert await service.taken_seats(held.schedule_id) == ([], [])
+    assert (await service.hold_seat(2, seat_id, "")).user_id == 2
+    # The first user's cancelling again is no concern of the second's hold.
+    await service.cancel_reservation(held.id, 1)
+    assert await service.taken_seats(held.schedule_id) == ([seat_id], [])
+
+
+async def test_what_cannot_be_cancelled(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    with pytest.raises(NotYours):
+        await service.cancel_reservation(held.id, 2)
+    with pytest.raises(ReservationNotFound):
+        await service.cancel_reservation(UNKNOWN, 1)
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    with pytest.raises(PaymentInProgress):
+        await service.cancel_reservation(held.id, 1)
+    await service.confirm_payment(held.id, payment_id)
+    with pytest.raises(AlreadyPaid):
+        await service.cancel_reservation(held.id, 1)
+
+
+async def test_cancelling_what_has_lapsed_is_no_error(
+    service: ReservationService, store: Store, seat_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await store.lapse(held.id)
+    assert (await service.cancel_reservation(held.id, 1)).status == Status.EXPIRED
+
+
+# Paying.
+
+
+async def test_a_payment_begins_once_and_renews_its_lease(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    paying = await service.begin_payment(held.id, 1, payment_id, 0)
+    assert (paying.status, paying.payment_id, paying.price) == (
+        Status.PAYING,
+        payment_id,
+        held.price,
+    )
+    assert near(paying.lapses_at, LEASE_SECONDS)
+    again = await service.begin_payment(held.id, 1, payment_id, 0)
+    assert again.lapses_at >= paying.lapses_at
+    await store.lapse_hold_only(held.id)
+    assert (await service.begin_payment(held.id, 1, payment_id, 0)).status == Status.PAYING
+    with pytest.raises(PaymentInProgress):
+        await service.begin_payment(held.id, 1, next(ids), 0)
+    with pytest.raises(NotYours):
+        await service.begin_payment(held.id, 2, payment_id, 0)
+    with pytest.raises(ReservationNotFound):
+        await service.begin_payment(UNKNOWN, 1, payment_id, 0)
+
+
+async def test_a_lease_never_shortens_the_hold(store: Store, seat_id: int, payment_id: int) -> None:
+    service = make_service(store, payment_lease_seconds=1.0)
+    held = await service.hold_seat(1, seat_id, "")
+    paying = await service.begin_payment(held.id, 1, payment_id, 0)
+    assert paying.lapses_at == held.lapses_at
+
+
+async def test_a_payment_that_succeeded_gets_its_reservation(
+    service: ReservationService, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await pay(service, held, payment_id)
+    assert (await service.begin_payment(held.id, 1, payment_id, 0)).status == Status.CONFIRMED
+    with pytest.raises(AlreadyPaid):
+        await service.begin_payment(held.id, 1, next(ids), 0)
+
+
+async def test_a_failed_payment_makes_way_before_its_event_is_here(
+    service: ReservationService, store: Store, seat_id: int
+) -> None:
+    first, second = next(ids), next(ids)
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, first, 0)
+    paying = await service.begin_payment(held.id, 1, second, first)
+    assert paying.payment_id == second
+    # Now its event arrives: it is about the past.
+    await service.return_to_hold(held.id, first)
+    assert (await service.get_reservation(held.id, 1)).payment_id == second
+
+
+async def test_the_lease_of_a_failed_payment_does_not_prolong_the_hold(
+    service: ReservationService, store: Store, seat_id: int
+) -> None:
+    first, second = next(ids), next(ids)
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, first, 0)
+    await store.lapse_hold_only(held.id)
+    with pytest.raises(ReservationExpired):
+        await service.begin_payment(held.id, 1, second, first)
+
+
+async def test_after_a_failure_the_hold_is_as_before(
+    service: ReservationService, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    for _ in range(2):
+        await service.return_to_hold(held.id, payment_id)
+        back = await service.get_reservation(held.id, 1)
+        assert (back.status, back.lapses_at, back.payment_id) == (Status.HELD, held.lapses_at, 0)
+    await pay(service, held, next(ids))
+    await service.return_to_hold(held.id, payment_id)
+    assert (await service.get_reservation(held.id, 1)).status == Status.CONFIRMED
+
+
+async def test_confirming_twice_counts_once(
+    service: ReservationService, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    for _ in range(3):
+        assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+    assert await service.sold_seats([held.schedule_id]) == {held.schedule_id: 1}
+    assert await service.taken_seats(held.schedule_id) == ([], [seat_id])
+
+
+async def test_a_late_success_confirms_while_nobody_took_the_seat(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    await store.lapse(held.id)
+    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+    assert (await service.get_reservation(held.id, 1)).status == Status.CONFIRMED
+
+
+async def test_a_late_success_takes_a_free_seat_again(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    await store.lapse(held.id)
+    await service.tidy()
+    assert await store.stored(held.id) == Status.EXPIRED
+    for _ in range(2):
+        assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+    assert await service.sold_seats([held.schedule_id]) == {held.schedule_id: 1}
+    with pytest.raises(SeatSold):
+        await service.hold_seat(2, seat_id, "")
+
+
+async def test_a_late_success_takes_a_seat_whose_taker_lapsed(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    await store.lapse(held.id)
+    taken = await service.hold_seat(2, seat_id, "")
+    await store.lapse(taken.id)
+    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+    assert await store.stored(taken.id) == Status.EXPIRED
+
+
+async def test_a_late_success_loses_a_seat_that_was_taken_for_ever(
+    service: ReservationService, store: Store, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await service.begin_payment(held.id, 1, payment_id, 0)
+    await store.lapse(held.id)
+    taken = await service.hold_seat(2, seat_id, "")
+    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.SEAT_LOST
+    # The seat comes free, the event comes again: the money is on its way back all the same.
+    await service.cancel_reservation(taken.id, 2)
+    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.SEAT_LOST
+    assert await service.sold_seats([held.schedule_id]) == {}
+    assert (await service.hold_seat(3, seat_id, "")).user_id == 3
+
+
+async def test_a_second_payment_of_a_sold_seat_is_given_back(
+    service: ReservationService, seat_id: int, payment_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await pay(service, held, payment_id)
+    assert await service.confirm_payment(held.id, next(ids)) == PaymentOutcome.SEAT_LOST
+    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+
+
+async def test_events_of_an_unknown_reservation_are_refused(
+    service: ReservationService, payment_id: int
+) -> None:
+    with pytest.raises(ReservationNotFound):
+        await service.confirm_payment(UNKNOWN, payment_id)
+    with pytest.raises(ReservationNotFound):
+        await service.return_to_hold(UNKNOWN, payment_id)
+
+
+# Idempotency keys.
+
+
+@pytest.mark.parametrize("locks", [FakeLocks, UselessLocks])
+async def test_the_same_key_gets_the_first_answer(
+    store: Store, seat_id: int, payment_id: int, locks: type
+) -> None:
+    service = make_service(store, locks=locks())
+    first = await service.hold_seat(1, seat_id, "key")
+    await service.begin_payment(first.id, 1, payment_id, 0)
+    again = await service.hold_seat(1, seat_id, "key")
+    assert (again.id, again.price, again.lapses_at) == (first.id, first.price, first.lapses_at)
+    assert (again.status, again.payment_id) == (Status.HELD, 0)
+    await service.confirm_payment(first.id, payment_id)
+    assert (await service.hold_seat(1, seat_id, "key")).id == first.id
+    with pytest.raises(IdempotencyKeyReused):
+        await service.hold_seat(1, seat_id + 1, "key")
+    store_keys_are_exact = [("1", "KEY"), ("1", "key "), ("2", "key")]
+    for user, key in store_keys_are_exact:
+        with pytest.raises(SeatSold):
+            await service.hold_seat(int(user), seat_id, key)
+    await store.age_keys(25)
+    await service.tidy()
+
+
+async def test_a_seat_taken_by_others_does_not_hide_the_first_answer(
+    store: Store, seat_id: int
+) -> None:
+    locks = FakeLocks()
+    service = make_service(store, locks=locks)
+    user = next(ids)
+    first = await service.hold_seat(user, seat_id, "key")
+    async with locks.seat(seat_id, "somebody:else"):
+        assert (await service.hold_seat(user, seat_id, "key")).id == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            await service.hold_seat(user, seat_id, "key") and await _other_seat(
+                service, locks, user, seat_id
+            )
+        with pytest.raises(SeatHeld):
+            await service.hold_seat(user, seat_id, "another key")
+
+
+async def _other_seat(
+    service: ReservationService, locks: FakeLocks, user: int, seat_id: int
+) -> Reservation:
+    async with locks.seat(seat_id + 1, "somebody:else"):
+        return await service.hold_seat(user, seat_id + 1, "key")
+
+
+async def test_a_taken_seat_is_not_remembered(service: ReservationService, seat_id: int) -> None:
+    first, second = next(ids), next(ids)
+    held = await service.hold_seat(first, seat_id, "")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(second, seat_id, "key")
+    await service.cancel_reservation(held.id, first)
+    assert (await service.hold_seat(second, seat_id, "key")).user_id == second
+
+
+async def test_a_missing_seat_is_remembered(store: Store) -> None:
+    user = next(ids)
+    nowhere, somewhere = new_seats(2)
+    without = make_service(store, directory=FakeDirectory(last=10))
+    for _ in range(2):
+        with pytest.raises(SeatNotFound):
+            await without.hold_seat(user, nowhere, "key")
+    # Even if there is such a seat by now.
+    service = make_service(store)
+    with pytest.raises(SeatNotFound):
+        await service.hold_seat(user, nowhere, "key")
+    with pytest.raises(IdempotencyKeyReused):
+        await service.hold_seat(user, somewhere, "key")
+    # And a hold is remembered though its seat is no more.
+    held = await service.hold_seat(user, somewhere, "second key")
+    assert (await without.hold_seat(user, somewhere, "second key")).id == held.id
+    with pytest.raises(IdempotencyKeyReused):
+        await without.hold_seat(user, nowhere, "second key")
+
+
+async def test_keys_are_forgotten_after_a_day(
+    service: ReservationService, store: Store, seat_id: int
+) -> None:
+    user = next(ids)
+    held = await service.hold_seat(user, seat_id, "key")
+    await store.age_keys(23)
+    await service.tidy()
+    assert (await service.hold_seat(user, seat_id, "key")).id == held.id
+    await store.age_keys(2)
+    await service.tidy()
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(user, seat_id, "key")
+
+
+async def test_while_the_first_is_in_flight(store: Store, seat_id: int) -> None:
+    class SlowStore:
+        """Lets a test look while a request is at the store."""
+
+        def __init__(self) -> None:
+            self.there, self.go = asyncio.Event(), asyncio.Event()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        async def hold(self, *values: object) -> object:
+            self.there.set()
+            await self.go.wait()
+            return await store.hold(*values)  # type: ignore[arg-type]
+
+    slow = SlowStore()
+    service = make_service(slow)  # type: ignore[arg-type]
+    user = next(ids)
+    first = asyncio.create_task(service.hold_seat(user, seat_id, "key"))
+    await slow.there.wait()
+    with pytest.raises(RequestInProgress):
+        await service.hold_seat(user, seat_id, "key")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(user, seat_id, "another key")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(user, seat_id, "")
+    slow.go.set()
+    held = await first
+    assert (await service.hold_seat(user, seat_id, "key")).id == held.id
+
+
+# Lists, counts, the sweep.
+
+
+async def test_taken_seats_of_a_schedule(service: ReservationService, store: Store) -> None:
+    held, paying, sold, cancelled, lapsed, lapsed_paying = seats = new_seats(6)
+    made = [await service.hold_seat(1, seat, "") for seat in seats]
+    other_schedule = await service.hold_seat(1, new_seats(1)[0], "")
+    await service.begin_payment(made[1].id, 1, next(ids), 0)
+    await pay(service, made[2], next(ids))
+    await service.cancel_reservation(made[3].id, 1)
+    await store.lapse(made[4].id)
+    await service.begin_payment(made[5].id, 1, next(ids), 0)
+    await store.lapse(made[5].id)
+    taken_held, taken_sold = await service.taken_seats(schedule_of(held))
+    assert (sorted(taken_held), sorted(taken_sold)) == ([held, paying], [sold])
+    assert await service.taken_seats(UNKNOWN) == ([], [])
+    assert await service.taken_seats(other_schedule.schedule_id) == ([other_schedule.seat_id], [])
+    assert {cancelled, lapsed, lapsed_paying}.isdisjoint([*taken_held, *taken_sold])
+
+
+async def test_sold_seats_are_counted_by_schedule(service: ReservationService) -> None:
+    one, two = new_seats(2), new_seats(1)
+    for seat in [*one, *two]:
+        await pay(service, await service.hold_seat(1, seat, ""), next(ids))
+    wanted = [schedule_of(one[0]), schedule_of(two[0]), UNKNOWN]
+    assert await service.sold_seats(wanted) == {wanted[0]: 2, wanted[1]: 1}
+    assert await service.sold_seats([]) == {}
+    assert await service.sold_seats(list(range(UNKNOWN, UNKNOWN + 1000))) == {}
+    with pytest.raises(InvalidRequest):
+        await service.sold_seats(list(range(1, 1002)))
+
+
+async def test_the_sweep_writes_down_what_has_lapsed_and_nothing_else(
+    service: ReservationService, store: Store
+) -> None:
+    # More than two batches.
+    made = [
+        await service.hold_seat(1, seat, "")
+        for seats in (new_seats(150), new_seats(150), new_seats(150))
+        for seat in seats
+    ]
+    keep, paying, sold = made[0], made[1], made[2]
+    await service.begin_payment(paying.id, 1, next(ids), 0)
+    await store.lapse_hold_only(paying.id)
+    await pay(service, sold, next(ids))
+    await store.lapse(sold.id)
+    for held in made[3:]:
+        await store.lapse(held.id)
+    assert await service.tidy() >= len(made) - 3
+    assert await service.tidy() == 0
+    assert await store.stored(keep.id) == Status.HELD
+    assert await store.stored(paying.id) == Status.PAYING
+    assert await store.stored(sold.id) == Status.CONFIRMED
+    assert {await store.stored(held.id) for held in made[3:]} == {Status.EXPIRED}
+
+
+async def test_times_are_utc(service: ReservationService, seat_id: int) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    assert held.lapses_at.utcoffset() == timedelta(0)
