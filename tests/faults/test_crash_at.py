@@ -10,7 +10,7 @@ import pytest
     ("options", "output", "code"),
     [
         (["json:dump", "--before"], "", -9),
-        (["json:dump"], "", -9),
+        (["json:dump"], "{}", -9),
         (["json:dump", "--call", "2"], "{}\n", 0),
         (["json.encoder:JSONEncoder.iterencode", "--before"], "", -9),
     ],
