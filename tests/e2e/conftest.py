@@ -1,0 +1,83 @@
+"""One running system for all end-to-end tests; each test has users and seats of its own."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from deploy.local.ports import Ports
+from deploy.local.process import in_parallel
+from deploy.local.stack import Stack
+from tests.e2e.shop import Shop
+
+# Beside "main", where everybody is admitted at once, rooms of their own for the tests of lines:
+# DOOR opens and closes under tests of single fans, LINE sees a crowd.
+DOOR, LINE = "door", "line"
+# An address where nobody listens.
+NOBODY = "127.0.0.1:9"
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(
+        tmp_path_factory.mktemp("system"),
+        Ports.free(),
+        program_env={
+            "queue_service": {
+                "QUEUE_ROOMS": json.dumps(["main", DOOR, LINE]),
+                "QUEUE_CAPACITY": "100000",
+                # Told to ask sooner than fans on the internet, so that tests are quick.
+                "QUEUE_POLL_MIN_SECONDS": "0.1",
+                "QUEUE_POLL_MAX_SECONDS": "2",
+                "QUEUE_GRACE_SECONDS": "3",
+            },
+            # What holds here must hold without the sweep.
+            "reservation_service": {"RESERVATION_SWEEP_INTERVAL_SECONDS": "3600"},
+            "payment_service": {
+                "PAYMENT_PROVIDER_TIMEOUT_SECONDS": "2.5",
+                "PAYMENT_RECOVERY_INTERVAL_SECONDS": "0.5",
+            },
+            # Crowds here come from one machine, and one user pays 50 times at once.
+            "gateway": {"GATEWAY_REQUESTS_PER_SECOND": "0"},
+        },
+    )
+    with stack:
+        stack.start(seed="small")
+        yield stack
+        killed = stack.stop()
+    assert killed == [], "these did not stop when asked"
+
+
+@pytest.fixture
+async def shop(stack: Stack) -> AsyncIterator[Shop]:
+    shop = Shop(stack)
+    yield shop
+    await shop.close()
+
+
+@pytest.fixture(scope="package")
+def short_holds(stack: Stack) -> str:
+    """The name of a gateway whose reservations last one second."""
+    reservations = stack.add_replica(
+        "reservation_service",
+        {
+            "RESERVATION_HOLD_SECONDS": "1",
+            # The first replica listens to the payments for both.
+            "RESERVATION_KAFKA_BOOTSTRAP": NOBODY,
+        },
+    )
+    reservations.start()
+    gateway = stack.add_replica("gateway", {"GATEWAY_RESERVATION_ADDR": reservations.address})
+    gateway.start()
+    return gateway.name
+
+
+def start_all(stack: Stack, *names: str) -> None:
+    """Starts the processes at once and waits until all of them serve."""
+    in_parallel([stack.process(name).start for name in names], stack._stopping)
+
+
+async def in_thread(work: object, *arguments: object) -> None:
+    """Runs what blocks, such as starting a process, beside the event loop."""
+    await asyncio.to_thread(work, *arguments)  # type: ignore[arg-type]
