@@ -145,7 +145,9 @@ class QueueService:
         state = await self._store.update(
             room, capacity=capacity, max_waiting=max_waiting, paused=paused
         )
-        log.info("room changed", room=room, capacity=capacity, waiting=max_waiting, paused=paused)
+        log.info(
+            "room changed", room=room, capacity=capacity, max_waiting=max_waiting, paused=paused
+        )
         self._count(room, state)
         return state
 

@@ -15,7 +15,6 @@ for i = FIRST_ARGUMENT, #ARGV do
   local state, value, epoch = nil, 0, 0
   if place then
     local _, _, recorded = owner_of(place)
-    claim(place)
     epoch = epoch_of(place, recorded)
   else
     local waiting = redis.call('ZCARD', WAITING)
@@ -38,7 +37,7 @@ for i = FIRST_ARGUMENT, #ARGV do
     end
   end
   if not state then
-    state, value = standing(place)
+    state, value = show_up(place)
   end
   for _, part in ipairs({ state, value, tonumber(place or 0), epoch }) do
     items[#items + 1] = part

@@ -16,8 +16,7 @@ local items = {}
 for i = FIRST_ARGUMENT, #ARGV, 3 do
   local state, value = HAS_ENDED, 0
   if theirs[i] then
-    claim(ARGV[i])
-    state, value = standing(ARGV[i])
+    state, value = show_up(ARGV[i])
   end
   items[#items + 1] = state
   items[#items + 1] = value

@@ -119,7 +119,7 @@ local function hear()
   end
 end
 
-local function owner_of(place)
+local function owner_of(place) -- user, last seen, epoch or ''; nil if it is not live
   local record = redis.call('HGET', PLACES, place)
   if not record then
     return nil
@@ -204,12 +204,6 @@ local function admit(place, until_ms)
   admissions = admissions + 1
 end
 
-local function claim(place) -- shows up in time: shopping begins
-  if redis.call('SREM', UNCLAIMED, place) == 1 then
-    redis.call('ZADD', ADMITTED, int(now + admission_ttl), place)
-  end
-end
-
 local function free_slots()
   return room.capacity - redis.call('ZCARD', ADMITTED)
 end
@@ -262,17 +256,22 @@ end
 
 local WAITS, ADMITS, HAS_ENDED, IS_FULL, IS_PAUSED = 1, 2, 3, 4, 5
 
--- Where a place stands: its state, and its order or the end of its admission.
-local function standing(place)
+-- Where a place stands: its state, and its order or the end of its admission. Its owner asks:
+-- whoever was just admitted has shown up, and the admission begins.
+local function show_up(place)
   local rank = redis.call('ZRANK', WAITING, place)
   if rank then
     return WAITS, rank + 1
   end
-  local until_ms = redis.call('ZSCORE', ADMITTED, place)
-  if until_ms and tonumber(until_ms) > now then
-    return ADMITS, tonumber(until_ms)
+  local until_ms = tonumber(redis.call('ZSCORE', ADMITTED, place) or 0)
+  if until_ms <= now then
+    return HAS_ENDED, 0
   end
-  return HAS_ENDED, 0
+  if redis.call('SREM', UNCLAIMED, place) == 1 then
+    until_ms = now + admission_ttl
+    redis.call('ZADD', ADMITTED, int(until_ms), place)
+  end
+  return ADMITS, until_ms
 end
 
 -- Every script's reply: the room, then its own items.

@@ -226,6 +226,22 @@ async def test_of_two_places_the_older_one_lives(make_room: MakeRoom) -> None:
     assert await room.orders([new, between]) == [None, 2]
 
 
+async def test_one_call_may_bring_back_old_and_new_and_old_again(make_room: MakeRoom) -> None:
+    room = make_room(capacity=0)
+    old, other = await room.enter(12, 13)
+    await room.forget()
+    (new,) = await room.enter(12)
+    # Long enough for a sign of life to be noted, in the middle of all that.
+    await room.sleep(RULES.absent_after_ms / 2, keep=[other])
+    assert await room.orders([old, new, old, other]) == [1, None, 1, 2]
+    assert await room.orders([new, old]) == [None, 1]
+    assert (await room.tick()).waiting == 2
+    await room.forget()
+    assert await room.orders([old, old, old]) == [1, 1, 1]
+    await room.leave(old)
+    assert await room.orders([old, other]) == [None, 1]
+
+
 async def test_a_newer_place_that_is_admitted_stays(make_room: MakeRoom) -> None:
     room = make_room(capacity=1)
     _, old = await room.enter(11, 12)
