@@ -1,0 +1,118 @@
+"""Random sequences of everything that can happen, on the fake and on Redis side by side."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from queue_service.domain import Limits, Place, PlaceState, Refusal, Standing
+from queue_service.repository import RedisWaitingRoom
+from servicekit import redis_client
+from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.queue_service.conftest import RULES, OwnRedis
+
+# Time stands still: nothing lapses, and a grace does not end.
+STILL = replace(
+    RULES,
+    grace_ms=3_600_000,
+    claim_window_ms=3_600_000,
+    admission_ttl_ms=3_600_000,
+    absent_after_ms=3_600_000,
+)
+STEPS = 60
+
+
+def gist(standing: Standing) -> int | None:
+    return None if standing.state is PlaceState.ENDED else standing.order
+
+
+class Day:
+    """One sequence; `places` holds each place as the fake and as Redis numbered it."""
+
+    def __init__(self, seed: int, redis: Redis) -> None:
+        self.dice = random.Random(seed)
+        self.redis = redis
+        self.fake = FakeWaitingRoom(STILL, Limits(2, 12))
+        self.real = RedisWaitingRoom(redis, STILL, Limits(2, 12))
+        self.places: list[tuple[Place, Place]] = []
+        self.lost_before = 0
+
+    async def step(self) -> None:
+        act = self.dice.choices(
+            [self.enter, self.look, self.leave, self.change, self.lose], [6, 6, 5, 1, 1]
+        )[0]
+        await act()
+        self.fake.advance(0.001)
+        await self.check()
+
+    async def enter(self) -> None:
+        users = [self.dice.randint(1, 20) for _ in range(self.dice.randint(1, 5))]
+        _, expected = await self.fake.enter("main", users)
+        _, got = await self.real.enter("main", users)
+        for theirs, ours in zip(expected, got, strict=True):
+            if isinstance(theirs, Refusal) or isinstance(ours, Refusal):
+                assert theirs == ours
+                continue
+            assert gist(theirs[1]) == gist(ours[1])
+            pair = (theirs[0], ours[0])
+            if pair not in self.places:
+                # A new place in one is a new place in the other.
+                assert not any(pair[0] == a or pair[1] == b for a, b in self.places)
+                assert all(pair[1].number > b.number for _, b in self.places)
+                self.places.append(pair)
+
+    async def look(self) -> None:
+        if not self.places:
+            return
+        pairs = self.dice.choices(self.places, k=self.dice.randint(1, 8))
+        _, expected = await self.fake.positions("main", [a for a, _ in pairs])
+        _, got = await self.real.positions("main", [b for _, b in pairs])
+        assert [gist(s) for s in expected] == [gist(s) for s in got]
+
+    async def leave(self) -> None:
+        if not self.places:
+            return
+        theirs, ours = self.dice.choice(self.places)
+        await self.fake.leave("main", theirs.number, theirs.user_id)
+        await self.real.leave("main", ours.number, ours.user_id)
+
+    async def change(self) -> None:
+        capacity, paused = self.dice.randint(0, 4), self.dice.random() < 0.3
+        await self.fake.update("main", capacity=capacity, max_waiting=None, paused=paused)
+        await self.real.update("main", capacity=capacity, max_waiting=None, paused=paused)
+
+    async def lose(self) -> None:
+        self.fake.forget()
+        await self.redis.flushall()
+
+    async def check(self) -> None:
+        """Both agree on the counts, and the keys in Redis on each other."""
+        theirs, ours = await self.fake.tick("main"), await self.real.tick("main")
+        assert (theirs.waiting, theirs.admitted) == (ours.waiting, ours.admitted)
+        assert (theirs.limits, theirs.recovering) == (ours.limits, ours.recovering)
+        key = "{{queue:main}}:{}".format
+        users: dict[bytes, bytes] = await self.redis.hgetall(key("users"))  # type: ignore[assignment]
+        owners: dict[bytes, bytes] = await self.redis.hgetall(key("places"))  # type: ignore[assignment]
+        waiting = set(await self.redis.zrange(key("waiting"), 0, -1))
+        admitted = set(await self.redis.zrange(key("admitted"), 0, -1))
+        assert {place: owner.partition(b":")[0] for place, owner in owners.items()} == {
+            place: user for user, place in users.items()
+        }
+        assert waiting | admitted == set(owners)
+        assert not waiting & admitted
+        assert set(await self.redis.smembers(key("unclaimed"))) <= admitted
+
+
+@pytest.mark.parametrize("chunk", range(4))
+async def test_the_fake_and_redis_agree(own_redis: OwnRedis, chunk: int) -> None:
+    async with redis_client.connect(own_redis.url, timeout=2.0) as redis:
+        for seed in range(chunk * 10, chunk * 10 + 10):
+            await redis.flushall()
+            day = Day(seed, redis)
+            for number in range(STEPS):
+                try:
+                    await day.step()
+                except AssertionError as error:
+                    error.add_note(f"seed {seed}, step {number}")
+                    raise
