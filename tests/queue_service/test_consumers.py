@@ -1,0 +1,58 @@
+"""A payment's event, through a real Kafka, ends the admission."""
+
+import asyncio
+import uuid
+from functools import partial
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from protos.payment.v1 import events_pb2, payment_pb2
+from queue_service.consumers import payment_handler
+from queue_service.domain import Limits, Pacing, Place, PlaceState
+from queue_service.service import Entered, QueueService
+from queue_service.tokens import Signer
+from servicekit.kafka import Producer, Record, run_consumer
+from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.queue_service.conftest import RULES
+
+
+async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
+    # Not payment.events itself, which other tests read and write.
+    topic = f"test.{uuid.uuid4().hex}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(name=topic, num_partitions=1, replication_factor=1)])
+    await admin.close()
+    store = FakeWaitingRoom(RULES, Limits(capacity=1, max_waiting=10))
+    service = QueueService(
+        store, Signer("k1", "s" * 32), Pacing(1, 2, RULES.admission_ttl_ms), ["queue-test"]
+    )
+
+    async def enter(user_id: int) -> Place:
+        (entered,) = await service.enter_queue("queue-test", [user_id])
+        assert isinstance(entered, Entered)
+        return entered.place
+
+    first, second = await enter(11), await enter(12)
+    event = events_pb2.PaymentEvent(event_id="e1", payment_id=3, reservation_id=9, user_id=11)
+    event.succeeded.admission.CopyFrom(
+        payment_pb2.Admission(room="queue-test", place_number=first.number)
+    )
+    consumer = asyncio.create_task(
+        run_consumer(
+            bootstrap=kafka_bootstrap,
+            group="queue_service_test",
+            topic=topic,
+            handler=payment_handler(service),
+        )
+    )
+    async with Producer(kafka_bootstrap) as producer:
+        record = Record(topic, b"9", event.SerializeToString())
+        await producer.publish([record, record], timeout=20)
+    look = partial(service.get_positions, [first, second])
+    async with asyncio.timeout(40):
+        while (await look())[0].standing.state is not PlaceState.ENDED:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    consumer.cancel()
+    await asyncio.wait([consumer])
+    assert (await look())[1].standing.state is PlaceState.ADMITTED
