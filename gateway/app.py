@@ -97,8 +97,7 @@ async def _tell_http_exception(request: Request, error: Exception) -> Response:
     """FastAPI's own errors: no such path, wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = ", ".join(_allowed_methods(request))
-        return problem(MethodNotAllowed(f"This path takes {allowed}.", allow=allowed))
+        return problem(MethodNotAllowed(", ".join(_allowed_methods(request))))
     if error.status_code == 404:
         return problem(PathNotFound("See /docs for the paths there are."))
     raise error
@@ -111,7 +110,8 @@ def _allowed_methods(request: Request) -> list[str]:
         match, _ = route.matches(request.scope)
         if match != Match.NONE:
             methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
+    # No route is left of a path in the folder of the documentation's scripts.
+    return sorted(methods) or ["GET", "HEAD"]
 
 
 async def _tell_validation_error(_: Request, error: Exception) -> Response:

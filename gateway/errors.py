@@ -71,6 +71,10 @@ class PathNotFound(NotFound):
 class MethodNotAllowed(ServiceError):
     code = "METHOD_NOT_ALLOWED"
 
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"This path takes {allowed}.")
+        self.allowed = allowed
+
 
 class InvalidToken(ServiceError):
     code = "INVALID_TOKEN"
@@ -158,6 +162,6 @@ def problem(error: ServiceError) -> Response:
     if row.status == 401:
         # RFC 9110 wants a challenge with every 401.
         headers["WWW-Authenticate"] = "X-Access-Token"
-    if allowed := error.metadata.get("allow"):
-        headers["Allow"] = allowed
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
     return Response(to_json(body), row.status, headers, media_type=PROBLEM_JSON)
