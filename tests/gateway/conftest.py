@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -35,27 +35,55 @@ def settings_for(services: Services, **changes: Any) -> GatewaySettings:
     return GatewaySettings(**(defaults | changes))
 
 
-@pytest.fixture
-async def services() -> AsyncIterator[Services]:
-    """The four services, fresh."""
+@pytest.fixture(scope="session")
+async def _serving() -> AsyncIterator[Services]:
     services = Services()
     await services.start()
     yield services
     await services.stop()
 
 
-@pytest.fixture(scope="session")
-async def declared() -> Declared:
-    """What the gateway says of itself; filled with what it was seen to answer."""
-    settings = settings_for(Services(address="127.0.0.1:1"))
+@pytest.fixture
+async def services(_serving: Services) -> Services:
+    """The four services, as if nothing had been asked of them."""
+    await _serving.reset()
+    return _serving
+
+
+@asynccontextmanager
+async def gateway(settings: GatewaySettings, drain: Drain) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway of its own."""
     clients = Clients(settings)
-    app = create_app(settings, clients, Drain())
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://gateway"
+        transport=httpx.ASGITransport(create_app(settings, clients, drain)),
+        base_url="http://gateway",
     ) as client:
-        spec = (await client.get("/openapi.json")).json()
+        yield client
     await clients.close()
-    return Declared(spec)
+
+
+@pytest.fixture(scope="session")
+async def _gateway(_serving: Services) -> AsyncIterator[httpx.AsyncClient]:
+    # One for all tests that need no settings of their own: it remembers nothing, and to make
+    # one takes longer than most tests.
+    async with gateway(settings_for(_serving), Drain()) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def declared(_gateway: httpx.AsyncClient) -> Declared:
+    """What the gateway says of itself; filled with what it was seen to answer."""
+    declared = Declared((await _gateway.get("/openapi.json")).json())
+    _gateway.event_hooks["response"] = [declared.check]
+    return declared
+
+
+@pytest.fixture
+async def client(
+    services: Services, declared: Declared, _gateway: httpx.AsyncClient
+) -> httpx.AsyncClient:
+    """A client of a gateway whose every answer is held against the OpenAPI page."""
+    return _gateway
 
 
 @pytest.fixture
@@ -63,22 +91,12 @@ async def open_gateway(services: Services, declared: Declared) -> AsyncIterator[
     """Opens a gateway with settings of one's own; a `drain` may be handed in."""
     async with AsyncExitStack() as stack:
 
-        async def check(response: httpx.Response) -> None:
-            await response.aread()
-            declared.check(response)
-
         async def open_one(drain: Drain | None = None, **changes: Any) -> httpx.AsyncClient:
-            settings = settings_for(services, **changes)
-            clients = Clients(settings)
-            stack.push_async_callback(clients.close)
-            app = create_app(settings, clients, drain or Drain())
-            return await stack.enter_async_context(
-                httpx.AsyncClient(
-                    transport=httpx.ASGITransport(app),
-                    base_url="http://gateway",
-                    event_hooks={"response": [check]},
-                )
+            client = await stack.enter_async_context(
+                gateway(settings_for(services, **changes), drain or Drain())
             )
+            client.event_hooks["response"] = [declared.check]
+            return client
 
         yield open_one
 
@@ -89,9 +107,3 @@ def unused_address() -> Iterator[str]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
-
-
-@pytest.fixture
-async def client(open_gateway: OpenGateway) -> httpx.AsyncClient:
-    """A client of a gateway whose every answer is held against the OpenAPI page."""
-    return await open_gateway()

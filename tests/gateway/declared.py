@@ -5,7 +5,9 @@ from functools import cache
 from typing import Any
 
 import httpx
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+from gateway.errors import PROBLEM_JSON
 
 # Not of a route: these come before any is found.
 _WITHOUT_ROUTE = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
@@ -31,11 +33,12 @@ class Declared:
                     return template, operation
         return None
 
-    def check(self, response: httpx.Response) -> None:
+    async def check(self, response: httpx.Response) -> None:
         """Fails unless status, content type, headers and body are as declared."""
+        await response.aread()
         found = self.operation(response.request.method, response.request.url.path)
         if found is None:
-            if "problem+json" in response.headers.get("content-type", ""):
+            if response.content and response.headers["content-type"] == PROBLEM_JSON:
                 assert response.json()["code"] in _WITHOUT_ROUTE
             return
         template, operation = found

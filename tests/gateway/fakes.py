@@ -26,6 +26,9 @@ KEY_ID = "test"
 KEYS = {KEY_ID: "a secret of the tests with 32 bytes or more"}
 GIVEN_AT = int(time.time()) - 60
 
+HELD = reservation_pb2.RESERVATION_STATUS_HELD
+CONFIRMED = reservation_pb2.RESERVATION_STATUS_CONFIRMED
+CANCELLED = reservation_pb2.RESERVATION_STATUS_CANCELLED
 PENDING = payment_pb2.PAYMENT_STATUS_PENDING
 SUCCEEDED = payment_pb2.PAYMENT_STATUS_SUCCEEDED
 REFUNDED = payment_pb2.PAYMENT_STATUS_REFUNDED
@@ -35,6 +38,7 @@ def service_error(
     code: str,
     kind: type[ServiceError] = ServiceError,
     detail: str = "Something for a person to read.",
+    /,
     **metadata: str,
 ) -> ServiceError:
     """An error as a service would raise it."""
@@ -43,7 +47,7 @@ def service_error(
 
 
 def sign(
-    place: queue_pb2.Place, key: str = KEYS[KEY_ID], *, algorithm: str = "HS256", **changes: Any
+    place: queue_pb2.Place, key: str = KEYS[KEY_ID], /, *, algorithm: str = "HS256", **changes: Any
 ) -> str:
     """The token of a place. `changes` are claims to state otherwise; None leaves one out."""
     claims = {
@@ -71,6 +75,9 @@ class Faults:
     """What the fakes do instead of answering well, by method name; and what they were asked."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.errors: dict[str, Exception] = {}
         self.delays: dict[str, float] = {}
         self.calls: list[Call] = []
@@ -94,6 +101,10 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
+        self.reset()
+
+    def reset(self) -> None:
+        """An empty room."""
         self.capacity = 10
         self.closed = ""
         self.recovering = False
@@ -224,6 +235,11 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
             seats=(s for s in self.seats if s.schedule_id == request.schedule_id)
         )
 
+    async def GetSeat(
+        self, request: concert_pb2.GetSeatRequest, context: object
+    ) -> concert_pb2.Seat:
+        raise NotImplementedError("the gateway does not ask this")
+
 
 class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     """Holds, on the seats of the fake concerts."""
@@ -231,6 +247,10 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     def __init__(self, faults: Faults, concerts: FakeConcerts) -> None:
         self.faults = faults
         self.concerts = concerts
+        self.reset()
+
+    def reset(self) -> None:
+        """No reservation yet."""
         self.reservations: dict[int, reservation_pb2.Reservation] = {}
 
     def hold(self, user_id: int, seat_id: int) -> reservation_pb2.Reservation:
@@ -238,9 +258,9 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         seat = next((seat for seat in self.concerts.seats if seat.id == seat_id), None)
         if seat is None:
             raise service_error("SEAT_NOT_FOUND", NotFound)
-        if seat_id in self._seats(reservation_pb2.RESERVATION_STATUS_CONFIRMED):
+        if seat_id in self._seats(CONFIRMED):
             raise service_error("SEAT_SOLD", Conflict)
-        if seat_id in self._seats(reservation_pb2.RESERVATION_STATUS_HELD):
+        if seat_id in self._seats(HELD):
             raise service_error("SEAT_HELD", Conflict)
         reservation = reservation_pb2.Reservation(
             id=len(self.reservations) + 1,
@@ -249,7 +269,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
             schedule_id=seat.schedule_id,
             seat_num=seat.seat_num,
             price=seat.price,
-            status=reservation_pb2.RESERVATION_STATUS_HELD,
+            status=HELD,
         )
         reservation.held_until.FromJsonString("2026-12-01T12:05:00.120Z")
         self.reservations[reservation.id] = reservation
@@ -264,7 +284,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
             raise service_error("NOT_YOURS", Forbidden)
         return reservation
 
-    def _seats(self, status: reservation_pb2.ReservationStatus) -> list[int]:
+    def _seats(self, status: reservation_pb2.ReservationStatus.ValueType) -> list[int]:
         return [r.seat_id for r in self.reservations.values() if r.status == status]
 
     async def Reserve(
@@ -284,9 +304,9 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     ) -> reservation_pb2.Reservation:
         await self.faults.before("CancelReservation", request)
         reservation = self.owned(request.reservation_id, request.user_id)
-        if reservation.status == reservation_pb2.RESERVATION_STATUS_CONFIRMED:
+        if reservation.status == CONFIRMED:
             raise service_error("ALREADY_PAID", Conflict)
-        reservation.status = reservation_pb2.RESERVATION_STATUS_CANCELLED
+        reservation.status = CANCELLED
         return reservation
 
     async def ListTakenSeats(
@@ -295,10 +315,8 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         await self.faults.before("ListTakenSeats", request)
         here = {s.id for s in self.concerts.seats if s.schedule_id == request.schedule_id}
         return reservation_pb2.ListTakenSeatsResponse(
-            held_seat_ids=here.intersection(self._seats(reservation_pb2.RESERVATION_STATUS_HELD)),
-            sold_seat_ids=here.intersection(
-                self._seats(reservation_pb2.RESERVATION_STATUS_CONFIRMED)
-            ),
+            held_seat_ids=here.intersection(self._seats(HELD)),
+            sold_seat_ids=here.intersection(self._seats(CONFIRMED)),
         )
 
     async def CountSoldSeats(
@@ -307,12 +325,14 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         await self.faults.before("CountSoldSeats", request)
         sold: dict[int, int] = {}
         for reservation in self.reservations.values():
-            if (
-                reservation.status == reservation_pb2.RESERVATION_STATUS_CONFIRMED
-                and reservation.schedule_id in request.schedule_ids
-            ):
+            if reservation.status == CONFIRMED and reservation.schedule_id in request.schedule_ids:
                 sold[reservation.schedule_id] = sold.get(reservation.schedule_id, 0) + 1
         return reservation_pb2.CountSoldSeatsResponse(sold_by_schedule=sold)
+
+    async def BeginPayment(
+        self, request: reservation_pb2.BeginPaymentRequest, context: object
+    ) -> reservation_pb2.Reservation:
+        raise NotImplementedError("the gateway does not ask this")
 
 
 class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
@@ -323,7 +343,11 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
         self.faults = faults
         self.reservations = reservations
         self.queue = queue
-        self.outcome: payment_pb2.PaymentStatus = SUCCEEDED
+        self.reset()
+
+    def reset(self) -> None:
+        """No payment yet, and all will succeed."""
+        self.outcome: payment_pb2.PaymentStatus.ValueType = SUCCEEDED
         self.payments: dict[int, payment_pb2.Payment] = {}
 
     async def Pay(self, request: payment_pb2.PayRequest, context: object) -> payment_pb2.Payment:
@@ -338,7 +362,7 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
                 status=self.outcome,
             )
             if self.outcome == SUCCEEDED:
-                reservation.status = reservation_pb2.RESERVATION_STATUS_CONFIRMED
+                reservation.status = CONFIRMED
                 self.queue.end(request.admission.place_number)
         return self.payments[reservation.id]
 
@@ -378,10 +402,17 @@ class Services:
         reservation_pb2_grpc.add_ReservationServiceServicer_to_server(self.reservations, server)
         payment_pb2_grpc.add_PaymentServiceServicer_to_server(self.payments, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         port = server.add_insecure_port(settings.listen)
         await server.start()
         self.address = f"127.0.0.1:{port}"
+
+    async def reset(self) -> None:
+        """As if nothing had been asked of them."""
+        self.faults.reset()
+        self.queue.reset()
+        self.reservations.reset()
+        self.payments.reset()
+        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -1,11 +1,25 @@
 """The routes when all goes well, field by field."""
 
+import asyncio
+
 import httpx
+import jwt
 import pytest
+from grpc_health.v1 import health_pb2
 
 from gateway import schemas
+from protos.payment.v1 import payment_pb2
 from tests.gateway.conftest import OpenGateway
-from tests.gateway.fakes import GIVEN_AT, KEY_ID, PENDING, REFUNDED, Services, sign
+from tests.gateway.fakes import (
+    CONFIRMED,
+    GIVEN_AT,
+    KEY_ID,
+    PENDING,
+    REFUNDED,
+    SUCCEEDED,
+    Services,
+    sign,
+)
 from tests.gateway.problems import assert_problem
 
 
@@ -218,7 +232,7 @@ class TestSchedules:
                 {"id": 12, "date": "2026-12-31", "status": "AVAILABLE"},
             ]
         }
-        last_seat.status = 3
+        last_seat.status = CONFIRMED
         reply = await client.get(path, headers=headers)
         assert [schedule["status"] for schedule in reply.json()["schedules"]] == [
             "AVAILABLE",
@@ -245,7 +259,7 @@ class TestSeats:
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(1, 101)
-        services.reservations.hold(1, 103).status = 3
+        services.reservations.hold(1, 103).status = CONFIRMED
         services.reservations.hold(1, 201)  # of another date
         reply = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
         assert reply.status_code == 200
@@ -260,8 +274,6 @@ class TestSeats:
     async def test_a_crowd_on_one_map_is_one_read(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
-        import asyncio
-
         client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
         headers = token(services.token())
         replies = await asyncio.gather(
@@ -342,7 +354,7 @@ class TestPaying:
         assert reply.status_code == 202
         assert reply.headers["Retry-After"] == "1"
         assert reply.json() == {"paymentId": 1, "reservationId": 1, "status": "PENDING"}
-        services.payments.payments[1].status = 2
+        services.payments.payments[1].status = SUCCEEDED
         again = await client.post(pay, json={"userId": 42}, headers=headers)
         assert again.status_code == 200
         assert again.json() == {"paymentId": 1, "reservationId": 1, "status": "SUCCEEDED"}
@@ -382,7 +394,7 @@ class TestPaying:
     async def test_an_outcome_that_should_not_be_is_not_taken_for_another(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
-        services.payments.outcome = 0
+        services.payments.outcome = payment_pb2.PAYMENT_STATUS_FAILED
         reply = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
         assert_problem(reply, 500, "INTERNAL")
 
@@ -405,7 +417,7 @@ class TestOneReservation:
     async def test_reading_it_needs_no_admission(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        services.reservations.hold(42, 101).status = 3
+        services.reservations.hold(42, 101).status = CONFIRMED
         reply = await client.get("/concerts/reservations/1", headers=token(services.ended_token()))
         assert (reply.status_code, reply.json()["status"]) == (200, "CONFIRMED")
 
@@ -432,7 +444,7 @@ class TestOneReservation:
     async def test_a_paid_one_cannot_be_given_back(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        services.reservations.hold(42, 101).status = 3
+        services.reservations.hold(42, 101).status = CONFIRMED
         reply = await client.delete("/concerts/reservations/1", headers=token(services.token()))
         assert_problem(reply, 409, "ALREADY_PAID")
 
@@ -455,13 +467,11 @@ class TestHealth:
     async def test_a_service_that_drains_is_away(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        await services.health.enter_graceful_shutdown()
+        await services.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         assert (await client.get("/health/ready")).status_code == 503
 
 
 def test_the_fakes_tokens_are_as_the_contract_of_the_services_says(services: Services) -> None:
-    import jwt
-
     text = services.token(42)
     assert jwt.get_unverified_header(text)["kid"] == KEY_ID
     assert jwt.decode(text, options={"verify_signature": False}) == {

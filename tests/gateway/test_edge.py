@@ -1,0 +1,209 @@
+"""Around every request: its id, paths and methods that there are not, the short cut, metrics."""
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.edge import ShortCut
+from tests.gateway.fakes import Services, service_error
+from tests.gateway.problems import assert_problem
+
+
+class TestTheRequestId:
+    @pytest.mark.parametrize("request_id", ["a", "A-1._z", "x" * 64])
+    async def test_of_the_client_is_taken(
+        self, client: httpx.AsyncClient, services: Services, request_id: str
+    ) -> None:
+        headers = {"X-Request-Id": request_id, "X-Access-Token": services.token()}
+        reply = await client.get("/queues/order", headers=headers)
+        assert reply.headers["X-Request-Id"] == request_id
+
+    @pytest.mark.parametrize("request_id", [None, "", "x" * 65, "a b", "a\tb", "ünï", '"', "a,b"])
+    async def test_is_made_otherwise(
+        self, client: httpx.AsyncClient, request_id: str | None
+    ) -> None:
+        sent = {} if request_id is None else {b"X-Request-Id": request_id.encode("latin-1")}
+        first = await client.get("/nowhere", headers=sent)
+        second = await client.get("/nowhere", headers=sent)
+        assert len(first.headers["X-Request-Id"]) == 32
+        assert first.headers["X-Request-Id"] != second.headers["X-Request-Id"]
+        assert_problem(first, 404, "NOT_FOUND")
+
+    async def test_goes_on_to_every_service(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.reservations.hold(42, 101)
+        requests = [
+            ("POST", "/queues/enqueue", {"userId": 42}),
+            ("GET", "/concerts/schedules/11/seats", None),
+            ("POST", "/concerts/reservations/1/pay", {"userId": 42}),
+        ]
+        for number, (method, path, body) in enumerate(requests):
+            headers = {"X-Request-Id": f"request-{number}", "X-Access-Token": services.token(42)}
+            await client.request(method, path, json=body, headers=headers)
+        assert {(call.request_id, call.method) for call in services.faults.calls} == {
+            ("request-0", "EnterQueue"),
+            ("request-1", "GetPositions"),
+            ("request-1", "ListSeats"),
+            ("request-1", "ListTakenSeats"),
+            ("request-2", "GetPositions"),
+            ("request-2", "Pay"),
+        }
+
+    async def test_comes_back_with_a_defect(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.faults.errors["ListConcerts"] = RuntimeError()
+        headers = {"X-Request-Id": "mine", "X-Access-Token": services.token()}
+        reply = await client.get("/concerts", headers=headers)
+        assert assert_problem(reply, 500, "INTERNAL")["requestId"] == "mine"
+
+
+class TestPathsAndMethods:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/",
+            "/nowhere",
+            "/concerts/",
+            "/queues/order/",
+            "/queues//order",
+            "/concerts/1",
+            "/concerts//schedules",
+            "/concerts/1/schedules/2",
+            "/concerts/1%2F2/schedules",
+            "/concerts/reservations//pay",
+            "/health",
+            "/static-offline-docs/../gateway",
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+    async def test_there_is_no_such_path(
+        self, client: httpx.AsyncClient, method: str, path: str
+    ) -> None:
+        assert_problem(await client.request(method, path), 404, "NOT_FOUND")
+
+    @pytest.mark.parametrize(
+        ("path", "allowed"),
+        [
+            ("/queues/enqueue", "POST"),
+            ("/queues/order", "DELETE, GET"),
+            ("/concerts", "GET"),
+            ("/concerts/1/schedules", "GET"),
+            ("/concerts/schedules/11/seats", "GET"),
+            ("/concerts/reservation", "POST"),
+            ("/concerts/reservations/1/pay", "POST"),
+            ("/concerts/reservations/1", "DELETE, GET"),
+            ("/health/live", "GET"),
+            ("/health/ready", "GET"),
+        ],
+    )
+    async def test_a_path_says_what_it_takes(
+        self, client: httpx.AsyncClient, path: str, allowed: str
+    ) -> None:
+        methods = {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"}
+        for method in methods.difference(allowed.split(", ")):
+            reply = await client.request(method, path)
+            assert_problem(reply, 405, "METHOD_NOT_ALLOWED")
+            assert reply.headers["Allow"] == allowed
+        head = await client.head(path)
+        assert (head.status_code, head.headers["Allow"], head.content) == (405, allowed, b"")
+
+    async def test_a_static_file_says_what_it_takes(self, client: httpx.AsyncClient) -> None:
+        reply = await client.post("/static-offline-docs/swagger-ui.css")
+        assert_problem(reply, 405, "METHOD_NOT_ALLOWED")
+        assert reply.headers["Allow"] == "GET, HEAD"
+
+    async def test_a_question_mark_changes_no_route(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        reply = await client.get("/queues/order?x=1", headers={"X-Access-Token": services.token()})
+        assert reply.status_code == 200
+
+
+class TestTheShortCut:
+    async def ask(self, method: str, path: str) -> tuple[str, dict[str, str]]:
+        """Who answered, and with which path parameters."""
+        answered = "nobody"
+        parameters: dict[str, str] = {}
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal answered
+            answered = "app"
+
+        async def endpoint(request: Request) -> Response:
+            nonlocal answered, parameters
+            answered, parameters = request.scope["route_template"], request.path_params
+            return Response()
+
+        async def receive() -> Message:
+            raise AssertionError
+
+        async def send(_: Message) -> None: ...
+
+        short_cut = ShortCut(app, [("GET", "/a", endpoint), ("GET", "/a/{id}/b", endpoint)])
+        scope = {"type": "http", "method": method, "path": path, "headers": []}
+        await short_cut(scope, receive, send)
+        return answered, parameters
+
+    async def test_takes_whole_paths_of_its_method_only(self) -> None:
+        assert await self.ask("GET", "/a") == ("/a", {})
+        assert await self.ask("GET", "/a/7/b") == ("/a/{id}/b", {"id": "7"})
+        for method, path in [
+            ("POST", "/a"),
+            ("HEAD", "/a"),
+            ("GET", "/a/"),
+            ("GET", "/a\n"),
+            ("GET", "/aa"),
+            ("GET", "/x/a"),
+            ("GET", "/a//b"),
+            ("GET", "/a/7/8/b"),
+            ("GET", "/a/7/b/"),
+        ]:
+            assert await self.ask(method, path) == ("app", {}), (method, path)
+
+
+async def test_requests_are_counted_by_route_not_by_path(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    def count(route: str, status: int) -> float:
+        labels = {"route": route, "status": str(status)}
+        return REGISTRY.get_sample_value("http_requests_total", labels) or 0.0
+
+    cases = [
+        ("/concerts/schedules/11/seats", "/concerts/schedules/{scheduleId}/seats", 200),
+        ("/concerts/schedules/x/seats", "/concerts/schedules/{scheduleId}/seats", 422),
+        ("/concerts/reservations/7", "/concerts/reservations/{reservationId}", 404),
+        ("/nowhere/7", "other", 404),
+    ]
+    for path, route, status in cases:
+        before = count(route, status)
+        await client.get(path, headers={"X-Access-Token": services.token()})
+        assert count(route, status) == before + 1, path
+
+
+async def test_an_error_after_the_reply_began_ends_it(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    from gateway.drain import Drain
+    from gateway.edge import Edge
+
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise service_error("SEAT_HELD")
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Edge(app, Drain())(
+        {"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send
+    )
+    assert [message["type"] for message in sent] == ["http.response.start"]

@@ -1,0 +1,302 @@
+"""Every error that a client can get: the rows of the table, provoked over HTTP."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from gateway.errors import TABLE
+from servicekit.errors import (
+    Conflict,
+    Declined,
+    Exhausted,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    TimedOut,
+    Unavailable,
+)
+from tests.gateway.conftest import OpenGateway
+from tests.gateway.fakes import CONFIRMED, Services, service_error
+from tests.gateway.problems import assert_problem
+
+# A request of user 42 for each RPC behind a route, with the methods that it calls in turn.
+REQUESTS = {
+    "EnterQueue": ("POST", "/queues/enqueue", {"userId": 42}),
+    "GetPositions": ("GET", "/queues/order", None),
+    "LeaveQueue": ("DELETE", "/queues/order", None),
+    "ListConcerts": ("GET", "/concerts", None),
+    "ListSchedules": ("GET", "/concerts/1/schedules", None),
+    "CountSoldSeats": ("GET", "/concerts/1/schedules", None),
+    "ListSeats": ("GET", "/concerts/schedules/11/seats", None),
+    "ListTakenSeats": ("GET", "/concerts/schedules/11/seats", None),
+    "Reserve": ("POST", "/concerts/reservation", {"userId": 42, "concertSeatId": 101}),
+    "GetReservation": ("GET", "/concerts/reservations/1", None),
+    "CancelReservation": ("DELETE", "/concerts/reservations/1", None),
+    "Pay": ("POST", "/concerts/reservations/1/pay", {"userId": 42}),
+}
+SECRET = "SELECT * FROM seats; host db-7.internal"
+
+
+async def ask(client: httpx.AsyncClient, services: Services, method: str) -> httpx.Response:
+    """The request that makes the gateway call this method, of user 42, admitted."""
+    verb, path, body = REQUESTS[method]
+    return await client.request(
+        verb, path, json=body, headers={"X-Access-Token": services.token(42)}
+    )
+
+
+class TestWhatAServiceAnswers:
+    """One row of the contract's table each: method, error, status, Retry-After."""
+
+    @pytest.mark.parametrize(
+        ("method", "code", "kind", "status", "retry_after"),
+        [
+            ("ListSchedules", "CONCERT_NOT_FOUND", NotFound, 404, None),
+            ("ListSeats", "SCHEDULE_NOT_FOUND", NotFound, 404, None),
+            ("Reserve", "SEAT_NOT_FOUND", NotFound, 404, None),
+            ("Reserve", "SEAT_HELD", Conflict, 409, None),
+            ("Reserve", "SEAT_SOLD", Conflict, 409, None),
+            ("Reserve", "IDEMPOTENCY_KEY_REUSED", InvalidRequest, 422, None),
+            ("Reserve", "IN_PROGRESS", Conflict, 409, 1),
+            ("Pay", "RESERVATION_NOT_FOUND", NotFound, 404, None),
+            ("Pay", "NOT_YOURS", Conflict, 403, None),
+            ("Pay", "RESERVATION_EXPIRED", Gone, 410, None),
+            ("Pay", "PAYMENT_DECLINED", Declined, 402, None),
+            ("Pay", "PAYMENT_IN_PROGRESS", Conflict, 409, 1),
+            ("Pay", "IDEMPOTENCY_KEY_REUSED", InvalidRequest, 422, None),
+            ("Pay", "IN_PROGRESS", Conflict, 409, 1),
+            ("GetReservation", "RESERVATION_NOT_FOUND", NotFound, 404, None),
+            ("CancelReservation", "RESERVATION_NOT_FOUND", NotFound, 404, None),
+            ("CancelReservation", "PAYMENT_IN_PROGRESS", Conflict, 409, 1),
+            ("CancelReservation", "ALREADY_PAID", Conflict, 409, None),
+        ],
+    )
+    async def test_is_told(
+        self,
+        client: httpx.AsyncClient,
+        services: Services,
+        method: str,
+        code: str,
+        kind: type[ServiceError],
+        status: int,
+        retry_after: int | None,
+    ) -> None:
+        services.faults.errors[method] = service_error(code, kind, "A sentence for a person.")
+        reply = await ask(client, services, method)
+        body = assert_problem(reply, status, code, retry_after)
+        assert body["detail"] == "A sentence for a person."
+
+    async def test_seats_that_are_taken(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        hold = services.reservations.hold(7, 101)
+        assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_HELD")
+        hold.status = CONFIRMED
+        assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_SOLD")
+
+    @pytest.mark.parametrize("code", sorted(TABLE))
+    async def test_every_code_of_the_table_crosses(
+        self,
+        services: Services,
+        client: httpx.AsyncClient,
+        code: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setitem(client.event_hooks, "response", [])  # no route declares every code
+        services.faults.errors["Reserve"] = service_error(code)
+        reply = await ask(client, services, "Reserve")
+        assert (reply.status_code, reply.json()["code"]) == (TABLE[code].status, code)
+        assert reply.json()["title"] == TABLE[code].title
+        assert reply.headers.get("Retry-After") == (str(TABLE[code].retry_after or "") or None)
+
+    async def test_a_code_that_is_not_in_the_table_is_masked(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.faults.errors["Reserve"] = service_error("NEW_CODE", Conflict, SECRET)
+        reply = await ask(client, services, "Reserve")
+        assert_problem(reply, 500, "INTERNAL")
+        assert SECRET not in reply.text
+
+    async def test_metadata_is_for_programs_of_ours_alone(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.faults.errors["Reserve"] = service_error(
+            "SEAT_HELD", Conflict, code="x", status="y", allow="z", shard="db-7"
+        )
+        reply = await ask(client, services, "Reserve")
+        assert_problem(reply, 409, "SEAT_HELD")
+        assert "db-7" not in reply.text
+
+
+class TestTheWaitingRoom:
+    @pytest.mark.parametrize(("code", "status"), [("QUEUE_FULL", 429), ("QUEUE_PAUSED", 503)])
+    async def test_takes_nobody_new(
+        self, client: httpx.AsyncClient, services: Services, code: str, status: int
+    ) -> None:
+        services.queue.closed = code
+        reply = await client.post("/queues/enqueue", json={"userId": 42})
+        assert_problem(reply, status, code, 10)
+        assert "X-Access-Token" not in reply.headers
+
+    async def test_one_bad_item_does_not_spoil_the_batch(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.faults.delays["EnterQueue"] = 0.02
+        inside = services.token(1)
+        replies = await asyncio.gather(
+            *(client.post("/queues/enqueue", json={"userId": user}) for user in range(2, 12)),
+            client.get("/queues/order", headers={"X-Access-Token": inside}),
+        )
+        assert [reply.status_code for reply in replies] == [201] * 10 + [200]
+
+    @pytest.mark.parametrize(
+        "method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve", "Pay"]
+    )
+    async def test_who_waits_does_not_pass(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        services.queue.capacity = 0
+        services.queue.enter(1)
+        reply = await ask(client, services, method)
+        body = assert_problem(reply, 403, "STILL_WAITING", 3)
+        assert body["order"] == 2
+        assert services.faults.of(method) == []
+
+    @pytest.mark.parametrize("method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve"])
+    async def test_whose_place_ended_does_not_pass(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        verb, path, body = REQUESTS[method]
+        headers = {"X-Access-Token": services.ended_token(42)}
+        reply = await client.request(verb, path, json=body, headers=headers)
+        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        assert services.faults.of(method) == []
+
+    @pytest.mark.parametrize("method", ["Reserve", "Pay"])
+    async def test_nobody_acts_with_the_token_of_another(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        verb, path, body = REQUESTS[method]
+        headers = {"X-Access-Token": services.token(43)}
+        reply = await client.request(verb, path, json=body, headers=headers)
+        assert_problem(reply, 403, "NOT_YOURS")
+        assert services.faults.of(method) == []
+
+    async def test_nobody_pays_the_reservation_of_another(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.reservations.hold(43, 101)
+        assert_problem(await ask(client, services, "Pay"), 403, "NOT_YOURS")
+
+    async def test_nobody_learns_of_the_payment_of_another(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.reservations.hold(43, 101)
+        pay = "/concerts/reservations/1/pay"
+        await client.post(pay, json={"userId": 43}, headers={"X-Access-Token": services.token(43)})
+        headers = {"X-Access-Token": services.ended_token(42)}
+        reply = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert_problem(reply, 403, "NOT_YOURS")
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+class TestAServiceInTrouble:
+    async def test_that_says_so(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        services.faults.errors[method] = Unavailable("The store is away.")
+        assert_problem(await ask(client, services, method), 503, "UNAVAILABLE", 1)
+
+    async def test_that_found_something_too_slow(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        services.faults.errors[method] = TimedOut("The store took too long.")
+        assert_problem(await ask(client, services, method), 504, "TIMEOUT", 1)
+
+    async def test_that_fails_tells_nothing(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        services.faults.errors[method] = RuntimeError(SECRET)
+        reply = await ask(client, services, method)
+        assert_problem(reply, 500, "INTERNAL")
+        assert "db-7" not in reply.text
+
+    async def test_whose_error_has_no_code_tells_nothing(
+        self, client: httpx.AsyncClient, services: Services, method: str
+    ) -> None:
+        services.faults.errors[method] = service_error("INTERNAL", Exhausted, SECRET)
+        reply = await ask(client, services, method)
+        assert_problem(reply, 500, "INTERNAL")
+        assert "db-7" not in reply.text
+
+
+async def test_a_service_that_is_not_there(
+    open_gateway: OpenGateway, services: Services, unused_address: str
+) -> None:
+    for addresses, methods in {
+        "queue_addr": ("EnterQueue", "GetPositions", "LeaveQueue"),
+        "concert_addr": ("ListConcerts", "ListSchedules", "ListSeats"),
+        "reservation_addr": ("CountSoldSeats", "ListTakenSeats", "Reserve", "GetReservation"),
+        "payment_addr": ("Pay",),
+    }.items():
+        client = await open_gateway(**{addresses: unused_address})
+        for method in methods:
+            reply = await ask(client, services, method)
+            assert_problem(reply, 503, "UNAVAILABLE", 1)
+            assert unused_address not in reply.text
+
+
+async def test_a_service_that_does_not_answer_in_time(
+    open_gateway: OpenGateway, services: Services
+) -> None:
+    client = await open_gateway(
+        read_budget_seconds=0.03, write_budget_seconds=0.03, pay_budget_seconds=0.03
+    )
+    for method in REQUESTS:
+        services.faults.delays = {method: 5}
+        assert_problem(await ask(client, services, method), 504, "TIMEOUT", 1)
+
+
+class TestADefectOfTheGateway:
+    @pytest.fixture
+    def defect(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def fail(*_: object) -> None:
+            raise RuntimeError(SECRET)
+
+        monkeypatch.setattr("gateway.admissions.Admissions.check", fail)
+
+    @pytest.mark.usefixtures("defect")
+    @pytest.mark.parametrize("method", ["ListConcerts", "Reserve", "Pay"])
+    async def test_is_masked_and_logged(
+        self,
+        client: httpx.AsyncClient,
+        services: Services,
+        caplog: pytest.LogCaptureFixture,
+        method: str,
+    ) -> None:
+        reply = await ask(client, services, method)
+        assert_problem(reply, 500, "INTERNAL")
+        assert "db-7" not in reply.text
+        assert [record.message for record in caplog.records].count("request failed") == 1
+
+
+class TestTooManyRequests:
+    async def test_of_one_place(self, open_gateway: OpenGateway, services: Services) -> None:
+        client = await open_gateway(requests_per_second=5)
+        headers = {"X-Access-Token": services.token(42)}
+        replies = [await client.get("/queues/order", headers=headers) for _ in range(20)]
+        refused = [reply for reply in replies if reply.status_code == 429]
+        assert len(refused) >= 5  # two windows at most can pass ten
+        assert_problem(refused[0], 429, "TOO_MANY_REQUESTS", 1)
+        other = {"X-Access-Token": services.token(43)}
+        assert (await client.get("/queues/order", headers=other)).status_code == 200
+
+    async def test_of_one_user_who_enters(self, open_gateway: OpenGateway) -> None:
+        client = await open_gateway(requests_per_second=5)
+        replies = [await client.post("/queues/enqueue", json={"userId": 42}) for _ in range(20)]
+        refused = [reply for reply in replies if reply.status_code == 429]
+        assert len(refused) >= 5
+        assert_problem(refused[0], 429, "TOO_MANY_REQUESTS", 1)
+        assert (await client.post("/queues/enqueue", json={"userId": 43})).status_code == 201

@@ -1,0 +1,266 @@
+"""Bad input: every request that cannot be taken is told why, field by field."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from gateway.requests import MAX_BODY_BYTES
+from tests.gateway.fakes import Services
+from tests.gateway.problems import assert_problem
+
+BAD_IDS = {
+    "missing": "",
+    "null": "null",
+    "a boolean": "true",
+    "a float": "1.5",
+    "a whole float": "42.0",
+    "with an exponent": "1e3",
+    "a string": '"42"',
+    "an array": "[42]",
+    "an object": '{"id": 42}',
+    "zero": "0",
+    "negative": "-1",
+    "2^63": str(2**63),
+    "2^64 + 1": str(2**64 + 1),
+    "of 400 digits": "9" * 400,
+}
+BODY_FIELDS = [
+    ("/queues/enqueue", "userId", {}),
+    ("/concerts/reservation", "userId", {"concertSeatId": 101}),
+    ("/concerts/reservation", "concertSeatId", {"userId": 42}),
+    ("/concerts/reservations/1/pay", "userId", {}),
+]
+BODY_PATHS = ["/queues/enqueue", "/concerts/reservation", "/concerts/reservations/1/pay"]
+
+
+def fields(body: dict[str, list[dict[str, str]]]) -> list[str]:
+    assert all(error["message"] for error in body["errors"])
+    return [error["field"] for error in body["errors"]]
+
+
+@pytest.fixture
+def headers(services: Services) -> dict[str, str]:
+    """Of an admitted user 42."""
+    return {"X-Access-Token": services.token(42), "Content-Type": "application/json"}
+
+
+class TestIdsInTheBody:
+    @pytest.mark.parametrize(("path", "field", "others"), BODY_FIELDS)
+    async def test_that_are_bad(
+        self,
+        client: httpx.AsyncClient,
+        headers: dict[str, str],
+        path: str,
+        field: str,
+        others: dict[str, int],
+    ) -> None:
+        for what, value in BAD_IDS.items():
+            rest = json.dumps(others)[1:-1]
+            members = [member for member in (rest, value and f'"{field}": {value}') if member]
+            reply = await client.post(path, content="{" + ", ".join(members) + "}", headers=headers)
+            assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == [field], what
+
+    async def test_the_largest(self, client: httpx.AsyncClient) -> None:
+        reply = await client.post("/queues/enqueue", json={"userId": 2**63 - 1})
+        assert reply.status_code == 201
+
+    async def test_every_bad_field_is_told(
+        self, client: httpx.AsyncClient, headers: dict[str, str]
+    ) -> None:
+        reply = await client.post(
+            "/concerts/reservation", json={"userId": 0, "concertSeatId": "x"}, headers=headers
+        )
+        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        assert fields(body) == ["userId", "concertSeatId"]
+
+    async def test_names_of_another_style_are_not_taken(self, client: httpx.AsyncClient) -> None:
+        reply = await client.post("/queues/enqueue", json={"user_id": 42})
+        assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["userId"]
+
+
+class TestIdsInThePath:
+    @pytest.mark.parametrize(
+        ("method", "path", "field"),
+        [
+            ("GET", "/concerts/{}/schedules", "concertId"),
+            ("GET", "/concerts/schedules/{}/seats", "scheduleId"),
+            ("POST", "/concerts/reservations/{}/pay", "reservationId"),
+            ("GET", "/concerts/reservations/{}", "reservationId"),
+            ("DELETE", "/concerts/reservations/{}", "reservationId"),
+        ],
+    )
+    async def test_that_are_bad(
+        self,
+        client: httpx.AsyncClient,
+        headers: dict[str, str],
+        method: str,
+        path: str,
+        field: str,
+    ) -> None:
+        content = b'{"userId": 42}' if method == "POST" else None
+        for bad in [
+            "0",
+            "-1",
+            "+1",
+            "1.5",
+            "1e3",
+            "true",
+            "null",
+            "x",
+            "%20",
+            "1%20",
+            "1_0",
+            "%C2%B2",  # a superscript two: a digit to Python
+            "%D9%A1",  # an Arabic one: decimal to Python
+            str(2**63),
+            "9" * 4_400,
+        ]:
+            reply = await client.request(method, path.format(bad), content=content, headers=headers)
+            assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == [field], bad
+
+    async def test_the_largest(self, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+        reply = await client.get(f"/concerts/{2**63 - 1}/schedules", headers=headers)
+        assert_problem(reply, 404, "CONCERT_NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", BODY_PATHS)
+class TestTheBody:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b" ",
+            b"null",
+            b"42",
+            b'"userId"',
+            b"[]",
+            b'[{"userId": 42}]',
+            b"{",
+            b'{"userId": 42',
+            b'{"userId": 42}}',
+            b"{'userId': 42}",
+            b"userId=42",
+            b'\xff\xfe{"userId": 42}',
+            b'{"userId": \xff}',
+            b"[" * 10_000,
+            b'{"userId": %b}' % (b"9" * 5_000),
+        ],
+    )
+    async def test_that_is_no_json_object(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str, content: bytes
+    ) -> None:
+        reply = await client.post(path, content=content, headers=headers)
+        assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["body"]
+
+    @pytest.mark.parametrize(
+        "media_type",
+        [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "application/jsonp",
+            "application/problem+json",
+            "",
+        ],
+    )
+    async def test_of_another_type(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str, media_type: str
+    ) -> None:
+        reply = await client.post(
+            path, content=b'{"userId": 42}', headers=headers | {"Content-Type": media_type}
+        )
+        assert_problem(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+    async def test_of_the_type_in_other_words(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str
+    ) -> None:
+        media_type = "Application/JSON ; charset=UTF-8"
+        reply = await client.post(
+            path, content=b"{", headers=headers | {"Content-Type": media_type}
+        )
+        assert_problem(reply, 422, "INVALID_REQUEST")
+
+    async def test_up_to_the_limit_is_read(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str
+    ) -> None:
+        content = b"{}".ljust(MAX_BODY_BYTES)
+        reply = await client.post(path, content=content, headers=headers)
+        assert_problem(reply, 422, "INVALID_REQUEST")
+
+    async def test_over_the_limit_is_not_even_read(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str
+    ) -> None:
+        async def never() -> AsyncIterator[bytes]:
+            raise AssertionError("the body was read")
+            yield b""
+
+        length = str(MAX_BODY_BYTES + 1)
+        reply = await client.post(
+            path, content=never(), headers=headers | {"Content-Length": length}
+        )
+        assert_problem(reply, 413, "BODY_TOO_LARGE")
+
+    async def test_of_no_told_length_is_read_up_to_the_limit(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str
+    ) -> None:
+        sent = 0
+
+        async def endless() -> AsyncIterator[bytes]:
+            nonlocal sent
+            while True:
+                sent += 1_000
+                assert sent <= MAX_BODY_BYTES + 2_000
+                yield b" " * 1_000
+
+        reply = await client.post(path, content=endless(), headers=headers)
+        assert_problem(reply, 413, "BODY_TOO_LARGE")
+
+
+async def test_a_body_in_pieces_is_put_together(client: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in b'{"userId": 42}':
+            yield bytes([byte])
+
+    assert (await client.post("/queues/enqueue", content=pieces())).status_code == 201
+
+
+async def test_a_body_that_never_ends_is_given_up(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.requests._BODY_SECONDS", 0.01)
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    reply = await client.post("/queues/enqueue", content=stalled())
+    assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["body"]
+
+
+class TestTheIdempotencyKey:
+    @pytest.mark.parametrize("path", BODY_PATHS[1:])
+    @pytest.mark.parametrize("key", ["", "k" * 256, "tab\there", "ünï"])
+    async def test_that_is_bad(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str, key: str
+    ) -> None:
+        reply = await client.post(
+            path,
+            json={"userId": 42, "concertSeatId": 101},
+            headers=httpx.Headers(headers | {"Idempotency-Key": key}, encoding="latin-1"),
+        )
+        assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["Idempotency-Key"]
+
+    async def test_of_full_length(
+        self, client: httpx.AsyncClient, services: Services, headers: dict[str, str]
+    ) -> None:
+        key = "~" * 255
+        reply = await client.post(
+            "/concerts/reservation",
+            json={"userId": 42, "concertSeatId": 101},
+            headers=headers | {"Idempotency-Key": key},
+        )
+        assert reply.status_code == 200
+        assert services.faults.of("Reserve")[0].request.idempotency_key == key

@@ -1,0 +1,154 @@
+"""Access tokens: only genuine ones pass, and nobody is asked about the others."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from starlette.requests import Request
+
+from gateway.errors import InvalidToken, TokenExpired
+from gateway.tokens import TokenVerifier
+from protos.queue.v1 import queue_pb2
+from tests.gateway.fakes import GIVEN_AT, KEY_ID, KEYS, Services, sign
+from tests.gateway.problems import assert_problem
+
+PLACE = queue_pb2.Place(room="main", number=7, user_id=42, epoch=3)
+OTHER_KEY = "another secret that has 32 bytes or more"
+
+
+def part(value: Any) -> str:
+    """One of the three parts of a token."""
+    content = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def with_header(**header: Any) -> str:
+    """A genuine signature under a header that jwt.encode would not write."""
+    claims = sign(PLACE).split(".")[1]
+    signed = f"{part(header)}.{claims}"
+    signature = jwt.get_algorithm_by_name("HS256").sign(signed.encode(), KEYS[KEY_ID].encode())
+    return f"{signed}.{part(signature)}"
+
+
+def verifier(max_age_seconds: float = 3_600, keys: dict[str, str] = KEYS) -> TokenVerifier:
+    return TokenVerifier(keys, "main", max_age_seconds)
+
+
+def request(*headers: tuple[bytes, bytes]) -> Request:
+    return Request({"type": "http", "headers": headers})
+
+
+def with_token(token: str) -> Request:
+    return request((b"x-access-token", token.encode("latin-1")))
+
+
+GENUINE = sign(PLACE)
+HEADER, CLAIMS, SIGNATURE = GENUINE.split(".")
+NOT_GENUINE = {
+    "empty": "",
+    "blank": " ",
+    "a word": "token",
+    "dots": "..",
+    "one part": HEADER,
+    "two parts": f"{HEADER}.{CLAIMS}",
+    "four parts": f"{GENUINE}.x",
+    "no signature": f"{HEADER}.{CLAIMS}.",
+    "a cut signature": GENUINE[:-5],
+    "another's signature": sign(PLACE, user=43).rpartition(".")[0] + "." + SIGNATURE,
+    "another key": sign(PLACE, OTHER_KEY),
+    "alg none": f"{part({'alg': 'none', 'kid': KEY_ID})}.{CLAIMS}.",
+    "alg NONE": f"{part({'alg': 'NONE', 'kid': KEY_ID})}.{CLAIMS}.{SIGNATURE}",
+    "another algorithm": sign(PLACE, KEYS[KEY_ID] * 2, algorithm="HS512"),
+    "another algorithm, our key": jwt.encode(
+        jwt.decode(GENUINE, options={"verify_signature": False}),
+        KEYS[KEY_ID].ljust(64, "x"),
+        algorithm="HS384",
+        headers={"kid": KEY_ID},
+    ),
+    "no key id": with_header(alg="HS256"),
+    "unknown key id": with_header(alg="HS256", kid="other"),
+    "key id of another type": with_header(alg="HS256", kid=["test"]),
+    "key id null": with_header(alg="HS256", kid=None),
+    "unknown critical header": with_header(alg="HS256", kid=KEY_ID, crit=["x"], x=1),
+    "header not JSON": f"{part(b'{')}.{CLAIMS}.{SIGNATURE}",
+    "header a list": f"{part([])}.{CLAIMS}.{SIGNATURE}",
+    "header nested": f"{part(b'[' * 500)}.{CLAIMS}.{SIGNATURE}",
+    "not base64": f"{HEADER}.ä.{SIGNATURE}",
+    "another room": sign(PLACE, room="vip"),
+    "expired by its own word": sign(PLACE, exp=GIVEN_AT),
+    "place not a number": sign(PLACE, place="7"),
+    "place too large": sign(PLACE, place=2**63),
+    "room not a text": sign(PLACE, room=1),
+    "iat not a number": sign(PLACE, iat="now"),
+    "no room": sign(PLACE, room=None),
+    "no place": sign(PLACE, place=None),
+    "no user": sign(PLACE, user=None),
+    "no epoch": sign(PLACE, epoch=None),
+    "no iat": sign(PLACE, iat=None),
+    "too long": sign(PLACE, more="x" * 1_024),
+    "very long": "x" * 100_000,
+}
+
+
+def test_a_genuine_token_states_its_place() -> None:
+    assert verifier().place(with_token(GENUINE)) == PLACE
+
+
+def test_any_known_key_will_do() -> None:
+    keys = {"next": OTHER_KEY} | KEYS
+    assert verifier(keys=keys).place(with_token(GENUINE)) == PLACE
+
+
+@pytest.mark.parametrize("what", NOT_GENUINE)
+def test_what_is_not_genuine_does_not_pass(what: str) -> None:
+    with pytest.raises(InvalidToken):
+        verifier().place(with_token(NOT_GENUINE[what]))
+
+
+def test_a_token_ahead_of_our_clock_is_genuine() -> None:
+    token = sign(PLACE, iat=int(time.time()) + 30)
+    assert verifier().place(with_token(token)) == PLACE
+
+
+def test_age_counts_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = verifier(max_age_seconds=3_600)
+    assert tokens.place(with_token(GENUINE)) == PLACE
+    monkeypatch.setattr("gateway.tokens.time.time", lambda: GIVEN_AT + 3_601)
+    with pytest.raises(TokenExpired):
+        tokens.place(with_token(GENUINE))
+
+
+class TestOverHttp:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/queues/order"),
+            ("DELETE", "/queues/order"),
+            ("GET", "/concerts"),
+            ("GET", "/concerts/1/schedules"),
+            ("GET", "/concerts/schedules/11/seats"),
+            ("POST", "/concerts/reservation"),
+            ("POST", "/concerts/reservations/1/pay"),
+            ("GET", "/concerts/reservations/1"),
+            ("DELETE", "/concerts/reservations/1"),
+        ],
+    )
+    async def test_nobody_is_asked_about_a_bad_token(
+        self, client: httpx.AsyncClient, services: Services, method: str, path: str
+    ) -> None:
+        forged = sign(services.queue.enter(42), OTHER_KEY)
+        for headers in ({}, {"X-Access-Token": ""}, {"X-Access-Token": forged}):
+            reply = await client.request(method, path, headers=headers)
+            body = assert_problem(reply, 401, "INVALID_TOKEN")
+            assert forged not in body["detail"]
+        assert services.faults.calls == []
+
+    async def test_too_old(self, client: httpx.AsyncClient, services: Services) -> None:
+        token = sign(services.queue.enter(42), iat=time.time() - 90_000)
+        reply = await client.get("/queues/order", headers={"X-Access-Token": token})
+        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        assert services.faults.calls == []
