@@ -57,13 +57,14 @@ class Settings(ServiceSettings):
     """How long an admission lasts, in seconds. Long enough to choose a seat and to pay within its
     hold of five minutes."""
 
-    claim_window_seconds: float = Field(default=60.0, gt=0)
+    claim_window_seconds: float = Field(default=90.0, gt=0)
     """Who is admitted and does not ask within this many seconds loses the slot. Above
-    poll_max_seconds."""
+    poll_max_seconds, and above the minute to which browsers stretch the timers of a hidden tab."""
 
-    absent_after_seconds: float = Field(default=60.0, gt=0)
+    absent_after_seconds: float = Field(default=180.0, gt=0)
     """Who has not asked for this many seconds is skipped when the turn comes. Above one and a half
-    times poll_max_seconds: a sign of life is only noted to a quarter of this, at most 5 s."""
+    times poll_max_seconds, since a sign of life is only noted to a quarter of this, at most 5 s;
+    and well above the minute at which hidden tabs ask."""
 
     poll_min_seconds: float = Field(default=1.0, gt=0)
     """How soon those in front are told to ask again, in seconds."""
