@@ -1,0 +1,1 @@
+"""Measuring the running system from outside. `make bench` is the entrance (see bench)."""
