@@ -53,14 +53,16 @@ class Payment:
     user_id: int
     status: Status
     amount: Decimal | None
-    # Why it is FAILED: PAYMENT_DECLINED, or the code of whatever stood in the way.
+    # Why it is FAILED: PAYMENT_DECLINED, or the code of whatever stood in the way. If it is
+    # still INITIATED: why it is being given up, so that nobody charges it any more.
     failure_code: str
     # Whether a caller has been told of the decline; if not, the next one is.
     outcome_told: bool
     admission: Admission | None
     # The attempt before, whose failure the reservation may not have heard of; 0 if none.
     failed_payment_id: int
-    # How often recovery has taken it up.
+    # How often recovery has taken it up. A driver with an old count has lost its lease, and may
+    # record nothing any more.
     attempts: int
     created_at: datetime
 
@@ -167,16 +169,23 @@ FINAL_FAILURES = frozenset(
 )
 
 _FAILURES: dict[str, tuple[type[ServiceError], str]] = {
-    kind.code: (kind, detail)
-    for kind, detail in (
-        (PaymentDeclined, "The payment provider declined; the seat is still held for you."),
-        (ReservationNotFound, "There is no such reservation."),
-        (NotYours, "The reservation belongs to somebody else."),
-        (ReservationExpired, "The reservation was cancelled, or its hold ran out."),
-        (PaymentInProgress, "Another payment of this reservation is under way."),
-        (AlreadyPaid, "The reservation has been paid."),
-        (Unavailable, "The payment could not be started; nothing was charged."),
-    )
+    PaymentDeclined.code: (
+        PaymentDeclined,
+        "The payment provider declined; the seat is still held for you.",
+    ),
+    ReservationNotFound.code: (ReservationNotFound, "There is no such reservation."),
+    NotYours.code: (NotYours, "The reservation belongs to somebody else."),
+    ReservationExpired.code: (
+        ReservationExpired,
+        "The reservation was cancelled, or its hold ran out.",
+    ),
+    AlreadyPaid.code: (AlreadyPaid, "The reservation has been paid."),
+    Unavailable.code: (Unavailable, "The payment could not be started; nothing was charged."),
+    # The reservation has not heard yet that the attempt before has failed: soon it will.
+    PaymentInProgress.code: (
+        Unavailable,
+        "An earlier payment of this reservation is still being wound up; nothing was charged.",
+    ),
 }
 
 # What BeginPayment may refuse for good; anything else it says may pass.

@@ -37,10 +37,15 @@ class Payments(Protocol):
         ...
 
     async def record_outcome(
-        self, payment_id: int, outcome: Outcome, event: Event | None
+        self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
         """Saga step 4: ends an unfinished payment, its event in the same transaction. If it has
-        been ended before, changes nothing. Returns it as it is now."""
+        been ended, or taken up by another driver, changes nothing. Returns it as it is now."""
+        ...
+
+    async def give_up(self, payment: Payment, failure_code: str) -> bool:
+        """From now on nobody charges this unfinished payment. False if it has been ended, or
+        taken up by another driver."""
         ...
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
@@ -51,8 +56,8 @@ class Payments(Protocol):
         """A caller is being told of the decline."""
         ...
 
-    async def park(self, payment_id: int, seconds: float) -> None:
-        """Nobody drives this unfinished payment; recovery may take it up after `seconds`."""
+    async def park(self, payment: Payment, seconds: float) -> None:
+        """Its driver leaves this unfinished payment; recovery may take it up after `seconds`."""
         ...
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:

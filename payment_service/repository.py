@@ -5,6 +5,7 @@ All times are the database's, so that replicas need no common clock.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
@@ -29,6 +30,8 @@ SHARDS = 16
 _PAYMENT = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
     place_number, failed_payment_id, attempts, created_at"""
 _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
+# A driver that was paused beyond its lease finds that `attempts` has moved on.
+_DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
 
 # Two orders for one reservation meet at the unique key; the loser looks again, and finds it.
 _CREATE_TRIES = 5
@@ -108,26 +111,37 @@ class PaymentRepository:
         return row is not None
 
     async def record_outcome(
-        self, payment_id: int, outcome: Outcome, event: Event | None
+        self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
         async def record(transaction: Transaction) -> Payment:
             ended = await transaction.execute(
-                """UPDATE payment SET status = %s, amount = %s, failure_code = %s
-                WHERE id = %s AND status = 'INITIATED'""",
+                f"""UPDATE payment SET status = %s, amount = %s, failure_code = %s
+                WHERE {_DRIVEN_BY_US}""",
                 outcome.status,
                 outcome.amount,
                 outcome.failure_code,
-                payment_id,
+                payment.id,
+                payment.attempts,
             )
             if ended and event is not None:
                 await _put_in_outbox(transaction, event)
-            payment = await _get(transaction, payment_id)
-            assert payment is not None, "payments are never deleted"
-            return payment
+            now = await _get(transaction, payment.id)
+            assert now is not None, "payments are never deleted"
+            return now
 
-        payment = await self._database.run(record)
+        recorded = await self._database.run(record)
         self._committed.set()
-        return payment
+        return recorded
+
+    async def give_up(self, payment: Payment, failure_code: str) -> bool:
+        async with self._database.transaction() as transaction:
+            matched = await transaction.execute(
+                f"UPDATE payment SET failure_code = %s WHERE {_DRIVEN_BY_US}",
+                failure_code,
+                payment.id,
+                payment.attempts,
+            )
+        return matched > 0
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         async def record(transaction: Transaction) -> None:
@@ -146,13 +160,13 @@ class PaymentRepository:
                 "UPDATE payment SET outcome_told = TRUE WHERE id = %s", payment_id
             )
 
-    async def park(self, payment_id: int, seconds: float) -> None:
+    async def park(self, payment: Payment, seconds: float) -> None:
         async with self._database.transaction() as transaction:
             await transaction.execute(
-                f"""UPDATE payment SET driven_until = {_SOON}
-                WHERE id = %s AND status = 'INITIATED'""",
+                f"UPDATE payment SET driven_until = {_SOON} WHERE {_DRIVEN_BY_US}",
                 _microseconds(seconds),
-                payment_id,
+                payment.id,
+                payment.attempts,
             )
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
@@ -333,7 +347,7 @@ async def _take(
             _microseconds(lease_seconds),
             *(payment.id for payment in payments),
         )
-    return payments
+    return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
 
 async def _put_in_outbox(transaction: Transaction, event: Event) -> None:

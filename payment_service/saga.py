@@ -6,8 +6,8 @@
     4  repository.record_outcome       SUCCEEDED or FAILED, and its event, in one transaction
     5  the answer; the relay publishes the event
 
-Each step may be done twice, and a driver never outlives its lease, so after a crash anywhere
-`resume` goes on from what the provider and the reservation say.
+Each step may be done twice, and a driver that has lost its lease can record nothing, so after a
+crash anywhere `resume` goes on from what the provider and the reservation say.
 """
 
 from datetime import UTC, datetime
@@ -72,6 +72,8 @@ class Saga:
     async def resume(self, payment: Payment) -> Payment:
         """Goes on with a payment that its driver left, wherever that was."""
         try:
+            if payment.failure_code:
+                return await self._give_up(payment, payment.failure_code)
             charge = await self._provider.get_charge(payment.id)
             if charge.status is ChargeStatus.UNKNOWN:
                 return await self._charge_after_all(payment)
@@ -98,24 +100,29 @@ class Saga:
         except ServiceError as error:
             if error.code not in REJECTIONS:
                 return await self._park(payment)
-            # The lost driver's request may still be on its way to the provider.
-            await self._provider.refund(payment.id)
-            return await self._payments.record_outcome(
-                payment.id, Outcome(Status.FAILED, failure_code=error.code), None
-            )
+            return await self._give_up(payment, error.code)
         charge = await self._provider.charge(payment.id, payment.user_id, amount)
         return await self._settle(payment, charge)
+
+    async def _give_up(self, payment: Payment, failure_code: str) -> Payment:
+        # Written down first: once the provider has been told, the payment must not succeed.
+        if not await self._payments.give_up(payment, failure_code):
+            return payment
+        # The lost driver's request may still be on its way to the provider.
+        await self._provider.refund(payment.id)
+        outcome = Outcome(Status.FAILED, failure_code=failure_code)
+        return await self._payments.record_outcome(payment, outcome, None)
 
     async def _end_uncharged(self, payment: Payment, error: ServiceError) -> Payment:
         if error.code in REJECTIONS or error.code == PaymentInProgress.code:
             # The reservation knows nothing of this payment: nobody needs an event.
             outcome = Outcome(Status.FAILED, failure_code=error.code)
-            return await self._payments.record_outcome(payment.id, outcome, None)
+            return await self._payments.record_outcome(payment, outcome, None)
         # It may have begun, the reply lost. The caller is told that nothing was charged, so
         # nothing may be charged behind his back: the hold goes back to him.
         outcome = Outcome(Status.FAILED, failure_code=Unavailable.code)
         event = events.failed(payment, Unavailable.code)
-        return await self._payments.record_outcome(payment.id, outcome, event)
+        return await self._payments.record_outcome(payment, outcome, event)
 
     async def _settle(self, payment: Payment, charge: Charge) -> Payment:
         if charge.status is ChargeStatus.PENDING:
@@ -127,12 +134,12 @@ class Saga:
             outcome = Outcome(Status.FAILED, charge.amount, PaymentDeclined.code)
             event = events.failed(payment, charge.reason)
         else:
-            # Barred by a driver that was lost before it recorded why.
+            # Given back by somebody else, at the provider.
             outcome = Outcome(Status.FAILED, failure_code=ReservationExpired.code)
             event = events.failed(payment, ReservationExpired.code)
-        return await self._payments.record_outcome(payment.id, outcome, event)
+        return await self._payments.record_outcome(payment, outcome, event)
 
     async def _park(self, payment: Payment) -> Payment:
         seconds = min(LONGEST_PARK_SECONDS, 0.5 * 2 ** min(payment.attempts, 8))
-        await self._payments.park(payment.id, seconds)
+        await self._payments.park(payment, seconds)
         return payment

@@ -121,18 +121,27 @@ class MemoryPayments:
         )
 
     async def record_outcome(
-        self, payment_id: int, outcome: Outcome, event: Event | None
+        self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
-        payment = self.payments[payment_id]
-        if not payment.finished:
-            self.payments[payment_id] = payment = replace(
+        if self._driven_by(payment):
+            self.payments[payment.id] = replace(
                 payment,
                 status=outcome.status,
                 amount=outcome.amount,
                 failure_code=outcome.failure_code,
             )
             self._put(event)
-        return payment
+        return self.payments[payment.id]
+
+    async def give_up(self, payment: Payment, failure_code: str) -> bool:
+        if not self._driven_by(payment):
+            return False
+        self.payments[payment.id] = replace(payment, failure_code=failure_code)
+        return True
+
+    def _driven_by(self, payment: Payment) -> bool:
+        now = self.payments[payment.id]
+        return not now.finished and now.attempts == payment.attempts
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         payment = self.payments[payment_id]
@@ -148,8 +157,9 @@ class MemoryPayments:
     async def mark_told(self, payment_id: int) -> None:
         self.payments[payment_id] = replace(self.payments[payment_id], outcome_told=True)
 
-    async def park(self, payment_id: int, seconds: float) -> None:
-        self._driven_until[payment_id] = time.monotonic() + seconds
+    async def park(self, payment: Payment, seconds: float) -> None:
+        if self._driven_by(payment):
+            self._driven_until[payment.id] = time.monotonic() + seconds
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
         return self._claim(
@@ -184,7 +194,7 @@ class MemoryPayments:
         for payment in claimed:
             self.payments[payment.id] = replace(payment, attempts=payment.attempts + 1)
             self._driven_until[payment.id] = now + lease_seconds
-        return claimed
+        return [self.payments[payment.id] for payment in claimed]
 
 
 class FakeReservations:

@@ -6,6 +6,8 @@
 kills payment_service right after its first call of that method has returned. `--before`: right
 before it begins; `--call 3`: at the third call. The step is module:function or
 module:Class.method, plain or async. The program itself knows nothing of this.
+
+Without arguments, they are those of the environment variable CRASH_AT.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import inspect
 import itertools
 import os
 import runpy
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -63,7 +66,8 @@ def main() -> None:
     parser.add_argument("program", help="module to run, such as payment_service")
     parser.add_argument("--before", action="store_true", help="before the step, not after it")
     parser.add_argument("--call", type=int, default=1, help="at which call; 1 = the first")
-    options, rest = parser.parse_known_args()
+    arguments = sys.argv[1:] or shlex.split(os.environ.get("CRASH_AT", ""))
+    options, rest = parser.parse_known_args(arguments)
     crash_at(options.step, call=options.call, before=options.before)
     sys.argv[1:] = rest
     runpy.run_module(options.program, run_name="__main__", alter_sys=True)

@@ -180,6 +180,6 @@ async def test_a_success_that_kafka_does_not_take_keeps_its_hold(
 
 async def test_an_ended_payment_stays_as_it_is(shop: Shop) -> None:
     payment = await shop.service.pay(ORDER)
-    now = await shop.payments.record_outcome(payment.id, Outcome(Status.FAILED), None)
+    now = await shop.payments.record_outcome(payment, Outcome(Status.FAILED), None)
     assert now == payment
     assert shop.provider.book[payment.id] == Charge(ChargeStatus.APPROVED, payment.amount)

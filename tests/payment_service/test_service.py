@@ -296,3 +296,14 @@ async def test_answers_of_another_replica_are_found(shop: Shop) -> None:
     assert {(p.id, p.status) for p in payments} == {(1, Status.SUCCEEDED)}
     assert isinstance(shop.payments, MemoryPayments)
     assert len(shop.payments.payments) == 1
+
+
+async def test_an_earlier_payment_still_being_wound_up_is_unavailable_for_a_while(
+    shop: Shop,
+) -> None:
+    shop.reservations.paying[9] = 77
+    with pytest.raises(Unavailable):
+        await shop.service.pay(ORDER)
+    assert shop.events == []
+    del shop.reservations.paying[9]
+    assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -46,7 +47,7 @@ async def create(
 
 
 async def end(payments: Payments, payment: Payment, outcome: Outcome) -> Payment:
-    return await payments.record_outcome(payment.id, outcome, events.failed(payment, "ANY"))
+    return await payments.record_outcome(payment, outcome, events.failed(payment, "ANY"))
 
 
 async def claimed(payments: Payments, payment: Payment) -> bool:
@@ -154,13 +155,32 @@ class Contract:
         again = await payments.get_payment(left.id)
         assert again is not None
         assert again.attempts == 1
-        await payments.park(left.id, 0.2)
+        await payments.park(again, 0.2)
         assert not await claimed(payments, left)
         await asyncio.sleep(0.25)
         assert await claimed(payments, left)
+        left = replace(again, attempts=2)
         await end(payments, left, SUCCEEDED)
-        await payments.park(left.id, 0)
+        await payments.park(left, 0)
         assert not await claimed(payments, left)
+
+    async def test_a_driver_without_lease_changes_nothing(self, payments: Payments) -> None:
+        slow = (await create(payments, new_order(), lease=0)).payment
+        [taken] = [
+            payment
+            for payment in await payments.claim_unfinished(lease_seconds=60, limit=1000)
+            if payment.id == slow.id
+        ]
+        before = await payments.count_unsent()
+        assert await end(payments, slow, SUCCEEDED) == taken
+        assert not await payments.give_up(slow, "ANY")
+        await payments.park(slow, 0)
+        assert not await claimed(payments, slow)
+        assert await payments.count_unsent() == before
+        assert await payments.give_up(taken, "ANY")
+        given_up = await payments.get_payment(slow.id)
+        assert given_up == replace(taken, failure_code="ANY")
+        assert (await end(payments, taken, DECLINED)).declined
 
     async def test_an_unannounced_success_is_claimed_now_and_then(self, payments: Payments) -> None:
         async def claim() -> bool:
@@ -247,5 +267,5 @@ class TestMariaDb(Contract):
             payment = (await create(payments, new_order())).payment
             too_long = Event("x" * 99, payment.reservation_id, payment.id, b"")
             with pytest.raises(Exception, match="Data too long"):
-                await payments.record_outcome(payment.id, SUCCEEDED, too_long)
+                await payments.record_outcome(payment, SUCCEEDED, too_long)
             assert await payments.get_payment(payment.id) == payment
