@@ -267,7 +267,9 @@ class Shop:
     async def records(self, topic: str) -> list[Any]:
         """Everything on the topic now; within a partition in order."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.stack.kafka_bootstrap, enable_auto_commit=False
+            bootstrap_servers=self.stack.kafka_bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
         )
         await consumer.start()
         try:
@@ -277,7 +279,6 @@ class Shop:
             ]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            await consumer.seek_to_beginning(*partitions)
             found: list[Any] = []
             for partition in partitions:
                 while await consumer.position(partition) < ends[partition]:

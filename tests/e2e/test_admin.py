@@ -1,0 +1,130 @@
+"""What an operator does with the waiting room while it runs, by the command."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from deploy.local.servers import REPOSITORY
+from deploy.local.stack import Stack
+from tests.e2e.conftest import DOOR, NOBODY, in_thread
+from tests.e2e.shop import Shop, assert_problem, eventually
+
+Admin = Callable[..., Awaitable[str]]
+
+
+async def run(*arguments: str, address: str) -> tuple[int, str]:
+    """The exit code and the output of the command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "queue_service.admin",
+        *arguments,
+        "--address",
+        address,
+        "--room",
+        DOOR,
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+@pytest.fixture
+async def admin(stack: Stack) -> AsyncIterator[Admin]:
+    address = stack.address("queue_service")
+
+    async def command(*arguments: object) -> str:
+        code, output = await run(*map(str, arguments), address=address)
+        assert code == 0, output
+        return output
+
+    yield command
+    await command("resume")
+    await command("capacity", 1000)
+    await command("max-waiting", 1000)
+
+
+@pytest.fixture(scope="module")
+async def door(stack: Stack) -> str:
+    gateway = stack.add_replica("gateway", {"GATEWAY_ROOM": DOOR})
+    await in_thread(gateway.start)
+    return gateway.name
+
+
+async def test_a_paused_room_admits_nobody_until_it_is_resumed(
+    shop: Shop, door: str, admin: Admin
+) -> None:
+    await admin("capacity", 1)
+    inside, waiting = shop.fan(door), shop.fan(door)
+    assert (await inside.enter()).json()["order"] == 0
+    assert (await waiting.enter()).json()["order"] == 1
+    assert "paused" in await admin("pause")
+    assert_problem(await shop.fan(door).enter(), 503, "QUEUE_PAUSED")
+    assert (await inside.concerts()).status_code == 200
+    await inside.leave()
+    # A slot is free, but the door is shut; the tick that would open it runs ten times a second.
+    await asyncio.sleep(0.3)
+    assert (await waiting.order()).json()["order"] == 1
+    assert "paused" not in await admin("resume")
+    assert (await waiting.order()).json()["order"] == 0
+    await waiting.leave()
+
+
+async def test_capacity_follows_at_once_and_throws_nobody_out(
+    shop: Shop, door: str, admin: Admin
+) -> None:
+    assert "0 of 0 admitted" in await admin("capacity", 0)
+    crowd = [shop.fan(door) for _ in range(6)]
+    for order, fan in enumerate(crowd, start=1):
+        assert (await fan.enter()).json()["order"] == order
+    assert "4 of 4 admitted, 2 of" in await admin("capacity", 4)
+    assert [(await fan.order()).json()["order"] for fan in crowd] == [0, 0, 0, 0, 1, 2]
+    assert "4 of 2 admitted, 2 of" in await admin("capacity", 2)
+    assert (await crowd[3].concerts()).status_code == 200
+    # Two leave, and still nobody is admitted; the third makes room.
+    for fan in crowd[:2]:
+        await fan.leave()
+    assert (await crowd[4].order()).json()["order"] == 1
+    await crowd[2].leave()
+    assert (await crowd[4].order()).json()["order"] == 0
+    for fan in crowd[3:]:
+        await fan.leave()
+    assert "0 of 2 admitted, 0 of" in await admin("show")
+
+
+async def test_the_line_can_be_shortened(shop: Shop, door: str, admin: Admin) -> None:
+    await admin("capacity", 0)
+    assert "0 of 1 waiting" in await admin("max-waiting", 1)
+    fan = shop.fan(door)
+    assert (await fan.enter()).json()["order"] == 1
+    assert_problem(await shop.fan(door).enter(), 429, "QUEUE_FULL")
+    await admin("max-waiting", 2)
+    other = shop.fan(door)
+    assert (await other.enter()).json()["order"] == 2
+    for one in (fan, other):
+        await one.leave()
+
+
+async def test_what_is_set_outlives_a_restart_of_the_service(
+    shop: Shop, stack: Stack, door: str, admin: Admin
+) -> None:
+    await admin("capacity", 7)
+    await in_thread(stack.process("queue_service").restart)
+
+    async def still_seven() -> None:
+        assert "of 7 admitted" in await admin("show")
+        assert (await shop.fan(door).enter()).status_code == 201
+
+    await eventually(still_seven)
+
+
+async def test_a_wrong_command_or_address_says_so() -> None:
+    code, output = await run("show", address=NOBODY)
+    assert (code, output.strip()) == (2, f"Nothing answers at {NOBODY}, or its Redis is away.")
+    code, output = await run("capacity", "-1", address=NOBODY)
+    assert code == 2
+    assert "-1" in output

@@ -1,0 +1,201 @@
+"""A crowd of 500 before a room of 10, served by two replicas of the waiting room at once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+
+from deploy.local.stack import Stack
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from tests.e2e.conftest import LINE, in_thread
+from tests.e2e.shop import Fan, Shop, place_of
+
+CAPACITY = 10
+CROWD = 500
+BATCH = 25
+PACE_SAMPLES = 200
+
+
+@dataclass
+class Line:
+    """The room LINE: a gateway to it, over both replicas, and the view of each replica."""
+
+    gateway: str
+    second_replica: str
+    rooms: list["queue_pb2_grpc.QueueAdminServiceAsyncStub"]
+
+    async def seen_by(self, replica: int) -> queue_pb2.Room:
+        room: queue_pb2.Room = await self.rooms[replica].GetRoom(
+            queue_pb2.GetRoomRequest(room=LINE), timeout=5
+        )
+        return room
+
+    async def set_capacity(self, capacity: int) -> None:
+        await self.rooms[0].UpdateRoom(
+            queue_pb2.UpdateRoomRequest(room=LINE, capacity=capacity), timeout=5
+        )
+
+
+@pytest.fixture(scope="module")
+async def line(stack: Stack) -> AsyncIterator[Line]:
+    replica = stack.add_replica("queue_service")
+    await in_thread(replica.start)
+    addresses = [stack.address("queue_service"), replica.address]
+    gateway = stack.add_replica(
+        "gateway",
+        {"GATEWAY_ROOM": LINE, "GATEWAY_QUEUE_ADDR": f"ipv4:{','.join(addresses)}"},
+    )
+    await in_thread(gateway.start)
+    channels = [grpc.aio.insecure_channel(address) for address in addresses]
+    yield Line(
+        gateway.name,
+        replica.name,
+        [queue_pb2_grpc.QueueAdminServiceStub(channel) for channel in channels],
+    )
+    for channel in channels:
+        await channel.close()
+    await in_thread(replica.stop)
+
+
+@dataclass
+class Visit:
+    """What one of the crowd saw."""
+
+    joined: int
+    last_seen_waiting: float = 0.0
+    admitted: float = 0.0
+    orders: list[int] = field(default_factory=list)
+
+
+async def test_500_get_through_a_room_of_10_in_their_order(shop: Shop, line: Line) -> None:
+    await line.set_capacity(CAPACITY)
+    # In batches: who joined before whom is beyond doubt between batches, and told by the place
+    # number within one.
+    crowd: list[Fan] = []
+    for _ in range(CROWD // BATCH):
+        batch = [shop.fan(line.gateway) for _ in range(BATCH)]
+        replies = await asyncio.gather(*(fan.enter() for fan in batch))
+        crowd += sorted(batch, key=lambda fan: place_of(fan.token))
+        expected = [max(0, joined - CAPACITY + 1) for joined in range(len(crowd))][-BATCH:]
+        assert sorted(reply.json()["order"] for reply in replies) == expected
+    places = [place_of(fan.token) for fan in crowd]
+    assert places == sorted(places)
+    visits = [Visit(joined) for joined in range(CROWD)]
+
+    inside: set[int] = set()
+    most_inside = 0
+
+    async def shop_and_leave(fan: Fan, visit: Visit) -> None:
+        nonlocal most_inside
+        while True:
+            asked = time.monotonic()
+            body = (await fan.order()).json()
+            visit.orders.append(body["order"])
+            if body["order"] == 0:
+                break
+            visit.last_seen_waiting = asked
+            # Sooner than told, for a quick test: the slot of a fan who sleeps stays empty.
+            await asyncio.sleep(min(body["pollAfterSeconds"], 0.02 * body["order"]))
+        visit.admitted = time.monotonic()
+        inside.add(visit.joined)
+        most_inside = max(most_inside, len(inside))
+        assert (await fan.concerts()).status_code == 200
+        inside.discard(visit.joined)
+        assert (await fan.leave()).status_code == 204
+
+    samples: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            for replica in (0, 1):
+                samples.append((await line.seen_by(replica)).admitted)
+            await asyncio.sleep(0.02)
+
+    watcher = asyncio.create_task(watch())
+    began = time.monotonic()
+    await asyncio.gather(*map(shop_and_leave, crowd, visits))
+    took = time.monotonic() - began
+    watcher.cancel()
+    print(f"\n{CROWD} through {CAPACITY} slots in {took:.1f} s, {len(samples)} samples")
+
+    # Never more than 10, as the fans see it and as both replicas do.
+    assert len(samples) > 50
+    assert max(samples) <= CAPACITY
+    assert most_inside <= CAPACITY
+    # Everybody got in, and nobody saw a larger number than before.
+    for visit in visits:
+        assert visit.orders[-1] == 0
+        assert visit.orders == sorted(visit.orders, reverse=True)
+    # In the order of joining: nobody asked and was told to wait after one who came later knew of
+    # being admitted.
+    earliest_later = float("inf")
+    for visit in reversed(visits):
+        assert visit.last_seen_waiting < earliest_later, f"number {visit.joined} was overtaken"
+        earliest_later = min(earliest_later, visit.admitted)
+    room = await line.seen_by(0)
+    assert (room.waiting, room.admitted) == (0, 0)
+
+
+async def test_a_free_slot_is_seen_by_the_next_in_line_at_once(shop: Shop, line: Line) -> None:
+    """From asking to leave until the next one reads order 0, polling all the time."""
+    await line.set_capacity(1)
+    inside = await shop.admitted(line.gateway)
+    delays = []
+    for _ in range(PACE_SAMPLES):
+        following = shop.fan(line.gateway)
+        assert (await following.enter()).json()["order"] == 1
+        began = time.monotonic()
+        leaving = asyncio.create_task(inside.leave())
+        while (await following.order()).json()["order"] != 0:
+            pass
+        delays.append(time.monotonic() - began)
+        assert (await leaving).status_code == 204
+        await inside.close()
+        inside = following
+    await inside.leave()
+    delays.sort()
+    p50, p99 = delays[PACE_SAMPLES // 2], delays[PACE_SAMPLES * 99 // 100]
+    print(f"\nslot freed to order 0: p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    # The goal is 50 ms; the bound leaves room for machines that are busy with something else.
+    assert p99 < 0.5
+
+
+async def test_a_payment_admits_the_next_in_line(shop: Shop, line: Line) -> None:
+    await line.set_capacity(1)
+    date_ = shop.new_schedule()
+    buyer = await shop.admitted(line.gateway)
+    following = shop.fan(line.gateway)
+    assert (await following.enter()).json()["order"] == 1
+    reservation = await buyer.hold(date_.seats[0])
+    assert (await buyer.pay(reservation)).status_code == 200
+    began = time.monotonic()
+    while (await following.order()).json()["order"] != 0:
+        assert time.monotonic() - began < 10
+        await asyncio.sleep(0.01)
+    print(f"\npayment answered to next admitted: {(time.monotonic() - began) * 1000:.0f} ms")
+    await buyer.until_out()
+    await following.leave()
+
+
+async def test_a_replica_that_dies_costs_nobody_the_place(
+    shop: Shop, stack: Stack, line: Line
+) -> None:
+    await line.set_capacity(0)
+    crowd = [shop.fan(line.gateway) for _ in range(20)]
+    for fan in crowd:
+        await fan.enter()
+    replica = stack.process(line.second_replica)
+    await in_thread(replica.kill)
+    try:
+        for order, fan in enumerate(crowd, start=1):
+            reply = await fan.order()
+            assert (reply.status_code, reply.json()["order"]) == (200, order)
+    finally:
+        await in_thread(replica.start)
+    await line.set_capacity(100)
+    for fan in crowd:
+        assert (await fan.order()).json()["order"] == 0
+        await fan.leave()
