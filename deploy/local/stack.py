@@ -125,8 +125,7 @@ class Stack:
         `only`: start these programs alone. On any error everything is stopped again.
         """
         try:
-            self.start_servers()
-            self.migrate()
+            self.start_servers(migrate=True)
             self.seed(seed)
             self.start_services(only)
         except BaseException:
@@ -134,12 +133,17 @@ class Stack:
             raise
         return self
 
-    def start_servers(self) -> None:
-        """Redis, MariaDB with its schemas and users, and Kafka with its topics, all at once."""
+    def start_servers(self, *, migrate: bool = False) -> None:
+        """Redis, MariaDB with its schemas and users, and Kafka with its topics, all at once.
+
+        `migrate`: the migrations too, as soon as MariaDB serves; Kafka takes longer to start.
+        """
 
         def mariadb() -> None:
             self.mariadb.start()
             self.create_databases()
+            if migrate:
+                self.migrate()
 
         def kafka() -> None:
             self.kafka.start()

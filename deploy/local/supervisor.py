@@ -67,7 +67,12 @@ def run(environ: Mapping[str, str]) -> int:
             return 0
         except StackError as error:
             # Before the stopping, which takes a moment and would bury it.
-            print(f"frontrow: {error}", file=sys.stderr, flush=True)
+            print(
+                f"frontrow: {error}\nMend that and type make run again; if it is the data that is"
+                " damaged, make clean deletes it and the next start makes it anew.",
+                file=sys.stderr,
+                flush=True,
+            )
             return 2
         finally:
             _stop(stack, console)
@@ -77,10 +82,8 @@ def _start(stack: Stack, seed: SeedSize, console: Console) -> None:
     began = time.monotonic()
     ports = stack.ports
     servers = f"Redis ({ports.redis}), MariaDB ({ports.mariadb}) and Kafka ({ports.kafka})"
-    with _step(console, servers):
-        stack.start_servers()
-    with _step(console, "Migrations of the three schemas"):
-        stack.migrate()
+    with _step(console, f"{servers}, and the migrations"):
+        stack.start_servers(migrate=True)
     if seed != "none":
         # It shows its own progress.
         with _step(console, f"Concerts, schedules and seats (SEED={seed})", spin=False):
