@@ -22,7 +22,6 @@ class Ports:
 
     gateway: int = 8080
     gateway_metrics: int = 9200
-    gateway_metrics: int = 9200
     queue: int = 9101
     queue_metrics: int = 9201
     concert: int = 9102

@@ -84,7 +84,6 @@ def settings(program: str, ports: Ports, credentials: Credentials) -> dict[str, 
             return {
                 "GATEWAY_LISTEN": at(ports.gateway),
                 "GATEWAY_METRICS_LISTEN": at(ports.gateway_metrics),
-                "GATEWAY_METRICS_LISTEN": at(ports.gateway_metrics),
                 "GATEWAY_QUEUE_ADDR": at(ports.queue),
                 "GATEWAY_CONCERT_ADDR": at(ports.concert),
                 "GATEWAY_RESERVATION_ADDR": at(ports.reservation),

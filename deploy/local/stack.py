@@ -195,7 +195,7 @@ class Stack:
         )
 
     def start_services(self, only: Iterable[str] | None = None) -> None:
-        """Starts the programs (by module name; default all five) and waits until all serve."""
+        """Starts programs or replicas (by name; default the five) at once and waits for all."""
         names = list(PREFIXES) if only is None else list(only)
         chosen = [self.process(name) for name in names]
         for process in chosen:
