@@ -3,18 +3,16 @@
 Run as `python -m gateway`. With GATEWAY_WORKERS above 1, that many processes share the socket.
 """
 
-import multiprocessing
 import os
-import signal
 import socket
 import sys
 import tempfile
-from multiprocessing import connection
 
 import uvicorn
 import uvloop
 
 from gateway.settings import GatewaySettings
+from gateway.workers import run_workers
 from servicekit import logs
 from servicekit.settings import load, split_address
 
@@ -40,7 +38,7 @@ async def _serve(sockets: list[socket.socket] | None) -> None:
     drain = Drain()
     app = create_app(settings, clients, drain)
     tune_garbage_collector()
-    server = DrainingServer(_config(settings, app), drain, settings.drain_announce_seconds)
+    server = DrainingServer(server_config(settings, app), drain, settings.drain_announce_seconds)
     if sockets is None:
         _serve_metrics(settings)
     try:
@@ -49,7 +47,8 @@ async def _serve(sockets: list[socket.socket] | None) -> None:
         await clients.close()
 
 
-def _config(settings: GatewaySettings, app: object) -> uvicorn.Config:
+def server_config(settings: GatewaySettings, app: object) -> uvicorn.Config:
+    """How `app` is served over HTTP."""
     host, port = split_address(settings.listen)
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -89,32 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="frontrow-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         _serve_metrics(settings)
-        sys.exit(_supervise(settings))
-
-
-def _supervise(settings: GatewaySettings) -> int:
-    """Runs the workers; returns 0 if they were told to stop, 1 if one died, which ends all:
-    whatever started us starts us again."""
-    listener = socket.create_server(split_address(settings.listen), backlog=BACKLOG)
-    # Spawned, not forked: gRPC does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=serve, args=([listener],), name=f"gateway-{number}")
-        for number in range(settings.workers)
-    ]
-    stop_asked, ask_to_stop = context.Pipe(duplex=False)
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: ask_to_stop.send(None))
-    for worker in workers:
-        worker.start()
-    connection.wait([stop_asked, *(worker.sentinel for worker in workers)])
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join()
-    # SIGTERM ends a worker that had not begun to serve.
-    stopped_well = {0, -signal.SIGTERM}
-    return 0 if all(worker.exitcode in stopped_well for worker in workers) else 1
+        sys.exit(run_workers(settings.workers, split_address(settings.listen), BACKLOG))
 
 
 if __name__ == "__main__":
