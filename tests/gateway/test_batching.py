@@ -1,0 +1,225 @@
+"""Natural batching: what is sent together, when, and who is told what."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.batching import MAX_BATCH, Batcher
+from servicekit import call_context
+from servicekit.errors import TimedOut, Unavailable
+
+
+class Sends:
+    """Doubles every number it is sent, once it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.request_ids: list[str] = []
+        self.error: Exception | None = None
+        self._gate = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append(list(items))
+        self.request_ids.append(call_context.request_id.get())
+        await self._gate.wait()
+        if self.error is not None:
+            raise self.error
+        return [2 * item for item in items]
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+    def hold(self) -> None:
+        self._gate.clear()
+
+
+async def settle() -> None:
+    """Lets every task run until it waits for something outside."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def batcher(
+    sends: Sends, *, budget: float = 10, max_in_flight: int = 1, max_waiting: int = 20_000
+) -> Batcher[int, int]:
+    return Batcher(sends, budget=budget, max_in_flight=max_in_flight, max_waiting=max_waiting)
+
+
+def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(batcher.submit(item)) for item in items]
+
+
+async def test_the_idle_wait_for_nobody() -> None:
+    sends = Sends()
+    (task,) = submit(batcher(sends), 1)
+    await asyncio.sleep(0)  # the caller runs
+    await asyncio.sleep(0)  # its batch runs
+    assert sends.batches == [[1]]
+    sends.let_go()
+    assert await task == 2
+
+
+async def test_who_comes_while_a_batch_is_under_way_goes_together() -> None:
+    sends = Sends()
+    tasks = submit(one := batcher(sends), 1)
+    await settle()
+    tasks += submit(one, *range(2, 50))
+    await settle()
+    assert sends.batches == [[1]]
+    sends.let_go()
+    assert await asyncio.gather(*tasks) == [2 * item for item in range(1, 50)]
+    assert sends.batches == [[1], list(range(2, 50))]
+
+
+async def test_a_batch_has_at_most_256_items() -> None:
+    sends = Sends()
+    tasks = submit(one := batcher(sends), 0)
+    await settle()
+    tasks += submit(one, *range(1, 601))
+    await settle()
+    sends.let_go()
+    assert await asyncio.gather(*tasks) == [2 * item for item in range(601)]
+    assert [len(batch) for batch in sends.batches] == [1, MAX_BATCH, MAX_BATCH, 600 - 2 * MAX_BATCH]
+
+
+async def test_no_more_batches_are_under_way_than_allowed() -> None:
+    sends = Sends()
+    one = batcher(sends, max_in_flight=2)
+    tasks = []
+    for item in range(4):
+        tasks += submit(one, item)
+        await settle()
+    assert sends.batches == [[0], [1]]
+    sends.let_go()
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6]
+
+
+async def test_everybody_gets_their_own_answer_in_any_disorder() -> None:
+    async def send(items: Sequence[int]) -> Sequence[int]:
+        await asyncio.sleep(0.0001 * (items[0] % 5))
+        return [-item for item in items]
+
+    one = Batcher(send, budget=10, max_in_flight=3)
+
+    async def ask(item: int) -> None:
+        await asyncio.sleep(0.0001 * (item * 7 % 90))
+        assert await one.submit(item) == -item
+
+    await asyncio.gather(*(ask(item) for item in range(1_000)))
+
+
+async def test_who_has_gone_away_is_not_sent() -> None:
+    sends = Sends()
+    first, *rest = submit(one := batcher(sends), 1)
+    await settle()
+    rest = submit(one, 2, 3, 4)
+    await settle()
+    rest[1].cancel()
+    await settle()
+    sends.let_go()
+    assert list(await asyncio.gather(first, rest[0], rest[2])) == [2, 4, 8]
+    assert sends.batches == [[1], [2, 4]]
+
+
+async def test_who_goes_away_in_flight_spoils_nothing() -> None:
+    sends = Sends()
+    tasks = submit(one := batcher(sends), 1)
+    await settle()
+    tasks += submit(one, 2, 3)
+    await settle()
+    tasks[0].cancel()
+    await settle()
+    sends.let_go()
+    assert await asyncio.gather(*tasks[1:]) == [4, 6]
+
+
+async def test_nobody_left_sends_nothing() -> None:
+    sends = Sends()
+    tasks = submit(one := batcher(sends), 1)
+    await settle()
+    gone = submit(one, 2, 3)
+    await settle()
+    for task in gone:
+        task.cancel()
+    sends.let_go()
+    await tasks[0]
+    await settle()
+    assert sends.batches == [[1]]
+    assert await one.submit(5) == 10
+
+
+async def test_a_batch_that_fails_fails_its_own_callers_only() -> None:
+    sends = Sends()
+    first = submit(one := batcher(sends), 1)
+    await settle()
+    second = submit(one, 2, 3)
+    await settle()
+    sends.error = Unavailable("away")
+    sends.let_go()
+    with pytest.raises(Unavailable):
+        await first[0]
+    sends.error = None
+    assert await asyncio.gather(*second) == [4, 6]
+
+
+async def test_another_number_of_answers_is_no_answer() -> None:
+    async def send(items: Sequence[int]) -> Sequence[int]:
+        return items[1:]
+
+    with pytest.raises(RuntimeError, match="number of results"):
+        await Batcher(send, budget=10).submit(1)
+
+
+async def test_too_many_are_turned_away_at_once() -> None:
+    sends = Sends()
+    tasks = submit(one := batcher(sends, max_waiting=3), 0)
+    await settle()
+    tasks += submit(one, 1, 2, 3)
+    await settle()
+    with pytest.raises(Unavailable):
+        await one.submit(4)
+    sends.let_go()
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6]
+    assert await one.submit(4) == 8
+
+
+async def test_who_waited_too_long_is_told_so_and_not_sent() -> None:
+    sends = Sends()
+    tasks = submit(one := batcher(sends, budget=0.02), 1)
+    await settle()
+    late = submit(one, 2)
+    await asyncio.sleep(0.03)
+    fresh = submit(one, 3)
+    await settle()
+    sends.let_go()
+    assert list(await asyncio.gather(tasks[0], fresh[0])) == [2, 6]
+    with pytest.raises(TimedOut):
+        await late[0]
+    assert sends.batches == [[1], [3]]
+
+
+async def test_a_batch_has_the_request_id_of_its_first_caller() -> None:
+    sends = Sends()
+    one = batcher(sends)
+
+    async def ask(item: int) -> int:
+        call_context.request_id.set(f"request-{item}")
+        return await one.submit(item)
+
+    tasks = [asyncio.create_task(ask(1))]
+    await settle()
+    tasks += [asyncio.create_task(ask(item)) for item in (2, 3)]
+    await settle()
+    sends.let_go()
+    await asyncio.gather(*tasks)
+    assert sends.request_ids == ["request-1", "request-2"]
+
+
+async def test_cancelling_the_send_lets_nobody_hang() -> None:
+    async def send(items: Sequence[int]) -> Sequence[int]:
+        raise asyncio.CancelledError
+
+    one = Batcher(send, budget=10)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(one.submit(1), 1)

@@ -1,0 +1,211 @@
+"""Stopping without cutting anybody off: real servers, real connections."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.__main__ import server_config
+from gateway.app import create_app
+from gateway.clients import Clients
+from gateway.drain import Drain, DrainingServer
+from tests.gateway.conftest import settings_for
+from tests.gateway.fakes import KEYS, Services
+
+# A client that has not been told in this time is cut off; a second signal ends it.
+ANNOUNCE_SECONDS = 60.0
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that tells nobody when it happens."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(
+    services: Services, announce_seconds: float
+) -> AsyncIterator[tuple[DrainingServer, asyncio.Task[None], str]]:
+    """A gateway on a port of its own: the server, the task that runs it, its URL."""
+    settings = settings_for(services, listen=free_address(), drain_seconds=5)
+    clients = Clients(settings)
+    drain = Drain()
+    app = create_app(settings, clients, drain)
+    server = DrainingServer(server_config(settings, app), drain, announce_seconds)
+    running = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: server.started)
+        yield server, running, f"http://{settings.listen}"
+    finally:
+        server.should_exit = True
+        await running
+        await clients.close()
+
+
+class Load:
+    """Clients that poll, each over one connection, until a reply says that it closes."""
+
+    def __init__(self, url: str, token: str, clients: int = 10) -> None:
+        self._url = url
+        self._headers = {"X-Access-Token": token}
+        self.answers: list[list[int]] = [[] for _ in range(clients)]
+        self._clients = [asyncio.create_task(self._poll(answers)) for answers in self.answers]
+
+    async def _poll(self, answers: list[int]) -> None:
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        async with httpx.AsyncClient(base_url=self._url, limits=limits, timeout=30) as client:
+            while True:
+                reply = await client.get("/queues/order", headers=self._headers)
+                answers.append(reply.status_code)
+                if reply.headers.get("Connection") == "close":
+                    return
+
+    async def is_under_way(self) -> None:
+        """Returns once every client has been answered, and its connection kept."""
+        await until(lambda: all(len(answers) > 1 for answers in self.answers))
+        assert not any(client.done() for client in self._clients)
+
+    async def succeeds(self) -> None:
+        """Waits until every client was told to go. Raises whatever went wrong for any."""
+        await asyncio.wait_for(asyncio.gather(*self._clients), 30)
+        assert {status for answers in self.answers for status in answers} == {200}
+
+
+async def test_nobody_is_cut_off(services: Services) -> None:
+    token = services.token()
+    async with serving(services, ANNOUNCE_SECONDS) as (server, running, url):
+        load = Load(url, token)
+        await load.is_under_way()
+        server.handle_exit(signal.SIGTERM, None)
+        await load.succeeds()
+        # Still there for who comes now, and saying that it will not be for long.
+        async with httpx.AsyncClient(base_url=url) as late:
+            ready = await late.get("/health/ready")
+            assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+            assert (await late.get("/health/live")).status_code == 200
+            reply = await late.get("/queues/order", headers={"X-Access-Token": token})
+            assert (reply.status_code, reply.headers["Connection"]) == (200, "close")
+            missing = await late.get("/nowhere")
+            assert (missing.status_code, missing.headers["Connection"]) == (404, "close")
+        server.handle_exit(signal.SIGTERM, None)
+        await running
+        async with httpx.AsyncClient(base_url=url) as too_late:
+            with pytest.raises(httpx.ConnectError):
+                await too_late.get("/health/live")
+
+
+async def test_what_was_accepted_is_answered_after_the_listener_closed(
+    services: Services,
+) -> None:
+    services.faults.delays["Reserve"] = 0.5
+    headers = {"X-Access-Token": services.token()}
+    async with serving(services, 0) as (server, running, url), httpx.AsyncClient() as client:
+        slow = asyncio.create_task(
+            client.post(
+                f"{url}/concerts/reservation",
+                json={"userId": 42, "concertSeatId": 101},
+                headers=headers,
+            )
+        )
+        await until(lambda: bool(services.faults.of("Reserve")))
+        server.handle_exit(signal.SIGTERM, None)
+        reply = await slow
+        assert (reply.status_code, reply.json()["reservationId"]) == (200, 1)
+        assert reply.headers["Connection"] == "close"
+        await running
+
+
+async def test_an_idle_connection_keeps_nobody_waiting(services: Services) -> None:
+    async with serving(services, 0) as (server, running, url), httpx.AsyncClient() as client:
+        await client.get(f"{url}/health/live")
+        started = time.monotonic()
+        server.handle_exit(signal.SIGTERM, None)
+        await running
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("impatience", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_the_announcement(
+    services: Services, impatience: signal.Signals
+) -> None:
+    async with serving(services, ANNOUNCE_SECONDS) as (server, running, _):
+        server.handle_exit(signal.SIGTERM, None)
+        server.handle_exit(impatience, None)
+        await asyncio.wait_for(running, 5)
+
+
+async def test_ctrl_c_does_not_announce(services: Services) -> None:
+    async with serving(services, ANNOUNCE_SECONDS) as (server, running, _):
+        server.handle_exit(signal.SIGINT, None)
+        await asyncio.wait_for(running, 5)
+
+
+async def test_the_program_and_its_workers_drain_at_sigterm(
+    services: Services, repository: Path
+) -> None:
+    address = free_address()
+    settings = {
+        "listen": address,
+        "metrics_listen": free_address(),
+        "workers": 2,
+        "token_keys": json.dumps(KEYS),
+        "requests_per_second": 0,
+        "drain_announce_seconds": ANNOUNCE_SECONDS,
+        **{
+            f"{name}_addr": services.address
+            for name in ("queue", "concert", "reservation", "payment")
+        },
+    }
+    environment = os.environ | {f"GATEWAY_{k.upper()}": str(v) for k, v in settings.items()}
+    program = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        cwd=repository,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        url = f"http://{address}"
+        await until_alive(url)
+        load = Load(url, services.token())
+        await load.is_under_way()
+        program.send_signal(signal.SIGTERM)
+        await load.succeeds()
+        program.send_signal(signal.SIGTERM)
+        output, _ = await asyncio.wait_for(program.communicate(), 30)
+        assert program.returncode == 0, output.decode()
+        assert b"Traceback" not in output, output.decode()
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.communicate()
+
+
+async def until_alive(url: str) -> None:
+    """Waits until the program answers."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                async with httpx.AsyncClient(base_url=url, timeout=1) as client:
+                    if (await client.get("/health/live")).status_code == 200:
+                        return
+            await asyncio.sleep(0.05)
