@@ -44,6 +44,17 @@ SEEDS = {"full": (100, SCHEDULES_A_CONCERT), "small": (2, 3)}
 SHOPPERS = 2_000
 WAITING = 10_000
 WARM_UP_SECONDS = 1
+ROUTES = (
+    "order",
+    "concerts",
+    "schedules",
+    "seats_one",
+    "seats_20",
+    "seats_any",
+    "enqueue",
+    "reserve",
+    "pay",
+)
 # How many requests of a kind that cannot be repeated are made ready for a second: half as many
 # again as were ever needed, beginning with what two cores can do.
 EXPECTED_RATE = {"enqueue": 4_000, "reserve": 900, "pay": 500}
@@ -314,6 +325,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.rounds <= 20 or not 1 <= arguments.seconds <= 60:
         raise _BadInput("--rounds must be 1 to 20 and --seconds 1 to 60.")
+    for name in (arguments.only or "").split(","):
+        if name and name not in ROUTES:
+            raise _BadInput(f"--only knows {', '.join(ROUTES)}, not {name}.")
     arguments.seed = os.environ.get("BENCH_SEED", "full")
     if arguments.seed not in SEEDS:
         raise _BadInput(f"BENCH_SEED must be full or small, not {arguments.seed!r}.")
@@ -322,13 +336,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status 0: measured; 1: something failed; 2: the arguments or the machine are not fit."""
-    # So that everything is stopped in order; even without it the children would die with us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         arguments = _arguments(argv)
         if arguments.page:
             page.write(page.read(arguments.page))
             return 0
+        # So that everything is stopped in order; even without it the children would die with us.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         file = measure(arguments.seed, arguments.rounds, arguments.seconds, arguments.only)
         result = page.read(file)
         say("\n" + page.table(result) + f"\n\nWritten to {file.relative_to(REPOSITORY)}")
