@@ -1,5 +1,6 @@
 """What the OpenAPI page says of a route: its replies, errors, headers and body."""
 
+import re
 from typing import Any
 
 from pydantic import BaseModel
@@ -98,10 +99,11 @@ def document(
 
 
 def finish(spec: dict[str, Any]) -> dict[str, Any]:
-    """Mends what FastAPI cannot be told route by route: problems are problem+json alone, and
-    replies of success have headers too."""
+    """Mends what FastAPI cannot be told route by route: problems are problem+json alone,
+    replies of success have headers too, and a summary is the first sentence of the rest."""
     for operations in spec["paths"].values():
         for operation in operations.values():
+            operation["summary"] = re.split(r"\.\s", operation["description"])[0].rstrip(".")
             headers = operation.pop("x-success-headers", None)
             for status, response in operation["responses"].items():
                 if PROBLEM_JSON in response.get("content", {}):
