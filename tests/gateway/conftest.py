@@ -72,7 +72,7 @@ async def _gateway(_serving: Services) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(scope="session")
 async def declared(_gateway: httpx.AsyncClient) -> Declared:
-    """What the gateway says of itself; filled with what it was seen to answer."""
+    """What the gateway says of itself."""
     declared = Declared((await _gateway.get("/openapi.json")).json())
     _gateway.event_hooks["response"] = [declared.check]
     return declared

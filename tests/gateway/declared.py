@@ -19,7 +19,6 @@ class Declared:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
-        self.seen: set[tuple[str, str, str]] = set()
         self._patterns = [
             (re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), path) for path in spec["paths"]
         ]
@@ -48,7 +47,6 @@ class Declared:
         for header in _HEADERS_TO_DECLARE:
             if header in response.headers:
                 assert header in declared.get("headers", {}), f"{what}: {header} is not declared"
-        self.seen.add((response.request.method, template, str(response.status_code)))
         content = declared.get("content")
         if content is None:
             assert response.content == b"", f"{what}: no body is declared"

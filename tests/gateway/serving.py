@@ -1,0 +1,46 @@
+"""A gateway on a real port, for what cannot be seen without connections."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from gateway.__main__ import server_config
+from gateway.app import create_app
+from gateway.clients import Clients
+from gateway.drain import Drain, DrainingServer
+from tests.gateway.conftest import settings_for
+from tests.gateway.fakes import Services
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that tells nobody when it happens."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(
+    services: Services, announce_seconds: float
+) -> AsyncIterator[tuple[DrainingServer, asyncio.Task[None], str]]:
+    """A gateway on a port of its own: the server, the task that runs it, its URL."""
+    settings = settings_for(services, listen=free_address(), drain_seconds=5)
+    clients = Clients(settings)
+    drain = Drain()
+    app = create_app(settings, clients, drain)
+    server = DrainingServer(server_config(settings, app), drain, announce_seconds)
+    running = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: server.started)
+        yield server, running, f"http://{settings.listen}"
+    finally:
+        server.should_exit = True
+        await running
+        await clients.close()

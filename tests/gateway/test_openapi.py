@@ -1,0 +1,135 @@
+"""The OpenAPI page: valid, complete, and true to what the other tests were answered."""
+
+import re
+
+import httpx
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from gateway.errors import PROBLEM_JSON, TABLE
+from tests.gateway.declared import Declared
+
+ALWAYS = {"UNAVAILABLE", "TIMEOUT", "INTERNAL"}
+BODY = {"INVALID_REQUEST", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"}
+GENUINE = {"INVALID_TOKEN", "TOKEN_EXPIRED", "TOO_MANY_REQUESTS"}
+ADMITTED = GENUINE | {"STILL_WAITING"}
+KEY = {"IDEMPOTENCY_KEY_REUSED", "IN_PROGRESS"}
+
+# What the contract says of each route: statuses of success, codes of errors.
+ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
+    ("post", "/queues/enqueue"): (
+        {"201"},
+        ALWAYS | BODY | {"QUEUE_FULL", "QUEUE_PAUSED", "TOO_MANY_REQUESTS"},
+    ),
+    ("get", "/queues/order"): ({"200"}, ALWAYS | GENUINE),
+    ("delete", "/queues/order"): ({"204"}, ALWAYS | GENUINE),
+    ("get", "/concerts"): ({"200"}, ALWAYS | ADMITTED | {"INVALID_REQUEST"}),
+    ("get", "/concerts/{concertId}/schedules"): (
+        {"200"},
+        ALWAYS | ADMITTED | {"INVALID_REQUEST", "CONCERT_NOT_FOUND"},
+    ),
+    ("get", "/concerts/schedules/{scheduleId}/seats"): (
+        {"200"},
+        ALWAYS | ADMITTED | {"INVALID_REQUEST", "SCHEDULE_NOT_FOUND"},
+    ),
+    ("post", "/concerts/reservation"): (
+        {"200"},
+        ALWAYS | ADMITTED | BODY | KEY | {"NOT_YOURS", "SEAT_NOT_FOUND", "SEAT_HELD", "SEAT_SOLD"},
+    ),
+    ("post", "/concerts/reservations/{reservationId}/pay"): (
+        {"200", "202"},
+        ALWAYS
+        | ADMITTED
+        | BODY
+        | KEY
+        | {
+            "NOT_YOURS",
+            "RESERVATION_NOT_FOUND",
+            "RESERVATION_EXPIRED",
+            "PAYMENT_DECLINED",
+            "PAYMENT_IN_PROGRESS",
+        },
+    ),
+    ("get", "/concerts/reservations/{reservationId}"): (
+        {"200"},
+        ALWAYS | GENUINE | {"INVALID_REQUEST", "NOT_YOURS", "RESERVATION_NOT_FOUND"},
+    ),
+    ("delete", "/concerts/reservations/{reservationId}"): (
+        {"204"},
+        ALWAYS
+        | GENUINE
+        | {
+            "INVALID_REQUEST",
+            "NOT_YOURS",
+            "RESERVATION_NOT_FOUND",
+            "PAYMENT_IN_PROGRESS",
+            "ALREADY_PAID",
+        },
+    ),
+    ("get", "/health/live"): ({"200"}, set()),
+    ("get", "/health/ready"): ({"200", "503"}, set()),
+}
+
+
+def test_it_is_valid(declared: Declared) -> None:
+    OpenAPIV31SpecValidator(declared.spec).validate()
+
+
+def test_it_has_these_routes_and_no_other(declared: Declared) -> None:
+    found = {
+        (method, path) for path, methods in declared.spec["paths"].items() for method in methods
+    }
+    assert found == set(ROUTES)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+class TestARoute:
+    def test_states_its_replies(self, declared: Declared, method: str, path: str) -> None:
+        successes, codes = ROUTES[method, path]
+        responses = declared.spec["paths"][path][method]["responses"]
+        assert set(responses) == successes | {str(TABLE[code].status) for code in codes}
+        stated: set[str] = set()
+        for status in set(responses) - successes:
+            here = set(re.findall(r"`([A-Z_]+)`", responses[status]["description"]))
+            assert {str(TABLE[code].status) for code in here} == {status}
+            assert list(responses[status]["content"]) == [PROBLEM_JSON]
+            stated |= here
+        assert stated == codes
+
+    def test_states_its_headers(self, declared: Declared, method: str, path: str) -> None:
+        operation = declared.spec["paths"][path][method]
+        parameters = {p["name"]: p for p in operation.get("parameters", [])}
+        _, codes = ROUTES[method, path]
+        assert ("X-Access-Token" in parameters) == ("INVALID_TOKEN" in codes)
+        assert ("Idempotency-Key" in parameters) == ("IN_PROGRESS" in codes)
+        assert all(parameters["X-Access-Token"]["required"] for _ in codes & {"INVALID_TOKEN"})
+        for name in re.findall(r"\{(\w+)\}", path):
+            assert (parameters[name]["in"], parameters[name]["required"]) == ("path", True)
+        assert ("requestBody" in operation) == ("BODY_TOO_LARGE" in codes)
+
+    def test_says_what_it_does(self, declared: Declared, method: str, path: str) -> None:
+        operation = declared.spec["paths"][path][method]
+        assert operation["description"]
+        assert operation["tags"]
+
+
+def test_the_bodies_state_the_limits_of_ids(declared: Declared) -> None:
+    schema = declared.spec["paths"]["/concerts/reservation"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]["schema"]
+    assert set(schema["required"]) == {"userId", "concertSeatId"}
+    for field in schema["properties"].values():
+        assert (field["minimum"], field["maximum"]) == (1, 2**63 - 1)
+
+
+async def test_the_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert any(link.endswith(".js") for link in links)
+    assert any(link.endswith(".css") for link in links)
+    for link in links:
+        assert link.startswith("/"), link
+        assert (await client.get(link)).status_code == 200, link
+    assert re.findall(r"https?://[^\s\"']+", page.text) == []
