@@ -41,6 +41,14 @@ class RealReservationStore(ReservationRepository):
             reservation_id,
         )
 
+    async def lapse_in(self, reservation_id: int, microseconds: int) -> None:
+        await self._execute(
+            "UPDATE reservation SET lapses_at = NOW(6) + INTERVAL %s MICROSECOND,"
+            " held_until = lapses_at WHERE id = %s",
+            microseconds,
+            reservation_id,
+        )
+
     async def age_keys(self, hours: int) -> None:
         await self._execute(
             "UPDATE idempotency_key SET created_at = created_at - INTERVAL %s HOUR", hours

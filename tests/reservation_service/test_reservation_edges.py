@@ -1,0 +1,303 @@
+"""The ways into reservation_service, over fakes: gRPC, payment events, seat facts, the sweep."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import grpc
+import pytest
+import redis.exceptions
+from google.protobuf.message import DecodeError
+
+from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.payment.v1 import events_pb2 as payment_events_pb2
+from protos.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
+from reservation_service.consumers import PaymentEvents
+from reservation_service.directory import IDEMPOTENT, ConcertDirectory
+from reservation_service.domain import ReservationNotFound, Seat, SeatNotFound, Status
+from reservation_service.locks import RedisSeatLocks
+from reservation_service.service import ReservationService
+from reservation_service.servicer import ReservationServicer
+from reservation_service.sweep import run_sweep
+from servicekit import client, redis_client
+from servicekit.errors import ServiceError, Unavailable
+from servicekit.kafka import Record
+from servicekit.rpc_errors import RemoteError
+from servicekit.server import _CallInterceptor
+from tests.fakes.reservation import FakeReservationStore
+from tests.reservation_service.conftest import HOLD_SECONDS, make_service
+
+
+@pytest.fixture
+def store() -> FakeReservationStore:
+    return FakeReservationStore()
+
+
+@pytest.fixture
+def service(store: FakeReservationStore) -> ReservationService:
+    return make_service(store)
+
+
+# gRPC.
+
+
+@pytest.fixture
+async def stub(
+    service: ReservationService,
+) -> AsyncIterator["reservation_pb2_grpc.ReservationServiceAsyncStub"]:
+    server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
+    reservation_pb2_grpc.add_ReservationServiceServicer_to_server(
+        ReservationServicer(service), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with client.connect(f"127.0.0.1:{port}") as channel:
+        yield reservation_pb2_grpc.ReservationServiceStub(channel)
+    await server.stop(None)
+
+
+async def test_over_grpc_field_by_field(
+    stub: "reservation_pb2_grpc.ReservationServiceAsyncStub", service: ReservationService
+) -> None:
+    held = await client.call(
+        stub.Reserve, reservation_pb2.ReserveRequest(user_id=42, seat_id=17), budget=2
+    )
+    until = held.held_until.ToDatetime(UTC)
+    assert abs((until - datetime.now(UTC)).total_seconds() - HOLD_SECONDS) < 5
+    expected = reservation_pb2.Reservation(
+        id=1,
+        user_id=42,
+        seat_id=17,
+        schedule_id=1,
+        seat_num="B2",
+        price="150000.00",
+        status=reservation_pb2.RESERVATION_STATUS_HELD,
+        held_until=held.held_until,
+    )
+    assert held == expected
+    read = await client.call(
+        stub.GetReservation,
+        reservation_pb2.GetReservationRequest(reservation_id=1, user_id=42),
+        budget=2,
+    )
+    assert read == expected
+    paying = await client.call(
+        stub.BeginPayment,
+        reservation_pb2.BeginPaymentRequest(reservation_id=1, user_id=42, payment_id=7),
+        budget=2,
+    )
+    assert (paying.status, paying.payment_id) == (reservation_pb2.RESERVATION_STATUS_PAYING, 7)
+    await service.confirm_payment(1, 7)
+    await client.call(
+        stub.Reserve, reservation_pb2.ReserveRequest(user_id=43, seat_id=18), budget=2
+    )
+    taken = await client.call(
+        stub.ListTakenSeats, reservation_pb2.ListTakenSeatsRequest(schedule_id=1), budget=2
+    )
+    assert (list(taken.held_seat_ids), list(taken.sold_seat_ids)) == ([18], [17])
+    sold = await client.call(
+        stub.CountSoldSeats, reservation_pb2.CountSoldSeatsRequest(schedule_ids=[1, 2]), budget=2
+    )
+    assert dict(sold.sold_by_schedule) == {1: 1}
+    cancelled = await client.call(
+        stub.CancelReservation,
+        reservation_pb2.CancelReservationRequest(reservation_id=2, user_id=43),
+        budget=2,
+    )
+    assert cancelled.status == reservation_pb2.RESERVATION_STATUS_CANCELLED
+
+
+async def test_over_grpc_errors_keep_code_and_kind(
+    stub: "reservation_pb2_grpc.ReservationServiceAsyncStub",
+) -> None:
+    async def refusal(user_id: int, seat_id: int, key: str = "") -> tuple[str, grpc.StatusCode]:
+        request = reservation_pb2.ReserveRequest(
+            user_id=user_id, seat_id=seat_id, idempotency_key=key
+        )
+        with pytest.raises(RemoteError) as refused:
+            await client.call(stub.Reserve, request, budget=2)
+        return refused.value.code, refused.value.status
+
+    request = reservation_pb2.ReserveRequest(user_id=1, seat_id=1, idempotency_key="key")
+    await client.call(stub.Reserve, request, budget=2)
+    assert await refusal(2, 1) == ("SEAT_HELD", grpc.StatusCode.ALREADY_EXISTS)
+    assert await refusal(1, 0) == ("INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT)
+    assert await refusal(1, 2**62) == ("SEAT_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+    assert await refusal(1, 2, "key") == (
+        "IDEMPOTENCY_KEY_REUSED",
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+
+
+# Payment events.
+
+
+def payment_event(reservation_id: int, payment_id: int, kind: str) -> Record:
+    event = payment_events_pb2.PaymentEvent(
+        event_id=f"{payment_id}-{kind}",
+        payment_id=payment_id,
+        reservation_id=reservation_id,
+        user_id=1,
+    )
+    getattr(event, kind).SetInParent()
+    return Record(
+        topic="payment.events",
+        key=str(reservation_id).encode(),
+        value=event.SerializeToString(),
+    )
+
+
+async def test_success_confirms_and_its_duplicate_changes_nothing(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    events = PaymentEvents(service)
+    held = await service.hold_seat(1, 1, "")
+    await service.begin_payment(held.id, 1, 7, 0)
+    for _ in range(2):
+        assert await events.handle(payment_event(held.id, 7, "succeeded")) == []
+    assert await store.stored(held.id) == Status.CONFIRMED
+    assert store.sold == {1: 1}
+
+
+async def test_failure_gives_the_hold_back_and_a_refund_is_history(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    events = PaymentEvents(service)
+    held = await service.hold_seat(1, 1, "")
+    await service.begin_payment(held.id, 1, 7, 0)
+    assert await events.handle(payment_event(held.id, 7, "refunded")) == []
+    assert await store.stored(held.id) == Status.PAYING
+    for _ in range(2):
+        assert await events.handle(payment_event(held.id, 7, "failed")) == []
+    assert await store.stored(held.id) == Status.HELD
+
+
+async def test_a_lost_seat_is_told_every_time_the_event_comes(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    events = PaymentEvents(service)
+    held = await service.hold_seat(1, 1, "")
+    await service.begin_payment(held.id, 1, 7, 0)
+    await store.lapse(held.id)
+    await service.hold_seat(2, 1, "")
+    for _ in range(2):
+        (lost,) = await events.handle(payment_event(held.id, 7, "succeeded"))
+        assert (lost.topic, lost.key) == ("reservation.events", str(held.id).encode())
+        event = events_pb2.ReservationEvent.FromString(lost.value)
+        assert (event.reservation_id, event.seat_lost.payment_id) == (held.id, 7)
+        assert event.occurred_at.seconds > 0
+
+
+async def test_events_that_cannot_be_ours_are_refused(service: ReservationService) -> None:
+    events = PaymentEvents(service)
+    with pytest.raises(ReservationNotFound):
+        await events.handle(payment_event(99, 7, "succeeded"))
+    with pytest.raises(DecodeError):
+        await events.handle(Record(topic="payment.events", key=b"1", value=b"\xff\xff"))
+    with pytest.raises(ValueError, match="unknown kind"):
+        await events.handle(Record(topic="payment.events", key=b"1", value=b""))
+
+
+# Seat facts.
+
+
+class Concerts(concert_pb2_grpc.ConcertServiceServicer):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def GetSeat(
+        self, request: concert_pb2.GetSeatRequest, context: object
+    ) -> concert_pb2.Seat:
+        self.calls += 1
+        if request.seat_id > 100:
+            raise SeatNotFound(request.seat_id)
+        if request.seat_id > 50:
+            raise Unavailable("Not now.")
+        return concert_pb2.Seat(id=request.seat_id, schedule_id=3, seat_num="A1", price="90000.50")
+
+
+async def test_seat_facts_are_asked_for_once() -> None:
+    concerts = Concerts()  # type: ignore[abstract]  # nothing else is asked
+    server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
+    concert_pb2_grpc.add_ConcertServiceServicer_to_server(concerts, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with client.connect(f"127.0.0.1:{port}", idempotent=IDEMPOTENT) as channel:
+        directory = ConcertDirectory(channel, cached_seats=10, cache_seconds=60)
+        for _ in range(2):
+            assert await directory.seat(5) == Seat(5, 3, "A1", Decimal("90000.50"))
+        assert concerts.calls == 1
+        with pytest.raises(SeatNotFound):
+            await directory.seat(101)
+        with pytest.raises(RemoteError) as refused:
+            await directory.seat(51)
+        assert refused.value.code == "UNAVAILABLE"
+    await server.stop(None)
+
+
+# Redis away.
+
+
+async def test_a_dead_redis_costs_one_timeout_not_one_each() -> None:
+    async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
+        locks = RedisSeatLocks(dead, lock_seconds=3)
+        started = asyncio.get_running_loop().time()
+        for seat_id in range(1000):
+            async with locks.seat(seat_id, "me:") as other:
+                assert other is None
+        assert asyncio.get_running_loop().time() - started < 0.5
+        await dead.connection_pool.disconnect()
+
+
+async def test_a_redis_that_hangs_costs_one_timeout_not_one_each() -> None:
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with redis_client.connect(f"redis://127.0.0.1:{port}", timeout=0.1) as silent:
+        locks = RedisSeatLocks(silent, lock_seconds=3)
+        started = asyncio.get_running_loop().time()
+        for seat_id in range(1000):
+            async with locks.seat(seat_id, "me:") as other:
+                assert other is None
+        assert asyncio.get_running_loop().time() - started < 0.5
+        await silent.connection_pool.disconnect()
+    server.close()
+
+
+async def test_an_error_in_the_block_is_not_taken_for_redis() -> None:
+    async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
+        locks = RedisSeatLocks(dead, lock_seconds=3)
+        with pytest.raises(redis.exceptions.RedisError):
+            async with locks.seat(1, "me:"):
+                raise redis.exceptions.RedisError
+        await dead.connection_pool.disconnect()
+
+
+# The sweep.
+
+
+async def test_the_sweep_goes_on_after_a_failure(
+    service: ReservationService, store: FakeReservationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = await service.hold_seat(1, 1, "")
+    await store.lapse(held.id)
+    rounds: list[ServiceError | None] = [Unavailable("The database is away."), None]
+    tidied = asyncio.Event()
+    tidy = service.tidy
+
+    async def sometimes() -> int:
+        if (error := rounds.pop(0)) is not None:
+            raise error
+        tidied.set()
+        return await tidy()
+
+    monkeypatch.setattr(service, "tidy", sometimes)
+    sweep = asyncio.create_task(run_sweep(service, 0.001))
+    await tidied.wait()
+    sweep.cancel()
+    await asyncio.gather(sweep, return_exceptions=True)
+    assert await store.stored(held.id) == Status.EXPIRED

@@ -1,0 +1,330 @@
+"""Any sequence of reserving, cancelling, lapsing and paying, against a model of a few lines."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from reservation_service.domain import Status
+from servicekit.errors import ServiceError
+from servicekit.mysql import Database
+from tests.fakes.reservation import FakeReservationStore, UselessLocks
+from tests.reservation_service.conftest import (
+    RealReservationStore,
+    Store,
+    ids,
+    make_service,
+    new_seats,
+    schedule_of,
+)
+
+Result = TypeVar("Result")
+
+USERS = st.integers(1, 2)
+SEATS = st.integers(0, 1)
+# Reservations and payments are picked among those that there are, the latest first.
+PICK = st.integers(0, 3)
+# Mostly the sensible thing, so that sequences get somewhere.
+MOSTLY = st.sampled_from([True, True, True, True, False])
+
+
+@dataclass
+class Modelled:
+    """A reservation as the rules say it should be."""
+
+    user: int
+    seat: int
+    status: Status = Status.HELD
+    payment: int = 0
+    hold_over: bool = False
+    lease_over: bool = False
+
+    @property
+    def now(self) -> Status:
+        held_too_long = self.status == Status.HELD and self.hold_over
+        paid_too_long = self.status == Status.PAYING and self.hold_over and self.lease_over
+        return Status.EXPIRED if held_too_long or paid_too_long else self.status
+
+
+class Reservations(RuleBasedStateMachine):
+    runner: ClassVar[asyncio.Runner]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = self.make_store()
+        self.service = make_service(self.store, locks=UselessLocks())
+        self.seats = new_seats(2)
+        self.model: dict[int, Modelled] = {}
+        self.payments: list[int] = []
+        self.lost: set[int] = set()
+        self.keys: dict[tuple[int, str], tuple[int, int]] = {}
+        self.prefix = str(next(ids))
+
+    def make_store(self) -> Store:
+        raise NotImplementedError
+
+    def ask(self, call: Awaitable[Result]) -> Result | str:
+        """The answer, or the code of the refusal."""
+
+        async def answer() -> Result | str:
+            try:
+                return await call
+            except ServiceError as error:
+                return error.code
+
+        return self.runner.run(answer())
+
+    def pick(self, pick: int) -> int:
+        found = list(self.model)
+        return found[-1 - pick % len(found)]
+
+    def pick_payment(self, pick: int) -> int:
+        return self.payments[-1 - pick % len(self.payments)]
+
+    def live(self, seat: int) -> int | None:
+        dead = (Status.CANCELLED, Status.EXPIRED)
+        return next(
+            (id for id, r in self.model.items() if r.seat == seat and r.status not in dead), None
+        )
+
+    def refusal(self, seat: int) -> str | None:
+        """What a taker of this seat should be told; expires what he may take over."""
+        live = self.live(seat)
+        if live is None:
+            return None
+        if self.model[live].now == Status.EXPIRED:
+            self.model[live].status = Status.EXPIRED
+            return None
+        return "SEAT_SOLD" if self.model[live].status == Status.CONFIRMED else "SEAT_HELD"
+
+    @rule(user=USERS, seat=SEATS)
+    def reserve(self, user: int, seat: int) -> None:
+        expected = self.refusal(seat)
+        self.reserved(user, seat, expected, self.ask(self.hold(user, seat, "")))
+
+    @rule(user=USERS, seat=SEATS)
+    def reserve_and_begin(self, user: int, seat: int) -> None:
+        """The usual way, so that payments are not rare."""
+        known = len(self.model)
+        self.reserve(user, seat)
+        if len(self.model) > known:
+            self.begin(pick=0, own=True, new=True, old=0, failed=False)
+
+    @rule(user=USERS, seat=SEATS, key=st.sampled_from("ab"))
+    def reserve_with_key(self, user: int, seat: int, key: str) -> None:
+        answer = self.ask(self.hold(user, seat, self.prefix + key))
+        if (user, key) in self.keys:
+            first_seat, first_id = self.keys[user, key]
+            if first_seat != seat:
+                assert answer == "IDEMPOTENCY_KEY_REUSED"
+            else:
+                assert not isinstance(answer, str)
+                assert (answer.id, answer.status) == (first_id, Status.HELD)
+            return
+        if (id := self.reserved(user, seat, self.refusal(seat), answer)) is not None:
+            self.keys[user, key] = (seat, id)
+
+    def hold(self, user: int, seat: int, key: str) -> Any:
+        return self.service.hold_seat(user, self.seats[seat], key)
+
+    def reserved(self, user: int, seat: int, expected: str | None, answer: Any) -> int | None:
+        if expected is not None:
+            assert answer == expected
+            return None
+        assert not isinstance(answer, str), answer
+        self.model[answer.id] = Modelled(user, seat)
+        id: int = answer.id
+        return id
+
+    @precondition(lambda self: self.model)
+    @rule(pick=PICK, own=MOSTLY)
+    def cancel(self, pick: int, own: bool) -> None:
+        id = self.pick(pick)
+        modelled = self.model[id]
+        user = modelled.user if own else 3
+        answer = self.ask(self.service.cancel_reservation(id, user))
+        refusals = {Status.PAYING: "PAYMENT_IN_PROGRESS", Status.CONFIRMED: "ALREADY_PAID"}
+        if user != modelled.user:
+            assert answer == "NOT_YOURS"
+        elif modelled.now in refusals:
+            assert answer == refusals[modelled.now]
+        else:
+            if modelled.now == Status.HELD:
+                modelled.status = Status.CANCELLED
+            assert not isinstance(answer, str)
+            assert answer.status == modelled.now
+
+    @precondition(lambda self: self.model)
+    @rule(pick=PICK)
+    def hold_lapses(self, pick: int) -> None:
+        id = self.pick(pick)
+        modelled = self.model[id]
+        if modelled.status == Status.HELD:
+            modelled.hold_over = True
+            self.ask(self.store.lapse(id))
+        elif modelled.status == Status.PAYING:
+            modelled.hold_over = True
+            self.ask(self.store.lapse_hold_only(id))
+
+    @precondition(lambda self: self.model)
+    @rule(pick=PICK)
+    def lease_lapses(self, pick: int) -> None:
+        id = self.pick(pick)
+        if self.model[id].status == Status.PAYING:
+            self.model[id].hold_over = self.model[id].lease_over = True
+            self.ask(self.store.lapse(id))
+
+    @precondition(lambda self: self.model)
+    @rule(pick=PICK, own=MOSTLY, new=st.booleans(), old=PICK, failed=MOSTLY)
+    def begin(self, pick: int, own: bool, new: bool, old: int, failed: bool) -> None:
+        id = self.pick(pick)
+        modelled = self.model[id]
+        user = modelled.user if own else 3
+        failed_payment = modelled.payment if failed else 0
+        if new or not self.payments:
+            payment = next(ids)
+            self.payments.append(payment)
+        else:
+            payment = self.pick_payment(old)
+        answer = self.ask(self.service.begin_payment(id, user, payment, failed_payment))
+        counts_as_held = modelled.status == Status.HELD or (
+            modelled.status == Status.PAYING
+            and modelled.payment == failed_payment
+            and payment != failed_payment
+        )
+        if user != modelled.user:
+            assert answer == "NOT_YOURS"
+        elif modelled.status == Status.CONFIRMED:
+            if payment == modelled.payment:
+                assert not isinstance(answer, str)
+                assert answer.status == Status.CONFIRMED
+            else:
+                assert answer == "ALREADY_PAID"
+        elif modelled.now in (Status.CANCELLED, Status.EXPIRED) or (
+            counts_as_held and modelled.hold_over
+        ):
+            assert answer == "RESERVATION_EXPIRED"
+        elif counts_as_held or modelled.payment == payment:
+            assert not isinstance(answer, str), answer
+            assert (answer.status, answer.payment_id) == (Status.PAYING, payment)
+            modelled.status, modelled.payment = Status.PAYING, payment
+            modelled.lease_over = False
+        else:
+            assert answer == "PAYMENT_IN_PROGRESS"
+
+    @precondition(lambda self: self.model and self.payments)
+    @rule(pick=PICK, current=MOSTLY, old=PICK)
+    def succeed(self, pick: int, current: bool, old: int) -> None:
+        id = self.pick(pick)
+        payment = (current and self.model[id].payment) or self.pick_payment(old)
+        if any(r.payment == payment and other != id for other, r in self.model.items()):
+            return  # a payment belongs to one reservation
+        answer = self.ask(self.service.confirm_payment(id, payment))
+        modelled = self.model[id]
+        if modelled.status == Status.CONFIRMED and modelled.payment == payment:
+            assert answer == "CONFIRMED"
+        elif payment in self.lost or modelled.status == Status.CONFIRMED:
+            assert answer == "SEAT_LOST"
+            self.lost.add(payment)
+        elif self.live(modelled.seat) == id or self.refusal(modelled.seat) is None:
+            assert answer == "CONFIRMED"
+            modelled.status, modelled.payment = Status.CONFIRMED, payment
+        else:
+            assert answer == "SEAT_LOST"
+            self.lost.add(payment)
+
+    @precondition(lambda self: self.model and self.payments)
+    @rule(pick=PICK, current=MOSTLY, old=PICK)
+    def fail(self, pick: int, current: bool, old: int) -> None:
+        id = self.pick(pick)
+        payment = (current and self.model[id].payment) or self.pick_payment(old)
+        self.ask(self.service.return_to_hold(id, payment))
+        modelled = self.model[id]
+        if modelled.status == Status.PAYING and modelled.payment == payment:
+            modelled.status, modelled.payment = Status.HELD, 0
+
+    @rule()
+    def sweep(self) -> None:
+        self.ask(self.service.tidy())
+        for modelled in self.model.values():
+            modelled.status = modelled.now
+
+    @invariant()
+    def the_latest_reservations_are_as_modelled(self) -> None:
+        for id, modelled in list(self.model.items())[-4:]:
+            read = self.ask(self.service.get_reservation(id, modelled.user))
+            assert not isinstance(read, str)
+            assert (read.status, read.user_id) == (modelled.now, modelled.user)
+            assert read.seat_id == self.seats[modelled.seat]
+            if modelled.now in (Status.PAYING, Status.CONFIRMED):
+                assert read.payment_id == modelled.payment
+
+    @invariant()
+    def the_seat_map_and_the_count_are_as_modelled(self) -> None:
+        schedule = schedule_of(self.seats[0])
+        by_status: dict[Status, list[int]] = {status: [] for status in Status}
+        for modelled in self.model.values():
+            by_status[modelled.now].append(self.seats[modelled.seat])
+        sold = by_status[Status.CONFIRMED]
+        held = by_status[Status.HELD] + by_status[Status.PAYING]
+        assert len(set(held + sold)) == len(held + sold), "a seat with two owners"
+        assert self.ask(self.service.taken_seats(schedule)) == (sorted(held), sorted(sold))
+        counted = self.ask(self.service.sold_seats([schedule]))
+        assert counted == ({schedule: len(sold)} if sold else {})
+
+
+class OnTheFake(Reservations):
+    def make_store(self) -> Store:
+        return FakeReservationStore()
+
+
+def explore(machine: type[Reservations], runner: asyncio.Runner, **changes: Any) -> None:
+    machine.runner = runner
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            stateful_step_count=30,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            **changes,
+        ),
+    )
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+def test_the_fake_store_follows_the_model(runner: asyncio.Runner) -> None:
+    explore(OnTheFake, runner, max_examples=60)
+
+
+def test_mariadb_follows_the_model(runner: asyncio.Runner, mysql_urls: dict[str, str]) -> None:
+    database = Database(mysql_urls["reservation"], max_size=1)
+
+    class OnMariaDb(Reservations):
+        def make_store(self) -> Store:
+            return RealReservationStore(database)
+
+    async def close() -> None:
+        await database.__aexit__()
+
+    # Without shrinking: a failure should not take minutes; what fails here is looked for on the
+    # fake first.
+    explore(OnMariaDb, runner, max_examples=30, phases=[Phase.generate])
+    runner.run(close())

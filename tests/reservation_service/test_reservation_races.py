@@ -1,0 +1,382 @@
+"""Many at once, on a real MariaDB and Redis: what must be true whoever is faster."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from reservation_service.domain import (
+    PaymentInProgress,
+    PaymentOutcome,
+    RequestInProgress,
+    Reservation,
+    ReservationExpired,
+    SeatHeld,
+    Status,
+)
+from reservation_service.locks import RedisSeatLocks
+from reservation_service.service import ReservationService, SeatLocks
+from servicekit import redis_client
+from servicekit.errors import ServiceError
+from servicekit.mysql import Database
+from tests.fakes.reservation import UselessLocks
+from tests.reservation_service.conftest import (
+    RealReservationStore,
+    ids,
+    make_service,
+    new_seats,
+)
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    # Patient, so that a slow test machine does not turn locks off.
+    async with redis_client.connect(redis_url, timeout=5.0) as client:
+        yield client
+        await client.connection_pool.disconnect()
+
+
+@pytest.fixture(params=["redis locks", "useless locks"])
+def locks(request: pytest.FixtureRequest) -> SeatLocks:
+    if request.param == "useless locks":
+        return UselessLocks()
+    return RedisSeatLocks(request.getfixturevalue("redis"), lock_seconds=10)
+
+
+@pytest.fixture
+def service(real_store: RealReservationStore, locks: SeatLocks) -> ReservationService:
+    return make_service(real_store, locks=locks)
+
+
+@pytest.fixture
+def bare_service(real_store: RealReservationStore) -> ReservationService:
+    """Without locks: the database alone."""
+    return make_service(real_store, locks=UselessLocks())
+
+
+async def outcomes(calls: list[Awaitable[Any]]) -> list[Any]:
+    """What each returned, or the refusal it got; anything else is a defect."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ServiceError):
+            raise result
+    return results
+
+
+def kinds(results: list[Any]) -> Counter[str]:
+    return Counter(r.code if isinstance(r, ServiceError) else type(r).__name__ for r in results)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_300_takers_of_one_seat(
+    service: ReservationService, real_store: RealReservationStore, seat_id: int, keyed: bool
+) -> None:
+    first = next(ids) * 1000
+    results = await outcomes(
+        [service.hold_seat(first + n, seat_id, "key" if keyed else "") for n in range(300)]
+    )
+    assert kinds(results) == {"Reservation": 1, "SEAT_HELD": 299}
+    assert await real_store.live_rows(seat_id) == 1
+
+
+async def test_300_takers_of_one_lapsed_seat(
+    service: ReservationService, real_store: RealReservationStore, seat_id: int
+) -> None:
+    held = await service.hold_seat(1, seat_id, "")
+    await real_store.lapse(held.id)
+    results = await outcomes([service.hold_seat(2 + n, seat_id, "") for n in range(300)])
+    assert kinds(results) == {"Reservation": 1, "SEAT_HELD": 299}
+    assert await real_store.live_rows(seat_id) == 1
+    assert await real_store.stored(held.id) == Status.EXPIRED
+
+
+async def test_a_crowd_on_many_seats(
+    service: ReservationService, real_store: RealReservationStore
+) -> None:
+    seats = new_seats(50)
+    results = await outcomes(
+        [service.hold_seat(1 + n, seat, "") for n in range(10) for seat in seats]
+    )
+    assert kinds(results) == {"Reservation": 50, "SEAT_HELD": 450}
+    assert {r.seat_id for r in results if isinstance(r, Reservation)} == set(seats)
+    for seat in seats:
+        assert await real_store.live_rows(seat) == 1
+
+
+async def test_holds_and_cancels_never_lose_a_seat(
+    bare_service: ReservationService, real_store: RealReservationStore, seat_id: int
+) -> None:
+    async def fan(user: int) -> int:
+        held = 0
+        for _ in range(10):
+            with contextlib.suppress(SeatHeld):
+                reservation = await bare_service.hold_seat(user, seat_id, "")
+                held += 1
+                assert await real_store.live_rows(seat_id) == 1
+                await bare_service.cancel_reservation(reservation.id, user)
+        return held
+
+    assert sum(await asyncio.gather(*(fan(1 + n) for n in range(20)))) >= 1
+    assert (await bare_service.hold_seat(99, seat_id, "")).user_id == 99
+
+
+async def test_paying_against_lapse_and_taker_at_the_same_instant(
+    bare_service: ReservationService, real_store: RealReservationStore
+) -> None:
+    """Never both, never neither, 300 times: the hold lapses while its payment begins and
+    somebody else takes the seat."""
+    tally: Counter[str] = Counter()
+    # How far ahead the hold lapses: follows the outcomes, so that it stays at the instant.
+    ahead = 3000
+    for number, seat_id in enumerate(seat for _ in range(3) for seat in new_seats(100)):
+        held = await bare_service.hold_seat(1, seat_id, "")
+        await real_store.lapse_in(held.id, ahead)
+        calls: list[Awaitable[Any]] = [
+            bare_service.begin_payment(held.id, 1, next(ids), 0),
+            bare_service.hold_seat(2, seat_id, ""),
+        ]
+        if number % 2:
+            began, taken = await outcomes(calls)
+        else:
+            taken, began = await outcomes(calls[::-1])
+        if isinstance(began, ServiceError) and isinstance(taken, ServiceError):
+            # The taker was a moment early: now the seat must be his.
+            assert isinstance(began, ReservationExpired)
+            assert isinstance(taken, SeatHeld)
+            taken = await bare_service.hold_seat(2, seat_id, "")
+            tally["early"] += 1
+        paid = isinstance(began, Reservation)
+        assert paid != isinstance(taken, Reservation)
+        assert await real_store.live_rows(seat_id) == 1
+        tally["paid" if paid else "taken"] += 1
+        ahead = max(100, ahead - 100) if paid else ahead + 100
+    assert tally["paid"] + tally["taken"] == 300
+    assert min(tally["paid"], tally["taken"]) > 50, "the instant was missed"
+
+
+async def test_renewing_a_lease_against_a_taker(real_store: RealReservationStore) -> None:
+    """The same for a payment that goes on."""
+    for seat_id in new_seats(100):
+        service = make_service(real_store, locks=UselessLocks())
+        payment = next(ids)
+        held = await service.hold_seat(1, seat_id, "")
+        await service.begin_payment(held.id, 1, payment, 0)
+        await real_store.lapse(held.id)
+        # Lapsed before either began: the taker must win.
+        began, taken = await outcomes(
+            [service.begin_payment(held.id, 1, payment, 0), service.hold_seat(2, seat_id, "")]
+        )
+        assert isinstance(began, ReservationExpired)
+        assert isinstance(taken, Reservation)
+
+
+async def test_cancel_against_begin(
+    bare_service: ReservationService, real_store: RealReservationStore
+) -> None:
+    tally: Counter[str] = Counter()
+    for number, seat_id in enumerate(new_seats(150)):
+        held = await bare_service.hold_seat(1, seat_id, "")
+        calls: list[Awaitable[Any]] = [
+            bare_service.cancel_reservation(held.id, 1),
+            bare_service.begin_payment(held.id, 1, next(ids), 0),
+        ]
+        if number % 2:
+            cancelled, began = await outcomes(calls)
+        else:
+            began, cancelled = await outcomes(calls[::-1])
+        if isinstance(began, Reservation):
+            assert isinstance(cancelled, PaymentInProgress)
+            assert await real_store.stored(held.id) == Status.PAYING
+            tally["paying"] += 1
+        else:
+            assert isinstance(began, ReservationExpired)
+            assert cancelled.status == Status.CANCELLED
+            assert await real_store.stored(held.id) == Status.CANCELLED
+            tally["cancelled"] += 1
+    assert sum(tally.values()) == 150
+
+
+async def test_two_payments_begin_at_once(bare_service: ReservationService) -> None:
+    for seat_id in new_seats(100):
+        held = await bare_service.hold_seat(1, seat_id, "")
+        results = await outcomes(
+            [bare_service.begin_payment(held.id, 1, next(ids), 0) for _ in range(3)]
+        )
+        assert kinds(results) == {"Reservation": 1, "PAYMENT_IN_PROGRESS": 2}
+
+
+async def test_one_key_many_times_at_once(
+    service: ReservationService, real_store: RealReservationStore
+) -> None:
+    for seat_id in new_seats(20):
+        user = next(ids)
+        results = await outcomes([service.hold_seat(user, seat_id, "key") for _ in range(15)])
+        held = {r.id for r in results if isinstance(r, Reservation)}
+        assert len(held) == 1
+        assert all(isinstance(r, Reservation | RequestInProgress) for r in results), kinds(results)
+        assert await real_store.live_rows(seat_id) == 1
+
+
+async def test_many_keys_do_not_disturb_each_other(service: ReservationService) -> None:
+    user = next(ids)
+    seats = new_seats(100)
+    results = await outcomes([service.hold_seat(user, s, f"key {s}") for s in seats])
+    assert kinds(results) == {"Reservation": 100}
+    again = await outcomes([service.hold_seat(user, s, f"key {s}") for s in seats * 2])
+    assert [r.id for r in again] == [r.id for r in results] * 2
+
+
+async def test_a_crash_leaves_no_key_stuck(
+    bare_service: ReservationService, database: Database, seat_id: int
+) -> None:
+    user = next(ids)
+    # A process dies in the middle of its transaction: its connection closes, no more.
+    with contextlib.suppress(asyncio.CancelledError):
+        async with database.transaction() as transaction:
+            await transaction.execute(
+                "INSERT INTO idempotency_key (user_id, idem_key, seat_id, created_at)"
+                " VALUES (%s, 'key', %s, NOW(6))",
+                *(user, seat_id),
+            )
+            with pytest.raises(RequestInProgress):
+                await bare_service.hold_seat(user, seat_id, "key")
+            raise asyncio.CancelledError
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(RequestInProgress):
+                assert (await bare_service.hold_seat(user, seat_id, "key")).user_id == user
+                return
+            await asyncio.sleep(0.005)
+
+
+async def test_late_success_against_taker(
+    bare_service: ReservationService, real_store: RealReservationStore
+) -> None:
+    """The seat of a payment whose lease lapsed goes to exactly one of two."""
+    for number, seat_id in enumerate(new_seats(100)):
+        payment = next(ids)
+        held = await bare_service.hold_seat(1, seat_id, "")
+        await bare_service.begin_payment(held.id, 1, payment, 0)
+        await real_store.lapse(held.id)
+        if number % 2:
+            await bare_service.tidy()
+        confirmed, again, taken = await outcomes(
+            [
+                bare_service.confirm_payment(held.id, payment),
+                bare_service.confirm_payment(held.id, payment),
+                bare_service.hold_seat(2, seat_id, ""),
+            ]
+        )
+        assert confirmed == again
+        assert (confirmed == PaymentOutcome.CONFIRMED) != isinstance(taken, Reservation)
+        assert await real_store.live_rows(seat_id) == 1
+        sold = 1 if confirmed == PaymentOutcome.CONFIRMED else 0
+        held_seats, sold_seats = await bare_service.taken_seats(held.schedule_id)
+        assert (seat_id in sold_seats, seat_id in held_seats) == (sold == 1, sold == 0)
+
+
+async def test_a_schedule_that_sells_out_at_once_is_counted_right(
+    bare_service: ReservationService,
+) -> None:
+    seats = new_seats(60)
+    held = [await bare_service.hold_seat(1, seat, "") for seat in seats]
+    payments = [next(ids) for _ in held]
+    for reservation, payment in zip(held, payments, strict=True):
+        await bare_service.begin_payment(reservation.id, 1, payment, 0)
+    both = list(zip(held, payments, strict=True)) * 2
+    confirmed = await outcomes([bare_service.confirm_payment(r.id, p) for r, p in both])
+    assert set(confirmed) == {PaymentOutcome.CONFIRMED}
+    assert await bare_service.sold_seats([held[0].schedule_id]) == {held[0].schedule_id: 60}
+
+
+async def test_sweeps_of_several_replicas_and_takers(
+    bare_service: ReservationService, real_store: RealReservationStore
+) -> None:
+    await bare_service.tidy()
+    seats = new_seats(100)
+    held = [await bare_service.hold_seat(1, seat, "") for seat in seats]
+    for reservation in held:
+        await real_store.lapse(reservation.id)
+    results = await outcomes(
+        [
+            *(bare_service.tidy() for _ in range(3)),
+            *(bare_service.hold_seat(2, seat, "") for seat in seats[::2]),
+        ]
+    )
+    assert kinds(results[3:]) == {"Reservation": 50}
+    await bare_service.tidy()
+    assert {await real_store.stored(r.id) for r in held} == {Status.EXPIRED}
+
+
+async def test_one_odd_row_does_not_stop_the_sweep(
+    bare_service: ReservationService, real_store: RealReservationStore, database: Database
+) -> None:
+    held = [await bare_service.hold_seat(1, seat, "") for seat in new_seats(5)]
+    for reservation in held:
+        await real_store.lapse(reservation.id)
+    odd = held[2].id
+    async with database.reading() as connection:
+        await connection.execute(
+            f"CREATE TRIGGER odd_row BEFORE UPDATE ON reservation FOR EACH ROW IF NEW.id = {odd}"
+            " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'odd'; END IF"
+        )
+        try:
+            await bare_service.tidy()
+        finally:
+            await connection.execute("DROP TRIGGER odd_row")
+    assert [await real_store.stored(r.id) for r in held].count(Status.EXPIRED) == 4
+    assert await real_store.stored(odd) == Status.HELD
+    await bare_service.tidy()
+    assert await real_store.stored(odd) == Status.EXPIRED
+
+
+# The Redis locks by themselves.
+
+
+async def test_a_lock_tells_its_holder_and_ends_with_the_block(redis: Redis, seat_id: int) -> None:
+    locks = RedisSeatLocks(redis, lock_seconds=10)
+    async with locks.seat(seat_id, "a:1") as first:
+        assert first is None
+        async with locks.seat(seat_id, "b:2") as second:
+            assert second == "a:1"
+        async with locks.seat(seat_id + 1, "b:2") as elsewhere:
+            assert elsewhere is None
+    async with locks.seat(seat_id, "b:2") as third:
+        assert third is None
+
+
+async def test_a_lock_that_ended_early_is_not_taken_from_its_next_holder(
+    redis: Redis, seat_id: int
+) -> None:
+    locks = RedisSeatLocks(redis, lock_seconds=0.02)
+    async with locks.seat(seat_id, "slow:"):
+        await asyncio.sleep(0.03)
+        async with RedisSeatLocks(redis, lock_seconds=10).seat(seat_id, "next:") as other:
+            assert other is None
+            async with locks.seat(seat_id, "third:") as other:
+                assert other == "next:"
+    # "slow:" has left its block inside of nobody's now.
+    async with locks.seat(seat_id, "last:") as other:
+        assert other is None
+
+
+async def test_cancelled_requests_leave_no_lock_behind(redis: Redis) -> None:
+    locks = RedisSeatLocks(redis, lock_seconds=10)
+    seats = new_seats(50)
+
+    async def hold(seat_id: int) -> None:
+        async with locks.seat(seat_id, "me:"):
+            await asyncio.sleep(1)
+
+    tasks = [asyncio.create_task(hold(seat)) for seat in seats]
+    await asyncio.sleep(0.02)  # some have their lock, some are getting it
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for seat in seats:
+        async with locks.seat(seat, "next:") as other:
+            assert other is None
