@@ -214,7 +214,7 @@ ensure_kafka() {
     mkdir -p $KAFKA_DIR
     if ! mvn --batch-mode --file deploy/local/kafka/pom.xml \
         -DoutputDirectory="$PWD/$KAFKA_DIR/libs" dependency:copy-dependencies 2>&1 | tee "$log" |
-        show_count '^Downloaded |Downloaded from ' 'files downloaded'
+        show_count 'Downloaded from |Copying ' 'files downloaded or copied'
     then
         grep -m 3 -E 'WARNING|ERROR' "$log" >&2 || true
         fail "Maven could not fetch Kafka; the whole output is in $log."
@@ -224,8 +224,12 @@ ensure_kafka() {
 
 # --- what to do ------------------------------------------------------------------------------
 
-mkdir -p $LOCAL_DIR $LOG_DIR 2>/dev/null ||
-    fail "cannot write to $PWD/$LOCAL_DIR; make the directory writable for $(id -un) and run this again."
+mkdir -p $LOCAL_DIR $LOG_DIR 2>/dev/null || true
+for place in . $LOCAL_DIR $LOG_DIR $LOCAL_DIR/bootstrap.lock $LOCAL_DIR/lib $VENV; do
+    [ ! -e "$place" ] || [ -w "$place" ] || fail \
+        "no permission to write to $PWD/$place: it probably belongs to another user who ran this before; make it yours with chown -R $(id -un), or delete it."
+done
+[ -d $LOG_DIR ] || fail "cannot make $PWD/$LOG_DIR: is the disk full?"
 # Two of these at once (make run beside make test) must not install over each other.
 exec 9>$LOCAL_DIR/bootstrap.lock
 flock -n 9 || { say "Waiting for another set-up of this tree to finish"; flock 9; }

@@ -21,7 +21,8 @@ Buy a ticket (make demo does the same and explains it):
   curl -s "$URL/concerts?pageSize=3" -H "X-Access-Token: $TOKEN"; echo
   SCHEDULE=$(curl -s "$URL/concerts/1/schedules" -H "X-Access-Token: $TOKEN" | first_available)
   SEAT=$(curl -s "$URL/concerts/schedules/$SCHEDULE/seats" -H "X-Access-Token: $TOKEN" | first_available)
-  RESERVATION=$(curl -s "$URL/concerts/reservation" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID, \"concertSeatId\": $SEAT}" | tee /dev/stderr | grep -oE '"reservationId": ?[0-9]+' | grep -oE '[0-9]+'); echo
+  HELD=$(curl -s "$URL/concerts/reservation" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID, \"concertSeatId\": $SEAT}"); echo "$HELD"
+  RESERVATION=$(echo "$HELD" | grep -oE '"reservationId": ?[0-9]+' | grep -oE '[0-9]+')
   curl -s "$URL/concerts/reservations/$RESERVATION/pay" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID}"; echo
 
 Stop with Ctrl-C, or with make stop from elsewhere.

@@ -54,6 +54,7 @@ def run(environ: Mapping[str, str]) -> int:
         ports = Ports.from_environ(environ)
         ports.require_free()
         _require_disk()
+        _require_own_data()
         stack = Stack(LOCAL, ports, buffer_pool="1G", inherit_settings=True)
         try:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -136,6 +137,16 @@ def _require_disk() -> None:
             f"Only {free // 1_000_000} MB are free on the disk of {LOCAL}, and a first start needs"
             f" {_DISK_NEEDED // 1_000_000} MB: make room, or start with SEED=none."
         )
+
+
+def _require_own_data() -> None:
+    """Data of another user cannot be served: files are closed to us, and MariaDB knows him only."""
+    for path in (LOCAL / "data").glob("*"):
+        if path.stat().st_uid != os.geteuid():
+            raise StackError(
+                f"{path} belongs to {path.owner()}, who ran this before: run it as that user, or"
+                " delete the data as that user with make clean."
+            )
 
 
 class Watcher:
