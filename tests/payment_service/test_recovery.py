@@ -169,10 +169,10 @@ async def test_one_payment_that_fails_keeps_no_other_back(shop: Shop) -> None:
 async def test_a_success_that_kafka_does_not_take_keeps_its_hold(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.05)
+    monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.3)
     attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
     await shop.service._saga.drive(attempt.payment)
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.35)
     for _ in range(3):
         await shop.recovery.recover()
     assert shop.reservations.calls == [1, 1], "renewed once in a while, not at every look"

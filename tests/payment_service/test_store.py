@@ -155,9 +155,9 @@ class Contract:
         again = await payments.get_payment(left.id)
         assert again is not None
         assert again.attempts == 1
-        await payments.park(again, 0.2)
+        await payments.park(again, 0.5)
         assert not await claimed(payments, left)
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.55)
         assert await claimed(payments, left)
         left = replace(again, attempts=2)
         await end(payments, left, SUCCEEDED)
@@ -184,16 +184,16 @@ class Contract:
 
     async def test_an_unannounced_success_is_claimed_now_and_then(self, payments: Payments) -> None:
         async def claim() -> bool:
-            found = await payments.claim_unannounced(older_than=0.1, lease_seconds=0.2, limit=1000)
+            found = await payments.claim_unannounced(older_than=0.5, lease_seconds=0.5, limit=1000)
             return payment.id in [p.id for p in found]
 
         payment = (await create(payments, new_order(), lease=0)).payment
         await end(payments, payment, SUCCEEDED)
         assert not await claim()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.55)
         assert await claim()
         assert not await claim()
-        await asyncio.sleep(0.22)
+        await asyncio.sleep(0.55)
         assert await claim()
 
     async def test_a_key_stands_for_its_first_payment(self, payments: Payments) -> None:

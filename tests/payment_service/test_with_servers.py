@@ -37,10 +37,11 @@ class Real:
         self.bootstrap = bootstrap
         self.committed = asyncio.Event()
         payments = PaymentRepository(database, self.committed)
-        guard = GuardedProvider(
-            SandboxProvider(database), timeout=0.5, breaker=CircuitBreaker(100, 1)
+        # Generous, so that a busy machine changes no outcome.
+        self.guard = GuardedProvider(
+            SandboxProvider(database), timeout=20, breaker=CircuitBreaker(100, 1)
         )
-        self.shop = Shop(payments=payments, guard=guard)
+        self.shop = Shop(payments=payments, guard=self.guard, lease_seconds=30, wait_seconds=30)
         self.relay = Relay(database, Outbox(), producer, self.committed)
 
     def hold(self, user_id: int = 42) -> PayOrder:
@@ -143,6 +144,7 @@ async def test_silence_is_pending_and_settled_by_recovery(
     real: Real, monkeypatch: pytest.MonkeyPatch, kind: int, event: str
 ) -> None:
     monkeypatch.setattr(sandbox, "SETTLING_SECONDS", 0.7)
+    monkeypatch.setattr(real.guard, "_timeout", 0.5)
     order = real.hold(kind * sandbox.MAGIC)
     async with (
         listening(real.bootstrap) as events,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from deploy.local.stack import Stack
 from servicekit import dead_letters
 from servicekit.errors import NotFound, Unavailable
 from servicekit.kafka import Handler, Producer, Record, back_off, is_transient, run_consumer
@@ -245,6 +246,36 @@ async def test_members_come_and_go_and_nothing_is_lost(
     for key in range(40):
         firsts = list(dict.fromkeys(value for value in seen if value.startswith(b"%d-" % key)))
         assert firsts == [b"%d-%d" % (key, number) for number in range(10)]
+
+
+async def test_a_restart_of_kafka_loses_nothing(
+    kafka_bootstrap: str, topic: str, producer: Producer, servers: Stack
+) -> None:
+    seen: list[bytes] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        seen.append(record.value)
+        return ()
+
+    async def publish(record: Record) -> None:
+        while True:
+            try:
+                return await producer.publish([record], timeout=1)
+            except Unavailable:
+                await asyncio.sleep(0.1)
+
+    before, after = Record(topic, b"k", b"before"), Record(topic, b"k", b"after")
+    async with consuming(kafka_bootstrap, topic, handle):
+        await producer.publish([before], timeout=10)
+        await until(lambda: seen == [b"before"])
+        await asyncio.to_thread(servers.kafka.stop)
+        with pytest.raises(Unavailable):
+            await producer.publish([after], timeout=1)
+        await asyncio.to_thread(servers.kafka.start)
+        async with asyncio.timeout(30):
+            await publish(after)
+        await until(lambda: b"after" in seen, seconds=30)
+    assert seen[0] == b"before"
 
 
 def test_the_command_says_so_when_kafka_is_away(capsys: pytest.CaptureFixture[str]) -> None:
