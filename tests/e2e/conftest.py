@@ -29,8 +29,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "QUEUE_CAPACITY": "100000",
                 # Told to ask sooner than fans on the internet, so that tests are quick.
                 "QUEUE_POLL_MIN_SECONDS": "0.1",
-                "QUEUE_POLL_MAX_SECONDS": "2",
-                "QUEUE_GRACE_SECONDS": "3",
+                "QUEUE_POLL_MAX_SECONDS": "4",
+                "QUEUE_GRACE_SECONDS": "5",
             },
             # What holds here must hold without the sweep.
             "reservation_service": {"RESERVATION_SWEEP_INTERVAL_SECONDS": "3600"},

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -11,11 +11,11 @@ import pytest
 from deploy.local.stack import Stack
 from protos.queue.v1 import queue_pb2, queue_pb2_grpc
 from tests.e2e.conftest import LINE, in_thread
-from tests.e2e.shop import Fan, Shop, place_of
+from tests.e2e.crowd import Crowd
+from tests.e2e.shop import Shop
 
 CAPACITY = 10
 CROWD = 500
-BATCH = 25
 PACE_SAMPLES = 200
 
 
@@ -60,52 +60,13 @@ async def line(stack: Stack) -> AsyncIterator[Line]:
     await in_thread(replica.stop)
 
 
-@dataclass
-class Visit:
-    """What one of the crowd saw."""
-
-    joined: int
-    last_seen_waiting: float = 0.0
-    admitted: float = 0.0
-    orders: list[int] = field(default_factory=list)
-
-
+@pytest.mark.timeout(300)
 async def test_500_get_through_a_room_of_10_in_their_order(shop: Shop, line: Line) -> None:
     await line.set_capacity(CAPACITY)
-    # In batches: who joined before whom is beyond doubt between batches, and told by the place
-    # number within one.
-    crowd: list[Fan] = []
-    for _ in range(CROWD // BATCH):
-        batch = [shop.fan(line.gateway) for _ in range(BATCH)]
-        replies = await asyncio.gather(*(fan.enter() for fan in batch))
-        crowd += sorted(batch, key=lambda fan: place_of(fan.token))
-        expected = [max(0, joined - CAPACITY + 1) for joined in range(len(crowd))][-BATCH:]
-        assert sorted(reply.json()["order"] for reply in replies) == expected
-    places = [place_of(fan.token) for fan in crowd]
-    assert places == sorted(places)
-    visits = [Visit(joined) for joined in range(CROWD)]
-
-    inside: set[int] = set()
-    most_inside = 0
-
-    async def shop_and_leave(fan: Fan, visit: Visit) -> None:
-        nonlocal most_inside
-        while True:
-            asked = time.monotonic()
-            body = (await fan.order()).json()
-            visit.orders.append(body["order"])
-            if body["order"] == 0:
-                break
-            visit.last_seen_waiting = asked
-            # Sooner than told, for a quick test: the slot of a fan who sleeps stays empty.
-            await asyncio.sleep(min(body["pollAfterSeconds"], 0.02 * body["order"]))
-        visit.admitted = time.monotonic()
-        inside.add(visit.joined)
-        most_inside = max(most_inside, len(inside))
-        assert (await fan.concerts()).status_code == 200
-        inside.discard(visit.joined)
-        assert (await fan.leave()).status_code == 204
-
+    crowd = Crowd(shop, line.gateway)
+    await crowd.join(CROWD)
+    first_orders = [visitor.orders[0][0] for visitor in crowd.visitors]
+    assert sorted(first_orders) == [max(0, n - CAPACITY + 1) for n in range(CROWD)]
     samples: list[int] = []
 
     async def watch() -> None:
@@ -116,7 +77,7 @@ async def test_500_get_through_a_room_of_10_in_their_order(shop: Shop, line: Lin
 
     watcher = asyncio.create_task(watch())
     began = time.monotonic()
-    await asyncio.gather(*map(shop_and_leave, crowd, visits))
+    await crowd.go_through()
     took = time.monotonic() - began
     watcher.cancel()
     print(f"\n{CROWD} through {CAPACITY} slots in {took:.1f} s, {len(samples)} samples")
@@ -124,17 +85,10 @@ async def test_500_get_through_a_room_of_10_in_their_order(shop: Shop, line: Lin
     # Never more than 10, as the fans see it and as both replicas do.
     assert len(samples) > 50
     assert max(samples) <= CAPACITY
-    assert most_inside <= CAPACITY
-    # Everybody got in, and nobody saw a larger number than before.
-    for visit in visits:
-        assert visit.orders[-1] == 0
-        assert visit.orders == sorted(visit.orders, reverse=True)
-    # In the order of joining: nobody asked and was told to wait after one who came later knew of
-    # being admitted.
-    earliest_later = float("inf")
-    for visit in reversed(visits):
-        assert visit.last_seen_waiting < earliest_later, f"number {visit.joined} was overtaken"
-        earliest_later = min(earliest_later, visit.admitted)
+    assert crowd.most_inside <= CAPACITY
+    assert crowd.through == CROWD
+    crowd.assert_no_order_grew()
+    crowd.assert_nobody_was_overtaken()
     room = await line.seen_by(0)
     assert (room.waiting, room.admitted) == (0, 0)
 

@@ -1,0 +1,114 @@
+"""A crowd before a room: what each of them sees, from joining to leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from tests.e2e.shop import Fan, Shop, place_of
+
+_BATCH = 25
+# What a fan is told while a part of the shop is away for a moment.
+_ASK_AGAIN = (503, 504)
+
+
+@dataclass
+class Visitor:
+    """One of the crowd; `number` counts from 0 in the order of joining."""
+
+    fan: Fan
+    number: int
+    # Each order told, and whether the room said that it recovers from a loss.
+    orders: list[tuple[int, bool]] = field(default_factory=list)
+    # By time.monotonic(): the last question that was answered with "wait", the answer "come in".
+    last_told_to_wait: float = 0.0
+    told_to_come_in: float = 0.0
+    refused: int = 0
+
+
+class Crowd:
+    """Visitors who join, wait, look around for a moment, and leave. `inside` are those who know
+    that they are admitted and have not asked to leave."""
+
+    def __init__(self, shop: Shop, gateway: str) -> None:
+        self._shop = shop
+        self._gateway = gateway
+        self.visitors: list[Visitor] = []
+        self.inside: set[int] = set()
+        self.most_inside = 0
+        self.through = 0
+
+    async def join(self, count: int) -> None:
+        """In batches: who joined before whom is beyond doubt between batches, and told by the
+        place number within one."""
+        for _ in range(count // _BATCH):
+            batch = [self._shop.fan(self._gateway) for _ in range(_BATCH)]
+            replies = await asyncio.gather(*(fan.enter() for fan in batch))
+            pairs = sorted(
+                zip(batch, replies, strict=True), key=lambda pair: place_of(pair[0].token)
+            )
+            for fan, reply in pairs:
+                visitor = Visitor(fan, len(self.visitors))
+                visitor.orders.append((reply.json()["order"], False))
+                self.visitors.append(visitor)
+        places = [place_of(visitor.fan.token) for visitor in self.visitors]
+        assert places == sorted(places)
+
+    async def go_through(self) -> None:
+        """Returns when everybody has been inside and left."""
+        await asyncio.gather(*(self._visit(visitor) for visitor in self.visitors))
+
+    async def _visit(self, visitor: Visitor) -> None:
+        looked_around = False
+        while not looked_around:
+            await self._wait_for_the_turn(visitor)
+            self.inside.add(visitor.number)
+            self.most_inside = max(self.most_inside, len(self.inside))
+            reply = await self._ask(visitor, "GET", "/concerts")
+            self.inside.discard(visitor.number)
+            # Back in line, if the room has just lost that the fan was admitted.
+            looked_around = reply.status_code != 403
+            assert reply.status_code in (200, 403), reply.text
+        reply = await self._ask(visitor, "DELETE", "/queues/order")
+        assert reply.status_code == 204, reply.text
+        self.through += 1
+
+    async def _wait_for_the_turn(self, visitor: Visitor) -> None:
+        while True:
+            asked = time.monotonic()
+            reply = await self._ask(visitor, "GET", "/queues/order")
+            assert reply.status_code == 200, (visitor.number, reply.text)
+            body = reply.json()
+            order = body["order"]
+            visitor.orders.append((order, body["recovering"]))
+            if order == 0:
+                visitor.told_to_come_in = time.monotonic()
+                return
+            visitor.last_told_to_wait = asked
+            # Sooner than told, for a quick test: the slot of a fan who sleeps stays empty.
+            await asyncio.sleep(min(body["pollAfterSeconds"], 0.03 * order))
+
+    async def _ask(self, visitor: Visitor, method: str, path: str) -> httpx.Response:
+        while True:
+            reply = await visitor.fan.request(method, path)
+            if reply.status_code not in _ASK_AGAIN:
+                return reply
+            visitor.refused += 1
+            await asyncio.sleep(0.2)
+
+    def assert_nobody_was_overtaken(self) -> None:
+        """Nobody was told to wait after one who joined later knew of being admitted."""
+        earliest_later = float("inf")
+        for visitor in reversed(self.visitors):
+            assert visitor.last_told_to_wait < earliest_later, f"{visitor.number} was overtaken"
+            earliest_later = min(earliest_later, visitor.told_to_come_in)
+
+    def assert_no_order_grew(self) -> None:
+        """But for estimates, which are marked as such."""
+        for visitor in self.visitors:
+            firm = [order for order, recovering in visitor.orders if not recovering]
+            assert firm == sorted(firm, reverse=True), visitor.number
+            assert firm[-1:] == [0] or visitor.orders[-1] == (0, True)

@@ -1,0 +1,49 @@
+"""A running system of which the fault tests may break anything, as long as they mend it again."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from deploy.local.ports import Ports
+from deploy.local.stack import Stack
+from tests.e2e.shop import Shop
+
+# A room of its own for the crowd that loses its Redis.
+LINE = "line"
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(
+        tmp_path_factory.mktemp("broken"),
+        Ports.free(),
+        program_env={
+            "queue_service": {
+                "QUEUE_ROOMS": json.dumps(["main", LINE]),
+                "QUEUE_CAPACITY": "100000",
+                "QUEUE_POLL_MIN_SECONDS": "0.1",
+                "QUEUE_POLL_MAX_SECONDS": "2",
+                # Three times as long as anybody sleeps between two looks.
+                "QUEUE_GRACE_SECONDS": "6",
+            },
+            # Crashed drivers are succeeded, and dead services given up, within seconds.
+            "payment_service": {
+                "PAYMENT_RESERVATION_TIMEOUT_SECONDS": "1",
+                "PAYMENT_PROVIDER_TIMEOUT_SECONDS": "1",
+                "PAYMENT_LEASE_SECONDS": "4",
+                "PAYMENT_RECOVERY_INTERVAL_SECONDS": "0.3",
+            },
+            "gateway": {"GATEWAY_REQUESTS_PER_SECOND": "0"},
+        },
+    )
+    with stack:
+        stack.start(seed="none")
+        yield stack
+
+
+@pytest.fixture
+async def shop(stack: Stack) -> AsyncIterator[Shop]:
+    shop = Shop(stack)
+    yield shop
+    await shop.close()
