@@ -159,16 +159,20 @@ class Database:
         async with self._connection() as connection:
             yield Transaction(connection, self._query_timeout)
 
-    async def run(self, work: Callable[[Transaction], Awaitable[Result]]) -> Result:
+    async def run(
+        self, work: Callable[[Transaction], Awaitable[Result]], *, autocommit: bool = False
+    ) -> Result:
         """Runs `work` in a transaction, again from its beginning if the server asks for that
         (deadlock, lock wait, changed row): at most 8 times, with jitter, then Unavailable.
-        `work` must have no effect but on the transaction."""
+        `work` must have no effect but on the transaction. With `autocommit` each statement is a
+        transaction of its own: for work whose statements are each sound alone."""
+        scope = self.reading if autocommit else self.transaction
         last: Exception | None = None
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))
             try:
-                async with self.transaction() as transaction:
+                async with scope() as transaction:
                     return await work(transaction)
             except pymysql.err.MySQLError as error:
                 if not _is_one_of(error, _RETRY_TRANSACTION):
