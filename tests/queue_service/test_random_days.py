@@ -12,14 +12,8 @@ from servicekit import redis_client
 from tests.fakes.waiting_room import FakeWaitingRoom
 from tests.queue_service.conftest import RULES, OwnRedis
 
-# Time stands still: nothing lapses, and a grace does not end.
-STILL = replace(
-    RULES,
-    grace_ms=3_600_000,
-    claim_window_ms=3_600_000,
-    admission_ttl_ms=3_600_000,
-    absent_after_ms=3_600_000,
-)
+# Nothing lapses, and a grace does not end.
+STILL = replace(RULES, grace_ms=3_600_000)
 STEPS = 60
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import grpc
 import jwt
@@ -34,10 +33,9 @@ async def address(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Async
     monkeypatch.setenv("QUEUE_TOKEN_KEYS", f'{{"k1": "{SECRET}"}}')
     monkeypatch.setenv("QUEUE_TOKEN_SIGNING_KEY_ID", "k1")
     settings = Settings()
-    rules = replace(RULES, admission_ttl_ms=60_000)
     async with redis_client.connect(own_redis.url, timeout=1.0, retries=1) as redis:
         service = QueueService(
-            RedisWaitingRoom(redis, rules, Limits(capacity=1, max_waiting=2)),
+            RedisWaitingRoom(redis, RULES, Limits(capacity=1, max_waiting=2)),
             Signer(settings.token_signing_key_id, settings.signing_secret),
             Pacing(1_000, 10_000, 60_000),
             settings.rooms,
