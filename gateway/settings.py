@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
-from servicekit.settings import ListenAddress, config
+from servicekit.settings import ListenAddress, LogLevel, config
 
 
 def _long_enough(keys: dict[str, str]) -> dict[str, str]:
@@ -29,7 +29,7 @@ class GatewaySettings(BaseSettings):
     """Processes that serve the address together. One per core that the gateway may use; more
     than cores makes it slower."""
 
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
     """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
     queue_addr: str = "127.0.0.1:9101"

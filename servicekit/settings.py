@@ -1,10 +1,10 @@
 """What every service's settings have in common. Read from the environment, with its prefix."""
 
 import sys
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 
 def _host_and_port(value: str) -> str:
@@ -15,6 +15,7 @@ def _host_and_port(value: str) -> str:
 
 
 ListenAddress = Annotated[str, AfterValidator(_host_and_port)]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 def config(prefix: str) -> SettingsConfigDict:
@@ -33,7 +34,7 @@ class ServiceSettings(BaseSettings):
     metrics_listen: ListenAddress
     """Address of the Prometheus metrics over HTTP, host:port."""
 
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
     """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
     drain_seconds: float = Field(default=10.0, ge=0)
@@ -45,9 +46,9 @@ class ServiceSettings(BaseSettings):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """host:port as a pair."""
+    """host:port as a pair, the host of [::1]:9101 without its brackets."""
     host, _, port = address.rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)
@@ -63,4 +64,7 @@ def load(settings: type[Settings]) -> Settings:
         for problem in error.errors(include_input=False, include_context=False, include_url=False):
             name = prefix + "_".join(map(str, problem["loc"])).upper()
             print(f"{name}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    except SettingsError as error:  # a value that should be JSON is not; it names the field
+        print(f"{error}: it must be JSON", file=sys.stderr)
         sys.exit(2)
