@@ -100,11 +100,6 @@ class Server:
     async def serve(self, *descriptors: Any) -> None:
         """Serves the services of these .proto files, plus health and reflection, until told to
         stop. Raises OSError if the address is taken."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         names = [s.full_name for d in descriptors for s in d.services_by_name.values()]
         reflection.enable_server_reflection(
@@ -114,6 +109,10 @@ class Server:
             self.grpc.add_insecure_port(self._settings.listen)
         except RuntimeError as error:
             raise OSError(f"{self._name} cannot listen on {self._settings.listen}") from error
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
         await self.grpc.start()
         for name, work in self._background.items():
             self._tasks.append(asyncio.create_task(_keep_running(name, work), name=name))
