@@ -1,0 +1,62 @@
+"""A service of ours to start, stop and look at: `python -m tests.servicekit.program`.
+
+GetRoom of the room "wait" answers after SIGUSR1, of any other at once; UpdateRoom tells how many
+wait. Work in the background says "tick" at every start and fails at once.
+"""
+
+import asyncio
+import signal
+
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from servicekit import logs
+from servicekit.server import Server, run
+from servicekit.settings import ServiceSettings, config, load
+
+
+class Settings(ServiceSettings):
+    model_config = config("PROGRAM_")
+
+
+class Waiter(queue_pb2_grpc.QueueAdminServiceServicer):
+    def __init__(self) -> None:
+        self._released = asyncio.Event()
+        self._waiting = 0
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._released.set)
+
+    async def GetRoom(self, request: queue_pb2.GetRoomRequest, context: object) -> queue_pb2.Room:
+        if request.room == "wait":
+            self._waiting += 1
+            await self._released.wait()
+        return queue_pb2.Room(room=request.room)
+
+    async def UpdateRoom(
+        self, request: queue_pb2.UpdateRoomRequest, context: object
+    ) -> queue_pb2.Room:
+        return queue_pb2.Room(waiting=self._waiting)
+
+
+async def tick() -> None:
+    print("tick", flush=True)
+    raise RuntimeError("the background failed")
+
+
+async def linger() -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("background ended", flush=True)
+
+
+async def main() -> None:
+    settings = load(Settings)
+    logs.configure(settings.log_level)
+    async with Server(settings, "program") as server:
+        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(Waiter(), server.grpc)
+        server.add_background("tick", tick)
+        server.add_background("linger", linger)
+        await server.serve(queue_pb2.DESCRIPTOR)
+        print("drained", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
