@@ -1,8 +1,10 @@
 """Several processes that share one listening socket."""
 
 import multiprocessing
+import os
 import signal
 import socket
+import threading
 from multiprocessing import connection
 
 
@@ -46,4 +48,13 @@ def _work(listener: socket.socket) -> None:
     # Here and not at the top: a spawned process cannot find what is in the program's own module.
     from gateway.__main__ import serve
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     serve([listener])
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed could not stop us, and we would keep its address."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
