@@ -65,7 +65,7 @@ class Shop:
                 halves.create_task(self._buy(replica, fans[n :: len(self.replicas)]))
 
     async def _buy(self, replica: QueueService, fans: Sequence[Place]) -> None:
-        orders = dict.fromkeys(fans, 10 ** 6)
+        orders = dict.fromkeys(fans, 10**6)
         while orders:
             asking = random.sample(list(orders), min(len(orders), MAX_ITEMS))
             positions = await replica.get_positions(asking)
