@@ -7,10 +7,11 @@ from concert_service.settings import ConcertSettings
 from protos.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit import logs, server
 from servicekit.mysql import Database
+from servicekit.settings import load
 
 
 async def main() -> None:
-    settings = ConcertSettings()
+    settings = load(ConcertSettings)
     logs.configure(settings.log_level)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,

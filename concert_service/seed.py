@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from concert_service.settings import ConcertSettings
+from servicekit.settings import load
 
 SCHEDULES_A_CONCERT = 100
 SEATS_A_SCHEDULE = 150
@@ -212,7 +213,7 @@ def main() -> int:
     try:
         if wanted not in SIZES:
             raise CannotSeed(f"SEED must be full or small, not {wanted!r}.")
-        seed(ConcertSettings().mysql_url, SIZES[wanted], Console(highlight=False))
+        seed(load(ConcertSettings).mysql_url, SIZES[wanted], Console(highlight=False))
     except CannotSeed as error:
         print(f"concert_service.seed: {error}", file=sys.stderr)
         return 2

@@ -25,14 +25,15 @@ from servicekit import client, logs
 from servicekit.kafka import Producer, run_consumer
 from servicekit.mysql import Database
 from servicekit.server import Server, run
+from servicekit.settings import load
 
 
 async def main() -> None:
-    settings = Settings()
+    settings = load(Settings)
     logs.configure(settings.log_level)
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(
-            Database(settings.mysql_url, max_size=settings.mysql_pool_size)
+            Database(settings.mysql_url, max_size=settings.mysql_connections)
         )
         producer = await stack.enter_async_context(Producer(settings.kafka_bootstrap))
         channel = await stack.enter_async_context(client.connect(settings.reservation_addr))
@@ -91,7 +92,7 @@ async def _connect_provider(
 ) -> PaymentProvider:
     if settings.provider == "sandbox":
         book = await stack.enter_async_context(
-            Database(settings.mysql_url, max_size=settings.mysql_pool_size)
+            Database(settings.mysql_url, max_size=settings.mysql_connections)
         )
         return SandboxProvider(book)
     return HttpProvider(

@@ -21,7 +21,7 @@ class Settings(ServiceSettings):
     mysql_url: str = "mysql://payment:payment@127.0.0.1:3306/payment"
     """The schema, mysql://user:password@host:port/schema."""
 
-    mysql_pool_size: int = Field(default=16, ge=2)
+    mysql_connections: int = Field(default=16, ge=2)
     """Connections to MariaDB; a payment needs one for a few milliseconds at a time."""
 
     kafka_bootstrap: str = "127.0.0.1:9092"

@@ -13,10 +13,11 @@ from queue_service.tokens import Signer
 from servicekit import logs, redis_client
 from servicekit.kafka import run_consumer
 from servicekit.server import Server, run
+from servicekit.settings import load
 
 
 async def main() -> None:
-    settings = Settings()
+    settings = load(Settings)
     logs.configure(settings.log_level)
     async with contextlib.AsyncExitStack() as stack:
         # One retry, so that a connection that Redis closed meanwhile costs nobody an error;

@@ -47,10 +47,11 @@ class Settings(ServiceSettings):
     """The rooms that are run, as JSON."""
 
     capacity: int = Field(default=500, ge=0)
-    """How many may be admitted at once, in a room that has not been told otherwise."""
+    """How many may be admitted at once, when the room is opened for the first time. The room
+    remembers it; later it is changed with `python -m queue_service.admin capacity`."""
 
     max_waiting: int = Field(default=1_000_000, ge=0)
-    """How many may wait at once, in a room that has not been told otherwise. A million take
+    """How many may wait at once, when the room is opened for the first time. A million take
     0.31 GB of Redis."""
 
     admission_ttl_seconds: float = Field(default=600.0, gt=0)

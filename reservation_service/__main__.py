@@ -13,10 +13,11 @@ from reservation_service.settings import ReservationSettings
 from reservation_service.sweep import run_sweep
 from servicekit import client, kafka, logs, redis_client, server
 from servicekit.mysql import Database
+from servicekit.settings import load
 
 
 async def main() -> None:
-    settings = ReservationSettings()
+    settings = load(ReservationSettings)
     logs.configure(settings.log_level)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,

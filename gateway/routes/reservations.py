@@ -94,7 +94,7 @@ class ReservationRoutes:
                     "RESERVATION_NOT_FOUND",
                     "RESERVATION_EXPIRED",
                     "PAYMENT_DECLINED",
-                    "PAYMENT_IN_PROGRESS",
+                    "ALREADY_PAID",
                     *_KEY_ERRORS,
                 ),
                 also={

@@ -99,13 +99,15 @@ Global___PaymentSucceeded: _TypeAlias = PaymentSucceeded  # noqa: Y015
 
 @_typing.final
 class PaymentFailed(_message.Message):
-    """The provider declined: the reservation goes back to its hold."""
+    """Nothing was charged, because the provider declined or the payment was given up: the reservation
+    goes back to its hold.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """The provider's reason, UPPER_SNAKE."""
+    """UPPER_SNAKE; the provider's own reason if it declined."""
     def __init__(
         self,
         *,

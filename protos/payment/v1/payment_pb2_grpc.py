@@ -57,8 +57,9 @@ class PaymentServiceServicer:
         A reservation that was paid by this user gets the first payment again. A payment whose
         outcome is not known in time is returned as PENDING and settled in the background; asking
         again tells the outcome. After a decline the hold stays, and the next call tries again.
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED; with an idempotency
-        key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
+        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
+        nothing will be charged by this call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,9 @@ class PaymentServiceStub:
     A reservation that was paid by this user gets the first payment again. A payment whose
     outcome is not known in time is returned as PENDING and settled in the background; asking
     again tells the outcome. After a decline the hold stays, and the next call tries again.
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED; with an idempotency
-    key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
+    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
+    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
+    nothing will be charged by this call.
     """
     GetPaymentOfReservation: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]
     """Tells the outcome of a reservation's latest payment and starts none: for a client whose
@@ -59,8 +60,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     A reservation that was paid by this user gets the first payment again. A payment whose
     outcome is not known in time is returned as PENDING and settled in the background; asking
     again tells the outcome. After a decline the hold stays, and the next call tries again.
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED; with an idempotency
-    key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
+    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
+    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
+    nothing will be charged by this call.
     """
     GetPaymentOfReservation: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]  # type: ignore[assignment]
     """Tells the outcome of a reservation's latest payment and starts none: for a client whose
@@ -82,8 +84,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         A reservation that was paid by this user gets the first payment again. A payment whose
         outcome is not known in time is returned as PENDING and settled in the background; asking
         again tells the outcome. After a decline the hold stays, and the next call tries again.
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED; with an idempotency
-        key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
+        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
+        nothing will be charged by this call.
         """
 
     @_abc_1.abstractmethod
