@@ -328,3 +328,22 @@ async def test_server_that_hangs_costs_no_more_than_the_timeouts(url: str) -> No
         assert asyncio.get_running_loop().time() - started < 1.0
         link.deaf = False
         assert await amount(database, 2) == 100
+
+
+async def test_statements_that_stand_alone_are_tried_again_too(database: Database) -> None:
+    attempts = 0
+
+    async def work(transaction: Transaction) -> int:
+        nonlocal attempts
+        attempts += 1
+        await transaction.execute("UPDATE pool_test SET amount = 100 + %s WHERE id = 2", attempts)
+        if attempts < 3:
+            raise pymysql.err.OperationalError(1213, "Deadlock found")
+        return attempts
+
+    try:
+        assert await database.run(work, autocommit=True) == 3
+        assert await amount(database, 2) == 103
+    finally:
+        async with database.transaction() as transaction:
+            await transaction.execute("UPDATE pool_test SET amount = 100")
