@@ -156,7 +156,7 @@ class EnterQueueResponse(_message.Message):
         ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
         POSITION_FIELD_NUMBER: _builtins.int
         error_code: _builtins.str
-        """Empty on success, otherwise QUEUE_FULL or QUEUE_PAUSED."""
+        """Empty on success, otherwise QUEUE_FULL, QUEUE_PAUSED or INVALID_REQUEST."""
         access_token: _builtins.str
         """The signed token of the place."""
         @_builtins.property

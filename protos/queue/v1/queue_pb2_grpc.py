@@ -66,8 +66,8 @@ class QueueServiceServicer:
 
     def EnterQueue(self, request, context):
         """Gives each user a place in line, or the place the user already has; admits at once while
-        there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED.
-        At most 256 items; more is INVALID_REQUEST.
+        there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
+        that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,7 +76,7 @@ class QueueServiceServicer:
     def GetPositions(self, request, context):
         """Tells where each place stands. A look counts as a sign of life: it starts the admission of
         a place that was just admitted, and it brings back a place that the store has lost.
-        At most 256 items; more is INVALID_REQUEST.
+        ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,7 +84,7 @@ class QueueServiceServicer:
 
     def LeaveQueue(self, request, context):
         """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-        ended changes nothing and is no error.
+        ended changes nothing and is no error. ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,7 +233,7 @@ class QueueAdminServiceServicer:
     """
 
     def GetRoom(self, request, context):
-        """Reads a room's settings and counts.
+        """Reads a room's settings and counts. ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +241,7 @@ class QueueAdminServiceServicer:
 
     def UpdateRoom(self, request, context):
         """Changes the settings that are set in the request; the others stay as they are.
-        INVALID_REQUEST: a limit below zero.
+        INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

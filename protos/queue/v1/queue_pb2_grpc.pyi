@@ -40,17 +40,17 @@ class QueueServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     EnterQueue: _grpc.UnaryUnaryMultiCallable[_queue_pb2.EnterQueueRequest, _queue_pb2.EnterQueueResponse]
     """Gives each user a place in line, or the place the user already has; admits at once while
-    there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED.
-    At most 256 items; more is INVALID_REQUEST.
+    there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
+    that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
     """
     GetPositions: _grpc.UnaryUnaryMultiCallable[_queue_pb2.GetPositionsRequest, _queue_pb2.GetPositionsResponse]
     """Tells where each place stands. A look counts as a sign of life: it starts the admission of
     a place that was just admitted, and it brings back a place that the store has lost.
-    At most 256 items; more is INVALID_REQUEST.
+    ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
     """
     LeaveQueue: _grpc.UnaryUnaryMultiCallable[_queue_pb2.LeaveQueueRequest, _queue_pb2.LeaveQueueResponse]
     """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-    ended changes nothing and is no error.
+    ended changes nothing and is no error. ROOM_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -65,17 +65,17 @@ class QueueServiceAsyncStub(QueueServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnterQueue: _aio.UnaryUnaryMultiCallable[_queue_pb2.EnterQueueRequest, _queue_pb2.EnterQueueResponse]  # type: ignore[assignment]
     """Gives each user a place in line, or the place the user already has; admits at once while
-    there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED.
-    At most 256 items; more is INVALID_REQUEST.
+    there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
+    that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
     """
     GetPositions: _aio.UnaryUnaryMultiCallable[_queue_pb2.GetPositionsRequest, _queue_pb2.GetPositionsResponse]  # type: ignore[assignment]
     """Tells where each place stands. A look counts as a sign of life: it starts the admission of
     a place that was just admitted, and it brings back a place that the store has lost.
-    At most 256 items; more is INVALID_REQUEST.
+    ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
     """
     LeaveQueue: _aio.UnaryUnaryMultiCallable[_queue_pb2.LeaveQueueRequest, _queue_pb2.LeaveQueueResponse]  # type: ignore[assignment]
     """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-    ended changes nothing and is no error.
+    ended changes nothing and is no error. ROOM_NOT_FOUND.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -93,8 +93,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.EnterQueueResponse, _abc.Awaitable[_queue_pb2.EnterQueueResponse]]:
         """Gives each user a place in line, or the place the user already has; admits at once while
-        there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED.
-        At most 256 items; more is INVALID_REQUEST.
+        there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
+        that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -105,7 +105,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_pb2.GetPositionsResponse, _abc.Awaitable[_queue_pb2.GetPositionsResponse]]:
         """Tells where each place stands. A look counts as a sign of life: it starts the admission of
         a place that was just admitted, and it brings back a place that the store has lost.
-        At most 256 items; more is INVALID_REQUEST.
+        ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -115,7 +115,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.LeaveQueueResponse, _abc.Awaitable[_queue_pb2.LeaveQueueResponse]]:
         """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-        ended changes nothing and is no error.
+        ended changes nothing and is no error. ROOM_NOT_FOUND.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -128,10 +128,10 @@ class QueueAdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueueAdminServiceAsyncStub: ...
     GetRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.GetRoomRequest, _queue_pb2.Room]
-    """Reads a room's settings and counts."""
+    """Reads a room's settings and counts. ROOM_NOT_FOUND."""
     UpdateRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.Room]
     """Changes the settings that are set in the request; the others stay as they are.
-    INVALID_REQUEST: a limit below zero.
+    INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -140,10 +140,10 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.GetRoomRequest, _queue_pb2.Room]  # type: ignore[assignment]
-    """Reads a room's settings and counts."""
+    """Reads a room's settings and counts. ROOM_NOT_FOUND."""
     UpdateRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.Room]  # type: ignore[assignment]
     """Changes the settings that are set in the request; the others stay as they are.
-    INVALID_REQUEST: a limit below zero.
+    INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
     """
 
 class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -155,7 +155,7 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_pb2.GetRoomRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.Room, _abc.Awaitable[_queue_pb2.Room]]:
-        """Reads a room's settings and counts."""
+        """Reads a room's settings and counts. ROOM_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def UpdateRoom(
@@ -164,7 +164,7 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.Room, _abc.Awaitable[_queue_pb2.Room]]:
         """Changes the settings that are set in the request; the others stay as they are.
-        INVALID_REQUEST: a limit below zero.
+        INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
         """
 
 def add_QueueAdminServiceServicer_to_server(servicer: QueueAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
