@@ -52,6 +52,17 @@ java_is_recent() {
     [ "${major:-0}" -ge 17 ]
 }
 
+# The usual Java of a release, but where that is older than 17.
+java_package() {
+    local ID='' VERSION_ID=''
+    # shellcheck disable=SC1091
+    [ -r /etc/os-release ] && . /etc/os-release
+    case $ID:$VERSION_ID in
+        debian:11 | debian:12 | ubuntu:2[0-4].*) printf openjdk-17-jre-headless ;;
+        *) printf default-jre-headless ;;
+    esac
+}
+
 # The newest Python this project runs on; empty if there is none.
 find_python() {
     local candidate
@@ -72,7 +83,7 @@ missing_server_packages() {
     # mariadb-install-db (server-core) calls my_print_defaults (client-core).
     { have mariadbd && have mariadb-install-db; } || say mariadb-server-core
     have my_print_defaults || say mariadb-client-core
-    java_is_recent || say openjdk-17-jre-headless
+    java_is_recent || say "$(java_package)"
     # Only needed to fetch Kafka's jars; once they are here it may go.
     kafka_is_current || have mvn || say maven
 }
