@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import grpc
 
 from servicekit import call_context
-from servicekit.rpc_errors import from_rpc_error
+from servicekit.rpc_errors import RemoteError, from_rpc_error
 
 Response = TypeVar("Response")
 
@@ -61,10 +61,13 @@ async def call(
     Takes at most `budget` seconds, or what is left of the deadline of the call being served.
     Raises RemoteError with the code the other side gave, UNAVAILABLE or TIMEOUT if it gave none.
     """
+    seconds = call_context.remaining(budget)
+    if seconds <= 0:  # gRPC may well send a call that has no time
+        raise RemoteError("TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "No time was left to ask.")
     try:
         return await method(
             request,
-            timeout=call_context.remaining(budget),
+            timeout=seconds,
             metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),),
         )
     except grpc.aio.AioRpcError as error:
