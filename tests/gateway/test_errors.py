@@ -64,7 +64,7 @@ class TestWhatAServiceAnswers:
             ("Pay", "NOT_YOURS", Conflict, 403, None),
             ("Pay", "RESERVATION_EXPIRED", Gone, 410, None),
             ("Pay", "PAYMENT_DECLINED", Declined, 402, None),
-            ("Pay", "PAYMENT_IN_PROGRESS", Conflict, 409, 1),
+            ("Pay", "ALREADY_PAID", Conflict, 409, None),
             ("Pay", "IDEMPOTENCY_KEY_REUSED", InvalidRequest, 422, None),
             ("Pay", "IN_PROGRESS", Conflict, 409, 1),
             ("GetReservation", "RESERVATION_NOT_FOUND", NotFound, 404, None),
@@ -235,17 +235,17 @@ class TestAServiceInTrouble:
 async def test_a_service_that_is_not_there(
     open_gateway: OpenGateway, services: Services, unused_address: str
 ) -> None:
-    for addresses, methods in {
-        "queue_addr": ("EnterQueue", "GetPositions", "LeaveQueue"),
-        "concert_addr": ("ListConcerts", "ListSchedules", "ListSeats"),
-        "reservation_addr": ("CountSoldSeats", "ListTakenSeats", "Reserve", "GetReservation"),
-        "payment_addr": ("Pay",),
+    # One method each: gRPC tries an idempotent one again, which takes a while.
+    for address, method in {
+        "queue_addr": "GetPositions",
+        "concert_addr": "ListConcerts",
+        "reservation_addr": "Reserve",
+        "payment_addr": "Pay",
     }.items():
-        client = await open_gateway(**{addresses: unused_address})
-        for method in methods:
-            reply = await ask(client, services, method)
-            assert_problem(reply, 503, "UNAVAILABLE", 1)
-            assert unused_address not in reply.text
+        client = await open_gateway(**{address: unused_address})
+        reply = await ask(client, services, method)
+        assert_problem(reply, 503, "UNAVAILABLE", 1)
+        assert unused_address not in reply.text
 
 
 async def test_a_service_that_does_not_answer_in_time(

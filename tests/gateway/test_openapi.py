@@ -47,7 +47,7 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
             "RESERVATION_NOT_FOUND",
             "RESERVATION_EXPIRED",
             "PAYMENT_DECLINED",
-            "PAYMENT_IN_PROGRESS",
+            "ALREADY_PAID",
         },
     ),
     ("get", "/concerts/reservations/{reservationId}"): (

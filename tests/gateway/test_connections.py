@@ -1,0 +1,127 @@
+"""What only shows on a real connection: raw HTTP to a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.requests import MAX_BODY_BYTES
+from tests.gateway.fakes import Services
+from tests.gateway.serving import serving
+
+
+@dataclass
+class Connection:
+    """One connection, by hand."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, *parts: str) -> None:
+        for part in parts:
+            self.writer.write(part.encode())
+            await self.writer.drain()
+
+    async def reply(self, *, body: bool = True) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body of the next reply."""
+        async with asyncio.timeout(10):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+            fields = (line.split(": ", 1) for line in head[1:] if line)
+            headers = {name.lower(): value for name, value in fields}
+            length = int(headers["content-length"]) if body else 0
+            return (
+                int(head[0].split()[1]),
+                headers,
+                (await self.reader.readexactly(length)).decode(),
+            )
+
+    async def is_closed(self) -> bool:
+        """Whether the server has closed it, with nothing more to say."""
+        async with asyncio.timeout(10):
+            return await self.reader.read() == b""
+
+
+@pytest.fixture
+async def connection(services: Services) -> AsyncIterator[Connection]:
+    async with serving(services, 0) as (_, _, url):
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        connection = Connection(*await asyncio.open_connection(host, int(port)))
+        yield connection
+        connection.writer.close()
+
+
+ENTER = "POST /queues/enqueue HTTP/1.1\r\nHost: x\r\n"
+LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_many_requests_on_one_connection(connection: Connection) -> None:
+    for _ in range(3):
+        await connection.send(LIVE)
+        status, headers, body = await connection.reply()
+        assert (status, body) == (200, '{"status":"live"}')
+        assert "connection" not in headers
+    await connection.send(LIVE, LIVE, LIVE)  # not waiting for replies
+    assert [(await connection.reply())[0] for _ in range(3)] == [200] * 3
+
+
+async def test_a_body_in_chunks(connection: Connection) -> None:
+    await connection.send(
+        ENTER + "Transfer-Encoding: chunked\r\n\r\n", "8\r\n", '{"userId', "\r\n6\r\n", '": 42}'
+    )
+    await connection.send("\r\n0\r\n\r\n")
+    status, headers, _ = await connection.reply()
+    assert status == 201
+    assert "x-access-token" in headers
+
+
+async def test_a_body_that_is_too_large_does_not_spoil_the_connection(
+    connection: Connection,
+) -> None:
+    size = MAX_BODY_BYTES + 1
+    await connection.send(ENTER + f"Content-Length: {size}\r\n\r\n", " " * size)
+    status, _, body = await connection.reply()
+    assert status == 413
+    assert "BODY_TOO_LARGE" in body
+    await connection.send(LIVE)
+    assert (await connection.reply())[0] == 200
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
+    connection: Connection,
+) -> None:
+    await connection.send(ENTER + "Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n")
+    assert (await connection.reply())[0] == 413
+
+
+async def test_head_has_no_body(connection: Connection) -> None:
+    await connection.send("HEAD /concerts HTTP/1.1\r\nHost: x\r\n\r\n")
+    status, headers, _ = await connection.reply(body=False)
+    assert (status, headers["allow"]) == (405, "GET")
+    await connection.send(LIVE)  # had there been one, it would come now
+    assert (await connection.reply())[0] == 200
+
+
+async def test_old_and_shy_clients_get_a_closed_connection(connection: Connection) -> None:
+    await connection.send("GET /health/live HTTP/1.0\r\n\r\n")
+    assert (await connection.reply())[0] == 200
+    assert await connection.is_closed()
+
+
+async def test_who_hangs_up_harms_nobody(
+    connection: Connection, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    services.faults.delays["EnterQueue"] = 0.05
+    await connection.send(ENTER + 'Content-Length: 14\r\n\r\n{"userId": 42}')
+    connection.writer.close()
+    while not services.faults.of("EnterQueue"):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.1)  # the reply has nowhere to go
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+async def test_the_server_does_not_tell_what_it_is(connection: Connection) -> None:
+    await connection.send(LIVE)
+    _, headers, _ = await connection.reply()
+    assert "server" not in headers
+    assert set(headers) == {"date", "content-type", "content-length", "x-request-id"}
