@@ -186,10 +186,10 @@ async def test_too_many_are_turned_away_at_once() -> None:
 
 async def test_who_waited_too_long_is_told_so_and_not_sent() -> None:
     sends = Sends()
-    tasks = submit(one := batcher(sends, budget=0.02), 1)
+    tasks = submit(one := batcher(sends, budget=0.2), 1)
     await settle()
     late = submit(one, 2)
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0.25)
     fresh = submit(one, 3)
     await settle()
     sends.let_go()

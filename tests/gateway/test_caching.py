@@ -1,7 +1,7 @@
 """The cache of what may be stale for a moment."""
 
 import asyncio
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 
 import pytest
 
@@ -128,15 +128,22 @@ async def test_dates_end_at_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
             return cls(2026, 12, 31, 23, 59, 59, 950_000, tz)
 
     monkeypatch.setattr(caching, "datetime", AlmostMidnight)
-    forever, until_midnight = (
-        TtlCache[str, int](10, 10),
-        TtlCache[str, int](10, 10, until_midnight=True),
-    )
     load = Loads()
+    forever = TtlCache[str, int](10, 10)
     assert await forever.get("a", load) == 1
-    assert await until_midnight.get("a", load) == 2
+    until_midnight = TtlCache[str, int](10, 10, until_midnight=True)
     assert await until_midnight.get("a", load) == 2
     await asyncio.sleep(0.06)
     assert await forever.get("a", load) == 1
     assert await until_midnight.get("a", load) == 3
-    assert AlmostMidnight.now(UTC).tzinfo is UTC
+
+
+async def test_dates_are_kept_until_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evening(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Evening":
+            return cls(2026, 12, 31, 23, 0, 0, 0, tz)
+
+    monkeypatch.setattr(caching, "datetime", Evening)
+    cache, load = TtlCache[str, int](7_200, 10, until_midnight=True), Loads()
+    assert [await cache.get("a", load) for _ in range(3)] == [1, 1, 1]

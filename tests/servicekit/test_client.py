@@ -102,14 +102,12 @@ class TestDeadlines:
 
         async with hop(sleep) as method:
             started = time.monotonic()
-            assert (await error_of(method, budget=0.05)).code == "TIMEOUT"
+            assert (await error_of(method, budget=0.3)).code == "TIMEOUT"
             assert time.monotonic() - started < 2
             # And so does the work for it.
             await asyncio.wait_for(ended.wait(), 2)
 
-    @pytest.mark.parametrize(
-        ("callers_budget", "own_budget", "left"), [(0.5, 60, 0.5), (60, 0.5, 0.5)]
-    )
+    @pytest.mark.parametrize(("callers_budget", "own_budget", "left"), [(5, 60, 5), (60, 5, 5)])
     async def test_the_smaller_of_budget_and_deadline_goes_on(
         self, callers_budget: float, own_budget: float, left: float
     ) -> None:
@@ -148,7 +146,7 @@ class TestDeadlines:
                     ended.append("outer")
 
             async with hop(hand_on) as outer:
-                assert (await error_of(outer, budget=0.1)).code == "TIMEOUT"
+                assert (await error_of(outer, budget=0.4)).code == "TIMEOUT"
                 async with asyncio.timeout(2):
                     while len(ended) < 2:  # noqa: ASYNC110
                         await asyncio.sleep(0.005)

@@ -1,0 +1,39 @@
+"""The gateway's own settings."""
+
+import json
+
+import pytest
+
+from gateway.settings import GatewaySettings
+from servicekit.settings import load
+from tests.gateway.fakes import KEYS
+
+
+def test_the_keys_are_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))
+    settings = load(GatewaySettings)
+    assert settings.token_keys == KEYS
+    assert settings.listen == "127.0.0.1:8080"
+
+
+@pytest.mark.parametrize("keys", [{}, {"a": "short"}, KEYS | {"b": "short"}])
+def test_weak_keys_are_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keys: dict[str, str]
+) -> None:
+    monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(keys))
+    with pytest.raises(SystemExit):
+        load(GatewaySettings)
+    shown = capsys.readouterr().err
+    assert shown.startswith("GATEWAY_TOKEN_KEYS: ")
+    assert not any(secret in shown for secret in keys.values())
+
+
+@pytest.mark.parametrize("setting", ["ADMISSION_TTL_SECONDS", "SEATS_TTL_SECONDS"])
+def test_what_the_contract_says_is_a_second_cannot_be_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))
+    monkeypatch.setenv(f"GATEWAY_{setting}", "1.1")
+    with pytest.raises(SystemExit):
+        load(GatewaySettings)
+    assert f"GATEWAY_{setting}" in capsys.readouterr().err
