@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -10,6 +11,8 @@ from deploy.local.ports import Ports
 from deploy.local.process import in_parallel
 from deploy.local.stack import Stack
 from tests.e2e.shop import Shop
+
+Result = TypeVar("Result")
 
 # Beside "main", where everybody is admitted at once, rooms of their own for the tests of lines:
 # DOOR opens and closes under tests of single fans, LINE sees a crowd.
@@ -78,6 +81,6 @@ def start_all(stack: Stack, *names: str) -> None:
     in_parallel([stack.process(name).start for name in names], stack._stopping)
 
 
-async def in_thread(work: object, *arguments: object) -> None:
+async def in_thread(work: Callable[..., Result], *arguments: object) -> Result:
     """Runs what blocks, such as starting a process, beside the event loop."""
-    await asyncio.to_thread(work, *arguments)  # type: ignore[arg-type]
+    return await asyncio.to_thread(work, *arguments)

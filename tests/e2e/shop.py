@@ -229,10 +229,10 @@ class Shop:
         return list(await asyncio.gather(*(self.admitted(gateway) for _ in range(count))))
 
     def new_schedule(self, seats: int = 5, *, price: str = PRICE) -> Schedule:
-        """A concert with one date, tomorrow, and so many seats; seat ids are 1,000 times the
-        schedule's id and on."""
+        """A concert with one date, tomorrow, and so many seats; seat ids are 10,000 times
+        the schedule's id and on."""
         schedule_id = next(_schedule_ids)
-        ids = [schedule_id * 1_000 + number for number in range(1, seats + 1)]
+        ids = [schedule_id * 10_000 + number for number in range(1, seats + 1)]
         with self.stack.mariadb.administrator("concert") as cursor:
             cursor.execute(
                 "INSERT INTO concert (id, title) VALUES (%s, %s)",

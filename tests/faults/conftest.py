@@ -1,6 +1,7 @@
 """A running system of which the fault tests may break anything, as long as they mend it again."""
 
 import json
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -47,3 +48,18 @@ async def shop(stack: Stack) -> AsyncIterator[Shop]:
     shop = Shop(stack)
     yield shop
     await shop.close()
+
+
+@pytest.fixture(autouse=True)
+def mended(stack: Stack) -> Iterator[None]:
+    """A test that fails half-way must not fail the next one."""
+    usual = list(stack.programs)
+    yield
+    for process in stack.processes():
+        if process in usual or process in stack.servers:
+            process.signal(signal.SIGCONT)
+            if not process.running:
+                process.start()
+        else:
+            process.stop()
+    stack.programs[:] = usual

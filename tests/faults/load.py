@@ -1,0 +1,169 @@
+"""Fans who buy without pause while the system is being broken, and what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+
+import httpx
+
+from tests.e2e.shop import Fan, Shop
+
+# Told so, a fan waits a moment and asks again.
+_ASK_AGAIN = (429, 500, 503, 504)
+_PAUSE = 0.1
+# After the end of the load, how long a journey may still need: a consumer group takes ten seconds
+# to notice a member that was killed.
+_LAST_JOURNEYS = 60.0
+
+
+class Load:
+    """Journeys one after the other, by `fans` fans at once, each journey by a new user.
+
+        async with Load(shop, seats, fans=8) as load:
+            ...break something and mend it...
+            await load.goes_on()
+
+    `gateways` are tried in turn: a fan goes to the next when told `Connection: close`, as a load
+    balancer would, or when nobody answers.
+    """
+
+    def __init__(
+        self, shop: Shop, seats: Sequence[int], *, fans: int, gateways: Sequence[str] = ("gateway",)
+    ) -> None:
+        self._shop = shop
+        self._seats = iter(seats)
+        self._fan_count = fans
+        self._gateways = list(gateways)
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        #: What fans were told to have: reservation -> seat, and reservation -> payment.
+        self.held: dict[int, int] = {}
+        self.paid: dict[int, int] = {}
+        #: Replies other than success, as "status code", and connections that broke.
+        self.refusals: Counter[str] = Counter()
+        self.broken: Counter[str] = Counter()
+        self.without_retry_after: Counter[str] = Counter()
+        self.journeys = 0
+
+    async def __aenter__(self) -> Load:
+        self._tasks = [asyncio.create_task(self._buy_on()) for _ in range(self._fan_count)]
+        await self.goes_on()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping = True
+        if kind is None:
+            async with asyncio.timeout(_LAST_JOURNEYS):
+                await asyncio.gather(*self._tasks)
+        else:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def goes_on(self, journeys: int = 10, within: float = 60.0) -> None:
+        """Waits until so many more journeys have ended well."""
+        goal = self.journeys + journeys
+        deadline = time.monotonic() + within
+        while self.journeys < goal:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            assert time.monotonic() < deadline, f"nobody can buy: {self.refusals} {self.broken}"
+            await asyncio.sleep(0.02)
+
+    def assert_nothing_told_was_lost(self) -> None:
+        """Every success that a fan was told of is in the databases."""
+        reservations = {
+            reservation: (seat, status, payment)
+            for reservation, seat, status, payment in self._shop.rows(
+                "reservation", "SELECT id, seat_id, status, payment_id FROM reservation"
+            )
+        }
+        for reservation, seat in self.held.items():
+            assert reservation in reservations, f"hold {reservation} was lost"
+            assert reservations[reservation][0] == seat
+        payments = dict(
+            self._shop.rows(
+                "payment", "SELECT id, reservation_id FROM payment WHERE status = 'SUCCEEDED'"
+            )
+        )
+        for reservation, payment in self.paid.items():
+            assert payments.get(payment) == reservation, f"payment {payment} was lost"
+            assert reservations[reservation][1:] == ("CONFIRMED", payment)
+
+    # -------------------------------------------------------------------------------------
+
+    async def _buy_on(self) -> None:
+        while not self._stopping:
+            await self._buy(next(self._seats))
+            self.journeys += 1
+
+    async def _buy(self, seat: int) -> None:
+        fan = self._shop.fan(self._gateways[0])
+        await self._until_admitted(fan)
+        # With a key, so that asking again after a doubtful answer gets the same hold.
+        reserved = await self._ask_inside(fan, lambda: fan.reserve(seat, key=f"seat-{seat}"))
+        assert reserved.status_code == 200, reserved.text
+        reservation = int(reserved.json()["reservationId"])
+        self.held[reservation] = seat
+        paid = await self._ask_inside(fan, lambda: fan.pay_to_the_end(reservation))
+        assert paid.status_code == 200, paid.text
+        self.paid[reservation] = int(paid.json()["paymentId"])
+        await fan.close()
+
+    async def _until_admitted(self, fan: Fan) -> None:
+        entered = await self._ask(fan, fan.enter)
+        assert entered.status_code == 201, entered.text
+        order = entered.json()["order"]
+        while order:
+            await asyncio.sleep(_PAUSE)
+            order = (await self._ask(fan, fan.order)).json()["order"]
+
+    async def _ask_inside(
+        self, fan: Fan, send: Callable[[], Awaitable[httpx.Response]]
+    ) -> httpx.Response:
+        """Back to the door if need be: a room that lost its memory lets its guests in again."""
+        while (reply := await self._ask(fan, send)).status_code in (401, 403):
+            self.refusals[f"{reply.status_code} {reply.json()['code']}"] += 1
+            await self._until_admitted(fan)
+        return reply
+
+    async def _ask(self, fan: Fan, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+        while True:
+            try:
+                reply = await send()
+            except httpx.TransportError as error:
+                self.broken[type(error).__name__] += 1
+                self._leave_gateway(fan)
+                await asyncio.sleep(_PAUSE)
+                continue
+            if reply.headers.get("connection") == "close":
+                self._leave_gateway(fan)
+            in_progress = reply.status_code == 409 and reply.json()["code"] in (
+                "IN_PROGRESS",
+                "PAYMENT_IN_PROGRESS",
+                # Of a first try that died with the lock in its hand; it ends by itself.
+                "SEAT_HELD",
+            )
+            if reply.status_code not in _ASK_AGAIN and not in_progress:
+                return reply
+            what = f"{reply.status_code} {reply.json()['code']}"
+            self.refusals[what] += 1
+            if "retry-after" not in reply.headers and not in_progress:
+                self.without_retry_after[what] += 1
+            await asyncio.sleep(_PAUSE)
+
+    def _leave_gateway(self, fan: Fan) -> None:
+        """On to the next one, as are all new fans from now on."""
+        if fan.http.base_url.netloc == httpx.URL(self._shop.url(self._gateways[0])).netloc:
+            self._gateways.append(self._gateways.pop(0))
+        fan.http.base_url = httpx.URL(self._shop.url(self._gateways[0]))
