@@ -164,9 +164,7 @@ local function end_place(place)
   local user = owner_of(place)
   if user then
     redis.call('HDEL', PLACES, place)
-    if redis.call('HGET', USERS, user) == place then
-      redis.call('HDEL', USERS, user)
-    end
+    redis.call('HDEL', USERS, user)
     redis.call('ZREM', WAITING, place)
     redis.call('ZREM', ADMITTED, place)
     redis.call('SREM', UNCLAIMED, place)

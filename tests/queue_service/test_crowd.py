@@ -249,6 +249,40 @@ async def test_killed_again_and_again(own_redis: OwnRedis) -> None:
         assert len({place.epoch for place in line}) > 1
 
 
+async def test_a_crash_in_the_grace_of_a_loss(own_redis: OwnRedis) -> None:
+    """The early ones have not come back yet, and the late ones may not profit from a restart."""
+    async with open_shop(own_redis.url) as shop:
+        early = await shop.line_up(range(1, 21))
+        await shop.watcher.flushall()
+        late = await shop.line_up(range(21, 26))
+        assert await shop.orders(late) == [1, 2, 3, 4, 5]
+    own_redis.kill()
+    own_redis.start()
+    # The replicas are new as well, and remember nothing.
+    async with open_shop(own_redis.url) as shop:
+        assert await shop.orders(late) == [1, 2, 3, 4, 5]
+        await shop.orders(early)
+        assert await shop.orders([*early, *late]) == list(range(1, 26))
+        async with running(shop.watch()):
+            await shop.buy([*early, *late])
+        assert shop.admissions == sorted(shop.admissions)
+
+
+async def test_numbers_rise_although_the_clock_went_back(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url) as shop:
+        (place,) = await shop.line_up([1])
+        # Numbers as of next year; then the clock is right again.
+        ahead = place.number + 4096 * 31_536_000_000
+        await shop.watcher.hset("{queue:main}:state", "last", str(ahead))
+        (following,) = await shop.line_up([2])
+        assert following.number == ahead + 1
+        for replica in shop.replicas:
+            await replica.get_room("main")
+        await shop.watcher.flushall()
+        (after_loss,) = await shop.line_up([3])
+        assert after_loss.number > following.number
+
+
 async def test_redis_away_is_unavailable_soon_and_forgotten_later(own_redis: OwnRedis) -> None:
     async with open_shop(own_redis.url) as shop:
         (place,) = await shop.line_up([1])
