@@ -30,6 +30,8 @@ CALL_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 BACKGROUND_RESTART_SECONDS = 1.0
+# Longer than background work may take to clean up (a Kafka consumer leaves its group in 2 s).
+_CANCEL_AGAIN_SECONDS = 4.0
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -90,7 +92,7 @@ class Server:
             # of redis-py) may swallow a cancellation, and the drain would hang.
             for task in pending:
                 task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=0.5)
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
 
     def add_background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Runs `work` beside the server until the drain is over. It should never return or
