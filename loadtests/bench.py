@@ -5,7 +5,7 @@ and, beside it, that route. wrk then asks the routes in turn, round after round,
 between any two of them; what is quoted are medians of the ratio to the two yardsticks around.
 Prints the table and writes results/bench/<time>/bench.json, machine included.
 
-    python -m loadtests.bench [--rounds 4] [--seconds 5] [--only order,pay]
+    python -m loadtests.bench [--rounds 6] [--seconds 3] [--only order,pay]
     python -m loadtests.bench --page FILE     puts the table of that bench.json into
                                               docs/performance.md
 """
@@ -318,8 +318,8 @@ class _Parser(argparse.ArgumentParser):
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m loadtests.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=int, default=5, help="of one run of wrk")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=int, default=3, help="of one run of wrk")
     parser.add_argument("--only", metavar="NAMES", help="of routes as in bench.json: order,pay")
     parser.add_argument("--page", type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
