@@ -4,8 +4,8 @@
     python -m servicekit.dead_letters replay payment.events.dlq --bootstrap 127.0.0.1:9092
 
 A replay sends every letter that is there now, and was not replayed before, back to the topic it
-came from, with the key, value and headers it had. All groups of that topic see it again: handlers
-are idempotent. One that fails again becomes a new dead letter.
+came from, with the key, value and headers it had, for the group that failed at it; the others skip
+it. One that fails again becomes a new dead letter.
 """
 
 import asyncio
@@ -18,7 +18,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from servicekit.errors import Unavailable
-from servicekit.kafka import DEAD_LETTER_HEADER, DEAD_LETTER_SUFFIX, Producer, Record
+from servicekit.kafka import (
+    DEAD_LETTER_HEADER,
+    DEAD_LETTER_SUFFIX,
+    REPLAY_HEADER,
+    Producer,
+    Record,
+)
 
 # Each step (connect, read on, publish, commit) takes at most so many seconds.
 STEP_SECONDS = 15.0
@@ -118,6 +124,7 @@ async def _read(consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[TopicPartitio
 def _original(letter: Any) -> Record:
     headers = dict(letter.headers)
     topic = headers.get(DEAD_LETTER_HEADER + "topic", b"").decode()
+    group = headers.get(DEAD_LETTER_HEADER + "group")
     return Record(
         topic=topic or letter.topic.removesuffix(DEAD_LETTER_SUFFIX),
         key=letter.key or b"",
@@ -126,7 +133,8 @@ def _original(letter: Any) -> Record:
             name: value
             for name, value in headers.items()
             if not name.startswith(DEAD_LETTER_HEADER)
-        },
+        }
+        | ({REPLAY_HEADER: group} if group else {}),
     )
 
 

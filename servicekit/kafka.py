@@ -35,6 +35,9 @@ RETRIES = Counter("kafka_retries", "Records that had to be handled again.", ["to
 DEAD_LETTER_SUFFIX = ".dlq"
 # Where a dead letter came from and why; the record's own headers stay beside these.
 DEAD_LETTER_HEADER = "dlq-"
+# A replayed record is for the group that failed at it. Were it for all, each replay would double
+# what two groups cannot handle.
+REPLAY_HEADER = "replay-group"
 
 _START_SECONDS = 30.0
 _CLOSE_SECONDS = 2.0
@@ -269,11 +272,15 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             log.info("partition lost before its commit", partition=partition.partition)
 
     async def _deliver(self, consumed: Any) -> None:
+        headers = dict(consumed.headers)
+        if headers.pop(REPLAY_HEADER, self._group.encode()) != self._group.encode():
+            CONSUMED.labels(consumed.topic, self._group, "skipped").inc()
+            return
         record = Record(
             topic=consumed.topic,
             key=consumed.key or b"",
             value=consumed.value or b"",
-            headers=dict(consumed.headers),
+            headers=headers,
         )
         where = {
             "topic": consumed.topic,

@@ -226,6 +226,42 @@ async def test_a_poison_record_goes_to_the_dead_letters_and_replays(
         assert line.startswith("0/0 replayed ")
 
 
+async def test_a_replay_is_for_the_group_that_failed_alone(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    handled: list[str] = []
+
+    async def fail(record: Record) -> Sequence[Record]:
+        handled.append("fail")
+        raise ValueError
+
+    async def succeed(record: Record) -> Sequence[Record]:
+        handled.append("succeed")
+        return ()
+
+    async def letters(count: int) -> None:
+        for _ in range(200):
+            if len(await dead_letters.describe(topic + ".dlq", kafka_bootstrap)) >= count:
+                return
+            await asyncio.sleep(0.1)
+        pytest.fail(f"fewer than {count} letters")
+
+    async with (
+        consuming(kafka_bootstrap, topic, fail, "one"),
+        consuming(kafka_bootstrap, topic, fail, "two"),
+        consuming(kafka_bootstrap, topic, succeed, "three"),
+    ):
+        await producer.publish([Record(topic, b"k", b"bad")], timeout=10)
+        await letters(2)
+        assert await dead_letters.replay(topic + ".dlq", kafka_bootstrap) == 2
+        # Two again, and not four.
+        await letters(4)
+        await producer.publish([Record(topic, b"k", b"last")], timeout=10)
+        await letters(6)
+        assert len(await dead_letters.describe(topic + ".dlq", kafka_bootstrap)) == 6
+    assert handled.count("succeed") == 2
+
+
 async def test_members_come_and_go_and_nothing_is_lost(
     kafka_bootstrap: str, topic: str, producer: Producer
 ) -> None:
