@@ -163,6 +163,20 @@ async def test_a_crowd_that_joins_at_once_has_one_order(own_redis: OwnRedis) -> 
     assert shop.most_inside == CAPACITY
 
 
+async def test_nobody_slips_in_before_a_long_line_has_moved(own_redis: OwnRedis) -> None:
+    """One step admits 256; who enters meanwhile finds free slots, and people before them."""
+    async with open_shop(own_redis.url) as shop:
+        await shop.any().update_room("main", capacity=0)
+        for at in range(1, 1000, 200):
+            await shop.any().enter_queue("main", range(at, at + 200))
+        async with running(shop.watch()):
+            assert (await shop.any().update_room("main", capacity=2000)).admitted < 1000
+            newcomer = await shop.join(5000)
+            while (await shop.orders([newcomer])) != [0]:  # noqa: ASYNC110  # a fan polls
+                await asyncio.sleep(0.01)
+        assert shop.admissions == sorted(shop.admissions)
+
+
 async def test_flushall_in_the_middle(own_redis: OwnRedis) -> None:
     async with open_shop(own_redis.url) as shop, asyncio.TaskGroup() as crowd:
         places = await shop.line_up(range(1, PEOPLE + 1))

@@ -135,6 +135,16 @@ async def test_the_absent_are_skipped(make_room: MakeRoom) -> None:
     assert await room.orders([here, gone]) == [0, None]
 
 
+async def test_entering_again_is_a_sign_of_life(make_room: MakeRoom) -> None:
+    room = make_room(capacity=1, absent_after_ms=600)
+    first, second = await room.enter(11, 12)
+    for _ in range(3):
+        await room.sleep(240)
+        await room.enter(12)
+    await room.leave(first)
+    assert await room.orders([second]) == [0]
+
+
 async def test_a_silent_room_holds_nothing_against_anybody(make_room: MakeRoom) -> None:
     """If nobody at all asks, the gateway is down; all come back to their places."""
     room = make_room(capacity=1, grace_ms=200, claim_window_ms=200, absent_after_ms=200)
