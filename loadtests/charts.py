@@ -1,0 +1,153 @@
+"""Drawings of a load test: latency, requests, processor time and memory over time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # no screen is needed
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+#: Always the same colour for the same process, dark to light from front to back.
+COLORS = {
+    "gateway": "#2f5fb3",
+    "queue_service": "#3d9a8b",
+    "concert_service": "#8fc27d",
+    "reservation_service": "#e0a030",
+    "payment_service": "#d0643c",
+    "redis": "#a83250",
+    "mariadb": "#7d5ba6",
+    "kafka": "#8a8f9c",
+    "k6": "#c9ced8",
+}
+_P50, _P99, _RATE, _INK, _GRID = "#2f5fb3", "#d0643c", "#3d9a8b", "#1f2430", "#e3e6ec"
+_LIMIT_MS = 200
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": "#5a6274",
+    "ytick.color": "#5a6274",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "frontrow",
+    "font.family": ["DejaVu Sans"],
+}
+# Between two scripts people are sent home and others made ready; that is left out.
+_GAP_SECONDS = 3.0
+
+
+def overview(result: Mapping[str, Any], series: Mapping[str, Any], form: str) -> bytes:
+    """All scripts one after the other: what users saw, and what the machine did."""
+    names = [script["name"] for script in result["scripts"]]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 9), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(
+            4, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 1, 1.4, 1]}
+        )
+        spans = _spans(names, series)
+        for name in names:
+            _draw(axes, series[name], spans[name][0], legend=name == names[0])
+        top = axes[0].get_ylim()[1]
+        for name, (start, end) in spans.items():
+            for axis in axes:
+                axis.axvspan(start, end, color="#f6f7fa", zorder=0, linewidth=0)
+            if len(names) > 1:
+                axes[0].text(
+                    (start + end) / 2, top, name, ha="center", va="bottom", color=_INK, fontsize=8
+                )
+        figure.suptitle(
+            f"Load test {result['profile']}, {result['taken'][:10]}: {result['about']}",
+            x=0.01,
+            ha="left",
+            fontsize=11,
+        )
+        return _saved(figure, form)
+
+
+def of_script(script: Mapping[str, Any], series: Mapping[str, Any], form: str) -> bytes:
+    """One script, larger."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 6.5), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(4, 1, sharex=True)
+        start = _spans([script["name"]], {script["name"]: series})[script["name"]][0]
+        _draw(axes, series, start, legend=True)
+        return _saved(figure, form)
+
+
+def _spans(names: Sequence[str], series: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Where each script lies on the common axis of seconds."""
+    spans, at = {}, 0.0
+    for name in names:
+        length = max(1, len(series[name]["requests"]))
+        spans[name] = (at, at + length)
+        at += length + _GAP_SECONDS
+    return spans
+
+
+def _draw(axes: Sequence[Axes], series: Mapping[str, Any], start: float, *, legend: bool) -> None:
+    latency, rate, cpu, memory = axes
+    requests = series["requests"]
+    known = [point for point in requests if "p99" in point]
+    seconds = [start + point["t"] for point in known]
+    latency.plot(seconds, [p["p99"] for p in known], color=_P99, lw=1.1, label="p99")
+    latency.plot(seconds, [p["p50"] for p in known], color=_P50, lw=1.1, label="median")
+    latency.set_yscale("log")
+    latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    rate.plot(
+        [start + p["t"] for p in requests[:-1]],
+        [p["n"] for p in requests[:-1]],
+        color=_RATE,
+        lw=1.1,
+    )
+    first = requests[0]["at"] if requests else 0.0
+    last = first + len(requests)
+    machine = [p for p in series["machine"] if first <= p["at"] <= last]
+    seconds = [start + p["at"] - first for p in machine]
+    names = [name for name in COLORS if machine and name in machine[0]["cpu"]]
+    cpu.stackplot(
+        seconds,
+        *([p["cpu"][name] for p in machine] for name in names),
+        colors=[COLORS[name] for name in names],
+        labels=names,
+        linewidth=0,
+    )
+    for name in names:
+        memory.plot(seconds, [p["mb"][name] for p in machine], color=COLORS[name], lw=1.2)
+    if not legend:
+        return
+    latency.axhline(_LIMIT_MS, color="#a83250", lw=0.8, ls="--", label=f"limit of p99, {_LIMIT_MS}")
+    latency.set_title("Latency of a second's requests (ms, logarithmic)", pad=14)
+    rate.set_title("Requests a second")
+    rate.set_ylim(bottom=0)
+    cpu.set_title("Processor: cores used by each process")
+    memory.set_title("Memory of each process (MB, logarithmic)")
+    memory.set_yscale("log")
+    memory.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    memory.set_xlabel("seconds under load")
+    latency.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    handles, labels = cpu.get_legend_handles_labels()
+    cpu.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _saved(figure: Figure, form: str) -> bytes:
+    for axis in figure.axes:
+        axis.margins(x=0.005)
+    target = io.BytesIO()
+    figure.savefig(target, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
+    return target.getvalue()

@@ -1,0 +1,23 @@
+// GET /concerts: people who are in look what there is.
+
+import { sleep } from 'k6';
+
+import { letIn, myself, sendHome } from './lib/people.js';
+import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import { concerts } from './lib/shop.js';
+
+export const options = optionsOf('concerts');
+
+export function setup() {
+  return letIn('concerts');
+}
+
+export default function (fans) {
+  const me = myself(fans);
+  if (me) concerts(me.token);
+  sleep(THINK_SECONDS);
+}
+
+export function teardown(fans) {
+  sendHome(fans);
+}

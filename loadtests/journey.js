@@ -1,0 +1,64 @@
+// The whole journey: queue, wait, look around, hold a seat, pay. Each iteration is another person,
+// who stops early only without a place, an admission or a seat.
+
+import exec from 'k6/execution';
+import { sleep } from 'k6';
+import { Counter, Trend } from 'k6/metrics';
+
+import { anyConcert, anySchedule, anySeat, anyUser, number, userOf } from './lib/env.js';
+import { requireSeeded } from './lib/people.js';
+import { POLL_SECONDS, ROUTES, THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import { concerts, enqueue, order, pay, reserve, schedules, seats } from './lib/shop.js';
+
+export const options = optionsOf('journey', ROUTES);
+
+const bought = new Counter('journeys_bought');
+const stopped = new Counter('journeys_stopped');
+const waited = new Trend('journey_waited', true);
+const polls = new Trend('journey_polls');
+
+// A person's patience, in line and in looking for a seat.
+const MAX_WAIT_SECONDS = number('MAX_WAIT_SECONDS', 600);
+const MAX_SEATS_TRIED = number('MAX_SEATS_TRIED', 5);
+
+export function setup() {
+  requireSeeded();
+  return { first: anyUser() };
+}
+
+export default function ({ first }) {
+  const me = enqueue(userOf(exec.scenario.iterationInTest, first));
+  if (me && wait(me) && buy(me)) bought.add(1);
+  else stopped.add(1);
+  sleep(THINK_SECONDS);
+}
+
+/** Whether the person was let in. */
+function wait(me) {
+  const began = Date.now();
+  let before = me.order;
+  for (let asked = 1; Date.now() - began < MAX_WAIT_SECONDS * 1000; asked += 1) {
+    const place = order(me.token, before);
+    if (place && place.order === 0) {
+      waited.add(Date.now() - began);
+      polls.add(asked);
+      return true;
+    }
+    if (place) before = place.order;
+    sleep(POLL_SECONDS ?? place?.retryAfter ?? 1);
+  }
+  return false;
+}
+
+/** Whether the person has bought a seat. */
+function buy(me) {
+  concerts(me.token);
+  schedules(me.token, anyConcert());
+  seats(me.token, anySchedule());
+  for (let tried = 0; tried < MAX_SEATS_TRIED; tried += 1) {
+    const result = reserve(me, anySeat());
+    if (!result) return false;
+    if (!result.taken) return pay(me, result.reservationId) !== null;
+  }
+  return false;
+}

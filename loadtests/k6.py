@@ -1,0 +1,182 @@
+"""Runs one k6 script and reads what it found."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy.local.process import kill_session, spawn
+from deploy.local.servers import REPOSITORY
+from loadtests.target import CannotTest
+
+SCRIPTS = Path(__file__).parent
+PROFILES: dict[str, dict[str, Any]] = json.loads((SCRIPTS / "lib" / "profiles.json").read_text())
+#: In this order: whoever enters in `enqueue` stays, and would be in the way of the others.
+NAMES = ("concerts", "schedules", "seats", "order", "reserve", "pay", "journey", "enqueue")
+THRESHOLDS_FAILED = 99
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PROGRESS = re.compile(rb"running \(([\dhms.]+)\), (\d+)/(\d+) VUs, (\d+) complete")
+#: Percentiles of a second, from at least this many requests.
+_FEW = 5
+
+
+def binary() -> str:
+    """k6 on the path, else the one of our development packages. Raises CannotTest."""
+    found = shutil.which("k6") or shutil.which("k6", path=str(Path(sys.executable).parent))
+    if not found:
+        raise CannotTest("There is no k6: install it, or the development packages of this project.")
+    return found
+
+
+def version() -> str:
+    told = subprocess.run([binary(), "version"], capture_output=True, text=True, check=False)
+    match = re.search(r"\d+\.\d+\.\d+", told.stdout)
+    return match[0] if match else "unknown"
+
+
+def plan(script: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the script would do: {"users": most at once, "seconds": how long, "stages": …}.
+    Raises CannotTest for settings that the script does not take."""
+    told = subprocess.run(
+        [
+            binary(),
+            "inspect",
+            "--include-system-env-vars",
+            "--execution-requirements",
+            str(SCRIPTS / f"{script}.js"),
+        ],
+        env=dict(environ),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        raise CannotTest(f"{script}: {_reason(told.stderr)}.")
+    options = json.loads(told.stdout)
+    (scenario,) = options["scenarios"].values()
+    stages = scenario.get("stages") or [{"duration": scenario["duration"]}]
+    return {
+        "users": int(options["maxVUs"]),
+        "seconds": sum(seconds(stage["duration"]) for stage in stages),
+        "scenario": {key: value for key, value in scenario.items() if value is not None},
+    }
+
+
+def seconds(duration: str) -> float:
+    """Of k6's notation, as in 1m30s."""
+    return sum(
+        float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", duration)
+    )
+
+
+def run(
+    script: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    progress: Callable[[str, float], None],
+    started: Callable[[int], None] = lambda pid: None,
+) -> dict[str, Any]:
+    """Runs the script to its end; its files go to `folder`.
+
+    `progress` is told the state in words and how many seconds the load lasts so far; `started`
+    the process id. Returns {"passed": whether all thresholds held, "metrics": k6's summary,
+    "series": a point a second}. Raises CannotTest if the script gave up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary, samples, log = folder / "summary.json", folder / "samples.csv", folder / "k6.log"
+    command = [binary(), "run", "--no-color", "--no-usage-report", "--address", ""]
+    command += ["--summary-export", str(summary), "--out", f"csv={samples}"]
+    with log.open("wb") as output:
+        child = spawn(
+            [*command, str(SCRIPTS / f"{script}.js")],
+            env={**environ, "K6_CSV_TIME_FORMAT": "unix_milli"},
+            cwd=REPOSITORY,
+            output=output,
+        )
+        try:
+            started(child.pid)
+            while child.poll() is None:
+                time.sleep(0.25)
+                progress(*_state(log))
+        finally:
+            # Also when we are interrupted: nothing is left running.
+            kill_session(child)
+    if child.returncode not in (0, THRESHOLDS_FAILED):
+        raise CannotTest(f"{script}: {_reason(log.read_text(errors='replace'))}.")
+    series = read_series(samples)
+    samples.unlink()
+    return {
+        "passed": child.returncode == 0,
+        "metrics": json.loads(summary.read_text())["metrics"],
+        "series": series,
+    }
+
+
+def _state(log: Path) -> tuple[str, float]:
+    with log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 2_000))
+        found = _PROGRESS.findall(file.read())
+    if not found:
+        return "getting ready", 0.0
+    spent, users, most, done = (part.decode() for part in found[-1])
+    return f"{int(users):,} of {int(most):,} users, {int(done):,} done", seconds(spent)
+
+
+def _reason(told: str) -> str:
+    """The error at the end of what k6 said, without its trimmings."""
+    errors = re.findall(r'level=error msg="((?:[^"\\]|\\.)*)"', told)
+    if not errors:
+        return told.strip().rsplit("\n", 1)[-1] or "k6 ended without a word"
+    text = errors[-1].split("\\n")[0].replace('\\"', '"')
+    text = re.sub(r"^(GoError|Error|test aborted): ", "", text)
+    return re.sub(r"\s+at .*", "", text).rstrip(".")
+
+
+def read_series(samples: Path) -> list[dict[str, Any]]:
+    """Of k6's samples those that were measured, a point a second:
+    {"t": seconds since the first, "n": requests, "p50", "p99": ms, "avg": ms, "routes": {…: n}}."""
+    by_second: defaultdict[int, list[float]] = defaultdict(list)
+    routes: defaultdict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    first = None
+    with samples.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["metric_name"] != "http_req_duration" or "phase=run" not in row["extra_tags"]:
+                continue
+            at = int(row["timestamp"])
+            first = at if first is None else first
+            second = max(0, at - first) // 1000
+            by_second[second].append(float(row["metric_value"]))
+            routes[second][row["name"]] += 1
+    points = []
+    for second in range(max(by_second, default=-1) + 1):
+        times = sorted(by_second[second])
+        point: dict[str, Any] = {"t": second, "n": len(times), "routes": dict(routes[second])}
+        if len(times) >= _FEW:
+            point |= {
+                "avg": round(statistics.fmean(times), 2),
+                "p50": round(percentile(times, 50), 2),
+                "p99": round(percentile(times, 99), 2),
+            }
+        points.append(point)
+    # Unix time of the first, to lay what others sampled beside it.
+    return [{**point, "at": (first or 0) / 1000 + point["t"]} for point in points]
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """Of sorted numbers, between neighbours in proportion, as k6 does."""
+    place = (len(ordered) - 1) * share / 100
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

@@ -1,0 +1,77 @@
+// Settings from the environment, and what is for sale.
+//
+//   BASE_URL      the gateway; default http://127.0.0.1:8080
+//   CONCERTS      concerts, with ids from 1; default 100
+//   SCHEDULES     dates of each concert; default 100
+//   SEATS         seats of each date; default 150
+//   USERS         user ids are from 1 to this; default 1,000,000
+//   HOT_SCHEDULE  the one date that everybody wants; default: any
+//   SCHEDULES_OF_SEATS   among how many dates the seats route chooses; default 20
+
+/** The variable `name`, or the default if it is not set or empty. */
+export function text(name, otherwise) {
+  return __ENV[name] || otherwise;
+}
+
+/** The same as a number. */
+export function number(name, otherwise) {
+  if (!__ENV[name]) return otherwise;
+  const value = Number(__ENV[name]);
+  if (!Number.isFinite(value) || value < 0) {
+    throw new Error(`${name} must be a number from 0 up, not ${__ENV[name]}`);
+  }
+  return value;
+}
+
+export const BASE_URL = text('BASE_URL', 'http://127.0.0.1:8080').replace(/\/+$/, '');
+
+const CONCERTS = number('CONCERTS', 100);
+const SCHEDULES = number('SCHEDULES', 100);
+export const SEATS = number('SEATS', 150);
+const USERS = number('USERS', 1_000_000);
+const HOT_SCHEDULE = number('HOT_SCHEDULE', 0);
+const SCHEDULES_OF_SEATS = number('SCHEDULES_OF_SEATS', 20);
+// How far apart the seeder numbers the dates of two concerts.
+const SCHEDULE_IDS_A_CONCERT = 100;
+
+function among(count) {
+  return 1 + Math.floor(Math.random() * count);
+}
+
+export function anyConcert() {
+  return among(CONCERTS);
+}
+
+/** Of all dates. */
+export function anySchedule() {
+  return HOT_SCHEDULE || (anyConcert() - 1) * SCHEDULE_IDS_A_CONCERT + among(SCHEDULES);
+}
+
+/** Of the few dates that most people look at. */
+export function popularSchedule() {
+  return HOT_SCHEDULE || among(Math.min(SCHEDULES_OF_SEATS, SCHEDULES));
+}
+
+/** Of all seats. */
+export function anySeat() {
+  return (anySchedule() - 1) * SEATS + among(SEATS);
+}
+
+export function anyUser() {
+  return among(USERS);
+}
+
+// Coprime to the number of users, unless that is a multiple of so large a prime.
+const STRIDE = 618_041;
+
+/** The user of an iteration: as if by chance, but never the same one twice (of a million), since
+ * two people cannot share a place. `first` is any user, the same for all virtual users. */
+export function userOf(iteration, first) {
+  return 1 + ((first + iteration * STRIDE) % USERS);
+}
+
+/** A user id that is used for nothing else: those who were let in before the measurement. Below
+ * the ids that mean something to the sandbox payment provider. */
+export function newUser() {
+  return 1_000_000_000 + Math.floor(Math.random() * 90_000_000_000);
+}

@@ -1,0 +1,216 @@
+// The seven routes: each function makes one request, and looks whether the reply is right.
+//
+// What is measured carries the tag phase=run, what prepares a measurement phase=prepare; the tag
+// name is the route. A reply counts as wrong (metric wrong_replies) unless its status, its body
+// and its headers are what the contract says.
+
+import http from 'k6/http';
+import { Counter, Rate } from 'k6/metrics';
+
+import { BASE_URL, SEATS } from './env.js';
+
+const wrongReplies = new Rate('wrong_replies');
+const seatsWon = new Counter('seats_won');
+const seatsTaken = new Counter('seats_taken');
+
+const RUN = { phase: 'run' };
+export const PREPARE = { phase: 'prepare' };
+
+const CREATED = http.expectedStatuses(201);
+const OK = http.expectedStatuses(200);
+// Somebody else has the seat: a right answer, which says so at once.
+const OK_OR_TAKEN = http.expectedStatuses(200, 409);
+const NO_CONTENT = http.expectedStatuses(204);
+
+const JSON_TYPE = 'application/json';
+const TOKEN = 'X-Access-Token';
+const PRICE = /^\d+\.\d\d$/;
+const STATUSES = ['AVAILABLE', 'HELD', 'SOLD'];
+
+let complaints = 0;
+
+function params(name, tags, expected, token) {
+  return {
+    tags: { name, ...tags },
+    responseCallback: expected,
+    headers: { 'Content-Type': JSON_TYPE, ...(token && { [TOKEN]: token }) },
+    timeout: '60s',
+  };
+}
+
+/** The body of a right reply, otherwise null; counts which it is. */
+function judged(response, name, tags, status, isRight) {
+  let body = null;
+  if (response.status === status) {
+    try {
+      body = response.json();
+      if (!isRight(body)) body = null;
+    } catch {
+      body = null;
+    }
+  }
+  wrongReplies.add(body === null, { name, ...tags });
+  if (body === null) complain(name, response);
+  return body;
+}
+
+function complain(name, response) {
+  complaints += 1;
+  if (complaints > 2) return; // of each virtual user
+  const told = response.error || String(response.body).slice(0, 200);
+  console.error(`${name}: wrong reply, status ${response.status}: ${told}`);
+}
+
+const isId = (value) => Number.isInteger(value) && value > 0;
+const isOrder = (value) => Number.isInteger(value) && value >= 0;
+
+// --- the queue -------------------------------------------------------------------------------
+
+function enqueueRequest(userId, tags) {
+  const body = JSON.stringify({ userId });
+  return ['POST', `${BASE_URL}/queues/enqueue`, body, params('enqueue', tags, CREATED)];
+}
+
+function entered(response, userId, tags) {
+  const token = response.headers[TOKEN];
+  const body = judged(
+    response, 'enqueue', tags, 201,
+    (body) => isOrder(body.order) && typeof token === 'string' && token.split('.').length === 3,
+  );
+  return body && { userId, token, order: body.order };
+}
+
+/** {userId, token, order}, or null. */
+export function enqueue(userId, tags = RUN) {
+  return entered(http.request(...enqueueRequest(userId, tags)), userId, tags);
+}
+
+/** The same for many users at once; those who got no place are left out. */
+export function enqueueMany(userIds, tags) {
+  const responses = http.batch(userIds.map((userId) => enqueueRequest(userId, tags)));
+  return responses
+    .map((response, index) => entered(response, userIds[index], tags))
+    .filter((fan) => fan !== null);
+}
+
+/** {order, retryAfter}, or null. `before`: the order that was seen before, if any; a place in
+ * line only ever comes nearer. */
+export function order(token, before = Infinity, tags = RUN) {
+  const response = http.get(`${BASE_URL}/queues/order`, params('order', tags, OK, token));
+  const retryAfter = Number(response.headers['Retry-After']);
+  const body = judged(
+    response, 'order', tags, 200,
+    (body) =>
+      isOrder(body.order) &&
+      (body.order <= before || body.recovering) &&
+      (body.order === 0 || retryAfter >= 1),
+  );
+  return body && { order: body.order, retryAfter };
+}
+
+/** Gives up the places of many; not one of the seven routes, and not measured. */
+export function leaveMany(fans) {
+  http.batch(
+    fans.map(({ token }) => [
+      'DELETE', `${BASE_URL}/queues/order`, null, params('leave', PREPARE, NO_CONTENT, token),
+    ]),
+  );
+}
+
+// --- what is for sale ------------------------------------------------------------------------
+
+/** The concerts, or null. */
+export function concerts(token, tags = RUN) {
+  const response = http.get(`${BASE_URL}/concerts`, params('concerts', tags, OK, token));
+  const body = judged(
+    response, 'concerts', tags, 200,
+    ({ concerts }) => concerts.length > 0 && concerts.every(({ id, title }) => isId(id) && title),
+  );
+  return body && body.concerts;
+}
+
+/** The dates of a concert, or null. */
+export function schedules(token, concertId, tags = RUN) {
+  const response = http.get(
+    `${BASE_URL}/concerts/${concertId}/schedules`, params('schedules', tags, OK, token),
+  );
+  const body = judged(
+    response, 'schedules', tags, 200,
+    ({ schedules }) =>
+      schedules.length > 0 &&
+      schedules.every(
+        ({ id, date, status }, index) =>
+          isId(id) &&
+          (status === 'AVAILABLE' || status === 'SOLD_OUT') &&
+          date.length === 10 &&
+          (index === 0 || schedules[index - 1].date <= date),
+      ),
+  );
+  return body && body.schedules;
+}
+
+/** The seats of a date, or null. */
+export function seats(token, scheduleId, tags = RUN) {
+  const response = http.get(
+    `${BASE_URL}/concerts/schedules/${scheduleId}/seats`, params('seats', tags, OK, token),
+  );
+  const first = (scheduleId - 1) * SEATS + 1;
+  const body = judged(
+    response, 'seats', tags, 200,
+    ({ seats }) =>
+      seats.length === SEATS &&
+      seats.every(
+        ({ id, price, status }, index) =>
+          id === first + index && PRICE.test(price) && STATUSES.includes(status),
+      ),
+  );
+  return body && body.seats;
+}
+
+// --- holding and paying ----------------------------------------------------------------------
+
+function reserveRequest({ userId, token }, seatId, tags) {
+  const body = JSON.stringify({ userId, concertSeatId: seatId });
+  return [
+    'POST', `${BASE_URL}/concerts/reservation`, body,
+    params('reserve', tags, OK_OR_TAKEN, token),
+  ];
+}
+
+function reserved(response, tags) {
+  const taken = response.status === 409;
+  const body = judged(response, 'reserve', tags, taken ? 409 : 200, (body) =>
+    taken
+      ? body.code === 'SEAT_HELD' || body.code === 'SEAT_SOLD'
+      : isId(body.reservationId) && PRICE.test(body.price) && Date.parse(body.heldUntil) > 0,
+  );
+  if (!body) return null;
+  (taken ? seatsTaken : seatsWon).add(1, tags);
+  return taken ? { taken } : { taken, reservationId: body.reservationId };
+}
+
+/** {taken: false, reservationId}, {taken: true} if somebody else has the seat, or null. */
+export function reserve(fan, seatId, tags = RUN) {
+  return reserved(http.request(...reserveRequest(fan, seatId, tags)), tags);
+}
+
+/** The same for many, each a seat. */
+export function reserveMany(fans, seatIds, tags) {
+  const requests = fans.map((fan, index) => reserveRequest(fan, seatIds[index], tags));
+  return http.batch(requests).map((response) => reserved(response, tags));
+}
+
+/** The payment's id, or null. */
+export function pay({ userId, token }, reservationId, tags = RUN) {
+  const response = http.post(
+    `${BASE_URL}/concerts/reservations/${reservationId}/pay`,
+    JSON.stringify({ userId }),
+    params('pay', tags, OK, token),
+  );
+  const body = judged(
+    response, 'pay', tags, 200,
+    (body) =>
+      isId(body.paymentId) && body.reservationId === reservationId && body.status === 'SUCCEEDED',
+  );
+  return body && body.paymentId;
+}

@@ -1,0 +1,20 @@
+// POST /concerts/reservations/{reservationId}/pay: each iteration is another person, who was let
+// in and holds a seat already, and pays for it.
+
+import { sleep } from 'k6';
+
+import { payer, withSeats } from './lib/people.js';
+import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import { pay } from './lib/shop.js';
+
+export const options = optionsOf('pay');
+
+export function setup() {
+  return withSeats('pay');
+}
+
+export default function (fans) {
+  const me = payer(fans);
+  if (me) pay(me, me.reservationId);
+  sleep(THINK_SECONDS);
+}

@@ -1,0 +1,237 @@
+"""A result's folder for people: the lines on the terminal, charts, an HTML page without network."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loadtests import charts
+
+#: In the order in which they are listed and drawn.
+PROCESSES = (
+    "gateway",
+    "queue_service",
+    "concert_service",
+    "reservation_service",
+    "payment_service",
+    "redis",
+    "mariadb",
+    "kafka",
+    "k6",
+)
+#: Variables of the environment that change what is measured; see lib/env.js and lib/profile.js.
+SETTINGS = (
+    "STAGES",
+    "VUS",
+    "RATE",
+    "DURATION",
+    "THINK_SECONDS",
+    "POLL_SECONDS",
+    "MAX_AVG_MS",
+    "MAX_P99_MS",
+    "MAX_FAILED",
+    "USERS",
+    "HOT_SCHEDULE",
+    "SCHEDULES_OF_SEATS",
+    "MAX_WAIT_SECONDS",
+    "MAX_SEATS_TRIED",
+    "PREPARED_MEGABYTES",
+    "GATEWAY_WORKERS",
+)
+#: How the baseline's report and the contract call them.
+TITLES = {
+    "concerts": "GET /concerts",
+    "enqueue": "POST /queues/enqueue",
+    "order": "GET /queues/order",
+    "schedules": "GET …/schedules",
+    "seats": "GET …/seats",
+    "reserve": "POST /concerts/reservation",
+    "pay": "POST …/pay",
+    "journey": "the journey",
+}
+
+
+def one_line(script: Mapping[str, Any]) -> str:
+    """What came out of one script."""
+    duration = script["duration"]
+    if not duration:
+        return "no request was made"
+    broken = [limit for limit, held in script["thresholds"].items() if not held]
+    return (
+        f"{script['requests']:,} requests, {script['per_second']:,.1f}/s,"
+        f" avg {duration['avg']:.1f} p95 {duration['p(95)']:.1f} p99 {duration['p(99)']:.1f} ms,"
+        f" {script['wrong']} wrong" + (f"; BROKEN: {', '.join(broken)}" if broken else "")
+    )
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """All scripts as a table for the terminal."""
+    rows = [f"{'':28}{'requests':>9}{'/s':>9}{'avg':>9}{'p95':>9}{'p99':>9} ms{'wrong':>7}"]
+    for script in result["scripts"]:
+        duration = script["duration"] or dict.fromkeys(("avg", "p(95)", "p(99)"), 0.0)
+        rows.append(
+            f"{TITLES[script['name']]:28}{script['requests']:>9,}{script['per_second']:>9,.1f}"
+            f"{duration['avg']:>9,.1f}{duration['p(95)']:>9,.1f}{duration['p(99)']:>9,.1f}   "
+            f"{script['wrong']:>7,}  {'ok' if script['passed'] else 'THRESHOLDS BROKEN'}"
+        )
+    return "\n".join(rows)
+
+
+def write(folder: Path) -> None:
+    """charts.png and report.html of the result in this folder."""
+    result = json.loads((folder / "result.json").read_text())
+    series = {
+        script["name"]: json.loads((folder / script["name"] / "series.json").read_text())
+        for script in result["scripts"]
+    }
+    (folder / "charts.png").write_bytes(charts.overview(result, series, "png"))
+    (folder / "report.html").write_text(page(result, series))
+
+
+def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
+    """The whole HTML page; it loads nothing."""
+    volume, changed = result["volume"], result["changed"]
+    verdict = "passed" if result["passed"] else "FAILED"
+    body = [
+        f"<h1>Load test <em>{_(result['profile'])}</em>: {verdict}</h1>",
+        f"<p>{_(result['taken'].replace('T', ' ').replace('Z', ' UTC'))} · {_(result['about'])} ·"
+        f" {volume['seats']:,} seats, {volume['schedules']:,} dates, {volume['concerts']:,}"
+        f" concerts · {'a stack of its own' if result['own_stack'] else 'a running system'}"
+        + (f" · changed: {_(', '.join(f'{k}={v}' for k, v in changed.items()))}" if changed else "")
+        + "</p>",
+        "<h2>Result</h2>",
+        _table(
+            ["", "users", "requests", "per s", "avg", "median", "p90", "p95", "p99", "max ms",
+             "wrong", "thresholds"],
+            [_row(TITLES[s["name"]], s, s["duration"]) for s in result["scripts"]],
+        ),
+        "<h2>What must be 0</h2>",
+        _table(["", "count"], [[_(k), f"{v:,}"] for k, v in result["invariants"].items()]),
+        "<h2>Over time</h2>",
+        _svg(charts.overview(result, series, "svg")),
+    ]  # fmt: skip
+    for script in result["scripts"]:
+        body += _section(script, series[script["name"]])
+    body += [
+        "<h2>Machine</h2>",
+        _table(["", ""], [[_(k), _(v)] for k, v in result["machine"].items()]),
+    ]
+    return _PAGE.format(title=f"Load test {_(result['profile'])}", body="\n".join(body))
+
+
+def _section(script: Mapping[str, Any], series: Mapping[str, Any]) -> list[str]:
+    name = script["name"]
+    parts = [f"<h2 id='{name}'>{_(TITLES[name])}</h2>", f"<p>{_(facts(script))}</p>"]
+    if len(script["routes"]) > 1:
+        parts.append(
+            _table(
+                ["route", "requests", "avg", "median", "p90", "p95", "p99", "max ms"],
+                [
+                    [_(TITLES[route]), f"{stats['requests']:,}", *_milliseconds(stats)]
+                    for route, stats in script["routes"].items()
+                    if stats["requests"]
+                ],
+            )
+        )
+    parts.append(_svg(charts.of_script(script, series, "svg")))
+    parts.append(
+        _table(
+            ["process", "mean cores", "peak cores", "MB before", "MB after", "connections before",
+             "connections after"],
+            [
+                [_(process), f"{used['mean']:.2f}", f"{used['peak']:.2f}",
+                 *(
+                     f"{script[when][what].get(process, ''):}"
+                     for what in ("mb", "connections")
+                     for when in ("before", "after")
+                 )]
+                for process, used in script["cpu"].items()
+            ],
+        )
+    )  # fmt: skip
+    return parts
+
+
+def facts(script: Mapping[str, Any]) -> str:
+    """What else is to be said of a script, in one paragraph."""
+    told = [f"{script['requests']:,} requests in {script['seconds']} s, {script['wrong']} wrong"]
+    counted = script["counted"]
+    if "journeys_bought" in counted:
+        told.append(
+            f"{counted['journeys_bought']:,} people bought a seat,"
+            f" {counted.get('journeys_stopped', 0):,} did not"
+        )
+    if waited := script["waited_ms"]:
+        told.append(
+            f"they waited {waited['med'] / 1000:.1f} s (median), at most"
+            f" {waited['max'] / 1000:.1f} s; at most {script['room']['most_waiting']:,} waited at"
+            f" once; capacity {script['room']['capacity']:,}"
+        )
+    if "seats_taken" in counted:
+        told.append(f"{counted['seats_taken']:,} times somebody else had the seat (409)")
+    if dropped := counted.get("dropped_iterations"):
+        told.append(f"k6 could not start {dropped:,} iterations")
+    told.append(f"anything else on the machine took {script['other_cores']:.2f} cores (median)")
+    told.append(f"other machines took {100 * script['steal']:.1f} % of it (steal, median)")
+    return "; ".join(told) + "."
+
+
+def _row(title: str, script: Mapping[str, Any], stats: Mapping[str, float]) -> list[str]:
+    broken = [limit for limit, held in script["thresholds"].items() if not held]
+    return [
+        f"<a href='#{script['name']}'>{_(title)}</a>",
+        f"{script['users']:,}",
+        f"{script['requests']:,}",
+        f"{script['per_second']:,.1f}",
+        *_milliseconds(stats),
+        f"{script['wrong']:,}",
+        f"broken: {_(', '.join(broken))}" if broken else "held",
+    ]
+
+
+def _milliseconds(stats: Mapping[str, float]) -> list[str]:
+    keys = ("avg", "med", "p(90)", "p(95)", "p(99)", "max")
+    return [f"{stats[key]:,.1f}" if key in stats else "" for key in keys]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = "".join(f"<th>{_(cell)}</th>" for cell in head)
+    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class='wide'><table><tr>{cells}</tr>{lines}</table></div>"
+
+
+def _svg(image: bytes) -> str:
+    """An SVG as a part of the page: without what must come first in a file."""
+    drawn = image.decode()
+    return f"<figure>{drawn[drawn.index('<svg') :]}</figure>"
+
+
+def _(value: str) -> str:
+    return html.escape(value)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2430; background: #fff;
+       max-width: 1080px; margin: 2rem auto; padding: 0 1rem }}
+h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem }}
+h1 em {{ font-style: normal; color: #2f5fb3 }}
+.wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #e3e6ec; text-align: right;
+         white-space: nowrap }}
+th {{ font-weight: 600; color: #5a6274 }}
+th:first-child, td:first-child {{ text-align: left; padding-left: 0 }}
+figure {{ margin: 1rem 0 }} figure svg {{ width: 100%; height: auto }}
+a {{ color: #2f5fb3 }}
+</style>
+{body}
+</html>
+"""

@@ -1,0 +1,24 @@
+// POST /concerts/reservation: people hold any seat; that somebody else has it is a right answer.
+
+import { sleep } from 'k6';
+
+import { anySeat } from './lib/env.js';
+import { letIn, myself, sendHome } from './lib/people.js';
+import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import { reserve } from './lib/shop.js';
+
+export const options = optionsOf('reserve');
+
+export function setup() {
+  return letIn('reserve');
+}
+
+export default function (fans) {
+  const me = myself(fans);
+  if (me) reserve(me, anySeat());
+  sleep(THINK_SECONDS);
+}
+
+export function teardown(fans) {
+  sendHome(fans);
+}

@@ -1,0 +1,24 @@
+// GET /concerts/{concertId}/schedules: people look at the dates of any concert.
+
+import { sleep } from 'k6';
+
+import { anyConcert } from './lib/env.js';
+import { letIn, myself, sendHome } from './lib/people.js';
+import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import { schedules } from './lib/shop.js';
+
+export const options = optionsOf('schedules');
+
+export function setup() {
+  return letIn('schedules');
+}
+
+export default function (fans) {
+  const me = myself(fans);
+  if (me) schedules(me.token, anyConcert());
+  sleep(THINK_SECONDS);
+}
+
+export function teardown(fans) {
+  sendHome(fans);
+}

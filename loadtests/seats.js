@@ -1,0 +1,24 @@
+// GET /concerts/schedules/{scheduleId}/seats: people look at the seats of some 20 dates.
+
+import { sleep } from 'k6';
+
+import { popularSchedule } from './lib/env.js';
+import { letIn, myself, sendHome } from './lib/people.js';
+import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import { seats } from './lib/shop.js';
+
+export const options = optionsOf('seats');
+
+export function setup() {
+  return letIn('seats');
+}
+
+export default function (fans) {
+  const me = myself(fans);
+  if (me) seats(me.token, popularSchedule());
+  sleep(THINK_SECONDS);
+}
+
+export function teardown(fans) {
+  sendHome(fans);
+}

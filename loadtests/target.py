@@ -1,0 +1,281 @@
+"""What is put under load: a gateway that runs, or a stack of our own, and what is behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import grpc
+import psutil
+import pymysql
+import redis
+
+from deploy.local import Ports, Stack
+from deploy.local.credentials import DATABASES, Credentials
+from deploy.local.ports import HOST
+from deploy.local.programs import mysql_url
+from deploy.local.stack import SeedSize
+from deploy.local.supervisor import LOCAL
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+
+ROOM = "main"
+_SECONDS = 10.0
+_EVERYBODY = 10_000_000
+
+#: Field of Ports → how the report calls the process that listens there.
+_LISTENERS = {
+    "gateway": "gateway",
+    "queue": "queue_service",
+    "concert": "concert_service",
+    "reservation": "reservation_service",
+    "payment": "payment_service",
+    "redis": "redis",
+    "mariadb": "mariadb",
+    "kafka": "kafka",
+}
+
+
+class CannotTest(Exception):
+    """Why there is nothing to measure, in one sentence. Exit status 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """What is for sale."""
+
+    concerts: int
+    schedules: int
+    seats: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where everything is that a load test needs."""
+
+    base_url: str
+    mysql_urls: Mapping[str, str]
+    redis_url: str
+    kafka_bootstrap: str
+    queue_addr: str
+    ports: Ports
+    #: Whether it was started for this test, with data of its own.
+    own: bool
+
+    @contextlib.contextmanager
+    def database(self, schema: str) -> Iterator[pymysql.cursors.Cursor]:
+        """A cursor in concert, reservation or payment. Raises CannotTest."""
+        parts = urlsplit(self.mysql_urls[schema])
+        try:
+            connection = pymysql.connect(
+                host=parts.hostname or HOST,
+                port=parts.port or 3306,
+                user=unquote(parts.username or ""),
+                password=unquote(parts.password or ""),
+                database=parts.path.lstrip("/"),
+                connect_timeout=5,
+                autocommit=True,
+            )
+        except pymysql.MySQLError as error:
+            raise CannotTest(
+                f"The database {schema} at {parts.hostname}:{parts.port or 3306} cannot be read"
+                f" (error {error.args[0]}): set {schema.upper()}_MYSQL_URL to where it is."
+            ) from error
+        with connection, connection.cursor() as cursor:
+            yield cursor
+
+    def volume(self) -> Volume:
+        """Counts what is for sale. Raises CannotTest if that is nothing."""
+        counts = []
+        with self.database("concert") as cursor:
+            for table in ("concert", "schedule", "seat"):
+                try:
+                    cursor.execute(f"SELECT COUNT(*) FROM {table}")
+                except pymysql.ProgrammingError:
+                    break
+                row = cursor.fetchone()
+                counts.append(int(row[0]) if row else 0)
+        if len(counts) < 3 or 0 in counts:
+            raise CannotTest(
+                "The database is not seeded: run python -m concert_service.seed, or start the"
+                " system with make run, which does it."
+            )
+        return Volume(*counts)
+
+    def schedule_without_reservations(self) -> int:
+        """One date by chance that nobody ever took a seat of. Raises CannotTest."""
+        with self.database("reservation") as cursor:
+            cursor.execute("SELECT DISTINCT schedule_id FROM reservation")
+            taken = {row[0] for row in cursor.fetchall()}
+        with self.database("concert") as cursor:
+            cursor.execute("SELECT id FROM schedule")
+            free = [row[0] for row in cursor.fetchall() if row[0] not in taken]
+        if not free:
+            raise CannotTest("There is no date left of which no seat was ever taken.")
+        return int(random.choice(free))
+
+    def pids(self) -> dict[str, int]:
+        """The process behind each name, as far as this user may see it."""
+        names = {getattr(self.ports, field): name for field, name in _LISTENERS.items()}
+        found: dict[str, int] = {}
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.pid:
+                name = names.get(connection.laddr.port)
+                if name:
+                    # Workers of one program listen at the same port; the first is their parent.
+                    found[name] = min(connection.pid, found.get(name, connection.pid))
+        return found
+
+
+class Room:
+    """The waiting room, as an operator sees it."""
+
+    def __init__(self, target: Target) -> None:
+        self._address = target.queue_addr
+        self._channel = grpc.insecure_channel(self._address)
+        self._admin = queue_pb2_grpc.QueueAdminServiceStub(self._channel)
+        self._capacity = self._get().capacity
+
+    def close(self) -> None:
+        """As it was before. What does not answer any more needs no capacity either."""
+        with contextlib.suppress(CannotTest):
+            self._set(self._capacity)
+        self._channel.close()
+
+    def empty_line(self, seconds: float = 60.0) -> None:
+        """Lets everybody in who still waits, from an earlier test. Raises CannotTest."""
+        deadline = time.monotonic() + seconds
+        room = self._get()
+        while room.waiting:
+            if time.monotonic() > deadline:
+                raise CannotTest(
+                    f"{room.waiting} people still wait in line after {seconds:.0f} s of letting"
+                    " everybody in: is the waiting room paused?"
+                )
+            self._set(_EVERYBODY)
+            time.sleep(0.2)
+            room = self._get()
+
+    def make_room_for(self, count: int | None) -> int:
+        """Sets the capacity so that `count` more (None: as many as configured) can be let in;
+        returns it."""
+        capacity = self._get().admitted + (self._capacity if count is None else count)
+        self._set(capacity)
+        return capacity
+
+    def _get(self) -> queue_pb2.Room:
+        return self._ask(queue_pb2.GetRoomRequest(room=ROOM))
+
+    def _set(self, capacity: int) -> None:
+        self._ask(queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity))
+
+    def _ask(
+        self, request: queue_pb2.GetRoomRequest | queue_pb2.UpdateRoomRequest
+    ) -> queue_pb2.Room:
+        try:
+            if isinstance(request, queue_pb2.GetRoomRequest):
+                return self._admin.GetRoom(request, timeout=_SECONDS)
+            return self._admin.UpdateRoom(request, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise CannotTest(
+                f"The waiting room does not answer at {self._address}: set QUEUE_LISTEN to where"
+                " queue_service is."
+            ) from error
+
+
+@contextlib.contextmanager
+def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
+    """The gateway at BASE_URL or at the usual port if one answers; otherwise a stack of our own,
+    with `seed` for sale, which is stopped afterwards. Raises CannotTest or StackError."""
+    ports = Ports.from_environ(environ)
+    asked_for = environ.get("BASE_URL", "").rstrip("/")
+    base_url = asked_for or f"http://{HOST}:{ports.gateway}"
+    status = _ready(base_url)
+    if status == 200:
+        print(f"The gateway at {base_url} answers: testing that.", flush=True)
+        yield _attached(base_url, environ, ports)
+        return
+    if status:
+        raise CannotTest(
+            f"The gateway at {base_url} answers, but is not ready ({status}): see"
+            f" {base_url}/health/ready."
+        )
+    if asked_for:
+        raise CannotTest(f"No gateway answers at {base_url}: is BASE_URL right, is it started?")
+    print(f"No gateway at {base_url}: starting a stack for this test ({seed} data).", flush=True)
+    LOCAL.mkdir(exist_ok=True)
+    # On the disk that `make run` uses: where the temporary files are may be memory, on which a
+    # commit costs nothing.
+    with tempfile.TemporaryDirectory(prefix="loadtest-", dir=LOCAL) as name:
+        stack = Stack(Path(name), Ports.free(), buffer_pool="1G", inherit_settings=True)
+        with stack:
+            stack.start_servers(migrate=True)
+            stack.seed(seed, show=True)
+            stack.start_services()
+            yield Target(
+                base_url=stack.gateway_url,
+                mysql_urls={name: stack.mysql_url(name) for name in DATABASES},
+                redis_url=stack.redis_url,
+                kafka_bootstrap=stack.kafka_bootstrap,
+                queue_addr=stack.address("queue_service"),
+                ports=stack.ports,
+                own=True,
+            )
+            print("Stopping the stack.", flush=True)
+
+
+def _attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
+    """What is told nowhere is taken to be as `make run` has it."""
+    secrets = LOCAL / "secrets.json"
+    urls = {}
+    for name in DATABASES:
+        url = environ.get(f"{name.upper()}_MYSQL_URL")
+        if not url and not secrets.exists():
+            raise CannotTest(
+                f"The gateway at {base_url} was not started by make run here: set"
+                f" {', '.join(f'{each.upper()}_MYSQL_URL' for each in DATABASES)},"
+                " QUEUE_REDIS_URL, QUEUE_KAFKA_BOOTSTRAP and QUEUE_LISTEN to what is behind it."
+            )
+        urls[name] = url or mysql_url(name, ports, Credentials.load(secrets))
+    target = Target(
+        base_url=base_url,
+        mysql_urls=urls,
+        redis_url=environ.get("QUEUE_REDIS_URL") or f"redis://{HOST}:{ports.redis}/0",
+        kafka_bootstrap=environ.get("QUEUE_KAFKA_BOOTSTRAP") or f"{HOST}:{ports.kafka}",
+        queue_addr=environ.get("QUEUE_LISTEN") or f"{HOST}:{ports.queue}",
+        ports=ports,
+        own=False,
+    )
+    try:
+        with redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection:
+            connection.ping()
+    except redis.RedisError as error:
+        raise CannotTest(
+            "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
+        ) from error
+    return target
+
+
+def _ready(base_url: str) -> int:
+    """The status of /health/ready; 0 if nobody answers. Raises CannotTest for what is no URL."""
+    parts = urlsplit(base_url)
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise CannotTest(f"BASE_URL must look like http://127.0.0.1:8080, not {base_url!r}.")
+    connection = http.client.HTTPConnection(parts.hostname, port, timeout=5)
+    try:
+        connection.request("GET", f"{parts.path}/health/ready")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()

@@ -1,0 +1,151 @@
+"""What must be true after any load, counted in the databases and the topic: all counts are 0.
+
+    python -m loadtests.verify      of the running system; exit status 1 if any is not
+
+The places of the waiting room are looked at while the load runs, see `watch`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from google.protobuf.message import DecodeError
+
+from deploy.local import Ports, StackError
+from deploy.local.ports import HOST
+from loadtests.target import CannotTest, Target, opened
+from loadtests.watch import Watch
+from protos.payment.v1 import events_pb2
+
+TOPIC = "payment.events"
+# Kafka keeps events for a week; older payments cannot be held against the topic.
+_DAYS_OF_EVENTS = 1
+_KAFKA_SECONDS = 60.0
+
+_TWO_LIVE = """
+    SELECT COUNT(*) FROM (
+        SELECT seat_id FROM reservation
+        WHERE status = 'CONFIRMED'
+            OR (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
+        GROUP BY seat_id HAVING COUNT(*) > 1) twice
+"""
+_CONFIRMED = "SELECT payment_id FROM reservation WHERE status = 'CONFIRMED'"
+# Money is where the provider's own book says it is; without that book (another provider than
+# the sandbox), where the payment says.
+_CHARGED = """
+    SELECT p.id, p.reservation_id FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
+    WHERE COALESCE(c.status = 'APPROVED', p.status = 'SUCCEEDED')
+"""
+_UNENDED = "SELECT COUNT(*) FROM payment WHERE status = 'INITIATED'"
+_TO_BE_TOLD = f"""
+    SELECT id FROM payment
+    WHERE status = 'SUCCEEDED' AND updated_at > NOW(6) - INTERVAL {_DAYS_OF_EVENTS} DAY
+"""
+
+
+def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
+    """The counts, once everything that is under way has had time to end: as soon as all are 0,
+    at the latest after so many seconds. Raises CannotTest if a store cannot be read."""
+    deadline = time.monotonic() + within
+    while True:
+        counts = count(target)
+        if not any(counts.values()) or time.monotonic() > deadline:
+            return counts
+        time.sleep(1)
+
+
+def count(target: Target) -> dict[str, int]:
+    """How often each is violated now."""
+    with target.database("payment") as cursor:
+        cursor.execute(_UNENDED)
+        row = cursor.fetchone()
+        unended = int(row[0]) if row else 0
+        cursor.execute(_TO_BE_TOLD)
+        to_be_told = {row[0] for row in cursor.fetchall()}
+        cursor.execute(_CHARGED)
+        charged = dict(cursor.fetchall())
+    # In this order, so that what is confirmed meanwhile does not look uncharged.
+    with target.database("reservation") as cursor:
+        cursor.execute(_CONFIRMED)
+        confirmed = {row[0] for row in cursor.fetchall()}
+        cursor.execute(_TWO_LIVE)
+        row = cursor.fetchone()
+        two_live = int(row[0]) if row else 0
+    told = asyncio.run(_payments_told(target.kafka_bootstrap))
+    return {
+        "seats with two live reservations": two_live,
+        "reservations charged twice": len(charged) - len(set(charged.values())),
+        "charged and not confirmed": len(charged.keys() - confirmed),
+        "confirmed and not charged": len(confirmed - charged.keys()),
+        "payments without an end": unended,
+        "payments without an event": len(to_be_told - told),
+    }
+
+
+async def _payments_told(bootstrap: str) -> set[int]:
+    """The payments whose success the topic tells."""
+    consumer = AIOKafkaConsumer(
+        TOPIC,
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    told: set[int] = set()
+    try:
+        async with asyncio.timeout(_KAFKA_SECONDS):
+            await consumer.start()
+            partitions = consumer.assignment()
+            if not partitions:
+                raise CannotTest(f"Kafka at {bootstrap} has no topic {TOPIC}.")
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(each) < ends[each] for each in partitions]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        try:
+                            event = events_pb2.PaymentEvent.FromString(record.value)
+                        except DecodeError:
+                            continue  # a poison message, which is the business of the consumers
+                        if event.WhichOneof("event") == "succeeded":
+                            told.add(event.payment_id)
+    except (KafkaError, TimeoutError) as error:
+        raise CannotTest(
+            f"Kafka at {bootstrap} cannot be read: set QUEUE_KAFKA_BOOTSTRAP to where it is."
+        ) from error
+    finally:
+        await consumer.stop()
+    return told
+
+
+def lines(counts: Mapping[str, int]) -> str:
+    """The counts for people, one a line."""
+    return "\n".join(
+        f"  {number:>6,}  {what}{'' if number == 0 else '   VIOLATED'}"
+        for what, number in counts.items()
+    )
+
+
+def main() -> int:
+    try:
+        usual = f"http://{HOST}:{Ports.from_environ(os.environ).gateway}"
+        # Given, so that no stack is started if nothing runs.
+        environ = {"BASE_URL": usual, **os.environ}
+        with opened(environ, "none") as target:
+            with Watch(target, {}) as watch:
+                counts = settled(target)
+            counts["samples with more admitted than the capacity"] = watch.room.over_capacity
+            counts["people admitted out of order"] = len(watch.room.overtakers)
+    except (CannotTest, StackError) as error:
+        print(f"frontrow: {error}", file=sys.stderr)
+        return 2
+    print(lines(counts))
+    return 1 if any(counts.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
