@@ -54,6 +54,19 @@ async def test_a_value_ends_counted_from_the_beginning_of_its_load() -> None:
     assert await cache.get("a", load) == 2
 
 
+async def test_what_was_loaded_together_does_not_end_together() -> None:
+    cache, load = TtlCache[int, int](0.2, 200), Loads()
+    await asyncio.gather(*(cache.get(key, load) for key in range(200)))
+    await asyncio.sleep(0.15)
+    # Half of them have ended by now, give or take what chance and a busy machine may do.
+    await asyncio.gather(*(cache.get(key, load) for key in range(100)))
+    assert 200 < load.count <= 300
+    await asyncio.sleep(0.2)
+    load.count = 0
+    await asyncio.gather(*(cache.get(key, load) for key in range(100, 200)))
+    assert load.count == 100
+
+
 async def test_a_time_to_live_of_zero_keeps_nothing() -> None:
     cache, load = TtlCache[str, int](0, 10), Loads()
     assert [await cache.get("a", load) for _ in range(3)] == [1, 2, 3]
