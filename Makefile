@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop logs demo clean test check fmt protos lock bench
+.PHONY: help run stop logs demo clean test check fmt protos lock bench loadtest capacity
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := deploy/local/bootstrap.sh
@@ -67,3 +67,11 @@ lock: ## Write the lock files anew from pyproject.toml
 bench: ## Measure the hot paths with wrk and print the table
 	@$(BOOTSTRAP) bench
 	@exec $(PYTHON) -m loadtests.bench $(ARGS)
+
+loadtest: ## Load the gateway with k6 and report (SCRIPT=journey PROFILE=x10; else all, baseline)
+	@$(BOOTSTRAP) test
+	@exec $(PYTHON) -m loadtests.run
+
+capacity: ## Find how many users each route stands, and what the bottleneck is (SCRIPT=seats)
+	@$(BOOTSTRAP) test
+	@exec $(PYTHON) -m loadtests.capacity

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,8 +13,9 @@ import matplotlib as mpl
 mpl.use("Agg")  # no screen is needed
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 #: Always the same colour for the same process, dark to light from front to back.
 COLORS = {
@@ -26,7 +29,10 @@ COLORS = {
     "kafka": "#8a8f9c",
     "k6": "#c9ced8",
 }
-_P50, _P99, _RATE, _INK, _GRID = "#2f5fb3", "#d0643c", "#3d9a8b", "#1f2430", "#e3e6ec"
+_P50, _P99, _RATE, _LIMIT = "#2f5fb3", "#d0643c", "#3d9a8b", "#a83250"
+_INK, _GRID = "#1f2430", "#e3e6ec"
+#: What the report to beat says; see also the page of the committed runs.
+BASELINE = json.loads((Path(__file__).parent / "baseline.json").read_text())
 _LIMIT_MS = 200
 _STYLE: Any = {
     "font.size": 9,
@@ -38,6 +44,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": _GRID,
     "grid.linewidth": 0.7,
     "xtick.color": "#5a6274",
@@ -53,31 +60,76 @@ _GAP_SECONDS = 3.0
 
 
 def overview(result: Mapping[str, Any], series: Mapping[str, Any], form: str) -> bytes:
-    """All scripts one after the other: what users saw, and what the machine did."""
-    names = [script["name"] for script in result["scripts"]]
+    """The percentiles of each script, and all scripts one after the other: what users saw, and
+    what the machine did."""
+    scripts = result["scripts"]
+    names = [script["name"] for script in scripts]
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 9), layout="constrained")
-        axes: Sequence[Axes] = figure.subplots(
-            4, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 1, 1.4, 1]}
-        )
-        spans = _spans(names, series)
-        for name in names:
-            _draw(axes, series[name], spans[name][0], legend=name == names[0])
-        top = axes[0].get_ylim()[1]
-        for name, (start, end) in spans.items():
-            for axis in axes:
-                axis.axvspan(start, end, color="#f6f7fa", zorder=0, linewidth=0)
-            if len(names) > 1:
-                axes[0].text(
-                    (start + end) / 2, top, name, ha="center", va="bottom", color=_INK, fontsize=8
-                )
+        figure = Figure(figsize=(11, 9.4 + 0.3 * len(names)), layout="constrained")
         figure.suptitle(
             f"Load test {result['profile']}, {result['taken'][:10]}: {result['about']}",
             x=0.01,
             ha="left",
             fontsize=11,
         )
+        parts: Any = figure.subfigures(2, 1, height_ratios=[1.2 + 0.3 * len(names), 8.2])
+        above, below = parts
+        _percentiles(above.subplots(), scripts, compared=result["profile"] == "baseline")
+        axes: Sequence[Axes] = below.subplots(
+            4, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 1, 1.4, 1]}
+        )
+        spans = _spans(names, series)
+        for name in names:
+            _draw(axes, series[name], spans[name][0], legend=name == names[0])
+        _finish(axes)
+        for name, (start, end) in spans.items():
+            for axis in axes:
+                axis.axvspan(start, end, color="#f6f7fa", zorder=0, linewidth=0)
+            if len(names) > 1:
+                axes[0].text(
+                    (start + end) / 2,
+                    1.01,
+                    name,
+                    transform=axes[0].get_xaxis_transform(),
+                    ha="center",
+                    va="bottom",
+                    color=_INK,
+                    fontsize=8,
+                )
         return _saved(figure, form)
+
+
+def _percentiles(axis: Axes, scripts: Sequence[Mapping[str, Any]], *, compared: bool) -> None:
+    """A row a script: average to p99; with the baseline's p99 beside it if it can be compared."""
+    scripts = [script for script in scripts if script["duration"]][::-1]
+    rows = range(len(scripts))
+    stats = [script["duration"] for script in scripts]
+    axis.hlines(
+        rows, [s["med"] for s in stats], [s["p(99)"] for s in stats], color=_GRID, lw=5, zorder=1
+    )
+    for key, color, label in (
+        ("med", _P50, "median"),
+        ("p(95)", _RATE, "p95"),
+        ("p(99)", _P99, "p99"),
+    ):
+        axis.scatter([s[key] for s in stats], rows, color=color, s=28, label=label, zorder=3)
+    if compared:
+        axis.scatter(
+            [BASELINE["scripts"][script["name"]]["p(99)"] for script in scripts],
+            rows,
+            facecolors="none",
+            edgecolors=_INK,
+            s=30,
+            label="p99 of the report to beat",
+            zorder=2,
+        )
+    axis.axvline(_LIMIT_MS, color=_LIMIT, lw=0.8, ls="--", label=f"limit of p99, {_LIMIT_MS}")
+    axis.set_xscale("log")
+    _plain(axis.xaxis)
+    axis.set_yticks(rows, [script["name"] for script in scripts])
+    axis.set_ylim(-0.6, len(scripts) - 0.4)
+    axis.set_title("Percentiles of the whole run (ms, logarithmic)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def of_script(script: Mapping[str, Any], series: Mapping[str, Any], form: str) -> bytes:
@@ -87,6 +139,7 @@ def of_script(script: Mapping[str, Any], series: Mapping[str, Any], form: str) -
         axes: Sequence[Axes] = figure.subplots(4, 1, sharex=True)
         start = _spans([script["name"]], {script["name"]: series})[script["name"]][0]
         _draw(axes, series, start, legend=True)
+        _finish(axes)
         return _saved(figure, form)
 
 
@@ -107,8 +160,6 @@ def _draw(axes: Sequence[Axes], series: Mapping[str, Any], start: float, *, lege
     seconds = [start + point["t"] for point in known]
     latency.plot(seconds, [p["p99"] for p in known], color=_P99, lw=1.1, label="p99")
     latency.plot(seconds, [p["p50"] for p in known], color=_P50, lw=1.1, label="median")
-    latency.set_yscale("log")
-    latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     rate.plot(
         [start + p["t"] for p in requests[:-1]],
         [p["n"] for p in requests[:-1]],
@@ -120,34 +171,48 @@ def _draw(axes: Sequence[Axes], series: Mapping[str, Any], start: float, *, lege
     machine = [p for p in series["machine"] if first <= p["at"] <= last]
     seconds = [start + p["at"] - first for p in machine]
     names = [name for name in COLORS if machine and name in machine[0]["cpu"]]
-    cpu.stackplot(
-        seconds,
-        *([p["cpu"][name] for p in machine] for name in names),
-        colors=[COLORS[name] for name in names],
-        labels=names,
-        linewidth=0,
-    )
+    if names:
+        cpu.stackplot(
+            seconds,
+            *([p["cpu"][name] for p in machine] for name in names),
+            colors=[COLORS[name] for name in names],
+            labels=names,
+            linewidth=0,
+        )
     for name in names:
         memory.plot(seconds, [p["mb"][name] for p in machine], color=COLORS[name], lw=1.2)
     if not legend:
         return
-    latency.axhline(_LIMIT_MS, color="#a83250", lw=0.8, ls="--", label=f"limit of p99, {_LIMIT_MS}")
-    latency.set_title("Latency of a second's requests (ms, logarithmic)", pad=14)
-    rate.set_title("Requests a second")
-    rate.set_ylim(bottom=0)
-    cpu.set_title("Processor: cores used by each process")
-    memory.set_title("Memory of each process (MB, logarithmic)")
-    memory.set_yscale("log")
-    memory.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    memory.set_xlabel("seconds under load")
+    latency.axhline(_LIMIT_MS, color=_LIMIT, lw=0.8, ls="--", label=f"limit of p99, {_LIMIT_MS}")
     latency.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     handles, labels = cpu.get_legend_handles_labels()
     cpu.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _saved(figure: Figure, form: str) -> bytes:
-    for axis in figure.axes:
+def _finish(axes: Sequence[Axes]) -> None:
+    """Titles and scales, once everything is drawn."""
+    latency, rate, cpu, memory = axes
+    latency.set_title("Latency of each second's requests (ms, logarithmic)", pad=14)
+    rate.set_title("Requests a second")
+    cpu.set_title("Processor: cores used by each process")
+    memory.set_title("Memory of each process (MB, logarithmic; colours as above)")
+    memory.set_xlabel("seconds under load")
+    for axis in (rate, cpu):
+        axis.set_ylim(bottom=0)
+    for axis in (latency, memory):
+        axis.set_yscale("log")
+        _plain(axis.yaxis)
+    for axis in axes:
         axis.margins(x=0.005)
+
+
+def _plain(axis: Axis) -> None:
+    """A logarithmic axis with numbers as people write them, at powers of ten alone."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _saved(figure: Figure, form: str) -> bytes:
     target = io.BytesIO()
     figure.savefig(target, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
     return target.getvalue()

@@ -117,9 +117,13 @@ def run(
         raise CannotTest(f"{script}: {_reason(log.read_text(errors='replace'))}.")
     series = read_series(samples)
     samples.unlink()
+    found = json.loads(summary.read_text())
+    # What setup() handed out: a thousand access tokens, which are nobody's business.
+    found.pop("setup_data", None)
+    summary.write_text(json.dumps(found, indent=1) + "\n")
     return {
         "passed": child.returncode == 0,
-        "metrics": json.loads(summary.read_text())["metrics"],
+        "metrics": found["metrics"],
         "series": series,
     }
 

@@ -29,14 +29,14 @@ from typing import Any
 from deploy.local import StackError
 from deploy.local.servers import REPOSITORY
 from loadtests import k6, machine, report, verify
-from loadtests.target import CannotTest, Room, Target, opened
+from loadtests.target import CannotTest, Room, Target, Volume, opened
 from loadtests.watch import Watch, connections, megabytes
 
 RESULTS = REPOSITORY / "results" / "loadtest"
 _SEEDS = ("full", "small")
 #: How many a script wants to have let in; None: as many as the room is configured for.
-_CAPACITY: dict[str, int | None] = {"enqueue": None, "journey": None, "order": 0}
-_EVERYBODY = 1_000_000
+CAPACITY: dict[str, int | None] = {"enqueue": None, "journey": None, "order": 0}
+EVERYBODY = 1_000_000
 _SAY_EVERY_SECONDS = 10.0
 
 
@@ -73,22 +73,23 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
         volume = target.volume()
         folder = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}-{asked.profile}"
         folder.mkdir(parents=True)
-        k6_environ |= {
-            "BASE_URL": target.base_url,
-            "CONCERTS": str(volume.concerts),
-            "SCHEDULES": str(volume.schedules // volume.concerts),
-            "SEATS": str(volume.seats // volume.schedules),
-        }
+        k6_environ |= told_to_k6(target, volume)
         if asked.settings.get("hotSchedule"):
             k6_environ["HOT_SCHEDULE"] = str(target.schedule_without_reservations())
-        pids = target.pids()
-        missing = sorted(set(report.PROCESSES) - pids.keys() - {"k6"})
-        if missing:
-            say(f"Not to be seen from here, so without figures: {', '.join(missing)}.")
+        pids = visible_pids(target)
         room = Room(target)
         try:
             scripts = [
-                _one(name, plans[name], asked, target, room, folder / name, k6_environ, pids)
+                one_script(
+                    name,
+                    plans[name],
+                    asked.settings.get("capacity", CAPACITY.get(name, EVERYBODY)),
+                    target,
+                    room,
+                    folder / name,
+                    k6_environ,
+                    pids,
+                )
                 for name in asked.scripts
             ]
         finally:
@@ -108,7 +109,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
         "changed": {name: environ[name] for name in report.SETTINGS if environ.get(name)},
         "own_stack": target.own,
         "volume": vars(volume),
-        "machine": _machine(),
+        "machine": described_machine(),
         "invariants": invariants,
         "passed": not any(invariants.values()) and all(script["passed"] for script in scripts),
         "scripts": scripts,
@@ -118,23 +119,43 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
     return folder
 
 
-def _machine() -> dict[str, str]:
-    return {k: v for k, v in machine.describe().items() if k != "wrk"} | {"k6": k6.version()}
+def told_to_k6(target: Target, volume: Volume) -> dict[str, str]:
+    """What the scripts must know of the target, as environment variables."""
+    return {
+        "BASE_URL": target.base_url,
+        "CONCERTS": str(volume.concerts),
+        "SCHEDULES": str(volume.schedules // volume.concerts),
+        "SEATS": str(volume.seats // volume.schedules),
+    }
 
 
-def _one(
+def visible_pids(target: Target) -> dict[str, int]:
+    """The target's processes; says which ones cannot be seen."""
+    pids = target.pids()
+    missing = sorted(set(report.PROCESSES) - pids.keys() - {"k6"})
+    if missing:
+        say(f"Not to be seen from here, so without figures: {', '.join(missing)}.")
+    return pids
+
+
+def described_machine() -> dict[str, str]:
+    rows = {name: value for name, value in machine.describe().items() if name != "wrk"}
+    return rows | {"k6": k6.version()}
+
+
+def one_script(
     name: str,
     plan: dict[str, Any],
-    asked: Asked,
+    wanted: int | None,
     target: Target,
     room: Room,
     folder: Path,
     environ: Mapping[str, str],
     pids: Mapping[str, int],
 ) -> dict[str, Any]:
-    """One script, with the waiting room made ready for it and everything watched."""
+    """One script, with the waiting room ready to let `wanted` people in (None: as many as it is
+    configured for), and everything watched."""
     room.empty_line()
-    wanted = asked.settings.get("capacity", _CAPACITY.get(name, _EVERYBODY))
     capacity = room.make_room_for(wanted)
     say(f"{name}: up to {plan['users']:,} users, {plan['seconds']:.0f} s")
     before = {"mb": megabytes(pids), "connections": connections(pids)}

@@ -1,0 +1,302 @@
+"""docs/load-test-report.md, made from runs that are committed beside it: no number is typed.
+
+    python -m loadtests.report_page results/loadtest/20260102T030405Z-baseline …
+
+takes over these results (each in the place of an older one of its profile) and writes the page
+anew; without a folder it only writes the page anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.local.servers import REPOSITORY
+from loadtests.charts import BASELINE
+from loadtests.report import PROCESSES, TITLES, broken_limits, facts
+
+PAGE = REPOSITORY / "docs" / "load-test-report.md"
+RUNS = REPOSITORY / "docs" / "load-test-report"
+_ORDER = ("baseline", "x10", "rush", "hotseat", "soak")
+_SCRIPTS = tuple(BASELINE["scripts"])
+_READ = ("concerts", "order", "schedules", "seats")
+#: profile → script → figure → at most, in ms.
+_ROUTE = {"p(99)": 25.0, "avg": 8.0}
+TARGETS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "baseline": {name: _ROUTE for name in _SCRIPTS if name != "journey"}
+    | {"journey": {"p(99)": 40.0}},
+    "x10": {name: {"p(99)": 200.0} for name in _READ},
+}
+
+
+class PageError(Exception):
+    """The page cannot be made, said in one sentence."""
+
+
+def take_over(folder: Path) -> None:
+    """Copies what is worth keeping of a result. Raises PageError."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        profile = result["profile"]
+        scripts = [script["name"] for script in result["scripts"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PageError(f"{folder} is not the result of a load test.") from error
+    if profile not in _ORDER:
+        raise PageError(f"The page has no place for the profile {profile}.")
+    kept = RUNS / profile
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for name in ("result.json", "charts.png"):
+        shutil.copy(folder / name, kept / name)
+    for name in scripts:
+        shutil.copy(folder / name / "summary.json", kept / f"{name}.summary.json")
+
+
+def committed() -> dict[str, dict[str, Any]]:
+    """The results that the page is made from, by profile."""
+    return {
+        profile: json.loads(file.read_text())
+        for profile in _ORDER
+        if (file := RUNS / profile / "result.json").exists()
+    }
+
+
+def capacity() -> dict[str, Any] | None:
+    """What `make capacity` found, if that is committed."""
+    file = RUNS / "capacity.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def page(results: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None) -> str:
+    """The whole text."""
+    parts = [_HEAD]
+    for profile, result in results.items():
+        parts.append(_profile(profile, result))
+    if found:
+        parts.append(_capacity(found))
+    missing = [profile for profile in _ORDER if profile not in results]
+    if missing:
+        parts.append(f"## Not run yet\n\nThe profiles {', '.join(missing)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _profile(profile: str, result: Mapping[str, Any]) -> str:
+    scripts = {script["name"]: script for script in result["scripts"]}
+    names = [name for name in _SCRIPTS if name in scripts]
+    volume = result["volume"]
+    changed = ", ".join(f"`{name}={value}`" for name, value in result["changed"].items())
+    parts = [
+        f"## Profile `{profile}`",
+        f"{result['about'][0].upper()}{result['about'][1:]}. Run on {result['taken'][:10]} at"
+        f" {result['taken'][11:16]} UTC with {volume['concerts']:,} concerts,"
+        f" {volume['schedules']:,} dates and {volume['seats']:,} seats for sale, on"
+        f" {'a stack started for it' if result['own_stack'] else 'a running system'}."
+        + (f" Changed: {changed}." if changed else "")
+        + (" **All thresholds and invariants held.**" if result["passed"] else ""),
+    ]
+    if profile == "baseline":
+        parts.append(_compared(names, scripts))
+    parts.append(_figures(names, scripts))
+    targets = _targets(profile, names, scripts)
+    if targets:
+        parts.append(targets)
+    broken = [
+        f"- {TITLES[name]}: {', '.join(f'`{limit}`' for limit in broken_limits(scripts[name]))}"
+        for name in names
+        if broken_limits(scripts[name])
+    ]
+    if broken:
+        parts.append("Thresholds that **did not hold**:\n\n" + "\n".join(broken))
+    parts.append("What must be 0:\n\n" + _invariants(result["invariants"]))
+    parts.append("\n".join(f"- {TITLES[name]}: {facts(scripts[name])}" for name in names))
+    parts.append(
+        f"![Latency, requests, processor and memory](load-test-report/{profile}/charts.png)"
+    )
+    parts.append(
+        "Where the time goes: cores in use, mean (peak of 3 s).\n\n" + _cores(names, scripts)
+    )
+    if profile == "soak":
+        parts.append("Memory and connections at the start and at the end:\n\n" + _before(scripts))
+    parts.append(_machine(result["machine"]))
+    return "\n\n".join(parts)
+
+
+def _compared(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
+    rows = [
+        "| route | avg theirs | ours | p95 theirs | ours | p99 theirs | ours "
+        "| requests/s theirs | ours | theirs | p99 ratio |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|",
+    ]
+    for name in names:
+        theirs, ours = BASELINE["scripts"][name], scripts[name]["duration"]
+        pairs = " | ".join(
+            f"{_ms(theirs[key])} | **{_ms(ours[key])}**" for key in ("avg", "p(95)", "p(99)")
+        )
+        rows.append(
+            f"| {TITLES[name]} | {pairs} | {theirs['per_second']:.1f}"
+            f" | **{scripts[name]['per_second']:.1f}** | {theirs['verdict']}"
+            f" | {_ratio(theirs['p(99)'], ours['p(99)'])} |"
+        )
+    return (
+        "Times in milliseconds. The ratio is theirs to ours: above 1, ours is faster.\n\n"
+        + "\n".join(rows)
+    )
+
+
+def _ratio(theirs: float, ours: float) -> str:
+    ratio = theirs / ours
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+
+
+def _figures(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
+    rows = [
+        "| route | most users | requests | requests/s | avg | median | p90 | p95 | p99 | max ms "
+        "| wrong replies |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    keys = ("avg", "med", "p(90)", "p(95)", "p(99)", "max")
+    for name in names:
+        script = scripts[name]
+        rows.append(
+            f"| {TITLES[name]} | {script['users']:,} | {script['requests']:,}"
+            f" | {script['per_second']:,.1f} | "
+            + " | ".join(_ms(script["duration"][key]) for key in keys)
+            + f" | {script['wrong']:,} |"
+        )
+        if name == "journey":
+            rows += [
+                f"| · {TITLES[route]} |  | {stats['requests']:,} |  | "
+                + " | ".join(_ms(stats[key]) for key in keys)
+                + " |  |"
+                for route, stats in script["routes"].items()
+            ]
+    return "\n".join(rows)
+
+
+def _targets(profile: str, names: Sequence[str], scripts: Mapping[str, Any]) -> str:
+    wanted = TARGETS.get(profile, {})
+    met: list[str] = []
+    missed: list[str] = []
+    for name in names:
+        for key, limit in wanted.get(name, {}).items():
+            ours = scripts[name]["duration"][key]
+            told = f"{TITLES[name]} {key.replace('(', '').replace(')', '')} {_ms(ours)} ms"
+            (met if ours <= limit else missed).append(f"{told} (target {limit:.0f})")
+    if not met and not missed:
+        return ""
+    told = f"Targets: {len(met)} of {len(met) + len(missed)} met."
+    return told + (" **Missed**: " + "; ".join(missed) + "." if missed else "")
+
+
+def _invariants(counts: Mapping[str, int]) -> str:
+    rows = ["| invariant | count |", "|---|--:|"]
+    return "\n".join(
+        [
+            *rows,
+            *(f"| {what} | {'**' * bool(n)}{n:,}{'**' * bool(n)} |" for what, n in counts.items()),
+        ]
+    )
+
+
+def _cores(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
+    rows = [
+        "| | "
+        + " | ".join(name.removesuffix("_service") for name in PROCESSES)
+        + " | anything else |",
+        "|---|" + "--:|" * (len(PROCESSES) + 1),
+    ]
+    for name in names:
+        cpu = scripts[name]["cpu"]
+        cells = (
+            f"{cpu[process]['mean']:.2f} ({cpu[process]['peak']:.2f})" if process in cpu else ""
+            for process in PROCESSES
+        )
+        rows.append(
+            f"| {TITLES[name]} | {' | '.join(cells)} | {scripts[name]['other_cores']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def _before(scripts: Mapping[str, Any]) -> str:
+    (script,) = scripts.values()
+    rows = [
+        "| process | MB at the start | at the end | connections at the start | at the end |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for process in PROCESSES:
+        if process in script["before"]["mb"]:
+            cells = (
+                str(script[when][what].get(process, ""))
+                for what in ("mb", "connections")
+                for when in ("before", "after")
+            )
+            rows.append(f"| {process} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _machine(machine: Mapping[str, str]) -> str:
+    told = ", ".join(f"{name} {value}" for name, value in machine.items())
+    return f"Machine: {told}. Everything ran on it together, k6 and Kafka included."
+
+
+def _capacity(found: Mapping[str, Any]) -> str:
+    rows = [
+        "| route | most users | requests/s | p99 ms | stopped by | bottleneck |",
+        "|---|--:|--:|--:|---|---|",
+    ]
+    for name in _SCRIPTS:
+        if name in found["scripts"]:
+            one = found["scripts"][name]
+            rows.append(
+                f"| {TITLES[name]} | {one['users']:,} | {one['per_second']:,.1f}"
+                f" | {_ms(one['p99'])} | {one['stopped_by']} | {one['bottleneck']} |"
+            )
+    return (
+        f"## Capacity\n\n`make capacity` on {found['taken'][:10]} with"
+        f" {found['volume']['seats']:,} seats: the largest number of users, each with"
+        f" {found['think_seconds']:g} s to think, that kept p99 under {found['max_p99_ms']:g} ms"
+        f" and failures under {100 * found['max_failed']:g} % for {found['step_seconds']:g} s.\n\n"
+        + "\n".join(rows)
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+_HEAD = f"""# Load test report
+
+`python -m loadtests.report_page` writes this page from the runs in
+[load-test-report/](load-test-report/): k6's own summaries, the samples of the machine, the counts
+of the databases and the topic. `make loadtest` makes such a run; see [load tests](load-tests.md).
+
+The report to beat: {BASELINE["about"][0].lower()}{BASELINE["about"][1:]}.
+{BASELINE["environment"]}; {BASELINE["volume"]["seats"]:,} seats,
+{BASELINE["volume"]["schedules"]:,} dates, {BASELINE["volume"]["concerts"]:,} concerts.
+
+Its load is our profile `baseline`: a minute of 0, 50, 150, 50, 0 users for a route, two minutes
+for the journey, one request (or journey) and 1 s of thinking each; a p99 above 200 ms counts as
+overload. Machines differ, so its figures say what to beat, and not by how much the code is
+better."""
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        for name in argv:
+            take_over(Path(name))
+        results = committed()
+        if not results:
+            raise PageError("There is no run to make the page from: name the folder of one.")
+        PAGE.write_text(page(results, capacity()))
+    except PageError as error:
+        print(f"frontrow: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

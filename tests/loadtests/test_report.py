@@ -1,0 +1,210 @@
+"""From figures to words: the terminal's table, the HTML page, the committed page, the search."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests import capacity, report, report_page, run, verify
+
+STATS = {
+    "avg": 3.0, "min": 1.0, "med": 2.0, "max": 30.0, "p(90)": 5.0, "p(95)": 6.0, "p(99)": 20.0,
+}  # fmt: skip
+
+
+def a_script(name: str = "seats", **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "passed": True,
+        "thresholds": {"http_req_duration{phase:run} p(99)<200": True},
+        "requests": 3_700,
+        "per_second": 61.7,
+        "seconds": 60,
+        "duration": STATS,
+        "wrong": 0,
+        "prepared_wrong": 0,
+        "routes": {name: STATS | {"requests": 3_700}},
+        "counted": {},
+        "waited_ms": {},
+        "polls": {},
+        "cpu": {"gateway": {"mean": 0.2, "peak": 0.4}, "k6": {"mean": 0.1, "peak": 0.2}},
+        "other_cores": 0.01,
+        "steal": 0.001,
+        "users": 150,
+        "scheduled_seconds": 60.0,
+        "scenario": {},
+        "before": {"mb": {"gateway": 80}, "connections": {"gateway": 4}},
+        "after": {"mb": {"gateway": 90}, "connections": {"gateway": 5}},
+        "room": {
+            "capacity": 10, "samples": 3, "over_capacity": 0, "overtakers": 0, "most_waiting": 0,
+        },
+    } | changes  # fmt: skip
+
+
+def a_result(*scripts: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "taken": "2026-01-02T03:04:05Z",
+        "profile": "baseline",
+        "about": "some users",
+        "changed": {},
+        "own_stack": True,
+        "volume": {"concerts": 100, "schedules": 10_000, "seats": 1_500_000},
+        "machine": {"processor": "some, 2 cores"},
+        "invariants": {"charged and not confirmed": 0},
+        "passed": True,
+        "scripts": list(scripts or [a_script()]),
+    } | changes
+
+
+def a_series() -> dict[str, Any]:
+    requests = [
+        {"t": t, "n": 50 + t, "p50": 1.0 + t, "p99": 9.0 + t, "avg": 2.0, "at": 1000.0 + t}
+        for t in range(5)
+    ]
+    machine = [
+        {"at": 1000.4 + t, "cpu": {"gateway": 0.2, "k6": 0.1}, "mb": {"gateway": 80, "k6": 40}}
+        for t in range(5)
+    ]
+    return {"requests": requests, "machine": machine}
+
+
+def test_table_of_the_terminal() -> None:
+    told = report.text(a_result(a_script(), a_script("pay", passed=False)))
+    assert "GET …/seats" in told
+    assert told.splitlines()[1].endswith("ok")
+    assert told.splitlines()[2].endswith("THRESHOLDS BROKEN")
+
+
+def test_broken_thresholds_are_named() -> None:
+    broken = {"http_req_duration{phase:run} p(99)<200": False, "wrong_replies{phase:run} x": False}
+    script = a_script(thresholds=broken)
+    assert report.broken_limits(script) == ["p(99)<200", "wrong_replies x"]
+    assert "BROKEN: p(99)<200" in report.one_line(script)
+
+
+def test_page_loads_nothing_and_escapes(tmp_path: Path) -> None:
+    result = a_result(about="<b>bold</b>")
+    (tmp_path / "seats").mkdir()
+    (tmp_path / "seats" / "series.json").write_text(json.dumps(a_series()))
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "&lt;b&gt;bold" in page
+    assert page.count("<svg") == 2
+    for loading in ("<script", "<link", "<img", "@import", "url(http", "src="):
+        assert loading not in page
+    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_script_without_requests_can_be_reported(tmp_path: Path) -> None:
+    result = a_result(a_script(duration={}, requests=0, routes={"seats": {"requests": 0}}))
+    (tmp_path / "seats").mkdir()
+    (tmp_path / "seats" / "series.json").write_text('{"requests": [], "machine": []}')
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    report.write(tmp_path)
+    assert "no request" in report.one_line(result["scripts"][0])
+    assert report.text(result)
+
+
+def test_figures_of_a_script_are_those_under_load() -> None:
+    metrics = {
+        "http_req_duration{phase:run}": STATS | {"thresholds": {"avg<50": False}},
+        "http_req_duration{phase:run,name:seats}": STATS,
+        "wrong_replies{phase:run}": {"passes": 2, "fails": 8, "thresholds": {"rate<0.02": True}},
+        "wrong_replies": {"passes": 3, "fails": 8},
+        "seats_taken": {"count": 4, "rate": 1},
+    }
+    series = [{"t": t, "n": 5, "routes": {"seats": 5}, "at": 1000.0 + t} for t in range(2)]
+    points = [
+        {"at": at, "cpu": {"gateway": cores}, "other": 0.5, "steal": 0.0}
+        for at, cores in [(990, 9.0), (1000.5, 0.2), (1001.5, 0.4), (1090, 9.0)]
+    ]
+    script = run.summarised(
+        "seats", {"passed": False, "metrics": metrics, "series": series}, points
+    )
+    assert (script["requests"], script["per_second"], script["wrong"]) == (10, 5.0, 2)
+    assert script["prepared_wrong"] == 1
+    assert script["cpu"] == {"gateway": {"mean": 0.3, "peak": 0.3}}
+    assert script["counted"] == {"seats_taken": 4}
+    assert script["routes"]["seats"]["requests"] == 10
+    assert script["thresholds"] == {
+        "http_req_duration{phase:run} avg<50": True,
+        "wrong_replies{phase:run} rate<0.02": False,
+    }
+
+
+def test_violations_stand_out() -> None:
+    told = verify.lines({"good": 0, "bad": 2})
+    assert "0  good" in told
+    assert told.endswith("2  bad   VIOLATED")
+
+
+# --- the committed page ----------------------------------------------------------------------
+
+
+def test_page_compares_with_the_report_to_beat() -> None:
+    told = report_page.page({"baseline": a_result(a_script("seats"), a_script("journey"))}, None)
+    # avg, p95, p99, requests/s: theirs and ours; and theirs divided by ours
+    assert (
+        "| GET …/seats | 82.5 | **3.0** | 435 | **6.0** | 847 | **20.0** | 58.7 | **61.7**"
+        " | overload | 42 |" in told
+    )
+    assert "Targets: 3 of 3 met." in told
+    assert "x10, rush, hotseat, soak" in told
+
+
+def test_page_says_what_was_missed_or_broken() -> None:
+    slow = a_script("seats", duration=STATS | {"p(99)": 250.0}, thresholds={"p(99)<200": False})
+    told = report_page.page(
+        {"baseline": a_result(slow, invariants={"charged and not confirmed": 3}, passed=False)},
+        None,
+    )
+    assert "**Missed**: GET …/seats p99 250 ms (target 25)" in told
+    assert "- GET …/seats: `p(99)<200`" in told
+    assert "| charged and not confirmed | **3** |" in told
+    assert "All thresholds and invariants held" not in told
+
+
+def test_committed_page_is_made_from_the_committed_runs() -> None:
+    results = report_page.committed()
+    assert results, "a run is committed"
+    assert report_page.PAGE.read_text() == report_page.page(results, report_page.capacity())
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(report_page.PageError, match="not the result of a load test"):
+        report_page.take_over(tmp_path)
+
+
+# --- the search ------------------------------------------------------------------------------
+
+
+def search(limit: int, most: int = 6_400) -> dict[str, Any]:
+    """Of a system that stands `limit` users."""
+
+    def step(users: int) -> dict[str, Any]:
+        holds = users <= limit
+        return a_script(passed=holds, duration=STATS | {"p(99)": 20.0 if holds else 999.0})
+
+    return capacity.search(step, 100, most)
+
+
+def test_search_closes_in() -> None:
+    found = search(1_000)
+    assert 800 <= found["users"] <= 1_000
+    assert found["stopped_by"] == "p99 999 ms"
+    assert found["bottleneck"].startswith("gateway: 0.40 cores")
+    assert [one["users"] for one in found["steps"]] == sorted(
+        one["users"] for one in found["steps"]
+    )
+
+
+def test_search_ends_at_the_most() -> None:
+    found = search(100_000, most=400)
+    assert (found["users"], found["stopped_by"]) == (400, "the end of the search")
+
+
+def test_search_finds_that_it_stands_few_or_none() -> None:
+    assert 60 <= search(70)["users"] <= 70
+    assert search(0)["users"] == 0
