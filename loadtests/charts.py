@@ -15,7 +15,7 @@ mpl.use("Agg")  # no screen is needed
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 #: Always the same colour for the same process, dark to light from front to back.
 COLORS = {
@@ -207,7 +207,8 @@ def _finish(axes: Sequence[Axes]) -> None:
 
 
 def _plain(axis: Axis) -> None:
-    """A logarithmic axis with numbers as people write them, at powers of ten alone."""
+    """A logarithmic axis with numbers as people write them."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

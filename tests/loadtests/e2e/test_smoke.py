@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,4 @@ def test_smoke_of_all_scripts(repository: Path) -> None:
     assert (folder / "charts.png").read_bytes().startswith(b"\x89PNG")
     for loading in ("<script", "<link", "<img", "@import", "url(http", "src="):
         assert loading not in page, "the page must open without a network"
+    shutil.rmtree(folder)
