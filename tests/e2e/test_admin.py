@@ -8,7 +8,7 @@ import pytest
 
 from deploy.local.servers import REPOSITORY
 from deploy.local.stack import Stack
-from tests.e2e.conftest import DOOR, NOBODY, in_thread
+from tests.e2e.conftest import DESK, NOBODY, in_thread
 from tests.e2e.shop import Shop, assert_problem, eventually
 
 Admin = Callable[..., Awaitable[str]]
@@ -24,7 +24,7 @@ async def run(*arguments: str, address: str) -> tuple[int, str]:
         "--address",
         address,
         "--room",
-        DOOR,
+        DESK,
         cwd=REPOSITORY,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -50,7 +50,7 @@ async def admin(stack: Stack) -> AsyncIterator[Admin]:
 
 @pytest.fixture(scope="module")
 async def door(stack: Stack) -> str:
-    gateway = stack.add_replica("gateway", {"GATEWAY_ROOM": DOOR})
+    gateway = stack.add_replica("gateway", {"GATEWAY_ROOM": DESK})
     await in_thread(gateway.start)
     return gateway.name
 
