@@ -23,7 +23,7 @@ from aiokafka import (
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from prometheus_client import Counter
 
-from servicekit import call_context, logs
+from servicekit import call_context, cancellation, logs
 from servicekit.errors import ServiceError, TimedOut, Unavailable
 from servicekit.rpc_errors import RemoteError
 
@@ -117,7 +117,9 @@ class Producer:
                     for record in records
                 ]
                 await asyncio.gather(*acknowledgements)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except (KafkaError, OSError, TimeoutError, asyncio.CancelledError) as error:
+            if cancellation.is_ours(error):
+                raise
             if inner is not None:
                 await self._discard(inner)
             raise Unavailable("The event log did not take the records.") from error
@@ -192,7 +194,9 @@ async def run_consumer(
                 log.info("consuming", topic=topic, group=group)
                 failures = 0
                 await member.run()
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, OSError, TimeoutError, asyncio.CancelledError) as error:
+                if cancellation.is_ours(error):
+                    raise
                 failures += 1
                 if failures == 1:
                     log.warning(
@@ -380,7 +384,9 @@ async def _within(seconds: float, close: Callable[[], Awaitable[None]]) -> bool:
     try:
         async with asyncio.timeout(seconds):
             await close()
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (KafkaError, OSError, TimeoutError, asyncio.CancelledError) as error:
+        if cancellation.is_ours(error):
+            raise
         log.debug("closing failed", error=type(error).__name__)
         return False
     return True

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter, Histogram, start_http_server
 
-from servicekit import call_context, logs
+from servicekit import call_context, cancellation, logs
 from servicekit.errors import ServiceError
 from servicekit.rpc_errors import to_status
 from servicekit.settings import ServiceSettings, split_address
@@ -138,7 +138,9 @@ async def _keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
             log.error("background work ended", work=name)
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if cancellation.is_ours(error):
+                raise
             log.exception("background work failed", work=name)
         await asyncio.sleep(BACKGROUND_RESTART_SECONDS)
 

@@ -40,6 +40,14 @@ async def tick() -> None:
     raise RuntimeError("the background failed")
 
 
+async def stray() -> None:
+    """Meets the cancellation of a future that a library gave up."""
+    print("stray", flush=True)
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
 async def linger() -> None:
     try:
         await asyncio.Event().wait()
@@ -53,6 +61,7 @@ async def main() -> None:
     async with Server(settings, "program") as server:
         queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(Waiter(), server.grpc)
         server.add_background("tick", tick)
+        server.add_background("stray", stray)
         server.add_background("linger", linger)
         await server.serve(queue_pb2.DESCRIPTOR)
         print("drained", flush=True)

@@ -226,6 +226,25 @@ async def test_a_poison_record_goes_to_the_dead_letters_and_replays(
         assert line.startswith("0/0 replayed ")
 
 
+async def test_a_stray_cancellation_does_not_end_the_consumer(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    """As aiokafka's own futures end when it loses its broker."""
+    tries: list[bytes] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        tries.append(record.value)
+        if len(tries) == 1:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        return ()
+
+    await producer.publish([Record(topic, b"k", b"once")], timeout=10)
+    async with consuming(kafka_bootstrap, topic, handle):
+        await until(lambda: len(tries) == 2)
+
+
 async def test_a_replay_is_for_the_group_that_failed_alone(
     kafka_bootstrap: str, topic: str, producer: Producer
 ) -> None:
