@@ -105,6 +105,10 @@ class Fan:
     async def close(self) -> None:
         await self.http.aclose()
 
+    def at(self, url: str) -> bool:
+        """Whether this gateway is the fan's."""
+        return self.http.base_url == httpx.URL(url)
+
     async def request(
         self,
         method: str,
@@ -227,6 +231,20 @@ class Shop:
     async def crowd(self, count: int, gateway: str = "gateway") -> list[Fan]:
         """That many who may shop."""
         return list(await asyncio.gather(*(self.admitted(gateway) for _ in range(count))))
+
+    async def empty(self, gateway: str) -> None:
+        """Everybody who entered there leaves the queue."""
+        fans = [fan for fan in self._fans if fan.token and fan.at(self.url(gateway))]
+        await asyncio.gather(*(fan.leave() for fan in fans))
+
+    async def ready(self) -> None:
+        """Waits until the gateway finds every service ready, after some were started anew."""
+
+        async def all_ready() -> None:
+            reply = await self.fan().request("GET", "/health/ready")
+            assert reply.status_code == 200, reply.text
+
+        await eventually(all_ready, within=30)
 
     def new_schedule(self, seats: int = 5, *, price: str = PRICE) -> Schedule:
         """A concert with one date, tomorrow, and so many seats; seat ids are 10,000 times

@@ -34,7 +34,7 @@ async def run(*arguments: str, address: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-async def admin(stack: Stack) -> AsyncIterator[Admin]:
+async def admin(stack: Stack, shop: Shop, door: str) -> AsyncIterator[Admin]:
     address = stack.address("queue_service")
 
     async def command(*arguments: object) -> str:
@@ -46,6 +46,7 @@ async def admin(stack: Stack) -> AsyncIterator[Admin]:
     await command("resume")
     await command("capacity", 1000)
     await command("max-waiting", 1000)
+    await shop.empty(door)
 
 
 @pytest.fixture(scope="module")

@@ -72,11 +72,12 @@ class Room:
 
 
 @pytest.fixture
-async def room(stack: Stack) -> AsyncIterator[Room]:
+async def room(stack: Stack, shop: Shop, door: str) -> AsyncIterator[Room]:
     room = Room(stack.address("queue_service"))
     await room.set(capacity=1000, max_waiting=1000, paused=False)
     yield room
     await room.set(capacity=1000, max_waiting=1000, paused=False)
+    await shop.empty(door)
 
 
 # --- 422 INVALID_REQUEST -----------------------------------------------------------------

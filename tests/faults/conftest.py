@@ -35,7 +35,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "PAYMENT_LEASE_SECONDS": "4",
                 "PAYMENT_RECOVERY_INTERVAL_SECONDS": "0.3",
             },
-            "gateway": {"GATEWAY_REQUESTS_PER_SECOND": "0"},
+            "gateway": {
+                "GATEWAY_REQUESTS_PER_SECOND": "0",
+                "GATEWAY_DRAIN_ANNOUNCE_SECONDS": "1",
+            },
         },
     )
     with stack:

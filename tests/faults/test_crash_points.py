@@ -58,14 +58,6 @@ async def crashed(stack: Stack, step: str) -> None:
     assert code == -signal.SIGKILL
 
 
-async def ready(shop: Shop) -> None:
-    async def all_ready() -> None:
-        reply = await shop.fan().request("GET", "/health/ready")
-        assert reply.status_code == 200, reply.text
-
-    await eventually(all_ready, within=30)
-
-
 async def ask_until_told(fan: Fan, reservation: int, within: float = 30.0) -> httpx.Response:
     """Asks for the payment until there is an outcome."""
 
@@ -83,7 +75,7 @@ async def test_a_crash_there_is_recovered_from(shop: Shop, stack: Stack, step: s
     fan = await shop.admitted()
     reservation = await fan.hold(date_.seats[0])
     await arm(stack, step)
-    await ready(shop)
+    await shop.ready()
     # Whatever the fan is told at the moment of the crash, it is no lie.
     at_once = await fan.pay(reservation)
     assert at_once.status_code in (200, 202, 503, 504), at_once.text
@@ -125,7 +117,7 @@ async def test_a_crash_around_a_decline_keeps_the_hold(shop: Shop, stack: Stack,
     fan = await shop.admitted(user_id=sandbox_user(DECLINED))
     reservation = await fan.hold(date_.seats[0])
     await arm(stack, step)
-    await ready(shop)
+    await shop.ready()
     at_once = await fan.pay(reservation)
     assert at_once.status_code in (402, 202, 503, 504), at_once.text
     await crashed(stack, step)
@@ -163,7 +155,7 @@ async def test_a_success_that_comes_late(shop: Shop, stack: Stack, crash_again: 
     await arm(stack, charged)
     await asyncio.to_thread(reservations.restart, extra_env=brief)
     try:
-        await ready(shop)
+        await shop.ready()
         reservation = await fan.hold(date_.seats[0])
         assert (await fan.pay(reservation)).status_code in (202, 503, 504)
         await crashed(stack, charged)

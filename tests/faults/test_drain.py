@@ -84,6 +84,7 @@ async def test_a_payment_under_way_is_finished_by_a_service_that_stops(
     # The provider takes two seconds for this user.
     await in_thread(lambda: process.start(extra_env={"PAYMENT_PROVIDER_TIMEOUT_SECONDS": "5"}))
     try:
+        await shop.ready()
         date_ = shop.new_schedule()
         fan = await shop.admitted(user_id=sandbox_user(SLOW))
         reservation = await fan.hold(date_.seats[0])
