@@ -29,8 +29,8 @@ async def test_a_seat_is_paid_or_free_never_both_and_never_neither(
             reserved = (await payer.reserve(seat)).json()
             reservation = reserved["reservationId"]
             until = datetime.fromisoformat(reserved["heldUntil"])
-            # From 150 ms before the end to 50 ms after it: to pay takes some of that.
-            shift = -0.15 + 0.2 * number / SEATS
+            # From 250 ms before the end to 50 ms after it: to pay takes some of that.
+            shift = -0.25 + 0.3 * number / SEATS
             left = (until - datetime.now(UTC)).total_seconds() + shift
             await asyncio.sleep(max(0.0, left))
             pay, grab = await asyncio.gather(payer.pay_to_the_end(reservation), _grab(taker, seat))
@@ -47,8 +47,8 @@ async def test_a_seat_is_paid_or_free_never_both_and_never_neither(
     await asyncio.gather(*(race(number) for number in range(SEATS)))
     print(f"\npay against expiry: {dict(outcomes)}")
     # The instants were chosen well only if both happened.
-    assert outcomes["paid"] >= 10
-    assert outcomes["taken"] >= 10
+    assert outcomes["paid"] >= 5
+    assert outcomes["taken"] >= 5
 
     async def settled() -> None:
         confirmed = dict(
