@@ -3,7 +3,7 @@
 
 import { sleep } from 'k6';
 
-import { payer, withSeats } from './lib/people.js';
+import { payer, sendHome, withSeats } from './lib/people.js';
 import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
 import { pay } from './lib/shop.js';
 
@@ -17,4 +17,8 @@ export default function (fans) {
   const me = payer(fans);
   if (me) pay(me, me.reservationId);
   sleep(THINK_SECONDS);
+}
+
+export function teardown(fans) {
+  sendHome(fans);
 }

@@ -128,7 +128,7 @@ def _profile(profile: str, result: Mapping[str, Any]) -> str:
 def _compared(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
     rows = [
         "| route | avg theirs | ours | p95 theirs | ours | p99 theirs | ours "
-        "| requests/s theirs | ours | theirs | p99 ratio |",
+        "| requests/s theirs | ours | their verdict | p99 ratio |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|",
     ]
     for name in names:

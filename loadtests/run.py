@@ -3,8 +3,8 @@
 Tests the gateway at BASE_URL, or the one that `make run` started here; if none answers, starts a
 stack of its own and stops it afterwards.
 
-    SCRIPT=journey      one of concerts, schedules, seats, order, reserve, pay, journey, enqueue;
-                        default: all that the profile is for
+    SCRIPT=journey      of concerts, schedules, seats, order, reserve, pay, journey, enqueue one,
+                        or several with commas between; default: all that the profile is for
     PROFILE=x10         baseline (default), x10, rush, hotseat, soak, smoke
     SEED=small          what is for sale in a stack of our own; default full, in smoke small
 
@@ -51,14 +51,15 @@ class Asked:
             )
         self.settings = k6.PROFILES[self.profile]
         possible = self.settings.get("only", k6.NAMES)
-        script = environ.get("SCRIPT")
-        if script and script not in k6.NAMES:
-            raise CannotTest(f"There is no script {script!r}: choose {', '.join(k6.NAMES)}.")
-        if script and script not in possible:
-            raise CannotTest(
-                f"The profile {self.profile} is for {', '.join(possible)}, not for {script}."
-            )
-        self.scripts: Sequence[str] = [script] if script else possible
+        scripts = [name.strip() for name in environ.get("SCRIPT", "").split(",") if name.strip()]
+        for script in scripts:
+            if script not in k6.NAMES:
+                raise CannotTest(f"There is no script {script!r}: choose {', '.join(k6.NAMES)}.")
+            if script not in possible:
+                raise CannotTest(
+                    f"The profile {self.profile} is for {', '.join(possible)}, not for {script}."
+                )
+        self.scripts: Sequence[str] = [name for name in possible if name in (scripts or possible)]
         self.seed = environ.get("SEED") or ("small" if self.profile == "smoke" else "full")
         if self.seed not in _SEEDS:
             raise CannotTest(f"SEED must be full or small, not {self.seed!r}.")

@@ -75,9 +75,17 @@ def test_bad_settings_are_one_sentence(settings: dict[str, str]) -> None:
         k6.plan("seats", environ(**settings))
 
 
+def test_several_scripts_run_in_their_order() -> None:
+    asked = run.Asked({"SCRIPT": "pay, seats"})
+    assert asked.scripts == ["seats", "pay"]
+    assert run.Asked({"PROFILE": "rush"}).scripts == ["journey"]
+    assert run.Asked({}).scripts == list(k6.NAMES)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        ({"SCRIPT": "seats,lunch"}, "no script 'lunch'"),
         ({"SCRIPT": "lunch"}, "no script 'lunch'"),
         ({"PROFILE": "tea"}, "no profile 'tea'"),
         ({"PROFILE": "rush", "SCRIPT": "seats"}, "rush is for journey"),
