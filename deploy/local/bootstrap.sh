@@ -107,6 +107,7 @@ missing_python_packages() {
 # starting, nothing of ours may be installed under it.
 POLICY_FILE=/usr/sbin/policy-rc.d
 POLICY_IS_OURS=no
+REDIS_IS_NEW=no
 AS_ROOT=()
 
 hold_services_back() {
@@ -115,19 +116,24 @@ hold_services_back() {
             "$POLICY_FILE lets services start at installation, so Redis would be started as a system service; install redis-server yourself, then run this again."
         return 0
     fi
-    trap release_services EXIT
-    trap 'exit 130' INT TERM
     POLICY_IS_OURS=yes
     printf '#!/bin/sh\n# Put here by frontrow while it installs packages; removed right after.\nexit 101\n' |
         "${AS_ROOT[@]}" tee $POLICY_FILE >/dev/null
     "${AS_ROOT[@]}" chmod 755 $POLICY_FILE
 }
 
+# However the installation ended: a failure or Ctrl-C may come after Redis was set up.
 release_services() {
+    trap '' INT TERM HUP
+    if [ $REDIS_IS_NEW = yes ]; then
+        keep_redis_from_booting
+        REDIS_IS_NEW=no
+    fi
     if [ $POLICY_IS_OURS = yes ]; then
         "${AS_ROOT[@]}" rm -f $POLICY_FILE
         POLICY_IS_OURS=no
     fi
+    trap - INT TERM HUP EXIT
 }
 
 # The package's postinst enables its unit (start at boot) without asking policy-rc.d. Disabling
@@ -153,7 +159,14 @@ install_packages() {
     fi
     local log=$LOG_DIR/apt.log
     say "Installing with apt: $*"
-    case " $* " in *" redis-server "*) hold_services_back ;; esac
+    case " $* " in
+        *" redis-server "*)
+            trap release_services EXIT
+            trap 'exit 130' INT TERM HUP
+            hold_services_back
+            REDIS_IS_NEW=yes
+            ;;
+    esac
     say "  refreshing the package lists"
     "${AS_ROOT[@]}" apt-get update >"$log" 2>&1 ||
         say "  (apt-get update failed, going on with the lists this machine has; see $log)"
@@ -162,11 +175,9 @@ install_packages() {
         apt-get install -y --no-install-recommends "$@" 2>&1 | tee -a "$log" |
         show_count '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up'
     then
-        release_services
         tail -n 5 "$log" >&2
         fail "apt could not install $*; the whole output is in $log."
     fi
-    case " $* " in *" redis-server "*) keep_redis_from_booting ;; esac
     release_services
 }
 

@@ -35,10 +35,34 @@ def command(tree: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def bootstrap(tree: Path) -> subprocess.CompletedProcess[str]:
+def sudo(tree: Path, script: str) -> Path:
+    """Plays sudo, for a user who is not root; returns the file that gets what it was asked for."""
+    asked = tree.parent / "asked"
+    command(tree, "id", "echo 1000")
+    command(tree, "apt-get", "exit 1")
+    for name in ("update-rc.d", "systemctl"):
+        command(tree, name, f"echo {name} was called without sudo; exit 1")
+    # The last line is for machines that have a policy-rc.d of their own: it forbids starting.
+    command(
+        tree,
+        "sudo",
+        f"""
+        echo "$*" >> {asked}
+        case "$*" in
+            {script}
+            *policy-rc.d\\ redis-server\\ start) exit 101 ;;
+            *tee\\ *) cat >/dev/null ;;
+        esac
+        """,
+    )
+    return asked
+
+
+def bootstrap(tree: Path, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [tree / "deploy/local/bootstrap.sh", "run"],
         env={"PATH": str(tree.parent / "bin")},
+        stdin=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -55,6 +79,27 @@ def test_without_root_or_sudo_it_says_what_to_install(tree: Path) -> None:
     assert "maven" in done.stderr
     assert "make up" in done.stderr
     assert "apt-get was called" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [("exit 100", 2), ("kill -TERM $PPID", 130), ("kill -INT $PPID; kill -INT $$", 130)],
+    ids=["apt-failed", "terminated", "interrupted"],
+)
+def test_redis_is_kept_from_booting_however_the_installation_ends(
+    tree: Path, ends: str, status: int
+) -> None:
+    asked = sudo(tree, f"*apt-get\\ install*) {ends} ;;")
+    assert bootstrap(tree).returncode == status
+    steps = asked.read_text().splitlines()
+    installed = next(i for i, step in enumerate(steps) if "apt-get install" in step)
+    for step in (
+        "-n update-rc.d redis-server disable",
+        "-n systemctl disable redis-server.service",
+    ):
+        assert steps.index(step) > installed
+    put = [step for step in steps if "tee /usr/sbin/policy-rc.d" in step]
+    assert steps.count("-n rm -f /usr/sbin/policy-rc.d") == len(put)
 
 
 def test_without_apt_it_says_what_is_lacking(tree: Path) -> None:
