@@ -154,8 +154,10 @@ install_packages() {
         AS_ROOT=(env)
     elif have sudo && sudo -n true 2>/dev/null; then
         AS_ROOT=(sudo -n)
+    elif [ -t 0 ] && have sudo && say "This machine lacks $*; to install them, sudo may ask for your password." && sudo -v; then
+        AS_ROOT=(sudo)
     else
-        fail "this machine lacks $*, and neither root nor password-less sudo is at hand: have them installed (apt-get install --no-install-recommends $*), or use \`make up\`, which needs only Docker."
+        fail "this machine lacks $*, and neither root nor sudo is at hand: have them installed (apt-get install --no-install-recommends $*), or use \`make up\`, which needs only Docker."
     fi
     local log=$LOG_DIR/apt.log
     say "Installing with apt: $*"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -100,6 +101,37 @@ def test_redis_is_kept_from_booting_however_the_installation_ends(
         assert steps.index(step) > installed
     put = [step for step in steps if "tee /usr/sbin/policy-rc.d" in step]
     assert steps.count("-n rm -f /usr/sbin/policy-rc.d") == len(put)
+
+
+NO_PASSWORD_NO_SUDO = "-n\\ true) exit 1 ;;"
+
+
+def test_without_a_terminal_nobody_is_asked_for_a_password(tree: Path) -> None:
+    asked = sudo(tree, NO_PASSWORD_NO_SUDO)
+    done = bootstrap(tree)
+    assert done.returncode == 2
+    assert "neither root nor sudo is at hand" in done.stderr
+    assert asked.read_text().splitlines() == ["-n true"]
+
+
+@pytest.mark.parametrize("may", [True, False], ids=["a-sudoer", "no-sudoer"])
+def test_on_a_terminal_sudo_asks_for_the_password(tree: Path, may: bool) -> None:
+    asked = sudo(tree, f"{NO_PASSWORD_NO_SUDO} -v) exit {0 if may else 1} ;;")
+    keyboard, terminal = os.openpty()
+    try:
+        done = bootstrap(tree, stdin=terminal)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert "sudo may ask for your password" in done.stdout
+    steps = asked.read_text().splitlines()
+    assert steps[:2] == ["-n true", "-v"]
+    if may:
+        assert any(step.startswith("env ") and "apt-get install" in step for step in steps)
+    else:
+        assert done.returncode == 2
+        assert "neither root nor sudo is at hand" in done.stderr
+        assert len(steps) == 2
 
 
 def test_without_apt_it_says_what_is_lacking(tree: Path) -> None:
