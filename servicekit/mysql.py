@@ -149,7 +149,8 @@ class Database:
             async with asyncio.timeout(self._query_timeout):
                 await connection.begin()
             yield Transaction(connection, self._query_timeout)
-            # Its full time, however little of the caller's is left: a commit in doubt helps nobody.
+            # Not cut short by what is left of the caller's budget: only a call that is cancelled
+            # leaves a commit in doubt.
             async with asyncio.timeout(self._query_timeout):
                 await connection.commit()
 

@@ -32,6 +32,7 @@ CALL_SECONDS = Histogram(
 BACKGROUND_RESTART_SECONDS = 1.0
 # Longer than background work may take to clean up (a Kafka consumer leaves its group in 2 s).
 _CANCEL_AGAIN_SECONDS = 4.0
+_CANCEL_TIMES = 3
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -87,12 +88,15 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         pending = set(self._tasks)
-        while pending:
+        for _ in range(_CANCEL_TIMES):
             # More than once if need be: before Python 3.12, asyncio.wait_for (under every command
             # of redis-py) may swallow a cancellation, and the drain would hang.
             for task in pending:
                 task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
+            if pending:
+                _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
+        if pending:
+            log.error("background work does not end", work=[task.get_name() for task in pending])
 
     def add_background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Runs `work` beside the server until the drain is over. It should never return or

@@ -1,5 +1,6 @@
 """What every service's settings have in common. Read from the environment, with its prefix."""
 
+import re
 import sys
 from typing import Annotated, Literal, TypeVar
 
@@ -57,14 +58,17 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 def load(settings: type[Settings]) -> Settings:
     """Reads the settings from the environment; ends the program with one clear message, and
     status 2, if they are not valid. No value is shown: it may be a secret."""
+    prefix = str(settings.model_config.get("env_prefix", ""))
     try:
         return settings()
     except ValidationError as error:
-        prefix = str(settings.model_config.get("env_prefix", ""))
         for problem in error.errors(include_input=False, include_context=False, include_url=False):
             name = prefix + "_".join(map(str, problem["loc"])).upper()
             print(f"{name}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
-    except SettingsError as error:  # a value that should be JSON is not; it names the field
-        print(f"{error}: it must be JSON", file=sys.stderr)
+    except SettingsError as error:
+        # A value that should be JSON is not; only the message tells of which field.
+        field = re.search(r'field "(\w+)"', str(error))
+        name = prefix + field.group(1).upper() if field else str(error)
+        print(f"{name}: must be JSON", file=sys.stderr)
         sys.exit(2)

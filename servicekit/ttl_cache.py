@@ -3,14 +3,23 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
+def seconds_to_midnight() -> float:
+    """Seconds until the date changes (UTC)."""
+    now = datetime.now(UTC)
+    midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
+    return (midnight - now).total_seconds()
+
+
 class TtlCache(Generic[Key, Value]):
-    """Keeps the `max_size` entries used last, each for `ttl` seconds from when it was put in."""
+    """Keeps the `max_size` entries used last, each for `ttl` seconds from when it was put in, and
+    none beyond midnight (UTC), when dates pass."""
 
     def __init__(
         self, *, max_size: int, ttl: float, clock: Callable[[], float] = time.monotonic
@@ -25,8 +34,8 @@ class TtlCache(Generic[Key, Value]):
         entry = self._entries.get(key)
         if entry is None:
             return None
-        value, since = entry
-        if self._clock() - since >= self._ttl:
+        value, until = entry
+        if self._clock() >= until:
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
@@ -34,7 +43,8 @@ class TtlCache(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         """Remembers `value`, at the cost of the entry that was not used for longest."""
-        self._entries[key] = (value, self._clock())
+        until = self._clock() + min(self._ttl, seconds_to_midnight())
+        self._entries[key] = (value, until)
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_size:
             self._entries.popitem(last=False)
