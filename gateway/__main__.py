@@ -11,6 +11,7 @@ import tempfile
 import uvicorn
 import uvloop
 
+from gateway.protocol import ProblemProtocol
 from gateway.settings import GatewaySettings
 from gateway.workers import run_workers
 from servicekit import logs
@@ -54,7 +55,7 @@ def server_config(settings: GatewaySettings, app: object) -> uvicorn.Config:
         app,  # type: ignore[arg-type]
         host=host,
         port=port,
-        http="httptools",
+        http=ProblemProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -62,7 +63,7 @@ def server_config(settings: GatewaySettings, app: object) -> uvicorn.Config:
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=65,  # above the 60 s of the usual load balancer, so that it closes first
-        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_graceful_shutdown=settings.drain_seconds,
     )
 
 

@@ -33,7 +33,8 @@ around, hold a seat, pay. Every error is `application/problem+json` with a stabl
 
 def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASGIApp:
     """Wires the application. Call it inside the event loop that will serve it."""
-    verifier = TokenVerifier(settings.token_keys, settings.room, settings.token_max_age_seconds)
+    keys = {key_id: secret.get_secret_value() for key_id, secret in settings.token_keys.items()}
+    verifier = TokenVerifier(keys, settings.room, settings.token_max_age_seconds)
     admissions = Admissions(clients.positions, settings.admission_ttl_seconds)
     rate_limit = RateLimit(settings.requests_per_second)
     queue = QueueRoutes(clients, verifier, admissions, rate_limit, settings.write_budget_seconds)

@@ -4,8 +4,9 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
+
+from servicekit.ttl_cache import seconds_to_midnight
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -56,6 +57,4 @@ class TtlCache(Generic[Key, Value]):
         lifetime = self._ttl * random.uniform(0.5, 1.0)
         if not self._until_midnight:
             return lifetime
-        now = datetime.now(UTC)
-        midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
-        return min(lifetime, (midnight - now).total_seconds())
+        return min(lifetime, seconds_to_midnight())

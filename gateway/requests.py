@@ -1,7 +1,8 @@
 """Reading a request: its body, its path ids, its headers. All that is bad is told at once."""
 
 import asyncio
-from typing import Annotated, TypeVar
+from types import TracebackType
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -27,6 +28,40 @@ class Body(BaseModel):
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+class BadFields:
+    """Reads several parts of a request, each in a `with` block, and tells all that is bad at once:
+
+    bad = BadFields()
+    with bad:
+        seat_id = path_id(request, "seatId")
+    with bad:
+        body = await read_body(request, SomeBody)
+    bad.tell()
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[FieldError] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, InvalidFields):
+            self._errors += error.errors
+            return True
+        return False
+
+    def tell(self) -> None:
+        """Raises InvalidFields if anything was bad."""
+        if self._errors:
+            raise InvalidFields(self._errors)
 
 
 async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:

@@ -2,14 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from servicekit.settings import ListenAddress, LogLevel, config
 
 
-def _long_enough(keys: dict[str, str]) -> dict[str, str]:
-    if not keys or any(len(secret.encode()) < 32 for secret in keys.values()):
+def _long_enough(keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    secrets = [key.get_secret_value() for key in keys.values()]
+    if not keys or any(len(secret.encode()) < 32 for secret in secrets):
         raise ValueError("must hold at least one key, each of 32 bytes or more (RFC 7518, 3.2)")
     return keys
 
@@ -44,7 +45,7 @@ class GatewaySettings(BaseSettings):
     payment_addr: str = "127.0.0.1:9104"
     """payment_service: host:port or a gRPC target."""
 
-    token_keys: Annotated[dict[str, str], AfterValidator(_long_enough)]
+    token_keys: Annotated[dict[str, SecretStr], AfterValidator(_long_enough)]
     """Keys that access tokens may be signed with, as JSON {"key id": "secret"}. A superset of
     the keys of queue_service: add a new key here first, remove an old one here last."""
 
@@ -87,5 +88,5 @@ class GatewaySettings(BaseSettings):
     """After SIGTERM, how long requests are still taken while /health/ready says 503 and every
     reply closes its connection, in seconds: time for a load balancer to look away."""
 
-    drain_seconds: float = Field(default=15.0, ge=0)
-    """Then, how long accepted requests may take to finish, in seconds."""
+    drain_seconds: int = Field(default=15, ge=0)
+    """Then, how long accepted requests may take to finish, in whole seconds."""

@@ -14,7 +14,8 @@ def run_workers(count: int, address: tuple[str, int], backlog: int) -> int:
     Returns 0 if they were told to stop, 1 if one died, which ends all: whatever started us
     starts us again. Raises OSError if the address is taken.
     """
-    listener = socket.create_server(address, backlog=backlog)
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.create_server(address, family=family, backlog=backlog)
     # Spawned, not forked: gRPC does not survive a fork.
     context = multiprocessing.get_context("spawn")
     workers = [

@@ -8,7 +8,10 @@ import sys
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from pydantic import SecretStr
 
+from gateway.__main__ import server_config
+from gateway.settings import GatewaySettings
 from servicekit.server import tune_garbage_collector
 
 app = FastAPI()
@@ -20,18 +23,11 @@ async def nothing() -> dict[str, str]:
 
 
 async def main(port: int) -> None:
-    # The options of gateway.__main__, so that the application is all that differs.
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=port,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
+    # The options of the gateway, so that the application is all that differs.
+    settings = GatewaySettings(
+        listen=f"127.0.0.1:{port}", token_keys={"unused": SecretStr("-" * 32)}
     )
+    config = server_config(settings, app)
     tune_garbage_collector()
     await uvicorn.Server(config).serve()
 

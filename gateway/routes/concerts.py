@@ -1,6 +1,5 @@
 """What is on sale: concerts, their dates, their seats. Answered from caches of ready bytes."""
 
-import asyncio
 from collections.abc import Sequence
 
 from fastapi import FastAPI
@@ -60,8 +59,12 @@ class ConcertRoutes:
         self._schedules = TtlCache[int, bytes](
             settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS, until_midnight=True
         )
-        self._seat_facts = TtlCache[int, list[tuple[int, bytes]]](facts_ttl, _MAX_SEAT_MAPS)
-        self._seats = TtlCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS)
+        self._seat_facts = TtlCache[int, list[tuple[int, bytes]]](
+            facts_ttl, _MAX_SEAT_MAPS, until_midnight=True
+        )
+        self._seats = TtlCache[int, bytes](
+            settings.seats_ttl_seconds, _MAX_SEAT_MAPS, until_midnight=True
+        )
 
     def add_to(self, app: FastAPI) -> None:
         """Adds the routes, with what the OpenAPI page says of them."""
@@ -185,13 +188,12 @@ class ConcertRoutes:
         return reply.schedules
 
     async def _load_seats(self, schedule_id: int) -> bytes:
-        facts, reply = await asyncio.gather(
-            self._seat_facts.get(schedule_id, lambda: self._load_seat_facts(schedule_id)),
-            call(
-                self._clients.reservation.ListTakenSeats,
-                reservation_pb2.ListTakenSeatsRequest(schedule_id=schedule_id),
-                budget=self._budget,
-            ),
+        # One after the other: what is taken must not grow old while the facts are read.
+        facts = await self._seat_facts.get(schedule_id, lambda: self._load_seat_facts(schedule_id))
+        reply = await call(
+            self._clients.reservation.ListTakenSeats,
+            reservation_pb2.ListTakenSeatsRequest(schedule_id=schedule_id),
+            budget=self._budget,
         )
         held, sold = _TAKEN_SUFFIX
         suffixes = dict.fromkeys(reply.held_seat_ids, held) | dict.fromkeys(

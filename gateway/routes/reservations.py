@@ -10,7 +10,7 @@ from gateway.clients import Clients
 from gateway.errors import NotYours, ReservationExpired, TokenExpired
 from gateway.rate_limit import RateLimit
 from gateway.replies import instant, json_reply
-from gateway.requests import idempotency_key, path_id, read_body
+from gateway.requests import BadFields, idempotency_key, path_id, read_body
 from gateway.routes.documentation import (
     ADMITTED,
     BODY,
@@ -140,8 +140,12 @@ class ReservationRoutes:
     async def reserve(self, request: Request) -> Response:
         """Holds a seat for the user, for 5 minutes unless configured otherwise."""
         place = self._genuine_place(request)
-        body = await read_body(request, ReserveBody)
-        key = idempotency_key(request)
+        bad = BadFields()
+        with bad:
+            body = await read_body(request, ReserveBody)
+        with bad:
+            key = idempotency_key(request)
+        bad.tell()
         _check_same_user(place, body.user_id)
         await self._admissions.check(place)
         reservation = await call(
@@ -156,9 +160,14 @@ class ReservationRoutes:
     async def pay(self, request: Request) -> Response:
         """Pays a reservation; that ends the admission. Paying twice charges once."""
         place = self._genuine_place(request)
-        reservation_id = path_id(request, "reservationId")
-        body = await read_body(request, PayBody)
-        key = idempotency_key(request)
+        bad = BadFields()
+        with bad:
+            reservation_id = path_id(request, "reservationId")
+        with bad:
+            body = await read_body(request, PayBody)
+        with bad:
+            key = idempotency_key(request)
+        bad.tell()
         _check_same_user(place, body.user_id)
         try:
             await self._admissions.check(place)

@@ -5,8 +5,8 @@ from datetime import datetime, tzinfo
 
 import pytest
 
-from gateway import caching
 from gateway.caching import TtlCache
+from servicekit import ttl_cache
 
 
 class Loads:
@@ -140,7 +140,7 @@ async def test_dates_end_at_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
         def now(cls, tz: tzinfo | None = None) -> "AlmostMidnight":
             return cls(2026, 12, 31, 23, 59, 59, 950_000, tz)
 
-    monkeypatch.setattr(caching, "datetime", AlmostMidnight)
+    monkeypatch.setattr(ttl_cache, "datetime", AlmostMidnight)
     load = Loads()
     forever = TtlCache[str, int](10, 10)
     assert await forever.get("a", load) == 1
@@ -157,6 +157,6 @@ async def test_dates_are_kept_until_midnight(monkeypatch: pytest.MonkeyPatch) ->
         def now(cls, tz: tzinfo | None = None) -> "Evening":
             return cls(2026, 12, 31, 23, 0, 0, 0, tz)
 
-    monkeypatch.setattr(caching, "datetime", Evening)
+    monkeypatch.setattr(ttl_cache, "datetime", Evening)
     cache, load = TtlCache[str, int](7_200, 10, until_midnight=True), Loads()
     assert [await cache.get("a", load) for _ in range(3)] == [1, 1, 1]

@@ -1,6 +1,7 @@
 """What only shows on a real connection: raw HTTP to a real server."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -125,3 +126,17 @@ async def test_the_server_does_not_tell_what_it_is(connection: Connection) -> No
     _, headers, _ = await connection.reply()
     assert "server" not in headers
     assert set(headers) == {"date", "content-type", "content-length", "x-request-id"}
+
+
+@pytest.mark.parametrize(
+    "line", ["GET /concerts/\xe9 HTTP/1.1", "FOO /concerts HTTP/1.1", "GET /concerts HTTP/9.7"]
+)
+async def test_what_is_not_http_gets_a_problem_too(connection: Connection, line: str) -> None:
+    connection.writer.write(line.encode("latin-1") + b"\r\nHost: x\r\n\r\n")
+    status, headers, body = await connection.reply()
+    problem = json.loads(body)
+    assert (status, problem["status"], problem["code"]) == (422, 422, "INVALID_REQUEST")
+    assert headers["content-type"] == "application/problem+json"
+    assert problem["requestId"] == headers["x-request-id"]
+    assert problem["errors"]
+    assert await connection.is_closed()

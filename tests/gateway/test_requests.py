@@ -76,6 +76,17 @@ class TestIdsInTheBody:
         body = assert_problem(reply, 422, "INVALID_REQUEST")
         assert fields(body) == ["userId", "concertSeatId"]
 
+    async def test_bad_fields_of_path_body_and_key_are_told_at_once(
+        self, client: httpx.AsyncClient, headers: dict[str, str]
+    ) -> None:
+        reply = await client.post(
+            "/concerts/reservations/0/pay",
+            json={"userId": 0},
+            headers=headers | {"Idempotency-Key": ""},
+        )
+        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        assert fields(body) == ["reservationId", "userId", "Idempotency-Key"]
+
     async def test_names_of_another_style_are_not_taken(self, client: httpx.AsyncClient) -> None:
         reply = await client.post("/queues/enqueue", json={"user_id": 42})
         assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["userId"]

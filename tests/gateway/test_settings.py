@@ -12,7 +12,7 @@ from tests.gateway.fakes import KEYS
 def test_the_keys_are_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))
     settings = load(GatewaySettings)
-    assert settings.token_keys == KEYS
+    assert {key: secret.get_secret_value() for key, secret in settings.token_keys.items()} == KEYS
     assert settings.listen == "127.0.0.1:8080"
 
 
