@@ -11,6 +11,7 @@ from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TimeoutError,
 )
 
@@ -19,6 +20,9 @@ from servicekit.errors import Unavailable
 
 _KEYS = ("state", "waiting", "admitted", "unclaimed", "users", "places", "known", "ended")
 _FULL, _PAUSED = 4, 5
+# It cannot write (disk full, too few replicas) or runs a slow script: errors that redis-py has no
+# class for.
+_PASSING = ("MISCONF", "NOREPLICAS", "BUSY")
 _LUA = Path(__file__).parent / "lua"
 
 
@@ -34,7 +38,7 @@ class RedisWaitingRoom:
     """Rooms in Redis, shared by all replicas.
 
     Every method is idempotent, takes one round trip, and raises Unavailable if Redis is away,
-    still loading, read-only or full.
+    still loading, read-only, full or cannot write.
     """
 
     def __init__(self, redis: Redis, rules: Rules, defaults: Limits) -> None:
@@ -126,6 +130,10 @@ class RedisWaitingRoom:
             raise Unavailable("The waiting room is moving.") from error
         except (ConnectionError, TimeoutError, OutOfMemoryError, ClusterDownError) as error:
             raise Unavailable("The waiting room is away.") from error
+        except ResponseError as error:
+            if str(error).partition(" ")[0] in _PASSING:
+                raise Unavailable("The waiting room is away.") from error
+            raise
         now, epoch, last, capacity, max_waiting, paused = header[:6]
         grace_until, settled_at, pace_at, pace_now, pace_before = header[6:11]
         waiting, admitted, admissions = header[11:]

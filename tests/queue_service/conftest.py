@@ -196,6 +196,10 @@ class OwnRedis:
         """What was written after that many bytes never reached the disk."""
         os.truncate(self._log(), size)
 
+    def spoil_snapshots(self) -> None:
+        """From now on no snapshot can be saved: a folder is where the file would be."""
+        (self._folder / "dump.rdb").mkdir()
+
     def _log(self) -> Path:
         return next((self._folder / "appendonlydir").glob("*.incr.aof"))
 
