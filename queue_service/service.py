@@ -161,9 +161,11 @@ class QueueService:
                     log.info("the store is back", room=room)
                 away = False
             except Unavailable as error:
-                # Once is enough: it may be away for a while.
+                # Once is enough: it may be away for a while. What the client says of it holds its
+                # address, hence the kind alone.
                 if not away:
-                    log.warning("the store is away", room=room, error=repr(error.__cause__))
+                    kind = type(error.__cause__ or error).__name__
+                    log.warning("the store is away", room=room, error=kind)
                 away = True
             await asyncio.sleep(every)
 

@@ -1,12 +1,15 @@
 """The use cases over the fake room: answers per item, limits, and payments that end a place."""
 
+import asyncio
 from collections.abc import Callable
 
 import jwt
 import pytest
 from google.protobuf.message import DecodeError
+from structlog.testing import CapturingLogger
 
 from protos.payment.v1 import events_pb2, payment_pb2
+from queue_service import service as service_module
 from queue_service.consumers import payment_handler
 from queue_service.domain import (
     MAX_ITEMS,
@@ -145,6 +148,27 @@ async def test_a_store_that_is_away_is_said_to_be(
     store.away = Unavailable("away")
     with pytest.raises(Unavailable):
         await service.enter_queue("main", [1])
+
+
+async def test_a_store_that_is_away_is_logged_once_and_without_its_address(
+    service: QueueService, store: FakeWaitingRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(service_module, "log", log)
+    store.away = Unavailable("away")
+    store.away.__cause__ = ConnectionError("Error 111 connecting to redis.internal:6379.")
+    moving = asyncio.create_task(service.keep_moving("main", 0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    store.away = None
+    for _ in range(5):
+        await asyncio.sleep(0)
+    moving.cancel()
+    await asyncio.wait([moving])
+    away, back = log.calls
+    assert (away.method_name, away.kwargs["error"]) == ("warning", "ConnectionError")
+    assert "redis.internal" not in repr(away)
+    assert back.args == ("the store is back",)
 
 
 def payment_event(**kind: object) -> Record:
