@@ -68,7 +68,8 @@ class Payments(Protocol):
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         """Paid ones whose event has waited in the outbox for `older_than` seconds; not given out
-        again for `lease_seconds`."""
+        again for `lease_seconds`. Whoever has waited longest for it comes first, so that all
+        have their turn, however many there are."""
         ...
 
     async def forget_keys(self, older_than_hours: float) -> None:

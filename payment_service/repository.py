@@ -186,10 +186,12 @@ class PaymentRepository:
     ) -> Sequence[Payment]:
         async def claim(transaction: Transaction) -> Sequence[Payment]:
             waiting = await transaction.fetch_all(
-                """SELECT DISTINCT p.id FROM outbox o JOIN payment p ON p.id = o.payment_id
+                # From the outbox, which is short, to the payments, of which there are ever more.
+                """SELECT DISTINCT p.id, p.driven_until
+                FROM outbox o STRAIGHT_JOIN payment p ON p.id = o.payment_id
                 WHERE o.created_at <= NOW(6) - INTERVAL %s MICROSECOND
                     AND p.status = 'SUCCEEDED' AND p.driven_until <= NOW(6)
-                ORDER BY p.id LIMIT %s""",
+                ORDER BY p.driven_until LIMIT %s""",
                 _microseconds(older_than),
                 limit,
             )
@@ -199,7 +201,7 @@ class PaymentRepository:
                 f"""SELECT {_PAYMENT} FROM payment
                 WHERE id IN ({_marks(waiting)}) AND driven_until <= NOW(6)
                 FOR UPDATE SKIP LOCKED""",
-                *(payment_id for (payment_id,) in waiting),
+                *(payment_id for payment_id, _ in waiting),
             )
             return await _take(transaction, rows, lease_seconds)
 

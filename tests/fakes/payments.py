@@ -190,7 +190,8 @@ class MemoryPayments:
         self, payments: Sequence[Payment], lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         now = time.monotonic()
-        claimed = [p for p in payments if self._driven_until[p.id] <= now][:limit]
+        due = [p for p in payments if self._driven_until[p.id] <= now]
+        claimed = sorted(due, key=lambda p: self._driven_until[p.id])[:limit]
         for payment in claimed:
             self.payments[payment.id] = replace(payment, attempts=payment.attempts + 1)
             self._driven_until[payment.id] = now + lease_seconds

@@ -174,8 +174,24 @@ async def test_a_success_that_kafka_does_not_take_keeps_its_hold(
     await shop.service._saga.drive(attempt.payment)
     await asyncio.sleep(0.35)
     for _ in range(3):
-        await shop.recovery.recover()
+        await shop.recovery.look()
     assert shop.reservations.calls == [1, 1], "renewed once in a while, not at every look"
+
+
+async def test_all_of_many_successes_that_kafka_does_not_take_keep_their_holds(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.0)
+    for reservation_id in range(1000, 1500):
+        shop.reservations.hold(reservation_id, user_id=42)
+        order = PayOrder(reservation_id, 42)
+        attempt = await shop.payments.create_payment(order, lease_seconds=0, answer_seconds=0)
+        await shop.service._saga.drive(attempt.payment)
+    shop.reservations.calls.clear()
+    await shop.recovery.look()
+    assert sorted(shop.reservations.calls) == list(range(1, 501))
+    await shop.recovery.look()
+    assert len(shop.reservations.calls) == 500, "renewed again before it was time"
 
 
 async def test_an_ended_payment_stays_as_it_is(shop: Shop) -> None:

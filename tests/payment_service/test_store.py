@@ -196,6 +196,21 @@ class Contract:
         await asyncio.sleep(0.55)
         assert await claim()
 
+    async def test_however_many_are_unannounced_each_has_its_turn(self, payments: Payments) -> None:
+        async def succeed() -> int:
+            payment = (await create(payments, new_order(), lease=0)).payment
+            await end(payments, payment, SUCCEEDED)
+            return payment.id
+
+        unseen: set[int] = set()
+        for _ in range(50):
+            unseen.update(await asyncio.gather(*(succeed() for _ in range(10))))
+        # Nobody's lease lasts, so every claim finds all of them. Others may have left some too.
+        for _ in range(40):
+            found = await payments.claim_unannounced(older_than=0, lease_seconds=0, limit=50)
+            unseen -= {payment.id for payment in found}
+        assert not unseen
+
     async def test_a_key_stands_for_its_first_payment(self, payments: Payments) -> None:
         order = new_order("key 🎟")
         payment = (await create(payments, order)).payment
