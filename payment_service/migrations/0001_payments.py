@@ -52,7 +52,7 @@ def upgrade() -> None:
     op.execute("""
         CREATE TABLE idempotency_key (
             user_id BIGINT NOT NULL,
-            idem_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+            idem_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
             reservation_id BIGINT NOT NULL,
             payment_id BIGINT NOT NULL,
             -- Until when the call that uses the key may still answer; NULL once it has.

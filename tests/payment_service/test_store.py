@@ -219,6 +219,7 @@ class Contract:
         with pytest.raises(IdempotencyKeyReused):
             await create(payments, new_order("key 🎟"))
         assert (await create(payments, new_order("KEY 🎟"))).created, "keys differ by case"
+        assert (await create(payments, new_order("key 🎟 "))).created, "and by blanks at the end"
         await payments.release_key(order)
         assert await create(payments, order) == Attempt(payment, created=False)
         with pytest.raises(InProgress):
