@@ -86,6 +86,13 @@ class Hold(Reply):
 
 
 class Reservation(Hold):
+    held_until: Annotated[  # type: ignore[assignment]  # a hold has an end, a sold seat none
+        Instant | None,
+        Field(
+            description="When the hold lapses, or lapsed; later while a payment is under way; "
+            "null once it is paid."
+        ),
+    ]
     concert_seat_id: Id
     schedule_id: Id
     seat_num: Annotated[str, Field(examples=["A1"])]

@@ -197,8 +197,10 @@ class ReservationRoutes:
             budget=self._settings.read_budget_seconds,
         )
         status = reservation_pb2.ReservationStatus.Name(reservation.status)
+        paid = reservation.status == reservation_pb2.RESERVATION_STATUS_CONFIRMED
         return json_reply(
             _hold(reservation)
+            | ({"heldUntil": None} if paid else {})
             | {
                 "concertSeatId": reservation.seat_id,
                 "scheduleId": reservation.schedule_id,

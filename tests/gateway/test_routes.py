@@ -420,6 +420,7 @@ class TestOneReservation:
         services.reservations.hold(42, 101).status = CONFIRMED
         reply = await client.get("/concerts/reservations/1", headers=token(services.ended_token()))
         assert (reply.status_code, reply.json()["status"]) == (200, "CONFIRMED")
+        assert reply.json()["heldUntil"] is None
 
     async def test_giving_it_back(self, client: httpx.AsyncClient, services: Services) -> None:
         services.reservations.hold(42, 101)
