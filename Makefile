@@ -18,7 +18,7 @@ run: ## Set up what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none
 	@exec $(PYTHON) -m deploy.local run
 
 stop: ## Stop what `make run` started
-	@if [ -x $(PYTHON) ]; then exec $(PYTHON) -m deploy.local stop; else echo "Frontrow is not running."; fi
+	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m deploy.local stop; else echo "Frontrow is not running."; fi
 
 logs: ## Follow the logs of all servers and programs
 	@if ! compgen -G '.local/log/*.log' >/dev/null; then echo "No logs yet: start with make run."; exit 2; fi
@@ -29,7 +29,7 @@ demo: ## Buy one ticket through the public routes of the running system
 	@exec $(PYTHON) -m deploy.local.demo
 
 clean: ## Delete data, logs and secrets of `make run` (not while it runs)
-	@if [ -x $(PYTHON) ]; then exec $(PYTHON) -m deploy.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
+	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m deploy.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
 
 test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)
 	@$(BOOTSTRAP) test

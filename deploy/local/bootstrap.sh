@@ -208,7 +208,8 @@ ensure_venv() {
     local kind=$1 python
     if stamped dev "$(dev_stamp)"; then return; fi
     if [ "$kind" = runtime ] && stamped runtime "$(runtime_stamp)"; then return; fi
-    if ! $VENV/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    # Without pip it is one whose making was interrupted.
+    if ! $VENV/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$(find_python)
         [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system's packages only have an older one; install a newer python3 (with venv), or use \`make up\`, which needs only Docker."
         say "Making a virtual environment in $VENV"
