@@ -15,6 +15,9 @@ HOST = "127.0.0.1"
 # hand out ports for outgoing connections, so that no connection sits on a port chosen here.
 _TEST_PORTS = range(20_000, 32_000)
 
+# These are no programs of ours, so they have no setting of their own.
+_OF_SERVERS = {"redis", "mariadb", "kafka", "kafka_controller"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ports:
@@ -54,7 +57,10 @@ class Ports:
         """
         chosen: dict[str, int] = {}
         for name in cls.names():
-            for setting in (setting_of(name), f"{name.upper()}_LISTEN"):
+            settings = [setting_of(name)]
+            if name not in _OF_SERVERS:
+                settings.append(f"{name.upper()}_LISTEN")
+            for setting in settings:
                 if value := environ.get(setting):
                     chosen[name] = _port_number(setting, value.rpartition(":")[2])
         return cls(**chosen)

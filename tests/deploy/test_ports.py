@@ -41,6 +41,10 @@ def test_ports_come_from_the_environment() -> None:
     assert (ports.redis, ports.queue, ports.kafka) == (7000, 7001, Ports().kafka)
 
 
+def test_variables_of_other_servers_are_not_ours() -> None:
+    assert Ports.from_environ({"REDIS_LISTEN": "0.0.0.0:6379", "KAFKA_LISTEN": "x"}) == Ports()
+
+
 @pytest.mark.parametrize("value", ["x", "0", "65536", "-1", "127.0.0.1:"])
 def test_a_setting_that_is_no_port_is_refused_by_name(value: str) -> None:
     with pytest.raises(StackError, match="GATEWAY_LISTEN"):
