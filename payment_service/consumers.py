@@ -8,7 +8,8 @@ RESERVATION_TOPIC = "reservation.events"
 
 
 class ReservationEvents:
-    """reservation.events: a lost seat gives the money back."""
+    """reservation.events: a lost seat gives the money back. If the provider refuses to, the event
+    goes to the dead letters: somebody has to look into it, and others wait for their money."""
 
     def __init__(self, service: PaymentService) -> None:
         self._service = service

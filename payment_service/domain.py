@@ -163,6 +163,10 @@ class ProviderUnavailable(Unavailable):
     """The provider answered with an error, or not at all: whether it charged is not known."""
 
 
+class ProviderRefused(Exception):
+    """The provider will not do this, however often it is asked: somebody has to look into it."""
+
+
 # Failures that a repeated idempotency key is told again; after any other it tries again.
 FINAL_FAILURES = frozenset(
     kind.code for kind in (PaymentDeclined, ReservationNotFound, NotYours, ReservationExpired)

@@ -95,7 +95,8 @@ class Reservations(Protocol):
 class PaymentProvider(Protocol):
     """Whoever moves the money. Every call may be repeated: the payment id is the key.
 
-    Raises ProviderUnavailable or TimeoutError; whether it charged is then to be asked.
+    Raises ProviderUnavailable or TimeoutError; whether it charged is then to be asked. Raises
+    ProviderRefused if asking again will not help.
     """
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:

@@ -21,6 +21,7 @@ from payment_service.domain import (
     Payment,
     PaymentDeclined,
     PaymentInProgress,
+    ProviderRefused,
     ProviderUnavailable,
     ReservationExpired,
     Status,
@@ -34,6 +35,8 @@ log = logs.get(__name__)
 # Pauses between the looks of recovery at one payment: 0.5 s, doubling up to this. Below the
 # reservations' payment lease, so that the hold of a payment still under way does not lapse.
 LONGEST_PARK_SECONDS = 15.0
+# If the provider refuses, somebody has to look into it. Still below the payment lease.
+LONGEST_REFUSED_PARK_SECONDS = 300.0
 
 
 class Saga:
@@ -67,10 +70,15 @@ class Saga:
             charge = await self._provider.charge(payment.id, payment.user_id, amount)
         except (ProviderUnavailable, TimeoutError):
             return await self._park(payment)
+        except ProviderRefused as error:
+            # What became of the charge is for recovery to find out.
+            _warn_refused(payment, error)
+            return await self._park(payment)
         return await self._settle(payment, charge)
 
     async def resume(self, payment: Payment) -> Payment:
         """Goes on with a payment that its driver left, wherever that was."""
+        longest_park = LONGEST_PARK_SECONDS
         try:
             if payment.failure_code:
                 return await self._give_up(payment, payment.failure_code)
@@ -79,12 +87,18 @@ class Saga:
                 return await self._charge_after_all(payment)
         except (ProviderUnavailable, TimeoutError):
             charge = Charge(ChargeStatus.PENDING)
+        except ProviderRefused as error:
+            _warn_refused(payment, error)
+            charge = Charge(ChargeStatus.PENDING)
+            longest_park = LONGEST_REFUSED_PARK_SECONDS
         age = (datetime.now(UTC) - payment.created_at).total_seconds()
         if charge.status is ChargeStatus.APPROVED or (
-            charge.status is ChargeStatus.PENDING and age < self._renewal_seconds
+            charge.status is ChargeStatus.PENDING
+            and not payment.failure_code
+            and age < self._renewal_seconds
         ):
             await self.renew_hold(payment)
-        return await self._settle(payment, charge)
+        return await self._settle(payment, charge, longest_park)
 
     async def renew_hold(self, payment: Payment) -> None:
         """Keeps the seat for a payment that has, or may have, been charged. If it is gone
@@ -101,7 +115,12 @@ class Saga:
             if error.code not in REJECTIONS:
                 return await self._park(payment)
             return await self._give_up(payment, error.code)
-        charge = await self._provider.charge(payment.id, payment.user_id, amount)
+        try:
+            charge = await self._provider.charge(payment.id, payment.user_id, amount)
+        except ProviderRefused as error:
+            # It knew of no charge, and takes none.
+            _warn_refused(payment, error)
+            return await self._give_up(payment, Unavailable.code)
         return await self._settle(payment, charge)
 
     async def _give_up(self, payment: Payment, failure_code: str) -> Payment:
@@ -111,7 +130,9 @@ class Saga:
         # The lost driver's request may still be on its way to the provider.
         await self._provider.refund(payment.id)
         outcome = Outcome(Status.FAILED, failure_code=failure_code)
-        return await self._payments.record_outcome(payment, outcome, None)
+        # A reservation that has refused this payment needs no event.
+        event = None if failure_code in REJECTIONS else events.failed(payment, failure_code)
+        return await self._payments.record_outcome(payment, outcome, event)
 
     async def _end_uncharged(self, payment: Payment, error: ServiceError) -> Payment:
         if error.code in REJECTIONS or error.code == PaymentInProgress.code:
@@ -124,9 +145,11 @@ class Saga:
         event = events.failed(payment, Unavailable.code)
         return await self._payments.record_outcome(payment, outcome, event)
 
-    async def _settle(self, payment: Payment, charge: Charge) -> Payment:
+    async def _settle(
+        self, payment: Payment, charge: Charge, longest_park: float = LONGEST_PARK_SECONDS
+    ) -> Payment:
         if charge.status is ChargeStatus.PENDING:
-            return await self._park(payment)
+            return await self._park(payment, longest_park)
         if charge.status is ChargeStatus.APPROVED:
             outcome = Outcome(Status.SUCCEEDED, charge.amount)
             event = events.succeeded(payment, charge.amount)
@@ -139,7 +162,11 @@ class Saga:
             event = events.failed(payment, ReservationExpired.code)
         return await self._payments.record_outcome(payment, outcome, event)
 
-    async def _park(self, payment: Payment) -> Payment:
-        seconds = min(LONGEST_PARK_SECONDS, 0.5 * 2 ** min(payment.attempts, 8))
+    async def _park(self, payment: Payment, longest: float = LONGEST_PARK_SECONDS) -> Payment:
+        seconds = min(longest, 0.5 * 2 ** min(payment.attempts, 10))
         await self._payments.park(payment, seconds)
         return payment
+
+
+def _warn_refused(payment: Payment, error: ProviderRefused) -> None:
+    log.warning("the provider refuses", payment_id=payment.id, answer=str(error))

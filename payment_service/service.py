@@ -86,8 +86,9 @@ class PaymentService:
     async def refund(self, payment_id: int) -> None:
         """Gives the money back, because the seat was lost. Again, it changes nothing.
 
-        Raises ProviderUnavailable or TimeoutError if the provider cannot; PaymentNotFound or
-        InvalidRequest if there is no such payment, or it has not succeeded.
+        Raises ProviderUnavailable or TimeoutError if the provider cannot, ProviderRefused if it
+        will not; PaymentNotFound or InvalidRequest if there is no such payment, or it has not
+        succeeded.
         """
         payment = await self._payments.get_payment(payment_id)
         if payment is None:

@@ -17,7 +17,10 @@ from typing import Any
 import httpx
 import pydantic
 
-from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
+from payment_service.domain import Charge, ChargeStatus, ProviderRefused, ProviderUnavailable
+
+# Of the 4xx: it took too long, or there were too many.
+_PASSING = (408, 429)
 
 
 class _Answer(pydantic.BaseModel):
@@ -30,7 +33,8 @@ class HttpProvider:
     """See `ports.PaymentProvider`. `client` has the base address and the credentials.
 
     An answer that is none of the above raises ProviderUnavailable: the money may have moved, so
-    it is asked for again rather than taken for a no.
+    it is asked for again rather than taken for a no. Only a 4xx that asking again will not change
+    raises ProviderRefused.
     """
 
     def __init__(self, client: httpx.AsyncClient) -> None:
@@ -68,7 +72,7 @@ class HttpProvider:
             headers={"Idempotency-Key": f"refund-{payment_id}"},
         )
         if not response.is_success:
-            raise ProviderUnavailable("The payment provider did not refund.")
+            raise _no_answer(response)
 
     async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
@@ -79,9 +83,16 @@ class HttpProvider:
             raise ProviderUnavailable("The payment provider is away.") from error
 
 
+def _no_answer(response: httpx.Response) -> Exception:
+    status = response.status_code
+    if response.is_client_error and status not in _PASSING:
+        return ProviderRefused(f"The payment provider refused with {status}.")
+    return ProviderUnavailable(f"The payment provider answered with {status}.")
+
+
 def _read(response: httpx.Response) -> Charge:
     if response.status_code not in (200, 201, 202, 402):
-        raise ProviderUnavailable("The payment provider answered with an error.")
+        raise _no_answer(response)
     try:
         answer = _Answer.model_validate_json(response.content)
     except pydantic.ValidationError as error:

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
+from payment_service.domain import Charge, ChargeStatus, ProviderRefused, ProviderUnavailable
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
 from payment_service.providers.http import HttpProvider
 from payment_service.providers.sandbox import SandboxProvider
+from servicekit.kafka import is_transient
 from servicekit.mysql import Database
 from tests.fakes.payments import FakeProvider
 
@@ -179,7 +180,7 @@ class Psp:
         await send({"type": "http.response.body", "body": self.body or json.dumps(answer).encode()})
 
     def _answer(self, method: str, path: str, content: Any) -> tuple[int, dict[str, Any]]:
-        if self.status >= 500:
+        if self.status >= 400 and self.status != 402:
             return self.status, {}
         if path == "/v1/charges":
             charge = {"status": self.decision, "amount": content["amount"]}
@@ -243,6 +244,25 @@ class TestHttp:
         psp.status, psp.body = status, body
         with pytest.raises(ProviderUnavailable):
             await provider.charge(3, 42, PRICE)
+
+    @pytest.mark.parametrize("status", [408, 429, 500, 503])
+    async def test_an_error_that_may_pass(
+        self, psp: Psp, provider: HttpProvider, status: int
+    ) -> None:
+        psp.status = status
+        for call in (provider.charge(3, 42, PRICE), provider.get_charge(3), provider.refund(3)):
+            with pytest.raises(ProviderUnavailable):
+                await call
+
+    @pytest.mark.parametrize("status", [400, 401, 409, 422])
+    async def test_a_refusal_is_none_that_may_pass(
+        self, psp: Psp, provider: HttpProvider, status: int
+    ) -> None:
+        psp.status = status
+        for call in (provider.charge(3, 42, PRICE), provider.get_charge(3), provider.refund(3)):
+            with pytest.raises(ProviderRefused) as refused:
+                await call
+            assert not is_transient(refused.value), "the consumer would try for ever"
 
     @pytest.mark.parametrize(
         ("error", "raised"),

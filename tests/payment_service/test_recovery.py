@@ -13,12 +13,15 @@ from payment_service.domain import (
     Charge,
     ChargeStatus,
     Outcome,
+    Payment,
     PaymentDeclined,
     PayOrder,
+    ProviderRefused,
     ProviderUnavailable,
     ReservationExpired,
     Status,
 )
+from payment_service.saga import LONGEST_REFUSED_PARK_SECONDS
 from servicekit.errors import Unavailable
 from tests.fakes.payments import MemoryPayments
 from tests.payment_service.conftest import Shop
@@ -192,6 +195,62 @@ async def test_all_of_many_successes_that_kafka_does_not_take_keep_their_holds(
     assert sorted(shop.reservations.calls) == list(range(1, 501))
     await shop.recovery.look()
     assert len(shop.reservations.calls) == 500, "renewed again before it was time"
+
+
+async def test_a_charge_that_the_provider_refuses_is_given_up(shop: Shop) -> None:
+    shop.provider.troubles = [ProviderRefused("422")]
+    assert (await shop.service.pay(ORDER)).status is Status.INITIATED
+    await asyncio.sleep(0.55)
+    charge = shop.provider.charge
+
+    async def refuse(*_: Any) -> Charge:
+        raise ProviderRefused("422")
+
+    shop.provider.charge = refuse  # type: ignore[method-assign,assignment]
+    await shop.recovery.recover()
+    payment = await shop.payments.get_payment(1)
+    assert payment is not None
+    assert (payment.status, payment.failure_code) == (Status.FAILED, Unavailable.code)
+    assert shop.event_kinds == ["failed"], "the seat goes back to its hold"
+    assert (await charge(1, 42, shop.reservations.price)).status is ChargeStatus.DECLINED
+    shop.provider.charge = charge  # type: ignore[method-assign]
+    assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
+
+
+async def test_a_refusal_to_tell_or_to_bar_is_logged_and_asked_again_ever_less_often(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    parks: list[float] = []
+    park = shop.payments.park
+
+    async def measured(payment: Payment, seconds: float) -> None:
+        parks.append(seconds)
+        await park(payment, 0)
+
+    shop.payments.park = measured  # type: ignore[method-assign]
+    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    refused = [ProviderRefused("401") for _ in range(12)]
+    shop.provider.troubles = list[Exception](refused)
+    for _ in range(6):
+        await shop.recovery.recover()
+    renewals = len(shop.reservations.calls)
+    assert renewals == 6, "it may have been charged"
+    assert await shop.payments.give_up(
+        replace(attempt.payment, attempts=6), ReservationExpired.code
+    )
+    for _ in range(6):
+        await shop.recovery.recover()
+    assert len(shop.reservations.calls) == renewals, "it is not going to be charged"
+    assert parks == sorted(parks)
+    assert parks[0] == 1
+    assert parks[-1] == LONGEST_REFUSED_PARK_SECONDS
+    assert caplog.text.count("the provider refuses") == 12
+    await shop.recovery.recover()
+    ended = await shop.payments.get_payment(attempt.payment.id)
+    assert ended is not None
+    assert ended.failure_code == ReservationExpired.code
+    assert ended.finished
+    assert shop.events == []
 
 
 async def test_an_ended_payment_stays_as_it_is(shop: Shop) -> None:
