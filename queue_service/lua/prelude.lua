@@ -11,7 +11,8 @@
 --                          was brought back
 --   known      sorted set  "first-last" -> last: numbers whose fate survived a restart of Redis
 --   ended      sorted set  place -> its number: ended although its epoch was lost
---   state      hash        the fields below, and the run id of the Redis process that wrote them
+--   state      hash        the fields below, the run id of the Redis process that wrote them, and
+--                          told_<limit> for each limit that an operator has set
 --
 -- A place number is the millisecond it was given times 4096, or one more than the last if that is
 -- greater: it rises even if the clock steps back, and if Redis lost the last numbers it gave, the
@@ -60,7 +61,9 @@ local FIELDS = {
   'resumed_at', -- absence counts from here: epoch began, or first sign of life after a silence
   'heard_at', -- last sign of life of anybody, roughly
   'pace_at', 'pace_now', 'pace_before', -- window of admissions from the line; count; the one before
+  'blind', -- the epoch, if its opener knew nothing of any before and nobody else has told; or 0
 }
+local LIMITS = { 'capacity', 'max_waiting', 'paused' }
 local room = {}
 local admissions = 0
 
@@ -82,32 +85,56 @@ local function open_room()
   -- Redis was restarted or failed over, and may have lost the last things it said; or it has lost
   -- all. A new epoch begins.
   local survived = stored[1] ~= false
-  local last, unsafe = room.last, room.grace_until > room.heard_at
+  local last = room.last
+  local unsafe = room.grace_until > room.heard_at -- this interrupts the grace of an earlier loss
   if survived then
     if last > room.epoch then
       redis.call('ZADD', KNOWN, int(last), int(room.epoch) .. '-' .. int(last))
     end
   else
-    set('capacity', remembered.capacity)
-    set('max_waiting', remembered.max_waiting)
-    set('paused', remembered.paused)
+    for _, limit in ipairs(LIMITS) do
+      set(limit, remembered[limit])
+    end
   end
   -- The next millisecond's, since this one's may have been given before the loss.
   local epoch = math.max(number_at(now + 1), last + 1, remembered.last + 1)
   redis.call('HSET', STATE, 'run_id', run_id)
   set('epoch', epoch)
   set('last', epoch)
-  -- Those up to `last` survived and stand before all that were lost: they need not wait. Unless
-  -- this interrupts the grace after an earlier loss.
+  -- Those up to `last` survived and stand before all that were lost: they need not wait.
   if not unsafe then
     set('safe', last)
   end
   set('resumed_at', now)
   set('heard_at', now)
   -- A caller that did not know the room before is most likely the first start of all, and makes
-  -- nobody wait: there the grace begins once a lost place comes back, see restore().
-  set('grace_until', (remembered.last > 0 or unsafe) and now + grace or 0)
+  -- nobody wait: there the grace begins once a lost place comes back, see restore(), or somebody
+  -- remembers, see hand_over(). Where a line or a full shop survived, newcomers have to wait anyhow.
+  local crowded = survived
+    and (redis.call('ZCARD', WAITING) > 0
+      or redis.call('ZCOUNT', ADMITTED, '(' .. int(now), '+inf') >= room.capacity)
+  set('grace_until', (remembered.last > 0 or unsafe or crowded) and now + grace or 0)
   set('settled_at', room.grace_until)
+  if not survived and remembered.last == 0 then
+    set('blind', epoch)
+  end
+end
+
+-- Whoever opened the room guessed, and the caller remembers it from before: now the limits are as
+-- they were, unless set since, and the grace begins.
+local function hand_over()
+  if remembered.last == 0 or remembered.last >= room.blind then
+    return
+  end
+  for _, limit in ipairs(LIMITS) do
+    if redis.call('HEXISTS', STATE, 'told_' .. limit) == 0 then
+      set(limit, remembered[limit])
+    end
+  end
+  set('blind', 0)
+  set('safe', 0)
+  set('grace_until', now + grace)
+  set('settled_at', now + grace)
 end
 
 local function hear()
@@ -285,3 +312,4 @@ local function reply(items)
 end
 
 open_room()
+hand_over()

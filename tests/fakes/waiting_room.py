@@ -4,6 +4,7 @@ Runs the same contract tests (tests/queue_service/test_waiting_room.py). Its clo
 told to.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,8 @@ class _State:
     settled_at: int
     resumed_at: int
     heard_at: int
+    blind: int
+    told: set[str] = field(default_factory=set)
     live: dict[int, Place] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
@@ -45,11 +48,16 @@ class _State:
     pace_now: int = 0
 
 
+@dataclass
+class _Clock:
+    now: int
+
+
 class FakeWaitingRoom:
-    """Rooms in memory. `away` makes every call raise it."""
+    """Rooms in memory, as one replica sees them. `away` makes every call raise it."""
 
     def __init__(self, rules: Rules, defaults: Limits) -> None:
-        self.now = _YEAR_2026 + 3_600_000_000
+        self._clock = _Clock(_YEAR_2026 + 3_600_000_000)
         self.away: Exception | None = None
         self._rules = rules
         self._defaults = defaults
@@ -57,18 +65,25 @@ class FakeWaitingRoom:
         self._memories: dict[str, tuple[Limits, int]] = {}
         self._admissions = 0
 
+    @property
+    def now(self) -> int:
+        """Unix time in milliseconds."""
+        return self._clock.now
+
     def advance(self, seconds: float) -> None:
         """Lets time pass."""
-        self.now += round(seconds * 1000)
+        self._clock.now += round(seconds * 1000)
 
     def forget(self) -> None:
         """The store loses everything; its callers remember the limits. Takes 10 ms."""
         self._rooms.clear()
-        self.now += 10
+        self.advance(0.01)
 
-    def restart_callers(self) -> None:
-        """The callers lose what they remember."""
-        self._memories.clear()
+    def new_replica(self) -> "FakeWaitingRoom":
+        """The same rooms and clock for a replica that has just started: it remembers nothing."""
+        replica = copy.copy(self)
+        replica._memories = {}
+        return replica
 
     async def enter(
         self, room: str, user_ids: Sequence[int]
@@ -129,6 +144,8 @@ class FakeWaitingRoom:
             old.max_waiting if max_waiting is None else max_waiting,
             old.paused if paused is None else paused,
         )
+        named = {"capacity": capacity, "max_waiting": max_waiting, "paused": paused}
+        state.told |= {name for name, value in named.items() if value is not None}
         self._step(state)
         return self._look(state, room)
 
@@ -141,14 +158,27 @@ class FakeWaitingRoom:
         if self.away is not None:
             raise self.away
         self._admissions = 0
+        limits, last = self._memories.get(room, (self._defaults, 0))
         if room not in self._rooms:
-            limits, last = self._memories.get(room, (self._defaults, 0))
             epoch = max(number_at(self.now + 1), last + 1)
             grace_until = self.now + self._rules.grace_ms if last else 0
             self._rooms[room] = _State(
-                limits, epoch, epoch, grace_until, grace_until, self.now, self.now
+                limits,
+                epoch,
+                last=epoch,
+                grace_until=grace_until,
+                settled_at=grace_until,
+                resumed_at=self.now,
+                heard_at=self.now,
+                blind=0 if last else epoch,
             )
-        return self._rooms[room]
+        state = self._rooms[room]
+        if 0 < last < state.blind:
+            told = {name: getattr(state.limits, name) for name in state.told}
+            state.limits = replace(limits, **told)
+            state.blind = 0
+            state.grace_until = state.settled_at = self.now + self._rules.grace_ms
+        return state
 
     def _hear(self, state: _State) -> None:
         if self.now - state.heard_at > self._rules.grace_ms:

@@ -40,13 +40,13 @@ class RoomHandle:
         room: str,
         sleep: Callable[[float], object],
         forget: Callable[[], object],
-        restart_callers: Callable[[], WaitingRoom],
+        new_replica: Callable[[], WaitingRoom],
     ) -> None:
         self.store = store
         self.room = room
         self._sleep = sleep
         self._forget = forget
-        self._restart_callers = restart_callers
+        self._new_replica = new_replica
 
     async def enter(self, *user_ids: int) -> list[Place]:
         """Enters users who must all get a place."""
@@ -103,9 +103,11 @@ class RoomHandle:
             assert asyncio.iscoroutine(done)
             await done
 
-    def restart_callers(self) -> None:
-        """No replica remembers anything of the room."""
-        self.store = self._restart_callers()
+    def at_new_replica(self) -> "RoomHandle":
+        """The same room through a replica that has just started: it remembers nothing."""
+        return RoomHandle(
+            self._new_replica(), self.room, self._sleep, self._forget, self._new_replica
+        )
 
 
 MakeRoom = Callable[..., RoomHandle]
@@ -118,12 +120,7 @@ async def make_room(request: pytest.FixtureRequest) -> AsyncIterator[MakeRoom]:
 
         def make_fake(capacity: int = 1, max_waiting: int = 100, **changes: int) -> RoomHandle:
             store = FakeWaitingRoom(replace(RULES, **changes), Limits(capacity, max_waiting))
-
-            def restart_callers() -> WaitingRoom:
-                store.restart_callers()
-                return store
-
-            return RoomHandle(store, "main", store.advance, store.forget, restart_callers)
+            return RoomHandle(store, "main", store.advance, store.forget, store.new_replica)
 
         def make_real(capacity: int = 1, max_waiting: int = 100, **changes: int) -> RoomHandle:
             client = redis_client.connect(

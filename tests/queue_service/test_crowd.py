@@ -284,6 +284,39 @@ async def test_a_crash_in_the_grace_of_a_loss(own_redis: OwnRedis) -> None:
         assert shop.admissions == sorted(shop.admissions)
 
 
+async def test_all_restart_and_the_last_second_is_lost_in_a_crowd(own_redis: OwnRedis) -> None:
+    """Nobody remembers; but there was a line, so that somebody may have been lost behind it."""
+    async with open_shop(own_redis.url) as shop:
+        kept = await shop.line_up(range(1, 16))
+        durable = own_redis.written()
+        lost = await shop.line_up(range(16, 21))
+    own_redis.kill()
+    own_redis.lose_after(durable)
+    own_redis.start()
+    async with open_shop(own_redis.url) as shop:
+        newcomers = await shop.line_up(range(21, 26))
+        for place in kept[:10]:
+            await shop.leave(place)
+        assert await shop.orders([*kept[10:], *newcomers]) == [0] * 5 + [1, 2, 3, 4, 5]
+        async with running(shop.watch()):
+            await shop.buy([*kept[10:], *newcomers, *lost])
+        assert shop.admissions == sorted(shop.admissions)
+
+
+async def test_a_restart_where_nobody_waits_makes_nobody_wait(own_redis: OwnRedis) -> None:
+    async with open_shop(own_redis.url, replace(PATIENT, admission_ttl_ms=50)) as shop:
+        await shop.line_up(range(1, CAPACITY + 1))
+    await asyncio.sleep(0.06)
+    # The shop was full, but that is over.
+    own_redis.written()
+    own_redis.kill()
+    own_redis.start()
+    async with open_shop(own_redis.url) as shop:
+        (newcomer,) = await shop.line_up([99])
+        assert await shop.orders([newcomer]) == [0]
+        assert not (await shop.any().get_room("main")).recovering
+
+
 async def test_numbers_rise_although_the_clock_went_back(own_redis: OwnRedis) -> None:
     async with open_shop(own_redis.url) as shop:
         (place,) = await shop.line_up([1])

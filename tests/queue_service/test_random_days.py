@@ -14,6 +14,7 @@ from tests.queue_service.conftest import RULES, OwnRedis
 
 # Nothing lapses, and a grace does not end.
 STILL = replace(RULES, grace_ms=3_600_000)
+LIMITS = Limits(2, 12)
 STEPS = 60
 
 
@@ -27,15 +28,18 @@ class Day:
     def __init__(self, seed: int, redis: Redis) -> None:
         self.dice = random.Random(seed)
         self.redis = redis
-        self.fake = FakeWaitingRoom(STILL, Limits(2, 12))
-        self.real = RedisWaitingRoom(redis, STILL, Limits(2, 12))
+        self.fake = FakeWaitingRoom(STILL, LIMITS)
+        self.real = RedisWaitingRoom(redis, STILL, LIMITS)
+        self.replicas = [(self.fake, self.real)]
         self.places: list[tuple[Place, Place]] = []
         self.lost_before = 0
 
     async def step(self) -> None:
         act = self.dice.choices(
-            [self.enter, self.look, self.leave, self.change, self.lose], [6, 6, 5, 1, 1]
+            [self.enter, self.look, self.leave, self.change, self.lose, self.start],
+            [12, 12, 10, 2, 2, 1],
         )[0]
+        self.fake, self.real = self.dice.choice(self.replicas)
         await act()
         self.fake.advance(0.001)
         await self.check()
@@ -79,6 +83,10 @@ class Day:
     async def lose(self) -> None:
         self.fake.forget()
         await self.redis.flushall()
+
+    async def start(self) -> None:
+        self.fake, self.real = self.fake.new_replica(), RedisWaitingRoom(self.redis, STILL, LIMITS)
+        self.replicas.append((self.fake, self.real))
 
     async def check(self) -> None:
         """Both agree on the counts, and the keys in Redis on each other."""

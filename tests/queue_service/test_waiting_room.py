@@ -299,13 +299,73 @@ async def test_a_start_after_a_loss_is_seen_by_who_comes_back(make_room: MakeRoo
     room = make_room(capacity=1, grace_ms=1000)
     early, middle, late = await room.enter(11, 12, 13)
     await room.forget()
-    room.restart_callers()
+    room = room.at_new_replica()
     assert not (await room.tick()).recovering
     assert await room.orders([late]) == [1]
     assert (await room.tick()).recovering
     assert await room.orders([middle, early]) == [2, 1]
     await room.sleep(1040, keep=[early, middle, late])
     assert await room.orders([early, middle, late]) == [0, 1, 2]
+
+
+async def test_a_replica_that_remembers_corrects_one_that_guessed(make_room: MakeRoom) -> None:
+    room = make_room(capacity=50, max_waiting=100, grace_ms=1000)
+    await room.update(capacity=2, max_waiting=30)
+    places = await room.enter(*range(11, 21))
+    await room.forget()
+    # A new one is first to notice: it takes the settings for the limits, and admits whom it hears.
+    new = room.at_new_replica()
+    seen = await new.tick()
+    assert (seen.limits.capacity, seen.recovering) == (50, False)
+    (early_bird,) = await new.enter(98)
+    assert await new.orders([early_bird]) == [0]
+    # Then the old one: now all is as it was, but for who is inside.
+    seen = await room.tick()
+    assert (seen.limits.capacity, seen.limits.max_waiting, seen.recovering) == (2, 30, True)
+    assert seen.settling
+    (newcomer,) = await new.enter(99)
+    assert await new.orders([newcomer, early_bird]) == [1, 0]
+    everybody = [early_bird, *places, newcomer]
+    assert await new.orders(list(reversed(everybody))) == list(range(11, -1, -1))
+    await room.sleep(1040, keep=everybody)
+    assert await room.orders(everybody) == [0, 0, *range(1, 11)]
+    assert (await new.tick()).admitted == 2
+    await new.leave(early_bird)
+    assert await new.orders(places[:3]) == [0, 0, 1]
+
+
+async def test_a_pause_outlives_a_replica_that_guessed(make_room: MakeRoom) -> None:
+    room = make_room()
+    await room.update(paused=True)
+    await room.forget()
+    new = room.at_new_replica()
+    assert not (await new.tick()).limits.paused
+    assert await room.try_enter(11) is Refusal.QUEUE_PAUSED
+    assert (await new.tick()).limits.paused
+    # It has learned, and is believed from now on.
+    await room.forget()
+    assert (await new.tick()).limits.paused
+    assert (await room.update(paused=False)).recovering
+
+
+async def test_what_an_operator_set_after_a_guess_stands(make_room: MakeRoom) -> None:
+    room = make_room(capacity=50, max_waiting=100)
+    await room.update(capacity=2, max_waiting=30)
+    await room.forget()
+    new = room.at_new_replica()
+    await new.update(capacity=3)
+    seen = await room.tick()
+    assert (seen.limits.capacity, seen.limits.max_waiting) == (3, 30)
+
+
+async def test_replicas_of_one_start_correct_nobody(make_room: MakeRoom) -> None:
+    room = make_room(capacity=5)
+    await room.tick()
+    new = room.at_new_replica()
+    await new.update(capacity=7)
+    for replica in (room, new, room.at_new_replica()):
+        seen = await replica.tick()
+        assert (seen.limits.capacity, seen.recovering) == (7, False)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
