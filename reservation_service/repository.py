@@ -135,7 +135,8 @@ WHERE id IN (%s) AND status IN ('HELD', 'PAYING') AND lapses_at <= NOW(6)
 
 
 class ReservationRepository:
-    """The store of reservations in MariaDB. Each method is one transaction or one statement."""
+    """The store of reservations in MariaDB. A method is one transaction, or statements that are
+    each true by themselves (`hold` without a key)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
