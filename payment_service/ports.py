@@ -88,6 +88,8 @@ class Reservations(Protocol):
         """Saga step 2: starts the payment of a hold, or renews its lease; returns the price.
 
         Raises ServiceError: one of domain.REJECTIONS for good; anything else may pass.
+        PaymentInProgress says for sure that this payment has not begun, and will not by this
+        call; Unavailable and TimedOut do not.
         """
         ...
 

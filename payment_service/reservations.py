@@ -10,8 +10,10 @@ from servicekit import client
 from servicekit.errors import TimedOut, Unavailable
 from servicekit.rpc_errors import RemoteError
 
+# No reply: it may have begun, or begin yet.
+_IN_DOUBT = frozenset((Unavailable.code, TimedOut.code))
 # May pass within the budget: a restart, a hiccup, the event of the payment before on its way.
-_PASSING = frozenset((Unavailable.code, TimedOut.code, PaymentInProgress.code))
+_PASSING = _IN_DOUBT | {PaymentInProgress.code}
 
 
 class GrpcReservations:
@@ -29,6 +31,7 @@ class GrpcReservations:
             payment_id=payment.id,
             failed_payment_id=payment.failed_payment_id,
         )
+        begun_perhaps = False
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_may_pass),
             # A try that has no reply gets half of the budget, so that there is a second one.
@@ -37,11 +40,22 @@ class GrpcReservations:
             reraise=True,
         ):
             with attempt:
-                reservation = await client.call(
-                    self._stub.BeginPayment, request, budget=self._budget / 2
-                )
+                try:
+                    reservation = await client.call(
+                        self._stub.BeginPayment, request, budget=self._budget / 2
+                    )
+                except RemoteError as error:
+                    if error.code in _IN_DOUBT:
+                        begun_perhaps = True
+                    elif error.code == PaymentInProgress.code and begun_perhaps:
+                        # An earlier try may still arrive, and begin after all once the payment
+                        # before is wound up: this is no clean refusal.
+                        raise Unavailable(
+                            "It is not known whether the payment has begun."
+                        ) from error
+                    raise
         return Decimal(reservation.price)
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, RemoteError) and error.code in _PASSING
+    return isinstance(error, RemoteError | Unavailable) and error.code in _PASSING

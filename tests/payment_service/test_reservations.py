@@ -1,0 +1,73 @@
+"""Beginning a payment at reservation_service: what a reply, or none, is taken for."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from payment_service.domain import Payment, Status
+from payment_service.reservations import GrpcReservations
+from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from servicekit.errors import ServiceError
+from servicekit.rpc_errors import RemoteError
+
+PAYMENT = Payment(
+    id=7,
+    reservation_id=9,
+    user_id=42,
+    status=Status.INITIATED,
+    amount=None,
+    failure_code="",
+    outcome_told=False,
+    admission=None,
+    failed_payment_id=6,
+    attempts=0,
+    created_at=datetime.now(UTC),
+)
+
+
+def reservations(*answers: str) -> GrpcReservations:
+    """One that gives these answers, an error code or a price; the last one again and again."""
+    left = list(answers)
+
+    async def begin_payment(
+        request: reservation_pb2.BeginPaymentRequest, **_: Any
+    ) -> reservation_pb2.Reservation:
+        assert (request.payment_id, request.failed_payment_id) == (7, 6)
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if answer.isupper():
+            raise RemoteError(answer, grpc.StatusCode.UNKNOWN, "")
+        return reservation_pb2.Reservation(price=answer)
+
+    stub = SimpleNamespace(BeginPayment=begin_payment)
+    return GrpcReservations(
+        cast("reservation_pb2_grpc.ReservationServiceAsyncStub", stub), budget=0.4
+    )
+
+
+async def test_what_may_pass_is_tried_again() -> None:
+    asked = reservations("UNAVAILABLE", "TIMEOUT", "PAYMENT_IN_PROGRESS", "150000.00")
+    assert await asked.begin_payment(PAYMENT) == Decimal("150000.00")
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        (["PAYMENT_IN_PROGRESS"], "PAYMENT_IN_PROGRESS"),
+        (["RESERVATION_EXPIRED"], "RESERVATION_EXPIRED"),
+        (["TIMEOUT"], "TIMEOUT"),
+        # The try without a reply may begin the payment yet.
+        (["TIMEOUT", "PAYMENT_IN_PROGRESS"], "UNAVAILABLE"),
+        (["UNAVAILABLE", "PAYMENT_IN_PROGRESS"], "UNAVAILABLE"),
+        (["PAYMENT_IN_PROGRESS", "TIMEOUT", "PAYMENT_IN_PROGRESS"], "UNAVAILABLE"),
+        # For good: it cannot begin any more.
+        (["TIMEOUT", "RESERVATION_EXPIRED"], "RESERVATION_EXPIRED"),
+    ],
+)
+async def test_what_does_not_pass(answers: list[str], code: str) -> None:
+    with pytest.raises(ServiceError) as raised:
+        await reservations(*answers).begin_payment(PAYMENT)
+    assert raised.value.code == code
