@@ -29,7 +29,8 @@ class Payments(Protocol):
     async def get_payment(self, payment_id: int) -> Payment | None: ...
 
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
-        """The user's latest payment of a reservation that reached, or may reach, the provider."""
+        """The user's latest payment of a reservation that reached, or may reach, the provider;
+        of declined ones only one that nobody was told of."""
         ...
 
     async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:

@@ -92,7 +92,7 @@ class PaymentRepository:
             row = await reading.fetch_one(
                 f"""SELECT {_PAYMENT} FROM payment
                 WHERE reservation_id = %s AND user_id = %s
-                    AND (status <> 'FAILED' OR failure_code = %s)
+                    AND (status <> 'FAILED' OR (failure_code = %s AND NOT outcome_told))
                 ORDER BY id DESC LIMIT 1""",
                 reservation_id,
                 user_id,

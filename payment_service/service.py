@@ -73,8 +73,8 @@ class PaymentService:
         return await self._tell(payment)
 
     async def payment_of_reservation(self, reservation_id: int, user_id: int) -> Payment:
-        """The user's latest payment of a reservation. Raises PaymentNotFound, NotYours if it is
-        another user who paid, PaymentDeclined."""
+        """The user's latest payment of a reservation. Raises PaymentDeclined once, if the decline
+        was told by nobody yet; NotYours if it is another user who paid; PaymentNotFound."""
         _check_ids(reservation_id, user_id)
         payment = await self._payments.latest_payment(reservation_id, user_id)
         if payment is None:

@@ -108,7 +108,8 @@ class MemoryPayments:
         mine = [
             payment
             for payment in self._of(reservation_id, user_id)
-            if payment.status is not Status.FAILED or payment.declined
+            if payment.status is not Status.FAILED
+            or (payment.declined and not payment.outcome_told)
         ]
         return mine[-1] if mine else None
 

@@ -132,6 +132,18 @@ async def test_a_decline_that_nobody_was_told_is_told_once(shop: Shop) -> None:
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
 
 
+async def test_a_decline_that_nobody_was_told_is_told_once_to_whoever_asks(shop: Shop) -> None:
+    shop.provider.answer = ChargeStatus.DECLINED
+    shop.provider.late_troubles = [TimeoutError()]
+    assert (await shop.service.pay(ORDER)).status is Status.INITIATED
+    assert (await shop.service.payment_of_reservation(9, 42)).status is Status.INITIATED
+    await shop.recover()
+    with pytest.raises(PaymentDeclined):
+        await shop.service.payment_of_reservation(9, 42)
+    with pytest.raises(PaymentNotFound):
+        await shop.service.payment_of_reservation(9, 42)
+
+
 async def test_a_provider_away_is_pending(shop: Shop) -> None:
     shop.provider.troubles = [ProviderUnavailable("away"), ProviderUnavailable("away")]
     assert (await shop.service.pay(ORDER)).status is Status.INITIATED
@@ -184,7 +196,8 @@ async def test_the_outcome_can_be_asked_for_without_paying(shop: Shop) -> None:
     shop.provider.answer = ChargeStatus.DECLINED
     with pytest.raises(PaymentDeclined):
         await service.pay(ORDER)
-    with pytest.raises(PaymentDeclined):
+    # The decline has been told; for another try the caller needs an admission again.
+    with pytest.raises(PaymentNotFound):
         await service.payment_of_reservation(9, 42)
     shop.provider.answer = ChargeStatus.APPROVED
     payment = await service.pay(ORDER)

@@ -67,7 +67,8 @@ class PaymentServiceServicer:
 
     def GetPaymentOfReservation(self, request, context):
         """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-        admission has ended, since a payment that succeeds ends it. PAYMENT_NOT_FOUND, NOT_YOURS,
+        admission has ended, since a payment that succeeds ends it. A decline is told once, by this
+        call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
         PAYMENT_DECLINED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -45,7 +45,8 @@ class PaymentServiceStub:
     """
     GetPaymentOfReservation: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]
     """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-    admission has ended, since a payment that succeeds ends it. PAYMENT_NOT_FOUND, NOT_YOURS,
+    admission has ended, since a payment that succeeds ends it. A decline is told once, by this
+    call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
     PAYMENT_DECLINED.
     """
 
@@ -66,7 +67,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     GetPaymentOfReservation: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]  # type: ignore[assignment]
     """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-    admission has ended, since a payment that succeeds ends it. PAYMENT_NOT_FOUND, NOT_YOURS,
+    admission has ended, since a payment that succeeds ends it. A decline is told once, by this
+    call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
     PAYMENT_DECLINED.
     """
 
@@ -96,7 +98,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.Payment, _abc.Awaitable[_payment_pb2.Payment]]:
         """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-        admission has ended, since a payment that succeeds ends it. PAYMENT_NOT_FOUND, NOT_YOURS,
+        admission has ended, since a payment that succeeds ends it. A decline is told once, by this
+        call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
         PAYMENT_DECLINED.
         """
 
