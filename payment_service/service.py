@@ -17,6 +17,7 @@ from payment_service.ports import PaymentProvider, Payments
 from payment_service.saga import Saga
 from servicekit import call_context, logs
 from servicekit.errors import InvalidRequest
+from servicekit.kafka import is_transient
 
 log = logs.get(__name__)
 
@@ -66,10 +67,13 @@ class PaymentService:
         )
         if attempt.created:
             self._start_driving(attempt.payment)
-        payment = await self._outcome(attempt.payment)
+        payment = attempt.payment
+        try:
+            payment = await self._outcome(payment)
+        finally:
+            if not payment.finished and order.idempotency_key:
+                await self._release_key(order)
         PAYMENTS.labels(payment.failure_code or payment.status.value).inc()
-        if not payment.finished and order.idempotency_key:
-            await self._payments.release_key(order)
         return await self._tell(payment)
 
     async def payment_of_reservation(self, reservation_id: int, user_id: int) -> Payment:
@@ -109,6 +113,15 @@ class PaymentService:
                 driver.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    async def _release_key(self, order: PayOrder) -> None:
+        try:
+            await self._payments.release_key(order)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # It ends by itself within seconds; the answer matters more.
+            log.warning("cannot release an idempotency key", error=type(error).__name__)
+
     async def _tell(self, payment: Payment) -> Payment:
         if payment.declined and not payment.outcome_told:
             await self._payments.mark_told(payment.id)
@@ -117,17 +130,16 @@ class PaymentService:
         return payment
 
     async def _outcome(self, payment: Payment) -> Payment:
-        """The payment once it has ended, or as it is when the caller's time is up."""
+        """The payment once it has ended, or as it is when the caller's time is up or its driver
+        has failed: it may have been charged, and recovery goes on with it."""
         clock = asyncio.get_running_loop().time
         until = clock() + call_context.remaining(self._wait_seconds) - ANSWER_SECONDS
         while not payment.finished and clock() < until:
             if driver := self._drivers.get(payment.id):
-                try:
-                    async with asyncio.timeout(until - clock()):
-                        # Whoever waits may go; the driver goes on.
-                        return await asyncio.shield(driver)
-                except TimeoutError:
-                    return payment
+                # Whoever waits may go; the driver goes on.
+                await asyncio.wait([driver], timeout=until - clock())
+                ended = driver.done() and not driver.cancelled() and driver.exception() is None
+                return driver.result() if ended else payment
             await asyncio.sleep(LOOK_SECONDS)
             payment = await self._payments.get_payment(payment.id) or payment
         return payment

@@ -11,6 +11,7 @@ from payment_service.domain import (
     IdempotencyKeyReused,
     InProgress,
     NotYours,
+    Payment,
     PaymentDeclined,
     PaymentNotFound,
     PayOrder,
@@ -255,6 +256,46 @@ class TestIdempotencyKey:
         with pytest.raises(Unavailable):
             await shop.service.pay(self.ORDER)
         assert (await shop.service.pay(self.ORDER)).status is Status.SUCCEEDED
+
+    async def test_a_driver_that_fails_is_pending_and_sticks_no_key(self, shop: Shop) -> None:
+        record = shop.payments.record_outcome
+
+        async def lost(*_: object) -> Payment:
+            raise Unavailable("The database is away.")
+
+        shop.payments.record_outcome = lost  # type: ignore[method-assign,assignment]
+        payment = await shop.service.pay(self.ORDER)
+        assert payment.status is Status.INITIATED
+        assert shop.provider.charged == [payment.id]
+        shop.payments.record_outcome = record  # type: ignore[method-assign]
+        # Recovery takes it up when its driver's lease is over.
+        await shop.payments.park(payment, 0)
+        asking = asyncio.create_task(shop.service.pay(self.ORDER))
+        await shop.recover()
+        assert (await asking).status is Status.SUCCEEDED
+        assert shop.provider.charged == [payment.id]
+
+    async def test_a_database_lost_while_waiting_sticks_no_key(self, shop: Shop) -> None:
+        await shop.payments.create_payment(self.ORDER, lease_seconds=60, answer_seconds=0)
+        get = shop.payments.get_payment
+
+        async def lost(_: int) -> Payment | None:
+            raise Unavailable("The database is away.")
+
+        shop.payments.get_payment = lost  # type: ignore[method-assign,assignment]
+        with pytest.raises(Unavailable):
+            await shop.service.pay(self.ORDER)
+        shop.payments.get_payment = get  # type: ignore[method-assign]
+        attempt = await shop.payments.create_payment(self.ORDER, lease_seconds=60, answer_seconds=0)
+        assert not attempt.created
+
+    async def test_a_key_that_cannot_be_released_spoils_no_answer(self, shop: Shop) -> None:
+        async def lost(_: PayOrder) -> None:
+            raise Unavailable("The database is away.")
+
+        shop.payments.release_key = lost  # type: ignore[method-assign,assignment]
+        shop.provider.late_troubles = [TimeoutError()]
+        assert (await shop.service.pay(self.ORDER)).status is Status.INITIATED
 
     async def test_a_crash_sticks_no_key(self, shop: Shop) -> None:
         await shop.payments.create_payment(self.ORDER, lease_seconds=0, answer_seconds=0.1)

@@ -58,8 +58,9 @@ class PaymentServiceServicer:
         outcome is not known in time is returned as PENDING and settled in the background; asking
         again tells the outcome. After a decline the hold stays, and the next call tries again.
         RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
-        nothing will be charged by this call.
+        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
+        nothing was charged, and nothing will be by this call, unless the database was lost just
+        while it took the payment down: asking again tells.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

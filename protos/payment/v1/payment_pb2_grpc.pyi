@@ -40,8 +40,9 @@ class PaymentServiceStub:
     outcome is not known in time is returned as PENDING and settled in the background; asking
     again tells the outcome. After a decline the hold stays, and the next call tries again.
     RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
-    nothing will be charged by this call.
+    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
+    nothing was charged, and nothing will be by this call, unless the database was lost just
+    while it took the payment down: asking again tells.
     """
     GetPaymentOfReservation: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]
     """Tells the outcome of a reservation's latest payment and starts none: for a client whose
@@ -62,8 +63,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     outcome is not known in time is returned as PENDING and settled in the background; asking
     again tells the outcome. After a decline the hold stays, and the next call tries again.
     RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
-    nothing will be charged by this call.
+    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
+    nothing was charged, and nothing will be by this call, unless the database was lost just
+    while it took the payment down: asking again tells.
     """
     GetPaymentOfReservation: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]  # type: ignore[assignment]
     """Tells the outcome of a reservation's latest payment and starts none: for a client whose
@@ -87,8 +89,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         outcome is not known in time is returned as PENDING and settled in the background; asking
         again tells the outcome. After a decline the hold stays, and the next call tries again.
         RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE: nothing was and
-        nothing will be charged by this call.
+        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
+        nothing was charged, and nothing will be by this call, unless the database was lost just
+        while it took the payment down: asking again tells.
         """
 
     @_abc_1.abstractmethod
