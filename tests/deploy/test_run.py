@@ -93,35 +93,40 @@ def wait_for(text: str, output: Path, process: subprocess.Popen[bytes]) -> None:
 def test_it_starts_serves_and_leaves_nothing_behind(tree: Tree, tmp_path: Path) -> None:
     output = tmp_path / "output"
 
-    # The first start, ended by Ctrl-C.
+    # A first start that `make stop`, which sends SIGTERM, interrupts when the servers are there.
     first = tree.start("run", output)
     try:
-        wait_for("Buy a ticket", output, first)
+        wait_for("… Concerts", output, first)
+        assert len(tree.processes()) >= 1 + len(SERVERS)
+        stop = tree.start("stop", tmp_path / "stop")
+        assert stop.wait(60) == 0
+        assert first.wait(10) == 0, output.read_text()
+    finally:
+        first.kill()
+        first.wait()
+    assert (tmp_path / "stop").read_text().endswith("Stopped; nothing is left running.\n")
+    assert_stopped(tree, output)
+
+    # The second, with what the first has left, ended by Ctrl-C.
+    second = tree.start("run", output)
+    try:
+        wait_for("Buy a ticket", output, second)
         url = f"http://127.0.0.1:{tree.ports.gateway}"
         assert f"Frontrow serves on {url}" in output.read_text()
         assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
         assert len(tree.processes()) >= 1 + len(SERVERS) + len(PREFIXES)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 0, output.read_text()
-    finally:
-        first.kill()
-        first.wait()
-    assert output.read_text().endswith("Stopped; nothing is left running.\n")
-    assert "was killed" not in output.read_text()
-    assert tree.processes() == []
-
-    # The second, with the data of the first, ended by `make stop`, which sends SIGTERM.
-    second = tree.start("run", output)
-    try:
-        wait_for("Buy a ticket", output, second)
-        stop = tree.start("stop", tmp_path / "stop")
-        assert stop.wait(60) == 0
-        assert second.wait(10) == 0, output.read_text()
+        second.send_signal(signal.SIGINT)
+        assert second.wait(60) == 0, output.read_text()
     finally:
         second.kill()
         second.wait()
-    assert (tmp_path / "stop").read_text().endswith("Stopped; nothing is left running.\n")
+    assert_stopped(tree, output)
+
+
+def assert_stopped(tree: Tree, output: Path) -> None:
+    assert output.read_text().endswith("Stopped; nothing is left running.\n")
     assert "was killed" not in output.read_text()
+    assert tree.processes() == []
 
 
 @pytest.mark.usefixtures("servers")
@@ -136,4 +141,4 @@ def test_it_can_be_stopped_while_it_starts(tree: Tree, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert "Serving after" not in output.read_text()
-    assert output.read_text().endswith("Stopped; nothing is left running.\n")
+    assert_stopped(tree, output)
