@@ -33,6 +33,10 @@ TARGETS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 }
 
 
+# Our own watching, and the system's, take less.
+_QUIET_CORES = 0.25
+
+
 class PageError(Exception):
     """The page cannot be made, said in one sentence."""
 
@@ -98,6 +102,8 @@ def _profile(profile: str, result: Mapping[str, Any]) -> str:
         + (f" Changed: {changed}." if changed else "")
         + (" **All thresholds and invariants held.**" if result["passed"] else ""),
     ]
+    if disturbed := _disturbed(scripts):
+        parts.append(disturbed)
     if profile == "baseline":
         parts.append(_compared(names, scripts))
     parts.append(_figures(names, scripts))
@@ -117,7 +123,8 @@ def _profile(profile: str, result: Mapping[str, Any]) -> str:
         f"![Latency, requests, processor and memory](load-test-report/{profile}/charts.png)"
     )
     parts.append(
-        "Where the time goes: cores in use, mean (peak of 3 s).\n\n" + _cores(names, scripts)
+        "Where the time goes: cores in use, mean (peak of 3 s); and processor time of a request,"
+        " all of ours but k6 together.\n\n" + _cores(names, scripts)
     )
     if profile == "soak":
         parts.append("Memory and connections at the start and at the end:\n\n" + _before(scripts))
@@ -206,19 +213,39 @@ def _cores(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
     rows = [
         "| | "
         + " | ".join(name.removesuffix("_service") for name in PROCESSES)
-        + " | anything else |",
-        "|---|" + "--:|" * (len(PROCESSES) + 1),
+        + " | anything else | ms a request |",
+        "|---|" + "--:|" * (len(PROCESSES) + 2),
     ]
     for name in names:
-        cpu = scripts[name]["cpu"]
+        script = scripts[name]
+        cpu = script["cpu"]
         cells = (
             f"{cpu[process]['mean']:.2f} ({cpu[process]['peak']:.2f})" if process in cpu else ""
             for process in PROCESSES
         )
+        ours = sum(used["mean"] for process, used in cpu.items() if process != "k6")
+        each = f"{1000 * ours / script['per_second']:.1f}" if script["per_second"] else ""
         rows.append(
-            f"| {TITLES[name]} | {' | '.join(cells)} | {scripts[name]['other_cores']:.2f} |"
+            f"| {TITLES[name]} | {' | '.join(cells)} | {script['other_cores']:.2f} | {each} |"
         )
     return "\n".join(rows)
+
+
+def _disturbed(scripts: Mapping[str, Any]) -> str:
+    """A warning if the machine was not ours alone."""
+    disturbed = {
+        name: script["other_cores"]
+        for name, script in scripts.items()
+        if script["other_cores"] > _QUIET_CORES
+    }
+    if not disturbed:
+        return ""
+    return (
+        f"**The machine was not quiet**: during {len(disturbed)} of {len(scripts)} scripts other"
+        f" programs, which have nothing to do with the test, took {min(disturbed.values()):.1f} to"
+        f" {max(disturbed.values()):.1f} cores (median of a script), and the disk; the times are"
+        " worse for it."
+    )
 
 
 def _before(scripts: Mapping[str, Any]) -> str:
