@@ -13,7 +13,7 @@ from redis._parsers import BaseParser
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from queue_service.domain import MAX_ITEMS, Limits, Pacing, Place, PlaceState, Rules
+from queue_service.domain import MAX_ITEMS, Limits, Pacing, Place, PlaceState, Refusal, Rules
 from queue_service.repository import RedisWaitingRoom
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
@@ -301,6 +301,31 @@ async def test_all_restart_and_the_last_second_is_lost_in_a_crowd(own_redis: Own
         async with running(shop.watch()):
             await shop.buy([*kept[10:], *newcomers, *lost])
         assert shop.admissions == sorted(shop.admissions)
+
+
+async def test_a_guess_is_corrected_after_a_restart_too(own_redis: OwnRedis) -> None:
+    """Those who survived the restart stand behind all that the loss before it took."""
+    async with redis_client.connect(own_redis.url, timeout=10.0, retries=1) as client:
+        old = RedisWaitingRoom(client, PATIENT, Limits(CAPACITY, 10_000))
+        _, answers = await old.enter("main", range(1, 6))
+        early = [answer[0] for answer in answers if not isinstance(answer, Refusal)]
+        await client.flushall()
+        async with open_shop(own_redis.url) as shop:
+            late = await shop.line_up(range(11, 31))
+            own_redis.written()
+            own_redis.kill()
+            own_redis.start()
+            assert await shop.orders(late) == [0] * 10 + list(range(1, 11))
+            assert (await old.tick("main")).recovering
+            await shop.leave(late[0])
+            assert await shop.orders(late[10:12]) == [1, 2]
+            assert await shop.orders(early[:1]) == [1]
+            for place in late[1:10]:
+                await shop.leave(place)
+            async with asyncio.timeout(10):
+                while await shop.orders(early) != [0] * 5:  # noqa: ASYNC110  # a fan polls
+                    await asyncio.sleep(0.01)
+            assert await shop.orders(late[10:]) == [0] * 5 + [1, 2, 3, 4, 5]
 
 
 async def test_a_restart_where_nobody_waits_makes_nobody_wait(own_redis: OwnRedis) -> None:
