@@ -140,6 +140,7 @@ class Room:
         self._address = target.queue_addr
         self._channel = grpc.insecure_channel(self._address)
         self._admin = queue_pb2_grpc.QueueAdminServiceStub(self._channel)
+        self._queue = queue_pb2_grpc.QueueServiceStub(self._channel)
         self._capacity = self._get().capacity
 
     def close(self) -> None:
@@ -159,8 +160,21 @@ class Room:
                     " everybody in: is the waiting room paused?"
                 )
             self._set(_EVERYBODY)
+            self._be_heard()
             time.sleep(0.2)
             room = self._get()
+
+    def _be_heard(self) -> None:
+        """A room that hears nobody thinks itself cut off and lets nobody in: enters, and leaves."""
+        user = random.randint(1_000_000_000, 90_000_000_000)
+        request = queue_pb2.EnterQueueRequest(room=ROOM, user_ids=[user])
+        try:
+            for result in self._queue.EnterQueue(request, timeout=_SECONDS).results:
+                leaving = queue_pb2.LeaveQueueRequest(place=result.place)
+                if not result.error_code:
+                    self._queue.LeaveQueue(leaving, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise self._away() from error
 
     def make_room_for(self, count: int | None) -> int:
         """Sets the capacity so that `count` more (None: as many as configured) can be let in;
@@ -183,10 +197,13 @@ class Room:
                 return self._admin.GetRoom(request, timeout=_SECONDS)
             return self._admin.UpdateRoom(request, timeout=_SECONDS)
         except grpc.RpcError as error:
-            raise CannotTest(
-                f"The waiting room does not answer at {self._address}: set QUEUE_LISTEN to where"
-                " queue_service is."
-            ) from error
+            raise self._away() from error
+
+    def _away(self) -> CannotTest:
+        return CannotTest(
+            f"The waiting room does not answer at {self._address}: set QUEUE_LISTEN to where"
+            " queue_service is."
+        )
 
 
 @contextlib.contextmanager
