@@ -181,7 +181,10 @@ def facts(script: Mapping[str, Any]) -> str:
             f" once; capacity {script['room']['capacity']:,}"
         )
     if "seats_taken" in counted:
-        told.append(f"{counted['seats_taken']:,} times somebody else had the seat (409)")
+        told.append(
+            f"{counted.get('seats_won', 0):,} seats were held,"
+            f" {counted['seats_taken']:,} times somebody else had the seat (409)"
+        )
     if dropped := counted.get("dropped_iterations"):
         told.append(f"k6 could not start {dropped:,} iterations")
     told.append(f"anything else on the machine took {script['other_cores']:.2f} cores (median)")

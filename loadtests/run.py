@@ -157,6 +157,11 @@ def one_script(
     """One script, with the waiting room ready to let `wanted` people in (None: as many as it is
     configured for), and everything watched."""
     room.empty_line()
+    if 0 < (wanted or 0) < room.admitted():
+        raise CannotTest(
+            f"{room.admitted():,} people of an earlier test are still let in, too many for a test"
+            f" of a room for {wanted:,}: wait until their admissions end, or start the system anew."
+        )
     capacity = room.make_room_for(wanted)
     say(f"{name}: up to {plan['users']:,} users, {plan['seconds']:.0f} s")
     before = {"mb": megabytes(pids), "connections": connections(pids)}

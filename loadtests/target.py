@@ -176,6 +176,10 @@ class Room:
         except grpc.RpcError as error:
             raise self._away() from error
 
+    def admitted(self) -> int:
+        """How many are let in now."""
+        return int(self._get().admitted)
+
     def make_room_for(self, count: int | None) -> int:
         """Sets the capacity so that `count` more (None: as many as configured) can be let in;
         returns it."""
