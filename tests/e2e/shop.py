@@ -176,13 +176,14 @@ class Fan:
         assert reply.status_code == 200, reply.text
         return int(reply.json()["reservationId"])
 
-    async def until_out(self) -> None:
-        """Waits until the admission has ended, as it does after a payment."""
+    async def until_out(self, within: float = 20.0) -> None:
+        """Waits until the admission has ended, as it does after a payment; it comes through
+        Kafka, whose consumers may first have to wait for the time-out of a session (10 s)."""
 
         async def out() -> None:
             assert_problem(await self.concerts(), 401, "TOKEN_EXPIRED")
 
-        await eventually(out)
+        await eventually(out, within=within)
 
     async def seat_status(self, schedule_id: int, seat_id: int) -> str:
         """What the seat map says of one seat; at most a second old."""
