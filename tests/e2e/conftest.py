@@ -8,7 +8,6 @@ from typing import TypeVar
 import pytest
 
 from deploy.local.ports import Ports
-from deploy.local.process import in_parallel
 from deploy.local.stack import Stack
 from tests.e2e.shop import Shop
 
@@ -79,7 +78,7 @@ def short_holds(stack: Stack) -> str:
 
 def start_all(stack: Stack, *names: str) -> None:
     """Starts the processes at once and waits until all of them serve."""
-    in_parallel([stack.process(name).start for name in names], stack._stopping)
+    stack.start_services(names)
 
 
 async def in_thread(work: Callable[..., Result], *arguments: object) -> Result:
