@@ -1,4 +1,4 @@
-"""The door of the shop: who may pass routes that need an admission."""
+"""Who is let in: asks the waiting room, and remembers the answer for a moment."""
 
 import asyncio
 import math

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from gateway.admissions import Admissions
 from gateway.clients import Clients
+from gateway.door import Door
 from gateway.drain import Drain
 from gateway.edge import Edge, ShortCut
 from gateway.errors import FieldError, InvalidFields, MethodNotAllowed, PathNotFound, problem
@@ -36,10 +37,10 @@ def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASG
     keys = {key_id: secret.get_secret_value() for key_id, secret in settings.token_keys.items()}
     verifier = TokenVerifier(keys, settings.room, settings.token_max_age_seconds)
     admissions = Admissions(clients.positions, settings.admission_ttl_seconds)
-    rate_limit = RateLimit(settings.requests_per_second)
-    queue = QueueRoutes(clients, verifier, admissions, rate_limit, settings.write_budget_seconds)
-    concerts = ConcertRoutes(clients, verifier, admissions, rate_limit, settings)
-    reservations = ReservationRoutes(clients, verifier, admissions, rate_limit, settings)
+    door = Door(verifier, RateLimit(settings.requests_per_second), admissions)
+    queue = QueueRoutes(clients, door, settings)
+    concerts = ConcertRoutes(clients, door, settings)
+    reservations = ReservationRoutes(clients, door, settings)
     health = HealthRoutes(clients, drain)
 
     # Its documentation page brings its own scripts: FastAPI's loads them from a network.

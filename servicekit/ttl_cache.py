@@ -10,7 +10,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-def seconds_to_midnight() -> float:
+def _seconds_to_midnight() -> float:
     """Seconds until the date changes (UTC)."""
     now = datetime.now(UTC)
     midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
@@ -41,9 +41,11 @@ class TtlCache(Generic[Key, Value]):
         self._entries.move_to_end(key)
         return value
 
-    def put(self, key: Key, value: Value) -> None:
-        """Remembers `value`, at the cost of the entry that was not used for longest."""
-        until = self._clock() + min(self._ttl, seconds_to_midnight())
+    def put(self, key: Key, value: Value, *, seconds: float | None = None) -> None:
+        """Remembers `value`, at the cost of the entry that was not used for longest; for other
+        `seconds` than `ttl` if it is as old as that already."""
+        lifetime = self._ttl if seconds is None else seconds
+        until = self._clock() + min(lifetime, _seconds_to_midnight())
         self._entries[key] = (value, until)
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_size:

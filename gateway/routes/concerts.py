@@ -8,16 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas
-from gateway.admissions import Admissions
-from gateway.caching import TtlCache
+from gateway.caching import LoadingCache
 from gateway.clients import Clients
+from gateway.door import Door
 from gateway.errors import FieldError, InvalidFields
-from gateway.rate_limit import RateLimit
 from gateway.replies import json_reply
 from gateway.requests import path_id
 from gateway.routes.documentation import ADMITTED, document, path_parameter, query_parameter
 from gateway.settings import GatewaySettings
-from gateway.tokens import TokenVerifier
 from protos.concert.v1 import concert_pb2
 from protos.reservation.v1 import reservation_pb2
 from servicekit.client import call
@@ -41,30 +39,22 @@ class ConcertRoutes:
     def __init__(
         self,
         clients: Clients,
-        verifier: TokenVerifier,
-        admissions: Admissions,
-        rate_limit: RateLimit,
+        door: Door,
         settings: GatewaySettings,
     ) -> None:
         self._clients = clients
-        self._verifier = verifier
-        self._admissions = admissions
-        self._rate_limit = rate_limit
+        self._door = door
         self._budget = settings.read_budget_seconds
         facts_ttl = settings.facts_ttl_seconds
-        self._pages = TtlCache[tuple[int, str], bytes](facts_ttl, _MAX_PAGES)
-        self._dates = TtlCache[int, Sequence[concert_pb2.Schedule]](
-            facts_ttl, _MAX_SCHEDULE_LISTS, until_midnight=True
+        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _MAX_PAGES)
+        self._dates = LoadingCache[int, Sequence[concert_pb2.Schedule]](
+            facts_ttl, _MAX_SCHEDULE_LISTS
         )
-        self._schedules = TtlCache[int, bytes](
-            settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS, until_midnight=True
+        self._schedules = LoadingCache[int, bytes](
+            settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS
         )
-        self._seat_facts = TtlCache[int, list[tuple[int, bytes]]](
-            facts_ttl, _MAX_SEAT_MAPS, until_midnight=True
-        )
-        self._seats = TtlCache[int, bytes](
-            settings.seats_ttl_seconds, _MAX_SEAT_MAPS, until_midnight=True
-        )
+        self._seat_facts = LoadingCache[int, list[tuple[int, bytes]]](facts_ttl, _MAX_SEAT_MAPS)
+        self._seats = LoadingCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS)
 
     def add_to(self, app: FastAPI) -> None:
         """Adds the routes, with what the OpenAPI page says of them."""
@@ -113,13 +103,13 @@ class ConcertRoutes:
 
     async def concerts(self, request: Request) -> Response:
         """Concerts by id, in pages of at most 100."""
-        await self._admit(request)
+        await self._door.admitted(request)
         page = _page(request)
         return json_reply(await self._pages.get(page, lambda: self._load_page(*page)))
 
     async def schedules(self, request: Request) -> Response:
         """The upcoming dates of a concert. A date is SOLD_OUT when every seat is sold."""
-        await self._admit(request)
+        await self._door.admitted(request)
         concert_id = path_id(request, "concertId")
         return json_reply(
             await self._schedules.get(concert_id, lambda: self._load_schedules(concert_id))
@@ -127,14 +117,9 @@ class ConcertRoutes:
 
     async def seats(self, request: Request) -> Response:
         """Every seat of a date, in seat order; at most one second stale."""
-        await self._admit(request)
+        await self._door.admitted(request)
         schedule_id = path_id(request, "scheduleId")
         return json_reply(await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id)))
-
-    async def _admit(self, request: Request) -> None:
-        place = self._verifier.place(request)
-        self._rate_limit.check(place.number)
-        await self._admissions.check(place)
 
     async def _load_page(self, page_size: int, page_token: str) -> bytes:
         try:

@@ -5,15 +5,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas, tokens
-from gateway.admissions import Admissions, retry_after
+from gateway.admissions import retry_after
 from gateway.clients import Clients
+from gateway.door import Door
 from gateway.errors import QueueClosed
-from gateway.rate_limit import RateLimit
 from gateway.replies import instant_of_ms, json_reply
 from gateway.requests import read_body
 from gateway.routes.documentation import BODY, GENUINE, document
 from gateway.schemas import EnterQueueBody
-from gateway.tokens import TokenVerifier
+from gateway.settings import GatewaySettings
 from protos.queue.v1 import queue_pb2
 from servicekit.client import call
 
@@ -37,16 +37,12 @@ class QueueRoutes:
     def __init__(
         self,
         clients: Clients,
-        verifier: TokenVerifier,
-        admissions: Admissions,
-        rate_limit: RateLimit,
-        write_budget_seconds: float,
+        door: Door,
+        settings: GatewaySettings,
     ) -> None:
         self._clients = clients
-        self._verifier = verifier
-        self._admissions = admissions
-        self._rate_limit = rate_limit
-        self._write_budget = write_budget_seconds
+        self._door = door
+        self._write_budget = settings.write_budget_seconds
 
     def add_to(self, app: FastAPI) -> None:
         """Adds the routes, with what the OpenAPI page says of them."""
@@ -87,7 +83,7 @@ class QueueRoutes:
 
         If there is room, the user is admitted at once and the order is 0."""
         body = await read_body(request, EnterQueueBody)
-        self._rate_limit.check(f"user {body.user_id}")
+        self._door.count(f"user {body.user_id}")
         result = await self._clients.entries.submit(body.user_id)
         if result.error_code:
             raise QueueClosed(result.error_code)
@@ -97,16 +93,14 @@ class QueueRoutes:
 
     async def order(self, request: Request) -> Response:
         """Where the token's place stands: 1 = next in line, 0 = admitted."""
-        place = self._verifier.place(request)
-        self._rate_limit.check(place.number)
-        return _order_reply(await self._admissions.position(place), 200)
+        place = self._door.genuine(request)
+        return _order_reply(await self._door.admissions.position(place), 200)
 
     async def leave(self, request: Request) -> Response:
         """Gives up the place or the admission; the next in line is admitted. Leaving again
         changes nothing."""
-        place = self._verifier.place(request)
-        self._rate_limit.check(place.number)
-        self._admissions.forget(place)
+        place = self._door.genuine(request)
+        self._door.admissions.forget(place)
         await call(
             self._clients.queue.LeaveQueue,
             queue_pb2.LeaveQueueRequest(place=place),

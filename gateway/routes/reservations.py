@@ -5,10 +5,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas
-from gateway.admissions import Admissions
 from gateway.clients import Clients
+from gateway.door import Door
 from gateway.errors import NotYours, ReservationExpired, TokenExpired
-from gateway.rate_limit import RateLimit
 from gateway.replies import instant, json_reply
 from gateway.requests import BadFields, idempotency_key, path_id, read_body
 from gateway.routes.documentation import (
@@ -21,7 +20,6 @@ from gateway.routes.documentation import (
 )
 from gateway.schemas import PayBody, ReserveBody
 from gateway.settings import GatewaySettings
-from gateway.tokens import TokenVerifier
 from protos.payment.v1 import payment_pb2
 from protos.queue.v1 import queue_pb2
 from protos.reservation.v1 import reservation_pb2
@@ -44,15 +42,11 @@ class ReservationRoutes:
     def __init__(
         self,
         clients: Clients,
-        verifier: TokenVerifier,
-        admissions: Admissions,
-        rate_limit: RateLimit,
+        door: Door,
         settings: GatewaySettings,
     ) -> None:
         self._clients = clients
-        self._verifier = verifier
-        self._admissions = admissions
-        self._rate_limit = rate_limit
+        self._door = door
         self._settings = settings
 
     def add_to(self, app: FastAPI) -> None:
@@ -139,7 +133,7 @@ class ReservationRoutes:
 
     async def reserve(self, request: Request) -> Response:
         """Holds a seat for the user, for 5 minutes unless configured otherwise."""
-        place = self._genuine_place(request)
+        place = self._door.genuine(request)
         bad = BadFields()
         with bad:
             body = await read_body(request, ReserveBody)
@@ -147,7 +141,7 @@ class ReservationRoutes:
             key = idempotency_key(request)
         bad.tell()
         _check_same_user(place, body.user_id)
-        await self._admissions.check(place)
+        await self._door.admissions.check(place)
         reservation = await call(
             self._clients.reservation.Reserve,
             reservation_pb2.ReserveRequest(
@@ -159,7 +153,7 @@ class ReservationRoutes:
 
     async def pay(self, request: Request) -> Response:
         """Pays a reservation; that ends the admission. Paying twice charges once."""
-        place = self._genuine_place(request)
+        place = self._door.genuine(request)
         bad = BadFields()
         with bad:
             reservation_id = path_id(request, "reservationId")
@@ -170,7 +164,7 @@ class ReservationRoutes:
         bad.tell()
         _check_same_user(place, body.user_id)
         try:
-            await self._admissions.check(place)
+            await self._door.admissions.check(place)
         except TokenExpired as expired:
             return await self._outcome(reservation_id, body.user_id, expired)
         payment = await call(
@@ -183,12 +177,12 @@ class ReservationRoutes:
             ),
             budget=self._settings.pay_budget_seconds,
         )
-        self._admissions.forget(place)
+        self._door.admissions.forget(place)
         return _payment_reply(payment)
 
     async def read(self, request: Request) -> Response:
         """The user's own reservation."""
-        place = self._genuine_place(request)
+        place = self._door.genuine(request)
         reservation = await call(
             self._clients.reservation.GetReservation,
             reservation_pb2.GetReservationRequest(
@@ -211,7 +205,7 @@ class ReservationRoutes:
 
     async def cancel(self, request: Request) -> Response:
         """Gives a hold back; the seat is free at once. Cancelling again changes nothing."""
-        place = self._genuine_place(request)
+        place = self._door.genuine(request)
         await call(
             self._clients.reservation.CancelReservation,
             reservation_pb2.CancelReservationRequest(
@@ -220,11 +214,6 @@ class ReservationRoutes:
             budget=self._settings.write_budget_seconds,
         )
         return Response(status_code=204)
-
-    def _genuine_place(self, request: Request) -> queue_pb2.Place:
-        place = self._verifier.place(request)
-        self._rate_limit.check(place.number)
-        return place
 
     async def _outcome(self, reservation_id: int, user_id: int, expired: TokenExpired) -> Response:
         """For whom the admission has ended: what became of the payment, if there is one."""
