@@ -18,6 +18,8 @@ from deploy.local.ports import HOST, Ports
 # How long a crowded waiting room or an undecided payment is waited for, in seconds.
 _QUEUE_PATIENCE = 600.0
 _PAYMENT_PATIENCE = 60.0
+# And a shop that says "later" (429 and 503), which is safe to ask again.
+_BUSY_PATIENCE = 30.0
 
 # Held or sold under our hands this often: somebody else is buying everything.
 _SEAT_TRIES = 20
@@ -112,10 +114,16 @@ class Demo:
         *,
         expect: int | tuple[int, ...],
     ) -> httpx.Response:
-        began = time.monotonic()
-        reply = self._client.request(method, path, json=body)
-        took = (time.monotonic() - began) * 1000
-        self._say(f"{step}. {method} {path} → {reply.status_code} ({took:.0f} ms)")
+        deadline = time.monotonic() + _BUSY_PATIENCE
+        while True:
+            began = time.monotonic()
+            reply = self._client.request(method, path, json=body)
+            took = (time.monotonic() - began) * 1000
+            self._say(f"{step}. {method} {path} → {reply.status_code} ({took:.0f} ms)")
+            if reply.status_code not in (429, 503) or time.monotonic() > deadline:
+                break
+            self._say(f"   {_problem(reply)}; asking again")
+            time.sleep(min(float(reply.headers.get("Retry-After", 1)), 10))
         if reply.status_code not in (expect if isinstance(expect, tuple) else (expect,)):
             raise StackError(f"{method} {path} answered {reply.status_code}: {_problem(reply)}")
         return reply
@@ -148,7 +156,8 @@ def main() -> int:
         except httpx.TransportError as error:
             print(
                 f"frontrow: Nothing answers at {url} ({type(error).__name__}): start the system"
-                " with make run in another terminal and wait until it serves.",
+                " with make run in another terminal and wait until it serves, or say with"
+                " FRONTROW_URL where it does.",
                 file=sys.stderr,
             )
             return 2

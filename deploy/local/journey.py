@@ -16,7 +16,8 @@ Buy a ticket (make demo does the same and explains it):
 
   URL={url}; USER_ID=$RANDOM$RANDOM; JSON='Content-Type: application/json'
   first_available() { tr '{' '\n' | grep '"AVAILABLE"' | grep -oE '"id": ?[0-9]+' | grep -oE '[0-9]+' | head -n 1; }
-  TOKEN=$(curl -si "$URL/queues/enqueue" -H "$JSON" -d "{\"userId\": $USER_ID}" | sed -n 's/^x-access-token: *//Ip' | tr -d '\r')
+  ENTERED=$(curl -si "$URL/queues/enqueue" -H "$JSON" -d "{\"userId\": $USER_ID}"); echo "$ENTERED" | tail -n 1
+  TOKEN=$(echo "$ENTERED" | sed -n 's/^x-access-token: *//Ip' | tr -d '\r')
   curl -s "$URL/queues/order" -H "X-Access-Token: $TOKEN"; echo
   curl -s "$URL/concerts?pageSize=3" -H "X-Access-Token: $TOKEN"; echo
   SCHEDULE=$(curl -s "$URL/concerts/1/schedules" -H "X-Access-Token: $TOKEN" | first_available)

@@ -15,6 +15,10 @@ HOST = "127.0.0.1"
 # hand out ports for outgoing connections, so that no connection sits on a port chosen here.
 _TEST_PORTS = range(20_000, 32_000)
 
+# Those that this process was given already. A test may start its servers long after it chose
+# their ports: nobody else may be given them meanwhile.
+_given: set[int] = set()
+
 # These are no programs of ours, so they have no setting of their own.
 _OF_SERVERS = {"redis", "mariadb", "kafka", "kafka_controller"}
 
@@ -66,8 +70,9 @@ class Ports:
         return cls(**chosen)
 
     def require_free(self) -> None:
-        """Raises StackError with the first port that is taken, what it is for and the mend."""
+        """Raises StackError with the ports that are taken, what they are for and the mend."""
         owners: dict[int, str] = {}
+        taken: list[str] = []
         for name, port in dataclasses.asdict(self).items():
             if port in owners:
                 raise StackError(
@@ -76,15 +81,29 @@ class Ports:
                 )
             owners[port] = name
             if not is_free(port):
-                raise StackError(
-                    f"Port {port} ({_purpose(name)}) is taken by another program: stop that"
-                    f" program, or choose another port with {setting_of(name)}=<port>."
-                )
+                taken.append(name)
+        if len(taken) == 1:
+            raise StackError(
+                f"Port {self._described(taken[0])} is taken by another program: stop that"
+                f" program, or choose another port with {_assignment(taken[0])}."
+            )
+        if taken:
+            raise StackError(
+                f"Ports {', '.join(map(self._described, taken))} are taken by other programs: stop"
+                f" those, or choose other ports with {' '.join(map(_assignment, taken))}."
+            )
+
+    def _described(self, name: str) -> str:
+        return f"{getattr(self, name)} ({_purpose(name)})"
 
 
 def setting_of(name: str) -> str:
     """The environment variable that changes the port `name`."""
     return f"FRONTROW_{name.upper()}_PORT"
+
+
+def _assignment(name: str) -> str:
+    return f"{setting_of(name)}=<port>"
 
 
 def _purpose(name: str) -> str:
@@ -110,14 +129,16 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that are free now.
+    """`count` different ports that are free now, and that no earlier call has returned.
 
-    Chosen at random, so that test runs that start at the same time hardly ever meet.
+    Chosen at random, so that test runs that start at the same time hardly ever meet. Raises
+    StackError if there are not as many.
     """
     chosen: list[int] = []
     for port in random.sample(_TEST_PORTS, len(_TEST_PORTS)):
-        if is_free(port):
+        if port not in _given and is_free(port):
             chosen.append(port)
             if len(chosen) == count:
+                _given.update(chosen)
                 return chosen
     raise StackError(f"Fewer than {count} free ports between 20000 and 31999 on this machine.")

@@ -21,6 +21,17 @@ def test_a_taken_port_is_named_with_its_purpose_and_the_mend() -> None:
             ports.require_free()
 
 
+def test_all_taken_ports_are_named_at_once() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for taken in (one, other):
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+        first, second = one.getsockname()[1], other.getsockname()[1]
+        ports = dataclasses.replace(Ports.free(), redis=first, queue=second)
+        with pytest.raises(StackError, match=rf"{second} \(for queue\), {first} \(for redis\)"):
+            ports.require_free()
+
+
 def test_a_port_on_all_addresses_counts_as_taken() -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
@@ -53,3 +64,7 @@ def test_a_setting_that_is_no_port_is_refused_by_name(value: str) -> None:
 
 def test_free_ports_differ() -> None:
     assert len(set(free_ports(50))) == 50
+
+
+def test_no_port_is_given_twice() -> None:
+    assert not set(free_ports(100)) & set(free_ports(100))
