@@ -11,7 +11,7 @@ import tempfile
 import uvicorn
 import uvloop
 
-from gateway.protocol import ProblemProtocol
+from gateway.protocol import BoundedHttpProtocol
 from gateway.settings import GatewaySettings
 from gateway.workers import run_workers
 from servicekit import logs
@@ -55,7 +55,7 @@ def server_config(settings: GatewaySettings, app: object) -> uvicorn.Config:
         app,  # type: ignore[arg-type]
         host=host,
         port=port,
-        http=ProblemProtocol,
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -1,5 +1,7 @@
-"""What uvicorn answers by itself, as a problem like every other error."""
+"""HTTP/1.1 as uvicorn speaks it, with two things added: what uvicorn answers by itself is a problem
+like every other error, and nobody keeps a connection by sending half a request."""
 
+import asyncio
 from os import urandom
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -7,10 +9,45 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.errors import FieldError, InvalidFields, problem
 from servicekit import call_context
 
+# For the head of a request, from its first byte; a phone that roams needs a few seconds.
+HEAD_SECONDS = 10.0
 
-class ProblemProtocol(HttpToolsProtocol):
-    """HTTP/1.1; a message that is not HTTP (bad bytes in the path, a method that does not exist)
-    gets INVALID_REQUEST, and its connection ends."""
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. A message that is not HTTP (bad bytes in the path, a method that does not
+    exist) gets INVALID_REQUEST, and the connection ends. It ends also without a first byte in the
+    keep-alive time-out, or when a head is not complete after HEAD_SECONDS."""
+
+    _in_head = False
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # uvicorn sets this timer after replies only.
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A head usually comes in one piece: then there is no timer to set and cancel.
+        if not self._in_head:
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         call_context.request_id.set(urandom(16).hex())
@@ -20,3 +57,8 @@ class ProblemProtocol(HttpToolsProtocol):
         head += [name + b": " + value + b"\r\n" for name, value in reply.raw_headers]
         self.transport.write(b"".join([*head, b"\r\n", bytes(reply.body)]))
         self.transport.close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from gateway import protocol
 from gateway.requests import MAX_BODY_BYTES
 from tests.gateway.fakes import Services
 from tests.gateway.serving import serving
@@ -140,3 +141,45 @@ async def test_what_is_not_http_gets_a_problem_too(connection: Connection, line:
     assert problem["requestId"] == headers["x-request-id"]
     assert problem["errors"]
     assert await connection.is_closed()
+
+
+async def test_half_a_head_does_not_keep_a_connection(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    await connection.send("GET /health/live HTTP/1.1\r\nHost")
+    assert await connection.is_closed()
+
+
+async def test_half_a_head_after_a_reply_does_not_keep_a_connection(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    await connection.send(LIVE)
+    assert (await connection.reply())[0] == 200
+    await connection.send("GET /health")
+    assert await connection.is_closed()
+
+
+async def test_a_head_in_pieces_is_a_head(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    await connection.send("GET /health/live HTTP/1.1\r\n")
+    await asyncio.sleep(0.01)
+    await connection.send("Host: x\r\n\r\n")
+    assert (await connection.reply())[0] == 200
+    await asyncio.sleep(0.25)
+    await connection.send(LIVE)
+    assert (await connection.reply())[0] == 200
+
+
+async def test_a_connection_without_a_first_byte_ends(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(services, 0) as (server, _, url):
+        server.config.timeout_keep_alive = 0  # type: ignore[assignment]
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        assert await Connection(reader, writer).is_closed()
+        writer.close()
