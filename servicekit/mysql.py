@@ -7,7 +7,7 @@ a transaction, so that an exhausted pool starves.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -17,9 +17,12 @@ from pymysql.constants import CR, ER
 
 from servicekit import call_context
 from servicekit.errors import Unavailable
+from servicekit.mysql_wire import Reply, Wire
+from servicekit.mysql_wire import Row as Row  # callers name it
 
 Result = TypeVar("Result")
-Row = tuple[Any, ...]
+# A statement and its values, each at a %s of its own.
+Statement = tuple[Any, ...]
 
 # The server ended the transaction so that another could go on; again, it succeeds.
 # 1020 is MariaDB's "record has changed since last read" under snapshot isolation.
@@ -56,38 +59,52 @@ class Transaction:
     """Statements inside one transaction. Values are always passed apart from the SQL, each at a
     %s of its own; a list or tuple, which must not be empty, as in `id IN %s`."""
 
-    def __init__(self, connection: Any, query_timeout: float) -> None:
-        self._connection = connection
+    def __init__(self, wire: Wire, query_timeout: float, *, begin: bool) -> None:
+        self._wire = wire
         self._query_timeout = query_timeout
+        # BEGIN travels with the first statement.
+        self._begin = begin
 
     async def execute(self, sql: str, *values: Any) -> int:
         """Runs one statement; returns the number of rows it matched."""
-        cursor = await self._run(sql, values)
-        return int(cursor.rowcount)
+        return (await self._ask((sql, *values)))[0].matched
 
     async def insert(self, sql: str, *values: Any) -> int:
         """Runs one INSERT; returns the generated id."""
-        cursor = await self._run(sql, values)
-        return int(cursor.lastrowid)
+        return (await self._ask((sql, *values)))[0].insert_id
 
     async def fetch_all(self, sql: str, *values: Any) -> list[Row]:
         """All rows of a query, as tuples."""
-        cursor = await self._run(sql, values)
-        rows: Sequence[Row] = await cursor.fetchall()
-        return list(rows)
+        return list((await self._ask((sql, *values)))[0].rows)
 
     async def fetch_one(self, sql: str, *values: Any) -> Row | None:
         """The first row of a query, or None."""
-        cursor = await self._run(sql, values)
-        row: Row | None = await cursor.fetchone()
-        return row
+        rows = (await self._ask((sql, *values)))[0].rows
+        return rows[0] if rows else None
 
-    async def _run(self, sql: str, values: tuple[Any, ...]) -> Any:
+    async def together(self, *statements: Statement) -> list[Reply]:
+        """Runs several statements, each a tuple of SQL and values, in one round trip. If one
+        fails, those after it are not run."""
+        return await self._ask(*statements)
+
+    async def _ask(self, *statements: Statement) -> list[Reply]:
+        sql = ";".join(self._format(*statement) for statement in statements)
         async with asyncio.timeout(call_context.remaining(self._query_timeout)):
-            cursor = await self._connection.cursor()
-            sql, values = _spread(sql, values)
-            await cursor.execute(sql, values or None)
-            return cursor
+            if not self._begin:
+                return await self._wire.ask(sql)
+            self._begin = False
+            return (await self._wire.ask("BEGIN;" + sql))[1:]
+
+    def _format(self, sql: str, *values: Any) -> str:
+        return self._wire.format(*_spread(sql, values))
+
+    async def _commit(self) -> None:
+        if self._begin:  # nothing was done
+            return
+        # Not cut short by what is left of the caller's budget: only a call that is cancelled
+        # leaves a commit in doubt.
+        async with asyncio.timeout(self._query_timeout):
+            await self._wire.ask("COMMIT")
 
 
 class Database:
@@ -126,7 +143,7 @@ class Database:
             ),
         }
         self._slots = asyncio.Semaphore(max_size)
-        self._idle: list[tuple[Any, float]] = []
+        self._idle: list[tuple[Wire, float]] = []
         self._acquire_timeout = acquire_timeout
         self._query_timeout = query_timeout
 
@@ -135,30 +152,26 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         while self._idle:
-            connection, _since = self._idle.pop()
+            wire, _since = self._idle.pop()
             try:
                 async with asyncio.timeout(1.0):
-                    await connection.ensure_closed()
+                    await wire.leave()
             except (TimeoutError, OSError, pymysql.err.MySQLError):
-                connection.close()
+                wire.close()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """One transaction: committed if the block ends, rolled back if it raises."""
-        async with self._connection() as connection:
-            async with asyncio.timeout(self._query_timeout):
-                await connection.begin()
-            yield Transaction(connection, self._query_timeout)
-            # Not cut short by what is left of the caller's budget: only a call that is cancelled
-            # leaves a commit in doubt.
-            async with asyncio.timeout(self._query_timeout):
-                await connection.commit()
+        async with self._wire() as wire:
+            transaction = Transaction(wire, self._query_timeout, begin=True)
+            yield transaction
+            await transaction._commit()
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:
         """Statements without a transaction: each sees what is committed when it runs."""
-        async with self._connection() as connection:
-            yield Transaction(connection, self._query_timeout)
+        async with self._wire() as wire:
+            yield Transaction(wire, self._query_timeout, begin=False)
 
     async def run(
         self, work: Callable[[Transaction], Awaitable[Result]], *, autocommit: bool = False
@@ -181,59 +194,73 @@ class Database:
                 last = error
         raise Unavailable("The database is too busy.") from last
 
+    async def run_together(self, *statements: Statement) -> list[Reply]:
+        """One transaction in one round trip, its statements being known beforehand; tried again
+        like `run`. A TimeoutError leaves in doubt whether it was committed."""
+
+        async def work(connection: Transaction) -> list[Reply]:
+            return (await connection.together(("BEGIN",), *statements, ("COMMIT",)))[1:-1]
+
+        return await self.run(work, autocommit=True)
+
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        try:
-            async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise Unavailable("The database has no connection to spare.") from None
-        connection = None
+    async def _wire(self) -> AsyncIterator[Wire]:
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise Unavailable("The database has no connection to spare.") from None
+        else:
+            await self._slots.acquire()
+        wire = None
         healthy = False
         try:
-            connection = await self._take_or_open()
-            yield connection
+            wire = await self._take_or_open()
+            yield wire
             healthy = True
         except (pymysql.err.OperationalError, pymysql.err.InterfaceError) as error:
             if isinstance(error, pymysql.err.InterfaceError) or _is_one_of(error, _AWAY):
                 raise Unavailable("The database is away.") from error
             # The statement failed, the connection is sound.
-            healthy = await self._roll_back(connection)
+            healthy = await self._roll_back(wire)
             raise
         except (TimeoutError, asyncio.CancelledError, GeneratorExit):
             # A reply may still be on its way on this connection: nobody may read it.
             raise
         except Exception:
-            healthy = await self._roll_back(connection)
+            healthy = await self._roll_back(wire)
             raise
         finally:
-            if connection is not None:
-                if healthy and not connection.closed and not connection.get_transaction_status():
-                    self._idle.append((connection, asyncio.get_running_loop().time()))
+            if wire is not None:
+                if healthy and wire.usable:
+                    self._idle.append((wire, asyncio.get_running_loop().time()))
                 else:
-                    connection.close()
+                    wire.close()
             self._slots.release()
 
-    async def _take_or_open(self) -> Any:
+    async def _take_or_open(self) -> Wire:
         now = asyncio.get_running_loop().time()
         while self._idle:
-            connection, since = self._idle.pop()
+            wire, since = self._idle.pop()
             # The age is far below the server's wait_timeout.
-            if now - since < _IDLE_SECONDS and not _was_hung_up(connection):
-                return connection
-            connection.close()
+            if now - since < _IDLE_SECONDS and not wire.hung_up:
+                return wire
+            wire.close()
         try:
             async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
-                return await aiomysql.connect(**self._arguments)
+                return Wire(await aiomysql.connect(**self._arguments))
         except (TimeoutError, OSError) as error:
             raise Unavailable("The database is away.") from error
 
-    async def _roll_back(self, connection: Any) -> bool:
-        if connection is None:
+    async def _roll_back(self, wire: Wire | None) -> bool:
+        if wire is None:
             return False
+        if wire.usable:  # there is nothing to roll back
+            return True
         try:
             async with asyncio.timeout(self._query_timeout):
-                await connection.rollback()
+                await wire.ask("ROLLBACK")
         except (TimeoutError, OSError, pymysql.err.MySQLError):
             return False
         return True
@@ -257,15 +284,3 @@ def _spread(sql: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
 
 def _is_one_of(error: pymysql.err.MySQLError, codes: set[int]) -> bool:
     return bool(error.args) and error.args[0] in codes
-
-
-def _was_hung_up(connection: Any) -> bool:
-    """Whether the server closed this idle connection, with or without a last word."""
-    reader = connection._reader
-    return bool(
-        reader is None
-        or reader.at_eof()
-        or reader.exception() is not None
-        or reader._buffer
-        or connection._writer.transport.is_closing()
-    )

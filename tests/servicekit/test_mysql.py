@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -129,6 +131,105 @@ async def test_a_list_is_spread_over_its_statement(database: Database) -> None:
             "SELECT 2 IN %s, 'a' IN %s, %s, 'x%%' LIKE 'x\\%%'", [1, 2], ("b", "c'"), "%s"
         )
         assert row == (1, 0, "%s", 1)
+
+
+async def test_values_come_back_as_they_are(database: Database) -> None:
+    moment = datetime(2026, 12, 24, 20, 15, 0, 123456)
+    values = (
+        0,
+        -(2**63),
+        2**63 - 1,
+        "",
+        "it's 100 % 🎟 \\ ;",
+        "x" * 250,
+        "x" * 251,
+        "ü" * 40_000,
+        "x" * 70_000,
+        None,
+        Decimal("150000.00"),
+        True,
+    )
+    async with database.reading() as connection:
+        places = ", ".join(["%s"] * len(values))
+        # Together longer than what is read at once, and than three bytes of length.
+        for _ in range(2):
+            assert await connection.fetch_one(f"SELECT {places}", *values) == values
+        assert await connection.fetch_one(
+            "SELECT CAST(%s AS DATETIME(6)), CAST(%s AS DATE), UNHEX('00ff'), 1e3, NULL",
+            moment,
+            moment,
+        ) == (moment, moment.date(), b"\x00\xff", 1000.0, None)
+        rows = await connection.fetch_all("SELECT seq, REPEAT('y', 50) FROM seq_1_to_20000")
+        assert rows == [(number, "y" * 50) for number in range(1, 20_001)]
+        assert await connection.fetch_all("SELECT 1 FROM DUAL WHERE FALSE") == []
+        assert await connection.fetch_one("SELECT 1 FROM DUAL WHERE FALSE") is None
+
+
+async def test_together_each_has_its_reply(database: Database) -> None:
+    async with database.reading() as connection:
+        found, changed, none = await connection.together(
+            ("SELECT id FROM pool_test WHERE id IN %s ORDER BY id", [1, 2]),
+            ("UPDATE pool_test SET amount = 100 WHERE id = %s", 2),
+            ("SELECT 'a;b' FROM DUAL WHERE ROW_COUNT() = 0",),
+        )
+        assert (list(found.rows), changed.matched, list(none.rows)) == ([(1,), (2,)], 1, [])
+        assert await connection.fetch_one("SELECT 1") == (1,)
+
+
+async def test_together_nothing_runs_after_an_error(database: Database) -> None:
+    failing = (
+        ("UPDATE pool_test SET amount = 1 WHERE id = 2",),
+        ("INSERT INTO pool_test VALUES (1, 1) RETURNING id",),
+        ("UPDATE pool_test SET amount = 2 WHERE id = 2",),
+    )
+    with pytest.raises(pymysql.err.IntegrityError):
+        await database.run_together(*failing)
+    assert await amount(database, 2) == 100
+    async with database.transaction() as transaction:
+        with pytest.raises(pymysql.err.IntegrityError):
+            await transaction.together(*failing)
+        # The transaction goes on: it was not the whole of it that failed.
+        assert await transaction.fetch_one("SELECT amount FROM pool_test WHERE id = 2") == (1,)
+        assert await transaction.execute("UPDATE pool_test SET amount = 100 WHERE id = 2") == 1
+    # None of them cost a connection.
+    assert len(database._idle) == 1
+
+
+async def test_together_is_one_transaction_tried_again_after_a_deadlock(
+    database: Database,
+) -> None:
+    def move(source: int, target: int) -> Awaitable[object]:
+        return database.run_together(
+            ("UPDATE pool_test SET amount = amount - 1 WHERE id = %s", source),
+            ("SELECT SLEEP(0.005)",),
+            ("UPDATE pool_test SET amount = amount + 1 WHERE id = %s", target),
+        )
+
+    async with database.reading() as connection:
+        await connection.execute("UPDATE pool_test SET amount = 100")
+    for _ in range(5):
+        await asyncio.gather(move(1, 2), move(2, 1))
+    assert (await amount(database, 1), await amount(database, 2)) == (100, 100)
+
+
+async def test_a_transaction_in_which_nothing_is_asked_asks_nothing(url: str) -> None:
+    async with Link(url) as link, Database(link.url, max_size=1, query_timeout=0.3) as database:
+        assert await amount(database, 2) == 100
+        link.deaf = True
+        async with database.transaction():
+            pass
+
+
+async def test_a_caller_that_survives_its_cancellation_cannot_go_on_with_its_connection(
+    database: Database,
+) -> None:
+    async with database.reading() as connection:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await connection.fetch_one("SELECT SLEEP(1)")
+        with pytest.raises(pymysql.err.InterfaceError):
+            await connection.fetch_one("SELECT 2")
+    assert await amount(database, 2) == 100
 
 
 async def test_statement_errors_are_told_apart_from_a_server_that_is_away(
