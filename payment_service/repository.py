@@ -23,7 +23,7 @@ from payment_service.domain import (
     Status,
 )
 from servicekit.errors import Unavailable
-from servicekit.mysql import Database, Row, Transaction, is_duplicate
+from servicekit.mysql import Database, Row, Statement, Transaction, is_duplicate
 
 SHARDS = 16
 
@@ -49,6 +49,8 @@ class PaymentRepository:
         self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
     ) -> Attempt:
         async def create(transaction: Transaction) -> Attempt:
+            if not order.idempotency_key:
+                return await _create_or_find(transaction, order, lease_seconds)
             known = await _payment_of_key(transaction, order)
             if known is not None:
                 payment, in_flight = known
@@ -62,21 +64,23 @@ class PaymentRepository:
                 )
             else:
                 attempt = await _create_or_find(transaction, order, lease_seconds)
-            if order.idempotency_key and not (known and attempt.payment.finished):
+            if not (known and attempt.payment.finished):
                 await _use_key(transaction, order, attempt, answer_seconds, insert=not known)
             return attempt
 
         for _ in range(_CREATE_TRIES):
             try:
-                return await self._database.run(create)
+                # Without a key the INSERT alone is the transaction: what was there before is
+                # looked up without a lock, and the unique key decides, in a transaction or not.
+                return await self._database.run(create, autocommit=not order.idempotency_key)
             except Exception as error:
                 if not is_duplicate(error):
                     raise
         raise Unavailable("Too many requests for this reservation at once.")
 
     async def release_key(self, order: PayOrder) -> None:
-        async with self._database.transaction() as transaction:
-            await transaction.execute(
+        async with self._database.reading() as connection:
+            await connection.execute(
                 """UPDATE idempotency_key SET in_flight_until = NULL
                 WHERE user_id = %s AND idem_key = %s""",
                 order.user_id,
@@ -113,29 +117,32 @@ class PaymentRepository:
     async def record_outcome(
         self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
-        async def record(transaction: Transaction) -> Payment:
-            ended = await transaction.execute(
-                f"""UPDATE payment SET status = %s, amount = %s, failure_code = %s
-                WHERE {_DRIVEN_BY_US}""",
-                outcome.status,
-                outcome.amount,
-                outcome.failure_code,
-                payment.id,
-                payment.attempts,
-            )
-            if ended and event is not None:
-                await _put_in_outbox(transaction, event)
-            now = await _get(transaction, payment.id)
-            assert now is not None, "payments are never deleted"
-            return now
-
-        recorded = await self._database.run(record)
+        end = (
+            f"""UPDATE payment SET status = %s, amount = %s, failure_code = %s
+            WHERE {_DRIVEN_BY_US}""",
+            outcome.status,
+            outcome.amount,
+            outcome.failure_code,
+            payment.id,
+            payment.attempts,
+        )
+        announce = [_put_in_outbox(event)] if event is not None else []
+        ended, *_ = await self._database.run_together(end, *announce)
         self._committed.set()
-        return recorded
+        if ended.matched:
+            return replace(
+                payment,
+                status=outcome.status,
+                amount=outcome.amount,
+                failure_code=outcome.failure_code,
+            )
+        now = await self.get_payment(payment.id)
+        assert now is not None, "payments are never deleted"
+        return now
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
-        async with self._database.transaction() as transaction:
-            matched = await transaction.execute(
+        async with self._database.reading() as connection:
+            matched = await connection.execute(
                 f"UPDATE payment SET failure_code = %s WHERE {_DRIVEN_BY_US}",
                 failure_code,
                 payment.id,
@@ -144,25 +151,24 @@ class PaymentRepository:
         return matched > 0
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
-        async def record(transaction: Transaction) -> None:
-            if await transaction.execute(
+        await self._database.run_together(
+            (
                 "UPDATE payment SET status = 'REFUNDED' WHERE id = %s AND status = 'SUCCEEDED'",
                 payment_id,
-            ):
-                await _put_in_outbox(transaction, event)
-
-        await self._database.run(record)
+            ),
+            _put_in_outbox(event),
+        )
         self._committed.set()
 
     async def mark_told(self, payment_id: int) -> None:
-        async with self._database.transaction() as transaction:
-            await transaction.execute(
+        async with self._database.reading() as connection:
+            await connection.execute(
                 "UPDATE payment SET outcome_told = TRUE WHERE id = %s", payment_id
             )
 
     async def park(self, payment: Payment, seconds: float) -> None:
-        async with self._database.transaction() as transaction:
-            await transaction.execute(
+        async with self._database.reading() as connection:
+            await connection.execute(
                 f"UPDATE payment SET driven_until = {_SOON} WHERE {_DRIVEN_BY_US}",
                 _microseconds(seconds),
                 payment.id,
@@ -272,30 +278,46 @@ async def _payment_of_key(transaction: Transaction, order: PayOrder) -> tuple[Pa
 async def _create_or_find(
     transaction: Transaction, order: PayOrder, lease_seconds: float
 ) -> Attempt:
-    row = await transaction.fetch_one(
-        f"""SELECT {_PAYMENT} FROM payment WHERE reservation_id = %s AND user_id = %s
+    found = await transaction.fetch_one(
+        """SELECT id FROM payment WHERE reservation_id = %s AND user_id = %s
         ORDER BY id DESC LIMIT 1""",
         order.reservation_id,
         order.user_id,
     )
-    latest = _payment(row) if row else None
+    latest = await _get(transaction, found[0]) if found else None
     if latest is not None:
         untold = latest.declined and not latest.outcome_told
         if latest.status is not Status.FAILED or untold:
             return Attempt(latest, created=False)
-    payment_id = await transaction.insert(
+    failed_payment_id = _last_failed(latest)
+    admission = order.admission
+    row = await transaction.fetch_one(
         f"""INSERT INTO payment
             (reservation_id, user_id, room, place_number, failed_payment_id, driven_until)
-        VALUES (%s, %s, %s, %s, %s, {_SOON})""",
+        VALUES (%s, %s, %s, %s, %s, {_SOON})
+        RETURNING id, created_at""",
         order.reservation_id,
         order.user_id,
-        order.admission and order.admission.room,
-        order.admission and order.admission.place_number,
-        _last_failed(latest),
+        admission and admission.room,
+        admission and admission.place_number,
+        failed_payment_id,
         _microseconds(lease_seconds),
     )
-    payment = await _get(transaction, payment_id)
-    assert payment is not None, "inserted just now"
+    assert row is not None, "inserted just now"
+    payment_id, created_at = row
+    payment = Payment(
+        id=payment_id,
+        reservation_id=order.reservation_id,
+        user_id=order.user_id,
+        status=Status.INITIATED,
+        amount=None,
+        failure_code="",
+        outcome_told=False,
+        admission=admission,
+        failed_payment_id=failed_payment_id,
+        attempts=0,
+        created_at=created_at.replace(tzinfo=UTC),
+    )
     return Attempt(payment, created=True)
 
 
@@ -352,11 +374,12 @@ async def _take(
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
 
-async def _put_in_outbox(transaction: Transaction, event: Event) -> None:
+def _put_in_outbox(event: Event) -> Statement:
+    """Puts the event of a change into the outbox, if the statement before made the change."""
     # aiomysql 0.3.2 cannot pass bytes with pymysql 1.2, so the payload goes as hex digits.
-    await transaction.insert(
+    return (
         """INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-        VALUES (%s, %s, %s, %s, UNHEX(%s))""",
+        SELECT %s, %s, %s, %s, UNHEX(%s) FROM DUAL WHERE ROW_COUNT() > 0""",
         event.reservation_id % SHARDS,
         event.event_id,
         event.reservation_id,

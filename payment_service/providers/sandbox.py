@@ -16,7 +16,7 @@ import asyncio
 from decimal import Decimal
 
 from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
-from servicekit.mysql import Database, Transaction
+from servicekit.mysql import Database, Row
 
 MAGIC = 1_000_000
 DECLINED = 99402
@@ -30,6 +30,28 @@ SETTLING_SECONDS = 2.0
 FAILING_CALLS = 2
 DECLINE_REASON = "CARD_DECLINED"
 
+# Decided when it is first asked for, and whoever asks again is told the same; but for the failing
+# user, whose charge is decided at a later call. Assignments are made from left to right.
+CHARGE = """
+INSERT INTO sandbox_charge (payment_id, user_id, amount, status, decided_at, calls)
+VALUES (%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)
+ON DUPLICATE KEY UPDATE calls = calls + 1,
+    decided_at = IF(status = 'UNKNOWN' AND calls > %s, NOW(6), decided_at),
+    status = IF(status = 'UNKNOWN' AND calls > %s, 'APPROVED', status)
+RETURNING status, amount, COALESCE(decided_at > NOW(6), FALSE)
+"""
+
+KNOWN = """
+SELECT status, amount, COALESCE(decided_at > NOW(6), FALSE)
+FROM sandbox_charge WHERE payment_id = %s
+"""
+
+REFUND = """
+INSERT INTO sandbox_charge (payment_id, user_id, status, refunded_at)
+VALUES (%s, 0, 'REFUNDED', NOW(6))
+ON DUPLICATE KEY UPDATE status = 'REFUNDED', refunded_at = COALESCE(refunded_at, NOW(6))
+"""
+
 
 class SandboxProvider:
     """See `ports.PaymentProvider` and above. A silent charge waits until it is cancelled."""
@@ -39,38 +61,21 @@ class SandboxProvider:
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
         kind = user_id // MAGIC
-
-        async def decide(transaction: Transaction) -> Charge | None:
-            await transaction.execute(
-                """INSERT INTO sandbox_charge (payment_id, user_id, amount, status, calls)
-                VALUES (%s, %s, %s, 'UNKNOWN', 1)
-                ON DUPLICATE KEY UPDATE calls = calls + 1""",
-                payment_id,
-                user_id,
-                amount,
+        if kind == FAILING:
+            decision = ChargeStatus.UNKNOWN
+        elif kind in (DECLINED, SILENT_DECLINED):
+            decision = ChargeStatus.DECLINED
+        else:
+            decision = ChargeStatus.APPROVED
+        silent = kind in (SILENT_APPROVED, SILENT_DECLINED)
+        settling = SETTLING_SECONDS if silent else 0
+        values = (payment_id, user_id, amount, decision, settling, FAILING_CALLS, FAILING_CALLS)
+        charge = _charge(
+            await self._database.run(
+                lambda connection: connection.fetch_one(CHARGE, *values), autocommit=True
             )
-            row = await transaction.fetch_one(
-                "SELECT calls FROM sandbox_charge WHERE payment_id = %s", payment_id
-            )
-            known = await _read(transaction, payment_id)
-            if known.status is not ChargeStatus.UNKNOWN:
-                return known
-            if kind == FAILING and row and row[0] <= FAILING_CALLS:
-                return None
-            declined = kind in (DECLINED, SILENT_DECLINED)
-            silent = kind in (SILENT_APPROVED, SILENT_DECLINED)
-            await transaction.execute(
-                """UPDATE sandbox_charge
-                SET status = %s, decided_at = NOW(6) + INTERVAL %s SECOND
-                WHERE payment_id = %s""",
-                "DECLINED" if declined else "APPROVED",
-                SETTLING_SECONDS if silent else 0,
-                payment_id,
-            )
-            return await _read(transaction, payment_id)
-
-        charge = await self._database.run(decide)
-        if charge is None:
+        )
+        if charge.status is ChargeStatus.UNKNOWN:
             raise ProviderUnavailable("The sandbox fails, as this user wants it.")
         if kind == SLOW:
             await asyncio.sleep(SLOW_SECONDS)
@@ -81,26 +86,15 @@ class SandboxProvider:
         return charge
 
     async def get_charge(self, payment_id: int) -> Charge:
-        async with self._database.reading() as reading:
-            return await _read(reading, payment_id)
+        async with self._database.reading() as connection:
+            return _charge(await connection.fetch_one(KNOWN, payment_id))
 
     async def refund(self, payment_id: int) -> None:
-        async with self._database.transaction() as transaction:
-            await transaction.execute(
-                """INSERT INTO sandbox_charge (payment_id, user_id, status, refunded_at)
-                VALUES (%s, 0, 'REFUNDED', NOW(6))
-                ON DUPLICATE KEY UPDATE status = 'REFUNDED',
-                    refunded_at = COALESCE(refunded_at, NOW(6))""",
-                payment_id,
-            )
+        async with self._database.reading() as connection:
+            await connection.execute(REFUND, payment_id)
 
 
-async def _read(transaction: Transaction, payment_id: int) -> Charge:
-    row = await transaction.fetch_one(
-        """SELECT status, amount, COALESCE(decided_at > NOW(6), FALSE)
-        FROM sandbox_charge WHERE payment_id = %s""",
-        payment_id,
-    )
+def _charge(row: Row | None) -> Charge:
     if row is None:
         return Charge(ChargeStatus.UNKNOWN)
     status, amount, settling = row
