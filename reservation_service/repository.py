@@ -23,7 +23,7 @@ from reservation_service.domain import (
     Status,
 )
 from servicekit import logs
-from servicekit.mysql import Database, Transaction, is_duplicate, is_lock_timeout
+from servicekit.mysql import Database, Statement, Transaction, is_duplicate, is_lock_timeout
 
 log = logs.get(__name__)
 
@@ -84,8 +84,10 @@ ORDER BY live_seat_id
 
 SOLD = "SELECT schedule_id, sold FROM schedule_sales WHERE schedule_id IN (%s)"
 
+# Counts the sale of this reservation if the statement before has sold it.
 COUNT_SALE = """
-INSERT INTO schedule_sales (schedule_id, sold) VALUES (%s, 1)
+INSERT INTO schedule_sales (schedule_id, sold)
+SELECT schedule_id, 1 FROM reservation WHERE id = %s AND ROW_COUNT() > 0
 ON DUPLICATE KEY UPDATE sold = sold + 1
 """
 
@@ -106,7 +108,7 @@ UPDATE reservation SET status = 'CONFIRMED', updated_at = NOW(6)
 WHERE id = %s AND payment_id = %s AND status = 'PAYING'
 """
 
-LOCK = "SELECT seat_id, schedule_id, status, payment_id FROM reservation WHERE id = %s FOR UPDATE"
+LOCK = "SELECT seat_id, status, payment_id FROM reservation WHERE id = %s FOR UPDATE"
 
 CONFIRM_LATE = """
 UPDATE reservation SET status = 'CONFIRMED', payment_id = %s, updated_at = NOW(6) WHERE id = %s
@@ -169,11 +171,7 @@ class ReservationRepository:
             return await _get(connection, reservation_id)
 
     async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
-        async def work(transaction: Transaction) -> tuple[bool, Reservation | None]:
-            cancelled = await transaction.execute(CANCEL, reservation_id, user_id)
-            return cancelled == 1, await _get(transaction, reservation_id)
-
-        return await self._database.run(work)
+        return await self._change_and_get(reservation_id, (CANCEL, reservation_id, user_id))
 
     async def begin_payment(
         self,
@@ -186,11 +184,20 @@ class ReservationRepository:
         lease = _microseconds(lease_seconds)
         values = (payment_id, lease, reservation_id, user_id, failed_payment_id, payment_id)
 
-        async def work(transaction: Transaction) -> tuple[bool, Reservation | None]:
-            begun = await transaction.execute(BEGIN_PAYMENT, *values)
-            return begun == 1, await _get(transaction, reservation_id)
+        return await self._change_and_get(reservation_id, (BEGIN_PAYMENT, *values))
 
-        return await self._database.run(work)
+    async def _change_and_get(
+        self, reservation_id: int, change: Statement
+    ) -> tuple[bool, Reservation | None]:
+        """Whether the change was made, and the reservation after it. In one round trip, and each
+        statement by itself: the change is a compare-and-set that is whole, and the look behind it
+        may already tell what others did next, as it may whenever the change was not made."""
+
+        async def work(connection: Transaction) -> tuple[bool, Reservation | None]:
+            changed, found = await connection.together(change, (GET, reservation_id))
+            return changed.matched == 1, _reservation(found.rows[0]) if found.rows else None
+
+        return await self._database.run(work, autocommit=True)
 
     async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
         async with self._database.reading() as connection:
@@ -204,15 +211,21 @@ class ReservationRepository:
             return dict(await connection.fetch_all(_listing(SOLD, schedule_ids), *schedule_ids))
 
     async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
+        confirmed, _ = await self._database.run_together(
+            (CONFIRM_PAYING, reservation_id, payment_id), (COUNT_SALE, reservation_id)
+        )
+        if confirmed.matched:
+            return PaymentOutcome.CONFIRMED
+        return await self._confirm_late(reservation_id, payment_id)
+
+    async def _confirm_late(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
+        """Confirms whatever has become of the reservation meanwhile, or finds its seat lost."""
+
         async def work(transaction: Transaction) -> PaymentOutcome:
-            confirmed = await transaction.execute(CONFIRM_PAYING, reservation_id, payment_id)
             row = await transaction.fetch_one(LOCK, reservation_id)
             if row is None:
                 raise ReservationNotFound(reservation_id)
-            seat_id, schedule_id, status, paid_by = row
-            if confirmed:
-                await transaction.execute(COUNT_SALE, schedule_id)
-                return PaymentOutcome.CONFIRMED
+            seat_id, status, paid_by = row
             if status == Status.CONFIRMED and paid_by == payment_id:
                 return PaymentOutcome.CONFIRMED
             # Once lost is lost for ever: the money is on its way back.
@@ -221,7 +234,6 @@ class ReservationRepository:
             if status != Status.CONFIRMED and await _take_again(
                 transaction, reservation_id, payment_id, seat_id
             ):
-                await transaction.execute(COUNT_SALE, schedule_id)
                 return PaymentOutcome.CONFIRMED
             await transaction.execute(LOSE, payment_id, reservation_id)
             return PaymentOutcome.SEAT_LOST
@@ -347,7 +359,9 @@ async def _take_again(
                 return False
             await transaction.execute(EXPIRE, other)
         try:
-            await transaction.execute(CONFIRM_LATE, payment_id, reservation_id)
+            await transaction.together(
+                (CONFIRM_LATE, payment_id, reservation_id), (COUNT_SALE, reservation_id)
+            )
         except pymysql.err.IntegrityError as error:
             if not is_duplicate(error):
                 raise
