@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from pymysql.cursors import Cursor
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from deploy import topics
 from deploy.local.errors import StackError
 from deploy.local.ports import HOST, Ports
 from deploy.local.process import Process, find_binary, run_to_end
@@ -29,15 +30,6 @@ from deploy.local.process import Process, find_binary, run_to_end
 REPOSITORY = Path(__file__).resolve().parents[2]
 KAFKA_JARS = REPOSITORY / ".local" / "lib" / "kafka" / "libs"
 KAFKA_FILES = REPOSITORY / "deploy" / "local" / "kafka"
-
-#: Topic → number of partitions. Order is kept per partition (per reservation id); the dead-letter
-#: topics are read by people and need no parallelism.
-TOPICS: Mapping[str, int] = {
-    "payment.events": 6,
-    "payment.events.dlq": 1,
-    "reservation.events": 6,
-    "reservation.events.dlq": 1,
-}
 
 
 def _operating_system_user() -> str:
@@ -298,7 +290,7 @@ class Kafka(Process):
             try:
                 # In a thread, because the caller's thread may have an event loop of its own.
                 with ThreadPoolExecutor(max_workers=1) as pool:
-                    pool.submit(asyncio.run, self._create_topics()).result()
+                    pool.submit(asyncio.run, topics.create(self.bootstrap)).result()
                 return
             except Exception as error:
                 if time.monotonic() > deadline or self._stopping.is_set() or not self.running:
@@ -306,26 +298,3 @@ class Kafka(Process):
                         f"Kafka does not accept topics ({error!r}); its log is {self.log_path}."
                     ) from error
                 time.sleep(0.2)
-
-    async def _create_topics(self) -> None:
-        from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=5000)
-        await admin.start()
-        try:
-            existing = set(await admin.list_topics())
-            missing = [
-                NewTopic(
-                    name=name,
-                    num_partitions=partitions,
-                    replication_factor=1,
-                    # A poison message waits for somebody to look at it, however long.
-                    topic_configs={"retention.ms": "-1"} if name.endswith(".dlq") else {},
-                )
-                for name, partitions in TOPICS.items()
-                if name not in existing
-            ]
-            if missing:
-                await admin.create_topics(missing)
-        finally:
-            await admin.close()

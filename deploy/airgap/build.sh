@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Makes the base images of deploy/Dockerfile and deploy/compose.yml where no image registry can be
+# reached: Debian's packages, put together by debootstrap, and Kafka's jars, through Maven. They
+# get the tags of the images that they stand in for, so nothing else has to change.
+#
+#   sudo deploy/airgap/build.sh images            all four base images
+#   sudo deploy/airgap/build.sh images redis      only this one, of python, mariadb, redis, kafka
+#   deploy/airgap/build.sh wheels                 Python packages, where no index can be reached
+#                                                 from within a container
+#
+# Where packages come from is this machine's own configuration; DEBIAN_MIRROR, if set, is the
+# address of Debian's packages for debootstrap. Needs debootstrap, Docker, Maven (kafka) and pip.
+# To take images elsewhere: docker save IMAGE... | gzip > images.tar.gz, and there docker load.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
+
+# The tag that FILE names for an image, so that it is written down once.
+tag() { sed -nE "s|^(FROM\|    image:) ($2:[^ ]+).*|\2|p" "$1" | head -n 1; }
+
+# system NAME SUITE PACKAGE...: the image frontrow-airgap:NAME with these packages of Debian.
+system() {
+    local name=$1 suite=$2 packages root
+    shift 2
+    packages=$(IFS=,; printf '%s' "$*")
+    root=$(mktemp -d /var/tmp/frontrow-airgap.XXXXXX)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$root'" EXIT
+    printf 'Putting %s together from Debian %s (log: %s)\n' "$name" "$suite" "$LOG"
+    debootstrap --variant=minbase --include="$packages" "$suite" "$root/system" \
+        ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >>"$LOG" 2>&1 || fail "debootstrap failed: see $LOG."
+    rm -rf "$root"/system/var/cache/apt/* "$root"/system/var/lib/apt/lists/* \
+        "$root"/system/usr/share/{doc,man,locale}/* "$root"/system/var/log/*.log
+    tar --create --directory "$root/system" --numeric-owner --one-file-system . |
+        docker import --change 'CMD ["bash"]' - "frontrow-airgap:$name" >>"$LOG"
+    rm -rf "$root"
+    trap - EXIT
+}
+
+image() {
+    local tag
+    case $1 in
+        python)
+            tag=$(tag ../Dockerfile python)
+            system python trixie python3 python3-venv
+            ;;
+        mariadb)
+            tag=$(tag ../compose.yml mariadb)
+            system mariadb trixie mariadb-server-core mariadb-client
+            ;;
+        redis)
+            tag=$(tag ../compose.yml redis)
+            system redis bookworm redis-server
+            ;;
+        kafka)
+            tag=$(tag ../compose.yml apache/kafka)
+            command -v mvn >/dev/null || fail "Maven is needed for Kafka's jars: install it."
+            rm -rf kafka/libs
+            mvn --batch-mode --quiet --file ../local/kafka/pom.xml \
+                -DoutputDirectory="$PWD/kafka/libs" dependency:copy-dependencies >>"$LOG" 2>&1 ||
+                fail "Maven could not fetch Kafka: see $LOG."
+            system kafka trixie openjdk-21-jre-headless
+            ;;
+        *) fail "there is no image $1: python, mariadb, redis or kafka." ;;
+    esac
+    DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" "$1" >>"$LOG" 2>&1 ||
+        fail "docker build failed: see $LOG."
+    printf 'Made %s\n' "$tag"
+}
+
+images() {
+    command -v debootstrap >/dev/null || fail "debootstrap is needed: install it."
+    [ "$(id -u)" = 0 ] || fail "debootstrap needs root: run this with sudo."
+    docker info >/dev/null 2>&1 || fail "no Docker engine answers: start it."
+    LOG=$(mktemp /var/tmp/frontrow-airgap-log.XXXXXX)
+    [ $# -gt 0 ] || set -- python mariadb redis kafka
+    local name
+    for name in "$@"; do image "$name"; done
+    rm -f "$LOG"
+}
+
+# For the Python of the image, whatever runs here.
+wheels() {
+    local python
+    python=$(tag ../Dockerfile python | sed -E 's/^python:([0-9]+\.[0-9]+).*/\1/')
+    rm -f wheels/*.whl
+    "${PYTHON:-python3}" -m pip download --quiet --dest wheels --no-deps --only-binary :all: \
+        --python-version "$python" --implementation cp --platform manylinux_2_28_x86_64 \
+        --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 \
+        --require-hashes --requirement ../../requirements.lock
+    printf 'Fetched %d wheels for Python %s\n' "$(find wheels -name '*.whl' | wc -l)" "$python"
+}
+
+case ${1:-} in
+    images | wheels) "$@" ;;
+    *) fail "usage: deploy/airgap/build.sh images [NAME...] | wheels" ;;
+esac
