@@ -67,6 +67,8 @@ def create_app(settings: GatewaySettings, clients: Clients, drain: Drain) -> ASG
             ("GET", "/concerts", concerts.concerts),
             ("GET", "/concerts/{concertId}/schedules", concerts.schedules),
             ("GET", "/concerts/schedules/{scheduleId}/seats", concerts.seats),
+            ("POST", "/concerts/reservation", reservations.reserve),
+            ("POST", "/concerts/reservations/{reservationId}/pay", reservations.pay),
         ],
     )
     return Edge(hottest, drain)

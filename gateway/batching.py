@@ -1,7 +1,9 @@
 """Natural batching: while one call is under way, collect the callers; then send them as one.
 
-No wait is added when idle, and every answer is exact. Only for reads and idempotent writes, since
-callers share the fate of their batch. See docs/adr/0003-natural-batching.md.
+No wait is added when idle, and every answer is exact. A short pause after a batch with several
+callers keeps the next ones from being small, and dear, long before the machine is full. Only for
+reads and idempotent writes, since callers share the fate of their batch. See
+docs/adr/0003-natural-batching.md.
 """
 
 import asyncio
@@ -18,6 +20,8 @@ Result = TypeVar("Result")
 
 # What queue_service takes in one call.
 MAX_BATCH = 256
+# The pause after a batch, for each of its callers: so it grows with the load, from nearly nothing.
+PAUSE_EACH_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -32,8 +36,10 @@ class Batcher(Generic[Item, Result]):
     """Turns calls for one item into calls for many.
 
     `send` gets at most 256 items and returns a result for each, in order; at most
-    `max_in_flight` sends run at once. A caller waits at most `budget` seconds for its batch to
-    start and as long again for its answer. More than `max_waiting` callers: Unavailable.
+    `max_in_flight` sends run at once. From the beginning of one to that of the next it pauses for
+    1 ms for each caller of the first, at most `longest_pause` seconds. A caller waits at most
+    `budget` seconds for its batch to start and as long again for its answer. More than
+    `max_waiting` callers: Unavailable.
     A batch runs in the context of its first caller, and so with that caller's request id.
     """
 
@@ -42,15 +48,19 @@ class Batcher(Generic[Item, Result]):
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         budget: float,
+        longest_pause: float = 0.0,
         max_in_flight: int = 1,
         max_waiting: int = 20_000,
     ) -> None:
         self._send = send
         self._budget = budget
+        self._longest_pause = longest_pause
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._not_before = 0.0
+        self._pause: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Result:
         """The result of one item.
@@ -69,13 +79,24 @@ class Batcher(Generic[Item, Result]):
         return await answer
 
     def _start_batches(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiting and len(self._in_flight) < self._max_in_flight:
+            if loop.time() < self._not_before:
+                if self._pause is None:
+                    self._pause = loop.call_at(self._not_before, self._pause_over)
+                return
             batch = self._take_batch()
             if not batch:
                 return
+            pause = min(self._longest_pause, PAUSE_EACH_SECONDS * len(batch))
+            self._not_before = loop.time() + pause
             task = asyncio.create_task(self._run(batch), context=batch[0].context)
             self._in_flight.add(task)
             task.add_done_callback(self._batch_done)
+
+    def _pause_over(self) -> None:
+        self._pause = None
+        self._start_batches()
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)

@@ -52,10 +52,10 @@ class Clients:
         self.payment = PaymentServiceStub(self._channels["payment_service"])
         budget = settings.read_budget_seconds
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
-            self._get_positions, budget=budget
+            self._get_positions, budget=budget, longest_pause=settings.batch_pause_seconds
         )
         self.entries = Batcher[int, queue_pb2.EnterQueueResponse.Result](
-            self._enter_queue, budget=budget
+            self._enter_queue, budget=budget, longest_pause=settings.batch_pause_seconds
         )
 
     async def _get_positions(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.batching import MAX_BATCH, Batcher
+from gateway.batching import MAX_BATCH, PAUSE_EACH_SECONDS, Batcher
 from servicekit import call_context
 from servicekit.errors import TimedOut, Unavailable
 
@@ -70,6 +70,39 @@ async def test_who_comes_while_a_batch_is_under_way_goes_together() -> None:
     sends.let_go()
     assert await asyncio.gather(*tasks) == [2 * item for item in range(1, 50)]
     assert sends.batches == [[1], list(range(2, 50))]
+
+
+async def test_the_larger_a_batch_the_longer_the_next_is_collected() -> None:
+    sends = Sends()
+    sends.let_go()
+    one = Batcher(sends, budget=10, longest_pause=1)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await asyncio.gather(*submit(one, *range(100)))
+    # Long since answered, yet the next ones wait, and go together.
+    assert await asyncio.gather(*submit(one, 100, 101)) == [200, 202]
+    assert [len(batch) for batch in sends.batches] == [1, 99, 2]
+    assert clock() - began >= 100 * PAUSE_EACH_SECONDS
+
+
+async def test_no_pause_is_longer_than_allowed() -> None:
+    sends = Sends()
+    sends.let_go()
+    one = Batcher(sends, budget=10, longest_pause=0.002)
+    async with asyncio.timeout(1):
+        await asyncio.gather(*submit(one, *range(10_000)))
+
+
+async def test_who_comes_after_the_pause_waits_for_nobody() -> None:
+    sends = Sends()
+    sends.let_go()
+    one = Batcher(sends, budget=10, longest_pause=1)
+    await one.submit(1)
+    await asyncio.sleep(1.1 * PAUSE_EACH_SECONDS)
+    submit(one, 2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sends.batches == [[1], [2]]
 
 
 async def test_a_batch_has_at_most_256_items() -> None:
