@@ -8,7 +8,17 @@ import { Counter, Trend } from 'k6/metrics';
 import { anyConcert, anySchedule, anySeat, anyUser, number, userOf } from './lib/env.js';
 import { requireSeeded } from './lib/people.js';
 import { POLL_SECONDS, ROUTES, THINK_SECONDS, options as optionsOf } from './lib/profile.js';
-import { concerts, enqueue, order, pay, reserve, schedules, seats } from './lib/shop.js';
+import {
+  concerts,
+  enqueue,
+  order,
+  pagesSeen,
+  pay,
+  recognise,
+  reserve,
+  schedules,
+  seats,
+} from './lib/shop.js';
 
 export const options = optionsOf('journey', ROUTES);
 
@@ -23,10 +33,11 @@ const MAX_SEATS_TRIED = number('MAX_SEATS_TRIED', 5);
 
 export function setup() {
   requireSeeded();
-  return { first: anyUser() };
+  return { first: anyUser(), pages: pagesSeen() };
 }
 
-export default function ({ first }) {
+export default function ({ first, pages }) {
+  recognise(pages);
   const me = enqueue(userOf(exec.scenario.iterationInTest, first));
   if (me && wait(me) && buy(me)) bought.add(1);
   else stopped.add(1);

@@ -2,23 +2,24 @@
 
 import { sleep } from 'k6';
 
-import { anyConcert } from './lib/env.js';
+import { ALL_CONCERTS, anyConcert } from './lib/env.js';
 import { letIn, myself, sendHome } from './lib/people.js';
 import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
-import { schedules } from './lib/shop.js';
+import { recognise, schedules } from './lib/shop.js';
 
 export const options = optionsOf('schedules');
 
 export function setup() {
-  return letIn('schedules');
+  return letIn('schedules', schedules, ALL_CONCERTS);
 }
 
-export default function (fans) {
+export default function ({ fans, pages }) {
+  recognise(pages);
   const me = myself(fans);
   if (me) schedules(me.token, anyConcert());
   sleep(THINK_SECONDS);
 }
 
-export function teardown(fans) {
+export function teardown({ fans }) {
   sendHome(fans);
 }

@@ -2,23 +2,24 @@
 
 import { sleep } from 'k6';
 
-import { popularSchedule } from './lib/env.js';
+import { POPULAR_SCHEDULES, popularSchedule } from './lib/env.js';
 import { letIn, myself, sendHome } from './lib/people.js';
 import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
-import { seats } from './lib/shop.js';
+import { recognise, seats } from './lib/shop.js';
 
 export const options = optionsOf('seats');
 
 export function setup() {
-  return letIn('seats');
+  return letIn('seats', seats, POPULAR_SCHEDULES);
 }
 
-export default function (fans) {
+export default function ({ fans, pages }) {
+  recognise(pages);
   const me = myself(fans);
   if (me) seats(me.token, popularSchedule());
   sleep(THINK_SECONDS);
 }
 
-export function teardown(fans) {
+export function teardown({ fans }) {
   sendHome(fans);
 }

@@ -42,14 +42,25 @@ export function anyConcert() {
   return among(CONCERTS);
 }
 
+/** Ids from 1 to `count`. */
+function upTo(count) {
+  return Array.from({ length: count }, (_, index) => 1 + index);
+}
+
+export const ALL_CONCERTS = upTo(CONCERTS);
+
 /** Of all dates. */
 export function anySchedule() {
   return HOT_SCHEDULE || (anyConcert() - 1) * SCHEDULE_IDS_A_CONCERT + among(SCHEDULES);
 }
 
-/** Of the few dates that most people look at. */
+/** The few dates that most people look at. */
+export const POPULAR_SCHEDULES = HOT_SCHEDULE
+  ? [HOT_SCHEDULE]
+  : upTo(Math.min(SCHEDULES_OF_SEATS, SCHEDULES));
+
 export function popularSchedule() {
-  return HOT_SCHEDULE || among(Math.min(SCHEDULES_OF_SEATS, SCHEDULES));
+  return POPULAR_SCHEDULES[among(POPULAR_SCHEDULES.length) - 1];
 }
 
 /** Of all seats. */

@@ -9,11 +9,21 @@ import exec from 'k6/execution';
 
 import { anySeat, newUser, number } from './env.js';
 import { maxIterations, maxUsers } from './profile.js';
-import { PREPARE, concerts, enqueue, enqueueMany, leaveMany, reserve, reserveMany } from './shop.js';
+import {
+  PREPARE,
+  concerts,
+  enqueue,
+  enqueueMany,
+  leaveMany,
+  pagesSeen,
+  reserve,
+  reserveMany,
+} from './shop.js';
 
 const BATCH = 32;
 const BYTES_EACH = 400;
 const TRIES = 5;
+const LOOKS_EACH = 15;
 const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
 
 function atMost(script) {
@@ -51,20 +61,28 @@ function requireAdmitted(fans) {
 /** Raises an error that stops the test unless there is something for sale. */
 export function requireSeeded() {
   const [fan] = enter(1);
-  if (fan.order === 0 && concerts(fan.token, PREPARE) === null) {
-    exec.test.abort('There are no concerts: seed the database.');
-  }
+  if (fan.order === 0) requireConcerts(fan);
   leaveMany([fan]);
 }
 
-/** People who are in, one for each user of the script. */
-export function letIn(script) {
-  const fans = enter(allOrOne(script));
-  requireAdmitted(fans);
-  if (concerts(fans[0].token, PREPARE) === null) {
+function requireConcerts(fan) {
+  if (!concerts(fan.token, PREPARE)) {
     exec.test.abort('There are no concerts: seed the database.');
   }
-  return fans;
+}
+
+/** {fans: people who are in, one for each user of the script; pages: fingerprints of the pages
+ * they will look at}. `look(token, id, tags)` looks at the page of each of `ids`. */
+export function letIn(script, look = null, ids = []) {
+  const fans = enter(allOrOne(script));
+  requireAdmitted(fans);
+  requireConcerts(fans[0]);
+  // Nobody may ask too often.
+  const lookers = enter(Math.ceil(ids.length / LOOKS_EACH));
+  requireAdmitted(lookers);
+  ids.forEach((id, index) => look(lookers[Math.floor(index / LOOKS_EACH)].token, id, PREPARE));
+  sendHome(lookers);
+  return { fans, pages: pagesSeen() };
 }
 
 /** People who stand in line (or are in, if there is room), one for each user of the script. */

@@ -3,7 +3,12 @@
 // What is measured carries the tag phase=run, what prepares a measurement phase=prepare; the tag
 // name is the route. A reply counts as wrong (metric wrong_replies) unless its status, its body
 // and its headers are what the contract says.
+//
+// k6 shares the machine with what it measures, and reading 150 seats costs it more than the gateway
+// needs to send them. So setup() judges each page once, and hands out the fingerprints of those
+// that were right: a page with the same bytes is right as well, and is not read again.
 
+import { md5 } from 'k6/crypto';
 import http from 'k6/http';
 import { Counter, Rate } from 'k6/metrics';
 
@@ -29,6 +34,18 @@ const STATUSES = ['AVAILABLE', 'HELD', 'SOLD'];
 
 let complaints = 0;
 
+let rightPages = {};
+
+/** Fingerprints of the pages that were found right so far: page -> MD5. */
+export function pagesSeen() {
+  return rightPages;
+}
+
+/** Takes the fingerprints that setup() found. */
+export function recognise(pages) {
+  rightPages = pages;
+}
+
 function params(name, tags, expected, token) {
   return {
     tags: { name, ...tags },
@@ -52,6 +69,18 @@ function judged(response, name, tags, status, isRight) {
   wrongReplies.add(body === null, { name, ...tags });
   if (body === null) complain(name, response);
   return body;
+}
+
+/** Whether the page has been found right before, in each byte, or is found right now. */
+function isRightPage(page, response, name, tags, isRight) {
+  const known = rightPages[page];
+  if (response.status === 200 && known && known === md5(response.body, 'hex')) {
+    wrongReplies.add(false, { name, ...tags });
+    return true;
+  }
+  if (judged(response, name, tags, 200, isRight) === null) return false;
+  if (tags === PREPARE) rightPages[page] = md5(response.body, 'hex');
+  return true;
 }
 
 function complain(name, response) {
@@ -119,23 +148,22 @@ export function leaveMany(fans) {
 
 // --- what is for sale ------------------------------------------------------------------------
 
-/** The concerts, or null. */
+/** Looks at the concerts; whether the reply was right. */
 export function concerts(token, tags = RUN) {
-  const response = http.get(`${BASE_URL}/concerts`, params('concerts', tags, OK, token));
-  const body = judged(
-    response, 'concerts', tags, 200,
+  const page = '/concerts';
+  const response = http.get(BASE_URL + page, params('concerts', tags, OK, token));
+  return isRightPage(
+    page, response, 'concerts', tags,
     ({ concerts }) => concerts.length > 0 && concerts.every(({ id, title }) => isId(id) && title),
   );
-  return body && body.concerts;
 }
 
-/** The dates of a concert, or null. */
+/** Looks at the dates of a concert; whether the reply was right. */
 export function schedules(token, concertId, tags = RUN) {
-  const response = http.get(
-    `${BASE_URL}/concerts/${concertId}/schedules`, params('schedules', tags, OK, token),
-  );
-  const body = judged(
-    response, 'schedules', tags, 200,
+  const page = `/concerts/${concertId}/schedules`;
+  const response = http.get(BASE_URL + page, params('schedules', tags, OK, token));
+  return isRightPage(
+    page, response, 'schedules', tags,
     ({ schedules }) =>
       schedules.length > 0 &&
       schedules.every(
@@ -146,17 +174,15 @@ export function schedules(token, concertId, tags = RUN) {
           (index === 0 || schedules[index - 1].date <= date),
       ),
   );
-  return body && body.schedules;
 }
 
-/** The seats of a date, or null. */
+/** Looks at the seats of a date; whether the reply was right. */
 export function seats(token, scheduleId, tags = RUN) {
-  const response = http.get(
-    `${BASE_URL}/concerts/schedules/${scheduleId}/seats`, params('seats', tags, OK, token),
-  );
+  const page = `/concerts/schedules/${scheduleId}/seats`;
+  const response = http.get(BASE_URL + page, params('seats', tags, OK, token));
   const first = (scheduleId - 1) * SEATS + 1;
-  const body = judged(
-    response, 'seats', tags, 200,
+  return isRightPage(
+    page, response, 'seats', tags,
     ({ seats }) =>
       seats.length === SEATS &&
       seats.every(
@@ -164,7 +190,6 @@ export function seats(token, scheduleId, tags = RUN) {
           id === first + index && PRICE.test(price) && STATUSES.includes(status),
       ),
   );
-  return body && body.seats;
 }
 
 // --- holding and paying ----------------------------------------------------------------------
