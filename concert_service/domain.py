@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -9,6 +10,7 @@ from decimal import Decimal
 from servicekit.errors import InvalidRequest, NotFound
 
 MAX_PAGE_SIZE = 100
+MAX_SEATS = 1000
 MAX_ID = 2**63 - 1
 
 
@@ -64,6 +66,12 @@ def page_size(asked: int) -> int:
     if asked < 0:
         raise InvalidRequest("page_size must not be below 0.")
     return min(asked or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def check_seats(seat_ids: Sequence[int]) -> None:
+    """Raises InvalidRequest for too many at once."""
+    if len(seat_ids) > MAX_SEATS:
+        raise InvalidRequest(f"At most {MAX_SEATS} seats at once.")
 
 
 def to_page_token(last_id: int) -> str:

@@ -20,10 +20,10 @@ SEATS = """
 SELECT id, schedule_id, seat_num, price FROM seat WHERE schedule_id = %s ORDER BY position
 """
 
-SEAT_OF_UPCOMING = """
+UPCOMING_SEATS = """
 SELECT seat.id, seat.schedule_id, seat.seat_num, seat.price
 FROM seat JOIN schedule ON schedule.id = seat.schedule_id
-WHERE seat.id = %s AND schedule.date >= CURRENT_DATE
+WHERE seat.id IN %s AND schedule.date >= CURRENT_DATE
 """
 
 
@@ -54,7 +54,7 @@ class ConcertRepository:
             rows = await connection.fetch_all(SEATS, schedule_id)
         return [Seat(*row) for row in rows]
 
-    async def seat_of_upcoming(self, seat_id: int) -> Seat | None:
+    async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         async with self._database.reading() as connection:
-            row = await connection.fetch_one(SEAT_OF_UPCOMING, seat_id)
-        return Seat(*row) if row is not None else None
+            rows = await connection.fetch_all(UPCOMING_SEATS, seat_ids)
+        return [Seat(*row) for row in rows]

@@ -10,6 +10,7 @@ from concert_service.domain import (
     ScheduleNotFound,
     Seat,
     SeatNotFound,
+    check_seats,
     from_page_token,
     page_size,
     to_page_token,
@@ -31,7 +32,8 @@ class ConcertStore(Protocol):
     async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
         """The seats of a schedule in seat order; None without such a schedule."""
 
-    async def seat_of_upcoming(self, seat_id: int) -> Seat | None: ...
+    async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
+        """Those of these seats that there are, in any order. At least one must be asked for."""
 
 
 class ConcertService:
@@ -73,7 +75,12 @@ class ConcertService:
     async def get_seat(self, seat_id: int) -> Seat:
         """One seat, from the store itself: whoever asks is about to sell it. Raises
         SeatNotFound."""
-        seat = await self._store.seat_of_upcoming(seat_id)
-        if seat is None:
-            raise SeatNotFound(seat_id)
-        return seat
+        for seat in await self._store.upcoming_seats([seat_id]):
+            return seat
+        raise SeatNotFound(seat_id)
+
+    async def get_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
+        """Those of these seats that there are, from the store itself. Raises InvalidRequest
+        beyond 1,000."""
+        check_seats(seat_ids)
+        return await self._store.upcoming_seats(seat_ids) if seat_ids else []

@@ -49,6 +49,12 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
     ) -> concert_pb2.Seat:
         return _seat(await self._service.get_seat(request.seat_id))
 
+    async def GetSeats(
+        self, request: concert_pb2.GetSeatsRequest, context: Context
+    ) -> concert_pb2.GetSeatsResponse:
+        seats = await self._service.get_seats(list(request.seat_ids))
+        return concert_pb2.GetSeatsResponse(seats=[_seat(seat) for seat in seats])
+
 
 def _seat(seat: Seat) -> concert_pb2.Seat:
     return concert_pb2.Seat(

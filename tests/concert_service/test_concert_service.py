@@ -121,6 +121,11 @@ async def test_a_seat_of_the_past_cannot_be_had(service: ConcertService) -> None
     for seat_id in (711, 999, 0):
         with pytest.raises(SeatNotFound):
             await service.get_seat(seat_id)
+    assert [seat.id for seat in await service.get_seats([711, 701, 999])] == [701]
+    assert await service.get_seats([]) == []
+    assert await service.get_seats([999] * 1000) == []
+    with pytest.raises(InvalidRequest):
+        await service.get_seats([999] * 1001)
 
 
 def test_seeded_titles_differ() -> None:
@@ -161,6 +166,10 @@ async def test_over_grpc_field_by_field(stub: "concert_pb2_grpc.ConcertServiceAs
     ]
     seat = await client.call(stub.GetSeat, concert_pb2.GetSeatRequest(seat_id=702), budget=2)
     assert seat == seats.seats[1]
+    some = await client.call(
+        stub.GetSeats, concert_pb2.GetSeatsRequest(seat_ids=[702, 711]), budget=2
+    )
+    assert list(some.seats) == [seat]
 
 
 async def test_over_grpc_errors_keep_their_code(

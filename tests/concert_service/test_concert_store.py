@@ -100,9 +100,14 @@ async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore
     assert await store.seats_of_upcoming(BASE + 9) is None
 
     seat = seats(this_evening.id)[2]
-    assert await store.seat_of_upcoming(seat.id) == seat
-    assert await store.seat_of_upcoming(seats(yesterday.id)[0].id) is None
-    assert await store.seat_of_upcoming(BASE) is None
+    other = seats(next_week.id)[0]
+    past = seats(yesterday.id)[0]
+    assert await store.upcoming_seats([seat.id]) == [seat]
+    found = await store.upcoming_seats([other.id, BASE, seat.id, past.id, seat.id])
+    assert sorted(found, key=lambda seat: seat.id) == sorted(
+        [seat, other], key=lambda seat: seat.id
+    )
+    assert await store.upcoming_seats([past.id]) == []
 
 
 def check(_: ConcertStore) -> None:

@@ -37,12 +37,13 @@ class FakeConcertStore:
         schedule = self.schedules.get(schedule_id)
         return self.seats[schedule_id] if schedule and _upcoming(schedule) else None
 
-    async def seat_of_upcoming(self, seat_id: int) -> Seat | None:
-        for schedule_id, seats in self.seats.items():
-            for seat in seats:
-                if seat.id == seat_id and _upcoming(self.schedules[schedule_id]):
-                    return seat
-        return None
+    async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
+        return [
+            seat
+            for schedule_id, seats in self.seats.items()
+            for seat in seats
+            if seat.id in seat_ids and _upcoming(self.schedules[schedule_id])
+        ]
 
 
 def _upcoming(schedule: Schedule) -> bool:

@@ -240,6 +240,11 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
     ) -> concert_pb2.Seat:
         raise NotImplementedError("the gateway does not ask this")
 
+    async def GetSeats(
+        self, request: concert_pb2.GetSeatsRequest, context: object
+    ) -> concert_pb2.GetSeatsResponse:
+        raise NotImplementedError("the gateway does not ask this")
+
 
 class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     """Holds, on the seats of the fake concerts."""

@@ -204,36 +204,79 @@ async def test_events_that_cannot_be_ours_are_refused(service: ReservationServic
 
 class Concerts(concert_pb2_grpc.ConcertServiceServicer):
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls: list[list[int]] = []
 
-    async def GetSeat(
-        self, request: concert_pb2.GetSeatRequest, context: object
-    ) -> concert_pb2.Seat:
-        self.calls += 1
-        if request.seat_id > 100:
-            raise SeatNotFound(request.seat_id)
-        if request.seat_id > 50:
+    async def GetSeats(
+        self, request: concert_pb2.GetSeatsRequest, context: object
+    ) -> concert_pb2.GetSeatsResponse:
+        self.calls.append(list(request.seat_ids))
+        if AWAY in request.seat_ids:
             raise Unavailable("Not now.")
-        return concert_pb2.Seat(id=request.seat_id, schedule_id=3, seat_num="A1", price="90000.50")
+        return concert_pb2.GetSeatsResponse(
+            seats=[
+                concert_pb2.Seat(id=seat_id, schedule_id=3, seat_num="A1", price="90000.50")
+                for seat_id in request.seat_ids
+                if seat_id < UNKNOWN
+            ]
+        )
 
 
-async def test_seat_facts_are_asked_for_once() -> None:
+AWAY = 51
+UNKNOWN = 1_000_000
+
+
+@pytest.fixture
+async def concerts() -> AsyncIterator[tuple[Concerts, ConcertDirectory]]:
     concerts = Concerts()  # type: ignore[abstract]  # nothing else is asked
     server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
     concert_pb2_grpc.add_ConcertServiceServicer_to_server(concerts, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with client.connect(f"127.0.0.1:{port}", idempotent=IDEMPOTENT) as channel:
-        directory = ConcertDirectory(channel, cached_seats=10, cache_seconds=60)
-        for _ in range(2):
-            assert await directory.seat(5) == Seat(5, 3, "A1", Decimal("90000.50"))
-        assert concerts.calls == 1
-        with pytest.raises(SeatNotFound):
-            await directory.seat(101)
-        with pytest.raises(RemoteError) as refused:
-            await directory.seat(51)
-        assert refused.value.code == "UNAVAILABLE"
+        yield concerts, ConcertDirectory(channel, cached_seats=10, cache_seconds=60)
     await server.stop(None)
+
+
+async def test_seat_facts_are_asked_for_once(
+    concerts: tuple[Concerts, ConcertDirectory],
+) -> None:
+    asked, directory = concerts
+    for _ in range(2):
+        assert await directory.seat(5) == Seat(5, 3, "A1", Decimal("90000.50"))
+    assert asked.calls == [[5]]
+    with pytest.raises(SeatNotFound):
+        await directory.seat(UNKNOWN)
+    with pytest.raises(RemoteError) as refused:
+        await directory.seat(AWAY)
+    assert refused.value.code == "UNAVAILABLE"
+    # A failure is not remembered, and not the end of it.
+    assert (await directory.seat(6)).id == 6
+
+
+async def test_seats_asked_for_meanwhile_are_one_call(
+    concerts: tuple[Concerts, ConcertDirectory],
+) -> None:
+    asked, directory = concerts
+    wanted = [*range(100, 2599), 100, 100, UNKNOWN]
+    waiting = [asyncio.create_task(directory.seat(seat_id)) for seat_id in wanted]
+    await asyncio.sleep(0)
+    # One who goes takes nothing from those who wait for the same seat, or in the same call.
+    gone = waiting[-2]
+    gone.cancel()
+    seats = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(seats[-1], SeatNotFound)
+    assert isinstance(seats[-2], asyncio.CancelledError)
+    assert [seat.id for seat in seats[:-2] if isinstance(seat, Seat)] == wanted[:-2]
+    # It takes 1,000 at a time.
+    assert [len(call) for call in asked.calls] == [1000, 1000, 500]
+
+
+async def test_those_who_ask_together_share_a_failure(
+    concerts: tuple[Concerts, ConcertDirectory],
+) -> None:
+    _, directory = concerts
+    answers = await asyncio.gather(directory.seat(7), directory.seat(AWAY), return_exceptions=True)
+    assert all(isinstance(answer, RemoteError) for answer in answers)
 
 
 # Redis away.

@@ -58,6 +58,11 @@ class ConcertServiceStub:
                 request_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatRequest.SerializeToString,
                 response_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.Seat.FromString,
                 _registered_method=True)
+        self.GetSeats = channel.unary_unary(
+                '/frontrow.concert.v1.ConcertService/GetSeats',
+                request_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.SerializeToString,
+                response_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsResponse.FromString,
+                _registered_method=True)
 
 
 class ConcertServiceServicer:
@@ -96,6 +101,14 @@ class ConcertServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSeats(self, request, context):
+        """Reads several seats at once, in no order; those that are not found are left out.
+        INVALID_REQUEST: more than 1000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConcertServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +131,11 @@ def add_ConcertServiceServicer_to_server(servicer, server):
                     servicer.GetSeat,
                     request_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatRequest.FromString,
                     response_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.Seat.SerializeToString,
+            ),
+            'GetSeats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSeats,
+                    request_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.FromString,
+                    response_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +250,33 @@ class ConcertService:
             '/frontrow.concert.v1.ConcertService/GetSeat',
             protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatRequest.SerializeToString,
             protos_dot_concert_dot_v1_dot_concert__pb2.Seat.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSeats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.concert.v1.ConcertService/GetSeats',
+            protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.SerializeToString,
+            protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

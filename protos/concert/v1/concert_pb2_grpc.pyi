@@ -47,6 +47,10 @@ class ConcertServiceStub:
     """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
     GetSeat: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatRequest, _concert_pb2.Seat]
     """Reads one seat. SEAT_NOT_FOUND."""
+    GetSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]
+    """Reads several seats at once, in no order; those that are not found are left out.
+    INVALID_REQUEST: more than 1000.
+    """
 
 @_typing.type_check_only
 class ConcertServiceAsyncStub(ConcertServiceStub):
@@ -67,6 +71,10 @@ class ConcertServiceAsyncStub(ConcertServiceStub):
     """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
     GetSeat: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatRequest, _concert_pb2.Seat]  # type: ignore[assignment]
     """Reads one seat. SEAT_NOT_FOUND."""
+    GetSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]  # type: ignore[assignment]
+    """Reads several seats at once, in no order; those that are not found are left out.
+    INVALID_REQUEST: more than 1000.
+    """
 
 class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
     """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
@@ -108,5 +116,15 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.Seat, _abc.Awaitable[_concert_pb2.Seat]]:
         """Reads one seat. SEAT_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetSeats(
+        self,
+        request: _concert_pb2.GetSeatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_concert_pb2.GetSeatsResponse, _abc.Awaitable[_concert_pb2.GetSeatsResponse]]:
+        """Reads several seats at once, in no order; those that are not found are left out.
+        INVALID_REQUEST: more than 1000.
+        """
 
 def add_ConcertServiceServicer_to_server(servicer: ConcertServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
