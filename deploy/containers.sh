@@ -82,8 +82,8 @@ settle() {
 
 compose() { "${COMPOSE[@]}" --project-name "$PROJECT" --file compose.yml "$@"; }
 
-# ids of the containers, running or not
-containers() { docker ps --all --quiet --filter "label=com.docker.compose.project=$PROJECT" "$@"; }
+# lists the containers, running or not
+containers() { docker ps --all --filter "label=com.docker.compose.project=$PROJECT" "$@"; }
 
 require_ports() {
     local port
