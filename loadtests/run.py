@@ -29,8 +29,8 @@ from typing import Any
 from deploy.local import StackError
 from deploy.local.servers import REPOSITORY
 from loadtests import k6, machine, report, verify
-from loadtests.target import CannotTest, Room, Target, Volume, opened
-from loadtests.watch import Watch, connections, megabytes
+from loadtests.target import CannotTest, Room, Source, Target, Volume, opened
+from loadtests.watch import Watch, connections, megabytes, throttling
 
 RESULTS = REPOSITORY / "results" / "loadtest"
 _SEEDS = ("full", "small")
@@ -78,6 +78,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
         if asked.settings.get("hotSchedule"):
             k6_environ["HOT_SCHEDULE"] = str(target.schedule_without_reservations())
         pids = visible_pids(target)
+        caps = target.caps()
         room = Room(target)
         try:
             scripts = [
@@ -109,6 +110,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
         "about": asked.settings["about"],
         "changed": {name: environ[name] for name in report.SETTINGS if environ.get(name)},
         "own_stack": target.own,
+        "caps": caps,
         "volume": vars(volume),
         "machine": described_machine(),
         "invariants": invariants,
@@ -130,9 +132,9 @@ def told_to_k6(target: Target, volume: Volume) -> dict[str, str]:
     }
 
 
-def visible_pids(target: Target) -> dict[str, int]:
-    """The target's processes; says which ones cannot be seen."""
-    pids = target.pids()
+def visible_pids(target: Target) -> dict[str, Source]:
+    """The target's processes or containers; says which ones cannot be seen."""
+    pids = target.sources()
     missing = sorted(set(report.PROCESSES) - pids.keys() - {"k6"})
     if missing:
         say(f"Not to be seen from here, so without figures: {', '.join(missing)}.")
@@ -152,7 +154,7 @@ def one_script(
     room: Room,
     folder: Path,
     environ: Mapping[str, str],
-    pids: Mapping[str, int],
+    pids: Mapping[str, Source],
 ) -> dict[str, Any]:
     """One script, with the waiting room ready to let `wanted` people in (None: as many as it is
     configured for), and everything watched."""
@@ -165,7 +167,8 @@ def one_script(
     capacity = room.make_room_for(wanted)
     say(f"{name}: up to {plan['users']:,} users, {plan['seconds']:.0f} s")
     before = {"mb": megabytes(pids), "connections": connections(pids)}
-    watched: dict[str, int] = dict(pids)
+    throttled = throttling(pids)
+    watched: dict[str, Source] = dict(pids)
     watch: Watch | None = None
     shown = _Progress(plan["seconds"])
 
@@ -192,6 +195,7 @@ def one_script(
         "scenario": plan["scenario"],
         "before": before,
         "after": {"mb": megabytes(pids), "connections": connections(pids)},
+        "throttled": _shares(throttled, throttling(pids)),
         "room": {
             "capacity": capacity,
             "samples": watch.room.samples,
@@ -274,6 +278,17 @@ def _cores(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         three = [statistics.fmean(used[at : at + 3]) for at in range(max(1, len(used) - 2))]
         cores[name] = {"mean": round(statistics.fmean(used), 3), "peak": round(max(three), 3)}
     return cores
+
+
+def _shares(
+    before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+) -> dict[str, float]:
+    """In what share of the periods meanwhile each was made to wait by its cap."""
+    return {
+        name: round((waited - before[name][0]) / max(1, periods - before[name][1]), 4)
+        for name, (waited, periods) in after.items()
+        if name in before
+    }
 
 
 def _median(values: Any) -> float:

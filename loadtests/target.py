@@ -8,7 +8,7 @@ import http.client
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +23,8 @@ from deploy.local.ports import HOST
 from deploy.local.programs import mysql_url
 from deploy.local.stack import SeedSize
 from deploy.local.supervisor import LOCAL
+from loadtests import containers
+from loadtests.containers import Cgroup, Container
 from protos.queue.v1 import queue_pb2, queue_pb2_grpc
 
 ROOM = "main"
@@ -40,6 +42,18 @@ _LISTENERS = {
     "mariadb": "mariadb",
     "kafka": "kafka",
 }
+
+
+#: Service of deploy/compose.yml → how the report calls it.
+_SERVICES = {
+    "queue": "queue_service",
+    "concert": "concert_service",
+    "reservation": "reservation_service",
+    "payment": "payment_service",
+}
+
+#: What uses processor and memory under one name: a process and its children, or containers.
+Source = int | Sequence[Cgroup]
 
 
 class CannotTest(Exception):
@@ -67,6 +81,8 @@ class Target:
     ports: Ports
     #: Whether it was started for this test, with data of its own.
     own: bool
+    #: Those that it runs in, if it was started by `make up` here.
+    containers: Sequence[Container] = ()
 
     @contextlib.contextmanager
     def database(self, schema: str) -> Iterator[pymysql.cursors.Cursor]:
@@ -120,8 +136,30 @@ class Target:
             raise CannotTest("There is no date left of which no seat was ever taken.")
         return int(random.choice(free))
 
+    def sources(self) -> dict[str, Source]:
+        """What is behind each name, as far as this user may see it."""
+        if not self.containers:
+            return {**self.pids()}
+        groups: dict[str, list[Cgroup]] = {}
+        for each in self.containers:
+            groups.setdefault(_SERVICES.get(each.service, each.service), []).append(each.cgroup)
+        return {**groups}
+
+    def caps(self) -> dict[str, dict[str, float]]:
+        """What the containers of each name may use together: cores and MiB, and how many they
+        are."""
+        found: dict[str, dict[str, float]] = {}
+        for name, groups in self.sources().items():
+            if not isinstance(groups, int):
+                found[name] = {
+                    "cores": round(sum(group.cores() or 0 for group in groups), 3),
+                    "mib": round(sum(group.memory_limit() or 0 for group in groups) / 2**20),
+                    "containers": len(groups),
+                }
+        return found
+
     def pids(self) -> dict[str, int]:
-        """The process behind each name, as far as this user may see it."""
+        """The process that listens at each port of `make run`, or of a stack of our own."""
         names = {getattr(self.ports, field): name for field, name in _LISTENERS.items()}
         found: dict[str, int] = {}
         for connection in psutil.net_connections("tcp"):
@@ -252,7 +290,10 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
 
 
 def _attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
-    """What is told nowhere is taken to be as `make run` has it."""
+    """What is told nowhere is taken to be as `make up` or `make run` has it."""
+    found = containers.find(urlsplit(base_url).port or 80)
+    if found:
+        return _attached_to_containers(base_url, ports, found)
     secrets = LOCAL / "secrets.json"
     urls = {}
     for name in DATABASES:
@@ -281,6 +322,36 @@ def _attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target
             "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
         ) from error
     return target
+
+
+def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Container]) -> Target:
+    """From this machine the containers can be reached by their addresses, as nobody else can."""
+    first = {each.service: each for each in reversed(found)}
+    missing = sorted({"mariadb", "redis", "kafka", "queue", *DATABASES} - first.keys())
+    if missing:
+        raise CannotTest(f"No container runs of {', '.join(missing)}: see docker ps, and make up.")
+
+    def at(service: str, port: int) -> str:
+        network = "services" if service == "queue" else service
+        return f"{first[service].addresses[network]}:{port}"
+
+    def here(url: str, service: str, port: int) -> str:
+        """The URL that a program was told, with an address in place of the service's name."""
+        return url.replace(f"@{service}:{port}", f"@{at(service, port)}")
+
+    return Target(
+        base_url=base_url,
+        mysql_urls={
+            name: here(first[name].env[f"{name.upper()}_MYSQL_URL"], "mariadb", 3306)
+            for name in DATABASES
+        },
+        redis_url=here(first["queue"].env["QUEUE_REDIS_URL"], "redis", 6379),
+        kafka_bootstrap=at("kafka", 9094),
+        queue_addr=at("queue", 9101),
+        ports=ports,
+        own=False,
+        containers=found,
+    )
 
 
 def _ready(base_url: str) -> int:

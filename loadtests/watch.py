@@ -7,13 +7,14 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
 import redis
 
-from loadtests.target import ROOM, Target
+from loadtests.containers import Cgroup
+from loadtests.target import ROOM, Source, Target
 
 _EVERY_SECONDS = 0.2
 _SAMPLES_A_POINT = 5
@@ -38,8 +39,8 @@ class Watch:
     "other": cores used by anything else, "steal": share of the machine}.
     """
 
-    def __init__(self, target: Target, pids: Mapping[str, int]) -> None:
-        self._families = {name: _Family(pid) for name, pid in pids.items()}
+    def __init__(self, target: Target, sources: Mapping[str, Source]) -> None:
+        self._families = {name: _family(source) for name, source in sources.items()}
         self._redis = redis.Redis.from_url(target.redis_url, socket_timeout=2)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="watch", daemon=True)
@@ -150,19 +151,58 @@ class _Family:
         return total
 
 
-def connections(pids: Mapping[str, int]) -> dict[str, int]:
+class _Containers:
+    """Containers of one service."""
+
+    def __init__(self, groups: Sequence[Cgroup]) -> None:
+        self._groups = groups
+
+    def _sum(self, measure: Callable[[Cgroup], float]) -> float:
+        total = 0.0
+        for group in self._groups:
+            with contextlib.suppress(OSError):  # it has ended
+                total += measure(group)
+        return total
+
+    def seconds(self) -> float:
+        return self._sum(Cgroup.cpu_seconds)
+
+    def megabytes(self) -> float:
+        return self._sum(Cgroup.memory) / 1e6
+
+    def connections(self) -> int:
+        return int(self._sum(Cgroup.connections))
+
+
+def _family(source: Source) -> _Family | _Containers:
+    return _Family(source) if isinstance(source, int) else _Containers(source)
+
+
+def connections(sources: Mapping[str, Source]) -> dict[str, int]:
     """Open TCP connections of each process now."""
     found = {}
-    for name, pid in pids.items():
+    for name, source in sources.items():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            found[name] = _Family(pid).connections()
+            found[name] = _family(source).connections()
     return found
 
 
-def megabytes(pids: Mapping[str, int]) -> dict[str, int]:
+def megabytes(sources: Mapping[str, Source]) -> dict[str, int]:
     """Memory of each process now, in MB."""
     found = {}
-    for name, pid in pids.items():
+    for name, source in sources.items():
         with contextlib.suppress(psutil.NoSuchProcess):
-            found[name] = round(_Family(pid).megabytes())
+            found[name] = round(_family(source).megabytes())
+    return found
+
+
+def throttling(sources: Mapping[str, Source]) -> dict[str, tuple[int, int]]:
+    """Of each service in containers, in how many periods its cap made it wait so far, and how
+    many there were."""
+    found = {}
+    for name, source in sources.items():
+        if not isinstance(source, int):
+            with contextlib.suppress(OSError):
+                waited, periods = zip(*(group.throttled() for group in source), strict=True)
+                found[name] = (sum(waited), sum(periods))
     return found

@@ -1,0 +1,150 @@
+"""Frontrow in containers on this machine (`make up`): where its parts are, and what each uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_PROJECT = "com.docker.compose.project"
+_SERVICE = "com.docker.compose.service"
+_SECONDS = 20.0
+_CGROUPS = Path("/sys/fs/cgroup")
+_ESTABLISHED = "01"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cgroup:
+    """What the kernel counts for one container, and where it draws the line. Raises OSError once
+    the container has ended."""
+
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+        if v2 := self._v2():
+            return _table(v2 / "cpu.stat")["usage_usec"] / 1e6
+        return _number(self._v1("cpuacct") / "cpuacct.usage") / 1e9
+
+    def cores(self) -> float | None:
+        """How many cores it may use; None: all."""
+        if v2 := self._v2():
+            quota, period = (v2 / "cpu.max").read_text().split()
+        else:
+            cpu = self._v1("cpu")
+            quota = (cpu / "cpu.cfs_quota_us").read_text()
+            period = (cpu / "cpu.cfs_period_us").read_text()
+        return None if quota.strip() in ("max", "-1") else int(quota) / int(period)
+
+    def throttled(self) -> tuple[int, int]:
+        """In how many periods it was made to wait, and how many there were in which it ran."""
+        found = _table((self._v2() or self._v1("cpu")) / "cpu.stat")
+        return found["nr_throttled"], found["nr_periods"]
+
+    def memory(self) -> int:
+        """Bytes in use, without the cached files that could be dropped at once."""
+        if v2 := self._v2():
+            return _number(v2 / "memory.current") - _table(v2 / "memory.stat")["inactive_file"]
+        memory = self._v1("memory")
+        idle = _table(memory / "memory.stat")["total_inactive_file"]
+        return _number(memory / "memory.usage_in_bytes") - idle
+
+    def memory_limit(self) -> int | None:
+        """How many bytes it may use; None: all."""
+        if v2 := self._v2():
+            told = (v2 / "memory.max").read_text().strip()
+            return None if told == "max" else int(told)
+        limit = _number(self._v1("memory") / "memory.limit_in_bytes")
+        return None if limit > 1 << 60 else limit
+
+    def connections(self) -> int:
+        """TCP connections that are open."""
+        lines = [
+            line.split()
+            for name in ("tcp", "tcp6")
+            for line in Path(f"/proc/{self.pid}/net/{name}").read_text().splitlines()[1:]
+        ]
+        return sum(fields[3] == _ESTABLISHED for fields in lines)
+
+    def _paths(self) -> dict[str, str]:
+        lines = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
+        found = [line.split(":", 2) for line in lines]
+        return {kind: path.lstrip("/") for _, kinds, path in found for kind in kinds.split(",")}
+
+    def _v2(self) -> Path | None:
+        """Where the one tree of version 2 has it, if that is what counts here."""
+        path = _CGROUPS / self._paths().get("", "")
+        return path if (path / "cpu.stat").exists() and (path / "memory.current").exists() else None
+
+    def _v1(self, kind: str) -> Path:
+        return _CGROUPS / kind / self._paths()[kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """One container that runs."""
+
+    id: str
+    name: str
+    #: The service of the compose file.
+    service: str
+    cgroup: Cgroup
+    #: Network, without the project's name → address.
+    addresses: Mapping[str, str]
+    env: Mapping[str, str]
+
+
+def find(port: int) -> list[Container]:
+    """The containers of the project whose gateway publishes this port; none if there is none, or
+    no engine."""
+    project = _docker(
+        "ps",
+        *("--filter", f"publish={port}", "--filter", f"label={_SERVICE}=gateway"),
+        *("--format", f'{{{{.Label "{_PROJECT}"}}}}'),
+    ).split()
+    return of_project(project[0]) if project else []
+
+
+def of_project(project: str) -> list[Container]:
+    """The running containers of one compose project, by service and name."""
+    ids = _docker("ps", "--quiet", "--filter", f"label={_PROJECT}={project}").split()
+    described = json.loads(_docker("inspect", *ids) or "[]") if ids else []
+    found = [_container(project, each) for each in described if each["State"]["Pid"]]
+    return sorted(found, key=lambda each: (each.service, each.name))
+
+
+def _container(project: str, described: Mapping[str, Any]) -> Container:
+    networks = described["NetworkSettings"]["Networks"]
+    return Container(
+        id=described["Id"],
+        name=described["Name"].lstrip("/"),
+        service=described["Config"]["Labels"][_SERVICE],
+        cgroup=Cgroup(described["State"]["Pid"]),
+        addresses={
+            name.removeprefix(f"{project}_"): value["IPAddress"] for name, value in networks.items()
+        },
+        env=dict(each.split("=", 1) for each in described["Config"]["Env"]),
+    )
+
+
+def _docker(*arguments: str) -> str:
+    """What docker prints; nothing where it is not there or does not answer."""
+    try:
+        ran = subprocess.run(
+            ["docker", *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return ran.stdout if ran.returncode == 0 else ""
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+def _table(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {name: int(value) for name, value in lines}
