@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 # What queue_service takes in one call.
 MAX_BATCH = 256
 # The pause after a batch, for each of its callers: so it grows with the load, from nearly nothing.
-PAUSE_EACH_SECONDS = 0.001
+PAUSE_EACH_SECONDS = 0.002
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Batcher(Generic[Item, Result]):
 
     `send` gets at most 256 items and returns a result for each, in order; at most
     `max_in_flight` sends run at once. From the beginning of one to that of the next it pauses for
-    1 ms for each caller of the first, at most `longest_pause` seconds. A caller waits at most
+    2 ms for each caller of the first, at most `longest_pause` seconds. A caller waits at most
     `budget` seconds for its batch to start and as long again for its answer. More than
     `max_waiting` callers: Unavailable.
     A batch runs in the context of its first caller, and so with that caller's request id.

@@ -67,7 +67,7 @@ class GatewaySettings(BaseSettings):
 
     batch_pause_seconds: float = Field(default=0.006, ge=0, le=0.1)
     """How long, at most, the next callers of queue_service are collected after a call began, in
-    seconds: 1 ms for each caller that it carried. A call costs both sides about 1.2 ms of processor
+    seconds: 2 ms for each caller that it carried. A call costs both sides about 1.2 ms of processor
     time, whatever it carries (see ADR 0003); 0 sends as soon as the call before has returned."""
 
     admission_ttl_seconds: float = Field(default=1.0, ge=0, le=1)

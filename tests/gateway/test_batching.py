@@ -88,9 +88,9 @@ async def test_the_larger_a_batch_the_longer_the_next_is_collected() -> None:
 async def test_no_pause_is_longer_than_allowed() -> None:
     sends = Sends()
     sends.let_go()
-    one = Batcher(sends, budget=10, longest_pause=0.002)
+    one = Batcher(sends, budget=10, longest_pause=0.001)
     async with asyncio.timeout(1):
-        await asyncio.gather(*submit(one, *range(10_000)))
+        await asyncio.gather(*submit(one, *range(2_000)))
 
 
 async def test_who_comes_after_the_pause_waits_for_nobody() -> None:
