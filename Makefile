@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop logs demo clean test check fmt protos lock bench loadtest capacity
+.PHONY: help run stop logs demo clean up down backup restore roll test test-containers check fmt protos lock bench loadtest capacity
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := deploy/local/bootstrap.sh
@@ -11,7 +11,7 @@ BOOTSTRAP := deploy/local/bootstrap.sh
 ARGS ?=
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Set up what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none; Ctrl-C stops)
 	@$(BOOTSTRAP) run
@@ -31,9 +31,28 @@ demo: ## Buy one ticket through the public routes of the running system
 clean: ## Delete data, logs and secrets of `make run` (not while it runs)
 	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m deploy.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
 
+up: ## Serve from capped containers on 127.0.0.1:8080 (CAP=2c4g|6c8g SCALE=2 SEED=full PORT=8080)
+	@deploy/containers.sh up
+
+down: ## End and remove the containers of `make up` (DATA=delete: and their data)
+	@deploy/containers.sh down
+
+roll: ## Replace the programs of `make up` one by one with what is here now
+	@deploy/containers.sh roll
+
+backup: ## Dump the databases of `make up` into FILE, a gzipped SQL file
+	@deploy/containers.sh backup "$(FILE)"
+
+restore: ## Put the databases of `make up` back as they are in FILE
+	@deploy/containers.sh restore "$(FILE)"
+
 test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)
 	@$(BOOTSTRAP) test
 	@exec $(PYTHON) -m pytest $(ARGS)
+
+test-containers: ## Run the tests of `make up` on stacks of their own; skipped without a Docker engine
+	@$(BOOTSTRAP) check
+	@exec $(PYTHON) -m pytest tests/containers --override-ini addopts= $(ARGS)
 
 check: ## Lint, format, types, and whether the stubs fit the protos
 	@$(BOOTSTRAP) check

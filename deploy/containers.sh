@@ -3,7 +3,13 @@
 #
 #   deploy/containers.sh up        builds the image, starts everything, waits until all is healthy
 #   deploy/containers.sh down      ends and removes containers and networks; DATA=delete: data too
+#   deploy/containers.sh roll      replaces the programs with what is here now, one kind at a time,
+#                                  new ones first; with two of each nobody notices
+#   deploy/containers.sh backup FILE    dumps the databases, all as of one moment, gzipped
+#   deploy/containers.sh restore FILE   puts them back as they are in the file, and starts all
 #   deploy/containers.sh compose … docker compose with these settings, as in: compose logs -f
+#
+# All but up take the settings that up was last given:
 #
 # CAP       the total of all containers, a file of deploy/caps: 2c4g (default) or 6c8g
 # SCALE     how many of each program, sharing its cap: 1 (default) or more
@@ -13,12 +19,11 @@
 # PROJECT   the name before all containers, networks and volumes, frontrow
 # Exit status 2: something is missing or wrong, which one sentence says.
 set -euo pipefail
+readonly CALLER=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 PROJECT=${PROJECT:-frontrow}
-SCALE=${SCALE:-1}
-PORT=${PORT:-8080}
-readonly SECRETS_DIR=../.local/containers
+readonly STATE=../.local/containers
 readonly WAIT_SECONDS=600
 readonly PROGRAMS=(gateway queue concert reservation payment)
 
@@ -41,9 +46,9 @@ random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 # Made at the first start, for their owner alone.
 make_secrets() {
-    local file=$SECRETS_DIR/$PROJECT.env
+    local file=$STATE/$PROJECT.env
     if [ ! -e "$file" ]; then
-        mkdir -p $SECRETS_DIR
+        mkdir -p $STATE
         (
             umask 077
             {
@@ -60,18 +65,21 @@ make_secrets() {
     . "$file"
 }
 
-# Everything that compose.yml asks for, from CAP, SCALE and the secrets.
+# Everything that compose.yml asks for, from what the caller wants (or wanted last) and the secrets.
 settle() {
-    local cap=${CAP:-2c4g} name
-    [ -e "caps/$cap.env" ] || fail "there is no cap $cap: choose $(cd caps && echo *.env | sed 's/\.env//g')."
+    local name remembered=$STATE/$PROJECT.settings
+    # shellcheck disable=SC1090
+    if [ "$1" != up ] && [ -e "$remembered" ]; then . "$remembered"; fi
+    CAP=${CAP:-2c4g} SCALE=${SCALE:-1} PORT=${PORT:-8080}
+    [ -e "caps/$CAP.env" ] || fail "there is no cap $CAP: choose $(cd caps && echo *.env | sed 's/\.env//g')."
     [[ $SCALE =~ ^[1-9]$ ]] || fail "SCALE must be 1 to 9, not $SCALE."
     set -a
     # shellcheck disable=SC1090
-    . "caps/$cap.env"
+    . "caps/$CAP.env"
     make_secrets
     FRONTROW_VERSION=${FRONTROW_VERSION:-local}
     FRONTROW_PORTS=$PORT
-    FRONTROW_PORTS=$PORT-$((PORT + SCALE - 1))
+    export FRONTROW_PORTS=$PORT-$((PORT + SCALE - 1))
     # Two of a kind share the cap of the kind, so that the total stays what was asked for.
     for name in "${PROGRAMS[@]^^}"; do
         declare -g "${name}_CPUS=$(awk "BEGIN {print $(eval "echo \$${name}_CPUS") / $SCALE}")"
@@ -106,14 +114,21 @@ wait_until_healthy() {
     done
 }
 
-up() {
-    local program scales=()
-    require_ports
+build() {
     say "Building the image frontrow:$FRONTROW_VERSION"
     docker build --quiet --tag "frontrow:$FRONTROW_VERSION" --file Dockerfile .. >/dev/null ||
         fail "the image could not be built; without --quiet: docker build -f deploy/Dockerfile ."
+}
+
+up() {
+    local program name scales=()
+    require_ports
+    build
+    for name in CAP SCALE SEED PORT FRONTROW_BIND; do
+        say "$name=\${$name:-${!name:-}}"
+    done >"$STATE/$PROJECT.settings"
     for program in "${PROGRAMS[@]}"; do scales+=(--scale "$program=$SCALE"); done
-    say "Starting ${CAP:-2c4g}, $SCALE of each program, SEED=${SEED:-full}"
+    say "Starting $CAP, $SCALE of each program, SEED=${SEED:-full}"
     compose up --detach --remove-orphans "${scales[@]}" ||
         fail "not everything started; see deploy/containers.sh compose logs."
     wait_until_healthy
@@ -126,13 +141,79 @@ down() {
     local delete=()
     if [ "${DATA:-keep}" = delete ]; then delete=(--volumes); fi
     compose down --remove-orphans "${delete[@]}"
-    if [ "${DATA:-keep}" = delete ]; then rm -f "$SECRETS_DIR/$PROJECT.env"; fi
+    if [ "${DATA:-keep}" = delete ]; then rm -f "$STATE/$PROJECT".{env,settings}; fi
 }
 
-find_engine
-settle
+running() { docker ps --quiet --filter "label=com.docker.compose.project=$PROJECT" --filter "label=com.docker.compose.service=$1"; }
+
+the_mariadb() {
+    local id
+    id=$(running mariadb)
+    [ -n "$id" ] || fail "MariaDB does not run: start it with make up."
+    printf %s "$id"
+}
+
+# Up to twice as many for a moment: memory and cores beyond the cap.
+roll() {
+    local program old id
+    the_mariadb >/dev/null
+    build
+    compose up --detach --no-deps migrate
+    [ "$(docker wait "$(containers --quiet --filter label=com.docker.compose.service=migrate)")" = 0 ] ||
+        fail "the migration failed, nothing was replaced; see deploy/containers.sh compose logs migrate."
+    for program in concert reservation payment queue; do
+        old=$(running $program)
+        say "Replacing $program"
+        compose up --detach --no-deps --no-recreate --scale $program=$((SCALE * 2)) $program
+        wait_until_healthy
+        for id in $old; do retire "$id"; done
+    done
+    # A gateway has its port to itself, so here the old one goes first.
+    for id in $(running gateway); do
+        say "Replacing a gateway"
+        retire "$id"
+        compose up --detach --no-deps --no-recreate --scale "gateway=$SCALE" gateway
+        wait_until_healthy
+    done
+}
+
+# Above every stop_grace_period: it drains, and ends by itself.
+retire() { docker stop --time 60 "$1" >/dev/null && docker rm "$1" >/dev/null; }
+
+backup() {
+    local file=${1:-}
+    [ -n "$file" ] || fail "name the file: make backup FILE=frontrow.sql.gz."
+    docker exec "$(the_mariadb)" mariadb-dump --single-transaction --add-drop-database \
+        --databases concert reservation payment | gzip >"$file.unfinished" ||
+        fail "the dump failed; what there is of it is in $file.unfinished."
+    mv "$file.unfinished" "$file"
+    say "Wrote $file"
+}
+
+restore() {
+    local file=${1:-} mariadb table next
+    [ -n "$file" ] || fail "name the file: make restore FILE=frontrow.sql.gz."
+    gzip --test "$file" || fail "$file is no whole gzip file; nothing was changed."
+    mariadb=$(the_mariadb)
+    compose stop "${PROGRAMS[@]}"
+    gunzip --stdout "$file" | docker exec --interactive "$mariadb" mariadb ||
+        fail "the restore broke off; the programs are stopped. Mend the cause and restore again."
+    # Ids that were given out after the dump must not be given out again: a payment provider and
+    # Kafka's topics know them.
+    for table in reservation.reservation payment.payment; do
+        next=$(docker exec "$mariadb" mariadb --skip-column-names --execute "SELECT COALESCE(MAX(id), 0) + 1000000 FROM $table")
+        docker exec "$mariadb" mariadb --execute "ALTER TABLE $table AUTO_INCREMENT = $next"
+    done
+    up
+}
+
 case ${1:-} in
-    up | down) "$1" ;;
-    compose) shift && compose "$@" ;;
-    *) fail "usage: deploy/containers.sh up | down | compose …" ;;
+    up | down | roll | backup | restore | compose)
+        # A file is named from where the caller is.
+        if [[ $1 = backup || $1 = restore ]] && [ -n "${2:-}" ]; then set -- "$1" "$(cd "$CALLER" && realpath -m "$2")"; fi
+        find_engine
+        settle "$1"
+        "$@"
+        ;;
+    *) fail "usage: deploy/containers.sh up | down | roll | backup FILE | restore FILE | compose …" ;;
 esac

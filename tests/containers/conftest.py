@@ -1,0 +1,56 @@
+"""Stacks of containers. They are slow, and need an engine: `make test-containers`."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.stack import Containers, why_not
+from tests.e2e.shop import Shop
+
+HERE = Path(__file__).parent
+# What ends with `down` comes last of those that share a stack; the second stack after that, for
+# two at once would have half the machine each.
+_ORDER = ["test_locked_in", "test_killed", "test_data", "test_two_of_each"]
+# Starting everything with a tenth of a core each takes its time.
+_SECONDS_A_TEST = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_not()
+    items.sort(key=lambda item: _ORDER.index(item.path.stem) if item.path.parent == HERE else -1)
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(_SECONDS_A_TEST))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=f"no containers here: {reason}"))
+
+
+def started(project: str, **settings: str) -> Iterator[Containers]:
+    stack = Containers(project, **settings)
+    stack.run("down", DATA="delete")  # what a run that was killed left behind
+    try:
+        stack.run("up")
+        stack.let_administrator_in()
+        yield stack
+    finally:
+        stack.run("down", DATA="delete")
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Containers]:
+    """One of each program, within 2 cores and 4 GiB."""
+    yield from started("frontrow-test")
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Containers]:
+    """Two of each program, within 2 cores and 4 GiB too."""
+    yield from started("frontrow-test-pair", SCALE="2")
+
+
+@pytest.fixture
+async def shop(stack: Containers) -> AsyncIterator[Shop]:
+    shop = stack.shop()
+    yield shop
+    await shop.close()

@@ -1,0 +1,177 @@
+"""Frontrow in containers, of a compose project of the tests' own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import pymysql
+from pymysql.cursors import Cursor
+
+from deploy.local.ports import HOST, free_ports
+from deploy.local.servers import REPOSITORY
+from deploy.local.stack import Stack
+from loadtests import containers
+from loadtests.containers import Container
+from tests.e2e.shop import Shop
+
+SCRIPT = REPOSITORY / "deploy" / "containers.sh"
+CAPS = REPOSITORY / "deploy" / "caps"
+PROGRAMS = ("gateway", "queue", "concert", "reservation", "payment")
+SERVERS = ("mariadb", "redis", "kafka")
+
+# For everything that the tests do to databases beside what a service may.
+_ADMINISTRATOR = "tests"
+_PASSWORD = "only in a database of the tests"
+
+
+def why_not() -> str | None:
+    """Why there can be no containers here, in one sentence; None if there can."""
+    if not shutil.which("docker"):
+        return "docker is not installed"
+    if _run(["docker", "info"], check=False).returncode:
+        return "no Docker engine answers (docker info fails)"
+    if (
+        not shutil.which("docker-compose")
+        and _run(["docker", "compose", "version"], False).returncode
+    ):
+        return "neither docker-compose nor Docker's compose plugin is installed"
+    return None
+
+
+class Containers:
+    """One project, started and stopped as `make up` and `make down` do. The methods block."""
+
+    def __init__(self, project: str, **settings: str) -> None:
+        self.project = project
+        self.scale = int(settings.get("SCALE", "1"))
+        # Replicas of the gateway take the ports after the first.
+        self.port = free_ports(1)[0]
+        self._environ = {
+            **{name: value for name, value in os.environ.items() if name not in ("CAP", "SCALE")},
+            "PROJECT": project,
+            "PORT": str(self.port),
+            "SEED": "small",
+            **settings,
+        }
+
+    def run(self, *arguments: str, timeout: float = 600, **settings: str) -> str:
+        """deploy/containers.sh; what it printed. Fails the test with that if it fails."""
+        ran = _run([str(SCRIPT), *arguments], False, timeout, {**self._environ, **settings})
+        assert ran.returncode == 0, f"{arguments}: {ran.stdout}\n{ran.stderr}"
+        return ran.stdout
+
+    def all(self) -> list[Container]:
+        """Those that run."""
+        return containers.of_project(self.project)
+
+    def of(self, service: str) -> list[Container]:
+        """The running containers of a service."""
+        return [each for each in self.all() if each.service == service]
+
+    def one(self, service: str) -> Container:
+        (found,) = self.of(service)
+        return found
+
+    def kill(self, name: str) -> None:
+        docker("kill", name)
+
+    def start(self, name: str, *, within: float = 180.0) -> None:
+        """Starts a container that was killed, and waits until it is healthy."""
+        docker("start", name)
+        self.wait_until_healthy(name, within=within)
+
+    def wait_until_healthy(self, name: str, *, within: float = 180.0) -> None:
+        deadline = time.monotonic() + within
+        while (
+            state := docker("inspect", "--format", "{{.State.Health.Status}}", name)
+        ) != "healthy":
+            assert time.monotonic() < deadline, f"{name} is {state}: {docker('logs', name)[-2000:]}"
+            time.sleep(0.5)
+
+    # What Shop wants of a Stack: where the gateways are, the databases with all rights, Kafka.
+
+    def address(self, gateway: str = "gateway") -> str:
+        """`gateway`, or `gateway_2` for the second."""
+        number = int(gateway.partition("_")[2] or 1)
+        return f"{HOST}:{self.port + number - 1}"
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        return f"{self.one('kafka').addresses['kafka']}:9094"
+
+    @property
+    def mariadb(self) -> Containers:
+        return self
+
+    @contextlib.contextmanager
+    def administrator(self, database: str | None = None) -> Iterator[Cursor]:
+        connection = pymysql.connect(
+            host=self.one("mariadb").addresses["mariadb"],
+            user=_ADMINISTRATOR,
+            password=_PASSWORD,
+            database=database,
+            charset="utf8mb4",
+            autocommit=True,
+            connect_timeout=10,
+        )
+        with connection, connection.cursor() as cursor:
+            yield cursor
+
+    def let_administrator_in(self) -> None:
+        self.sql(
+            f"CREATE OR REPLACE USER '{_ADMINISTRATOR}'@'%' IDENTIFIED BY '{_PASSWORD}';"
+            f" GRANT ALL PRIVILEGES ON *.* TO '{_ADMINISTRATOR}'@'%'"
+        )
+
+    def sql(self, statement: str) -> str:
+        """As the administrator whom MariaDB knows inside its container alone."""
+        return self.execute("mariadb", "mariadb", "--skip-column-names", "--execute", statement)
+
+    def execute(self, service: str, *command: str) -> str:
+        """What a command in the first container of a service prints."""
+        return docker("exec", self.of(service)[0].name, *command)
+
+    def shop(self) -> Shop:
+        return Shop(cast(Stack, self))
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    """What docker prints, without the line's end. Fails the test if docker fails."""
+    ran = _run(["docker", *arguments], False)
+    assert not check or ran.returncode == 0, f"docker {arguments}: {ran.stdout}{ran.stderr}"
+    return (ran.stdout + ran.stderr).strip() if arguments[0] == "logs" else ran.stdout.strip()
+
+
+def caps(name: str) -> dict[str, float]:
+    """What a file of deploy/caps says."""
+    lines = (CAPS / f"{name}.env").read_text().splitlines()
+    return {
+        key: float(value)
+        for line in lines
+        if line and not line.startswith("#")
+        for key, value in [line.split("=", 1)]
+    }
+
+
+def _run(
+    command: Sequence[str],
+    check: bool = True,
+    timeout: float = 120,
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=check,
+        timeout=timeout,
+        env=environ,
+        cwd=Path(REPOSITORY),
+        capture_output=True,
+        text=True,
+    )

@@ -1,0 +1,59 @@
+"""docker kill of each container in turn while fans buy: afterwards everything adds up."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from loadtests import verify
+from loadtests.target import opened
+from loadtests.watch import Watch
+from tests.containers.stack import PROGRAMS, SERVERS, Containers
+from tests.e2e.conftest import in_thread
+from tests.e2e.shop import Shop, eventually
+from tests.faults.invariants import assert_all_hold
+from tests.faults.load import Load
+
+FANS = 5
+# An operator notices, and starts it.
+_AWAY_SECONDS = 3.0
+
+
+@pytest.mark.parametrize("service", [*PROGRAMS, *SERVERS])
+async def test_the_shop_survives_the_death_of(shop: Shop, stack: Containers, service: str) -> None:
+    container = stack.one(service)
+    seats = shop.new_schedule(seats=3000).seats
+    with opened({"BASE_URL": shop.url()}, "none") as target, Watch(target, {}) as watch:
+        async with Load(shop, seats, fans=FANS) as load:
+            await in_thread(stack.kill, container.name)
+            await asyncio.sleep(_AWAY_SECONDS)
+            await in_thread(stack.start, container.name)
+            await load.goes_on(within=120)
+    print(f"\n{service}: {load.journeys} journeys, {dict(load.refusals)}, {dict(load.broken)}")
+    if service != "gateway":
+        # Only who is connected to the dead sees the connection break.
+        assert not load.broken
+    await assert_all_hold(shop, within=90)
+    load.assert_nothing_told_was_lost()
+    with opened({"BASE_URL": shop.url()}, "none") as target:
+        counts = await in_thread(verify.settled, target)
+    assert {what: count for what, count in counts.items() if count} == {}
+    assert (watch.room.over_capacity, watch.room.overtakers) == (0, set())
+
+
+@pytest.mark.parametrize("service", [*PROGRAMS, *SERVERS])
+async def test_what_dies_by_itself_comes_back_by_itself(
+    shop: Shop, stack: Containers, service: str
+) -> None:
+    """docker kill counts as somebody's wish; a process that is killed does not."""
+    container = stack.one(service)
+    os.kill(container.cgroup.pid, signal.SIGKILL)
+
+    async def came_back() -> None:
+        pids = {each.cgroup.pid for each in await in_thread(stack.of, service)}
+        assert pids - {container.cgroup.pid}
+
+    await eventually(came_back, within=60, every=0.5)
+    await in_thread(stack.wait_until_healthy, container.name)
+    await shop.ready()

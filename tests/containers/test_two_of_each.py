@@ -1,0 +1,81 @@
+"""SCALE=2: two of each program, within the same caps, and replaced without anybody noticing."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.containers.stack import PROGRAMS, Containers
+from tests.e2e.conftest import in_thread
+from tests.e2e.shop import Shop
+from tests.faults.invariants import assert_all_hold
+from tests.faults.load import Load
+
+GATEWAYS = ("gateway", "gateway_2")
+FANS = 4
+
+
+@pytest.fixture
+async def shop(pair: Containers) -> AsyncIterator[Shop]:
+    shop = pair.shop()
+    yield shop
+    await shop.close()
+
+
+def test_two_of_each_share_the_caps(pair: Containers) -> None:
+    counts = Counter(each.service for each in pair.all())
+    assert counts == {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
+    assert sum(each.cgroup.cores() or 99 for each in pair.all()) <= 2.001
+    assert sum(each.cgroup.memory_limit() or 1 << 50 for each in pair.all()) <= 4 * 2**30
+
+
+async def test_both_of_each_are_asked(pair: Containers, shop: Shop) -> None:
+    seats = shop.new_schedule(seats=400).seats
+    async with Load(shop, seats[:200], fans=FANS, gateways=GATEWAYS) as load:
+        await load.goes_on(20, within=120)
+    async with Load(shop, seats[200:], fans=FANS, gateways=GATEWAYS[::-1]) as load:
+        await load.goes_on(20, within=120)
+    ports = {"queue": 9201, "concert": 9202, "reservation": 9203, "payment": 9204}
+    for service, port in ports.items():
+        for each in pair.of(service):
+            async with httpx.AsyncClient(trust_env=False) as client:
+                page = (
+                    await client.get(f"http://{each.addresses['services']}:{port}/metrics")
+                ).text
+            # Its own work, beside the health checks.
+            lines = [line for line in page.splitlines() if line.startswith("grpc_calls_total{")]
+            served = [line for line in lines if "Health" not in line and 'code="OK"' in line]
+            assert served, f"nobody asked {each.name}: {lines}"
+
+
+async def test_a_new_version_is_rolled_out_while_fans_buy(pair: Containers, shop: Shop) -> None:
+    before = {each.id for each in pair.all() if each.service in PROGRAMS}
+    seats = shop.new_schedule(seats=3000).seats
+    async with Load(shop, seats, fans=FANS, gateways=GATEWAYS) as load:
+        await in_thread(pair.run, "roll")
+        await load.goes_on(within=120)
+    print(f"\n{load.journeys} journeys, {dict(load.refusals)}, {dict(load.broken)}")
+    after = [each for each in pair.all() if each.service in PROGRAMS]
+    assert Counter(each.service for each in after) == dict.fromkeys(PROGRAMS, 2)
+    assert not before & {each.id for each in after}
+    # No request was cut off. A call that met a service on its way out may be refused cleanly.
+    assert set(load.broken) <= {"ConnectError"}, load.broken
+    assert set(load.refusals) <= {"503 UNAVAILABLE"}, load.refusals
+    assert not load.without_retry_after
+    await assert_all_hold(shop, within=90)
+    load.assert_nothing_told_was_lost()
+
+
+@pytest.mark.parametrize("service", PROGRAMS)
+async def test_one_of_two_may_die(pair: Containers, shop: Shop, service: str) -> None:
+    victim = pair.of(service)[0]
+    seats = shop.new_schedule(seats=3000).seats
+    async with Load(shop, seats, fans=FANS, gateways=GATEWAYS) as load:
+        await in_thread(pair.kill, victim.name)
+        await load.goes_on(20, within=120)
+        await in_thread(pair.start, victim.name)
+        await load.goes_on(within=120)
+    print(f"\n{service}: {load.journeys} journeys, {dict(load.refusals)}, {dict(load.broken)}")
+    await assert_all_hold(shop, within=90)
+    load.assert_nothing_told_was_lost()
