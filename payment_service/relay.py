@@ -5,6 +5,7 @@ may run, and no two of them send events of one reservation at once.
 """
 
 import asyncio
+import time
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER, TOPIC
@@ -19,10 +20,13 @@ BATCH = 500
 PUBLISH_SECONDS = 10.0
 # Finds what another replica committed and could not send; our own commits wake us at once.
 LOOK_SECONDS = 0.5
+# From one look to the next: what is committed meanwhile goes together. An event that comes alone
+# goes at once; at a hundred payments a second a look for each cost as much as the payments.
+COLLECT_SECONDS = 0.02
 
 
 class Relay:
-    """Sends the outbox; `committed` wakes it."""
+    """Sends the outbox; `committed` wakes it, at most every COLLECT_SECONDS."""
 
     def __init__(
         self, database: Database, outbox: Outbox, producer: Producer, committed: asyncio.Event
@@ -36,6 +40,7 @@ class Relay:
         failures = 0
         while True:
             self._committed.clear()
+            looked = time.monotonic()
             try:
                 sent = await self.send_batch()
             except Exception as error:
@@ -51,6 +56,7 @@ class Relay:
             failures = 0
             if sent < BATCH:
                 await self._wait_for_commit()
+                await asyncio.sleep(COLLECT_SECONDS - (time.monotonic() - looked))
 
     async def send_batch(self) -> int:
         """Sends the oldest events, at most BATCH; returns how many Kafka took.
