@@ -66,6 +66,10 @@ class RedisSeatLocks:
             SKIPPED.inc()
             yield None
             return
+        except asyncio.CancelledError:
+            # It may be set all the same: unlocked behind it, by whoever sends.
+            self._queue(lambda pipe: pipe.eval(UNLOCK, 1, key, holder)).add_done_callback(_forget)
+            raise
         if other is not None:
             yield other.decode()
             return
@@ -83,11 +87,14 @@ class RedisSeatLocks:
         """The reply to one command, which shares its round trip with those of others: while one
         is under way, they are collected for the next. Each alone, they were a third of what a
         reservation took of this process."""
+        return await self._queue(command)
+
+    def _queue(self, command: _Command) -> asyncio.Future[bytes | None]:
         answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._commands.append((command, answer))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send_all())
-        return await answer
+        return answer
 
     async def _send_all(self) -> None:
         """Sends until nobody waits. A failure is that of all who wait: one time-out is enough."""
@@ -117,3 +124,9 @@ class RedisSeatLocks:
                 answer.cancel()
             self._commands = []
             self._sending = None
+
+
+def _forget(answer: asyncio.Future[bytes | None]) -> None:
+    """A lock that stays behind ends by itself soon."""
+    if not answer.cancelled():
+        answer.exception()

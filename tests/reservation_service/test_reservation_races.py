@@ -372,11 +372,41 @@ async def test_cancelled_requests_leave_no_lock_behind(redis: Redis) -> None:
         async with locks.seat(seat_id, "me:"):
             await asyncio.sleep(1)
 
-    tasks = [asyncio.create_task(hold(seat)) for seat in seats]
-    await asyncio.sleep(0.02)  # some have their lock, some are getting it
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for seat in seats:
-        async with locks.seat(seat, "next:") as other:
-            assert other is None
+    for turns in (0, 1, 2, 3, 4, 5, 50):  # some have their lock, some are getting it
+        tasks = [asyncio.create_task(hold(seat)) for seat in seats]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks += [asyncio.create_task(hold(seat)) for seat in new_seats(10)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for seat in seats:
+            async with locks.seat(seat, "next:") as other:
+                assert other is None
+
+
+async def test_locks_that_are_wanted_together_share_their_round_trips(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = RedisSeatLocks(redis, lock_seconds=10)
+    trips = 0
+    pipeline = redis.pipeline
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal trips
+        trips += 1
+        return pipeline(*arguments, **named)
+
+    monkeypatch.setattr(redis, "pipeline", counted)
+    held: list[str | None] = []
+
+    async def hold(seat_id: int, holder: str) -> None:
+        async with locks.seat(seat_id, holder) as other:
+            held.append(other)
+            await asyncio.sleep(0.05)
+
+    seats = new_seats(100)
+    await asyncio.gather(*(hold(seat, f"{who}:") for who in "ab" for seat in seats))
+    assert Counter(held) == {None: 100, "a:": 100}
+    assert trips < 20
