@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -159,19 +160,13 @@ class Database:
             except (TimeoutError, OSError, pymysql.err.MySQLError):
                 wire.close()
 
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """One transaction: committed if the block ends, rolled back if it raises."""
-        async with self._wire() as wire:
-            transaction = Transaction(wire, self._query_timeout, begin=True)
-            yield transaction
-            await transaction._commit()
+        return self._connected(begin=True)
 
-    @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[Transaction]:
+    def reading(self) -> AbstractAsyncContextManager[Transaction]:
         """Statements without a transaction: each sees what is committed when it runs."""
-        async with self._wire() as wire:
-            yield Transaction(wire, self._query_timeout, begin=False)
+        return self._connected(begin=False)
 
     async def run(
         self, work: Callable[[Transaction], Awaitable[Result]], *, autocommit: bool = False
@@ -204,7 +199,7 @@ class Database:
         return await self.run(work, autocommit=True)
 
     @contextlib.asynccontextmanager
-    async def _wire(self) -> AsyncIterator[Wire]:
+    async def _connected(self, *, begin: bool) -> AsyncIterator[Transaction]:
         if self._slots.locked():
             try:
                 async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
@@ -217,7 +212,10 @@ class Database:
         healthy = False
         try:
             wire = await self._take_or_open()
-            yield wire
+            transaction = Transaction(wire, self._query_timeout, begin=begin)
+            yield transaction
+            if begin:
+                await transaction._commit()
             healthy = True
         except (pymysql.err.OperationalError, pymysql.err.InterfaceError) as error:
             if isinstance(error, pymysql.err.InterfaceError) or _is_one_of(error, _AWAY):
