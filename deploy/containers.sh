@@ -25,6 +25,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 PROJECT=${PROJECT:-frontrow}
 readonly STATE=../.local/containers
 readonly WAIT_SECONDS=600
+# Who is inside MariaDB's container may do anything; nobody else can be its administrator.
+readonly AS_ADMINISTRATOR=--socket=/tmp/mariadb.sock
 readonly PROGRAMS=(gateway queue concert reservation payment)
 
 say() { printf '%s\n' "$*"; }
@@ -183,7 +185,7 @@ retire() { docker stop --time 60 "$1" >/dev/null && docker rm "$1" >/dev/null; }
 backup() {
     local file=${1:-}
     [ -n "$file" ] || fail "name the file: make backup FILE=frontrow.sql.gz."
-    docker exec "$(the_mariadb)" mariadb-dump --single-transaction --add-drop-database \
+    docker exec "$(the_mariadb)" mariadb-dump $AS_ADMINISTRATOR --single-transaction --add-drop-database \
         --databases concert reservation payment | gzip >"$file.unfinished" ||
         fail "the dump failed; what there is of it is in $file.unfinished."
     mv "$file.unfinished" "$file"
@@ -196,13 +198,13 @@ restore() {
     gzip --test "$file" || fail "$file is no whole gzip file; nothing was changed."
     mariadb=$(the_mariadb)
     compose stop "${PROGRAMS[@]}"
-    gunzip --stdout "$file" | docker exec --interactive "$mariadb" mariadb ||
+    gunzip --stdout "$file" | docker exec --interactive "$mariadb" mariadb $AS_ADMINISTRATOR ||
         fail "the restore broke off; the programs are stopped. Mend the cause and restore again."
     # Ids that were given out after the dump must not be given out again: a payment provider and
     # Kafka's topics know them.
     for table in reservation.reservation payment.payment; do
-        next=$(docker exec "$mariadb" mariadb --skip-column-names --execute "SELECT COALESCE(MAX(id), 0) + 1000000 FROM $table")
-        docker exec "$mariadb" mariadb --execute "ALTER TABLE $table AUTO_INCREMENT = $next"
+        next=$(docker exec "$mariadb" mariadb $AS_ADMINISTRATOR --skip-column-names --execute "SELECT COALESCE(MAX(id), 0) + 1000000 FROM $table")
+        docker exec "$mariadb" mariadb $AS_ADMINISTRATOR --execute "ALTER TABLE $table AUTO_INCREMENT = $next"
     done
     up
 }

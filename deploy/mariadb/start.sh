@@ -23,7 +23,8 @@ ALTER USER '$schema'@'%' IDENTIFIED BY '$password';
 GRANT ALL PRIVILEGES ON \`$schema\`.* TO '$schema'@'%';
 SQL
 done >/tmp/init.sql
-exec mariadbd --no-defaults --datadir="$data" --socket="$MYSQL_UNIX_PORT" \
+# In /tmp, since nothing else can be written to.
+exec mariadbd --no-defaults --datadir="$data" --socket=/tmp/mariadb.sock \
     --pid-file=/tmp/mariadb.pid --init-file=/tmp/init.sql --bind-address=0.0.0.0 \
     --skip-name-resolve --skip-log-bin --default-time-zone=+00:00 \
     --character-set-server=utf8mb4 --collation-server=utf8mb4_unicode_ci \

@@ -132,7 +132,8 @@ class Containers:
 
     def sql(self, statement: str) -> str:
         """As the administrator whom MariaDB knows inside its container alone."""
-        return self.execute("mariadb", "mariadb", "--skip-column-names", "--execute", statement)
+        socket = "--socket=/tmp/mariadb.sock"
+        return self.execute("mariadb", "mariadb", socket, "--skip-column-names", "-e", statement)
 
     def execute(self, service: str, *command: str) -> str:
         """What a command in the first container of a service prints."""

@@ -39,12 +39,14 @@ def test_the_caps_are_in_force(stack: Containers) -> None:
 
 def test_no_container_gets_more_processor_time_than_its_cap(stack: Containers) -> None:
     queue = stack.one("queue")
+    waited, _ = queue.cgroup.throttled()
     before, began = queue.cgroup.cpu_seconds(), time.monotonic()
     busy = "import time\nend = time.monotonic() + 4\nwhile time.monotonic() < end: pass"
     stack.execute("queue", "python", "-c", busy)
     used = (queue.cgroup.cpu_seconds() - before) / (time.monotonic() - began)
-    # It wants a whole core.
-    assert CAP["QUEUE_CPUS"] * 0.7 < used < CAP["QUEUE_CPUS"] * 1.15
+    # It wants a whole core, as far as the machine has one to spare.
+    assert used < CAP["QUEUE_CPUS"] * 1.15
+    assert queue.cgroup.throttled()[0] > waited + 10
 
 
 def test_no_container_gets_more_memory_than_its_cap(stack: Containers) -> None:
@@ -84,7 +86,7 @@ def test_only_the_gateway_publishes_a_port(stack: Containers) -> None:
 
 
 def test_who_is_outside_reaches_nothing_behind_the_gateway(stack: Containers) -> None:
-    """From the gateway's own outer network, and from within the inner ones to the world."""
+    """From the gateway's own outer network; nor do those within reach what is without."""
     inner = {
         "mariadb": (stack.one("mariadb").addresses["mariadb"], 3306),
         "redis": (stack.one("redis").addresses["redis"], 6379),
@@ -95,8 +97,10 @@ def test_who_is_outside_reaches_nothing_behind_the_gateway(stack: Containers) ->
         assert not _connects(f"{stack.project}_outside", host, port), name
     assert _connects(f"{stack.project}_services", inner["queue"][0], 9101)
     assert not _connects(f"{stack.project}_services", inner["redis"][0], 6379)
-    routes = stack.execute("queue", "cat", "/proc/net/route").splitlines()[1:]
-    assert all(line.split()[1] != "00000000" for line in routes), "queue has a way out"
+    outer = stack.one("gateway").addresses["outside"]
+    assert _connects(f"{stack.project}_outside", outer, 8080)
+    for network in ("services", "mariadb", "redis", "kafka"):
+        assert not _connects(f"{stack.project}_{network}", outer, 8080), network
 
 
 def _connects(network: str, host: str, port: int) -> bool:
