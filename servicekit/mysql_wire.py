@@ -1,4 +1,4 @@
-"""Statements on a connection of aiomysql, without its cursors: a third of their processor time.
+"""Statements on a connection of aiomysql, without its cursors, at about half their cost.
 
 aiomysql connects and proves who we are. Its way of reading a reply, though, awaits twice for each
 packet of it and decodes the description of each column every time, which for a row of 12 columns
