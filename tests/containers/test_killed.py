@@ -9,7 +9,7 @@ import pytest
 from loadtests import verify
 from loadtests.target import opened
 from loadtests.watch import Watch
-from tests.containers.stack import PROGRAMS, SERVERS, Containers
+from tests.containers.stack import PROGRAMS, SERVERS, Containers, docker
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import Shop, eventually
 from tests.faults.invariants import assert_all_hold
@@ -57,3 +57,14 @@ async def test_what_dies_by_itself_comes_back_by_itself(
     await eventually(came_back, within=60, every=0.5)
     await in_thread(stack.wait_until_healthy, container.name)
     await shop.ready()
+
+
+@pytest.mark.parametrize("service", [*PROGRAMS, *SERVERS])
+async def test_what_is_told_to_stop_ends_by_itself(stack: Containers, service: str) -> None:
+    """Within its grace period, not killed at the end of it."""
+    name = stack.one(service).name
+    await in_thread(docker, "stop", name)
+    code = docker("inspect", "--format", "{{.State.ExitCode}}", name)
+    # Java says so that it was SIGTERM.
+    assert code == ("143" if service == "kafka" else "0")
+    await in_thread(stack.start, name)
