@@ -21,7 +21,10 @@ from loadtests.report import PROCESSES, TITLES, broken_limits, facts
 
 PAGE = REPOSITORY / "docs" / "load-test-report.md"
 RUNS = REPOSITORY / "docs" / "load-test-report"
-_ORDER = ("baseline", "x10", "rush", "hotseat", "soak")
+_PROFILES = ("baseline", "x10", "rush", "hotseat", "soak")
+#: Each profile once as the machine has it, and once for each cap that a run was made with.
+_CAPS = ("", "-2c4g", "-6c8g")
+_ORDER = tuple(f"{profile}{cap}" for profile in _PROFILES for cap in _CAPS)
 _SCRIPTS = tuple(BASELINE["scripts"])
 _READ = ("concerts", "order", "schedules", "seats")
 #: profile → script → figure → at most, in ms.
@@ -45,13 +48,13 @@ def take_over(folder: Path) -> None:
     """Copies what is worth keeping of a result. Raises PageError."""
     try:
         result = json.loads((folder / "result.json").read_text())
-        profile = result["profile"]
+        kind = _kind(result)
         scripts = [script["name"] for script in result["scripts"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PageError(f"{folder} is not the result of a load test.") from error
-    if profile not in _ORDER:
-        raise PageError(f"The page has no place for the profile {profile}.")
-    kept = RUNS / profile
+    if kind not in _ORDER:
+        raise PageError(f"The page has no place for the profile {kind}.")
+    kept = RUNS / kind
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
     for name in ("result.json", "charts.png"):
@@ -60,12 +63,25 @@ def take_over(folder: Path) -> None:
         shutil.copy(folder / name / "summary.json", kept / f"{name}.summary.json")
 
 
+def _kind(result: Mapping[str, Any]) -> str:
+    """The profile, and the total of the caps if it ran in containers, as in baseline-2c4g."""
+    return f"{result['profile']}{_cap(result)}"
+
+
+def _cap(result: Mapping[str, Any]) -> str:
+    caps = result.get("caps")
+    if not caps:
+        return ""
+    cores = sum(cap["cores"] for cap in caps.values())
+    return f"-{cores:.2g}c{sum(cap['mib'] for cap in caps.values()) / 1024:.2g}g"
+
+
 def committed() -> dict[str, dict[str, Any]]:
-    """The results that the page is made from, by profile."""
+    """The results that the page is made from, by profile and cap."""
     return {
-        profile: json.loads(file.read_text())
-        for profile in _ORDER
-        if (file := RUNS / profile / "result.json").exists()
+        kind: json.loads(file.read_text())
+        for kind in _ORDER
+        if (file := RUNS / kind / "result.json").exists()
     }
 
 
@@ -78,27 +94,31 @@ def capacity() -> dict[str, Any] | None:
 def page(results: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None) -> str:
     """The whole text."""
     parts = [_HEAD]
-    for profile, result in results.items():
-        parts.append(_profile(profile, result))
+    for kind, result in results.items():
+        parts.append(_run(kind, result, results.get(result["profile"])))
     if found:
         parts.append(_capacity(found))
-    missing = [profile for profile in _ORDER if profile not in results]
+    missing = [profile for profile in _PROFILES if profile not in results]
     if missing:
         parts.append(f"## Not run yet\n\nThe profiles {', '.join(missing)}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _profile(profile: str, result: Mapping[str, Any]) -> str:
+def _run(kind: str, result: Mapping[str, Any], uncapped: Mapping[str, Any] | None) -> str:
+    profile = result["profile"]
+    caps = result.get("caps")
     scripts = {script["name"]: script for script in result["scripts"]}
     names = [name for name in _SCRIPTS if name in scripts]
     volume = result["volume"]
     changed = ", ".join(f"`{name}={value}`" for name, value in result["changed"].items())
     parts = [
-        f"## Profile `{profile}`",
+        f"## Profile `{profile}`"
+        + (f" in containers, {kind.removeprefix(profile + '-')}" if caps else ""),
         f"{result['about'][0].upper()}{result['about'][1:]}. Run on {result['taken'][:10]} at"
         f" {result['taken'][11:16]} UTC with {volume['concerts']:,} concerts,"
         f" {volume['schedules']:,} dates and {volume['seats']:,} seats for sale, on"
-        f" {'a stack started for it' if result['own_stack'] else 'a running system'}."
+        f" {'a stack started for it' if result['own_stack'] else 'a running system'}"
+        + (f" of {sum(cap['containers'] for cap in caps.values())} containers." if caps else ".")
         + (f" Changed: {changed}." if changed else "")
         + (" **All thresholds and invariants held.**" if result["passed"] else ""),
     ]
@@ -106,6 +126,8 @@ def _profile(profile: str, result: Mapping[str, Any]) -> str:
         parts.append(disturbed)
     if profile == "baseline":
         parts.append(_compared(names, scripts))
+    if caps and uncapped:
+        parts.append(_beside(names, scripts, uncapped))
     parts.append(_figures(names, scripts))
     targets = _targets(profile, names, scripts)
     if targets:
@@ -119,13 +141,13 @@ def _profile(profile: str, result: Mapping[str, Any]) -> str:
         parts.append("Thresholds that **did not hold**:\n\n" + "\n".join(broken))
     parts.append("What must be 0:\n\n" + _invariants(result["invariants"]))
     parts.append("\n".join(f"- {TITLES[name]}: {facts(scripts[name])}" for name in names))
-    parts.append(
-        f"![Latency, requests, processor and memory](load-test-report/{profile}/charts.png)"
-    )
+    parts.append(f"![Latency, requests, processor and memory](load-test-report/{kind}/charts.png)")
     parts.append(
         "Where the time goes: cores in use, mean (peak of 3 s); and processor time of a request,"
         " all of ours but k6 together.\n\n" + _cores(names, scripts)
     )
+    if caps:
+        parts.append(_throttled(names, scripts, caps))
     if profile == "soak":
         parts.append("Memory and connections at the start and at the end:\n\n" + _before(scripts))
     parts.append(_machine(result["machine"]))
@@ -151,6 +173,50 @@ def _compared(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
     return (
         "Times in milliseconds. The ratio is theirs to ours: above 1, ours is faster.\n\n"
         + "\n".join(rows)
+    )
+
+
+def _beside(names: Sequence[str], scripts: Mapping[str, Any], uncapped: Mapping[str, Any]) -> str:
+    """The same without containers and caps."""
+    free = {script["name"]: script for script in uncapped["scripts"]}
+    rows = [
+        "| route | avg uncapped | capped | p95 uncapped | capped | p99 uncapped | capped "
+        "| requests/s uncapped | capped |",
+        "|---|" + "--:|" * 8,
+    ]
+    for name in names:
+        if name in free:
+            before, now = free[name]["duration"], scripts[name]["duration"]
+            pairs = " | ".join(
+                f"{_ms(before[key])} | **{_ms(now[key])}**" for key in ("avg", "p(95)", "p(99)")
+            )
+            rows.append(
+                f"| {TITLES[name]} | {pairs} | {free[name]['per_second']:,.1f}"
+                f" | **{scripts[name]['per_second']:,.1f}** |"
+            )
+    return "Beside the run without containers and caps, above:\n\n" + "\n".join(rows)
+
+
+def _throttled(names: Sequence[str], scripts: Mapping[str, Any], caps: Mapping[str, Any]) -> str:
+    processes = [process for process in PROCESSES if process in caps]
+    rows = [
+        "| | " + " | ".join(name.removesuffix("_service") for name in processes) + " |",
+        "|---|" + "--:|" * len(processes),
+        "| cap, cores | " + " | ".join(f"{caps[name]['cores']:.2f}" for name in processes) + " |",
+        "| cap, MiB | " + " | ".join(f"{caps[name]['mib']:,.0f}" for name in processes) + " |",
+    ]
+    for name in names:
+        script = scripts[name]
+        shares = (f"{100 * script['throttled'].get(each, 0):.0f} %" for each in processes)
+        rows.append(f"| {TITLES[name]} | {' | '.join(shares)} |")
+    largest = {
+        process: max(script["after"]["mb"].get(process, 0) for script in scripts.values())
+        for process in processes
+    }
+    rows.append("| most memory, MB | " + " | ".join(f"{largest[p]:,}" for p in processes) + " |")
+    return (
+        "The caps, and in what share of the periods in which it ran each had to wait because of"
+        " its cap:\n\n" + "\n".join(rows)
     )
 
 

@@ -166,6 +166,22 @@ def test_page_says_what_was_missed_or_broken() -> None:
     assert "All thresholds and invariants held" not in told
 
 
+def test_a_run_in_containers_stands_beside_the_one_without() -> None:
+    free = a_result(a_script("seats"))
+    capped = a_result(a_script("seats") | {"throttled": {"gateway": 0.25}})
+    capped["caps"] = {
+        "gateway": {"cores": 1.5, "mib": 3072, "containers": 2},
+        "redis": {"cores": 0.5, "mib": 1024, "containers": 1},
+    }
+    told = report_page.page({"baseline": free, "baseline-2c4g": capped}, None)
+    assert "## Profile `baseline` in containers, 2c4g" in told
+    assert "a stack started for it of 3 containers." in told
+    assert "p99 uncapped | capped" in told
+    assert "| cap, cores | 1.50 | 0.50 |" in told
+    assert "| GET …/seats | 25 % | 0 % |" in told
+    assert "load-test-report/baseline-2c4g/charts.png" in told
+
+
 def test_committed_page_is_made_from_the_committed_runs() -> None:
     results = report_page.committed()
     assert results, "a run is committed"
