@@ -1,8 +1,8 @@
 """reservation_service, as far as a payment needs it."""
 
-import asyncio
-import random
 from decimal import Decimal
+
+import tenacity
 
 from payment_service.domain import Payment, PaymentInProgress
 from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
@@ -31,26 +31,31 @@ class GrpcReservations:
             payment_id=payment.id,
             failed_payment_id=payment.failed_payment_id,
         )
-        clock = asyncio.get_running_loop().time
-        # A try that has no reply gets half of the budget, so that there is a second one.
-        budget = self._budget / 2
-        try_until = clock() + budget
         begun_perhaps = False
-        failures = 0
-        while True:
-            try:
-                reservation = await client.call(self._stub.BeginPayment, request, budget=budget)
-                return Decimal(reservation.price)
-            except RemoteError as error:
-                if error.code in _IN_DOUBT:
-                    begun_perhaps = True
-                failures += 1
-                if error.code not in _PASSING or clock() >= try_until:
-                    if error.code == PaymentInProgress.code and begun_perhaps:
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            # A try that has no reply gets half of the budget, so that there is a second one.
+            stop=tenacity.stop_after_delay(self._budget / 2),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            reraise=True,
+        ):
+            with attempt:
+                try:
+                    reservation = await client.call(
+                        self._stub.BeginPayment, request, budget=self._budget / 2
+                    )
+                except RemoteError as error:
+                    if error.code in _IN_DOUBT:
+                        begun_perhaps = True
+                    elif error.code == PaymentInProgress.code and begun_perhaps:
                         # An earlier try may still arrive, and begin after all once the payment
                         # before is wound up: this is no clean refusal.
                         raise Unavailable(
                             "It is not known whether the payment has begun."
                         ) from error
                     raise
-            await asyncio.sleep(random.uniform(0, min(0.5, 0.025 * 2**failures)))
+        return Decimal(reservation.price)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, RemoteError | Unavailable) and error.code in _PASSING

@@ -1,8 +1,9 @@
 """Any provider, with a deadline, bounded retries and a circuit breaker around it."""
 
 import asyncio
-import random
 from decimal import Decimal
+
+import tenacity
 
 from payment_service.domain import Charge, ProviderUnavailable
 from payment_service.ports import PaymentProvider
@@ -48,9 +49,12 @@ class GuardedProvider:
             await self._provider.refund(payment_id)
 
     async def _try_charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
-        for failures in range(1, CHARGE_TRIES):
-            try:
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ProviderUnavailable),
+            stop=tenacity.stop_after_attempt(CHARGE_TRIES),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            reraise=True,
+        ):
+            with attempt:
                 return await self._provider.charge(payment_id, user_id, amount)
-            except ProviderUnavailable:
-                await asyncio.sleep(random.uniform(0, min(0.5, 0.025 * 2**failures)))
-        return await self._provider.charge(payment_id, user_id, amount)
+        raise AssertionError("unreachable: the last attempt returns or raises")
