@@ -118,7 +118,7 @@ wait_until_healthy() {
 
 build() {
     say "Building the image frontrow:$FRONTROW_VERSION"
-    docker build --quiet --tag "frontrow:$FRONTROW_VERSION" --file Dockerfile .. >/dev/null ||
+    docker build --quiet --tag "frontrow:$FRONTROW_VERSION" --build-arg PIP_INDEX_URL --file Dockerfile .. >/dev/null ||
         fail "the image could not be built; without --quiet: docker build -f deploy/Dockerfile ."
 }
 
