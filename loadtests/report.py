@@ -33,6 +33,7 @@ SETTINGS = (
     "MAX_AVG_MS",
     "MAX_P99_MS",
     "MAX_FAILED",
+    "CAPACITY",
     "USERS",
     "HOT_SCHEDULE",
     "SCHEDULES_OF_SEATS",

@@ -6,6 +6,8 @@ stack of its own and stops it afterwards.
     SCRIPT=journey      of concerts, schedules, seats, order, reserve, pay, journey, enqueue one,
                         or several with commas between; default: all that the profile is for
     PROFILE=x10         baseline (default), x10, rush, hotseat, soak, smoke
+    CAPACITY=100        how many the waiting room lets in at once in the journey; default: what the
+                        profile says, else what the room is configured for
     SEED=small          what is for sale in a stack of our own; default full, in smoke small
 
 and every setting of lib/env.js and lib/profile.js. The result is a folder below
@@ -34,7 +36,7 @@ from loadtests.watch import Watch, connections, megabytes, throttling
 
 RESULTS = REPOSITORY / "results" / "loadtest"
 _SEEDS = ("full", "small")
-#: How many a script wants to have let in; None: as many as the room is configured for.
+#: How many a script wants to have let in, unless the profile says otherwise.
 CAPACITY: dict[str, int | None] = {"enqueue": None, "journey": None, "order": 0}
 EVERYBODY = 1_000_000
 _SAY_EVERY_SECONDS = 10.0
@@ -60,9 +62,19 @@ class Asked:
                     f"The profile {self.profile} is for {', '.join(possible)}, not for {script}."
                 )
         self.scripts: Sequence[str] = [name for name in possible if name in (scripts or possible)]
+        self._capacity = environ.get("CAPACITY") or None
+        if self._capacity is not None and not self._capacity.isdecimal():
+            raise CannotTest(f"CAPACITY must be a number of people, not {self._capacity!r}.")
         self.seed = environ.get("SEED") or ("small" if self.profile == "smoke" else "full")
         if self.seed not in _SEEDS:
             raise CannotTest(f"SEED must be full or small, not {self.seed!r}.")
+
+    def capacity_for(self, script: str) -> int | None:
+        """How many the script wants to have let in; None: as many as the room is configured for."""
+        if script == "journey" and self._capacity is not None:
+            return int(self._capacity)
+        known: dict[str, int | None] = CAPACITY | self.settings.get("capacity", {})
+        return known.get(script, EVERYBODY)
 
 
 def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
@@ -85,7 +97,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
                 one_script(
                     name,
                     plans[name],
-                    asked.settings.get("capacity", CAPACITY.get(name, EVERYBODY)),
+                    asked.capacity_for(name),
                     target,
                     room,
                     folder / name,

@@ -82,6 +82,19 @@ def test_several_scripts_run_in_their_order() -> None:
     assert run.Asked({}).scripts == list(k6.NAMES)
 
 
+def test_how_many_are_let_in() -> None:
+    asked = run.Asked({})
+    assert asked.capacity_for("seats") == run.EVERYBODY
+    assert asked.capacity_for("order") == 0
+    assert asked.capacity_for("enqueue") is None
+    assert run.Asked({"PROFILE": "rush"}).capacity_for("journey") == 50
+    asked = run.Asked({"PROFILE": "rush", "CAPACITY": "7"})
+    assert asked.capacity_for("journey") == 7
+    assert asked.capacity_for("seats") == run.EVERYBODY
+    with pytest.raises(CannotTest, match="CAPACITY"):
+        run.Asked({"CAPACITY": "-1"})
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
