@@ -5,9 +5,9 @@ import math
 import time
 from collections import OrderedDict
 
-from gateway.batching import Batcher
 from gateway.errors import StillWaiting, TokenExpired
 from protos.queue.v1 import queue_pb2
+from servicekit.batching import Batcher
 
 _MAX_REMEMBERED = 200_000
 

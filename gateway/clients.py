@@ -6,17 +6,19 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.batching import Batcher
 from gateway.settings import GatewaySettings
 from protos.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.queue.v1 import queue_pb2
 from protos.queue.v1.queue_pb2_grpc import QueueServiceStub
 from protos.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
+from servicekit.batching import Batcher
 from servicekit.client import call, connect
 from servicekit.errors import ServiceError
 
 _READINESS_BUDGET_SECONDS = 1.0
+# What queue_service takes in one call.
+_MAX_BATCH = 256
 
 # What gRPC may send again when a service was unavailable: all that is idempotent.
 _IDEMPOTENT = {
@@ -52,10 +54,16 @@ class Clients:
         self.payment = PaymentServiceStub(self._channels["payment_service"])
         budget = settings.read_budget_seconds
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
-            self._get_positions, budget=budget, longest_pause=settings.batch_pause_seconds
+            self._get_positions,
+            budget=budget,
+            max_batch=_MAX_BATCH,
+            longest_pause=settings.batch_pause_seconds,
         )
         self.entries = Batcher[int, queue_pb2.EnterQueueResponse.Result](
-            self._enter_queue, budget=budget, longest_pause=settings.batch_pause_seconds
+            self._enter_queue,
+            budget=budget,
+            max_batch=_MAX_BATCH,
+            longest_pause=settings.batch_pause_seconds,
         )
 
     async def _get_positions(

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import redis.exceptions
@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from servicekit import logs
+from servicekit.batching import Batcher
+from servicekit.errors import TimedOut, Unavailable
 
 log = logs.get(__name__)
 
@@ -28,6 +30,12 @@ end
 return 0
 """
 
+# How long a command may wait for its round trip; those before it take 100 ms at most.
+QUEUE_SECONDS = 0.5
+BATCH = 500
+
+_AWAY = (redis.exceptions.RedisError, OSError, TimeoutError, TimedOut, Unavailable)
+
 # Adds a command to a pipeline.
 _Command = Callable[[Pipeline], Any]
 
@@ -41,8 +49,10 @@ class RedisSeatLocks:
 
     def __init__(self, client: Redis, *, lock_seconds: float) -> None:
         self._client = client
-        self._commands: list[tuple[_Command, asyncio.Future[bytes | None]]] = []
-        self._sending: asyncio.Task[None] | None = None
+        self._commands = Batcher[_Command, bytes | Exception | None](
+            self._execute, budget=QUEUE_SECONDS, max_batch=BATCH
+        )
+        self._unlocking: set[asyncio.Task[None]] = set()
         self._milliseconds = max(1, round(lock_seconds * 1000))
         self._paused_until = 0.0
 
@@ -50,8 +60,7 @@ class RedisSeatLocks:
     async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
         """Locks a seat for the block. Yields None, or who has it if somebody else does."""
         key = f"seat-lock:{seat_id}"
-        now = asyncio.get_running_loop().time
-        if now() < self._paused_until:
+        if self._paused:
             SKIPPED.inc()
             yield None
             return
@@ -60,15 +69,16 @@ class RedisSeatLocks:
             other = await self._send(
                 lambda pipe: pipe.set(key, holder, nx=True, px=self._milliseconds, get=True)
             )
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+        except _AWAY as error:
             log.warning("reserving without seat locks", error=type(error).__name__)
-            self._paused_until = now() + PAUSE_SECONDS
             SKIPPED.inc()
             yield None
             return
         except asyncio.CancelledError:
-            # It may be set all the same: unlocked behind it, by whoever sends.
-            self._queue(lambda pipe: pipe.eval(UNLOCK, 1, key, holder)).add_done_callback(_forget)
+            # It may be set all the same: unlocked behind it.
+            unlocking = asyncio.create_task(self._unlock(key, holder))
+            self._unlocking.add(unlocking)
+            unlocking.add_done_callback(self._unlocking.discard)
             raise
         if other is not None:
             yield other.decode()
@@ -76,57 +86,35 @@ class RedisSeatLocks:
         try:
             yield None
         finally:
-            try:
-                await self._send(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
-            except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-                # It ends by itself soon.
-                log.warning("a seat lock was left behind", error=type(error).__name__)
-                self._paused_until = now() + PAUSE_SECONDS
+            await self._unlock(key, holder)
+
+    async def _unlock(self, key: str, holder: str) -> None:
+        try:
+            await self._send(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
+        except _AWAY as error:
+            # It ends by itself soon.
+            log.warning("a seat lock was left behind", error=type(error).__name__)
 
     async def _send(self, command: _Command) -> bytes | None:
-        """The reply to one command, which shares its round trip with those of others: while one
-        is under way, they are collected for the next. Each alone, they were a third of what a
-        reservation took of this process."""
-        return await self._queue(command)
+        """The reply to one command, which shares its round trip with those of others. Each alone,
+        they were a third of what a reservation took of this process."""
+        reply = await self._commands.submit(command)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
-    def _queue(self, command: _Command) -> asyncio.Future[bytes | None]:
-        answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._commands.append((command, answer))
-        if self._sending is None:
-            self._sending = asyncio.create_task(self._send_all())
-        return answer
-
-    async def _send_all(self) -> None:
-        """Sends until nobody waits. A failure is that of all who wait: one time-out is enough."""
-        batch: list[tuple[_Command, asyncio.Future[bytes | None]]] = []
+    async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | Exception | None]:
+        if self._paused:  # since the batch before: one time-out is enough for all who wait
+            raise Unavailable("Redis is away.")
+        pipe = self._client.pipeline(transaction=False)
+        for command in commands:
+            command(pipe)
         try:
-            while self._commands:
-                batch, self._commands = self._commands, []
-                pipe = self._client.pipeline(transaction=False)
-                for command, _ in batch:
-                    command(pipe)
-                try:
-                    replies = await pipe.execute(raise_on_error=False)
-                except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-                    batch += self._commands
-                    self._commands = []
-                    replies = [error] * len(batch)
-                for (_, answer), reply in zip(batch, replies, strict=True):
-                    if answer.done():  # its caller has gone away
-                        continue
-                    if isinstance(reply, Exception):
-                        answer.set_exception(reply)
-                    else:
-                        answer.set_result(reply)
-        finally:
-            # If it was cancelled: nobody else would answer them.
-            for _, answer in (*batch, *self._commands):
-                answer.cancel()
-            self._commands = []
-            self._sending = None
+            return await pipe.execute(raise_on_error=False)
+        except _AWAY:
+            self._paused_until = asyncio.get_running_loop().time() + PAUSE_SECONDS
+            raise
 
-
-def _forget(answer: asyncio.Future[bytes | None]) -> None:
-    """A lock that stays behind ends by itself soon."""
-    if not answer.cancelled():
-        answer.exception()
+    @property
+    def _paused(self) -> bool:
+        return asyncio.get_running_loop().time() < self._paused_until

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.admissions import Admissions
-from gateway.batching import Batcher
 from gateway.errors import StillWaiting, TokenExpired
 from protos.queue.v1 import queue_pb2
+from servicekit.batching import Batcher
 
 PLACE = queue_pb2.Place(room="main", number=7, user_id=42, epoch=1)
 WAITING = queue_pb2.Position(
@@ -42,7 +42,7 @@ def room() -> Room:
 
 
 def door(room: Room, ttl_seconds: float = 1) -> Admissions:
-    return Admissions(Batcher(room, budget=1), ttl_seconds)
+    return Admissions(Batcher(room, budget=1, max_batch=256), ttl_seconds)
 
 
 async def test_who_is_admitted_is_remembered_for_the_time_to_live(room: Room) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.batching import MAX_BATCH, PAUSE_EACH_SECONDS, Batcher
 from servicekit import call_context
+from servicekit.batching import PAUSE_EACH_SECONDS, Batcher
 from servicekit.errors import TimedOut, Unavailable
+
+MAX_BATCH = 256
 
 
 class Sends:
@@ -43,7 +45,13 @@ async def settle() -> None:
 def batcher(
     sends: Sends, *, budget: float = 10, max_in_flight: int = 1, max_waiting: int = 20_000
 ) -> Batcher[int, int]:
-    return Batcher(sends, budget=budget, max_in_flight=max_in_flight, max_waiting=max_waiting)
+    return Batcher(
+        sends,
+        budget=budget,
+        max_batch=MAX_BATCH,
+        max_in_flight=max_in_flight,
+        max_waiting=max_waiting,
+    )
 
 
 def submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
@@ -75,7 +83,7 @@ async def test_who_comes_while_a_batch_is_under_way_goes_together() -> None:
 async def test_the_larger_a_batch_the_longer_the_next_is_collected() -> None:
     sends = Sends()
     sends.let_go()
-    one = Batcher(sends, budget=10, longest_pause=1)
+    one = Batcher(sends, budget=10, max_batch=MAX_BATCH, longest_pause=1)
     clock = asyncio.get_running_loop().time
     began = clock()
     await asyncio.gather(*submit(one, *range(100)))
@@ -88,7 +96,7 @@ async def test_the_larger_a_batch_the_longer_the_next_is_collected() -> None:
 async def test_no_pause_is_longer_than_allowed() -> None:
     sends = Sends()
     sends.let_go()
-    one = Batcher(sends, budget=10, longest_pause=0.001)
+    one = Batcher(sends, budget=10, max_batch=MAX_BATCH, longest_pause=0.001)
     async with asyncio.timeout(1):
         await asyncio.gather(*submit(one, *range(2_000)))
 
@@ -96,7 +104,7 @@ async def test_no_pause_is_longer_than_allowed() -> None:
 async def test_who_comes_after_the_pause_waits_for_nobody() -> None:
     sends = Sends()
     sends.let_go()
-    one = Batcher(sends, budget=10, longest_pause=1)
+    one = Batcher(sends, budget=10, max_batch=MAX_BATCH, longest_pause=1)
     await one.submit(1)
     await asyncio.sleep(1.1 * PAUSE_EACH_SECONDS)
     submit(one, 2)
@@ -133,7 +141,7 @@ async def test_everybody_gets_their_own_answer_in_any_disorder() -> None:
         await asyncio.sleep(0.0001 * (items[0] % 5))
         return [-item for item in items]
 
-    one = Batcher(send, budget=10, max_in_flight=3)
+    one = Batcher(send, budget=10, max_batch=MAX_BATCH, max_in_flight=3)
 
     async def ask(item: int) -> None:
         await asyncio.sleep(0.0001 * (item * 7 % 90))
@@ -201,7 +209,7 @@ async def test_another_number_of_answers_is_no_answer() -> None:
         return items[1:]
 
     with pytest.raises(RuntimeError, match="number of results"):
-        await Batcher(send, budget=10).submit(1)
+        await Batcher(send, budget=10, max_batch=MAX_BATCH).submit(1)
 
 
 async def test_too_many_are_turned_away_at_once() -> None:
@@ -253,6 +261,6 @@ async def test_cancelling_the_send_lets_nobody_hang() -> None:
     async def send(items: Sequence[int]) -> Sequence[int]:
         raise asyncio.CancelledError
 
-    one = Batcher(send, budget=10)
+    one = Batcher(send, budget=10, max_batch=MAX_BATCH)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(one.submit(1), 1)

@@ -18,8 +18,6 @@ from servicekit.errors import TimedOut, Unavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What queue_service takes in one call.
-MAX_BATCH = 256
 # The pause after a batch, for each of its callers: so it grows with the load, from nearly nothing.
 PAUSE_EACH_SECONDS = 0.002
 
@@ -35,7 +33,7 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Turns calls for one item into calls for many.
 
-    `send` gets at most 256 items and returns a result for each, in order; at most
+    `send` gets at most `max_batch` items and returns a result for each, in order; at most
     `max_in_flight` sends run at once. From the beginning of one to that of the next it pauses for
     2 ms for each caller of the first, at most `longest_pause` seconds. A caller waits at most
     `budget` seconds for its batch to start and as long again for its answer. More than
@@ -48,12 +46,14 @@ class Batcher(Generic[Item, Result]):
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         budget: float,
+        max_batch: int,
         longest_pause: float = 0.0,
         max_in_flight: int = 1,
         max_waiting: int = 20_000,
     ) -> None:
         self._send = send
         self._budget = budget
+        self._max_batch = max_batch
         self._longest_pause = longest_pause
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
@@ -105,7 +105,7 @@ class Batcher(Generic[Item, Result]):
     def _take_batch(self) -> "list[_Waiting[Item, Result]]":
         now = asyncio.get_running_loop().time()
         batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < MAX_BATCH:
+        while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
             if waiting.answer.done():  # the caller has gone away
                 continue
