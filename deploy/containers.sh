@@ -185,6 +185,7 @@ retire() { docker stop --time 60 "$1" >/dev/null && docker rm "$1" >/dev/null; }
 backup() {
     local file=${1:-}
     [ -n "$file" ] || fail "name the file: make backup FILE=frontrow.sql.gz."
+    umask 077  # it is about people
     docker exec "$(the_mariadb)" mariadb-dump $AS_ADMINISTRATOR --single-transaction --add-drop-database \
         --databases concert reservation payment | gzip >"$file.unfinished" ||
         fail "the dump failed; what there is of it is in $file.unfinished."
