@@ -178,7 +178,7 @@ async def test_a_connection_without_a_first_byte_ends(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(services, 0) as (server, _, url):
-        server.config.timeout_keep_alive = 0  # type: ignore[assignment]
+        server.config.timeout_keep_alive = 0
         host, _, port = url.removeprefix("http://").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         assert await Connection(reader, writer).is_closed()
