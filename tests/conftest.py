@@ -4,6 +4,7 @@ The servers are real and our own: free ports, data in a temporary folder, gone w
 Each is started when the first test asks for it.
 """
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from deploy.local.stack import Stack
 
 # Folders whose tests start the programs; everything else runs before them, the faults last.
 _COSTLY = ["e2e", "faults"]
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in the programs that tests start, also when the tests were started in the
+    background by a shell, which has them ignore SIGINT and hand that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -45,10 +45,11 @@ async def test_the_printed_journey_buys_a_ticket(shop: Shop) -> None:
     said = await output_of(
         "bash", typed=commands + "\necho user: $USER_ID", no_proxy="*", NO_PROXY="*"
     )
-    # The commands print the replies to: order, concerts, reservation, pay.
-    order, concerts, held, paid = (
+    # The commands print the replies to: enqueue, order, concerts, reservation, pay.
+    entered, order, concerts, held, paid = (
         json.loads(line) for line in said.splitlines() if line.startswith("{")
     )
+    assert entered["order"] == 0
     assert order["order"] == 0
     assert len(concerts["concerts"]) >= 2
     assert paid["status"] == "SUCCEEDED"
