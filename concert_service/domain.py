@@ -54,13 +54,6 @@ class ScheduleNotFound(NotFound):
         super().__init__("There is no such schedule.", schedule_id=schedule_id)
 
 
-class SeatNotFound(NotFound):
-    code = "SEAT_NOT_FOUND"
-
-    def __init__(self, seat_id: int) -> None:
-        super().__init__("There is no such seat.", seat_id=seat_id)
-
-
 def page_size(asked: int) -> int:
     """How many items a page has: 100 unless the client asks for fewer."""
     if asked < 0:

@@ -9,7 +9,6 @@ from concert_service.domain import (
     Schedule,
     ScheduleNotFound,
     Seat,
-    SeatNotFound,
     check_seats,
     from_page_token,
     page_size,
@@ -72,15 +71,8 @@ class ConcertService:
             self._seats.put(schedule_id, seats)
         return seats
 
-    async def get_seat(self, seat_id: int) -> Seat:
-        """One seat, from the store itself: whoever asks is about to sell it. Raises
-        SeatNotFound."""
-        for seat in await self._store.upcoming_seats([seat_id]):
-            return seat
-        raise SeatNotFound(seat_id)
-
     async def get_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
-        """Those of these seats that there are, from the store itself. Raises InvalidRequest
-        beyond 1,000."""
+        """Those of these seats that there are, from the store itself: whoever asks is about to
+        sell them. Raises InvalidRequest beyond 1,000."""
         check_seats(seat_ids)
         return await self._store.upcoming_seats(seat_ids) if seat_ids else []

@@ -44,11 +44,6 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
         seats = await self._service.list_seats(request.schedule_id)
         return concert_pb2.ListSeatsResponse(seats=[_seat(seat) for seat in seats])
 
-    async def GetSeat(
-        self, request: concert_pb2.GetSeatRequest, context: Context
-    ) -> concert_pb2.Seat:
-        return _seat(await self._service.get_seat(request.seat_id))
-
     async def GetSeats(
         self, request: concert_pb2.GetSeatsRequest, context: Context
     ) -> concert_pb2.GetSeatsResponse:

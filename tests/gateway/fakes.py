@@ -235,11 +235,6 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
             seats=(s for s in self.seats if s.schedule_id == request.schedule_id)
         )
 
-    async def GetSeat(
-        self, request: concert_pb2.GetSeatRequest, context: object
-    ) -> concert_pb2.Seat:
-        raise NotImplementedError("the gateway does not ask this")
-
     async def GetSeats(
         self, request: concert_pb2.GetSeatsRequest, context: object
     ) -> concert_pb2.GetSeatsResponse:

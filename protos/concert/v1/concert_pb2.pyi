@@ -227,25 +227,6 @@ class ListSeatsResponse(_message.Message):
 Global___ListSeatsResponse: _TypeAlias = ListSeatsResponse  # noqa: Y015
 
 @_typing.final
-class GetSeatRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SEAT_ID_FIELD_NUMBER: _builtins.int
-    seat_id: _builtins.int
-    def __init__(
-        self,
-        *,
-        seat_id: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seat_id", b"seat_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetSeatRequest: _TypeAlias = GetSeatRequest  # noqa: Y015
-
-@_typing.final
 class GetSeatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -53,11 +53,6 @@ class ConcertServiceStub:
                 request_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.ListSeatsRequest.SerializeToString,
                 response_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.ListSeatsResponse.FromString,
                 _registered_method=True)
-        self.GetSeat = channel.unary_unary(
-                '/frontrow.concert.v1.ConcertService/GetSeat',
-                request_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatRequest.SerializeToString,
-                response_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.Seat.FromString,
-                _registered_method=True)
         self.GetSeats = channel.unary_unary(
                 '/frontrow.concert.v1.ConcertService/GetSeats',
                 request_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.SerializeToString,
@@ -94,13 +89,6 @@ class ConcertServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetSeat(self, request, context):
-        """Reads one seat. SEAT_NOT_FOUND.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def GetSeats(self, request, context):
         """Reads several seats at once, in no order; those that are not found are left out.
         INVALID_REQUEST: more than 1000.
@@ -126,11 +114,6 @@ def add_ConcertServiceServicer_to_server(servicer, server):
                     servicer.ListSeats,
                     request_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.ListSeatsRequest.FromString,
                     response_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.ListSeatsResponse.SerializeToString,
-            ),
-            'GetSeat': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetSeat,
-                    request_deserializer=protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatRequest.FromString,
-                    response_serializer=protos_dot_concert_dot_v1_dot_concert__pb2.Seat.SerializeToString,
             ),
             'GetSeats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSeats,
@@ -223,33 +206,6 @@ class ConcertService:
             '/frontrow.concert.v1.ConcertService/ListSeats',
             protos_dot_concert_dot_v1_dot_concert__pb2.ListSeatsRequest.SerializeToString,
             protos_dot_concert_dot_v1_dot_concert__pb2.ListSeatsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetSeat(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/frontrow.concert.v1.ConcertService/GetSeat',
-            protos_dot_concert_dot_v1_dot_concert__pb2.GetSeatRequest.SerializeToString,
-            protos_dot_concert_dot_v1_dot_concert__pb2.Seat.FromString,
             options,
             channel_credentials,
             insecure,

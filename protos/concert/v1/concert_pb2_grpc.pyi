@@ -45,8 +45,6 @@ class ConcertServiceStub:
     """Lists a concert's schedules from today (UTC) on, by date. CONCERT_NOT_FOUND."""
     ListSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListSeatsRequest, _concert_pb2.ListSeatsResponse]
     """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
-    GetSeat: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatRequest, _concert_pb2.Seat]
-    """Reads one seat. SEAT_NOT_FOUND."""
     GetSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]
     """Reads several seats at once, in no order; those that are not found are left out.
     INVALID_REQUEST: more than 1000.
@@ -69,8 +67,6 @@ class ConcertServiceAsyncStub(ConcertServiceStub):
     """Lists a concert's schedules from today (UTC) on, by date. CONCERT_NOT_FOUND."""
     ListSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListSeatsRequest, _concert_pb2.ListSeatsResponse]  # type: ignore[assignment]
     """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
-    GetSeat: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatRequest, _concert_pb2.Seat]  # type: ignore[assignment]
-    """Reads one seat. SEAT_NOT_FOUND."""
     GetSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]  # type: ignore[assignment]
     """Reads several seats at once, in no order; those that are not found are left out.
     INVALID_REQUEST: more than 1000.
@@ -108,14 +104,6 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.ListSeatsResponse, _abc.Awaitable[_concert_pb2.ListSeatsResponse]]:
         """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
-
-    @_abc_1.abstractmethod
-    def GetSeat(
-        self,
-        request: _concert_pb2.GetSeatRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_concert_pb2.Seat, _abc.Awaitable[_concert_pb2.Seat]]:
-        """Reads one seat. SEAT_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetSeats(
