@@ -35,15 +35,48 @@ from tests.reservation_service.conftest import (
 )
 
 UNKNOWN = 2**62
+HOLDER, OTHER = 1, 2
+
+
+@pytest.fixture
+async def held(service: ReservationService, seat_id: int) -> Reservation:
+    """HOLDER has just taken the seat."""
+    return await service.hold_seat(HOLDER, seat_id, "")
+
+
+@pytest.fixture
+async def paying(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
+    """The reservation `held`, whose first payment has begun."""
+    return await begin(service, held, payment_id)
+
+
+@pytest.fixture
+async def sold(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
+    """The reservation `held`, paid for."""
+    return await pay(service, held, payment_id)
+
+
+async def begin(
+    service: ReservationService, held: Reservation, payment_id: int, *, failed: int = 0
+) -> Reservation:
+    """Its user begins a payment, the one before having failed if there was one."""
+    return await service.begin_payment(held.id, held.user_id, payment_id, failed)
+
+
+async def pay(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
+    """Its user pays; the reservation as it is then."""
+    paying = await begin(service, held, payment_id)
+    assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
+    return await service.get_reservation(held.id, held.user_id)
+
+
+async def confirm(service: ReservationService, paying: Reservation) -> PaymentOutcome:
+    """The payment that has begun succeeds."""
+    return await service.confirm_payment(paying.id, paying.payment_id)
 
 
 def near(moment: datetime, seconds_from_now: float) -> bool:
     return abs((moment - datetime.now(UTC)).total_seconds() - seconds_from_now) < 5
-
-
-async def pay(service: ReservationService, held: Reservation, payment_id: int) -> None:
-    await service.begin_payment(held.id, held.user_id, payment_id, 0)
-    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
 
 
 # Holding.
@@ -61,33 +94,27 @@ async def test_a_hold_says_what_was_held_and_until_when(
     assert (again.id, again.price, again.lapses_at) == (held.id, held.price, held.lapses_at)
 
 
-@pytest.mark.parametrize("taker", [1, 2])
+@pytest.mark.parametrize("taker", [HOLDER, OTHER])
 async def test_a_held_seat_is_held_for_anybody(
-    service: ReservationService, seat_id: int, taker: int
+    service: ReservationService, held: Reservation, taker: int
 ) -> None:
-    await service.hold_seat(1, seat_id, "")
     with pytest.raises(SeatHeld):
-        await service.hold_seat(taker, seat_id, "")
+        await service.hold_seat(taker, held.seat_id, "")
 
 
-async def test_a_sold_seat_is_sold(
-    service: ReservationService, seat_id: int, payment_id: int
-) -> None:
-    await pay(service, await service.hold_seat(1, seat_id, ""), payment_id)
+async def test_a_sold_seat_is_sold(service: ReservationService, sold: Reservation) -> None:
     with pytest.raises(SeatSold):
-        await service.hold_seat(2, seat_id, "")
+        await service.hold_seat(OTHER, sold.seat_id, "")
     with pytest.raises(SeatSold):
-        await service.hold_seat(2, seat_id, f"sold-{seat_id}")
+        await service.hold_seat(OTHER, sold.seat_id, f"sold-{sold.seat_id}")
 
 
 async def test_a_seat_being_paid_is_held(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
-    await store.lapse_hold_only(held.id)
+    await store.lapse_hold_only(paying.id)
     with pytest.raises(SeatHeld):
-        await service.hold_seat(2, seat_id, "")
+        await service.hold_seat(OTHER, paying.seat_id, "")
 
 
 async def test_no_such_seat(store: Store) -> None:
@@ -111,245 +138,215 @@ async def test_requests_that_can_never_succeed(
 
 
 async def test_a_lapsed_hold_is_dead_at_once(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, held: Reservation, payment_id: int
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
     await store.lapse(held.id)
-    assert (await service.get_reservation(held.id, 1)).status == Status.EXPIRED
+    assert (await service.get_reservation(held.id, HOLDER)).status == Status.EXPIRED
     assert await store.stored(held.id) == Status.HELD
     with pytest.raises(ReservationExpired):
-        await service.begin_payment(held.id, 1, payment_id, 0)
+        await begin(service, held, payment_id)
     assert await service.taken_seats(held.schedule_id) == ([], [])
-    taken = await service.hold_seat(2, seat_id, "")
+    taken = await service.hold_seat(OTHER, held.seat_id, "")
     assert taken.status == Status.HELD
     assert await store.stored(held.id) == Status.EXPIRED
-    assert await service.taken_seats(held.schedule_id) == ([seat_id], [])
+    assert await service.taken_seats(held.schedule_id) == ([held.seat_id], [])
 
 
 async def test_a_short_hold_lapses_by_the_clock(store: Store, seat_id: int) -> None:
     service = make_service(store, hold_seconds=0.05)
-    held = await service.hold_seat(1, seat_id, "")
+    held = await service.hold_seat(HOLDER, seat_id, "")
     with pytest.raises(SeatHeld):
-        await service.hold_seat(2, seat_id, "")
+        await service.hold_seat(OTHER, seat_id, "")
     await asyncio.sleep(0.06)
-    assert (await service.hold_seat(2, seat_id, f"short-{seat_id}")).user_id == 2
-    assert (await service.get_reservation(held.id, 1)).status == Status.EXPIRED
+    assert (await service.hold_seat(OTHER, seat_id, f"short-{seat_id}")).user_id == OTHER
+    assert (await service.get_reservation(held.id, HOLDER)).status == Status.EXPIRED
 
 
 async def test_a_payment_whose_lease_lapsed_is_dead_too(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
-    await store.lapse(held.id)
+    await store.lapse(paying.id)
     with pytest.raises(ReservationExpired):
-        await service.begin_payment(held.id, 1, payment_id, 0)
-    assert (await service.hold_seat(2, seat_id, "")).user_id == 2
+        await begin(service, paying, paying.payment_id)
+    assert (await service.hold_seat(OTHER, paying.seat_id, "")).user_id == OTHER
 
 
 # Reading and cancelling.
 
 
 async def test_reservations_are_read_by_their_user_only(
-    service: ReservationService, seat_id: int
+    service: ReservationService, held: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
     with pytest.raises(NotYours):
-        await service.get_reservation(held.id, 2)
+        await service.get_reservation(held.id, OTHER)
     with pytest.raises(ReservationNotFound):
-        await service.get_reservation(UNKNOWN, 1)
+        await service.get_reservation(UNKNOWN, HOLDER)
 
 
 async def test_cancelling_frees_the_seat_at_once(
-    service: ReservationService, seat_id: int, payment_id: int
+    service: ReservationService, held: Reservation, payment_id: int
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    assert (await service.cancel_reservation(held.id, 1)).status == Status.CANCELLED
-    assert (await service.cancel_reservation(held.id, 1)).status == Status.CANCELLED
+    assert (await service.cancel_reservation(held.id, HOLDER)).status == Status.CANCELLED
+    assert (await service.cancel_reservation(held.id, HOLDER)).status == Status.CANCELLED
     with pytest.raises(ReservationExpired):
-        await service.begin_payment(held.id, 1, payment_id, 0)
+        await begin(service, held, payment_id)
     assert await service.taken_seats(held.schedule_id) == ([], [])
-    assert (await service.hold_seat(2, seat_id, "")).user_id == 2
+    assert (await service.hold_seat(OTHER, held.seat_id, "")).user_id == OTHER
     # The first user's cancelling again is no concern of the second's hold.
-    await service.cancel_reservation(held.id, 1)
-    assert await service.taken_seats(held.schedule_id) == ([seat_id], [])
+    await service.cancel_reservation(held.id, HOLDER)
+    assert await service.taken_seats(held.schedule_id) == ([held.seat_id], [])
 
 
 async def test_what_cannot_be_cancelled(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, held: Reservation, payment_id: int
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
     with pytest.raises(NotYours):
-        await service.cancel_reservation(held.id, 2)
+        await service.cancel_reservation(held.id, OTHER)
     with pytest.raises(ReservationNotFound):
-        await service.cancel_reservation(UNKNOWN, 1)
-    await service.begin_payment(held.id, 1, payment_id, 0)
+        await service.cancel_reservation(UNKNOWN, HOLDER)
+    paying = await begin(service, held, payment_id)
     with pytest.raises(PaymentInProgress):
-        await service.cancel_reservation(held.id, 1)
-    await service.confirm_payment(held.id, payment_id)
+        await service.cancel_reservation(held.id, HOLDER)
+    await confirm(service, paying)
     with pytest.raises(AlreadyPaid):
-        await service.cancel_reservation(held.id, 1)
+        await service.cancel_reservation(held.id, HOLDER)
 
 
 async def test_cancelling_what_has_lapsed_is_no_error(
-    service: ReservationService, store: Store, seat_id: int
+    service: ReservationService, store: Store, held: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
     await store.lapse(held.id)
-    assert (await service.cancel_reservation(held.id, 1)).status == Status.EXPIRED
+    assert (await service.cancel_reservation(held.id, HOLDER)).status == Status.EXPIRED
 
 
 # Paying.
 
 
 async def test_a_payment_begins_once_and_renews_its_lease(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, held: Reservation, payment_id: int
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    paying = await service.begin_payment(held.id, 1, payment_id, 0)
+    paying = await begin(service, held, payment_id)
     assert (paying.status, paying.payment_id, paying.price) == (
         Status.PAYING,
         payment_id,
         held.price,
     )
     assert near(paying.lapses_at, LEASE_SECONDS)
-    again = await service.begin_payment(held.id, 1, payment_id, 0)
+    again = await begin(service, held, payment_id)
     assert again.lapses_at >= paying.lapses_at
     await store.lapse_hold_only(held.id)
-    assert (await service.begin_payment(held.id, 1, payment_id, 0)).status == Status.PAYING
+    assert (await begin(service, held, payment_id)).status == Status.PAYING
     with pytest.raises(PaymentInProgress):
-        await service.begin_payment(held.id, 1, next(ids), 0)
+        await begin(service, held, next(ids))
     with pytest.raises(NotYours):
-        await service.begin_payment(held.id, 2, payment_id, 0)
+        await service.begin_payment(held.id, OTHER, payment_id, 0)
     with pytest.raises(ReservationNotFound):
-        await service.begin_payment(UNKNOWN, 1, payment_id, 0)
+        await service.begin_payment(UNKNOWN, HOLDER, payment_id, 0)
 
 
 async def test_a_lease_never_shortens_the_hold(store: Store, seat_id: int, payment_id: int) -> None:
     service = make_service(store, payment_lease_seconds=1.0)
-    held = await service.hold_seat(1, seat_id, "")
-    paying = await service.begin_payment(held.id, 1, payment_id, 0)
+    held = await service.hold_seat(HOLDER, seat_id, "")
+    paying = await begin(service, held, payment_id)
     assert paying.lapses_at == held.lapses_at
 
 
 async def test_a_payment_that_succeeded_gets_its_reservation(
-    service: ReservationService, seat_id: int, payment_id: int
+    service: ReservationService, sold: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await pay(service, held, payment_id)
-    assert (await service.begin_payment(held.id, 1, payment_id, 0)).status == Status.CONFIRMED
+    assert (await begin(service, sold, sold.payment_id)).status == Status.CONFIRMED
     with pytest.raises(AlreadyPaid):
-        await service.begin_payment(held.id, 1, next(ids), 0)
+        await begin(service, sold, next(ids))
 
 
 async def test_a_failed_payment_makes_way_before_its_event_is_here(
-    service: ReservationService, store: Store, seat_id: int
+    service: ReservationService, paying: Reservation
 ) -> None:
-    first, second = next(ids), next(ids)
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, first, 0)
-    paying = await service.begin_payment(held.id, 1, second, first)
-    assert paying.payment_id == second
-    # Now its event arrives: it is about the past.
-    await service.return_to_hold(held.id, first)
-    assert (await service.get_reservation(held.id, 1)).payment_id == second
+    first, second = paying.payment_id, next(ids)
+    assert (await begin(service, paying, second, failed=first)).payment_id == second
+    # Now the event of the first arrives: it is about the past.
+    await service.return_to_hold(paying.id, first)
+    assert (await service.get_reservation(paying.id, HOLDER)).payment_id == second
 
 
 async def test_the_lease_of_a_failed_payment_does_not_prolong_the_hold(
-    service: ReservationService, store: Store, seat_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    first, second = next(ids), next(ids)
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, first, 0)
-    await store.lapse_hold_only(held.id)
+    await store.lapse_hold_only(paying.id)
     with pytest.raises(ReservationExpired):
-        await service.begin_payment(held.id, 1, second, first)
+        await begin(service, paying, next(ids), failed=paying.payment_id)
 
 
 async def test_after_a_failure_the_hold_is_as_before(
-    service: ReservationService, seat_id: int, payment_id: int
+    service: ReservationService, held: Reservation, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
     for _ in range(2):
-        await service.return_to_hold(held.id, payment_id)
-        back = await service.get_reservation(held.id, 1)
+        await service.return_to_hold(held.id, paying.payment_id)
+        back = await service.get_reservation(held.id, HOLDER)
         assert (back.status, back.lapses_at, back.payment_id) == (Status.HELD, held.lapses_at, 0)
     await pay(service, held, next(ids))
-    await service.return_to_hold(held.id, payment_id)
-    assert (await service.get_reservation(held.id, 1)).status == Status.CONFIRMED
+    await service.return_to_hold(held.id, paying.payment_id)
+    assert (await service.get_reservation(held.id, HOLDER)).status == Status.CONFIRMED
 
 
 async def test_confirming_twice_counts_once(
-    service: ReservationService, seat_id: int, payment_id: int
+    service: ReservationService, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
     for _ in range(3):
-        assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
-    assert await service.sold_seats([held.schedule_id]) == {held.schedule_id: 1}
-    assert await service.taken_seats(held.schedule_id) == ([], [seat_id])
+        assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
+    assert await service.sold_seats([paying.schedule_id]) == {paying.schedule_id: 1}
+    assert await service.taken_seats(paying.schedule_id) == ([], [paying.seat_id])
 
 
 async def test_a_late_success_confirms_while_nobody_took_the_seat(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
-    await store.lapse(held.id)
-    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
-    assert (await service.get_reservation(held.id, 1)).status == Status.CONFIRMED
+    await store.lapse(paying.id)
+    assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
+    assert (await service.get_reservation(paying.id, HOLDER)).status == Status.CONFIRMED
 
 
 async def test_a_late_success_takes_a_free_seat_again(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
-    await store.lapse(held.id)
+    await store.lapse(paying.id)
     await service.tidy()
-    assert await store.stored(held.id) == Status.EXPIRED
+    assert await store.stored(paying.id) == Status.EXPIRED
     for _ in range(2):
-        assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
-    assert await service.sold_seats([held.schedule_id]) == {held.schedule_id: 1}
+        assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
+    assert await service.sold_seats([paying.schedule_id]) == {paying.schedule_id: 1}
     with pytest.raises(SeatSold):
-        await service.hold_seat(2, seat_id, "")
+        await service.hold_seat(OTHER, paying.seat_id, "")
 
 
 async def test_a_late_success_takes_a_seat_whose_taker_lapsed(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
-    await store.lapse(held.id)
-    taken = await service.hold_seat(2, seat_id, "")
+    await store.lapse(paying.id)
+    taken = await service.hold_seat(OTHER, paying.seat_id, "")
     await store.lapse(taken.id)
-    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+    assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
     assert await store.stored(taken.id) == Status.EXPIRED
 
 
 async def test_a_late_success_loses_a_seat_that_was_taken_for_ever(
-    service: ReservationService, store: Store, seat_id: int, payment_id: int
+    service: ReservationService, store: Store, paying: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await service.begin_payment(held.id, 1, payment_id, 0)
-    await store.lapse(held.id)
-    taken = await service.hold_seat(2, seat_id, "")
-    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.SEAT_LOST
+    await store.lapse(paying.id)
+    taken = await service.hold_seat(OTHER, paying.seat_id, "")
+    assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
     # The seat comes free, the event comes again: the money is on its way back all the same.
-    await service.cancel_reservation(taken.id, 2)
-    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.SEAT_LOST
-    assert await service.sold_seats([held.schedule_id]) == {}
-    assert (await service.hold_seat(3, seat_id, "")).user_id == 3
+    await service.cancel_reservation(taken.id, OTHER)
+    assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
+    assert await service.sold_seats([paying.schedule_id]) == {}
+    assert (await service.hold_seat(3, paying.seat_id, "")).user_id == 3
 
 
 async def test_a_second_payment_of_a_sold_seat_is_given_back(
-    service: ReservationService, seat_id: int, payment_id: int
+    service: ReservationService, sold: Reservation
 ) -> None:
-    held = await service.hold_seat(1, seat_id, "")
-    await pay(service, held, payment_id)
-    assert await service.confirm_payment(held.id, next(ids)) == PaymentOutcome.SEAT_LOST
-    assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.CONFIRMED
+    assert await service.confirm_payment(sold.id, next(ids)) == PaymentOutcome.SEAT_LOST
+    assert await confirm(service, sold) == PaymentOutcome.CONFIRMED
 
 
 async def test_events_of_an_unknown_reservation_are_refused(
@@ -369,21 +366,20 @@ async def test_the_same_key_gets_the_first_answer(
     store: Store, seat_id: int, payment_id: int, locks: type
 ) -> None:
     service = make_service(store, locks=locks())
-    first = await service.hold_seat(1, seat_id, "key")
-    await service.begin_payment(first.id, 1, payment_id, 0)
-    again = await service.hold_seat(1, seat_id, "key")
+    user, other = next(ids), next(ids)
+    first = await service.hold_seat(user, seat_id, "key")
+    paying = await begin(service, first, payment_id)
+    again = await service.hold_seat(user, seat_id, "key")
     assert (again.id, again.price, again.lapses_at) == (first.id, first.price, first.lapses_at)
     assert (again.status, again.payment_id) == (Status.HELD, 0)
-    await service.confirm_payment(first.id, payment_id)
-    assert (await service.hold_seat(1, seat_id, "key")).id == first.id
+    await confirm(service, paying)
+    assert (await service.hold_seat(user, seat_id, "key")).id == first.id
     with pytest.raises(IdempotencyKeyReused):
-        await service.hold_seat(1, seat_id + 1, "key")
-    store_keys_are_exact = [("1", "KEY"), ("1", "key "), ("2", "key")]
-    for user, key in store_keys_are_exact:
+        await service.hold_seat(user, seat_id + 1, "key")
+    # Only the same user's key to the letter is the same key.
+    for taker, key in ((user, "KEY"), (user, "key "), (other, "key")):
         with pytest.raises(SeatSold):
-            await service.hold_seat(int(user), seat_id, key)
-    await store.age_keys(25)
-    await service.tidy()
+            await service.hold_seat(taker, seat_id, key)
 
 
 async def test_a_seat_taken_by_others_does_not_hide_the_first_answer(
@@ -393,21 +389,12 @@ async def test_a_seat_taken_by_others_does_not_hide_the_first_answer(
     service = make_service(store, locks=locks)
     user = next(ids)
     first = await service.hold_seat(user, seat_id, "key")
-    async with locks.seat(seat_id, "somebody:else"):
+    async with locks.seat(seat_id, "somebody:else"), locks.seat(seat_id + 1, "somebody:else"):
         assert (await service.hold_seat(user, seat_id, "key")).id == first.id
         with pytest.raises(IdempotencyKeyReused):
-            await service.hold_seat(user, seat_id, "key") and await _other_seat(
-                service, locks, user, seat_id
-            )
+            await service.hold_seat(user, seat_id + 1, "key")
         with pytest.raises(SeatHeld):
             await service.hold_seat(user, seat_id, "another key")
-
-
-async def _other_seat(
-    service: ReservationService, locks: FakeLocks, user: int, seat_id: int
-) -> Reservation:
-    async with locks.seat(seat_id + 1, "somebody:else"):
-        return await service.hold_seat(user, seat_id + 1, "key")
 
 
 async def test_a_taken_seat_is_not_remembered(service: ReservationService, seat_id: int) -> None:
@@ -489,13 +476,13 @@ async def test_while_the_first_is_in_flight(store: Store, seat_id: int) -> None:
 
 async def test_taken_seats_of_a_schedule(service: ReservationService, store: Store) -> None:
     held, paying, sold, cancelled, lapsed, lapsed_paying = seats = new_seats(6)
-    made = [await service.hold_seat(1, seat, "") for seat in seats]
-    other_schedule = await service.hold_seat(1, new_seats(1)[0], "")
-    await service.begin_payment(made[1].id, 1, next(ids), 0)
+    made = [await service.hold_seat(HOLDER, seat, "") for seat in seats]
+    other_schedule = await service.hold_seat(HOLDER, new_seats(1)[0], "")
+    await begin(service, made[1], next(ids))
     await pay(service, made[2], next(ids))
-    await service.cancel_reservation(made[3].id, 1)
+    await service.cancel_reservation(made[3].id, HOLDER)
     await store.lapse(made[4].id)
-    await service.begin_payment(made[5].id, 1, next(ids), 0)
+    await begin(service, made[5], next(ids))
     await store.lapse(made[5].id)
     taken_held, taken_sold = await service.taken_seats(schedule_of(held))
     assert (sorted(taken_held), sorted(taken_sold)) == ([held, paying], [sold])
@@ -507,7 +494,7 @@ async def test_taken_seats_of_a_schedule(service: ReservationService, store: Sto
 async def test_sold_seats_are_counted_by_schedule(service: ReservationService) -> None:
     one, two = new_seats(2), new_seats(1)
     for seat in [*one, *two]:
-        await pay(service, await service.hold_seat(1, seat, ""), next(ids))
+        await pay(service, await service.hold_seat(HOLDER, seat, ""), next(ids))
     wanted = [schedule_of(one[0]), schedule_of(two[0]), UNKNOWN]
     assert await service.sold_seats(wanted) == {wanted[0]: 2, wanted[1]: 1}
     assert await service.sold_seats([]) == {}
@@ -521,12 +508,12 @@ async def test_the_sweep_writes_down_what_has_lapsed_and_nothing_else(
 ) -> None:
     # More than two batches.
     made = [
-        await service.hold_seat(1, seat, "")
+        await service.hold_seat(HOLDER, seat, "")
         for seats in (new_seats(150), new_seats(150), new_seats(150))
         for seat in seats
     ]
     keep, paying, sold = made[0], made[1], made[2]
-    await service.begin_payment(paying.id, 1, next(ids), 0)
+    await begin(service, paying, next(ids))
     await store.lapse_hold_only(paying.id)
     await pay(service, sold, next(ids))
     await store.lapse(sold.id)
@@ -540,6 +527,5 @@ async def test_the_sweep_writes_down_what_has_lapsed_and_nothing_else(
     assert {await store.stored(held.id) for held in made[3:]} == {Status.EXPIRED}
 
 
-async def test_times_are_utc(service: ReservationService, seat_id: int) -> None:
-    held = await service.hold_seat(1, seat_id, "")
+async def test_times_are_utc(held: Reservation) -> None:
     assert held.lapses_at.utcoffset() == timedelta(0)
