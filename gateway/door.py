@@ -16,7 +16,7 @@ class Door:
     ) -> None:
         self._verifier = verifier
         self._rate_limit = rate_limit
-        self.admissions = admissions
+        self._admissions = admissions
 
     def count(self, client: int | str) -> None:
         """Counts one request of `client`. Raises TooManyRequests."""
@@ -30,8 +30,21 @@ class Door:
         return place
 
     async def admitted(self, request: Request) -> queue_pb2.Place:
-        """The place of the request's token, which is let in. Raises what `genuine` raises;
-        StillWaiting, or TokenExpired because the place has ended."""
+        """The place of the request's token, which is let in. Raises what `genuine` and `check`
+        raise."""
         place = self.genuine(request)
-        await self.admissions.check(place)
+        await self.check(place)
         return place
+
+    async def check(self, place: queue_pb2.Place) -> None:
+        """Returns if the place is let in. Raises StillWaiting, or TokenExpired because the place
+        has ended."""
+        await self._admissions.check(place)
+
+    async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        """Where the place stands in line now. Raises TokenExpired if it has ended."""
+        return await self._admissions.position(place)
+
+    def forget(self, place: queue_pb2.Place) -> None:
+        """Asks the waiting room the next time: the admission has ended or is about to."""
+        self._admissions.forget(place)

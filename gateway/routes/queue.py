@@ -94,13 +94,13 @@ class QueueRoutes:
     async def order(self, request: Request) -> Response:
         """Where the token's place stands: 1 = next in line, 0 = admitted."""
         place = self._door.genuine(request)
-        return _order_reply(await self._door.admissions.position(place), 200)
+        return _order_reply(await self._door.position(place), 200)
 
     async def leave(self, request: Request) -> Response:
         """Gives up the place or the admission; the next in line is admitted. Leaving again
         changes nothing."""
         place = self._door.genuine(request)
-        self._door.admissions.forget(place)
+        self._door.forget(place)
         await call(
             self._clients.queue.LeaveQueue,
             queue_pb2.LeaveQueueRequest(place=place),

@@ -141,7 +141,7 @@ class ReservationRoutes:
             key = idempotency_key(request)
         bad.tell()
         _check_same_user(place, body.user_id)
-        await self._door.admissions.check(place)
+        await self._door.check(place)
         reservation = await call(
             self._clients.reservation.Reserve,
             reservation_pb2.ReserveRequest(
@@ -164,7 +164,7 @@ class ReservationRoutes:
         bad.tell()
         _check_same_user(place, body.user_id)
         try:
-            await self._door.admissions.check(place)
+            await self._door.check(place)
         except TokenExpired as expired:
             return await self._outcome(reservation_id, body.user_id, expired)
         payment = await call(
@@ -177,7 +177,7 @@ class ReservationRoutes:
             ),
             budget=self._settings.pay_budget_seconds,
         )
-        self._door.admissions.forget(place)
+        self._door.forget(place)
         return _payment_reply(payment)
 
     async def read(self, request: Request) -> Response:
