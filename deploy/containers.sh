@@ -69,7 +69,7 @@ make_secrets() {
 
 # Everything that compose.yml asks for, from what the caller wants (or wanted last) and the secrets.
 settle() {
-    local name remembered=$STATE/$PROJECT.settings
+    local program cpus megabytes remembered=$STATE/$PROJECT.settings
     # shellcheck disable=SC1090
     if [ "$1" != up ] && [ -e "$remembered" ]; then . "$remembered"; fi
     CAP=${CAP:-2c4g} SCALE=${SCALE:-1} PORT=${PORT:-8080}
@@ -83,9 +83,10 @@ settle() {
     FRONTROW_PORTS=$PORT
     export FRONTROW_PORTS=$PORT-$((PORT + SCALE - 1))
     # Two of a kind share the cap of the kind, so that the total stays what was asked for.
-    for name in "${PROGRAMS[@]^^}"; do
-        declare -g "${name}_CPUS=$(awk "BEGIN {print $(eval "echo \$${name}_CPUS") / $SCALE}")"
-        declare -g "${name}_MB=$(($(eval "echo \$${name}_MB") / SCALE))"
+    for program in "${PROGRAMS[@]^^}"; do
+        cpus=${program}_CPUS megabytes=${program}_MB
+        printf -v "$cpus" %s "$(awk -v cpus="${!cpus}" -v scale="$SCALE" 'BEGIN { print cpus / scale }')"
+        printf -v "$megabytes" %s "$((${!megabytes} / SCALE))"
     done
     set +a
 }
