@@ -1,0 +1,27 @@
+"""Where the shop refuses and how it says so, for the tests of the contract's error table.
+
+These are test_errors_<what is to blame>.py; the first line of each names its rows by status.
+"""
+
+import httpx
+
+from tests.e2e.shop import Fan, assert_problem
+
+MAX_ID = 2**63 - 1
+
+
+async def routes_behind_the_door(fan: Fan) -> list[httpx.Response]:
+    """Routes 3 to 7."""
+    return [
+        await fan.concerts(),
+        await fan.schedules(1),
+        await fan.seats(1),
+        await fan.reserve(1),
+        await fan.pay(1),
+    ]
+
+
+def assert_refused_for_now(reply: httpx.Response, status: int, code: str) -> None:
+    """That it is this problem, and says when to ask again."""
+    assert_problem(reply, status, code)
+    assert int(reply.headers["Retry-After"]) >= 1

@@ -1,0 +1,149 @@
+"""Error table, 500, 503 UNAVAILABLE and 504: a service behind the gateway is to blame."""
+
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from deploy.local.stack import Stack
+from tests.e2e.conftest import in_thread
+from tests.e2e.refusals import assert_refused_for_now
+from tests.e2e.shop import Fan, Shop, assert_problem, eventually
+
+
+@pytest.fixture(scope="module")
+def impatient(stack: Stack) -> str:
+    """The name of a gateway that waits half a second for the services, and remembers nothing."""
+    half_a_second = {f"GATEWAY_{kind}_BUDGET_SECONDS": "0.5" for kind in ("READ", "WRITE", "PAY")}
+    at_once = {
+        f"GATEWAY_{kind}_TTL_SECONDS": "0" for kind in ("ADMISSION", "SEATS", "SCHEDULES", "FACTS")
+    }
+    gateway = stack.add_replica("gateway", half_a_second | at_once)
+    gateway.start()
+    return gateway.name
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A fan at the impatient gateway who holds a seat, and free seats of the same date."""
+
+    fan: Fan
+    reservation: int
+    free_seats: list[int]
+
+
+@pytest.fixture
+async def customer(shop: Shop, impatient: str) -> Customer:
+    date_ = shop.new_schedule()
+    fan = await shop.admitted(impatient)
+    return Customer(fan, await fan.hold(date_.seats[0]), date_.seats[1:])
+
+
+# 503 UNAVAILABLE, 504 TIMEOUT.
+
+
+async def needing(service: str, fan: Fan, seat_id: int, reservation: int) -> list[httpx.Response]:
+    """Replies to everything that the service behind the gateway is needed for."""
+    match service:
+        case "queue_service":
+            return [await fan.enter(), await fan.order(), await fan.concerts(), await fan.leave()]
+        case "concert_service":
+            return [await fan.concerts(), await fan.schedules(1), await fan.seats(1)]
+        case "reservation_service":
+            return [
+                await fan.schedules(1),
+                await fan.seats(1),
+                await fan.reserve(seat_id),
+                await fan.reservation(reservation),
+                await fan.cancel(reservation),
+            ]
+        case _:
+            return [await fan.pay(reservation)]
+
+
+async def answers_again(service: str, shop: Shop, impatient: str, customer: Customer) -> None:
+    """Waits until a newcomer gets from the service what it is needed for."""
+
+    async def answers() -> None:
+        newcomer = await shop.admitted(impatient)
+        for reply in await needing(service, newcomer, customer.free_seats[1], customer.reservation):
+            assert reply.status_code < 500, reply.text
+
+    await eventually(answers)
+
+
+SERVICES = ["queue_service", "concert_service", "reservation_service", "payment_service"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_that_hangs_is_a_timeout(
+    shop: Shop, stack: Stack, impatient: str, customer: Customer, service: str
+) -> None:
+    fan, reservation, seat = customer.fan, customer.reservation, customer.free_seats[0]
+    process = stack.process(service)
+    process.signal(signal.SIGSTOP)
+    try:
+        for reply in await needing(service, fan, seat, reservation):
+            assert_refused_for_now(reply, 504, "TIMEOUT")
+    finally:
+        process.signal(signal.SIGCONT)
+    await answers_again(service, shop, impatient, customer)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_that_is_away_is_unavailable(
+    shop: Shop, stack: Stack, impatient: str, customer: Customer, service: str
+) -> None:
+    fan, reservation, seat = customer.fan, customer.reservation, customer.free_seats[0]
+    process = stack.process(service)
+    await in_thread(process.stop)
+    try:
+        for reply in await needing(service, fan, seat, reservation):
+            assert_refused_for_now(reply, 503, "UNAVAILABLE")
+        ready = await fan.request("GET", "/health/ready")
+        assert (ready.status_code, ready.json()["away"]) == (503, [service])
+        assert (await fan.request("GET", "/health/live")).status_code == 200
+    finally:
+        await in_thread(process.start)
+
+    async def ready_again() -> None:
+        assert (await fan.request("GET", "/health/ready")).status_code == 200
+
+    await eventually(ready_again)
+    await answers_again(service, shop, impatient, customer)
+
+
+# 500 INTERNAL.
+
+
+@pytest.mark.parametrize(
+    ("schema", "table"),
+    [("concert", "concert"), ("reservation", "reservation"), ("payment", "payment")],
+)
+async def test_a_defect_is_internal_and_says_nothing(
+    stack: Stack, customer: Customer, schema: str, table: str
+) -> None:
+    """A table that is missing stands for any mistake of ours."""
+    fan, reservation, seat = customer.fan, customer.reservation, customer.free_seats[0]
+    with stack.mariadb.administrator(schema) as cursor:
+        cursor.execute("SET lock_wait_timeout = 10")
+        cursor.execute(f"RENAME TABLE {table} TO {table}_away")
+        try:
+            questions: dict[str, list[Callable[[], Awaitable[httpx.Response]]]] = {
+                "concert": [fan.concerts],
+                "reservation": [
+                    lambda: fan.reserve(seat),
+                    lambda: fan.reservation(reservation),
+                ],
+                "payment": [lambda: fan.pay(reservation)],
+            }
+            for ask in questions[schema]:
+                reply = await ask()
+                problem = assert_problem(reply, 500, "INTERNAL")
+                assert table not in problem["detail"]
+                assert set(problem) == {"type", "title", "status", "detail", "code", "requestId"}
+        finally:
+            cursor.execute(f"RENAME TABLE {table}_away TO {table}")
+    assert (await fan.pay_to_the_end(reservation)).status_code == 200
