@@ -50,8 +50,12 @@ _REVOKE_SECONDS = 5.0
 _LINGER_MS = 5
 _REQUEST_TIMEOUT_MS = 10_000
 _RECONNECT_PAUSE_MS = 250
-# What a partition has in hand at once; small, because a restart handles it again.
+# What a partition brings at once; small, because a restart handles it again.
 _BATCH_BYTES = 64 * 1024
+# A partition is paused once more records than these wait for its worker. Not sooner: the next
+# fetch leaves out what is paused, and Kafka may hold that fetch for half a second, through which
+# nothing of the partition comes, even if its worker was done at once.
+_WAITING_RECORDS = 100
 _POISON_TRIES = 3
 _LONGEST_PAUSE = 5.0
 _DEAD_LETTER_TIMEOUT = 10.0
@@ -168,14 +172,15 @@ async def run_consumer(
 ) -> None:
     """Hands every record of `topic` to `handler`, as a member of `group`, until cancelled.
 
-    Partitions are handled side by side, the records of a partition in order. A record waits at
-    most 20 ms for others to be fetched with it, if others came just before. What the handler
-    returns is published, then the offset is committed. A handler that finds something away
-    (Unavailable, TimedOut, TimeoutError, OSError, a lost database or Redis) or takes longer than
-    `handler_timeout` seconds is called again, with pauses of up to 5 s, for as long as it takes;
-    its partition waits meanwhile. Any other exception is taken for the record's fault: after 3
-    tries the record goes to `<topic>.dlq` and the partition goes on, so that the order of that
-    one key is broken. Kafka itself may be away for as long as it likes.
+    Partitions are handled side by side, the records of a partition in order. A record is
+    handled at once, or within 40 ms if others came just before, so that those that follow are
+    fetched with it. What the handler returns is published, then the offset is committed. A
+    handler that finds something away (Unavailable, TimedOut, TimeoutError, OSError, a lost
+    database or Redis) or takes longer than `handler_timeout` seconds is called again, with
+    pauses of up to 5 s, for as long as it takes; its partition waits meanwhile. Any other
+    exception is taken for the record's fault: after 3 tries the record goes to `<topic>.dlq`
+    and the partition goes on, so that the order of that one key is broken. Kafka itself may be
+    away for as long as it likes.
     """
     failures = 0
     async with Producer(bootstrap) as producer:
@@ -218,8 +223,8 @@ async def run_consumer(
 class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """One membership of a group: a worker for each partition that has records in hand.
 
-    A partition is paused while its worker is busy, and polling goes on, so that the group does
-    not take a slow member for a dead one.
+    Polling goes on while workers are busy, so that the group does not take a slow member for a
+    dead one; what comes meanwhile waits for its worker.
     """
 
     def __init__(
@@ -236,22 +241,26 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         self._handler = handler
         self._handler_timeout = handler_timeout
         self._workers: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._waiting: dict[TopicPartition, list[Any]] = {}
         self._dealt_with: dict[TopicPartition, int] = {}
         self._committing = asyncio.Lock()
 
     async def run(self) -> None:
         while True:
             batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
-            fetched = time.monotonic()
-            for partition, batch in batches.items():
-                self._consumer.pause(partition)
-                self._workers[partition] = asyncio.create_task(self._work(partition, batch))
             for partition, worker in list(self._workers.items()):
                 if worker.done():
                     del self._workers[partition]
                     worker.result()
+            for partition, batch in batches.items():
+                waiting = self._waiting.setdefault(partition, [])
+                waiting += batch
+                if partition not in self._workers:
+                    self._workers[partition] = asyncio.create_task(self._work(partition, waiting))
+                elif len(waiting) > _WAITING_RECORDS:
+                    self._consumer.pause(partition)
             if batches:
-                await asyncio.sleep(_COLLECT_SECONDS - (time.monotonic() - fetched))
+                await asyncio.sleep(_COLLECT_SECONDS)
 
     async def stop(self) -> None:
         await self._cancel(list(self._workers))
@@ -265,24 +274,33 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
 
     async def _cancel(self, partitions: Sequence[TopicPartition]) -> None:
         workers = [self._workers.pop(tp) for tp in partitions if tp in self._workers]
+        for partition in partitions:
+            self._waiting.pop(partition, None)
         for worker in workers:
             worker.cancel()
         if workers:
             await asyncio.wait(workers, timeout=_REVOKE_SECONDS)
+        for partition in partitions:
+            # It may come back after others have committed more than this.
+            self._dealt_with.pop(partition, None)
         for worker in workers:
             if worker.done() and not worker.cancelled() and (error := worker.exception()):
                 log.warning("a batch was given up", error=type(error).__name__)
 
-    async def _work(self, partition: TopicPartition, batch: Sequence[Any]) -> None:
-        for consumed in batch:
-            await self._deliver(consumed)
-        self._dealt_with[partition] = batch[-1].offset + 1
-        try:
-            await self._commit()
-            self._consumer.resume(partition)
-        except (CommitFailedError, IllegalStateError):
-            # The partition has moved on to another member, which handles these again.
-            log.info("partition lost before its commit", partition=partition.partition)
+    async def _work(self, partition: TopicPartition, waiting: list[Any]) -> None:
+        """Deals with all that waits for this partition, and ends when nothing does."""
+        while waiting:
+            batch = waiting.copy()
+            waiting.clear()
+            try:
+                self._consumer.resume(partition)
+                for consumed in batch:
+                    await self._deliver(consumed)
+                self._dealt_with[partition] = batch[-1].offset + 1
+                await self._commit()
+            except (CommitFailedError, IllegalStateError):
+                # The partition has moved on to another member, which handles these again.
+                log.info("partition lost before its commit", partition=partition.partition)
 
     async def _commit(self) -> None:
         """Commits what all workers have dealt with, in one request; those who come while it is

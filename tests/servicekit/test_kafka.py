@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import statistics
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -124,6 +126,27 @@ async def test_records_arrive_once_in_order_per_key_and_are_not_handled_again(
         await producer.publish([Record(topic, b"last", b"last")], timeout=10)
         await until(lambda: seen[-1].value == b"last")
     assert len(seen) == 201
+
+
+async def test_a_record_does_not_wait_for_records_of_other_partitions(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    waits: list[float] = []
+
+    async def handle(record: Record) -> Sequence[Record]:
+        waits.append(time.monotonic() - float(record.value))
+        return ()
+
+    async with consuming(kafka_bootstrap, topic, handle):
+        await producer.publish([Record(topic, b"k", b"0")], timeout=10)
+        await until(lambda: len(waits) == 1)
+        for _ in range(20):
+            now = str(time.monotonic()).encode()
+            await producer.publish([Record(topic, b"k", now)], timeout=10)
+            await asyncio.sleep(0.07)
+        await until(lambda: len(waits) == 21)
+    # Few milliseconds on a machine at rest; 250 if each waits for the end of a fetch.
+    assert statistics.median(waits[1:]) < 0.1
 
 
 async def test_a_passing_trouble_holds_its_partition_only(
