@@ -5,7 +5,6 @@ may run, and no two of them send events of one reservation at once.
 """
 
 import asyncio
-import time
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER, TOPIC
@@ -38,9 +37,10 @@ class Relay:
 
     async def run(self) -> None:
         failures = 0
+        loop = asyncio.get_running_loop()
         while True:
             self._committed.clear()
-            looked = time.monotonic()
+            looked = loop.time()
             try:
                 sent = await self.send_batch()
             except Exception as error:
@@ -56,7 +56,7 @@ class Relay:
             failures = 0
             if sent < BATCH:
                 await self._wait_for_commit()
-                await asyncio.sleep(COLLECT_SECONDS - (time.monotonic() - looked))
+                await asyncio.sleep(COLLECT_SECONDS - (loop.time() - looked))
 
     async def send_batch(self) -> int:
         """Sends the oldest events, at most BATCH; returns how many Kafka took.
