@@ -238,10 +238,13 @@ def test_a_partition_that_comes_back_is_not_committed_where_it_was(play: Play) -
 
 def test_a_handler_that_will_not_end_commits_nothing_of_a_partition_that_went(play: Play) -> None:
     async def scene(broker: Broker) -> None:
+        ended = asyncio.Event()
+
         async def stubborn() -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(3600)
             await asyncio.sleep(10)
+            ended.set()
 
         async def handle(record: Record) -> Sequence[Record]:
             await broker.handle(record, stubborn() if record.value == b"0-0" else None)
@@ -251,13 +254,16 @@ def test_a_handler_that_will_not_end_commits_nothing_of_a_partition_that_went(pl
             broker.publish(0)
             await asyncio.sleep(1)
             assert broker.member is not None
-            member = broker.member
-            await member.rebalance([P1])
-            await asyncio.sleep(20)
+            await broker.member.rebalance([P1, P2])
+            # It ends 10 s after it was told to, during this commit and before the next.
+            broker.commit_seconds = lambda: 6.0
             broker.publish(1)
+            await asyncio.sleep(5.5)
+            assert broker.commits == [{P1: 1}]
+            assert ended.is_set()
+            broker.publish(2)
             await broker.until_all_is_committed()
-            assert broker.member is member, "it lost its membership"
-        assert broker.commits == [{P1: 1}]
+        assert broker.commits == [{P1: 1}, {P2: 1}]
 
     play(scene)
 
