@@ -1,181 +1,318 @@
 """`make capacity`: how many users each route and the journey stand, and what stops them.
 
 Raises the number of users, each with 1 s to think, until p99 reaches 200 ms or failures 1 %, then
-closes in on the largest number that held. The bottleneck is the process that used most of the
-processor in the first step that did not hold.
+closes in on the largest number that held. A step whose script k6 had to end did not hold either.
+What was short is looked for in the first step that did not hold: a cap, the core of a program that
+uses one only, the machine, or nothing of these. The rise is in the figures of a step.
 
     SCRIPT=seats        default: all
     SEED=small          of a stack of our own, as in run
     STEP_SECONDS=12     how long a number of users is tried, after 3 s of rising
-    FIRST_USERS=100, MOST_USERS=6400
+    FIRST_USERS=200, MOST_USERS=6400
 
-The result is results/capacity/<time>/capacity.json; `python -m loadtests.capacity --keep FILE`
-puts one beside the page of docs/load-test-report.md. Exit status 2: nothing was measured.
+The result is results/capacity/<time>/capacity.json, written after each step;
+`python -m loadtests.capacity --keep FILE` puts one beside the page of docs/load-test-report.md.
+Exit status 2: nothing was measured, or not everything.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
+import math
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from deploy.local import StackError
 from deploy.local.servers import REPOSITORY
-from loadtests import k6, report_page
-from loadtests.run import (
-    CAPACITY,
-    EVERYBODY,
-    Asked,
-    described_machine,
-    one_script,
-    say,
-    told_to_k6,
-    visible_pids,
-)
-from loadtests.target import CannotTest, Room, opened
+from loadtests import command, k6, report, report_page
+from loadtests.run import CAPACITY, EVERYBODY, Asked, Runner, described_machine, say, told_to_k6
+from loadtests.target import CannotTest, opened
 
 RESULTS = REPOSITORY / "results" / "capacity"
 MAX_P99_MS, MAX_FAILED, THINK_SECONDS = 200, 0.01, 1
+_RISE_SECONDS = 3
 # Close enough: what is between is within the noise of a shared machine.
-_NEAR = 1.2
-# A process of ours runs on one core; it is at its end before that is full.
-_FULL_CORE = 0.85
+_NEAR = 1.25
+# Of a core, and of the machine with the rise in it: at its end before that is full.
+_FULL_CORE, _FULL_MACHINE = 0.85, 0.8
+# Of the periods of 100 ms in which something in a container ran: enough to hold up every request
+# of many.
+_HELD_UP = 0.25
+# Each of their processes has one thread that works; MariaDB and Kafka have many.
+_ONE_CORE = (
+    "gateway",
+    "queue_service",
+    "concert_service",
+    "reservation_service",
+    "payment_service",
+    "redis",
+)
+# What making people ready and sending them home takes, roughly; only to tell how long it will last.
+_BESIDE_SECONDS = 12
 
 
-def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
-    """Searches for each script; writes and returns capacity.json. Raises CannotTest."""
-    step_seconds = _number(environ, "STEP_SECONDS", 12, 600)
-    first = _number(environ, "FIRST_USERS", 100, 100_000)
-    most = _number(environ, "MOST_USERS", 6_400, 100_000)
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Which numbers of users are tried, and for how long each. Raises CannotTest."""
+
+    seconds: int
+    first: int
+    most: int
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Steps:
+        steps = cls(
+            _number(environ, "STEP_SECONDS", 12, 600),
+            _number(environ, "FIRST_USERS", 200, 100_000),
+            _number(environ, "MOST_USERS", 6_400, 100_000),
+        )
+        if steps.first > steps.most:
+            raise CannotTest(
+                f"FIRST_USERS ({steps.first:,}) must not be more than MOST_USERS ({steps.most:,})."
+            )
+        return steps
+
+    def at_most(self) -> int:
+        """So many steps a script takes: doublings, and two to close in."""
+        return int(math.log2(self.most / self.first)) + 3
+
+    def minutes(self, scripts: int) -> int:
+        """How long it all lasts, roughly, if each script goes to the end of the search."""
+        seconds = self.at_most() * (self.seconds + _RISE_SECONDS + _BESIDE_SECONDS)
+        return math.ceil(scripts * seconds / 60)
+
+    def settings(self, users: int) -> dict[str, str]:
+        """What k6 is told for one step."""
+        return {
+            "PROFILE": "baseline",
+            "STAGES": f"{_RISE_SECONDS}s:{users},{self.seconds}s:{users}",
+            "MAX_P99_MS": str(MAX_P99_MS),
+            "MAX_AVG_MS": str(MAX_P99_MS),
+            "MAX_FAILED": str(MAX_FAILED),
+            "THINK_SECONDS": str(THINK_SECONDS),
+        }
+
+
+def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Searches for each script; writes capacity.json and returns what is in it. If a search cannot
+    be ended, "missing" says why. Raises CannotTest if nothing was measured."""
+    steps = Steps.from_environ(environ)
+    for name in asked.scripts:  # settings that it does not take, before anything is started
+        k6.plan(name, {**environ, **steps.settings(steps.first)})
+    began = time.monotonic()
     taken = datetime.datetime.now(datetime.UTC)
     folder = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}"
-    found: dict[str, Any] = {
-        "taken": f"{taken:%Y-%m-%dT%H:%M:%SZ}",
-        "max_p99_ms": MAX_P99_MS,
-        "max_failed": MAX_FAILED,
-        "think_seconds": THINK_SECONDS,
-        "step_seconds": step_seconds,
-        "scripts": {},
-    }
     with opened(environ, "full" if asked.seed == "full" else "small") as target:
         volume = target.volume()
-        pids = visible_pids(target)
-        room = Room(target)
-        try:
-            for name in asked.scripts:
-                # The journey is measured, not the wait for it.
-                wanted = EVERYBODY if name == "journey" else CAPACITY.get(name, EVERYBODY)
+        folder.mkdir(parents=True)
+        found: dict[str, Any] = {
+            "file": str((folder / "capacity.json").relative_to(REPOSITORY)),
+            "taken": f"{taken:%Y-%m-%dT%H:%M:%SZ}",
+            "max_p99_ms": MAX_P99_MS,
+            "max_failed": MAX_FAILED,
+            "think_seconds": THINK_SECONDS,
+            "step_seconds": steps.seconds,
+            "rise_seconds": _RISE_SECONDS,
+            "caps": target.caps(),
+            "volume": vars(volume),
+            "machine": described_machine(target),
+            "missing": dict.fromkeys(asked.scripts, "the search was stopped"),
+            "scripts": {},
+        }
+        say(
+            f"At most {steps.at_most()} steps for each of {len(asked.scripts)} scripts, about"
+            f" {steps.minutes(len(asked.scripts))} minutes in all"
+        )
+        workers = int(environ.get("GATEWAY_WORKERS") or 1)
+        with Runner(target, {**environ, **told_to_k6(target, volume)}) as runner:
+            for number, name in enumerate(asked.scripts, 1):
 
-                def step(users: int, name: str = name, wanted: int | None = wanted) -> Any:
-                    settings = {
-                        **environ,
-                        **told_to_k6(target, volume),
-                        "PROFILE": "baseline",
-                        "STAGES": f"3s:{users},{step_seconds}s:{users}",
-                        "MAX_P99_MS": str(MAX_P99_MS),
-                        "MAX_AVG_MS": str(MAX_P99_MS),
-                        "MAX_FAILED": str(MAX_FAILED),
-                        "THINK_SECONDS": str(THINK_SECONDS),
-                    }
-                    plan = k6.plan(name, settings)
-                    where = folder / name / str(users)
-                    return one_script(name, plan, wanted, target, room, where, settings, pids)
+                def step(users: int, name: str = name, number: int = number) -> dict[str, Any]:
+                    say(
+                        f"[{(time.monotonic() - began) / 60:.0f} min] script {number} of"
+                        f" {len(asked.scripts)}, {so_far(found['scripts'].get(name))}"
+                    )
+                    return figures(
+                        _tried(runner, name, users, steps, folder), found["caps"], workers
+                    )
 
-                found["scripts"][name] = search(step, first, most)
+                def after(outcome: dict[str, Any], name: str = name) -> None:
+                    found["scripts"][name] = outcome
+                    _save(found)
+
+                try:
+                    search(step, steps.first, steps.most, after)
+                except CannotTest as error:
+                    if not found["scripts"]:
+                        raise
+                    say(f"  {error}")
+                    left = dict.fromkeys(found["missing"], f"not tried after {name} failed")
+                    found["missing"] = left | {name: str(error)}
+                    break
+                del found["missing"][name]
+                _save(found)
                 say(f"{name}: {told(found['scripts'][name])}")
-        finally:
-            room.close()
-    found |= {"volume": vars(volume), "machine": described_machine()}
-    file = folder / "capacity.json"
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    return file
+    _save(found)
+    return found
 
 
-def search(step: Any, first: int, most: int) -> dict[str, Any]:
-    """The largest number of users for which `step` passed. `step` runs a script with so many and
-    returns its figures, as run.one_script does."""
+def _tried(runner: Runner, name: str, users: int, steps: Steps, folder: Path) -> dict[str, Any]:
+    """The figures of one step, as of a script; "gave_up" says why k6 ended it, if it did."""
+    # The journey is measured, not the wait for it.
+    wanted = EVERYBODY if name == "journey" else CAPACITY.get(name, EVERYBODY)
+    settings = steps.settings(users)
+    plan = {"users": users, "seconds": float(_RISE_SECONDS + steps.seconds), "scenario": {}}
+    try:
+        return runner.run(name, plan, wanted, folder / name / str(users), settings)
+    except k6.GaveUp as gave_up:
+        say(f"  {gave_up}")
+        return {
+            "passed": False,
+            "gave_up": str(gave_up).removeprefix(f"{name}: ").rstrip("."),
+            "cpu": gave_up.cpu,
+            "throttled": gave_up.throttled,
+        }
+
+
+def _save(found: Mapping[str, Any]) -> None:
+    (REPOSITORY / found["file"]).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def search(
+    step: Callable[[int], dict[str, Any]],
+    first: int,
+    most: int,
+    after: Callable[[dict[str, Any]], None] = lambda outcome: None,
+) -> dict[str, Any]:
+    """The largest number of users for which `step` passed. `step` tries so many and returns the
+    figures; `after` is told after each what is known so far."""
     steps: list[dict[str, Any]] = []
+    good = bad = 0
 
     def tried(users: int) -> bool:
-        script = step(users)
-        steps.append({"users": users, **_figures(script)})
-        return bool(script["passed"])
+        nonlocal good, bad
+        steps.append({"users": users, **step(users)})
+        passed = bool(steps[-1]["passed"])
+        good, bad = (users, bad) if passed else (good, users)
+        after(_outcome(steps, good, bad))
+        return passed
 
-    good, bad = 0, 0
     users = first
-    while users <= most:
-        if not tried(users):
-            bad = users
-            break
-        good, users = users, users * 2
+    while users <= most and tried(users):
+        users *= 2
     while bad and bad > max(1, good) * _NEAR and bad - good > 10:
-        middle = (good + bad) // 2
-        if tried(middle):
-            good = middle
-        else:
-            bad = middle
-    held = next((one for one in steps if one["users"] == good), None)
-    broken = next((one for one in steps if one["users"] == bad), None)
+        tried((good + bad) // 2)
+    return _outcome(steps, good, bad)
+
+
+def _outcome(steps: Sequence[Mapping[str, Any]], good: int, bad: int) -> dict[str, Any]:
+    by_users = {one["users"]: one for one in steps}
+    held, broken = by_users.get(good), by_users.get(bad)
     return {
         "users": good,
         "per_second": held["per_second"] if held else 0.0,
-        "p99": held["p99"] if held else steps[0]["p99"],
+        "p99": held["p99"] if held else None,
         "stopped_by": broken["stopped_by"] if broken else "the end of the search",
         "bottleneck": (broken or steps[-1])["bottleneck"],
-        "steps": sorted(steps, key=lambda one: int(one["users"])),
+        "steps": [by_users[users] for users in sorted(by_users)],
     }
 
 
-def _figures(script: Mapping[str, Any]) -> dict[str, Any]:
-    duration = script["duration"]
-    p99 = duration.get("p(99)", 0.0)
-    slow = p99 >= MAX_P99_MS
-    reason = f"p99 {p99:,.0f} ms" if slow else f"{script['wrong']:,} wrong replies"
+def figures(
+    script: Mapping[str, Any], caps: Mapping[str, Mapping[str, float]], workers: int
+) -> dict[str, Any]:
+    """What is kept of a step."""
+    duration = script.get("duration") or {}
     return {
         "passed": script["passed"],
-        "per_second": script["per_second"],
-        "avg": duration.get("avg", 0.0),
-        "p99": p99,
-        "wrong": script["wrong"],
-        "stopped_by": "" if script["passed"] else reason,
-        "bottleneck": bottleneck(script["cpu"]),
+        "per_second": script.get("per_second", 0.0),
+        "avg": duration.get("avg"),
+        "p99": duration.get("p(99)"),
+        "wrong": script.get("wrong"),
+        "stopped_by": "" if script["passed"] else _reason(script),
+        "bottleneck": bottleneck(script, caps, workers),
         "cpu": script["cpu"],
+        "throttled": script.get("throttled", {}),
     }
 
 
-def bottleneck(cpu: Mapping[str, Mapping[str, float]]) -> str:
-    """In words: the process with most of the processor, and whether the whole machine was full."""
+def _reason(script: Mapping[str, Any]) -> str:
+    """Why a step did not hold."""
+    if gave_up := script.get("gave_up"):
+        return str(gave_up)
+    p99 = (script["duration"] or {}).get("p(99)")
+    if p99 is None:
+        return "no request was made"
+    if p99 >= MAX_P99_MS:
+        return f"p99 {p99:,.0f} ms"
+    if script["wrong"] > MAX_FAILED * script["requests"]:
+        return f"{script['wrong']:,} wrong replies"
+    return ", ".join(report.broken_limits(script)) or "k6 failed"
+
+
+def bottleneck(
+    script: Mapping[str, Any],
+    caps: Mapping[str, Mapping[str, float]],
+    workers: int = 1,
+    cores: int | None = None,
+) -> str:
+    """In words: what was short while the script ran, as far as samples tell."""
+    cores = cores or psutil.cpu_count() or 1
+    cpu: Mapping[str, Mapping[str, float]] = script["cpu"]
     if not cpu:
-        return "unknown"
-    name = max((each for each in cpu if each != "k6"), key=lambda each: cpu[each]["peak"])
-    total = sum(used["mean"] for used in cpu.values())
-    cores = psutil.cpu_count() or 1
-    full = (
-        "its core is full"
-        if cpu[name]["peak"] >= _FULL_CORE
-        else "the machine is full"
-        if total >= _FULL_CORE * cores
-        else "nothing is full"
-    )
-    k6_share = f", k6 {cpu['k6']['mean']:.2f}" if "k6" in cpu else ""
-    return (
-        f"{name}: {cpu[name]['peak']:.2f} cores at its peak ({full}; {total:.2f} of {cores} cores"
-        f" in use{k6_share})"
+        return "unknown: no process could be seen"
+    total = sum(used["mean"] for used in cpu.values()) + script.get("other_cores", 0.0)
+    in_use = f"{total:.2f} of the machine's {cores} cores in use"
+    most = max(cpu, key=lambda each: cpu[each]["mean"])
+    throttled: Mapping[str, float] = script.get("throttled") or {}
+    if held_up := {name: share for name, share in throttled.items() if share >= _HELD_UP}:
+        name = max(held_up, key=lambda each: held_up[each])
+        cap = f" of {caps[name]['cores']:.2f} cores" if name in caps else ""
+        return f"{name}: its cap{cap} held it up in {100 * held_up[name]:.0f} % of the time"
+    one_core = {
+        name: cpu[name]["peak"] / _processes(name, caps, workers)
+        for name in _ONE_CORE
+        if name in cpu
+    }
+    full = max(one_core, key=lambda each: one_core[each], default=None)
+    if full and one_core[full] >= _FULL_CORE:
+        return f"{full}: its core is full ({cpu[full]['peak']:.2f} at its peak; {in_use})"
+    if total >= _FULL_MACHINE * cores:
+        return f"the machine is full ({in_use}), most of it by {most} ({cpu[most]['mean']:.2f})"
+    if cpu.keys() <= {"k6"}:
+        return "unknown: only k6 runs where it can be seen"
+    return f"no processor is full ({in_use}), most of it by {most} ({cpu[most]['mean']:.2f})"
+
+
+def _processes(name: str, caps: Mapping[str, Mapping[str, float]], workers: int) -> int:
+    copies = int(caps[name]["containers"]) if name in caps else 1
+    return copies * (workers if name == "gateway" else 1)
+
+
+def so_far(outcome: Mapping[str, Any] | None) -> str:
+    """What is known of a script, before its next step."""
+    if outcome is None:
+        return "step 1"
+    held = f"{outcome['users']:,} users held" if outcome["users"] else "nothing held"
+    broken = [one["users"] for one in outcome["steps"] if not one["passed"]]
+    return f"step {len(outcome['steps']) + 1}, so far {held}" + (
+        f" and {min(broken):,} did not" if broken else ""
     )
 
 
 def told(one: Mapping[str, Any]) -> str:
     """One line for people."""
+    p99 = "" if one["p99"] is None else f", p99 {one['p99']:.0f} ms"
     return (
-        f"{one['users']:,} users, {one['per_second']:,.1f} requests/s, p99 {one['p99']:.0f} ms;"
+        f"{one['users']:,} users, {one['per_second']:,.1f} requests/s{p99};"
         f" then {one['stopped_by']}; {one['bottleneck']}"
     )
 
@@ -199,25 +336,23 @@ def keep(file: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    # So that everything is stopped in order; even without it the children would die with us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        if argv[:1] == ["--keep"] and len(argv) == 2:
-            keep(Path(argv[1]))
-            return 0
-        if argv:
-            raise CannotTest("This takes its settings from the environment, or --keep FILE.")
-        file = measure(Asked({**os.environ, "PROFILE": "baseline"}), os.environ)
-    except (CannotTest, StackError) as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("frontrow: Stopped.", file=sys.stderr)
-        return 130
-    for name, one in json.loads(file.read_text())["scripts"].items():
+    return command.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> int:
+    if argv[:1] == ["--keep"] and len(argv) == 2:
+        keep(Path(argv[1]))
+        return 0
+    if argv:
+        raise CannotTest("This takes its settings from the environment, or --keep FILE.")
+    found = measure(Asked({**os.environ, "PROFILE": "baseline"}), os.environ)
+    say("")
+    for name, one in found["scripts"].items():
         say(f"{name:10} {told(one)}")
-    say(str(file.relative_to(REPOSITORY)))
-    return 0
+    say(found["file"])
+    for name, reason in found["missing"].items():
+        print(f"frontrow: {name} is not done: {reason}", file=sys.stderr)
+    return 2 if found["missing"] else 0
 
 
 if __name__ == "__main__":

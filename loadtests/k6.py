@@ -34,6 +34,16 @@ _PROGRESS = re.compile(rb"running \(([\dhms.]+)\), (\d+)/(\d+) VUs, (\d+) comple
 _FEW = 5
 
 
+class GaveUp(CannotTest):
+    """The script ended itself. What was used until then: cores by process, as in a script's
+    figures, and the shares of periods in which caps made them wait."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.cpu: dict[str, dict[str, float]] = {}
+        self.throttled: dict[str, float] = {}
+
+
 def binary() -> str:
     """k6 on the path, else the one of our development packages. Raises CannotTest."""
     found = shutil.which("k6") or shutil.which("k6", path=str(Path(sys.executable).parent))
@@ -95,7 +105,7 @@ def run(
 
     `progress` is told the state in words and how many seconds the load lasts so far; `started`
     the process id. Returns {"passed": whether all thresholds held, "metrics": k6's summary,
-    "series": a point a second}. Raises CannotTest if the script gave up.
+    "series": a point a second}. Raises GaveUp if the script did.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summary, samples, log = folder / "summary.json", folder / "samples.csv", folder / "k6.log"
@@ -117,7 +127,7 @@ def run(
             # Also when we are interrupted: nothing is left running.
             kill_session(child)
     if child.returncode not in (0, THRESHOLDS_FAILED):
-        raise CannotTest(f"{script}: {_reason(log.read_text(errors='replace'))}.")
+        raise GaveUp(f"{script}: {_reason(log.read_text(errors='replace'))}.")
     series = read_series(samples)
     samples.unlink()
     found = json.loads(summary.read_text())

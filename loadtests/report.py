@@ -87,6 +87,7 @@ def text(result: Mapping[str, Any]) -> str:
             f"{duration['avg']:>9,.1f}{duration['p(95)']:>9,.1f}{duration['p(99)']:>9,.1f}   "
             f"{script['wrong']:>7,}  {'ok' if script['passed'] else 'THRESHOLDS BROKEN'}"
         )
+    rows += [f"{TITLES[name]:28}{'not measured':>18}" for name in result.get("missing", ())]
     return "\n".join(rows)
 
 
@@ -112,6 +113,7 @@ def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
         f" concerts · {'a stack of its own' if result['own_stack'] else 'a running system'}"
         + (f" · changed: {_(', '.join(f'{k}={v}' for k, v in changed.items()))}" if changed else "")
         + "</p>",
+        *(f"<p><b>{_(sentence)}</b></p>" for sentence in gaps(result)),
         "<h2>Result</h2>",
         _table(
             ["", "users", "requests", "per s", "avg", "median", "p90", "p95", "p99", "max ms",
@@ -130,6 +132,26 @@ def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
         _table(["", ""], [[_(k), _(v)] for k, v in result["machine"].items()]),
     ]
     return _PAGE.format(title=f"Load test {_(result['profile'])}", body="\n".join(body))
+
+
+def gaps(result: Mapping[str, Any]) -> list[str]:
+    """What is not there although it was asked for, and why; a sentence each."""
+    told = [
+        f"Not measured: {TITLES[name]}: {reason.rstrip('.')}."
+        for name, reason in result.get("missing", {}).items()
+    ]
+    if result.get("unverified"):
+        told.append(f"Not verified: {result['unverified'].rstrip('.')}.")
+    return told
+
+
+def before_and_after(script: Mapping[str, Any], process: str) -> list[str]:
+    """Memory and connections of a process, each before and after."""
+    return [
+        str(script[when][what].get(process, ""))
+        for what in ("mb", "connections")
+        for when in ("before", "after")
+    ]
 
 
 def _section(script: Mapping[str, Any], series: Mapping[str, Any]) -> list[str]:
@@ -153,11 +175,7 @@ def _section(script: Mapping[str, Any], series: Mapping[str, Any]) -> list[str]:
              "connections after"],
             [
                 [_(process), f"{used['mean']:.2f}", f"{used['peak']:.2f}",
-                 *(
-                     f"{script[when][what].get(process, ''):}"
-                     for what in ("mb", "connections")
-                     for when in ("before", "after")
-                 )]
+                 *before_and_after(script, process)]
                 for process in PROCESSES
                 if (used := script["cpu"].get(process))
             ],

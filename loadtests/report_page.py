@@ -17,7 +17,7 @@ from typing import Any
 
 from deploy.local.servers import REPOSITORY
 from loadtests.charts import BASELINE
-from loadtests.report import PROCESSES, TITLES, broken_limits, facts
+from loadtests.report import PROCESSES, TITLES, before_and_after, broken_limits, facts
 
 PAGE = REPOSITORY / "docs" / "load-test-report.md"
 RUNS = REPOSITORY / "docs" / "load-test-report"
@@ -322,12 +322,7 @@ def _before(scripts: Mapping[str, Any]) -> str:
     ]
     for process in PROCESSES:
         if process in script["before"]["mb"]:
-            cells = (
-                str(script[when][what].get(process, ""))
-                for what in ("mb", "connections")
-                for when in ("before", "after")
-            )
-            rows.append(f"| {process} | {' | '.join(cells)} |")
+            rows.append(f"| {process} | {' | '.join(before_and_after(script, process))} |")
     return "\n".join(rows)
 
 

@@ -12,26 +12,26 @@ stack of its own and stops it afterwards.
 
 and every setting of lib/env.js and lib/profile.js. The result is a folder below
 results/loadtest. Exit status 0: all thresholds and all invariants held; 1: not all; 2: there was
-nothing to measure, which is said in one sentence.
+nothing to measure, or not everything could be, which one sentence explains.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
-import signal
 import statistics
 import sys
 import time
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.local import StackError
 from deploy.local.servers import REPOSITORY
-from loadtests import k6, machine, report, verify
-from loadtests.target import CannotTest, Room, Source, Target, Volume, opened
+from loadtests import command, k6, machine, report, verify
+from loadtests.target import CannotTest, Room, Target, Volume, opened
 from loadtests.watch import Watch, connections, megabytes, throttling
 
 RESULTS = REPOSITORY / "results" / "loadtest"
@@ -77,8 +77,13 @@ class Asked:
         return known.get(script, EVERYBODY)
 
 
-def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
-    """Runs the scripts and writes the result's folder. Raises CannotTest or StackError."""
+def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Runs the scripts; writes the result's folder and returns what is in its result.json.
+
+    If a script cannot be ended, what was measured before it is verified and written all the same;
+    "missing" says why the rest is not there. Raises CannotTest or StackError if nothing was
+    measured.
+    """
     k6_environ = {**environ, "PROFILE": asked.profile}
     plans = {name: k6.plan(name, k6_environ) for name in asked.scripts}
     taken = datetime.datetime.now(datetime.UTC)
@@ -86,52 +91,91 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> Path:
         volume = target.volume()
         folder = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}-{asked.profile}"
         folder.mkdir(parents=True)
-        k6_environ |= told_to_k6(target, volume)
         if asked.settings.get("hotSchedule"):
             k6_environ["HOT_SCHEDULE"] = str(target.schedule_without_reservations())
-        pids = visible_pids(target)
-        caps = target.caps()
-        room = Room(target)
+        result: dict[str, Any] = {
+            "folder": str(folder.relative_to(REPOSITORY)),
+            "taken": f"{taken:%Y-%m-%dT%H:%M:%SZ}",
+            "profile": asked.profile,
+            "about": asked.settings["about"],
+            "changed": {name: environ[name] for name in report.SETTINGS if environ.get(name)},
+            "own_stack": target.own,
+            "caps": target.caps(),
+            "volume": vars(volume),
+            "machine": described_machine(target),
+            "invariants": {},
+            "unverified": "",
+            "missing": dict.fromkeys(asked.scripts, "the run was stopped"),
+            "passed": False,
+            "scripts": [],
+        }
+        sold_before = target.sold()
         try:
-            scripts = [
-                one_script(
-                    name,
-                    plans[name],
-                    asked.capacity_for(name),
-                    target,
-                    room,
-                    folder / name,
-                    k6_environ,
-                    pids,
-                )
-                for name in asked.scripts
-            ]
-        finally:
-            room.close()
+            with Runner(target, k6_environ | told_to_k6(target, volume)) as runner:
+                _run_scripts(asked, plans, runner, folder, result)
+        except command.Stopped:
+            if result["scripts"]:
+                say(f"What was measured so far: {result['folder']}/result.json")
+            raise
         say("Counting what must be 0")
-        invariants = verify.settled(target)
-    invariants["samples with more admitted than the capacity"] = sum(
-        script["room"]["over_capacity"] for script in scripts
+        try:
+            result["invariants"] = verify.settled(target) | seen_in_room(result["scripts"])
+            target.require_sold(sold_before, _won(result["scripts"]))
+        except CannotTest as error:
+            result["unverified"] = str(error)
+    result["passed"] = (
+        not result["missing"]
+        and not result["unverified"]
+        and not any(result["invariants"].values())
+        and all(script["passed"] for script in result["scripts"])
     )
-    invariants["people admitted out of order"] = sum(
-        script["room"]["overtakers"] for script in scripts
-    )
-    result = {
-        "taken": f"{taken:%Y-%m-%dT%H:%M:%SZ}",
-        "profile": asked.profile,
-        "about": asked.settings["about"],
-        "changed": {name: environ[name] for name in report.SETTINGS if environ.get(name)},
-        "own_stack": target.own,
-        "caps": caps,
-        "volume": vars(volume),
-        "machine": described_machine(),
-        "invariants": invariants,
-        "passed": not any(invariants.values()) and all(script["passed"] for script in scripts),
-        "scripts": scripts,
-    }
-    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    _save(result)
     report.write(folder)
-    return folder
+    return result
+
+
+def _run_scripts(
+    asked: Asked,
+    plans: Mapping[str, dict[str, Any]],
+    runner: Runner,
+    folder: Path,
+    result: dict[str, Any],
+) -> None:
+    """One after another into the result, which is written after each, since the next may be
+    stopped. Raises CannotTest if not even the first can be measured."""
+    for name in asked.scripts:
+        try:
+            script = runner.run(name, plans[name], asked.capacity_for(name), folder / name)
+        except CannotTest as error:
+            if not result["scripts"]:
+                raise
+            say(f"  {error}")
+            result["missing"] = dict.fromkeys(result["missing"], f"not run after {name} failed")
+            result["missing"][name] = str(error)
+            return
+        result["scripts"].append(script)
+        del result["missing"][name]
+        _save(result)
+
+
+def _save(result: Mapping[str, Any]) -> None:
+    file = REPOSITORY / result["folder"] / "result.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def seen_in_room(scripts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The invariants that were looked at while the load lasted."""
+    rooms = [script["room"] for script in scripts]
+    return {
+        "samples with more admitted than the capacity": sum(r["over_capacity"] for r in rooms),
+        "people admitted out of order": sum(room["overtakers"] for room in rooms),
+        "scripts whose waiting room could not be watched": sum(not r["samples"] for r in rooms),
+    }
+
+
+def _won(scripts: Sequence[Mapping[str, Any]]) -> int:
+    """How many seats k6 was told that it holds."""
+    return sum(int(script["counted"].get("seats_won", 0)) for script in scripts)
 
 
 def told_to_k6(target: Target, volume: Volume) -> dict[str, str]:
@@ -144,80 +188,90 @@ def told_to_k6(target: Target, volume: Volume) -> dict[str, str]:
     }
 
 
-def visible_pids(target: Target) -> dict[str, Source]:
-    """The target's processes or containers; says which ones cannot be seen."""
-    pids = target.sources()
-    missing = sorted(set(report.PROCESSES) - pids.keys() - {"k6"})
-    if missing:
-        say(f"Not to be seen from here, so without figures: {', '.join(missing)}.")
-    return pids
-
-
-def described_machine() -> dict[str, str]:
+def described_machine(target: Target) -> dict[str, str]:
     rows = {name: value for name, value in machine.describe().items() if name != "wrk"}
     return rows | {"k6": k6.version()}
 
 
-def one_script(
-    name: str,
-    plan: dict[str, Any],
-    wanted: int | None,
-    target: Target,
-    room: Room,
-    folder: Path,
-    environ: Mapping[str, str],
-    pids: Mapping[str, Source],
-) -> dict[str, Any]:
-    """One script, with the waiting room ready to let `wanted` people in (None: as many as it is
-    configured for), and everything watched."""
-    room.empty_line()
-    if 0 < (wanted or 0) < room.admitted():
-        raise CannotTest(
-            f"{room.admitted():,} people of an earlier test are still let in, too many for a test"
-            f" of a room for {wanted:,}: wait until their admissions end, or start the system anew."
-        )
-    capacity = room.make_room_for(wanted)
-    say(f"{name}: up to {plan['users']:,} users, {plan['seconds']:.0f} s")
-    before = {"mb": megabytes(pids), "connections": connections(pids)}
-    throttled = throttling(pids)
-    watched: dict[str, Source] = dict(pids)
-    watch: Watch | None = None
-    shown = _Progress(plan["seconds"])
+class Runner:
+    """Runs scripts against one target, each watched, and with the waiting room as it needs it.
+    Puts the room back at the end. Raises CannotTest."""
 
-    def started(pid: int) -> None:
-        nonlocal watch
-        watched["k6"] = pid
-        watch = Watch(target, watched)
-        watch.__enter__()
+    def __init__(self, target: Target, environ: Mapping[str, str]) -> None:
+        self._target = target
+        self._environ = environ
+        self._room = Room(target)
 
-    try:
-        ran = k6.run(name, folder, environ, shown.show, started)
-    finally:
-        if watch is not None:
-            watch.__exit__()
-    assert watch is not None
-    shown.clear()
-    at = watch.began
-    points = [{**point, "at": at + point["t"]} for point in watch.points]
-    (folder / "series.json").write_text(json.dumps({"requests": ran["series"], "machine": points}))
-    script = summarised(name, ran, points)
-    script |= {
-        "users": plan["users"],
-        "scheduled_seconds": plan["seconds"],
-        "scenario": plan["scenario"],
-        "before": before,
-        "after": {"mb": megabytes(pids), "connections": connections(pids)},
-        "throttled": _shares(throttled, throttling(pids)),
-        "room": {
-            "capacity": capacity,
-            "samples": watch.room.samples,
-            "over_capacity": watch.room.over_capacity,
-            "overtakers": len(watch.room.overtakers),
-            "most_waiting": watch.room.most_waiting,
-        },
-    }
-    say("  " + report.one_line(script))
-    return script
+    def __enter__(self) -> Runner:
+        unseen = sorted(set(report.PROCESSES) - self._target.sources().keys() - {"k6"})
+        if unseen:
+            say(f"Not to be seen from here, so without figures: {', '.join(unseen)}.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.close()
+
+    def run(
+        self,
+        name: str,
+        plan: Mapping[str, Any],
+        wanted: int | None,
+        folder: Path,
+        settings: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """The figures of one script, with a room that lets `wanted` people in (None: as many as
+        it is configured for); `settings` are environment variables of this script alone. Raises
+        k6.GaveUp, with what was used until then, if the script ended itself."""
+        self._target.wait_until_ready()
+        self._room.empty_line()
+        if 0 < (wanted or 0) < self._room.admitted():
+            raise CannotTest(
+                f"{self._room.admitted():,} people of an earlier test are still let in, too many"
+                f" for a test of a room for {wanted:,}: wait until their admissions end, or start"
+                " the system anew."
+            )
+        capacity = self._room.make_room_for(wanted)
+        say(f"{name}: up to {plan['users']:,} users, {plan['seconds']:.0f} s")
+        # Anew each time: what has been started again meanwhile has another process id.
+        sources = self._target.sources()
+        before = {"mb": megabytes(sources), "connections": connections(sources)}
+        waited = throttling(sources)
+        shown = _Progress(plan["seconds"])
+        watches: list[Watch] = []
+        with contextlib.ExitStack() as watching:
+            watching.callback(shown.clear)
+
+            def started(pid: int) -> None:
+                watch = Watch(self._target, {**sources, "k6": pid})
+                watches.append(watching.enter_context(watch))
+
+            try:
+                ran = k6.run(name, folder, {**self._environ, **settings}, shown.show, started)
+            except k6.GaveUp as gave_up:
+                gave_up.cpu = _cores([point for watch in watches for point in watch.points])
+                gave_up.throttled = _shares(waited, throttling(sources))
+                raise
+        (watch,) = watches
+        points = [{**point, "at": watch.began + point["t"]} for point in watch.points]
+        series = {"requests": ran["series"], "machine": points}
+        (folder / "series.json").write_text(json.dumps(series))
+        script = summarised(name, ran, points) | {
+            "users": plan["users"],
+            "scheduled_seconds": plan["seconds"],
+            "scenario": plan["scenario"],
+            "before": before,
+            "after": {"mb": megabytes(sources), "connections": connections(sources)},
+            "throttled": _shares(waited, throttling(sources)),
+            "room": {
+                "capacity": capacity,
+                "samples": watch.room.samples,
+                "over_capacity": watch.room.over_capacity,
+                "overtakers": len(watch.room.overtakers),
+                "most_waiting": watch.room.most_waiting,
+            },
+        }
+        say("  " + report.one_line(script))
+        return script
 
 
 def summarised(
@@ -297,7 +351,7 @@ def _shares(
 ) -> dict[str, float]:
     """In what share of the periods meanwhile each was made to wait by its cap."""
     return {
-        name: round((waited - before[name][0]) / max(1, periods - before[name][1]), 4)
+        name: max(0.0, round((waited - before[name][0]) / max(1, periods - before[name][1]), 4))
         for name, (waited, periods) in after.items()
         if name in before
     }
@@ -332,19 +386,19 @@ def say(line: str) -> None:
 
 
 def main() -> int:
-    # So that everything is stopped in order; even without it the children would die with us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        folder = measure(Asked(os.environ), os.environ)
-    except (CannotTest, StackError) as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("frontrow: Stopped.", file=sys.stderr)
-        return 130
-    result = json.loads((folder / "result.json").read_text())
+    return command.run(_main)
+
+
+def _main() -> int:
+    result = measure(Asked(os.environ), os.environ)
     say(f"\n{report.text(result)}\n\n{verify.lines(result['invariants'])}")
-    say(f"\n{folder.relative_to(REPOSITORY)}/report.html")
+    say(f"\n{result['folder']}/report.html")
+    for name, reason in result["missing"].items():
+        print(f"frontrow: {name} is missing: {reason}", file=sys.stderr)
+    if result["unverified"]:
+        print(f"frontrow: Not verified: {result['unverified']}", file=sys.stderr)
+    if result["missing"] or result["unverified"]:
+        return 2
     return 0 if result["passed"] else 1
 
 

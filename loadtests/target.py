@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import fcntl
 import http.client
+import ipaddress
+import json
 import random
+import shutil
+import socket
 import tempfile
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import grpc
@@ -28,6 +36,16 @@ from loadtests.containers import Cgroup, Container
 from protos.queue.v1 import queue_pb2, queue_pb2_grpc
 
 ROOM = "main"
+_TOKEN = "X-Access-Token"
+#: Where the parts of a system are that was not started here.
+_SETTINGS = (
+    *(f"{name.upper()}_MYSQL_URL" for name in DATABASES),
+    "QUEUE_REDIS_URL",
+    "QUEUE_KAFKA_BOOTSTRAP",
+    "QUEUE_LISTEN",
+)
+#: In the folder of a stack of our own, held while it is in use.
+_LOCK = "in-use"
 _SECONDS = 10.0
 _EVERYBODY = 10_000_000
 
@@ -98,13 +116,19 @@ class Target:
                 connect_timeout=5,
                 autocommit=True,
             )
-        except pymysql.MySQLError as error:
+        except (pymysql.MySQLError, ValueError, OSError) as error:
             raise CannotTest(
                 f"The database {schema} at {parts.hostname}:{parts.port or 3306} cannot be read"
-                f" (error {error.args[0]}): set {schema.upper()}_MYSQL_URL to where it is."
+                f" ({_number_of(error)}): set {schema.upper()}_MYSQL_URL to where it is."
             ) from error
-        with connection, connection.cursor() as cursor:
-            yield cursor
+        try:
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        except pymysql.MySQLError as error:
+            raise CannotTest(
+                f"The database {schema} at {parts.hostname}:{parts.port or 3306} does not answer as"
+                f" it should ({_number_of(error)}): is it migrated, and does it still run?"
+            ) from error
 
     def volume(self) -> Volume:
         """Counts what is for sale. Raises CannotTest if that is nothing."""
@@ -123,6 +147,34 @@ class Target:
                 " system with make run, which does it."
             )
         return Volume(*counts)
+
+    def sold(self) -> int:
+        """The number of the newest reservation; grows with each seat that is held."""
+        with self.database("reservation") as cursor:
+            cursor.execute("SELECT COALESCE(MAX(id), 0) FROM reservation")
+            row = cursor.fetchone()
+        return int(row[0]) if row else 0
+
+    def require_sold(self, before: int, seats: int) -> None:
+        """Raises CannotTest if the database does not know of so many seats that were held since
+        `sold` gave `before`: then it is not that of the gateway that held them."""
+        if (known := self.sold() - before) < seats:
+            raise CannotTest(
+                f"The database shows {known:,} reservations since the start and the gateway gave"
+                f" {seats:,}: RESERVATION_MYSQL_URL is not the database behind {self.base_url}."
+            )
+
+    def wait_until_ready(self, seconds: float = 60.0) -> None:
+        """Until the gateway says that it can serve: it may have been overloaded. Raises
+        CannotTest."""
+        deadline = time.monotonic() + seconds
+        while (status := _ready(self.base_url)) != 200:
+            if time.monotonic() > deadline:
+                raise CannotTest(
+                    f"The gateway at {self.base_url} is not ready any more after {seconds:.0f} s"
+                    f" ({f'status {status}' if status else 'no answer'})."
+                )
+            time.sleep(0.5)
 
     def schedule_without_reservations(self) -> int:
         """One date by chance that nobody ever took a seat of. Raises CannotTest."""
@@ -268,11 +320,8 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
     if asked_for:
         raise CannotTest(f"No gateway answers at {base_url}: is BASE_URL right, is it started?")
     print(f"No gateway at {base_url}: starting a stack for this test ({seed} data).", flush=True)
-    LOCAL.mkdir(exist_ok=True)
-    # On the disk that `make run` uses: where the temporary files are may be memory, on which a
-    # commit costs nothing.
-    with tempfile.TemporaryDirectory(prefix="loadtest-", dir=LOCAL) as name:
-        stack = Stack(Path(name), Ports.free(), buffer_pool="1G", inherit_settings=True)
+    with _scratch() as folder:
+        stack = Stack(folder, Ports.free(), buffer_pool="1G", inherit_settings=True)
         with stack:
             stack.start_servers(migrate=True)
             stack.seed(seed, show=True)
@@ -289,11 +338,57 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
             print("Stopping the stack.", flush=True)
 
 
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for a stack of our own, on the disk that `make run` uses: where the temporary files
+    are may be memory, on which a commit costs nothing. Deletes those of runs that were killed."""
+    LOCAL.mkdir(exist_ok=True)
+    for left in LOCAL.glob("loadtest-*"):
+        # One without a lock is being made just now.
+        with contextlib.suppress(OSError), (left / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="loadtest-", dir=LOCAL) as name,
+        (Path(name) / _LOCK).open("w") as lock,
+    ):
+        # The kernel gives the lock back whichever way we end.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
+
+
 def _attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
-    """What is told nowhere is taken to be as `make up` or `make run` has it."""
-    found = containers.find(urlsplit(base_url).port or 80)
-    if found:
-        return _attached_to_containers(base_url, ports, found)
+    """What is told nowhere is taken to be as `make up` or `make run` has it, but only if the
+    gateway is on this machine."""
+    found: Sequence[Container] = ()
+    if _is_here(base_url):
+        found = containers.find(urlsplit(base_url).port or 80)
+    elif missing := [name for name in _SETTINGS if not environ.get(name)]:
+        raise CannotTest(
+            f"The gateway at {base_url} is on another machine: set {', '.join(missing)} to what is"
+            " behind it."
+        )
+    target = (
+        _attached_to_containers(base_url, ports, found)
+        if found
+        else _attached_to_settings(base_url, environ, ports)
+    )
+    _require_same(target)
+    return target
+
+
+def _is_here(base_url: str) -> bool:
+    """Whether the URL's host is this machine."""
+    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
+    try:
+        found = socket.getaddrinfo(urlsplit(base_url).hostname, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = {str(each[4][0]) for each in found}
+    return all(each in own or ipaddress.ip_address(each).is_loopback for each in addresses)
+
+
+def _attached_to_settings(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
     secrets = LOCAL / "secrets.json"
     urls = {}
     for name in DATABASES:
@@ -301,11 +396,10 @@ def _attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target
         if not url and not secrets.exists():
             raise CannotTest(
                 f"The gateway at {base_url} was not started by make run here: set"
-                f" {', '.join(f'{each.upper()}_MYSQL_URL' for each in DATABASES)},"
-                " QUEUE_REDIS_URL, QUEUE_KAFKA_BOOTSTRAP and QUEUE_LISTEN to what is behind it."
+                f" {', '.join(_SETTINGS)} to what is behind it."
             )
         urls[name] = url or mysql_url(name, ports, Credentials.load(secrets))
-    target = Target(
+    return Target(
         base_url=base_url,
         mysql_urls=urls,
         redis_url=environ.get("QUEUE_REDIS_URL") or f"redis://{HOST}:{ports.redis}/0",
@@ -314,14 +408,74 @@ def _attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target
         ports=ports,
         own=False,
     )
+
+
+def _require_same(target: Target) -> None:
+    """Raises CannotTest unless the gateway, queue_service and Redis are of one system: somebody
+    enters through the gateway, is found in Redis, and is gone from it after leaving through
+    queue_service."""
+    user = random.randint(1_000_000_000, 90_000_000_000)
+    token = _enter(target.base_url, user)
     try:
-        with redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection:
-            connection.ping()
-    except redis.RedisError as error:
+        claims = _claims(token)
+        place = queue_pb2.Place(
+            room=ROOM, number=claims["place"], user_id=user, epoch=claims["epoch"]
+        )
+        with (
+            redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection,
+            grpc.insecure_channel(target.queue_addr) as channel,
+        ):
+            users = f"{{queue:{ROOM}}}:users"
+            if connection.hget(users, str(user)) != str(claims["place"]).encode():
+                raise CannotTest(
+                    f"Whoever enters through {target.base_url} is not in the Redis that would be"
+                    " watched: set QUEUE_REDIS_URL to the one behind that gateway."
+                )
+            queue_pb2_grpc.QueueServiceStub(channel).LeaveQueue(
+                queue_pb2.LeaveQueueRequest(place=place), timeout=_SECONDS
+            )
+            if connection.hexists(users, str(user)):
+                raise CannotTest(
+                    f"Whoever enters through {target.base_url} cannot leave at"
+                    f" {target.queue_addr}: set QUEUE_LISTEN to the queue_service behind that"
+                    " gateway."
+                )
+    except (redis.RedisError, ValueError) as error:
         raise CannotTest(
             "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
         ) from error
-    return target
+    except grpc.RpcError as error:
+        raise CannotTest(
+            f"The waiting room does not answer at {target.queue_addr}: set QUEUE_LISTEN to where"
+            " queue_service is."
+        ) from error
+    finally:
+        _ask(target.base_url, "DELETE", "/queues/order", {_TOKEN: token})
+
+
+def _enter(base_url: str, user: int) -> str:
+    """The token of a new place. Raises CannotTest."""
+    headers = {"Content-Type": "application/json"}
+    status, answer = _ask(
+        base_url, "POST", "/queues/enqueue", headers, json.dumps({"userId": user})
+    )
+    token = answer.get(_TOKEN) if answer else None
+    if status != 201 or not token:
+        raise CannotTest(
+            f"Nobody can enter through {base_url} ({f'status {status}' if status else 'no answer'})"
+            ": is the queue full or paused?"
+        )
+    return token
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """What the token states; the gateway has just signed it."""
+    try:
+        part = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return {"place": int(claims["place"]), "epoch": int(claims["epoch"])}
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise CannotTest("The gateway gives tokens of another kind than this version.") from error
 
 
 def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Container]) -> Target:
@@ -363,11 +517,31 @@ def _ready(base_url: str) -> int:
         port = 0
     if parts.scheme != "http" or not parts.hostname or not port:
         raise CannotTest(f"BASE_URL must look like http://127.0.0.1:8080, not {base_url!r}.")
-    connection = http.client.HTTPConnection(parts.hostname, port, timeout=5)
+    return _ask(base_url, "GET", "/health/ready")[0]
+
+
+def _ask(
+    base_url: str,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] = types.MappingProxyType({}),
+    body: str | None = None,
+) -> tuple[int, http.client.HTTPMessage | None]:
+    """Status and headers of the answer; 0 and None if there is none."""
+    parts = urlsplit(base_url)
+    connection = http.client.HTTPConnection(
+        parts.hostname or HOST, parts.port or 80, timeout=_SECONDS / 2
+    )
     try:
-        connection.request("GET", f"{parts.path}/health/ready")
-        return connection.getresponse().status
+        connection.request(method, parts.path + path, body, dict(headers))
+        answer = connection.getresponse()
+        return answer.status, answer.headers
     except (OSError, http.client.HTTPException):
-        return 0
+        return 0, None
     finally:
         connection.close()
+
+
+def _number_of(error: Exception) -> str:
+    """Of an error of the database; its text may tell secrets."""
+    return f"error {error.args[0] if error.args else type(error).__name__}"

@@ -17,8 +17,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from google.protobuf.message import DecodeError
 
-from deploy.local import Ports, StackError
+from deploy.local import Ports
 from deploy.local.ports import HOST
+from loadtests import command
 from loadtests.target import CannotTest, Target, opened
 from loadtests.watch import Watch
 from protos.payment.v1 import events_pb2
@@ -35,7 +36,7 @@ _TWO_LIVE = """
             OR (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
         GROUP BY seat_id HAVING COUNT(*) > 1) twice
 """
-_CONFIRMED = "SELECT payment_id FROM reservation WHERE status = 'CONFIRMED'"
+_CONFIRMED = "SELECT payment_id, id FROM reservation WHERE status = 'CONFIRMED'"
 # Money is where the provider's own book says it is; without that book (another provider than
 # the sandbox), where the payment says.
 _CHARGED = """
@@ -43,10 +44,15 @@ _CHARGED = """
     WHERE COALESCE(c.status = 'APPROVED', p.status = 'SUCCEEDED')
 """
 _UNENDED = "SELECT COUNT(*) FROM payment WHERE status = 'INITIATED'"
+# What was given back had succeeded before: one event of each.
 _TO_BE_TOLD = f"""
-    SELECT id FROM payment
-    WHERE status = 'SUCCEEDED' AND updated_at > NOW(6) - INTERVAL {_DAYS_OF_EVENTS} DAY
+    SELECT id, status FROM payment
+    WHERE status IN ('SUCCEEDED', 'REFUNDED')
+        AND updated_at > NOW(6) - INTERVAL {_DAYS_OF_EVENTS} DAY
 """
+
+#: Status of a payment -> its event, as the topic calls it.
+_EVENTS = {"SUCCEEDED": "succeeded", "REFUNDED": "refunded"}
 
 
 def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
@@ -67,36 +73,38 @@ def count(target: Target) -> dict[str, int]:
         row = cursor.fetchone()
         unended = int(row[0]) if row else 0
         cursor.execute(_TO_BE_TOLD)
-        to_be_told = {row[0] for row in cursor.fetchall()}
+        to_be_told = {(row[0], _EVENTS[row[1]]) for row in cursor.fetchall()}
         cursor.execute(_CHARGED)
-        charged = dict(cursor.fetchall())
+        charged: list[tuple[int, int]] = list(cursor.fetchall())
     # In this order, so that what is confirmed meanwhile does not look uncharged.
     with target.database("reservation") as cursor:
         cursor.execute(_CONFIRMED)
-        confirmed = {row[0] for row in cursor.fetchall()}
+        confirmed: list[tuple[int | None, int]] = list(cursor.fetchall())
         cursor.execute(_TWO_LIVE)
         row = cursor.fetchone()
         two_live = int(row[0]) if row else 0
     told = asyncio.run(_payments_told(target.kafka_bootstrap))
+    # A payment and its reservation as pairs: money for one seat does not pay for another.
+    paid, sold = set(charged), set(confirmed)
     return {
         "seats with two live reservations": two_live,
-        "reservations charged twice": len(charged) - len(set(charged.values())),
-        "charged and not confirmed": len(charged.keys() - confirmed),
-        "confirmed and not charged": len(confirmed - charged.keys()),
+        "reservations charged twice": len(charged) - len({of for _, of in charged}),
+        "charged and not confirmed": sum(pair not in sold for pair in charged),
+        "confirmed and not charged": sum(pair not in paid for pair in confirmed),
         "payments without an end": unended,
         "payments without an event": len(to_be_told - told),
     }
 
 
-async def _payments_told(bootstrap: str) -> set[int]:
-    """The payments whose success the topic tells."""
+async def _payments_told(bootstrap: str) -> set[tuple[int, str]]:
+    """Payments, and what the topic tells of them."""
     consumer = AIOKafkaConsumer(
         TOPIC,
         bootstrap_servers=bootstrap,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
     )
-    told: set[int] = set()
+    told: set[tuple[int, str]] = set()
     try:
         async with asyncio.timeout(_KAFKA_SECONDS):
             await consumer.start()
@@ -111,8 +119,7 @@ async def _payments_told(bootstrap: str) -> set[int]:
                             event = events_pb2.PaymentEvent.FromString(record.value)
                         except DecodeError:
                             continue  # a poison message, which is the business of the consumers
-                        if event.WhichOneof("event") == "succeeded":
-                            told.add(event.payment_id)
+                        told.add((event.payment_id, event.WhichOneof("event") or ""))
     except (KafkaError, TimeoutError) as error:
         raise CannotTest(
             f"Kafka at {bootstrap} cannot be read: set QUEUE_KAFKA_BOOTSTRAP to where it is."
@@ -131,18 +138,18 @@ def lines(counts: Mapping[str, int]) -> str:
 
 
 def main() -> int:
-    try:
-        usual = f"http://{HOST}:{Ports.from_environ(os.environ).gateway}"
-        # Given, so that no stack is started if nothing runs.
-        environ = {"BASE_URL": usual, **os.environ}
-        with opened(environ, "none") as target:
-            with Watch(target, {}) as watch:
-                counts = settled(target)
-            counts["samples with more admitted than the capacity"] = watch.room.over_capacity
-            counts["people admitted out of order"] = len(watch.room.overtakers)
-    except (CannotTest, StackError) as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 2
+    return command.run(_main)
+
+
+def _main() -> int:
+    usual = f"http://{HOST}:{Ports.from_environ(os.environ).gateway}"
+    # Given, so that no stack is started if nothing runs.
+    environ = {"BASE_URL": usual, **os.environ}
+    with opened(environ, "none") as target:
+        with Watch(target, {}) as watch:
+            counts = settled(target)
+        counts["samples with more admitted than the capacity"] = watch.room.over_capacity
+        counts["people admitted out of order"] = len(watch.room.overtakers)
     print(lines(counts))
     return 1 if any(counts.values()) else 0
 

@@ -40,7 +40,10 @@ class Watch:
     """
 
     def __init__(self, target: Target, sources: Mapping[str, Source]) -> None:
-        self._families = {name: _family(source) for name, source in sources.items()}
+        self._families = {}
+        for name, source in sources.items():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                self._families[name] = _family(source)
         self._redis = redis.Redis.from_url(target.redis_url, socket_timeout=2)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="watch", daemon=True)
@@ -100,9 +103,11 @@ class Watch:
         pipe.zrange(prefix + "waiting", 0, 0)
         pipe.zrange(prefix + "admitted", 0, _MAX_ADMITTED_READ)
         capacity, admitted, waiting, first, inside = pipe.execute()
+        if capacity is None:
+            return  # nobody has ever entered: there is nothing to see
         self.room.samples += 1
         self.room.most_waiting = max(self.room.most_waiting, waiting)
-        if capacity is not None and admitted > int(capacity):
+        if admitted > int(capacity):
             self.room.over_capacity += 1
         # Place numbers rise in the order of joining: whoever is in while an earlier one waits
         # has overtaken.

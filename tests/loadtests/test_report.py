@@ -1,4 +1,4 @@
-"""From figures to words: the terminal's table, the HTML page, the committed page, the search."""
+"""From figures to words: the terminal's table, the HTML page, the committed page."""
 
 import json
 from pathlib import Path
@@ -6,55 +6,8 @@ from typing import Any
 
 import pytest
 
-from loadtests import capacity, report, report_page, run, verify
-
-STATS = {
-    "avg": 3.0, "min": 1.0, "med": 2.0, "max": 30.0, "p(90)": 5.0, "p(95)": 6.0, "p(99)": 20.0,
-}  # fmt: skip
-
-
-def a_script(name: str = "seats", **changes: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "passed": True,
-        "thresholds": {"http_req_duration{phase:run} p(99)<200": True},
-        "requests": 3_700,
-        "per_second": 61.7,
-        "seconds": 60,
-        "duration": STATS,
-        "wrong": 0,
-        "prepared_wrong": 0,
-        "routes": {name: STATS | {"requests": 3_700}},
-        "counted": {},
-        "waited_ms": {},
-        "polls": {},
-        "cpu": {"gateway": {"mean": 0.2, "peak": 0.4}, "k6": {"mean": 0.1, "peak": 0.2}},
-        "other_cores": 0.01,
-        "steal": 0.001,
-        "users": 150,
-        "scheduled_seconds": 60.0,
-        "scenario": {},
-        "before": {"mb": {"gateway": 80}, "connections": {"gateway": 4}},
-        "after": {"mb": {"gateway": 90}, "connections": {"gateway": 5}},
-        "room": {
-            "capacity": 10, "samples": 3, "over_capacity": 0, "overtakers": 0, "most_waiting": 0,
-        },
-    } | changes  # fmt: skip
-
-
-def a_result(*scripts: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {
-        "taken": "2026-01-02T03:04:05Z",
-        "profile": "baseline",
-        "about": "some users",
-        "changed": {},
-        "own_stack": True,
-        "volume": {"concerts": 100, "schedules": 10_000, "seats": 1_500_000},
-        "machine": {"processor": "some, 2 cores"},
-        "invariants": {"charged and not confirmed": 0},
-        "passed": True,
-        "scripts": list(scripts or [a_script()]),
-    } | changes
+from loadtests import report, report_page, run, verify
+from tests.loadtests.figures import STATS, a_result, a_script
 
 
 def a_series() -> dict[str, Any]:
@@ -191,36 +144,3 @@ def test_committed_page_is_made_from_the_committed_runs() -> None:
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(report_page.PageError, match="not the result of a load test"):
         report_page.take_over(tmp_path)
-
-
-# --- the search ------------------------------------------------------------------------------
-
-
-def search(limit: int, most: int = 6_400) -> dict[str, Any]:
-    """Of a system that stands `limit` users."""
-
-    def step(users: int) -> dict[str, Any]:
-        holds = users <= limit
-        return a_script(passed=holds, duration=STATS | {"p(99)": 20.0 if holds else 999.0})
-
-    return capacity.search(step, 100, most)
-
-
-def test_search_closes_in() -> None:
-    found = search(1_000)
-    assert 800 <= found["users"] <= 1_000
-    assert found["stopped_by"] == "p99 999 ms"
-    assert found["bottleneck"].startswith("gateway: 0.40 cores")
-    assert [one["users"] for one in found["steps"]] == sorted(
-        one["users"] for one in found["steps"]
-    )
-
-
-def test_search_ends_at_the_most() -> None:
-    found = search(100_000, most=400)
-    assert (found["users"], found["stopped_by"]) == (400, "the end of the search")
-
-
-def test_search_finds_that_it_stands_few_or_none() -> None:
-    assert 60 <= search(70)["users"] <= 70
-    assert search(0)["users"] == 0

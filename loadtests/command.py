@@ -1,0 +1,59 @@
+"""What the commands of the load tests have in common: how they are stopped, and how they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from deploy.local import StackError
+from loadtests.target import CannotTest
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """Somebody wants the command to end; `status` is what it then exits with."""
+
+    def __init__(self, number: int) -> None:
+        self.status = 128 + number
+
+
+def run(command: Callable[[], int]) -> int:
+    """Runs it and returns its exit status: 2, after one sentence on standard error, if it raises
+    CannotTest, StackError or OSError; 128 + the signal's number if it is stopped by Ctrl-C,
+    SIGTERM or the end of the terminal, whereupon everything that it started is ended in order."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        # Whoever started us with nohup, or in the background, wants it ignored.
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        return command()
+    except (CannotTest, StackError) as error:
+        _tell(str(error))
+        return 2
+    except OSError as error:
+        _tell(f"{error.strerror or error}: {error.filename or 'the machine'}.")
+        return 2
+    except Stopped as stopped:
+        _tell("Stopped.")
+        return stopped.status
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # A second Ctrl-C must not cut the stopping short: every wait in it is bounded.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def _tell(sentence: str) -> None:
+    # The terminal may be what went away.
+    with contextlib.suppress(OSError):
+        print(f"frontrow: {sentence}", file=sys.stderr, flush=True)

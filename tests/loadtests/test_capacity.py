@@ -1,0 +1,155 @@
+"""The search for the most users: how it closes in, what it survives, what it blames."""
+
+from typing import Any
+
+import pytest
+
+from loadtests import capacity
+from loadtests.target import CannotTest
+from tests.loadtests.figures import STATS, a_script
+
+
+def search(limit: int, most: int = 6_400) -> dict[str, Any]:
+    """Of a system that stands `limit` users."""
+
+    def step(users: int) -> dict[str, Any]:
+        holds = users <= limit
+        script = a_script(passed=holds, duration=STATS | {"p(99)": 20.0 if holds else 999.0})
+        return capacity.figures(script, {}, 1)
+
+    return capacity.search(step, 100, most)
+
+
+def test_closes_in() -> None:
+    found = search(1_000)
+    assert 800 <= found["users"] <= 1_000
+    assert found["stopped_by"] == "p99 999 ms"
+    assert found["bottleneck"].startswith("no processor is full (0.31 of the machine's")
+    assert [one["users"] for one in found["steps"]] == sorted(
+        one["users"] for one in found["steps"]
+    )
+
+
+def test_ends_at_the_most() -> None:
+    found = search(100_000, most=400)
+    assert (found["users"], found["stopped_by"]) == (400, "the end of the search")
+
+
+def test_finds_that_it_stands_few_or_none() -> None:
+    assert 55 <= search(70)["users"] <= 70
+    assert search(0)["users"] == 0
+
+
+@pytest.mark.parametrize("limit", [0, 90, 100, 199, 201, 1_000, 1_599, 1_601, 5_000, 10**6])
+def test_takes_no_more_steps_than_it_says(limit: int) -> None:
+    steps = capacity.Steps.from_environ({"FIRST_USERS": "100"})
+    found = search(limit)
+    assert len(found["steps"]) <= steps.at_most() or limit < 100
+
+
+def test_all_scripts_end_within_half_an_hour() -> None:
+    assert capacity.Steps.from_environ({}).minutes(8) <= 30
+
+
+def test_a_step_that_k6_ended_did_not_hold_and_the_search_goes_on() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def step(users: int) -> dict[str, Any]:
+        script = (
+            a_script()
+            if users <= 100
+            else {"passed": False, "gave_up": "the queue is full", "cpu": {}, "throttled": {}}
+        )
+        return capacity.figures(script, {}, 1)
+
+    found = capacity.search(step, 100, 6_400, seen.append)
+    assert found["users"] == 100
+    assert found["stopped_by"] == "the queue is full"
+    assert found["bottleneck"] == "unknown: no process could be seen"
+    assert [one["passed"] for one in found["steps"]] == [True, False, False, False]
+    # What is known is told after each step.
+    assert [len(one["steps"]) for one in seen] == [1, 2, 3, 4]
+    assert capacity.so_far(seen[1]) == "step 3, so far 100 users held and 200 did not"
+    assert "then the queue is full" in capacity.told(found)
+
+
+def test_what_was_found_before_a_step_failed_is_kept() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def step(users: int) -> dict[str, Any]:
+        if users > 200:
+            raise CannotTest("Gone.")
+        return capacity.figures(a_script(), {}, 1)
+
+    with pytest.raises(CannotTest, match="Gone"):
+        capacity.search(step, 100, 6_400, seen.append)
+    assert seen[-1]["users"] == 200
+
+
+CAPS = {"gateway": {"cores": 0.38, "mib": 448, "containers": 1}}
+
+
+def used(**cores: float) -> dict[str, dict[str, float]]:
+    return {name: {"mean": mean, "peak": mean} for name, mean in cores.items()}
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ({"cpu": {}}, "unknown: no process could be seen"),
+        ({"cpu": used(k6=0.3)}, "unknown: only k6 runs where it can be seen"),
+        ({"cpu": used(k6=1.9)}, "the machine is full (1.90 of the machine's 2 cores in use)"),
+        (
+            {"cpu": used(gateway=0.37, redis=0.2), "throttled": {"gateway": 0.6, "redis": 0.1}},
+            "gateway: its cap of 0.38 cores held it up in 60 % of the time",
+        ),
+        ({"cpu": used(gateway=0.9, k6=0.2)}, "gateway: its core is full (0.90"),
+        # Has many threads: there is no core of its own.
+        ({"cpu": used(mariadb=0.9, gateway=0.3)}, "no processor is full (1.20"),
+        (
+            {"cpu": used(mariadb=1.1, gateway=0.5, k6=0.3)},
+            "the machine is full (1.90 of the machine's 2 cores in use), most of it by mariadb",
+        ),
+        (
+            {"cpu": used(gateway=0.6, k6=1.2)},
+            "the machine is full (1.80 of the machine's 2 cores in use), most of it by k6",
+        ),
+        ({"cpu": used(gateway=0.2), "other_cores": 1.6}, "the machine is full (1.80"),
+        ({"cpu": used(gateway=0.2)}, "no processor is full (0.20"),
+    ],
+)
+def test_names_what_was_short(script: dict[str, Any], told: str) -> None:
+    assert capacity.bottleneck(script, CAPS, cores=2).startswith(told)
+
+
+def test_two_gateways_fill_two_cores() -> None:
+    script = {"cpu": used(gateway=0.9)}
+    two = {"gateway": {"cores": 2.0, "mib": 448, "containers": 2}}
+    assert "core is full" in capacity.bottleneck(script, {}, 1, cores=4)
+    assert "core is full" not in capacity.bottleneck(script, {}, 2, cores=4)
+    assert "core is full" not in capacity.bottleneck(script, two, 1, cores=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"FIRST_USERS": "0"}, "FIRST_USERS must be"),
+        ({"STEP_SECONDS": "x"}, "STEP_SECONDS must"),
+        ({"FIRST_USERS": "7000"}, "FIRST_USERS (7,000) must not be more than MOST_USERS (6,400)"),
+        ({"MAX_WAIT_SECONDS": "-1"}, "journey: MAX_WAIT_SECONDS must be"),
+        ({"SCRIPT": "lunch"}, "no script 'lunch'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(
+    settings: dict[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(capacity, "opened", None)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert capacity.main([]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
