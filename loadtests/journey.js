@@ -3,11 +3,17 @@
 
 import exec from 'k6/execution';
 import { sleep } from 'k6';
-import { Counter, Trend } from 'k6/metrics';
+import { Counter, Rate, Trend } from 'k6/metrics';
 
 import { anyConcert, anySchedule, anySeat, anyUser, number, userOf } from './lib/env.js';
 import { requireSeeded } from './lib/people.js';
-import { POLL_SECONDS, ROUTES, THINK_SECONDS, options as optionsOf } from './lib/profile.js';
+import {
+  POLL_SECONDS,
+  ROUTES,
+  THINK_SECONDS,
+  lastSecond,
+  options as optionsOf,
+} from './lib/profile.js';
 import {
   concerts,
   enqueue,
@@ -24,12 +30,15 @@ export const options = optionsOf('journey', ROUTES);
 
 const bought = new Counter('journeys_bought');
 const stopped = new Counter('journeys_stopped');
+const failed = new Rate('journeys_failed');
 const waited = new Trend('journey_waited', true);
 const polls = new Trend('journey_polls');
 
 // A person's patience, in line and in looking for a seat.
 const MAX_WAIT_SECONDS = number('MAX_WAIT_SECONDS', 600);
 const MAX_SEATS_TRIED = number('MAX_SEATS_TRIED', 5);
+// Whoever waits in vain leaves before k6 ends the iteration, so that it is counted as stopped.
+const LAST_CALL_SECONDS = lastSecond('journey') - 3;
 
 export function setup() {
   requireSeeded();
@@ -39,16 +48,19 @@ export function setup() {
 export default function ({ first, pages }) {
   recognise(pages);
   const me = enqueue(userOf(exec.scenario.iterationInTest, first));
-  if (me && wait(me) && buy(me)) bought.add(1);
-  else stopped.add(1);
+  const done = me !== null && wait(me) && buy(me);
+  (done ? bought : stopped).add(1);
+  failed.add(!done);
   sleep(THINK_SECONDS);
 }
 
 /** Whether the person was let in. */
 function wait(me) {
   const began = Date.now();
+  const lastCall = exec.scenario.startTime + LAST_CALL_SECONDS * 1000;
+  const until = Math.min(began + MAX_WAIT_SECONDS * 1000, lastCall);
   let before = me.order;
-  for (let asked = 1; Date.now() - began < MAX_WAIT_SECONDS * 1000; asked += 1) {
+  for (let asked = 1; Date.now() < until; asked += 1) {
     const place = order(me.token, before);
     if (place && place.order === 0) {
       waited.add(Date.now() - began);
@@ -56,7 +68,8 @@ function wait(me) {
       return true;
     }
     if (place) before = place.order;
-    sleep(POLL_SECONDS ?? place?.retryAfter ?? 1);
+    const pause = POLL_SECONDS ?? place?.retryAfter ?? 1;
+    sleep(Math.max(0, Math.min(pause, (until - Date.now()) / 1000)));
   }
   return false;
 }

@@ -1,12 +1,17 @@
 // Settings from the environment, and what is for sale.
 //
 //   BASE_URL      the gateway; default http://127.0.0.1:8080
+//   USERS         user ids are from 1 to this; default 1,000,000
+//   SCHEDULES_OF_SEATS   among how many dates the seats route chooses; default 20
+//
+// What is for sale. loadtests.run counts it, and sets these; they are for a script that is run
+// alone:
+//
 //   CONCERTS      concerts, with ids from 1; default 100
 //   SCHEDULES     dates of each concert; default 100
+//   SCHEDULE_IDS  how far apart the dates of two concerts are numbered; default 100
 //   SEATS         seats of each date; default 150
-//   USERS         user ids are from 1 to this; default 1,000,000
-//   HOT_SCHEDULE  the one date that everybody wants; default: any
-//   SCHEDULES_OF_SEATS   among how many dates the seats route chooses; default 20
+//   HOT_SCHEDULE  the one date that everybody wants; default: any; in hotseat one by chance
 
 /** The variable `name`, or the default if it is not set or empty. */
 export function text(name, otherwise) {
@@ -25,14 +30,13 @@ export function number(name, otherwise) {
 
 export const BASE_URL = text('BASE_URL', 'http://127.0.0.1:8080').replace(/\/+$/, '');
 
-const CONCERTS = number('CONCERTS', 100);
+export const CONCERTS = number('CONCERTS', 100);
 const SCHEDULES = number('SCHEDULES', 100);
 export const SEATS = number('SEATS', 150);
 const USERS = number('USERS', 1_000_000);
 const HOT_SCHEDULE = number('HOT_SCHEDULE', 0);
 const SCHEDULES_OF_SEATS = number('SCHEDULES_OF_SEATS', 20);
-// How far apart the seeder numbers the dates of two concerts.
-const SCHEDULE_IDS_A_CONCERT = 100;
+const SCHEDULE_IDS = number('SCHEDULE_IDS', 100);
 
 function among(count) {
   return 1 + Math.floor(Math.random() * count);
@@ -49,9 +53,14 @@ function upTo(count) {
 
 export const ALL_CONCERTS = upTo(CONCERTS);
 
+/** The ids of all dates of a concert, in their order. */
+export function schedulesOf(concertId) {
+  return upTo(SCHEDULES).map((number) => (concertId - 1) * SCHEDULE_IDS + number);
+}
+
 /** Of all dates. */
 export function anySchedule() {
-  return HOT_SCHEDULE || (anyConcert() - 1) * SCHEDULE_IDS_A_CONCERT + among(SCHEDULES);
+  return HOT_SCHEDULE || (anyConcert() - 1) * SCHEDULE_IDS + among(SCHEDULES);
 }
 
 /** The few dates that most people look at. */

@@ -1,14 +1,16 @@
 // People who are made ready before the measurement: let in, or with a seat held.
 //
-// setup() makes them and hands them out. k6 copies what setup() returns to every virtual user,
-// which takes memory and, while users come, processor time. So only as many are made as fit into
-// PREPARED_MEGABYTES together; whoever finds nobody left makes one of its own, in the phase
-// `prepare`, before the request that is measured.
+// setup() makes them and hands them out, if they fit into PREPARED_MEGABYTES. For more of them
+// loadtests/prepare.py writes a file before k6 starts, PREPARED_FILE, of which k6 keeps one copy
+// for all virtual users. Whoever still finds nobody makes a person of its own, in the phase
+// `prepare`, before the request that is measured: the metric prepared_late counts them.
 
+import { SharedArray } from 'k6/data';
 import exec from 'k6/execution';
+import { Counter } from 'k6/metrics';
 
-import { anySeat, newUser, number } from './env.js';
-import { maxIterations, maxUsers } from './profile.js';
+import { anySeat, newUser, text } from './env.js';
+import { peopleOf } from './profile.js';
 import {
   PREPARE,
   concerts,
@@ -21,19 +23,20 @@ import {
 } from './shop.js';
 
 const BATCH = 32;
-const BYTES_EACH = 400;
 const TRIES = 5;
 const LOOKS_EACH = 15;
-const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
+// Whose hold ends sooner cannot be sure to pay in time.
+const HOLD_LEFT_MS = 5_000;
 
-function atMost(script) {
-  return Math.floor(PREPARED_BYTES / BYTES_EACH / maxUsers(script));
-}
+const preparedLate = new Counter('prepared_late');
 
-/** Everybody whom the script needs, or, if they are too many, one to try it with: then each
- * virtual user enters by itself, which is one request more in its life. */
-function allOrOne(script) {
-  return maxUsers(script) <= atMost(script) ? maxUsers(script) : 1;
+const FILE = text('PREPARED_FILE', '');
+const prepared = FILE && new SharedArray('prepared', () => JSON.parse(open(FILE)));
+
+/** How many setup() makes: all; one to try it with; or none, if there is a file. */
+function countFor(script) {
+  const { people, inSetup } = peopleOf(script);
+  return prepared ? 0 : inSetup ? people : 1;
 }
 
 function enter(count) {
@@ -74,25 +77,32 @@ function requireConcerts(fan) {
 /** {fans: people who are in, one for each user of the script; pages: fingerprints of the pages
  * they will look at}. `look(token, id, tags)` looks at the page of each of `ids`. */
 export function letIn(script, look = null, ids = []) {
-  const fans = enter(allOrOne(script));
-  requireAdmitted(fans);
-  requireConcerts(fans[0]);
+  const fans = enter(countFor(script));
   // Nobody may ask too often.
-  const lookers = enter(Math.ceil(ids.length / LOOKS_EACH));
-  requireAdmitted(lookers);
+  const lookers = enter(1 + Math.floor(ids.length / LOOKS_EACH));
+  requireAdmitted([...fans, ...lookers]);
+  requireConcerts(lookers[0]);
   ids.forEach((id, index) => look(lookers[Math.floor(index / LOOKS_EACH)].token, id, PREPARE));
   sendHome(lookers);
   return { fans, pages: pagesSeen() };
 }
 
-/** People who stand in line (or are in, if there is room), one for each user of the script. */
+/** People who stand in line, one for each user of the script. */
 export function lineUp(script) {
-  return enter(allOrOne(script));
+  const fans = enter(countFor(script));
+  if (!(prepared || fans).some((fan) => fan.order > 0)) {
+    exec.test.abort(
+      'Nobody has to stand in line: lower the capacity of the waiting room with' +
+        ' python -m queue_service.admin capacity.',
+    );
+  }
+  return fans;
 }
 
-/** People who hold a seat, one for each iteration of the script: {userId, token, reservationId}. */
+/** People who hold a seat, one for each iteration of the script: {userId, token, reservationId,
+ * heldUntil}. */
 export function withSeats(script) {
-  const fans = enter(Math.min(maxIterations(script), atMost(script)));
+  const fans = enter(countFor(script));
   requireAdmitted(fans);
   for (let at = 0; at < fans.length; at += BATCH) {
     let without = fans.slice(at, at + BATCH);
@@ -100,7 +110,7 @@ export function withSeats(script) {
       if (tries === TRIES) exec.test.abort('Seats cannot be held: are there any left?');
       const results = reserveMany(without, without.map(anySeat), PREPARE);
       results.forEach((result, index) => {
-        without[index].reservationId = result && result.reservationId;
+        Object.assign(without[index], result && hold(result));
       });
       without = without.filter((fan) => !fan.reservationId);
     }
@@ -113,23 +123,37 @@ export function sendHome(fans) {
   for (let at = 0; at < fans.length; at += BATCH) leaveMany(fans.slice(at, at + BATCH));
 }
 
+/** Who was made ready for this user or iteration, if anybody. */
+function ready(fans, index) {
+  return (prepared || fans)[index];
+}
+
+function enterLate() {
+  preparedLate.add(1);
+  return enqueue(newUser(), PREPARE);
+}
+
 let own = null;
 
 /** The person that this virtual user is, in every iteration. */
 export function myself(fans) {
-  if (own === null) own = fans[exec.vu.idInTest - 1] ?? enqueue(newUser(), PREPARE);
+  if (own === null) own = ready(fans, exec.vu.idInTest - 1) ?? enterLate();
   return own;
+}
+
+function hold({ reservationId, heldUntil }) {
+  return { reservationId, heldUntil };
 }
 
 /** The person who pays in this iteration, or null if no seat could be held. */
 export function payer(fans) {
-  const ready = fans[exec.scenario.iterationInTest];
-  if (ready) return ready;
-  const fan = enqueue(newUser(), PREPARE);
+  const me = ready(fans, exec.scenario.iterationInTest);
+  if (me && Date.parse(me.heldUntil) > Date.now() + HOLD_LEFT_MS) return me;
+  const fan = enterLate();
   if (fan === null) return null;
   for (let tries = 0; tries < TRIES; tries += 1) {
     const result = reserve(fan, anySeat(), PREPARE);
-    if (result && !result.taken) return { ...fan, reservationId: result.reservationId };
+    if (result && !result.taken) return { ...fan, ...hold(result) };
   }
   return null;
 }

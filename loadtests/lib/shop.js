@@ -12,7 +12,7 @@ import { md5 } from 'k6/crypto';
 import http from 'k6/http';
 import { Counter, Rate } from 'k6/metrics';
 
-import { BASE_URL, SEATS } from './env.js';
+import { BASE_URL, CONCERTS, SEATS, schedulesOf } from './env.js';
 
 const wrongReplies = new Rate('wrong_replies');
 const seatsWon = new Counter('seats_won');
@@ -29,8 +29,12 @@ const NO_CONTENT = http.expectedStatuses(204);
 
 const JSON_TYPE = 'application/json';
 const TOKEN = 'X-Access-Token';
+const DATE = /^\d{4}-\d\d-\d\d$/;
 const PRICE = /^\d+\.\d\d$/;
 const STATUSES = ['AVAILABLE', 'HELD', 'SOLD'];
+const DAY_MS = 86_400_000;
+// The contract's: who asks for no page size gets as many concerts, if there are.
+const PAGE_SIZE = 100;
 
 let complaints = 0;
 
@@ -91,6 +95,7 @@ function complain(name, response) {
 }
 
 const isId = (value) => Number.isInteger(value) && value > 0;
+const isText = (value) => typeof value === 'string' && value !== '';
 const isOrder = (value) => Number.isInteger(value) && value >= 0;
 
 // --- the queue -------------------------------------------------------------------------------
@@ -154,7 +159,29 @@ export function concerts(token, tags = RUN) {
   const response = http.get(BASE_URL + page, params('concerts', tags, OK, token));
   return isRightPage(
     page, response, 'concerts', tags,
-    ({ concerts }) => concerts.length > 0 && concerts.every(({ id, title }) => isId(id) && title),
+    ({ concerts }) =>
+      concerts.length === Math.min(CONCERTS, PAGE_SIZE) &&
+      concerts.every(({ id, title }, index) => id === index + 1 && isText(title)),
+  );
+}
+
+/** Whether these are the dates of the concert, in their order: all of them, or the last ones if
+ * the others have passed. */
+function areSchedules(schedules, concertId) {
+  const ids = schedulesOf(concertId).slice(-schedules.length);
+  const passed = schedulesOf(concertId).length > ids.length;
+  return (
+    schedules.length > 0 &&
+    schedules.length === ids.length &&
+    schedules.every(
+      ({ id, date, status }, index) =>
+        id === ids[index] &&
+        DATE.test(date) &&
+        (status === 'AVAILABLE' || status === 'SOLD_OUT') &&
+        (index === 0 || schedules[index - 1].date < date),
+    ) &&
+    // The first that has not passed is of today (or, around midnight, of a day beside it).
+    (!passed || Math.abs(Date.parse(schedules[0].date) - Date.now()) < 2 * DAY_MS)
   );
 }
 
@@ -164,15 +191,7 @@ export function schedules(token, concertId, tags = RUN) {
   const response = http.get(BASE_URL + page, params('schedules', tags, OK, token));
   return isRightPage(
     page, response, 'schedules', tags,
-    ({ schedules }) =>
-      schedules.length > 0 &&
-      schedules.every(
-        ({ id, date, status }, index) =>
-          isId(id) &&
-          (status === 'AVAILABLE' || status === 'SOLD_OUT') &&
-          date.length === 10 &&
-          (index === 0 || schedules[index - 1].date <= date),
-      ),
+    ({ schedules }) => areSchedules(schedules, concertId),
   );
 }
 
@@ -186,8 +205,11 @@ export function seats(token, scheduleId, tags = RUN) {
     ({ seats }) =>
       seats.length === SEATS &&
       seats.every(
-        ({ id, price, status }, index) =>
-          id === first + index && PRICE.test(price) && STATUSES.includes(status),
+        ({ id, seatNum, price, status }, index) =>
+          id === first + index &&
+          isText(seatNum) &&
+          PRICE.test(price) &&
+          STATUSES.includes(status),
       ),
   );
 }
@@ -207,14 +229,16 @@ function reserved(response, tags) {
   const body = judged(response, 'reserve', tags, taken ? 409 : 200, (body) =>
     taken
       ? body.code === 'SEAT_HELD' || body.code === 'SEAT_SOLD'
-      : isId(body.reservationId) && PRICE.test(body.price) && Date.parse(body.heldUntil) > 0,
+      : isId(body.reservationId) &&
+        PRICE.test(body.price) &&
+        Date.parse(body.heldUntil) > Date.now(),
   );
   if (!body) return null;
   (taken ? seatsTaken : seatsWon).add(1, tags);
-  return taken ? { taken } : { taken, reservationId: body.reservationId };
+  return taken ? { taken } : { ...body, taken };
 }
 
-/** {taken: false, reservationId}, {taken: true} if somebody else has the seat, or null. */
+/** {taken: false, reservationId, heldUntil, …}, {taken: true} if somebody else has the seat, or null. */
 export function reserve(fan, seatId, tags = RUN) {
   return reserved(http.request(...reserveRequest(fan, seatId, tags)), tags);
 }

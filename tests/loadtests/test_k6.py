@@ -14,7 +14,7 @@ HEAD = "metric_name,timestamp,metric_value,expected_response,name,status,extra_t
 
 def environ(**settings: str) -> dict[str, str]:
     """Ours, without what a developer may have set."""
-    known = {"PROFILE", "STAGES", "VUS", "RATE", "DURATION"}
+    known = {"PROFILE", "STAGES", "VUS", "RATE", "DURATION", "PREALLOCATED_VUS"}
     return {k: v for k, v in os.environ.items() if k not in known} | settings
 
 
@@ -25,10 +25,30 @@ def test_there_is_a_script_for_each_route_and_the_journey() -> None:
 @pytest.mark.parametrize("file", [*k6.SCRIPTS.glob("*.js"), *k6.SCRIPTS.glob("lib/*.js")])
 def test_no_script_loads_anything_from_the_network(file: Path) -> None:
     text = file.read_text()
-    for source in re.findall(r"from '([^']+)'", text):
-        assert source.startswith(("./", "k6")), source
-    for opened in re.findall(r"\bopen\((.+?)\);", text):
-        assert opened.startswith("import.meta.resolve('./") or "JSON.parse" in opened
+    imports = re.findall(r"""\b(?:from|import|require)\b\s*\(?\s*["'`]([^"'`]*)["'`]""", text)
+    for source in imports:
+        assert source.startswith(("./", "k6/")) or source == "k6", source
+    for opened in re.findall(r"\bopen\((.+)", text):
+        # A file beside the script, or the one that the environment names.
+        assert opened.startswith(("import.meta.resolve('./", "FILE)")), opened
+    # What is asked of the network at all is asked of the gateway.
+    for url in re.findall(r"https?://[^'\s]+", re.sub(r"^ *//.*", "", text, flags=re.M)):
+        assert url == "http://127.0.0.1:8080"
+
+
+def test_the_ways_to_load_that_the_test_above_sees(tmp_path: Path) -> None:
+    for line in (
+        'import "https://x/y.js";',
+        "import x from 'https://x/y.js';",
+        'import { x } from "https://x/y.js";',
+        "const x = require(`https://x/y.js`);",
+        "const x = await import( 'https://x/y.js' );",
+        "const x = open(elsewhere);",
+    ):
+        file = tmp_path / "script.js"
+        file.write_text(f"import 'k6/http';\n{line}\n")
+        with pytest.raises(AssertionError):
+            test_no_script_loads_anything_from_the_network(file)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +81,11 @@ def test_smoke_takes_20_seconds_in_all() -> None:
 def test_the_environment_changes_the_numbers() -> None:
     plan = k6.plan("seats", environ(STAGES="2s:7,1m:9"))
     assert (plan["users"], plan["seconds"]) == (9, 62)
-    plan = k6.plan("journey", environ(PROFILE="soak", DURATION="90s", RATE="3"))
-    assert plan["seconds"] == 90
+    settings = {"DURATION": "90s", "RATE": "3", "PREALLOCATED_VUS": "7"}
+    plan = k6.plan("journey", environ(PROFILE="soak", **settings))
+    assert (plan["users"], plan["seconds"]) == (7, 90)
     assert plan["scenario"]["rate"] == 3
+    assert k6.plan("reserve", environ(PROFILE="hotseat", VUS="9"))["users"] == 9
 
 
 @pytest.mark.parametrize(
@@ -73,6 +95,43 @@ def test_the_environment_changes_the_numbers() -> None:
 def test_bad_settings_are_one_sentence(settings: dict[str, str]) -> None:
     with pytest.raises(CannotTest, match=r"^seats: (STAGES|CONCERTS|THINK_SECONDS|MAX_P99_MS) "):
         k6.plan("seats", environ(**settings))
+
+
+@pytest.mark.parametrize(
+    ("profile", "script", "settings"),
+    [
+        ("baseline", "seats", {"VUS": "500"}),
+        ("baseline", "journey", {"RATE": "5"}),
+        ("x10", "pay", {"DURATION": "1m"}),
+        ("hotseat", "reserve", {"STAGES": "1s:5"}),
+        ("hotseat", "reserve", {"RATE": "5"}),
+        ("soak", "journey", {"VUS": "5"}),
+        ("smoke", "seats", {"PREALLOCATED_VUS": "5"}),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused(
+    profile: str, script: str, settings: dict[str, str]
+) -> None:
+    (name,) = settings
+    said = rf"^{script}: {name} changes nothing in the profile {profile}\.$"
+    with pytest.raises(CannotTest, match=said):
+        k6.plan(script, environ(PROFILE=profile, **settings))
+
+
+@pytest.mark.parametrize(
+    ("profile", "settings"),
+    [
+        ("soak", {"RATE": "0"}),
+        ("soak", {"RATE": "1.5"}),
+        ("soak", {"DURATION": "soon"}),
+        ("soak", {"PREALLOCATED_VUS": "0"}),
+        ("rush", {"STAGES": "soon:5"}),
+    ],
+)
+def test_a_bad_load_is_one_sentence(profile: str, settings: dict[str, str]) -> None:
+    (name,) = settings
+    with pytest.raises(CannotTest, match=rf"^journey: {name} must [^\n]+\.$"):
+        k6.plan("journey", environ(PROFILE=profile, **settings))
 
 
 def test_several_scripts_run_in_their_order() -> None:
