@@ -20,6 +20,7 @@ import psutil
 
 from deploy.local.process import kill_session, spawn
 from deploy.local.servers import REPOSITORY
+from loadtests.prepare import Wanted
 from loadtests.target import CannotTest
 
 SCRIPTS = Path(__file__).parent
@@ -59,7 +60,8 @@ def version() -> str:
 
 
 def plan(script: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the script would do: {"users": most at once, "seconds": how long, "stages": …}.
+    """What the script would do: {"users": most at once, "seconds": how long, "scenario": k6's,
+    "people": who must be ready before, as prepare.Wanted}.
     Raises CannotTest for settings that the script does not take."""
     told = subprocess.run(
         [
@@ -84,6 +86,7 @@ def plan(script: str, environ: Mapping[str, str]) -> dict[str, Any]:
         "users": int(options["maxVUs"]),
         "seconds": sum(seconds(stage["duration"]) for stage in stages),
         "scenario": {key: value for key, value in scenario.items() if value is not None},
+        "people": Wanted(**options["ext"]["frontrow"]),
     }
 
 

@@ -28,6 +28,7 @@ SETTINGS = (
     "VUS",
     "RATE",
     "DURATION",
+    "PREALLOCATED_VUS",
     "THINK_SECONDS",
     "POLL_SECONDS",
     "MAX_AVG_MS",
@@ -204,6 +205,8 @@ def facts(script: Mapping[str, Any]) -> str:
             f"{counted.get('seats_won', 0):,} seats were held,"
             f" {counted['seats_taken']:,} times somebody else had the seat (409)"
         )
+    if late := counted.get("prepared_late"):
+        told.append(f"{late:,} people were made ready while it ran, and not before")
     if dropped := counted.get("dropped_iterations"):
         told.append(f"k6 could not start {dropped:,} iterations")
     told.append(f"anything else on the machine took {script['other_cores']:.2f} cores (median)")

@@ -29,8 +29,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from concert_service.seed import SCHEDULES_A_CONCERT
 from deploy.local.servers import REPOSITORY
-from loadtests import command, k6, machine, report, verify
+from loadtests import command, k6, machine, prepare, report, verify
 from loadtests.target import CannotTest, Room, Target, Volume, opened
 from loadtests.watch import Watch, connections, megabytes, throttling
 
@@ -184,6 +185,7 @@ def told_to_k6(target: Target, volume: Volume) -> dict[str, str]:
         "BASE_URL": target.base_url,
         "CONCERTS": str(volume.concerts),
         "SCHEDULES": str(volume.schedules // volume.concerts),
+        "SCHEDULE_IDS": str(SCHEDULES_A_CONCERT),
         "SEATS": str(volume.seats // volume.schedules),
     }
 
@@ -232,25 +234,30 @@ class Runner:
             )
         capacity = self._room.make_room_for(wanted)
         say(f"{name}: up to {plan['users']:,} users, {plan['seconds']:.0f} s")
-        # Anew each time: what has been started again meanwhile has another process id.
-        sources = self._target.sources()
-        before = {"mb": megabytes(sources), "connections": connections(sources)}
-        waited = throttling(sources)
         shown = _Progress(plan["seconds"])
+        environ = {**self._environ, **settings}
         watches: list[Watch] = []
         with contextlib.ExitStack() as watching:
             watching.callback(shown.clear)
+            ready = watching.enter_context(prepare.prepared(plan["people"], environ, shown.show))
+            # Anew each time: what has been started again meanwhile has another process id.
+            sources = self._target.sources()
+            before = {"mb": megabytes(sources), "connections": connections(sources)}
+            waited = throttling(sources)
 
             def started(pid: int) -> None:
                 watch = Watch(self._target, {**sources, "k6": pid})
                 watches.append(watching.enter_context(watch))
 
             try:
-                ran = k6.run(name, folder, {**self._environ, **settings}, shown.show, started)
+                ran = k6.run(name, folder, {**environ, **ready.environ}, shown.show, started)
             except k6.GaveUp as gave_up:
                 gave_up.cpu = _cores([point for watch in watches for point in watch.points])
                 gave_up.throttled = _shares(waited, throttling(sources))
                 raise
+        # Each who has paid has left; a payer is taken for each iteration, in their order.
+        turns = int(ran["metrics"].get("iterations", {}).get("count", 0))
+        ready.send_home(without=turns if plan["people"].holds else 0)
         (watch,) = watches
         points = [{**point, "at": watch.began + point["t"]} for point in watch.points]
         series = {"requests": ran["series"], "machine": points}
@@ -306,6 +313,7 @@ def summarised(
             "journeys_bought",
             "journeys_stopped",
             "dropped_iterations",
+            "prepared_late",
         )
         if key in metrics
     }

@@ -35,7 +35,7 @@ const prepared = FILE && new SharedArray('prepared', () => JSON.parse(open(FILE)
 
 /** How many setup() makes: all; one to try it with; or none, if there is a file. */
 function countFor(script) {
-  const { people, inSetup } = peopleOf(script);
+  const { people, in_setup: inSetup } = peopleOf(script);
   return prepared ? 0 : inSetup ? people : 1;
 }
 

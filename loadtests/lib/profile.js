@@ -174,12 +174,12 @@ const BYTES_EACH = 400;
 const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
 
 /** Who is to be made ready before the script: {people: how many, holds: whether each holds a seat,
- * inSetup: whether setup() can hand them out}. k6 copies what setup() returns to every virtual
+ * in_setup: whether setup() can hand them out}. k6 copies what setup() returns to every virtual
  * user, which takes memory and, while users come, processor time. */
 export function peopleOf(script) {
   const holds = script === 'pay';
   const people = ALONE.includes(script) ? 0 : holds ? maxIterations(script) : maxUsers(script);
-  return { people, holds, inSetup: people * BYTES_EACH * maxUsers(script) <= PREPARED_BYTES };
+  return { people, holds, in_setup: people * BYTES_EACH * maxUsers(script) <= PREPARED_BYTES };
 }
 
 function seconds(duration) {

@@ -1,0 +1,131 @@
+"""People who are made ready before k6 starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtests import k6, prepare
+from loadtests.prepare import Wanted
+from loadtests.target import CannotTest
+from tests.loadtests import fake_gateway
+from tests.loadtests.fake_gateway import Mistakes, serving
+
+_SEATS = fake_gateway.CONCERTS * fake_gateway.SCHEDULES * fake_gateway.SEATS
+_RESERVE = "POST /concerts/reservation"
+
+
+def environ(url: str) -> dict[str, str]:
+    return fake_gateway.ENVIRON | {"BASE_URL": url}
+
+
+def quiet(state: str, spent: float) -> None:
+    """No progress."""
+
+
+def test_each_holds_a_seat_of_its_own() -> None:
+    with serving({}) as gateway:
+        told: list[str] = []
+        wanted = Wanted(people=40, holds=True, in_setup=False)
+        people = prepare.make(wanted, environ(gateway.url), lambda state, spent: told.append(state))
+        assert len({person["userId"] for person in people}) == 40
+        assert len({person["reservationId"] for person in people}) == 40
+        assert all(gateway.users[person["token"]] == person["userId"] for person in people)
+        assert all(1_000_000_000 <= person["userId"] < 91_000_000_000 for person in people)
+        # Those of the last concert: numbered like those of lib/env.js.
+        ids = fake_gateway.SCHEDULE_IDS
+        first = [(concert * ids) * fake_gateway.SEATS for concert in range(fake_gateway.CONCERTS)]
+        each = fake_gateway.SCHEDULES * fake_gateway.SEATS
+        assert all(any(0 < seat - start <= each for start in first) for seat in gateway.seats)
+        assert told[-1] == "40 of 40 people ready"
+
+
+def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
+    with serving({}) as gateway:
+        gateway.seats = dict.fromkeys(range(1, 4), 999)
+        wanted = Wanted(people=30, holds=True, in_setup=False)
+        people = prepare.make(wanted, environ(gateway.url), quiet)
+        assert 999 not in {person["reservationId"] for person in people}
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "people", "told"),
+    [
+        ({}, _SEATS + 1, "Seats cannot be held before the measurement: are there any left"),
+        (
+            {"POST /queues/enqueue": (7, lambda status, body: (429, {"code": "QUEUE_FULL"}))},
+            20,
+            r"Nobody can enter the queue before the measurement: the gateway says 429 QUEUE_FULL\.",
+        ),
+        (
+            {_RESERVE: (7, lambda status, body: (403, {"code": "STILL_WAITING"}))},
+            20,
+            "Nobody can hold a seat before the measurement: the gateway says 403 STILL_WAITING",
+        ),
+    ],
+)
+def test_a_preparation_that_fails_is_told(mistakes: Mistakes, people: int, told: str) -> None:
+    wanted = Wanted(people=people, holds=True, in_setup=False)
+    with serving(mistakes) as gateway, pytest.raises(CannotTest, match=told):
+        prepare.make(wanted, environ(gateway.url), quiet)
+
+
+def test_a_gateway_that_is_away_is_told() -> None:
+    with serving({}) as gateway:
+        pass
+    with pytest.raises(CannotTest, match="The gateway broke off POST /queues/enqueue"):
+        prepare.make(Wanted(5, False, False), environ(gateway.url), quiet)
+
+
+def test_who_is_not_ready_in_time_is_left_to_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare, "_MAKING_SECONDS", 0.2)
+    with serving({}) as gateway:
+        people = prepare.make(Wanted(1_000_000, False, False), environ(gateway.url), quiet)
+    assert 0 < len(people) < 1_000_000
+    said = capsys.readouterr().out
+    assert f"{len(people):,} of 1,000,000 people were ready within" in said
+    assert said.count("\n") == 1
+
+
+def test_k6_gets_a_file_that_is_gone_afterwards() -> None:
+    with serving({}) as gateway:
+        with prepare.prepared(Wanted(4, False, False), environ(gateway.url), quiet) as ready:
+            file = Path(ready.environ["PREPARED_FILE"])
+            assert json.loads(file.read_text()) == ready.people
+            assert file.parent.stat().st_mode & 0o077 == 0, "the tokens are nobody else's business"
+        assert not file.exists()
+        ready.send_home(without=1)
+        assert gateway.left == {person["token"] for person in ready.people[1:]}
+
+
+def test_what_fits_into_setup_is_left_to_setup() -> None:
+    with prepare.prepared(
+        Wanted(4, True, True), {"BASE_URL": "http://127.0.0.1:9"}, quiet
+    ) as ready:
+        assert (ready.people, ready.environ) == ([], {})
+        ready.send_home()
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "wanted"),
+    [
+        ("pay", {}, Wanted(3_900, True, True)),
+        ("pay", {"PROFILE": "x10"}, Wanted(39_000, True, False)),
+        ("seats", {"PROFILE": "x10"}, Wanted(1_500, False, False)),
+        ("order", {"STAGES": "3s:400,12s:400"}, Wanted(400, False, True)),
+        ("pay", {"STAGES": "3s:400,12s:400"}, Wanted(5_800, True, False)),
+        ("pay", {"PREPARED_MEGABYTES": "0", "PROFILE": "smoke"}, Wanted(45, True, False)),
+        ("journey", {"PROFILE": "x10"}, Wanted(0, False, True)),
+        ("enqueue", {"PROFILE": "x10"}, Wanted(0, False, True)),
+    ],
+)
+def test_who_must_be_ready(
+    script: str, settings: dict[str, str], wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PROFILE", "STAGES", "VUS", "RATE", "DURATION", "PREALLOCATED_VUS"):
+        monkeypatch.delenv(name, raising=False)
+    assert k6.plan(script, settings)["people"] == wanted
