@@ -4,9 +4,9 @@ All times are the database's, so that replicas need no common clock.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from payment_service.domain import (
@@ -32,6 +32,10 @@ _PAYMENT = """id, reservation_id, user_id, status, amount, failure_code, outcome
 _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
 # A driver that was paused beyond its lease finds that `attempts` has moved on.
 _DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
+
+_OUTBOX_PAGE = 10_000
+# saga.LONGEST_REFUSED_PARK_SECONDS, the farthest that a payment's `driven_until` is ahead.
+_LONGEST_PARK_SECONDS = 300.0
 
 # Two orders for one reservation meet at the unique key; the loser looks again, and finds it.
 _CREATE_TRIES = 5
@@ -253,6 +257,91 @@ class Outbox:
     async def delete(self, transaction: Transaction, ids: Sequence[int]) -> None:
         """Drops events that Kafka has acknowledged."""
         await transaction.execute(f"DELETE FROM outbox WHERE id IN ({_marks(ids)})", *ids)
+
+
+class Announcements:
+    """What was told, and is told again after a restore. In bounded batches, each statement by
+    itself: the same event may go out twice, as from every outbox."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def waiting(self) -> set[int]:
+        """The payments that have an event in the outbox. Events of a payment leave it in their
+        order, so that of its last change is among them."""
+        found: set[int] = set()
+        last = 0
+        while True:
+            async with self._database.reading() as reading:
+                rows = await reading.fetch_all(
+                    "SELECT id, payment_id FROM outbox WHERE id > %s ORDER BY id LIMIT %s",
+                    last,
+                    _OUTBOX_PAGE,
+                )
+            if not rows:
+                return found
+            last = rows[-1][0]
+            found.update(payment_id for _, payment_id in rows)
+
+    async def ended(
+        self, seconds: float, limit: int
+    ) -> AsyncIterator[list[tuple[Payment, datetime]]]:
+        """Finished payments, and when each was last changed, `limit` at a time: those that ended
+        within so many seconds before the newest change of any, or some minutes earlier.
+
+        By `driven_until`, for which there is an index: a driver ends a payment before that, so
+        whatever is left out ended earlier. It lies in the future by a lease, or a park of at most
+        five minutes, hence "some". Failures come first, since a reservation's success follows
+        them; of each kind the newest first, since the oldest are least likely to be missed.
+        """
+        async with self._database.reading() as reading:
+            # Read from the ends of the index.
+            rows = await reading.fetch_all(
+                "SELECT status, MAX(driven_until) FROM payment GROUP BY status"
+            )
+        if not rows:
+            return
+        newest = max(latest for _, latest in rows)
+        oldest = newest - timedelta(seconds=seconds + _LONGEST_PARK_SECONDS)
+        for status in (Status.FAILED, Status.SUCCEEDED, Status.REFUNDED):
+            before = (newest + timedelta(microseconds=1), 0)
+            while True:
+                async with self._database.reading() as reading:
+                    rows = await reading.fetch_all(
+                        f"""SELECT {_PAYMENT}, updated_at, driven_until FROM payment
+                        WHERE status = %s AND driven_until BETWEEN %s AND %s
+                            AND (driven_until < %s OR id < %s)
+                        ORDER BY driven_until DESC, id DESC LIMIT %s""",
+                        status,
+                        oldest,
+                        before[0],
+                        *before,
+                        limit,
+                    )
+                if not rows:
+                    break
+                yield [(_payment(row[:-2]), row[-2].replace(tzinfo=UTC)) for row in rows]
+                before = (rows[-1][-1], rows[-1][0])
+
+    async def announce(self, events: Sequence[Event]) -> None:
+        """Puts events into the outbox, at least one."""
+        values = [
+            value
+            for event in events
+            for value in (
+                event.reservation_id % SHARDS,
+                event.event_id,
+                event.reservation_id,
+                event.payment_id,
+                event.payload.hex(),
+            )
+        ]
+        async with self._database.reading() as connection:
+            await connection.execute(
+                "INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload) VALUES "
+                + ", ".join(["(%s, %s, %s, %s, UNHEX(%s))"] * len(events)),
+                *values,
+            )
 
 
 async def _payment_of_key(transaction: Transaction, order: PayOrder) -> tuple[Payment, bool] | None:

@@ -62,3 +62,8 @@ class Settings(ServiceSettings):
     hold_renewal_seconds: float = Field(default=600.0, ge=0)
     """How long a hold is renewed while the provider does not tell what became of a charge, in
     seconds; after that the seat goes back on sale and a late success is refunded if need be."""
+
+    announce_again_seconds: float = Field(default=3600.0, gt=0, le=604_800)
+    """How far back `payment_service.announce_again` goes, in seconds before the newest change of
+    the restored database: longer than any consumer lay behind when the backup was made. Six times
+    the payment lease; what waited for longer than that lease has lost its seat to others anyway."""

@@ -1,0 +1,450 @@
+"""After a restore, what Kafka's consumers have behind them and the databases do not know of.
+
+Both services are real, on MariaDB and Kafka. A consumer that lets an event pass without effect is
+one whose work the restore has undone: its offset is behind the event, its database before it.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from payment_service import events
+from payment_service.announce_again import announce_again
+from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
+from payment_service.domain import (
+    Admission,
+    Outcome,
+    Payment,
+    PaymentDeclined,
+    PayOrder,
+    Status,
+)
+from payment_service.events import TOPIC
+from payment_service.providers import sandbox
+from payment_service.providers.sandbox import SandboxProvider
+from payment_service.relay import Relay
+from payment_service.repository import Announcements, Outbox, PaymentRepository
+from payment_service.saga import Saga
+from payment_service.service import PaymentService
+from protos.payment.v1 import events_pb2
+from protos.reservation.v1 import events_pb2 as reservation_events_pb2
+from reservation_service.consumers import PaymentEvents
+from reservation_service.domain import Reservation
+from reservation_service.service import ReservationService
+from servicekit.kafka import Producer, Record, run_consumer
+from servicekit.mysql import Database, Row, Transaction
+from tests.payment_service.test_with_servers import running, until
+from tests.reservation_service.conftest import RealReservationStore, make_service, new_seats
+
+USER = 42
+DECLINED = sandbox.DECLINED * sandbox.MAGIC + 1
+HOUR = 3600.0
+SUCCEEDED = Outcome(Status.SUCCEEDED, Decimal("150000.00"))
+
+
+class Reservations:
+    """reservation_service, without the wire."""
+
+    def __init__(self, service: ReservationService) -> None:
+        self._service = service
+
+    async def begin_payment(self, payment: Payment) -> Decimal:
+        reservation = await self._service.begin_payment(
+            payment.reservation_id, payment.user_id, payment.id, payment.failed_payment_id
+        )
+        return reservation.price
+
+
+@dataclass
+class Restored:
+    """Two services, their topics, and consumers whose work can be undone."""
+
+    store: RealReservationStore
+    reservations: ReservationService
+    payments: PaymentRepository
+    service: PaymentService
+    relay: Relay
+    database: Database
+    #: Whether what a consumer does with an event is there after the restore.
+    confirming: bool = True
+    refunding: bool = True
+    told: list[events_pb2.PaymentEvent] = field(default_factory=list)
+    asked_for_refunds: list[int] = field(default_factory=list)
+    ours: set[int] = field(default_factory=set)
+
+    async def on_payment_event(self, record: Record) -> Sequence[Record]:
+        event = events_pb2.PaymentEvent.FromString(record.value)
+        if event.payment_id not in self.ours:
+            return ()
+        results: Sequence[Record] = ()
+        if self.confirming:
+            results = await PaymentEvents(self.reservations).handle(record)
+        self.told.append(event)
+        return results
+
+    async def on_reservation_event(self, record: Record) -> Sequence[Record]:
+        event = reservation_events_pb2.ReservationEvent.FromString(record.value)
+        payment_id = event.seat_lost.payment_id
+        if payment_id not in self.ours:
+            return ()
+        if self.refunding:
+            await ReservationEvents(self.service).handle(record)
+        self.asked_for_refunds.append(payment_id)
+        return ()
+
+    async def hold(self, user_id: int = USER) -> Reservation:
+        (seat,) = new_seats(1)
+        return await self.reservations.hold_seat(user_id, seat, "")
+
+    async def pay(self, held: Reservation) -> Payment:
+        """Its event committed, not sent."""
+        order = PayOrder(held.id, held.user_id, admission=Admission("main", 17))
+        with contextlib.suppress(PaymentDeclined):
+            await self.service.pay(order)
+        found = await self._fetch("SELECT MAX(id) FROM payment WHERE reservation_id = %s", held.id)
+        payment = await self.payments.get_payment(found)
+        assert payment is not None
+        self.ours.add(payment.id)
+        return payment
+
+    async def send(self) -> None:
+        """The outbox, until the consumers have it behind them."""
+        sent = len(self.told)
+        while batch := await self.relay.send_batch():
+            sent += batch
+        await until(lambda: len(self.told) >= sent)
+
+    async def announce_again(self, seconds: float = HOUR) -> tuple[int, int]:
+        return await announce_again(Announcements(self.database), seconds)
+
+    async def becomes(self, payment: Payment, status: Status) -> None:
+        async with asyncio.timeout(30):
+            while True:
+                now = await self.payments.get_payment(payment.id)
+                if now is not None and now.status is status:
+                    return
+                await asyncio.sleep(0.02)
+
+    async def stored(self, held: Reservation) -> str:
+        return str(await self.store.stored(held.id))
+
+    async def charged(self, payment: Payment) -> bool:
+        sql = "SELECT status FROM sandbox_charge WHERE payment_id = %s"
+        return bool(await self._fetch(sql, payment.id) == "APPROVED")
+
+    async def in_outbox(self) -> int:
+        return await self.payments.count_unsent()
+
+    async def ends_at(self, payment: Payment, hours_ago: float) -> None:
+        async with self.database.reading() as connection:
+            await connection.execute(
+                """UPDATE payment SET driven_until = driven_until - INTERVAL %s SECOND,
+                updated_at = updated_at - INTERVAL %s SECOND WHERE id = %s""",
+                hours_ago * HOUR,
+                hours_ago * HOUR,
+                payment.id,
+            )
+
+    async def _fetch(self, sql: str, *values: object) -> Any:
+        async with self.database.reading() as reading:
+            row = await reading.fetch_one(sql, *values)
+        assert row is not None
+        return row[0]
+
+
+@pytest.fixture
+async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterator[Restored]:
+    async with (
+        Database(mysql_urls["payment"]) as database,
+        Database(mysql_urls["reservation"]) as reservation_database,
+        Producer(kafka_bootstrap) as producer,
+    ):
+        async with database.transaction() as transaction:
+            # Left by tests of the same schema.
+            await transaction.execute("DELETE FROM outbox")
+            await transaction.execute("DELETE FROM payment")
+        store = RealReservationStore(reservation_database)
+        reservations = make_service(store)
+        committed = asyncio.Event()
+        payments = PaymentRepository(database, committed)
+        provider = SandboxProvider(database)
+        saga = Saga(payments, Reservations(reservations), provider, renewal_seconds=600)
+        shop = Restored(
+            store=store,
+            reservations=reservations,
+            payments=payments,
+            service=PaymentService(payments, provider, saga, lease_seconds=30, wait_seconds=30),
+            relay=Relay(database, Outbox(), producer, committed),
+            database=database,
+        )
+
+        def consumer(topic: str, handler: Callable[[Record], object]) -> object:
+            return run_consumer(
+                bootstrap=kafka_bootstrap,
+                group=f"test-{random.getrandbits(64):x}",
+                topic=topic,
+                handler=handler,  # type: ignore[arg-type]
+            )
+
+        async with running(
+            consumer(TOPIC, shop.on_payment_event),  # type: ignore[arg-type]
+            consumer(RESERVATION_TOPIC, shop.on_reservation_event),  # type: ignore[arg-type]
+        ):
+            yield shop
+        await shop.service.drain(5)
+
+
+async def test_a_paid_seat_is_confirmed_although_its_event_is_behind_the_consumer(
+    shop: Restored,
+) -> None:
+    held, lapsed, tidied = [await shop.hold() for _ in range(3)]
+    paid = [await shop.pay(each) for each in (held, lapsed, tidied)]
+    assert {payment.status for payment in paid} == {Status.SUCCEEDED}
+    shop.confirming = False
+    await shop.send()
+    # Hours later: the dump is as it was, the clock is not.
+    await shop.store.lapse(lapsed.id)
+    await shop.store.lapse(tidied.id)
+    await shop.reservations.tidy()
+    assert [await shop.stored(each) for each in (held, tidied)] == ["PAYING", "EXPIRED"]
+    assert await shop.in_outbox() == 0
+
+    shop.confirming = True
+    assert await shop.announce_again() == (3, 0)
+    await shop.send()
+    for each, payment in zip((held, lapsed, tidied), paid, strict=True):
+        assert await shop.stored(each) == "CONFIRMED"
+        assert await shop.charged(payment)
+    # To whoever remembers ids they are the events that they were.
+    first, again = shop.told[:3], shop.told[3:]
+    assert {event.event_id for event in first} == {event.event_id for event in again}
+    assert {e.succeeded.admission.place_number for e in again} == {17}
+    assert {e.succeeded.amount for e in again} == {"150000.00"}
+
+
+@pytest.mark.parametrize("sold", [False, True])
+async def test_a_seat_that_was_taken_meanwhile_is_refunded(shop: Restored, sold: bool) -> None:
+    held = await shop.hold()
+    paid = await shop.pay(held)
+    shop.confirming = False
+    await shop.send()
+    await shop.store.lapse(held.id)
+    taken = await shop.reservations.hold_seat(USER + 1, held.seat_id, "")
+
+    shop.confirming = True
+    if sold:
+        await shop.pay(taken)
+        await shop.send()
+    await shop.announce_again()
+    await shop.send()
+    await shop.becomes(paid, Status.REFUNDED)
+    assert not await shop.charged(paid)
+    assert await shop.stored(taken) == ("CONFIRMED" if sold else "HELD")
+    await shop.send()
+    assert {event.WhichOneof("event") for event in shop.told} == {"succeeded", "refunded"}
+
+
+async def test_a_refund_that_was_asked_for_is_asked_for_again(shop: Restored) -> None:
+    """reservation_service has no outbox: that the seat is lost went to Kafka alone."""
+    held = await shop.hold()
+    paid = await shop.pay(held)
+    await shop.store.lapse(held.id)
+    taken = await shop.reservations.hold_seat(USER + 1, held.seat_id, "")
+    shop.refunding = False
+    await shop.send()
+    await until(lambda: shop.asked_for_refunds == [paid.id])
+    assert await shop.charged(paid)
+    # Even if the seat is free again: once lost is lost, the money may be on its way.
+    await shop.reservations.cancel_reservation(taken.id, USER + 1)
+
+    shop.refunding = True
+    assert await shop.announce_again() == (1, 0)
+    await shop.send()
+    await shop.becomes(paid, Status.REFUNDED)
+    assert not await shop.charged(paid)
+    assert await shop.stored(held) != "CONFIRMED"
+    assert shop.asked_for_refunds == [paid.id] * 2
+
+
+async def test_a_declined_seat_goes_back_to_its_hold(shop: Restored) -> None:
+    held = await shop.hold(DECLINED)
+    await shop.pay(held)
+    shop.confirming = False
+    await shop.send()
+    assert await shop.stored(held) == "PAYING"
+    shop.confirming = True
+    await shop.announce_again()
+    await shop.send()
+    assert await shop.stored(held) == "HELD"
+    first, again = shop.told
+    assert first.event_id == again.event_id
+    assert (first.failed.reason, again.failed.reason) == ("CARD_DECLINED", "PAYMENT_DECLINED")
+
+
+async def test_what_consumers_have_dealt_with_stays_as_it_is(shop: Restored) -> None:
+    confirmed, tried_again, returned = [await shop.hold() for _ in range(3)]
+    await shop.pay(confirmed)
+    # Declined, and then: paid for; under way.
+    for held in (tried_again, returned):
+        order = PayOrder(held.id, USER)
+        attempt = await shop.payments.create_payment(order, lease_seconds=30, answer_seconds=30)
+        shop.ours.add(attempt.payment.id)
+        await Reservations(shop.reservations).begin_payment(attempt.payment)
+        failed = Outcome(Status.FAILED, Decimal("150000.00"), PaymentDeclined.code)
+        event = events.failed(attempt.payment, "CARD_DECLINED")
+        await shop.payments.record_outcome(attempt.payment, failed, event)
+        await shop.payments.mark_told(attempt.payment.id)
+    await shop.send()
+    await shop.pay(tried_again)
+    order = PayOrder(returned.id, USER)
+    under_way = await shop.payments.create_payment(order, lease_seconds=30, answer_seconds=30)
+    await Reservations(shop.reservations).begin_payment(under_way.payment)
+    # And one whose money went back.
+    lost = await shop.hold()
+    refunded = await shop.pay(lost)
+    await shop.store.lapse(lost.id)
+    await shop.reservations.hold_seat(USER + 1, lost.seat_id, "")
+    await shop.send()
+    await shop.becomes(refunded, Status.REFUNDED)
+    await shop.send()
+    everything = [confirmed, tried_again, returned, lost]
+    before = [await shop.store.get(each.id) for each in everything]
+    assert [str(each and each.stored_status) for each in before] == [
+        *("CONFIRMED", "CONFIRMED", "PAYING", "EXPIRED")
+    ]
+    sold = await shop.reservations.sold_seats([each.schedule_id for each in everything])
+    known = {event.event_id for event in shop.told}
+
+    assert await shop.announce_again() == (5, 0)
+    await shop.send()
+    after = [await shop.store.get(each.id) for each in everything]
+    for was, now in zip(before, after, strict=True):
+        assert was is not None
+        assert now is not None
+        assert replace(now, read_at=was.read_at) == was
+    assert sold == await shop.reservations.sold_seats([e.schedule_id for e in everything])
+    assert {event.event_id for event in shop.told} == known
+    assert shop.asked_for_refunds == [refunded.id]
+
+
+async def test_again_it_adds_nothing(shop: Restored) -> None:
+    for _ in range(3):
+        await shop.pay(await shop.hold())
+    # Committed, not sent: the dump had them in its outbox.
+    assert await shop.announce_again() == (0, 3)
+    await shop.send()
+    assert await shop.announce_again() == (3, 0)
+    assert await shop.announce_again() == (0, 3)
+    assert await shop.in_outbox() == 3
+
+
+async def test_it_goes_back_from_the_newest_change_and_no_farther(shop: Restored) -> None:
+    old, older, newest = [await shop.pay(await shop.hold()) for _ in range(3)]
+    await shop.send()
+    # As if all had been restored days later.
+    for payment, hours in ((newest, 50), (old, 50.5), (older, 52)):
+        await shop.ends_at(payment, hours)
+    assert await shop.announce_again(HOUR) == (2, 0)
+    shop.told.clear()
+    await shop.send()
+    assert {event.payment_id for event in shop.told} == {old.id, newest.id}
+    # When it happened, not when it was told again.
+    assert all(
+        e.occurred_at.ToDatetime() < newest.created_at.replace(tzinfo=None) for e in shop.told
+    )
+
+
+async def test_all_are_found_however_many_end_at_one_moment(
+    shop: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("payment_service.announce_again.BATCH", 7)
+    monkeypatch.setattr("payment_service.repository._OUTBOX_PAGE", 5)
+    values = ", ".join(
+        f"({number}, {USER}, '{status}', 1, '{code}', '2026-01-01 00:00:0{number // 20}')"
+        for number, (status, code) in enumerate(
+            [("SUCCEEDED", ""), ("FAILED", PaymentDeclined.code), ("FAILED", "NOT_YOURS")] * 40, 1
+        )
+    )
+    async with shop.database.reading() as connection:
+        await connection.execute(
+            "INSERT INTO payment (reservation_id, user_id, status, amount, failure_code,"
+            f" driven_until) VALUES {values}"
+        )
+    # The reservations of the others never heard of them.
+    assert await shop.announce_again() == (80, 0)
+    assert await shop.announce_again() == (0, 80)
+    async with shop.database.reading() as reading:
+        row = await reading.fetch_one("SELECT COUNT(*), COUNT(DISTINCT event_id) FROM outbox")
+    assert row == (80, 80)
+    async with shop.database.reading() as connection:
+        await connection.execute("DELETE FROM outbox")
+
+
+async def test_it_reads_no_more_than_it_announces(
+    shop: Restored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop.database.reading() as connection:
+        # One a minute.
+        await connection.execute(
+            """INSERT INTO payment (reservation_id, user_id, status, amount, driven_until)
+            SELECT seq, 1, 'SUCCEEDED', 1, '2026-01-01' + INTERVAL seq MINUTE
+            FROM seq_1_to_20000"""
+        )
+        await connection.fetch_all("ANALYZE TABLE payment")
+    plans: dict[str, list[Row]] = {}
+    fetch_all = Transaction.fetch_all
+
+    async def explained(self: Transaction, sql: str, *values: object) -> list[Row]:
+        plans[sql] = await fetch_all(self, f"EXPLAIN {sql}", *values)
+        return await fetch_all(self, sql, *values)
+
+    monkeypatch.setattr(Transaction, "fetch_all", explained)
+    assert await shop.announce_again(HOUR) == (66, 0)
+    monkeypatch.undo()
+    of_payments = [row for plan in plans.values() for row in plan if row[2] == "payment"]
+    assert [(kind, key) for _, _, _, kind, _, key, *_ in of_payments] == [("range", "recovery")] * 2
+    assert all(int(rows) < 200 for *_, rows, _ in of_payments)
+
+
+def run(url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "payment_service.announce_again"],
+        env={**os.environ, "PAYMENT_MYSQL_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_the_command_says_what_it_did(shop: Restored, mysql_urls: dict[str, str]) -> None:
+    await shop.pay(await shop.hold())
+    await shop.send()
+    for announced, there in ((1, 0), (0, 1)):
+        ran = await asyncio.to_thread(run, mysql_urls["payment"])
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout == (
+            f"Put the outcomes of {announced} payments back into the outbox, from the last 3600 s"
+            f" before the newest change; {there} were in it already.\n"
+        )
+    assert await shop.in_outbox() == 1
+
+
+async def test_what_it_cannot_do_is_one_sentence(mysql_urls: dict[str, str]) -> None:
+    away = "mysql://payment:secret@127.0.0.1:1/payment"
+    stranger = mysql_urls["payment"].replace("//payment:", "//stranger:")
+    for url, says in ((away, "does not answer"), (stranger, "refuses: error 1045")):
+        ran = await asyncio.to_thread(run, url)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert says in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1
+        assert "secret" not in ran.stderr
