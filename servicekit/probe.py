@@ -16,7 +16,7 @@ _SECONDS = 4.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM, _END_HEADERS = 0x1, 0x4
-# HealthCheckResponse{status: SERVING} behind its length (RFC: gRPC over HTTP/2).
+# HealthCheckResponse{status: SERVING} behind its length, as in gRPC's protocol over HTTP/2.
 _SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
 
 
