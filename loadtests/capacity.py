@@ -123,7 +123,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
             "rise_seconds": _RISE_SECONDS,
             "caps": target.caps(),
             "volume": vars(volume),
-            "machine": described_machine(target),
+            **described_machine(target),
             "missing": dict.fromkeys(asked.scripts, "the search was stopped"),
             "scripts": {},
         }
@@ -132,7 +132,8 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
             f" {steps.minutes(len(asked.scripts))} minutes in all"
         )
         workers = int(environ.get("GATEWAY_WORKERS") or 1)
-        with Runner(target, {**environ, **told_to_k6(target, volume)}) as runner:
+        of_target = {**environ, **told_to_k6(target, volume)}
+        with Runner(target, of_target) as runner:
             for number, name in enumerate(asked.scripts, 1):
 
                 def step(users: int, name: str = name, number: int = number) -> dict[str, Any]:
@@ -140,9 +141,10 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
                         f"[{(time.monotonic() - began) / 60:.0f} min] script {number} of"
                         f" {len(asked.scripts)}, {so_far(found['scripts'].get(name))}"
                     )
-                    return figures(
-                        _tried(runner, name, users, steps, folder), found["caps"], workers
-                    )
+                    settings = {**of_target, **steps.settings(users)}
+                    plan = k6.plan(name, settings)
+                    tried = _tried(runner, name, plan, settings, folder / name / str(users))
+                    return figures(tried, found["caps"], workers)
 
                 def after(outcome: dict[str, Any], name: str = name) -> None:
                     found["scripts"][name] = outcome
@@ -164,14 +166,14 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _tried(runner: Runner, name: str, users: int, steps: Steps, folder: Path) -> dict[str, Any]:
+def _tried(
+    runner: Runner, name: str, plan: Mapping[str, Any], settings: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
     """The figures of one step, as of a script; "gave_up" says why k6 ended it, if it did."""
     # The journey is measured, not the wait for it.
     wanted = EVERYBODY if name == "journey" else CAPACITY.get(name, EVERYBODY)
-    settings = steps.settings(users)
-    plan = {"users": users, "seconds": float(_RISE_SECONDS + steps.seconds), "scenario": {}}
     try:
-        return runner.run(name, plan, wanted, folder / name / str(users), settings)
+        return runner.run(name, plan, wanted, folder, settings)
     except k6.GaveUp as gave_up:
         say(f"  {gave_up}")
         return {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from loadtests.machine import PACKAGES, version_in
 
 _PROJECT = "com.docker.compose.project"
 _SERVICE = "com.docker.compose.service"
@@ -114,6 +116,22 @@ def of_project(project: str) -> list[Container]:
     described = json.loads(_docker("inspect", *ids) or "[]") if ids else []
     found = [_container(project, each) for each in described if each["State"]["Pid"]]
     return sorted(found, key=lambda each: (each.service, each.name))
+
+
+def versions(found: Sequence[Container]) -> dict[str, str]:
+    """Of what runs in them, as `machine.versions` has them of this machine."""
+    first = {each.service: each.id for each in reversed(found)}
+    lines = f"""
+import importlib.metadata, json, platform
+rows = {{"python": platform.python_version()}}
+print(json.dumps(rows | {{n: importlib.metadata.version(n) for n in {PACKAGES!r}}}))
+"""
+    rows: dict[str, str] = {"python": "unknown"}
+    if told := _docker("exec", first["gateway"], "python", "-c", lines):
+        rows = json.loads(told)
+    for service, program in (("redis", "redis-server"), ("mariadb", "mariadbd")):
+        rows[program] = version_in(_docker("exec", first[service], program, "--version"))
+    return rows
 
 
 def _container(project: str, described: Mapping[str, Any]) -> Container:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-_PACKAGES = (
+PACKAGES = (
     "uvicorn",
     "fastapi",
     "starlette",
@@ -30,15 +30,24 @@ _PROGRAMS = {
 
 
 def describe() -> dict[str, str]:
-    """The machine and the versions, as rows for people."""
+    """The machine and the versions on it, as rows for people."""
+    return hardware() | versions()
+
+
+def hardware() -> dict[str, str]:
+    """The machine alone."""
     memory = psutil.virtual_memory().total / 2**30
-    rows = {
+    return {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
     }
-    rows |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def versions() -> dict[str, str]:
+    """Of what we run here."""
+    rows = {"python": platform.python_version()}
+    rows |= {name: importlib.metadata.version(name) for name in PACKAGES}
     return rows | {name: _version_of(command) for name, command in _PROGRAMS.items()}
 
 
@@ -58,7 +67,12 @@ def _version_of(command: list[str]) -> str:
         )
     except FileNotFoundError:
         return "unknown"
-    match = re.search(r"\d+\.\d+[\w.]*", told.stdout + told.stderr)
+    return version_in(told.stdout + told.stderr)
+
+
+def version_in(told: str) -> str:
+    """The first that looks like one."""
+    match = re.search(r"\d+\.\d+[\w.]*", told)
     return match[0] if match else "unknown"
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.servers import REPOSITORY
+from loadtests import command, k6
 from loadtests.charts import BASELINE
-from loadtests.report import PROCESSES, TITLES, before_and_after, broken_limits, facts
+from loadtests.report import PROCESSES, TITLES, before_and_after, broken_limits, facts, gaps
+from loadtests.target import CannotTest
 
 PAGE = REPOSITORY / "docs" / "load-test-report.md"
 RUNS = REPOSITORY / "docs" / "load-test-report"
@@ -40,7 +42,11 @@ TARGETS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 _QUIET_CORES = 0.25
 
 
-class PageError(Exception):
+#: Rows of a machine that are of itself and not of what runs on it.
+_HARDWARE = ("processor", "memory", "kernel", "k6")
+
+
+class PageError(CannotTest):
     """The page cannot be made, said in one sentence."""
 
 
@@ -49,18 +55,18 @@ def take_over(folder: Path) -> None:
     try:
         result = json.loads((folder / "result.json").read_text())
         kind = _kind(result)
-        scripts = [script["name"] for script in result["scripts"]]
+        kept = {name: folder / name for name in ("result.json", "charts.png")}
+        for script in result["scripts"]:
+            kept[f"{script['name']}.summary.json"] = folder / script["name"] / "summary.json"
+        texts = {name: file.read_bytes() for name, file in kept.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PageError(f"{folder} is not the result of a load test.") from error
     if kind not in _ORDER:
         raise PageError(f"The page has no place for the profile {kind}.")
-    kept = RUNS / kind
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    for name in ("result.json", "charts.png"):
-        shutil.copy(folder / name, kept / name)
-    for name in scripts:
-        shutil.copy(folder / name / "summary.json", kept / f"{name}.summary.json")
+    shutil.rmtree(RUNS / kind, ignore_errors=True)
+    (RUNS / kind).mkdir(parents=True)
+    for name, text in texts.items():
+        (RUNS / kind / name).write_bytes(text)
 
 
 def _kind(result: Mapping[str, Any]) -> str:
@@ -93,7 +99,7 @@ def capacity() -> dict[str, Any] | None:
 
 def page(results: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None) -> str:
     """The whole text."""
-    parts = [_HEAD]
+    parts = [_head()]
     for kind, result in results.items():
         parts.append(_run(kind, result, results.get(result["profile"])))
     if found:
@@ -120,7 +126,9 @@ def _run(kind: str, result: Mapping[str, Any], uncapped: Mapping[str, Any] | Non
         f" {'a stack started for it' if result['own_stack'] else 'a running system'}"
         + (f" of {sum(cap['containers'] for cap in caps.values())} containers." if caps else ".")
         + (f" Changed: {changed}." if changed else "")
-        + (" **All thresholds and invariants held.**" if result["passed"] else ""),
+        + (" **All thresholds and invariants held.**" if result["passed"] else "")
+        + _left_out(result, scripts),
+        *(f"**{sentence}**" for sentence in gaps(result)),
     ]
     if disturbed := _disturbed(scripts):
         parts.append(disturbed)
@@ -139,7 +147,8 @@ def _run(kind: str, result: Mapping[str, Any], uncapped: Mapping[str, Any] | Non
     ]
     if broken:
         parts.append("Thresholds that **did not hold**:\n\n" + "\n".join(broken))
-    parts.append("What must be 0:\n\n" + _invariants(result["invariants"]))
+    if result["invariants"]:
+        parts.append("What must be 0:\n\n" + _invariants(result["invariants"]))
     parts.append("\n".join(f"- {TITLES[name]}: {facts(scripts[name])}" for name in names))
     parts.append(f"![Latency, requests, processor and memory](load-test-report/{kind}/charts.png)")
     parts.append(
@@ -150,29 +159,39 @@ def _run(kind: str, result: Mapping[str, Any], uncapped: Mapping[str, Any] | Non
         parts.append(_throttled(names, scripts, caps))
     if profile == "soak":
         parts.append("Memory and connections at the start and at the end:\n\n" + _before(scripts))
-    parts.append(_machine(result["machine"]))
+    parts.append(_machine(result))
     return "\n\n".join(parts)
+
+
+def _left_out(result: Mapping[str, Any], scripts: Mapping[str, Any]) -> str:
+    """The scripts of the profile that nobody asked for."""
+    possible = k6.PROFILES[result["profile"]].get("only", k6.NAMES)
+    asked_for = scripts.keys() | result.get("missing", {}).keys()
+    left = [TITLES[name] for name in _SCRIPTS if name in possible and name not in asked_for]
+    return f" Left out: {', '.join(left)}." if left else ""
 
 
 def _compared(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
     rows = [
-        "| route | avg theirs | ours | p95 theirs | ours | p99 theirs | ours "
-        "| requests/s theirs | ours | their verdict | p99 ratio |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|",
+        "| route | avg: theirs → ours | p95: theirs → ours | p99: theirs → ours "
+        "| requests/s: theirs → ours | their verdict |",
+        "|---|--:|--:|--:|--:|---|",
     ]
     for name in names:
         theirs, ours = BASELINE["scripts"][name], scripts[name]["duration"]
-        pairs = " | ".join(
-            f"{_ms(theirs[key])} | **{_ms(ours[key])}**" for key in ("avg", "p(95)", "p(99)")
+        if not ours:
+            continue  # no request was made
+        cells = " | ".join(
+            f"{_ms(theirs[key])} → **{_ms(ours[key])}** ({_ratio(theirs[key], ours[key])})"
+            for key in ("avg", "p(95)", "p(99)")
         )
         rows.append(
-            f"| {TITLES[name]} | {pairs} | {theirs['per_second']:.1f}"
-            f" | **{scripts[name]['per_second']:.1f}** | {theirs['verdict']}"
-            f" | {_ratio(theirs['p(99)'], ours['p(99)'])} |"
+            f"| {TITLES[name]} | {cells} | {theirs['per_second']:.1f}"
+            f" → **{scripts[name]['per_second']:.1f}** | {theirs['verdict']} |"
         )
     return (
-        "Times in milliseconds. The ratio is theirs to ours: above 1, ours is faster.\n\n"
-        + "\n".join(rows)
+        "Times in milliseconds, and in brackets the ratio of theirs to ours: above 1, ours is"
+        " faster.\n\n" + "\n".join(rows)
     )
 
 
@@ -221,6 +240,8 @@ def _throttled(names: Sequence[str], scripts: Mapping[str, Any], caps: Mapping[s
 
 
 def _ratio(theirs: float, ours: float) -> str:
+    if not ours:
+        return "-"
     ratio = theirs / ours
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
@@ -308,10 +329,14 @@ def _disturbed(scripts: Mapping[str, Any]) -> str:
         return ""
     return (
         f"**The machine was not quiet**: during {len(disturbed)} of {len(scripts)} scripts other"
-        f" programs, which have nothing to do with the test, took {min(disturbed.values()):.1f} to"
-        f" {max(disturbed.values()):.1f} cores (median of a script), and the disk; the times are"
-        " worse for it."
+        f" programs, which have nothing to do with the test, took {_between([*disturbed.values()])}"
+        " cores (median of a script); the times are worse for it."
     )
+
+
+def _between(values: Sequence[float]) -> str:
+    least, most = (f"{value:.1f}" for value in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
 
 
 def _before(scripts: Mapping[str, Any]) -> str:
@@ -326,63 +351,93 @@ def _before(scripts: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _machine(machine: Mapping[str, str]) -> str:
-    told = ", ".join(f"{name} {value}" for name, value in machine.items())
-    return f"Machine: {told}. Everything ran on it together, k6 and Kafka included."
+def _machine(result: Mapping[str, Any]) -> str:
+    rows = dict(result["machine"])
+    unknown = ""
+    if result.get("caps") and result.get("versions_of") != "containers":
+        # Older results have those of the machine around the containers.
+        rows = {name: rows[name] for name in _HARDWARE if name in rows}
+        unknown = " Which versions ran in the containers was not recorded."
+    told = ", ".join(f"{name} {value}" for name, value in rows.items())
+    seen = {process for script in result["scripts"] for process in script["cpu"]}
+    elsewhere = [name for name in PROCESSES if name not in seen]
+    together = (
+        f" k6 ran on it; {', '.join(elsewhere)} elsewhere, or out of sight."
+        if elsewhere
+        else " Everything ran on it together, k6 and Kafka included."
+    )
+    return f"Machine: {told}.{unknown}{together}"
 
 
 def _capacity(found: Mapping[str, Any]) -> str:
     rows = [
-        "| route | most users | requests/s | p99 ms | stopped by | bottleneck |",
+        "| route | most users | requests/s | p99 ms | stopped by | what was short then |",
         "|---|--:|--:|--:|---|---|",
     ]
+    missing = found.get("missing", {})
     for name in _SCRIPTS:
-        if name in found["scripts"]:
+        if name in found["scripts"] and name not in missing:
             one = found["scripts"][name]
+            p99 = "" if one["p99"] is None else _ms(one["p99"])
             rows.append(
                 f"| {TITLES[name]} | {one['users']:,} | {one['per_second']:,.1f}"
-                f" | {_ms(one['p99'])} | {one['stopped_by']} | {one['bottleneck']} |"
+                f" | {p99} | {one['stopped_by']} | {one['bottleneck']} |"
             )
-    return (
-        f"## Capacity\n\n`make capacity` on {found['taken'][:10]} with"
+    caps = f" in containers, {_cap(found).removeprefix('-')}," if found.get("caps") else ""
+    told = (
+        f"## Capacity\n\n`make capacity`{caps} on {found['taken'][:10]} with"
         f" {found['volume']['seats']:,} seats: the largest number of users, each with"
         f" {found['think_seconds']:g} s to think, that kept p99 under {found['max_p99_ms']:g} ms"
-        f" and failures under {100 * found['max_failed']:g} % for {found['step_seconds']:g} s.\n\n"
+        f" and failures under {100 * found['max_failed']:g} % for {found['step_seconds']:g} s,"
+        f" with the {found['rise_seconds']:g} s in which they arrived in all figures.\n\n"
         + "\n".join(rows)
     )
+    if missing:
+        told += "\n\n" + "\n".join(
+            f"- Not found: {TITLES[name]}: {reason.rstrip('.')}."
+            for name, reason in missing.items()
+        )
+    return told
 
 
 def _ms(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-_HEAD = f"""# Load test report
+def _head() -> str:
+    load, volume = k6.PROFILES["baseline"], BASELINE["volume"]
+    users = ", ".join(str(stage["target"]) for stage in load["route"]["stages"])
+    route, journey = (
+        k6.seconds(load[kind]["stages"][0]["duration"]) for kind in ("route", "journey")
+    )
+    return f"""# Load test report
 
 `python -m loadtests.report_page` writes this page from the runs in
 [load-test-report/](load-test-report/): k6's own summaries, the samples of the machine, the counts
 of the databases and the topic. `make loadtest` makes such a run; see [load tests](load-tests.md).
 
 The report to beat: {BASELINE["about"][0].lower()}{BASELINE["about"][1:]}.
-{BASELINE["environment"]}; {BASELINE["volume"]["seats"]:,} seats,
-{BASELINE["volume"]["schedules"]:,} dates, {BASELINE["volume"]["concerts"]:,} concerts.
+{BASELINE["environment"]}; {volume["seats"]:,} seats, {volume["schedules"]:,} dates, \
+{volume["concerts"]:,} concerts.
 
-Its load is our profile `baseline`: a minute of 0, 50, 150, 50, 0 users for a route, two minutes
-for the journey, one request (or journey) and 1 s of thinking each; a p99 above 200 ms counts as
-overload. Machines differ, so its figures say what to beat, and not by how much the code is
-better."""
+Its load is our profile `baseline`: the number of users goes from 0 to {users},
+in {route:g} s each for a route and {journey:g} s each for the journey. Each user makes one request
+(or journey) and thinks for {BASELINE["think_seconds"]:g} s, again and again. A p99 above \
+{BASELINE["overload_p99_ms"]:g} ms counts as overload.
+Machines differ, so its figures say what to beat, and not by how much the code is better."""
 
 
 def main(argv: Sequence[str]) -> int:
-    try:
-        for name in argv:
-            take_over(Path(name))
-        results = committed()
-        if not results:
-            raise PageError("There is no run to make the page from: name the folder of one.")
-        PAGE.write_text(page(results, capacity()))
-    except PageError as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> int:
+    for name in argv:
+        take_over(Path(name))
+    results = committed()
+    if not results:
+        raise PageError("There is no run to make the page from: name the folder of one.")
+    PAGE.write_text(page(results, capacity()))
     return 0
 
 

@@ -103,7 +103,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
             "own_stack": target.own,
             "caps": target.caps(),
             "volume": vars(volume),
-            "machine": described_machine(target),
+            **described_machine(target),
             "invariants": {},
             "unverified": "",
             "missing": dict.fromkeys(asked.scripts, "the run was stopped"),
@@ -190,9 +190,10 @@ def told_to_k6(target: Target, volume: Volume) -> dict[str, str]:
     }
 
 
-def described_machine(target: Target) -> dict[str, str]:
-    rows = {name: value for name, value in machine.describe().items() if name != "wrk"}
-    return rows | {"k6": k6.version()}
+def described_machine(target: Target) -> dict[str, Any]:
+    """What it was measured on, for the result."""
+    of, rows = target.versions()
+    return {"machine": machine.hardware() | rows | {"k6": k6.version()}, "versions_of": of}
 
 
 class Runner:

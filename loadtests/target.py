@@ -31,7 +31,7 @@ from deploy.local.ports import HOST
 from deploy.local.programs import mysql_url
 from deploy.local.stack import SeedSize
 from deploy.local.supervisor import LOCAL
-from loadtests import containers
+from loadtests import containers, machine
 from loadtests.containers import Cgroup, Container
 from protos.queue.v1 import queue_pb2, queue_pb2_grpc
 
@@ -209,6 +209,16 @@ class Target:
                     "containers": len(groups),
                 }
         return found
+
+    def versions(self) -> tuple[str, dict[str, str]]:
+        """Where the versions were looked up ("containers", "machine" or, if it runs elsewhere,
+        ""), and the versions."""
+        if self.containers:
+            return "containers", containers.versions(self.containers)
+        if set(_LISTENERS.values()) <= self.pids().keys():
+            rows = machine.versions()
+            return "machine", {name: rows[name] for name in rows if name != "wrk"}
+        return "", {}
 
     def pids(self) -> dict[str, int]:
         """The process that listens at each port of `make run`, or of a stack of our own."""

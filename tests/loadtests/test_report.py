@@ -98,13 +98,69 @@ def test_violations_stand_out() -> None:
 
 def test_page_compares_with_the_report_to_beat() -> None:
     told = report_page.page({"baseline": a_result(a_script("seats"), a_script("journey"))}, None)
-    # avg, p95, p99, requests/s: theirs and ours; and theirs divided by ours
     assert (
-        "| GET …/seats | 82.5 | **3.0** | 435 | **6.0** | 847 | **20.0** | 58.7 | **61.7**"
-        " | overload | 42 |" in told
+        "| GET …/seats | 82.5 → **3.0** (28) | 435 → **6.0** (72) | 847 → **20.0** (42)"
+        " | 58.7 → **61.7** | overload |" in told
     )
     assert "Targets: 3 of 3 met." in told
     assert "x10, rush, hotseat, soak" in told
+
+
+def test_page_names_what_was_left_out_and_what_is_missing() -> None:
+    scripts = [a_script(name) for name in ("concerts", "schedules", "seats", "order", "journey")]
+    told = report_page.page({"x10": a_result(*scripts, profile="x10")}, None)
+    assert "Left out: POST /queues/enqueue, POST /concerts/reservation, POST …/pay." in told
+    missing = {"pay": "pay: Seats cannot be held.", "enqueue": "not run after pay failed"}
+    gone = a_result(*scripts, passed=False, missing=missing, invariants={}, unverified="Kafka died")
+    told = report_page.page({"baseline": gone}, None)
+    assert "Left out: POST /concerts/reservation." in told
+    assert "**Not measured: POST …/pay: pay: Seats cannot be held.**" in told
+    assert "**Not verified: Kafka died.**" in told
+    assert "What must be 0" not in told
+    assert "Left out" not in report_page.page({"rush": a_result(a_script("journey")) | {
+        "profile": "rush"}}, None)  # fmt: skip
+
+
+def test_page_says_what_ran_on_the_machine() -> None:
+    everything = {name: {"mean": 0.1, "peak": 0.2} for name in report.PROCESSES}
+    together = a_result(a_script(cpu=everything))
+    assert "Everything ran on it together, k6 and Kafka" in report_page.page(
+        {"x10": together}, None
+    )
+    apart = a_result(a_script(cpu={"k6": everything["k6"]}))
+    told = report_page.page({"x10": apart}, None)
+    assert "Everything ran on it" not in told
+    assert "k6 ran on it; gateway, queue_service," in told
+    assert "kafka elsewhere, or out of sight." in told
+
+
+def test_page_has_no_versions_of_the_machine_around_containers() -> None:
+    old = a_result(machine={"processor": "some", "python": "3.11.7", "k6": "1.1.0"})
+    old["caps"] = {"gateway": {"cores": 2.0, "mib": 4096, "containers": 1}}
+    old["scripts"][0]["throttled"] = {}
+    told = report_page.page({"baseline-2c4g": old}, None)
+    assert "processor some, k6 1.1.0. Which versions ran in the containers was not" in told
+    assert "3.11.7" not in told
+    told = report_page.page({"baseline-2c4g": old | {"versions_of": "containers"}}, None)
+    assert "processor some, python 3.11.7, k6 1.1.0." in told
+
+
+def test_page_of_what_the_search_found() -> None:
+    one = {"users": 800, "per_second": 700.0, "p99": 150.0, "stopped_by": "p99 999 ms",
+           "bottleneck": "gateway: its core is full"}  # fmt: skip
+    none = one | {"users": 0, "p99": None, "stopped_by": "the queue is full"}
+    found = {
+        "taken": "2026-01-02T03:04:05Z", "max_p99_ms": 200, "max_failed": 0.01, "think_seconds": 1,
+        "step_seconds": 12, "rise_seconds": 3, "volume": {"seats": 1_500_000}, "caps": {},
+        "missing": {"pay": "the search was stopped"},
+        "scripts": {"seats": one, "order": none, "pay": one},
+    }  # fmt: skip
+    told = report_page.page({}, found)
+    assert "| GET …/seats | 800 | 700.0 | 150 | p99 999 ms | gateway: its core is full |" in told
+    assert "| GET /queues/order | 0 | 700.0 |  | the queue is full |" in told
+    assert "with the 3 s in which they arrived in all figures" in told
+    assert "- Not found: POST …/pay: the search was stopped." in told
+    assert "| POST …/pay |" not in told
 
 
 def test_page_says_what_was_missed_or_broken() -> None:

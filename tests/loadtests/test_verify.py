@@ -1,15 +1,24 @@
 """The counts that must be 0: each is provoked in real stores, and seen."""
 
+import asyncio
+import os
+import random
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import redis
+from aiokafka import AIOKafkaProducer
 
 from deploy.local import Ports, Stack
 from loadtests import verify
 from loadtests.target import CannotTest, Target
 from loadtests.watch import Watch
+from protos.payment.v1 import events_pb2
 
 ROOM = "{queue:main}:"
 _TABLES = {
@@ -97,6 +106,25 @@ def test_a_seat_without_money(target: Target) -> None:
     assert violated(target) == {"confirmed and not charged": 2}
 
 
+def test_money_for_one_seat_does_not_pay_for_another(target: Target) -> None:
+    reservation(target, 1, 1, "CONFIRMED", "7")
+    reservation(target, 2, 2, "CONFIRMED", "7")
+    payment(target, 7, 1, "FAILED", "APPROVED")
+    assert violated(target) == {"confirmed and not charged": 1}
+
+
+def test_money_that_went_to_another_seat(target: Target) -> None:
+    reservation(target, 1, 1, "CONFIRMED", "7")
+    payment(target, 7, 2, "FAILED", "APPROVED")
+    assert violated(target) == {"charged and not confirmed": 1, "confirmed and not charged": 1}
+
+
+def test_each_seat_without_money_counts(target: Target) -> None:
+    for number in range(1, 4):
+        reservation(target, number, number, "CONFIRMED", "NULL")
+    assert violated(target) == {"confirmed and not charged": 3}
+
+
 def test_charged_twice(target: Target) -> None:
     reservation(target, 1, 1, "CONFIRMED", "7")
     payment(target, 7, 1, "FAILED", "APPROVED")
@@ -133,7 +161,49 @@ def test_two_live_reservations_of_a_seat_are_seen_if_the_constraint_is_gone(
         )
 
 
+async def tell(bootstrap: str, **event: Any) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        message = events_pb2.PaymentEvent(event_id="e", **event)
+        await producer.send_and_wait(verify.TOPIC, message.SerializeToString())
+        await producer.send_and_wait(verify.TOPIC, b"poison")
+    finally:
+        await producer.stop()
+
+
+def test_each_success_and_each_refund_has_its_event(target: Target) -> None:
+    told = 10_000 + random.randrange(10**9)  # the topic remembers other tests
+    untold = told + 1
+    for number in (told, untold):
+        payment(target, number, number, "REFUNDED", "REFUNDED")
+    payment(target, told + 2, told + 2, "SUCCEEDED", "REFUNDED")
+    for number in (told, untold):
+        succeeded = events_pb2.PaymentSucceeded(amount="1.00")
+        asyncio.run(tell(target.kafka_bootstrap, payment_id=number, succeeded=succeeded))
+    assert violated(target) == {"payments without an event": 3}
+    refunded = events_pb2.PaymentRefunded()
+    asyncio.run(tell(target.kafka_bootstrap, payment_id=told, refunded=refunded))
+    assert violated(target) == {"payments without an event": 2}
+
+
 def test_waits_until_what_is_under_way_has_ended(target: Target) -> None:
+    payment(target, 7, 1, "INITIATED", "")
+
+    def end_it() -> None:
+        execute(target, "payment", "UPDATE payment SET status = 'FAILED'")
+
+    timer = threading.Timer(1.5, end_it)
+    timer.start()
+    began = time.monotonic()
+    try:
+        assert not any(verify.settled(target, within=30).values())
+    finally:
+        timer.join()
+    assert 1.5 <= time.monotonic() - began < 20
+
+
+def test_does_not_wait_for_ever(target: Target) -> None:
     payment(target, 7, 1, "INITIATED", "")
     assert verify.settled(target, within=0.1)["payments without an end"] == 1
 
@@ -178,6 +248,31 @@ def test_a_database_that_is_not_seeded_is_one_sentence(target: Target) -> None:
     assert urlsplit(target.mysql_urls["concert"]).path == "/concert"
     with pytest.raises(CannotTest, match="The database is not seeded"):
         target.volume()
+
+
+def test_a_schema_without_tables_is_one_sentence(target: Target) -> None:
+    url = target.mysql_urls["concert"]
+    wrong = Target(**{**vars(target), "mysql_urls": {**target.mysql_urls, "payment": url}})
+    with pytest.raises(CannotTest, match=r"payment .* does not answer as it should .*is it mig"):
+        verify.count(wrong)
+
+
+def test_a_database_that_does_not_show_what_was_sold_is_another(target: Target) -> None:
+    before = target.sold()
+    reservation(target, before + 1, 1, "HELD", "NULL")
+    target.require_sold(before, 1)
+    with pytest.raises(CannotTest, match=r"shows 1 reservations .* gateway gave 2"):
+        target.require_sold(before, 2)
+
+
+def test_a_process_that_has_just_ended_is_left_out(target: Target) -> None:
+    child = subprocess.Popen(["sleep", "0"])
+    child.wait()
+    with Watch(target, {"gone": child.pid, "here": os.getpid()}) as watch:
+        deadline = time.monotonic() + 20
+        while not watch.points and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert watch.points[0]["cpu"].keys() == {"here"}
 
 
 def test_listeners_are_found(target: Target) -> None:
