@@ -11,7 +11,7 @@
 //   SCHEDULES     dates of each concert; default 100
 //   SCHEDULE_IDS  how far apart the dates of two concerts are numbered; default 100
 //   SEATS         seats of each date; default 150
-//   HOT_SCHEDULE  the one date that everybody wants; default: any; in hotseat one by chance
+//   HOT_SCHEDULE  the one date that everybody wants; default: any, or in hotseat one by chance
 
 /** The variable `name`, or the default if it is not set or empty. */
 export function text(name, otherwise) {
