@@ -153,15 +153,14 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
                 try:
                     search(step, steps.first, steps.most, after)
                 except CannotTest as error:
-                    if not found["scripts"]:
-                        raise
                     say(f"  {error}")
-                    left = dict.fromkeys(found["missing"], f"not tried after {name} failed")
-                    found["missing"] = left | {name: str(error)}
-                    break
+                    found["missing"][name] = str(error)
+                    continue
                 del found["missing"][name]
                 _save(found)
                 say(f"{name}: {told(found['scripts'][name])}")
+        if not found["scripts"]:
+            raise CannotTest(found["missing"][asked.scripts[0]])
     _save(found)
     return found
 

@@ -1,11 +1,14 @@
 """The search for the most users: how it closes in, what it survives, what it blames."""
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtests import capacity
-from loadtests.target import CannotTest
+from loadtests import capacity, k6
+from loadtests.target import CannotTest, Volume
 from tests.loadtests.figures import STATS, a_script
 
 
@@ -84,6 +87,77 @@ def test_what_was_found_before_a_step_failed_is_kept() -> None:
     with pytest.raises(CannotTest, match="Gone"):
         capacity.search(step, 100, 6_400, seen.append)
     assert seen[-1]["users"] == 200
+
+
+class FakeRunner:
+    """Of a system that stands 300 users, and cannot be measured with `pay` at all."""
+
+    def __init__(self, target: object, environ: object) -> None:
+        pass
+
+    def __enter__(self) -> "FakeRunner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(
+        self, name: str, plan: dict[str, Any], wanted: int | None, folder: Path, settings: Any
+    ) -> dict[str, Any]:
+        assert settings["BASE_URL"] == "http://shop"
+        assert plan["scenario"]["stages"][1]["target"] == plan["users"]
+        if name == "pay":
+            raise CannotTest("Seats cannot be held.")
+        if plan["users"] > 300:
+            raise k6.GaveUp(f"{name}: no place in the queue.")
+        return a_script(name)
+
+
+class FakeTarget:
+    base_url = "http://shop"
+
+    def volume(self) -> Volume:
+        return Volume(100, 10_000, 1_500_000)
+
+    def caps(self) -> dict[str, Any]:
+        return {}
+
+    def versions(self) -> tuple[str, dict[str, str]]:
+        return "", {}
+
+
+@pytest.fixture
+def faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(capacity, "opened", lambda environ, seed: nullcontext(FakeTarget()))
+    monkeypatch.setattr(capacity, "Runner", FakeRunner)
+    monkeypatch.setattr(capacity, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(capacity, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+def test_a_script_that_cannot_be_measured_leaves_the_others(
+    faked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCRIPT", "pay,order,enqueue")
+    assert capacity.main([]) == 2
+    said = capsys.readouterr()
+    assert said.err == "frontrow: pay is not done: Seats cannot be held.\n"
+    assert "script 3 of 3, step 2, so far 200 users held" in said.out
+    (file,) = faked.glob("results/*/capacity.json")
+    found = json.loads(file.read_text())
+    assert found["missing"] == {"pay": "Seats cannot be held."}
+    assert found["scripts"].keys() == {"order", "enqueue"}
+    order = found["scripts"]["order"]
+    assert order["users"] == 300
+    assert order["stopped_by"] == "no place in the queue"
+
+
+def test_nothing_found_is_one_sentence(
+    faked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCRIPT", "pay")
+    assert capacity.main([]) == 2
+    assert capsys.readouterr().err == "frontrow: Seats cannot be held.\n"
 
 
 CAPS = {"gateway": {"cores": 0.38, "mib": 448, "containers": 1}}
