@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := deploy/local/bootstrap.sh
+# Needs no virtual environment: a host with Docker has none.
+CONTAINERS := python3 -m deploy.containers
 # What pytest is given, as in: make test ARGS="tests/queue_service -x"
 ARGS ?=
 
@@ -32,19 +34,19 @@ clean: ## Delete data, logs and secrets of `make run` (not while it runs)
 	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m deploy.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
 
 up: ## Serve from capped containers on 127.0.0.1:8080 (CAP=2c4g|6c8g SCALE=2 SEED=full PORT=8080)
-	@deploy/containers.sh up
+	@exec $(CONTAINERS) up
 
 down: ## End and remove the containers of `make up` (DATA=delete: and their data)
-	@deploy/containers.sh down
+	@exec $(CONTAINERS) down
 
 roll: ## Replace the programs of `make up` one by one with what is here now
-	@deploy/containers.sh roll
+	@exec $(CONTAINERS) roll
 
 backup: ## Dump the databases of `make up` into FILE, a gzipped SQL file
-	@deploy/containers.sh backup "$(FILE)"
+	@exec $(CONTAINERS) backup "$(FILE)"
 
 restore: ## Put the databases of `make up` back as they are in FILE
-	@deploy/containers.sh restore "$(FILE)"
+	@exec $(CONTAINERS) restore "$(FILE)"
 
 test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)
 	@$(BOOTSTRAP) test
@@ -52,7 +54,7 @@ test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x"
 
 test-containers: ## Run the tests of `make up` on stacks of their own; skipped without a Docker engine
 	@$(BOOTSTRAP) check
-	@exec $(PYTHON) -m pytest tests/containers --override-ini addopts= $(ARGS)
+	@exec $(PYTHON) -m pytest tests/containers --override-ini addopts= -rs $(ARGS)
 
 check: ## Lint, format, types, and whether the stubs fit the protos
 	@$(BOOTSTRAP) check

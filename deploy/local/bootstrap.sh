@@ -148,7 +148,7 @@ keep_redis_from_booting() {
 install_packages() {
     [ $# -gt 0 ] || return 0
     if ! have apt-get; then
-        fail "this machine lacks $* and has no apt-get; install them by its own means, or use \`make up\`, which needs only Docker."
+        fail "this machine lacks $* and has no apt-get; install them by its own means, or use \`make up\`, which needs Docker and little else."
     fi
     if [ "$(id -u)" = 0 ]; then
         AS_ROOT=(env)
@@ -157,7 +157,7 @@ install_packages() {
     elif [ -t 0 ] && have sudo && say "This machine lacks $*; to install them, sudo may ask for your password." && sudo -v; then
         AS_ROOT=(sudo)
     else
-        fail "this machine lacks $*, and neither root nor sudo is at hand: have them installed (apt-get install --no-install-recommends $*), or use \`make up\`, which needs only Docker."
+        fail "this machine lacks $*, and neither root nor sudo is at hand: have them installed (apt-get install --no-install-recommends $*), or use \`make up\`, which needs Docker and little else."
     fi
     local log=$LOG_DIR/apt.log
     say "Installing with apt: $*"
@@ -211,7 +211,7 @@ ensure_venv() {
     # Without pip it is one whose making was interrupted.
     if ! $VENV/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$(find_python)
-        [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system's packages only have an older one; install a newer python3 (with venv), or use \`make up\`, which needs only Docker."
+        [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system's packages only have an older one; install a newer python3 (with venv), or use \`make up\`, which needs Docker and little else."
         say "Making a virtual environment in $VENV"
         rm -rf $VENV
         "$python" -m venv $VENV

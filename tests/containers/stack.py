@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import cast
 import pymysql
 from pymysql.cursors import Cursor
 
+from deploy.containers.settings import Settings, read_caps
 from deploy.local.ports import HOST, free_ports
 from deploy.local.servers import REPOSITORY
 from deploy.local.stack import Stack
@@ -21,8 +23,8 @@ from loadtests import containers
 from loadtests.containers import Container
 from tests.e2e.shop import Shop
 
-SCRIPT = REPOSITORY / "deploy" / "containers.sh"
-CAPS = REPOSITORY / "deploy" / "caps"
+# What an operator types is tried with this, as on a host that has no virtual environment.
+PYTHON = "python3"
 PROGRAMS = ("gateway", "queue", "concert", "reservation", "payment")
 SERVERS = ("mariadb", "redis", "kafka")
 
@@ -53,17 +55,18 @@ class Containers:
         self.scale = int(settings.get("SCALE", "1"))
         # Replicas of the gateway take the ports after the first.
         self.port = free_ports(1)[0]
-        self._environ = {
-            **{name: value for name, value in os.environ.items() if name not in ("CAP", "SCALE")},
-            "PROJECT": project,
-            "PORT": str(self.port),
-            "SEED": "small",
-            **settings,
-        }
+        #: What `up` is told, and `restore` where nothing is remembered.
+        self.settings = {"PORT": str(self.port), "SEED": "small", **settings}
+        known = {field.name for field in dataclasses.fields(Settings)}
+        self._environ = {name: value for name, value in os.environ.items() if name not in known}
+        self._environ["PROJECT"] = project
 
     def run(self, *arguments: str, timeout: float = 600, **settings: str) -> str:
-        """deploy/containers.sh; what it printed. Fails the test with that if it fails."""
-        ran = _run([str(SCRIPT), *arguments], False, timeout, {**self._environ, **settings})
+        """python3 -m deploy.containers; what it printed. Fails the test with that if it fails. Only
+        `up` is told the settings: what comes after it has to know them."""
+        told = {**(self.settings if arguments == ("up",) else {}), **settings}
+        command = [PYTHON, "-m", "deploy.containers", *arguments]
+        ran = _run(command, False, timeout, {**self._environ, **told})
         assert ran.returncode == 0, f"{arguments}: {ran.stdout}\n{ran.stderr}"
         return ran.stdout
 
@@ -152,13 +155,7 @@ def docker(*arguments: str, check: bool = True) -> str:
 
 def caps(name: str) -> dict[str, float]:
     """What a file of deploy/caps says."""
-    lines = (CAPS / f"{name}.env").read_text().splitlines()
-    return {
-        key: float(value)
-        for line in lines
-        if line and not line.startswith("#")
-        for key, value in [line.split("=", 1)]
-    }
+    return read_caps(name)
 
 
 def _run(
