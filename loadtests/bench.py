@@ -33,7 +33,7 @@ from deploy.local.ports import HOST, free_ports
 from deploy.local.process import Process
 from deploy.local.programs import PYTHON
 from deploy.local.servers import REPOSITORY
-from loadtests import page
+from loadtests import bench_page
 from loadtests.machine import Meter, describe, resident_megabytes
 from loadtests.shop import Shop
 from loadtests.wrk import CONNECTIONS, Request, Run, RunError, run
@@ -298,7 +298,7 @@ def measure(seed: str, rounds: int, seconds: int, only: str | None) -> Path:
     }
     file = REPOSITORY / "results" / "bench" / now.strftime("%Y%m%dT%H%M%SZ") / "bench.json"
     file.parent.mkdir(parents=True)
-    file.write_text(page.to_json(result))
+    file.write_text(bench_page.to_json(result))
     return file
 
 
@@ -339,15 +339,15 @@ def main(argv: Sequence[str]) -> int:
     try:
         arguments = _arguments(argv)
         if arguments.page:
-            page.write(page.read(arguments.page))
+            bench_page.write(bench_page.read(arguments.page))
             return 0
         # So that everything is stopped in order; even without it the children would die with us.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         file = measure(arguments.seed, arguments.rounds, arguments.seconds, arguments.only)
-        result = page.read(file)
-        say("\n" + page.table(result) + f"\n\nWritten to {file.relative_to(REPOSITORY)}")
+        result = bench_page.read(file)
+        say("\n" + bench_page.table(result) + f"\n\nWritten to {file.relative_to(REPOSITORY)}")
         return 0
-    except (_BadInput, page.PageError, StackError) as error:
+    except (_BadInput, bench_page.PageError, StackError) as error:
         print(f"frontrow: {error}", file=sys.stderr)
         return 2
     except RunError as error:

@@ -105,16 +105,17 @@ def write(folder: Path) -> None:
 
 def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
     """The whole HTML page; it loads nothing."""
-    volume, changed = result["volume"], result["changed"]
+    volume = result["volume"]
+    changed = ", ".join(f"{name}={value}" for name, value in result["changed"].items())
     verdict = "passed" if result["passed"] else "FAILED"
     body = [
-        f"<h1>Load test <em>{_(result['profile'])}</em>: {verdict}</h1>",
-        f"<p>{_(result['taken'].replace('T', ' ').replace('Z', ' UTC'))} · {_(result['about'])} ·"
-        f" {volume['seats']:,} seats, {volume['schedules']:,} dates, {volume['concerts']:,}"
+        f"<h1>Load test <em>{escaped(result['profile'])}</em>: {verdict}</h1>",
+        f"<p>{escaped(result['taken'].replace('T', ' ').replace('Z', ' UTC'))} ·"
+        f" {escaped(result['about'])} · {volume['seats']:,} seats, {volume['schedules']:,} dates, {volume['concerts']:,}"
         f" concerts · {'a stack of its own' if result['own_stack'] else 'a running system'}"
-        + (f" · changed: {_(', '.join(f'{k}={v}' for k, v in changed.items()))}" if changed else "")
+        + (f" · changed: {escaped(changed)}" if changed else "")
         + "</p>",
-        *(f"<p><b>{_(sentence)}</b></p>" for sentence in gaps(result)),
+        *(f"<p><b>{escaped(sentence)}</b></p>" for sentence in gaps(result)),
         "<h2>Result</h2>",
         _table(
             ["", "users", "requests", "per s", "avg", "median", "p90", "p95", "p99", "max ms",
@@ -122,7 +123,7 @@ def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
             [_row(TITLES[s["name"]], s, s["duration"]) for s in result["scripts"]],
         ),
         "<h2>What must be 0</h2>",
-        _table(["", "count"], [[_(k), f"{v:,}"] for k, v in result["invariants"].items()]),
+        _table(["", "count"], [[escaped(k), f"{v:,}"] for k, v in result["invariants"].items()]),
         "<h2>Over time</h2>",
         _svg(charts.overview(result, series, "svg")),
     ]  # fmt: skip
@@ -130,9 +131,9 @@ def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
         body += _section(script, series[script["name"]])
     body += [
         "<h2>Machine</h2>",
-        _table(["", ""], [[_(k), _(v)] for k, v in result["machine"].items()]),
+        _table(["", ""], [[escaped(k), escaped(v)] for k, v in result["machine"].items()]),
     ]
-    return _PAGE.format(title=f"Load test {_(result['profile'])}", body="\n".join(body))
+    return _PAGE.format(title=f"Load test {escaped(result['profile'])}", body="\n".join(body))
 
 
 def gaps(result: Mapping[str, Any]) -> list[str]:
@@ -157,13 +158,13 @@ def before_and_after(script: Mapping[str, Any], process: str) -> list[str]:
 
 def _section(script: Mapping[str, Any], series: Mapping[str, Any]) -> list[str]:
     name = script["name"]
-    parts = [f"<h2 id='{name}'>{_(TITLES[name])}</h2>", f"<p>{_(facts(script))}</p>"]
+    parts = [f"<h2 id='{name}'>{escaped(TITLES[name])}</h2>", f"<p>{escaped(facts(script))}</p>"]
     if len(script["routes"]) > 1:
         parts.append(
             _table(
                 ["route", "requests", "avg", "median", "p90", "p95", "p99", "max ms"],
                 [
-                    [_(TITLES[route]), f"{stats['requests']:,}", *_milliseconds(stats)]
+                    [escaped(TITLES[route]), f"{stats['requests']:,}", *_milliseconds(stats)]
                     for route, stats in script["routes"].items()
                     if stats["requests"]
                 ],
@@ -175,7 +176,7 @@ def _section(script: Mapping[str, Any], series: Mapping[str, Any]) -> list[str]:
             ["process", "mean cores", "peak cores", "MB before", "MB after", "connections before",
              "connections after"],
             [
-                [_(process), f"{used['mean']:.2f}", f"{used['peak']:.2f}",
+                [escaped(process), f"{used['mean']:.2f}", f"{used['peak']:.2f}",
                  *before_and_after(script, process)]
                 for process in PROCESSES
                 if (used := script["cpu"].get(process))
@@ -217,13 +218,13 @@ def facts(script: Mapping[str, Any]) -> str:
 def _row(title: str, script: Mapping[str, Any], stats: Mapping[str, float]) -> list[str]:
     broken = broken_limits(script)
     return [
-        f"<a href='#{script['name']}'>{_(title)}</a>",
+        f"<a href='#{script['name']}'>{escaped(title)}</a>",
         f"{script['users']:,}",
         f"{script['requests']:,}",
         f"{script['per_second']:,.1f}",
         *_milliseconds(stats),
         f"{script['wrong']:,}",
-        f"broken: {_(', '.join(broken))}" if broken else "held",
+        f"broken: {escaped(', '.join(broken))}" if broken else "held",
     ]
 
 
@@ -233,7 +234,7 @@ def _milliseconds(stats: Mapping[str, float]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{_(cell)}</th>" for cell in head)
+    cells = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
     lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='wide'><table><tr>{cells}</tr>{lines}</table></div>"
 
@@ -244,7 +245,7 @@ def _svg(image: bytes) -> str:
     return f"<figure>{drawn[drawn.index('<svg') :]}</figure>"
 
 
-def _(value: str) -> str:
+def escaped(value: str) -> str:
     return html.escape(value)
 
 

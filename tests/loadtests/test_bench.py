@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtests import bench, page
+from loadtests import bench, bench_page
 from loadtests.machine import Meter, describe
 from loadtests.wrk import Request, RunError, parse
 
@@ -84,48 +84,52 @@ def test_a_request_is_one_line_for_the_script() -> None:
 
 
 def test_table_quotes_medians_and_judges_them_as_printed() -> None:
-    rows = page.table(a_result(a_run(1, 0.1), a_run(3_210, 0.596), a_run(9_999, 0.9))).splitlines()
+    rows = bench_page.table(
+        a_result(a_run(1, 0.1), a_run(3_210, 0.596), a_run(9_999, 0.9))
+    ).splitlines()
     assert "| order | 3,210 | **0.60** | 0.6: met | 1.0 / 2.0 / 3.0 |" in rows[3]
     assert "0.100 + 0.020 + 0.010 + 0.005" in rows[3]
     assert "| as it comes |" in rows[4]
 
 
 def test_a_missed_target_is_said() -> None:
-    assert "0.6: MISSED" in page.table(a_result(a_run(3_000, 0.594)))
+    assert "0.6: MISSED" in bench_page.table(a_result(a_run(3_000, 0.594)))
 
 
 def test_runs_that_lost_the_machine_do_not_count() -> None:
     good, stolen = a_run(3_000, 0.7), a_run(900, 0.2, steal=0.2)
-    assert page.counted([good, stolen]) == [good]
-    assert page.counted([good, stolen, stolen]) == [good, stolen, stolen]
-    assert "1 of 4 runs were left out" in " ".join(page.section(a_result(good, stolen)).split())
+    assert bench_page.counted([good, stolen]) == [good]
+    assert bench_page.counted([good, stolen, stolen]) == [good, stolen, stolen]
+    assert "1 of 4 runs were left out" in " ".join(
+        bench_page.section(a_result(good, stolen)).split()
+    )
 
 
 def test_page_keeps_what_is_written_by_hand() -> None:
-    text = f"# Title\n\nbefore\n{page.BEGIN}\nold\n{page.END}\nafter\n"
-    once = page.inserted(text, a_result(a_run(3_000, 0.7)))
+    text = f"# Title\n\nbefore\n{bench_page.BEGIN}\nold\n{bench_page.END}\nafter\n"
+    once = bench_page.inserted(text, a_result(a_run(3_000, 0.7)))
     assert once.startswith("# Title\n\nbefore\n")
     assert once.endswith("\nafter\n")
     assert "old" not in once
-    assert page.inserted(once, a_result(a_run(3_000, 0.7))) == once
+    assert bench_page.inserted(once, a_result(a_run(3_000, 0.7))) == once
 
 
 def test_page_without_markers_is_refused() -> None:
-    with pytest.raises(page.PageError, match="markers"):
-        page.inserted("# Title\n", a_result(a_run(3_000, 0.7)))
+    with pytest.raises(bench_page.PageError, match="markers"):
+        bench_page.inserted("# Title\n", a_result(a_run(3_000, 0.7)))
 
 
 def test_json_survives_its_writing(tmp_path: Path) -> None:
     result = a_result(a_run(3_000, 0.7), a_run(3_100, 0.72))
     file = tmp_path / "bench.json"
-    file.write_text(page.to_json(result))
-    assert page.read(file) == result
+    file.write_text(bench_page.to_json(result))
+    assert bench_page.read(file) == result
     assert sum('"rate"' in line for line in file.read_text().splitlines()) == 4
 
 
 def test_committed_page_is_made_from_the_committed_figures() -> None:
-    text = page.PAGE.read_text()
-    assert page.inserted(text, page.read(page.SOURCE)) == text
+    text = bench_page.PAGE.read_text()
+    assert bench_page.inserted(text, bench_page.read(bench_page.SOURCE)) == text
 
 
 @pytest.mark.parametrize(
