@@ -111,8 +111,9 @@ def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
     body = [
         f"<h1>Load test <em>{escaped(result['profile'])}</em>: {verdict}</h1>",
         f"<p>{escaped(result['taken'].replace('T', ' ').replace('Z', ' UTC'))} ·"
-        f" {escaped(result['about'])} · {volume['seats']:,} seats, {volume['schedules']:,} dates, {volume['concerts']:,}"
-        f" concerts · {'a stack of its own' if result['own_stack'] else 'a running system'}"
+        f" {escaped(result['about'])} · {volume['seats']:,} seats, {volume['schedules']:,} dates,"
+        f" {volume['concerts']:,} concerts ·"
+        f" {'a stack of its own' if result['own_stack'] else 'a running system'}"
         + (f" · changed: {escaped(changed)}" if changed else "")
         + "</p>",
         *(f"<p><b>{escaped(sentence)}</b></p>" for sentence in gaps(result)),
