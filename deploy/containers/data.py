@@ -78,7 +78,11 @@ def require_dump(file: Path) -> None:
 def restore(engine: Engine, file: Path) -> None:
     """From a file that was looked at, with an image that is built. Leaves MariaDB and Kafka
     running, and no program."""
-    engine.compose("stop", *PROGRAMS, otherwise="the programs could not be stopped.")
+    for each in engine.containers(one_off=True):
+        engine.retire(each)
+    writers = (*PROGRAMS, "migrate", "seed")
+    if any(each.running for each in engine.containers(*writers)):
+        engine.compose("stop", *writers, otherwise="the programs could not be stopped.")
     engine.compose(
         *("up", "--detach", "--no-deps", "mariadb", "kafka"), otherwise="MariaDB did not start."
     )

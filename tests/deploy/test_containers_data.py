@@ -55,7 +55,7 @@ def test_no_program_runs_until_the_data_is_whole(operator: Operator, file: Path)
     assert operator.docker.data == DUMP
     assert operator.docker.log[begun:] == [
         "build",
-        f"stop {' '.join(PROGRAMS)}",
+        f"stop {' '.join(PROGRAMS)} migrate seed",
         "up mariadb kafka",
         "import",
         "ALTER TABLE reservation.reservation AUTO_INCREMENT = 1000007",
