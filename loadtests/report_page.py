@@ -204,7 +204,7 @@ def _beside(names: Sequence[str], scripts: Mapping[str, Any], uncapped: Mapping[
         "|---|" + "--:|" * 8,
     ]
     for name in names:
-        if name in free:
+        if name in free and free[name]["duration"] and scripts[name]["duration"]:
             before, now = free[name]["duration"], scripts[name]["duration"]
             pairs = " | ".join(
                 f"{_ms(before[key])} | **{_ms(now[key])}**" for key in ("avg", "p(95)", "p(99)")
@@ -258,13 +258,13 @@ def _figures(names: Sequence[str], scripts: Mapping[str, Any]) -> str:
         rows.append(
             f"| {TITLES[name]} | {script['users']:,} | {script['requests']:,}"
             f" | {script['per_second']:,.1f} | "
-            + " | ".join(_ms(script["duration"][key]) for key in keys)
+            + " | ".join(_cell(script["duration"], key) for key in keys)
             + f" | {script['wrong']:,} |"
         )
         if name == "journey":
             rows += [
                 f"| · {TITLES[route]} |  | {stats['requests']:,} |  | "
-                + " | ".join(_ms(stats[key]) for key in keys)
+                + " | ".join(_cell(stats, key) for key in keys)
                 + " |  |"
                 for route, stats in script["routes"].items()
             ]
@@ -277,9 +277,12 @@ def _targets(profile: str, names: Sequence[str], scripts: Mapping[str, Any]) -> 
     missed: list[str] = []
     for name in names:
         for key, limit in wanted.get(name, {}).items():
-            ours = scripts[name]["duration"][key]
-            told = f"{TITLES[name]} {key.replace('(', '').replace(')', '')} {_ms(ours)} ms"
-            (met if ours <= limit else missed).append(f"{told} (target {limit:.0f})")
+            ours = scripts[name]["duration"].get(key)
+            what = f"{TITLES[name]} {key.replace('(', '').replace(')', '')}"
+            told = f"{what} not measured" if ours is None else f"{what} {_ms(ours)} ms"
+            (met if ours is not None and ours <= limit else missed).append(
+                f"{told} (target {limit:.0f})"
+            )
     if not met and not missed:
         return ""
     told = f"Targets: {len(met)} of {len(met) + len(missed)} met."
@@ -398,6 +401,10 @@ def _capacity(found: Mapping[str, Any]) -> str:
             for name, reason in missing.items()
         )
     return told
+
+
+def _cell(stats: Mapping[str, float], key: str) -> str:
+    return _ms(stats[key]) if key in stats else ""
 
 
 def _ms(value: float) -> str:

@@ -121,6 +121,13 @@ def test_page_names_what_was_left_out_and_what_is_missing() -> None:
         "profile": "rush"}}, None)  # fmt: skip
 
 
+def test_page_of_a_script_without_requests() -> None:
+    none = a_script("journey", duration={}, requests=0, per_second=0.0,
+                    routes={"pay": {"requests": 0}})  # fmt: skip
+    told = report_page.page({"baseline": a_result(none, passed=False)}, None)
+    assert "Targets: 0 of 1 met. **Missed**: the journey p99 not measured (target 40)." in told
+
+
 def test_page_says_what_ran_on_the_machine() -> None:
     everything = {name: {"mean": 0.1, "peak": 0.2} for name in report.PROCESSES}
     together = a_result(a_script(cpu=everything))

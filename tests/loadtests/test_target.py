@@ -1,12 +1,16 @@
 """Which system is loaded and read: refused unless it is certainly one and the same."""
 
 import fcntl
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.local import Ports
-from loadtests import command, containers, target
+from loadtests import command, containers, machine, target
+from loadtests.containers import Cgroup, Container
 from loadtests.target import CannotTest
 
 SETTINGS = dict.fromkeys(target._SETTINGS, "x")
@@ -46,6 +50,29 @@ def test_containers_here_are_no_part_of_a_gateway_elsewhere(
 def test_tokens_of_another_kind(token: str) -> None:
     with pytest.raises(CannotTest, match="another kind"):
         target._claims(token)
+
+
+def test_versions_are_those_in_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def docker(*arguments: str) -> str:
+        """An engine whose containers run what this machine runs."""
+        action, _, *command = arguments
+        assert action == "exec"
+        if command[0] == "python":
+            command[0] = sys.executable
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return f"{command[0]}  Ver 7.4.2 for Linux"
+
+    monkeypatch.setattr(containers, "_docker", docker)
+    found = [
+        Container(f"{number}", service, service, Cgroup(1), {}, {})
+        for number, service in enumerate(("gateway", "mariadb", "redis"))
+    ]
+    rows = containers.versions(found)
+    assert rows.keys() == {"python", *machine.PACKAGES, "redis-server", "mariadbd"}
+    assert rows["python"] == platform.python_version()
+    assert rows["redis-server"] == "7.4.2"
+    monkeypatch.setattr(containers, "_docker", lambda *arguments: "")
+    assert containers.versions(found)["python"] == "unknown"
 
 
 def test_what_a_killed_run_left_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
