@@ -295,20 +295,24 @@ class Announcements:
         them; of each kind the newest first, since the oldest are least likely to be missed.
         """
         async with self._database.reading() as reading:
-            # Read from the ends of the index.
+            # Each is the end of a stretch of the index.
+            of_status = "SELECT MAX(driven_until) FROM payment WHERE status = %s"
             rows = await reading.fetch_all(
-                "SELECT status, MAX(driven_until) FROM payment GROUP BY status"
+                " UNION ALL ".join([of_status] * len(Status)), *(status.value for status in Status)
             )
-        if not rows:
+        latest = [time for (time,) in rows if time is not None]
+        if not latest:
             return
-        newest = max(latest for _, latest in rows)
+        newest = max(latest)
         oldest = newest - timedelta(seconds=seconds + _LONGEST_PARK_SECONDS)
         for status in (Status.FAILED, Status.SUCCEEDED, Status.REFUNDED):
             before = (newest + timedelta(microseconds=1), 0)
             while True:
                 async with self._database.reading() as reading:
                     rows = await reading.fetch_all(
-                        f"""SELECT {_PAYMENT}, updated_at, driven_until FROM payment
+                        # An import leaves no statistics to choose an index by.
+                        f"""SELECT {_PAYMENT}, updated_at, driven_until
+                        FROM payment FORCE INDEX (recovery)
                         WHERE status = %s AND driven_until BETWEEN %s AND %s
                             AND (driven_until < %s OR id < %s)
                         ORDER BY driven_until DESC, id DESC LIMIT %s""",

@@ -63,7 +63,8 @@ class Settings(ServiceSettings):
     """How long a hold is renewed while the provider does not tell what became of a charge, in
     seconds; after that the seat goes back on sale and a late success is refunded if need be."""
 
-    announce_again_seconds: float = Field(default=3600.0, gt=0, le=604_800)
+    announce_again_seconds: float = Field(default=1800.0, gt=0, le=604_800)
     """How far back `payment_service.announce_again` goes, in seconds before the newest change of
-    the restored database: longer than any consumer lay behind when the backup was made. Six times
-    the payment lease; what waited for longer than that lease has lost its seat to others anyway."""
+    the restored database: longer than any consumer lay behind when the backup was made. Three
+    payment leases: what waits longer has lost its seat anyway, and even of a sale's busiest time
+    so much is handled within one lease, before new payments that wait behind it lapse."""

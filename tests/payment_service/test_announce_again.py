@@ -399,20 +399,20 @@ async def test_it_reads_no_more_than_it_announces(
             SELECT seq, 1, 'SUCCEEDED', 1, '2026-01-01' + INTERVAL seq MINUTE
             FROM seq_1_to_20000"""
         )
-        await connection.fetch_all("ANALYZE TABLE payment")
-    plans: dict[str, list[Row]] = {}
+    plan: list[Row] = []
     fetch_all = Transaction.fetch_all
 
     async def explained(self: Transaction, sql: str, *values: object) -> list[Row]:
-        plans[sql] = await fetch_all(self, f"EXPLAIN {sql}", *values)
+        plan.extend(await fetch_all(self, f"EXPLAIN {sql}", *values))
         return await fetch_all(self, sql, *values)
 
     monkeypatch.setattr(Transaction, "fetch_all", explained)
     assert await shop.announce_again(HOUR) == (66, 0)
     monkeypatch.undo()
-    of_payments = [row for plan in plans.values() for row in plan if row[2] == "payment"]
-    assert [(kind, key) for _, _, _, kind, _, key, *_ in of_payments] == [("range", "recovery")] * 2
-    assert all(int(rows) < 200 for *_, rows, _ in of_payments)
+    # What the newest change is, the index tells without being read.
+    of_payments = [row for row in plan if row[2] == "payment"]
+    assert {(kind, key) for _, _, _, kind, _, key, *_ in of_payments} == {("range", "recovery")}
+    assert sum(int(rows) for *_, rows, _ in of_payments) < 300
 
 
 def run(url: str) -> subprocess.CompletedProcess[str]:
@@ -433,7 +433,7 @@ async def test_the_command_says_what_it_did(shop: Restored, mysql_urls: dict[str
         ran = await asyncio.to_thread(run, mysql_urls["payment"])
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout == (
-            f"Put the outcomes of {announced} payments back into the outbox, from the last 3600 s"
+            f"Put the outcomes of {announced} payments back into the outbox, from the last 1800 s"
             f" before the newest change; {there} were in it already.\n"
         )
     assert await shop.in_outbox() == 1
