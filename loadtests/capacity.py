@@ -270,9 +270,12 @@ def bottleneck(
     cpu: Mapping[str, Mapping[str, float]] = script["cpu"]
     if not cpu:
         return "unknown: no process could be seen"
-    total = sum(used["mean"] for used in cpu.values()) + script.get("other_cores", 0.0)
+    means = {name: used["mean"] for name, used in cpu.items()}
+    means["anything else on it"] = script.get("other_cores", 0.0)
+    total = sum(means.values())
     in_use = f"{total:.2f} of the machine's {cores} cores in use"
-    most = max(cpu, key=lambda each: cpu[each]["mean"])
+    most = max(means, key=lambda each: means[each])
+    mostly = f"most of it by {most} ({means[most]:.2f})"
     throttled: Mapping[str, float] = script.get("throttled") or {}
     if held_up := {name: share for name, share in throttled.items() if share >= _HELD_UP}:
         name = max(held_up, key=lambda each: held_up[each])
@@ -287,10 +290,10 @@ def bottleneck(
     if full and one_core[full] >= _FULL_CORE:
         return f"{full}: its core is full ({cpu[full]['peak']:.2f} at its peak; {in_use})"
     if total >= _FULL_MACHINE * cores:
-        return f"the machine is full ({in_use}), most of it by {most} ({cpu[most]['mean']:.2f})"
+        return f"the machine is full ({in_use}), {mostly}"
     if cpu.keys() <= {"k6"}:
         return "unknown: only k6 runs where it can be seen"
-    return f"no processor is full ({in_use}), most of it by {most} ({cpu[most]['mean']:.2f})"
+    return f"no processor is full ({in_use}), {mostly}"
 
 
 def _processes(name: str, caps: Mapping[str, Mapping[str, float]], workers: int) -> int:

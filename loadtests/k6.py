@@ -78,7 +78,7 @@ def plan(script: str, environ: Mapping[str, str]) -> dict[str, Any]:
         check=False,
     )
     if told.returncode:
-        raise CannotTest(f"{script}: {_reason(told.stderr)}.")
+        raise CannotTest(f"{script}: {_reason(told.stderr)}")
     options = json.loads(told.stdout)
     (scenario,) = options["scenarios"].values()
     stages = scenario.get("stages") or [{"duration": scenario["duration"]}]
@@ -130,7 +130,7 @@ def run(
             # Also when we are interrupted: nothing is left running.
             kill_session(child)
     if child.returncode not in (0, THRESHOLDS_FAILED):
-        raise GaveUp(f"{script}: {_reason(log.read_text(errors='replace'))}.")
+        raise GaveUp(f"{script}: {_reason(log.read_text(errors='replace'))}")
     series = read_series(samples)
     samples.unlink()
     found = json.loads(summary.read_text())
@@ -163,13 +163,16 @@ def _state(log: Path) -> tuple[str, float]:
 
 
 def _reason(told: str) -> str:
-    """The error at the end of what k6 said, without its trimmings."""
+    """The error at the end of what k6 said, without its trimmings, as the end of a sentence."""
     errors = re.findall(r'level=error msg="((?:[^"\\]|\\.)*)"', told)
     if not errors:
-        return told.strip().rsplit("\n", 1)[-1] or "k6 ended without a word"
-    text = errors[-1].split("\\n")[0].replace('\\"', '"')
-    text = re.sub(r"^(GoError|Error|test aborted): ", "", text)
-    return re.sub(r"\s+at .*", "", text).rstrip(".")
+        text = told.strip().rsplit("\n", 1)[-1] or "k6 ended without a word"
+    else:
+        text = errors[-1].split("\\n")[0].replace('\\"', '"')
+        text = re.sub(r"^(GoError|Error|test aborted): ", "", text)
+        # Where in the script.
+        text = re.sub(r"\s+at (\S+ )?\(?(file:|native|go\.k6\.io).*", "", text)
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def read_series(samples: Path) -> list[dict[str, Any]]:

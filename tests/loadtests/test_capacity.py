@@ -188,7 +188,10 @@ def used(**cores: float) -> dict[str, dict[str, float]]:
             {"cpu": used(gateway=0.6, k6=1.2)},
             "the machine is full (1.80 of the machine's 2 cores in use), most of it by k6",
         ),
-        ({"cpu": used(gateway=0.2), "other_cores": 1.6}, "the machine is full (1.80"),
+        (
+            {"cpu": used(gateway=0.2), "other_cores": 1.6},
+            "the machine is full (1.80 of the machine's 2 cores in use), most of it by anything",
+        ),
         ({"cpu": used(gateway=0.2)}, "no processor is full (0.20"),
     ],
 )

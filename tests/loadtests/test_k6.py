@@ -235,5 +235,11 @@ def test_the_last_words_of_k6() -> None:
         'time="x" level=error msg="test aborted: There are no concerts: seed the database.'
         ' at file:///a/b.js:1:2(3)" hint="script"\n'
     )
-    assert k6._reason(told) == "There are no concerts: seed the database"
-    assert k6._reason("") == "k6 ended without a word"
+    assert k6._reason(told) == "There are no concerts: seed the database."
+    assert k6._reason("") == "k6 ended without a word."
+    told = 'level=error msg="test aborted: Seats cannot be held: are there any left?"'
+    assert k6._reason(told) == "Seats cannot be held: are there any left?"
+    told = 'level=error msg="GoError: the room is full, look at it\\n\\tat a (file:///a.js:1:2(3))"'
+    assert k6._reason(told) == "the room is full, look at it."
+    told = 'level=error msg="Error: stop at once at default (file:///a.js:1:2(3))"'
+    assert k6._reason(told) == "stop at once."
