@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -43,8 +44,9 @@ _START_SECONDS = 30.0
 _CLOSE_SECONDS = 2.0
 _COMMIT_SECONDS = 10.0
 _POLL_MS = 100
-# Records that come within so short a time are fetched, and committed, together: at a hundred
-# records a second Kafka otherwise spends more on being asked than on the records.
+# Records that come within so short a time are fetched together, and those that are dealt with
+# within it are committed together: at a hundred records a second Kafka otherwise spends more on
+# being asked than on the records.
 _COLLECT_SECONDS = 0.02
 _REVOKE_SECONDS = 5.0
 _LINGER_MS = 5
@@ -172,15 +174,15 @@ async def run_consumer(
 ) -> None:
     """Hands every record of `topic` to `handler`, as a member of `group`, until cancelled.
 
-    Partitions are handled side by side, the records of a partition in order. A record is
-    handled at once, or within 40 ms if others came just before, so that those that follow are
-    fetched with it. What the handler returns is published, then the offset is committed. A
-    handler that finds something away (Unavailable, TimedOut, TimeoutError, OSError, a lost
-    database or Redis) or takes longer than `handler_timeout` seconds is called again, with
-    pauses of up to 5 s, for as long as it takes; its partition waits meanwhile. Any other
-    exception is taken for the record's fault: after 3 tries the record goes to `<topic>.dlq`
-    and the partition goes on, so that the order of that one key is broken. Kafka itself may be
-    away for as long as it likes.
+    Partitions are handled side by side, the records of a partition in order. A record is handled
+    at once, or within 40 ms if others came just before, so that those that follow are fetched with
+    it. What the handler returns is published, then the offset is committed, 20 ms after the commit
+    before it at the earliest. A handler that finds something away (Unavailable, TimedOut,
+    TimeoutError, OSError, a lost database or Redis) or takes longer than `handler_timeout` seconds
+    is called again, with pauses of up to 5 s, for as long as it takes; its partition waits
+    meanwhile. Any other exception is taken for the record's fault: after 3 tries the record goes
+    to `<topic>.dlq` and the partition goes on, so that the order of that one key is broken. Kafka
+    itself may be away for as long as it likes.
     """
     failures = 0
     async with Producer(bootstrap) as producer:
@@ -224,7 +226,7 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
     """One membership of a group: a worker for each partition that has records in hand.
 
     Polling goes on while workers are busy, so that the group does not take a slow member for a
-    dead one; what comes meanwhile waits for its worker.
+    dead one; what comes meanwhile waits for its worker. Nobody waits for a commit.
     """
 
     def __init__(
@@ -241,26 +243,29 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         self._handler = handler
         self._handler_timeout = handler_timeout
         self._workers: dict[TopicPartition, asyncio.Task[None]] = {}
-        self._waiting: dict[TopicPartition, list[Any]] = {}
+        self._waiting: dict[TopicPartition, deque[Any]] = {}
+        # Where each partition goes on; what is to be committed.
         self._dealt_with: dict[TopicPartition, int] = {}
-        self._committing = asyncio.Lock()
+        self._progress = asyncio.Event()
 
     async def run(self) -> None:
-        while True:
-            batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
-            for partition, worker in list(self._workers.items()):
-                if worker.done():
-                    del self._workers[partition]
-                    worker.result()
-            for partition, batch in batches.items():
-                waiting = self._waiting.setdefault(partition, [])
-                waiting += batch
-                if partition not in self._workers:
-                    self._workers[partition] = asyncio.create_task(self._work(partition, waiting))
-                elif len(waiting) > _WAITING_RECORDS:
-                    self._consumer.pause(partition)
-            if batches:
-                await asyncio.sleep(_COLLECT_SECONDS)
+        committer = asyncio.create_task(self._keep_committing())
+        try:
+            while True:
+                batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
+                if committer.done():
+                    committer.result()
+                for partition, worker in list(self._workers.items()):
+                    if worker.done():
+                        del self._workers[partition]
+                        worker.result()
+                for partition, batch in batches.items():
+                    self._take(partition, batch)
+                if batches:
+                    await asyncio.sleep(_COLLECT_SECONDS)
+        finally:
+            committer.cancel()
+            await asyncio.gather(committer, return_exceptions=True)
 
     async def stop(self) -> None:
         await self._cancel(list(self._workers))
@@ -275,7 +280,9 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
     async def _cancel(self, partitions: Sequence[TopicPartition]) -> None:
         workers = [self._workers.pop(tp) for tp in partitions if tp in self._workers]
         for partition in partitions:
-            self._waiting.pop(partition, None)
+            if partition in self._waiting:
+                # A handler that ends in its own way, and not by the cancellation, is the last one.
+                self._waiting.pop(partition).clear()
         for worker in workers:
             worker.cancel()
         if workers:
@@ -287,31 +294,42 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             if worker.done() and not worker.cancelled() and (error := worker.exception()):
                 log.warning("a batch was given up", error=type(error).__name__)
 
-    async def _work(self, partition: TopicPartition, waiting: list[Any]) -> None:
+    def _take(self, partition: TopicPartition, batch: Sequence[Any]) -> None:
+        waiting = self._waiting.setdefault(partition, deque())
+        waiting.extend(batch)
+        if partition not in self._workers:
+            self._workers[partition] = asyncio.create_task(self._work(partition, waiting))
+        elif len(waiting) > _WAITING_RECORDS:
+            self._consumer.pause(partition)
+
+    async def _work(self, partition: TopicPartition, waiting: deque[Any]) -> None:
         """Deals with all that waits for this partition, and ends when nothing does."""
         while waiting:
-            batch = waiting.copy()
-            waiting.clear()
-            try:
+            consumed = waiting.popleft()
+            if len(waiting) == _WAITING_RECORDS:
                 self._consumer.resume(partition)
-                for consumed in batch:
-                    await self._deliver(consumed)
-                self._dealt_with[partition] = batch[-1].offset + 1
-                await self._commit()
-            except (CommitFailedError, IllegalStateError):
-                # The partition has moved on to another member, which handles these again.
-                log.info("partition lost before its commit", partition=partition.partition)
+            await self._deliver(consumed)
+            self._dealt_with[partition] = consumed.offset + 1
+            self._progress.set()
 
-    async def _commit(self) -> None:
-        """Commits what all workers have dealt with, in one request; those who come while it is
-        under way share the next one."""
-        async with self._committing:
+    async def _keep_committing(self) -> None:
+        """Commits what all workers have dealt with, in one request; what is dealt with while it
+        is under way, or soon after, shares the next one."""
+        while True:
+            await self._progress.wait()
+            self._progress.clear()
             ours = self._consumer.assignment()
             offsets = {tp: offset for tp, offset in self._dealt_with.items() if tp in ours}
             self._dealt_with.clear()
-            if offsets:
+            if not offsets:
+                continue
+            try:
                 async with asyncio.timeout(_COMMIT_SECONDS):
                     await self._consumer.commit(offsets)
+            except (CommitFailedError, IllegalStateError):
+                # The partitions have moved on to other members, which handle these again.
+                log.info("partitions lost before their commit", group=self._group)
+            await asyncio.sleep(_COLLECT_SECONDS)
 
     async def _deliver(self, consumed: Any) -> None:
         headers = dict(consumed.headers)

@@ -102,6 +102,8 @@ class Broker:
         self.committed = dict.fromkeys(self.logs, 0)
         self.commits: list[dict[TopicPartition, int]] = []
         self.fetches = 0
+        # Records that were handled again.
+        self.repeated = 0
         self.generation = 0
         self.wrong: list[str] = []
         self.member: Consumer | None = None
@@ -136,6 +138,7 @@ class Broker:
             self.wrong.append(f"{record.value!r} before the one before it")
         if partition in self._busy:
             self.wrong.append(f"{record.value!r} beside another one of its partition")
+        self.repeated += offset < self.handled[partition]
         self._busy.add(partition)
         try:
             if work:
@@ -222,6 +225,8 @@ class Consumer:
         return taken
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        if not offsets:
+            raise ValueError("nothing to commit")
         for partition, offset in offsets.items():
             self._check(partition)
             if offset > self._broker.handled[partition]:
