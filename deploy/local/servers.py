@@ -87,10 +87,14 @@ class MariaDb(Process):
     ) -> None:
         super().__init__("mariadb", log_path=log_path, cwd=REPOSITORY, stopping=stopping)
         self._data = data
+        # Of its own: a MariaDB that starts deletes the temporary tables in its folder for them,
+        # in /tmp also those of another one that is being installed.
+        self._temporary = data.with_name(data.name + ".tmp")
         self._buffer_pool = buffer_pool
         self.port = port
 
     def prepare(self) -> None:
+        self._temporary.mkdir(parents=True, exist_ok=True)
         if self._data.exists():
             return
         # Under another name until it is complete, so that an interrupted installation is not
@@ -103,6 +107,7 @@ class MariaDb(Process):
                 find_binary("mariadb-install-db"),
                 "--no-defaults",
                 f"--datadir={unfinished}",
+                f"--tmpdir={self._temporary}",
                 f"--user={_operating_system_user()}",
                 # The administrator is whoever runs this, through the socket and nothing else.
                 "--auth-root-authentication-method=socket",
@@ -125,6 +130,7 @@ class MariaDb(Process):
             "--no-defaults",
             f"--user={_operating_system_user()}",
             f"--datadir={self._data}",
+            f"--tmpdir={self._temporary}",
             # Relative to the data directory: a Unix socket's path ends at 107 bytes.
             "--socket=mariadb.sock",
             "--pid-file=mariadb.pid",
