@@ -98,6 +98,29 @@ def test_a_broken_threshold_is_status_1(
     assert result["scripts"][0]["room"]["samples"] > 0
 
 
+def test_a_journey_in_which_nobody_is_let_in_is_status_1(
+    attached: dict[str, str], results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SCRIPT": "journey", "CAPACITY": "0", "MAX_WAIT_SECONDS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert run.main() == 1
+    (script,) = newest(results)["scripts"]
+    assert script["wrong"] == 0
+    assert script["counted"]["journeys_bought"] == 0
+    assert not script["thresholds"]["journeys_bought count>=1"]
+
+
+def test_people_who_do_not_fit_into_setup_are_ready_before(
+    attached: dict[str, str], results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPT", "order,reserve,pay")
+    monkeypatch.setenv("PREPARED_MEGABYTES", "0")
+    assert run.main() == 0
+    for script in newest(results)["scripts"]:
+        assert "prepared_late" not in script["counted"]
+        assert script["requests"] > 0
+
+
 def test_a_violation_is_status_1(
     stack: Stack,
     attached: dict[str, str],
