@@ -26,9 +26,13 @@ from loadtests.target import CannotTest
 # Threads with http.client, in which a request takes 0.2 ms of the processor (with httpx 0.6, with
 # its asyncio 1.4), since that is the gateway's too. More of them make it no quicker on two cores.
 _CONNECTIONS = 24
+# To make somebody ready costs the shop no more than to let somebody pay: in twice the time that the
+# load lasts more of them are made than it can use, however many users there are.
+_MAKING_TIMES = 2
+_LEAST_MAKING_SECONDS = 20.0
 # A hold lasts 300 s. k6 takes the oldest first, so that the first and the last of a minute's load
 # both come in time.
-_MAKING_SECONDS = 200.0
+_MOST_MAKING_SECONDS = 200.0
 _LEAVING_SECONDS = 60.0
 _REPLY_SECONDS = 30.0
 _SEATS_TRIED = 5
@@ -73,14 +77,17 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def prepared(wanted: Wanted, environ: Mapping[str, str], progress: Progress) -> Iterator[Prepared]:
-    """Those who are wanted, or as many as can be made in 200 s; nobody if setup() makes them.
-    The file is there as long as the context. Raises CannotTest."""
+def prepared(
+    wanted: Wanted, load_seconds: float, environ: Mapping[str, str], progress: Progress
+) -> Iterator[Prepared]:
+    """Those who are wanted, or as many as are enough for a load that lasts so long; nobody if
+    setup() makes them. The file is there as long as the context. Raises CannotTest."""
     base_url = environ["BASE_URL"]
     if wanted.in_setup:
         yield Prepared(base_url, [], {})
         return
-    people = make(wanted, environ, progress)
+    within = max(_LEAST_MAKING_SECONDS, min(_MAKING_TIMES * load_seconds, _MOST_MAKING_SECONDS))
+    people = make(wanted, within, environ, progress)
     # Nobody else's business: the tokens buy seats.
     with tempfile.TemporaryDirectory(prefix="frontrow-people-") as folder:
         file = Path(folder) / "people.json"
@@ -88,10 +95,12 @@ def prepared(wanted: Wanted, environ: Mapping[str, str], progress: Progress) -> 
         yield Prepared(base_url, people, {"PREPARED_FILE": str(file)})
 
 
-def make(wanted: Wanted, environ: Mapping[str, str], progress: Progress) -> list[Person]:
-    """[{"userId", "token", "order"} and, if they hold seats, "reservationId", "heldUntil"}, …],
-    who is ready first comes first. `environ` tells BASE_URL and what is for sale. Raises
-    CannotTest."""
+def make(
+    wanted: Wanted, within: float, environ: Mapping[str, str], progress: Progress
+) -> list[Person]:
+    """[{"userId", "token", "order"; of who holds a seat also "reservationId", "heldUntil"}, …], as
+    many as are ready `within` so many seconds; who is ready first comes first. `environ` tells
+    BASE_URL and what is for sale. Raises CannotTest."""
     seats = _seats(environ, _SEATS_TRIED * wanted.people) if wanted.holds else iter(())
 
     def person(gateway: _Gateway) -> Person:
@@ -107,13 +116,13 @@ def make(wanted: Wanted, environ: Mapping[str, str], progress: Progress) -> list
         environ["BASE_URL"],
         wanted.people,
         person,
-        _MAKING_SECONDS,
+        within,
         lambda done: progress(f"{done:,} of {wanted.people:,} people ready", 0.0),
     )
     if len(people) < wanted.people:
         print(
-            f"  {len(people):,} of {wanted.people:,} people were ready within"
-            f" {_MAKING_SECONDS:.0f} s; the others are made meanwhile.",
+            f"  {len(people):,} of {wanted.people:,} people were ready within {within:.0f} s; if"
+            " they do not suffice, more are made while it runs",
             flush=True,
         )
     return people

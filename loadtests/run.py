@@ -240,7 +240,9 @@ class Runner:
         watches: list[Watch] = []
         with contextlib.ExitStack() as watching:
             watching.callback(shown.clear)
-            ready = watching.enter_context(prepare.prepared(plan["people"], environ, shown.show))
+            ready = watching.enter_context(
+                prepare.prepared(plan["people"], plan["seconds"], environ, shown.show)
+            )
             # Anew each time: what has been started again meanwhile has another process id.
             sources = self._target.sources()
             before = {"mb": megabytes(sources), "connections": connections(sources)}

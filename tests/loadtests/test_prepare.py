@@ -29,7 +29,9 @@ def test_each_holds_a_seat_of_its_own() -> None:
     with serving({}) as gateway:
         told: list[str] = []
         wanted = Wanted(people=40, holds=True, in_setup=False)
-        people = prepare.make(wanted, environ(gateway.url), lambda state, spent: told.append(state))
+        people = prepare.make(
+            wanted, 20, environ(gateway.url), lambda state, spent: told.append(state)
+        )
         assert len({person["userId"] for person in people}) == 40
         assert len({person["reservationId"] for person in people}) == 40
         assert all(gateway.users[person["token"]] == person["userId"] for person in people)
@@ -46,7 +48,7 @@ def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
     with serving({}) as gateway:
         gateway.seats = dict.fromkeys(range(1, 4), 999)
         wanted = Wanted(people=30, holds=True, in_setup=False)
-        people = prepare.make(wanted, environ(gateway.url), quiet)
+        people = prepare.make(wanted, 20, environ(gateway.url), quiet)
         assert 999 not in {person["reservationId"] for person in people}
 
 
@@ -69,31 +71,39 @@ def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
 def test_a_preparation_that_fails_is_told(mistakes: Mistakes, people: int, told: str) -> None:
     wanted = Wanted(people=people, holds=True, in_setup=False)
     with serving(mistakes) as gateway, pytest.raises(CannotTest, match=told):
-        prepare.make(wanted, environ(gateway.url), quiet)
+        prepare.make(wanted, 20, environ(gateway.url), quiet)
 
 
 def test_a_gateway_that_is_away_is_told() -> None:
     with serving({}) as gateway:
         pass
     with pytest.raises(CannotTest, match="The gateway broke off POST /queues/enqueue"):
-        prepare.make(Wanted(5, False, False), environ(gateway.url), quiet)
+        prepare.make(Wanted(5, False, False), 20, environ(gateway.url), quiet)
 
 
-def test_who_is_not_ready_in_time_is_left_to_the_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(prepare, "_MAKING_SECONDS", 0.2)
+def test_who_is_not_ready_in_time_is_left_to_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     with serving({}) as gateway:
-        people = prepare.make(Wanted(1_000_000, False, False), environ(gateway.url), quiet)
+        people = prepare.make(Wanted(1_000_000, False, False), 0.2, environ(gateway.url), quiet)
     assert 0 < len(people) < 1_000_000
     said = capsys.readouterr().out
     assert f"{len(people):,} of 1,000,000 people were ready within" in said
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(("load", "within"), [(2.5, 20), (60, 120), (1_800, 200)])
+def test_how_long_it_may_take(load: float, within: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(wanted: Wanted, seconds: float, *rest: object) -> list[prepare.Person]:
+        assert seconds == within
+        return []
+
+    monkeypatch.setattr(prepare, "make", nobody)
+    with prepare.prepared(Wanted(4, True, False), load, environ("http://x"), quiet) as ready:
+        assert ready.people == []
+
+
 def test_k6_gets_a_file_that_is_gone_afterwards() -> None:
     with serving({}) as gateway:
-        with prepare.prepared(Wanted(4, False, False), environ(gateway.url), quiet) as ready:
+        with prepare.prepared(Wanted(4, False, False), 1, environ(gateway.url), quiet) as ready:
             file = Path(ready.environ["PREPARED_FILE"])
             assert json.loads(file.read_text()) == ready.people
             assert file.parent.stat().st_mode & 0o077 == 0, "the tokens are nobody else's business"
@@ -103,9 +113,7 @@ def test_k6_gets_a_file_that_is_gone_afterwards() -> None:
 
 
 def test_what_fits_into_setup_is_left_to_setup() -> None:
-    with prepare.prepared(
-        Wanted(4, True, True), {"BASE_URL": "http://127.0.0.1:9"}, quiet
-    ) as ready:
+    with prepare.prepared(Wanted(4, True, True), 1, environ("http://x"), quiet) as ready:
         assert (ready.people, ready.environ) == ([], {})
         ready.send_home()
 
