@@ -138,8 +138,11 @@ def serving(mistakes: Mistakes, *, lets_in: bool = True) -> Iterator[FakeGateway
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # otherwise the system breaks off who comes when five wait
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         gateway.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
