@@ -46,7 +46,7 @@ async def test_a_backup_brings_everything_back(
     # Wiped: no container, no network, no volume is left of it.
     stack.run("down", DATA="delete")
     assert left(stack) == []
-    stack.run("restore", str(file), **stack.settings)
+    stack.run("restore", str(file), **stack.settings)  # type: ignore[arg-type]  # not `timeout`
     stack.let_administrator_in()
 
     await eventually(lambda: nothing_is_wrong(shop), within=90, every=0.5)
