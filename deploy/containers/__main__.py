@@ -54,6 +54,7 @@ class Command:
         settings = self._settle(begin=True)
         with self._alone():
             self._require_whole_data()
+            start.require_readable_mounts()
             start.require_ports(self._engine, settings)
             start.build(self._engine, settings)
             self._remembered.keep(settings)
@@ -89,6 +90,7 @@ class Command:
         settings = self._settle(begin=True)
         with self._alone():
             data.require_dump(file)
+            start.require_readable_mounts()
             start.require_ports(self._engine, settings)
             start.build(self._engine, settings)
             self._remembered.keep(settings)

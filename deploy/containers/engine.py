@@ -51,6 +51,10 @@ class Container:
     #: address:port of this machine, each that it is reached at.
     published: tuple[str, ...]
 
+    @property
+    def ports(self) -> set[int]:
+        return {int(address.rpartition(":")[2]) for address in self.published}
+
 
 class Engine:
     """Raises DeployError if a call fails or takes too long."""

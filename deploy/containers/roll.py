@@ -34,12 +34,14 @@ def _replace_gateways(engine: Engine, settings: Settings, old: list[Container]) 
     """Each has its port to itself, so an old one goes before the new one comes. That the new one
     will serve is therefore tried first, in a container that has no port."""
     _try_out(engine, "gateway")
-    missing = settings.scale - len(old)
-    if missing > 0:
-        _add(engine, "gateway", missing)
+    surplus = len(old) - settings.scale
+    if surplus < 0:
+        _add(engine, "gateway", -surplus)
+    # Whoever has a port that no new one gets goes first.
+    old.sort(key=lambda each: any(port in settings.ports for port in each.ports))
     for position, each in enumerate(old):
         engine.retire(each)
-        if position < settings.scale:
+        if position >= surplus:
             _add(engine, "gateway", 1)
 
 
@@ -68,6 +70,8 @@ def _add(engine: Engine, service: str, count: int) -> None:
             *("--scale", f"{service}={len(before) + count}", service),
             otherwise=f"a new {service} did not start",
         )
+        if len(new()) != count:
+            raise DeployError(f"not {count} but {len(new())} new ones of {service} started")
         engine.wait_for_new(new())
     except DeployError as error:
         for each in new():

@@ -11,6 +11,11 @@ from deploy.containers.engine import Engine
 from deploy.containers.errors import DeployError
 from deploy.containers.settings import PROGRAMS, REPOSITORY, Settings
 
+#: Of this repository, what compose.yml gives to the servers.
+MOUNTS = tuple(
+    REPOSITORY / "deploy" / name for name in ("mariadb", "kafka", "local/kafka/log4j2.properties")
+)
+
 
 def build(engine: Engine, settings: Settings) -> None:
     tag = f"frontrow:{settings.FRONTROW_VERSION}"
@@ -20,11 +25,7 @@ def build(engine: Engine, settings: Settings) -> None:
 
 def require_ports(engine: Engine, settings: Settings) -> None:
     """Raises DeployError if somebody else has one of the gateways' ports."""
-    mine = {
-        int(address.rpartition(":")[2])
-        for each in engine.containers("gateway")
-        for address in each.published
-    }
+    mine = {port for each in engine.containers("gateway") for port in each.ports}
     for port in settings.ports:
         # Docker may use the ports below 1024 even if we may not.
         if port not in mine:
@@ -44,6 +45,19 @@ def require_ports(engine: Engine, settings: Settings) -> None:
                             f"FRONTROW_BIND={settings.FRONTROW_BIND} is no address of this machine."
                         ) from error
                     raise
+
+
+def require_readable_mounts() -> None:
+    """Raises DeployError if the servers, which run as users of their own, could not read the files
+    of the repository that they are given."""
+    for mount in MOUNTS:
+        for path in (mount, *mount.rglob("*")):
+            needed = 0o005 if path.is_dir() else 0o004
+            if path.stat().st_mode & needed != needed:
+                raise DeployError(
+                    f"{path} is not for other users to read, and MariaDB and Kafka are such:"
+                    f" chmod -R a+rX {' '.join(map(str, MOUNTS))}."
+                )
 
 
 def up(engine: Engine, settings: Settings) -> None:

@@ -66,7 +66,7 @@ class FakeDocker:
         self._made = 0
 
     def engine(self, project: str, environ: Mapping[str, str]) -> Engine:
-        return _Engine(self, project, environ)
+        return FakeEngine(self, project, environ)
 
     def of(self, service: str) -> list[Fake]:
         return [each for each in self.containers if each.service == service and not each.one_off]
@@ -122,7 +122,7 @@ class FakeDocker:
         self.containers.remove(each)
 
 
-class _Engine(Engine):
+class FakeEngine(Engine):
     """What it runs is done by the fake."""
 
     def __init__(self, fake: FakeDocker, project: str, environ: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from deploy.containers.settings import PROGRAMS
 from tests.deploy.conftest import Operator
+from tests.deploy.fake_docker import FakeEngine
 
 ALL = {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
 
@@ -112,6 +113,22 @@ def test_it_may_change_how_many_there_are(operator: Operator, before: str, after
         PROGRAMS, int(after)
     )
     assert images(operator) == {2}
+
+
+def test_fewer_gateways_take_the_first_ports(pair: Operator) -> None:
+    first, second = pair.docker.of("gateway")
+    first.port, second.port = second.port, first.port
+    pair.run("roll", SCALE="1")
+    assert pair.one("gateway").port == pair.port
+    assert pair.docker.fewest["queue"] == 1
+
+
+def test_nothing_goes_if_compose_makes_nothing_new(
+    pair: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "_up", lambda *_: None)
+    assert "not 2 but 0 new ones of concert" in pair.refused("roll")
+    assert pair.docker.running() == ALL
 
 
 def test_another_cap_needs_up(pair: Operator) -> None:

@@ -2,13 +2,14 @@
 
 import ast
 import fcntl
+import re
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
-from deploy.containers import settings
+from deploy.containers import settings, start
 from deploy.containers.settings import REPOSITORY
 from tests.deploy.conftest import Operator
 
@@ -118,6 +119,24 @@ def test_a_taken_port_is_refused(operator: Operator) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         assert f"port {port} is taken" in operator.refused("up", PORT=port)
+
+
+def test_what_the_servers_could_not_read_is_refused(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mariadb" / "start.sh"
+    file.parent.mkdir(mode=0o755)
+    file.touch(mode=0o644)
+    monkeypatch.setattr(start, "MOUNTS", (file.parent,))
+    operator.run("up", PORT=operator.port)
+    file.chmod(0o600)
+    assert f"chmod -R a+rX {file.parent}" in operator.refused("up")
+
+
+def test_the_mounts_that_are_looked_at_are_those_of_compose() -> None:
+    compose = REPOSITORY / "deploy" / "compose.yml"
+    named = re.findall(r"\./([^:]+):/", compose.read_text())
+    assert sorted(compose.parent / name for name in named) == sorted(start.MOUNTS)
 
 
 def test_secrets_are_made_once(operator: Operator) -> None:
