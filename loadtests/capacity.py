@@ -41,6 +41,8 @@ MAX_P99_MS, MAX_FAILED, THINK_SECONDS = 200, 0.01, 1
 _RISE_SECONDS = 3
 # Close enough: what is between is within the noise of a shared machine.
 _NEAR = 1.25
+# To look for the difference.
+_TOO_FEW = 10
 # Of a core, and of the machine with the rise in it: at its end before that is full.
 _FULL_CORE, _FULL_MACHINE = 0.85, 0.8
 # Of the periods of 100 ms in which something in a container ran: enough to hold up every request
@@ -81,8 +83,11 @@ class Steps:
         return steps
 
     def at_most(self) -> int:
-        """So many steps a script takes: doublings, and two to close in."""
-        return int(math.log2(self.most / self.first)) + 3
+        """So many steps a script takes: up by doubling, or down by halving if not even the first
+        number holds, and two to close in."""
+        up = int(math.log2(self.most / self.first))
+        down = math.ceil(math.log2(max(1, self.first / _TOO_FEW)))
+        return 1 + max(up, down) + 2
 
     def minutes(self, scripts: int) -> int:
         """How long it all lasts, roughly, if each script goes to the end of the search."""
@@ -209,7 +214,7 @@ def search(
     users = first
     while users <= most and tried(users):
         users *= 2
-    while bad and bad > max(1, good) * _NEAR and bad - good > 10:
+    while bad and bad > max(1, good) * _NEAR and bad - good > _TOO_FEW:
         tried((good + bad) // 2)
     return _outcome(steps, good, bad)
 

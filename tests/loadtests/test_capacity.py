@@ -12,7 +12,7 @@ from loadtests.target import CannotTest, Volume
 from tests.loadtests.figures import STATS, a_script
 
 
-def search(limit: int, most: int = 6_400) -> dict[str, Any]:
+def search(limit: int, most: int = 6_400, first: int = 100) -> dict[str, Any]:
     """Of a system that stands `limit` users."""
 
     def step(users: int) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def search(limit: int, most: int = 6_400) -> dict[str, Any]:
         script = a_script(passed=holds, duration=STATS | {"p(99)": 20.0 if holds else 999.0})
         return capacity.figures(script, {}, 1)
 
-    return capacity.search(step, 100, most)
+    return capacity.search(step, first, most)
 
 
 def test_closes_in() -> None:
@@ -43,11 +43,11 @@ def test_finds_that_it_stands_few_or_none() -> None:
     assert search(0)["users"] == 0
 
 
-@pytest.mark.parametrize("limit", [0, 90, 100, 199, 201, 1_000, 1_599, 1_601, 5_000, 10**6])
-def test_takes_no_more_steps_than_it_says(limit: int) -> None:
-    steps = capacity.Steps.from_environ({"FIRST_USERS": "100"})
-    found = search(limit)
-    assert len(found["steps"]) <= steps.at_most() or limit < 100
+@pytest.mark.parametrize("first", [1, 10, 100, 200, 1_600, 6_400])
+@pytest.mark.parametrize("limit", [0, 5, 9, 90, 100, 199, 201, 1_000, 1_599, 1_601, 5_000, 10**6])
+def test_takes_no_more_steps_than_it_says(first: int, limit: int) -> None:
+    steps = capacity.Steps.from_environ({"FIRST_USERS": str(first)})
+    assert len(search(limit, first=first)["steps"]) <= steps.at_most()
 
 
 def test_all_scripts_end_within_half_an_hour() -> None:
