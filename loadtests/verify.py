@@ -44,7 +44,7 @@ _CHARGED = """
     WHERE COALESCE(c.status = 'APPROVED', p.status = 'SUCCEEDED')
 """
 _UNENDED = "SELECT COUNT(*) FROM payment WHERE status = 'INITIATED'"
-# What was given back had succeeded before: one event of each.
+# A refund has an event of its own.
 _TO_BE_TOLD = f"""
     SELECT id, status FROM payment
     WHERE status IN ('SUCCEEDED', 'REFUNDED')
