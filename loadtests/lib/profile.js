@@ -128,8 +128,10 @@ function thresholds(script, measures) {
   }
   if (script === 'reserve') limits['seats_won{phase:run}'] = ['count>0'];
   if (script === 'journey') {
-    // Everybody who arrives buys; how many turns users take depends on how long they wait.
-    const least = isOpen(script) ? Math.floor((1 - MAX_FAILED) * maxIterations(script)) : 1;
+    // Everybody who arrives buys (of whom k6 leaves out the last one); how many turns users take
+    // depends on how long they wait.
+    const arrive = isOpen(script) ? maxIterations(script) - 1 : 0;
+    const least = Math.max(1, Math.floor((1 - MAX_FAILED) * arrive));
     limits.journeys_bought = [`count>=${least}`];
     limits.journeys_failed = failed;
   }
@@ -148,18 +150,23 @@ export function maxUsers(script) {
   return preAllocatedVUs ?? vus ?? Math.max(...stages.map((stage) => stage.target));
 }
 
-/** At least as many iterations as there will be in all, if none is faster than its pause. */
+/** At least as many iterations as there will be in all, if none is faster than its pause; of an
+ * open model as many as arrive. */
 export function maxIterations(script) {
   const { stages, vus, rate, duration } = scenarioOf(script);
-  const perUser = isOpen(script) ? 1 : 1 / THINK_SECONDS;
-  if (!stages) return Math.ceil((vus ?? rate) * perUser * seconds(duration)) + (vus ?? 0);
+  if (vus) return Math.ceil(vus * turns(seconds(duration))) + vus;
+  if (!stages) return Math.ceil(rate * seconds(duration));
   let before = 0;
   let sum = 0;
   for (const stage of stages) {
     sum += ((before + stage.target) / 2) * seconds(stage.duration);
     before = stage.target;
   }
-  return Math.ceil(sum * perUser) + maxUsers(script);
+  return Math.ceil(isOpen(script) ? sum : turns(sum) + maxUsers(script));
+}
+
+function turns(time) {
+  return time / THINK_SECONDS;
 }
 
 /** Seconds after the start at which k6 ends an iteration that is still under way. */

@@ -238,7 +238,8 @@ function reserved(response, tags) {
   return taken ? { taken } : { ...body, taken };
 }
 
-/** {taken: false, reservationId, heldUntil, …}, {taken: true} if somebody else has the seat, or null. */
+/** {taken: false, reservationId, heldUntil, …}; {taken: true} if somebody else has the seat; or
+ * null. */
 export function reserve(fan, seatId, tags = RUN) {
   return reserved(http.request(...reserveRequest(fan, seatId, tags)), tags);
 }
