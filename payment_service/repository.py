@@ -32,6 +32,7 @@ _PAYMENT = """id, reservation_id, user_id, status, amount, failure_code, outcome
 _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
 # A driver that was paused beyond its lease finds that `attempts` has moved on.
 _DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
+_CHARGED = "id = %s AND status = 'SUCCEEDED'"
 
 _OUTBOX_PAGE = 10_000
 # saga.LONGEST_REFUSED_PARK_SECONDS, the farthest that a payment's `driven_until` is ahead.
@@ -121,17 +122,19 @@ class PaymentRepository:
     async def record_outcome(
         self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
+        driven_by_us = (payment.id, payment.attempts)
         end = (
             f"""UPDATE payment SET status = %s, amount = %s, failure_code = %s
             WHERE {_DRIVEN_BY_US}""",
             outcome.status,
             outcome.amount,
             outcome.failure_code,
-            payment.id,
-            payment.attempts,
+            *driven_by_us,
         )
-        announce = [_put_in_outbox(event)] if event is not None else []
-        ended, *_ = await self._database.run_together(end, *announce)
+        announce = (
+            [_put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
+        )
+        *_, ended = await self._database.run_together(*announce, end)
         self._committed.set()
         if ended.matched:
             return replace(
@@ -156,11 +159,8 @@ class PaymentRepository:
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         await self._database.run_together(
-            (
-                "UPDATE payment SET status = 'REFUNDED' WHERE id = %s AND status = 'SUCCEEDED'",
-                payment_id,
-            ),
-            _put_in_outbox(event),
+            _put_in_outbox(event, _CHARGED, payment_id),
+            (f"UPDATE payment SET status = 'REFUNDED' WHERE {_CHARGED}", payment_id),
         )
         self._committed.set()
 
@@ -467,17 +467,23 @@ async def _take(
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
 
-def _put_in_outbox(event: Event) -> Statement:
-    """Puts the event of a change into the outbox, if the statement before made the change."""
+def _put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
+    """Puts the event of a change into the outbox, if the statement sent along with it makes the
+    change next: both go by the same `condition`, and this one locks the payment.
+
+    The other way round the event would go by ROW_COUNT(), which is wrong once we have gone away
+    meanwhile, and then a change is committed without its event.
+    """
     # aiomysql 0.3.2 cannot pass bytes with pymysql 1.2, so the payload goes as hex digits.
     return (
-        """INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-        SELECT %s, %s, %s, %s, UNHEX(%s) FROM DUAL WHERE ROW_COUNT() > 0""",
+        f"""INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
+        SELECT %s, %s, %s, %s, UNHEX(%s) FROM payment WHERE {condition} FOR UPDATE""",
         event.reservation_id % SHARDS,
         event.event_id,
         event.reservation_id,
         event.payment_id,
         event.payload.hex(),
+        *values,
     )
 
 

@@ -84,10 +84,19 @@ ORDER BY live_seat_id
 
 SOLD = "SELECT schedule_id, sold FROM schedule_sales WHERE schedule_id IN (%s)"
 
-# Counts the sale of this reservation if the statement before has sold it.
 COUNT_SALE = """
 INSERT INTO schedule_sales (schedule_id, sold)
-SELECT schedule_id, 1 FROM reservation WHERE id = %s AND ROW_COUNT() > 0
+SELECT schedule_id, 1 FROM reservation WHERE id = %s
+ON DUPLICATE KEY UPDATE sold = sold + 1
+"""
+
+# Counts the sale that CONFIRM_PAYING, sent along with it, makes next: both go by the same
+# condition, and this one locks the row. The other way round the count would go by ROW_COUNT(),
+# which is wrong once we have gone away meanwhile, and a sale would be committed without its count.
+COUNT_SALE_OF_PAYING = """
+INSERT INTO schedule_sales (schedule_id, sold)
+SELECT schedule_id, 1 FROM reservation
+WHERE id = %s AND payment_id = %s AND status = 'PAYING' FOR UPDATE
 ON DUPLICATE KEY UPDATE sold = sold + 1
 """
 
@@ -211,8 +220,9 @@ class ReservationRepository:
             return dict(await connection.fetch_all(_listing(SOLD, schedule_ids), *schedule_ids))
 
     async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
-        confirmed, _ = await self._database.run_together(
-            (CONFIRM_PAYING, reservation_id, payment_id), (COUNT_SALE, reservation_id)
+        _, confirmed = await self._database.run_together(
+            (COUNT_SALE_OF_PAYING, reservation_id, payment_id),
+            (CONFIRM_PAYING, reservation_id, payment_id),
         )
         if confirmed.matched:
             return PaymentOutcome.CONFIRMED

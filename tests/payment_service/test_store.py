@@ -26,6 +26,7 @@ from payment_service.ports import Payments
 from payment_service.repository import PaymentRepository
 from servicekit.errors import Unavailable
 from servicekit.mysql import Database
+from tests.abandoned import SlowDatabase, abandon
 from tests.fakes.payments import MemoryPayments
 
 # The tests share a schema, so each has reservations of its own.
@@ -285,3 +286,31 @@ class TestMariaDb(Contract):
             with pytest.raises(Exception, match="Data too long"):
                 await payments.record_outcome(payment, SUCCEEDED, too_long)
             assert await payments.get_payment(payment.id) == payment
+
+    async def test_an_outcome_and_its_event_are_one_for_who_goes_away_too(
+        self, mysql_urls: dict[str, str]
+    ) -> None:
+        url = mysql_urls["payment"]
+        async with Database(url) as database, SlowDatabase(url) as slow:
+            patient = PaymentRepository(database, asyncio.Event())
+            hasty = PaymentRepository(slow, asyncio.Event())
+            for _ in range(10):
+                payment = (await create(patient, new_order())).payment
+                told = events.succeeded(payment, SUCCEEDED.amount)
+                await abandon(hasty.record_outcome(payment, SUCCEEDED, told), database)
+                ended = await patient.get_payment(payment.id)
+                assert ended is not None
+                assert ended.status is Status.SUCCEEDED
+                assert await in_outbox(database, payment) == [told.event_id]
+                back = events.refunded(payment)
+                await abandon(hasty.record_refund(payment.id, back), database)
+                assert await in_outbox(database, payment) == [told.event_id, back.event_id]
+
+
+async def in_outbox(database: Database, payment: Payment) -> list[str]:
+    """The ids of the events of `payment` that wait to be sent."""
+    async with database.reading() as connection:
+        rows = await connection.fetch_all(
+            "SELECT event_id FROM outbox WHERE payment_id = %s ORDER BY id", payment.id
+        )
+    return [str(event_id) for (event_id,) in rows]

@@ -19,10 +19,12 @@ from reservation_service.domain import (
     Status,
 )
 from reservation_service.locks import RedisSeatLocks
+from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService, SeatLocks
 from servicekit import redis_client
 from servicekit.errors import ServiceError
 from servicekit.mysql import Database
+from tests.abandoned import SlowDatabase, abandon
 from tests.fakes.reservation import UselessLocks
 from tests.reservation_service.conftest import (
     RealReservationStore,
@@ -410,3 +412,19 @@ async def test_locks_that_are_wanted_together_share_their_round_trips(
     await asyncio.gather(*(hold(seat, f"{who}:") for who in "ab" for seat in seats))
     assert Counter(held) == {None: 100, "a:": 100}
     assert trips < 20
+
+
+async def test_a_sale_and_its_count_are_one_for_who_goes_away_too(
+    mysql_urls: dict[str, str], database: Database, bare_service: ReservationService
+) -> None:
+    async with SlowDatabase(mysql_urls["reservation"]) as slow:
+        hasty = ReservationRepository(slow)
+        for count, seat_id in enumerate(new_seats(10), 1):
+            held = await bare_service.hold_seat(42, seat_id, "")
+            payment_id = next(ids)
+            await bare_service.begin_payment(held.id, 42, payment_id, 0)
+            await abandon(hasty.confirm(held.id, payment_id), database)
+            sold = await bare_service.get_reservation(held.id, 42)
+            assert sold.status == Status.CONFIRMED
+            schedule = held.schedule_id
+            assert await bare_service.sold_seats([schedule]) == {schedule: count}
