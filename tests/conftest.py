@@ -19,10 +19,15 @@ _COSTLY = ["e2e", "faults"]
 
 
 def pytest_configure() -> None:
-    """Ctrl-C works in the programs that tests start, also when the tests were started in the
-    background by a shell, which has them ignore SIGINT and hand that on."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C and the end of the terminal work in the programs that tests start, also when the tests
+    were started in the background by a shell, or by nohup, which have them ignore SIGINT or SIGHUP
+    and hand that on."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
