@@ -110,8 +110,9 @@ class Engine:
         )
         if ran.returncode:
             raise DeployError(
-                f"the image {tag} could not be built; to see more: docker build -f {dockerfile}"
-                f" {context}."
+                f"the image {tag} could not be built, as is told above. If no package index was"
+                " reached, begin with deploy/airgap/build.sh wheels. To see more: docker build -f"
+                f" {dockerfile} {context}."
             )
 
     def containers(self, *services: str, one_off: bool = False) -> list[Container]:
