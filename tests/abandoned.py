@@ -5,38 +5,42 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
-from servicekit.mysql import Database, Statement
+from servicekit.mysql import Database, Statement, Transaction
 from servicekit.mysql_wire import Reply
 
+_LOCK = "held up"
 
-class SlowDatabase(Database):
-    """MariaDB takes a while over what is sent together, before it comes to it."""
+
+class HeldUpDatabase(Database):
+    """What is sent together waits in the server until `abandon` lets it go on."""
 
     async def run_together(self, *statements: Statement) -> list[Reply]:
-        return (await super().run_together(("DO SLEEP(0.05)",), *statements))[1:]
+        return (await super().run_together(("DO GET_LOCK(%s, 10)", _LOCK), *statements))[1:]
 
 
 async def abandon(call: Coroutine[Any, Any, object], database: Database) -> None:
-    """Lets `call` send its statements, cancels it while the server is at the first of them, and
-    returns when the server has dealt with the rest. `call` goes by a SlowDatabase; `database` is
-    another pool of the same user."""
-    task = asyncio.create_task(call)
-    await _until(database, running=True)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    await _until(database, running=False)
+    """Cancels `call`, which goes by a HeldUpDatabase, once the server has what it sends, and
+    returns when the server has dealt with it. `database` is another pool of the same user."""
+    async with database.reading() as connection:
+        assert await connection.fetch_one("SELECT GET_LOCK(%s, 10)", _LOCK) == (1,)
+        task = asyncio.create_task(call)
+        await _until(connection, "state = 'User lock'")
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert await connection.fetch_one("SELECT RELEASE_LOCK(%s)", _LOCK) == (1,)
+        await _until(connection, "command <> 'Sleep'", there=False)
 
 
-async def _until(database: Database, *, running: bool) -> None:
-    """Until the server has, or has not, something of this user's at work."""
-    async with asyncio.timeout(10), database.reading() as connection:
+async def _until(connection: Transaction, condition: str, *, there: bool = True) -> None:
+    """Until another connection of this user is, or is no longer, in this condition."""
+    async with asyncio.timeout(10):
         while True:
-            at_work = await connection.fetch_all(
+            found = await connection.fetch_all(
                 "SELECT 1 FROM information_schema.processlist"
                 " WHERE id <> CONNECTION_ID() AND user = SUBSTRING_INDEX(USER(), '@', 1)"
-                " AND command <> 'Sleep'"
+                f" AND {condition}"
             )
-            if running == bool(at_work):
+            if bool(found) == there:
                 return
             await asyncio.sleep(0.002)

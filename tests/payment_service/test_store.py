@@ -26,7 +26,7 @@ from payment_service.ports import Payments
 from payment_service.repository import PaymentRepository
 from servicekit.errors import Unavailable
 from servicekit.mysql import Database
-from tests.abandoned import SlowDatabase, abandon
+from tests.abandoned import HeldUpDatabase, abandon
 from tests.fakes.payments import MemoryPayments
 
 # The tests share a schema, so each has reservations of its own.
@@ -291,7 +291,7 @@ class TestMariaDb(Contract):
         self, mysql_urls: dict[str, str]
     ) -> None:
         url = mysql_urls["payment"]
-        async with Database(url) as database, SlowDatabase(url) as slow:
+        async with Database(url) as database, HeldUpDatabase(url) as slow:
             patient = PaymentRepository(database, asyncio.Event())
             hasty = PaymentRepository(slow, asyncio.Event())
             for _ in range(10):

@@ -24,7 +24,7 @@ from reservation_service.service import ReservationService, SeatLocks
 from servicekit import redis_client
 from servicekit.errors import ServiceError
 from servicekit.mysql import Database
-from tests.abandoned import SlowDatabase, abandon
+from tests.abandoned import HeldUpDatabase, abandon
 from tests.fakes.reservation import UselessLocks
 from tests.reservation_service.conftest import (
     RealReservationStore,
@@ -417,7 +417,7 @@ async def test_locks_that_are_wanted_together_share_their_round_trips(
 async def test_a_sale_and_its_count_are_one_for_who_goes_away_too(
     mysql_urls: dict[str, str], database: Database, bare_service: ReservationService
 ) -> None:
-    async with SlowDatabase(mysql_urls["reservation"]) as slow:
+    async with HeldUpDatabase(mysql_urls["reservation"]) as slow:
         hasty = ReservationRepository(slow)
         for count, seat_id in enumerate(new_seats(10), 1):
             held = await bare_service.hold_seat(42, seat_id, "")
