@@ -65,7 +65,7 @@ async def test_both_of_each_are_asked(pair: Containers, shop: Shop) -> None:
 async def test_a_new_version_is_rolled_out_while_fans_buy(pair: Containers, shop: Shop) -> None:
     before = {each.id for each in pair.all() if each.service in PROGRAMS}
     # More than can be bought in the minutes that it takes.
-    seats = shop.new_schedule(seats=20_000).seats
+    seats = shop.new_schedule(seats=9_999).seats
     async with Load(shop, seats, fans=FANS, gateways=GATEWAYS) as load:
         await in_thread(partial(pair.run, "roll", FRONTROW_VERSION=NEW_VERSION))
         await load.goes_on(within=120)
