@@ -13,12 +13,12 @@ export function setup() {
   return letIn('reserve');
 }
 
-export default function (fans) {
+export default function ({ fans }) {
   const me = myself(fans);
   if (me) reserve(me, anySeat());
   sleep(THINK_SECONDS);
 }
 
-export function teardown(fans) {
+export function teardown({ fans }) {
   sendHome(fans);
 }

@@ -41,6 +41,8 @@ def test_smoke_of_all_scripts(repository: Path) -> None:
     for script in result["scripts"]:
         assert script["requests"] > 0
         assert script["wrong"] == 0
+        # Those whom setup() has made are those who are used.
+        assert not script["counted"].get("prepared_late")
         assert script["room"]["samples"] > 0
         assert {"gateway", "redis", "mariadb", "kafka", "k6"} <= script["cpu"].keys()
         summary = json.loads((folder / script["name"] / "summary.json").read_text())
