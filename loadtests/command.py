@@ -15,8 +15,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.05
 
 
-class Stopped(BaseException):
-    """Somebody wants the command to end; `status` is what it then exits with."""
+class Stopped(KeyboardInterrupt):
+    """Somebody wants the command to end; `status` is what it then exits with. A KeyboardInterrupt,
+    which an event loop lets through from wherever it comes."""
 
     def __init__(self, number: int) -> None:
         self.status = 128 + number
