@@ -167,6 +167,10 @@ class ProviderRefused(Exception):
     """The provider will not do this, however often it is asked: somebody has to look into it."""
 
 
+# The longest pause between two looks of recovery at a payment that the provider refuses: somebody
+# has to look into it. Below the reservations' payment lease; no `driven_until` is farther ahead.
+LONGEST_REFUSED_PARK_SECONDS = 300.0
+
 # Failures that a repeated idempotency key is told again; after any other it tries again.
 FINAL_FAILURES = frozenset(
     kind.code for kind in (PaymentDeclined, ReservationNotFound, NotYours, ReservationExpired)

@@ -11,6 +11,7 @@ from typing import Any
 
 from payment_service.domain import (
     FINAL_FAILURES,
+    LONGEST_REFUSED_PARK_SECONDS,
     Admission,
     Attempt,
     Event,
@@ -35,8 +36,6 @@ _DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
 _CHARGED = "id = %s AND status = 'SUCCEEDED'"
 
 _OUTBOX_PAGE = 10_000
-# saga.LONGEST_REFUSED_PARK_SECONDS, the farthest that a payment's `driven_until` is ahead.
-_LONGEST_PARK_SECONDS = 300.0
 
 # Two orders for one reservation meet at the unique key; the loser looks again, and finds it.
 _CREATE_TRIES = 5
@@ -304,7 +303,7 @@ class Announcements:
         if not latest:
             return
         newest = max(latest)
-        oldest = newest - timedelta(seconds=seconds + _LONGEST_PARK_SECONDS)
+        oldest = newest - timedelta(seconds=seconds + LONGEST_REFUSED_PARK_SECONDS)
         for status in (Status.FAILED, Status.SUCCEEDED, Status.REFUNDED):
             before = (newest + timedelta(microseconds=1), 0)
             while True:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from payment_service import events
 from payment_service.domain import (
+    LONGEST_REFUSED_PARK_SECONDS,
     REJECTIONS,
     Charge,
     ChargeStatus,
@@ -35,8 +36,6 @@ log = logs.get(__name__)
 # Pauses between the looks of recovery at one payment: 0.5 s, doubling up to this. Below the
 # reservations' payment lease, so that the hold of a payment still under way does not lapse.
 LONGEST_PARK_SECONDS = 15.0
-# If the provider refuses, somebody has to look into it. Still below the payment lease.
-LONGEST_REFUSED_PARK_SECONDS = 300.0
 
 
 class Saga:

@@ -10,6 +10,7 @@ import pytest
 
 from payment_service import recovery as recovery_module
 from payment_service.domain import (
+    LONGEST_REFUSED_PARK_SECONDS,
     Charge,
     ChargeStatus,
     Outcome,
@@ -21,7 +22,6 @@ from payment_service.domain import (
     ReservationExpired,
     Status,
 )
-from payment_service.saga import LONGEST_REFUSED_PARK_SECONDS
 from servicekit.errors import Unavailable
 from tests.fakes.payments import MemoryPayments
 from tests.payment_service.conftest import Shop
