@@ -221,7 +221,13 @@ class Kafka(Process):
             return
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         run_to_end(
-            self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", self._config),
+            # With "=", because one id in 64 begins with "-" and would be taken for an option.
+            self._java(
+                "kafka.tools.StorageTool",
+                "format",
+                f"--cluster-id={cluster_id}",
+                f"--config={self._config}",
+            ),
             what="formatting Kafka's storage",
             env=os.environ,
             cwd=self._cwd,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+import uuid
 from pathlib import Path
 
 import pymysql
@@ -64,6 +65,14 @@ def test_every_program_has_an_address(tmp_path: Path) -> None:
     assert len({stack.address(name) for name in PREFIXES}) == len(PREFIXES)
     with pytest.raises(KeyError):
         stack.process("nobody")
+
+
+def test_kafka_takes_every_id_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One random id in 64 begins with "-", as an option does."""
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xf8" * 16))
+    Stack(tmp_path, Ports.free()).kafka.prepare()
+    (kept,) = tmp_path.rglob("meta.properties")
+    assert "cluster.id=-Pj4" in kept.read_text()
 
 
 def test_real_redis_and_mariadb_survive_a_kill_with_their_data(tmp_path: Path) -> None:
