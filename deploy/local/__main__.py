@@ -8,30 +8,34 @@ import sys
 
 from deploy.local import supervisor
 from deploy.local.errors import StackError
+from deploy.local.stopping import Stopped, stoppable
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
     parser.add_argument("action", choices=["run", "stop", "clean"])
     action = parser.parse_args().action
-    try:
-        match action:
-            case "run":
-                return supervisor.run(os.environ)
-            case "stop":
-                return supervisor.stop_running()
-            case _:
-                return supervisor.clean()
-    except StackError as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-    except PermissionError as error:
-        print(
-            f"frontrow: No permission for {error.filename}: it probably belongs to another user"
-            f" who ran this before; make {supervisor.LOCAL} yours with chown -R, or delete it.",
-            file=sys.stderr,
-        )
-    except OSError as error:
-        print(f"frontrow: {error.strerror}: {error.filename or 'the disk'}.", file=sys.stderr)
+    with stoppable():
+        try:
+            match action:
+                case "run":
+                    return supervisor.run(os.environ)
+                case "stop":
+                    return supervisor.stop_running()
+                case _:
+                    return supervisor.clean()
+        except Stopped as stopped:
+            return stopped.status
+        except StackError as error:
+            print(f"frontrow: {error}", file=sys.stderr)
+        except PermissionError as error:
+            print(
+                f"frontrow: No permission for {error.filename}: it probably belongs to another user"
+                f" who ran this before; make {supervisor.LOCAL} yours with chown -R, or delete it.",
+                file=sys.stderr,
+            )
+        except OSError as error:
+            print(f"frontrow: {error.strerror}: {error.filename or 'the disk'}.", file=sys.stderr)
     return 2
 
 

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from types import FrameType
 from typing import IO, NoReturn
 
 from rich.console import Console
@@ -21,6 +20,7 @@ from deploy.local.ports import Ports
 from deploy.local.process import Process
 from deploy.local.servers import REPOSITORY
 from deploy.local.stack import SeedSize, Stack
+from deploy.local.stopping import Stopped, hear_no_more
 
 LOCAL = REPOSITORY / ".local"
 _LOCK = LOCAL / "supervisor.lock"
@@ -38,12 +38,9 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 15.0
 _STOP_TIMEOUT = 90.0
 
 
-class _AskedToStop(BaseException):
-    """SIGINT, SIGTERM or SIGHUP arrived."""
-
-
 def run(environ: Mapping[str, str]) -> int:
-    """Starts everything, says where it serves, and watches until it is told to stop.
+    """Starts everything, says where it serves, and watches until it is told to stop (call it
+    within `stoppable()`).
 
     Returns the exit code: 2 when something cannot be started or kept running, which is told on
     standard error. Raises StackError when nothing was started at all. Leaves nothing behind.
@@ -57,14 +54,10 @@ def run(environ: Mapping[str, str]) -> int:
         _require_own_data()
         stack = Stack(LOCAL, ports, buffer_pool="1G", inherit_settings=True)
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                # Whoever started us with nohup wants SIGHUP ignored.
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    signal.signal(number, _ask_to_stop)
             _start(stack, seed, console)
             console.print(curl_journey(stack.gateway_url), markup=False)
             Watcher(stack, console).watch()
-        except _AskedToStop:
+        except Stopped:
             return 0
         except StackError as error:
             # Before the stopping, which takes a moment and would bury it.
@@ -107,19 +100,14 @@ def _step(console: Console, what: str, *, spin: bool = True) -> Iterator[None]:
 
 
 def _stop(stack: Stack, console: Console) -> None:
-    # A second Ctrl-C must not cut the stopping short: every wait in it is bounded.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # Also if it is not a signal that ends us: every wait in it is bounded.
+    hear_no_more()
     if console.is_terminal:
         console.show_cursor()  # a progress bar that was killed left it hidden
     console.print("\nStopping: gateway, services, then the servers.")
     for name in stack.stop():
         console.print(f"{name} did not stop in time and was killed.")
     console.print("Stopped; nothing is left running.")
-
-
-def _ask_to_stop(number: int, frame: FrameType | None) -> None:
-    raise _AskedToStop
 
 
 def _seed_size(value: str) -> SeedSize:
