@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from deploy.local import StackError
-from loadtests.target import CannotTest
+from loadtests.errors import CannotTest
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.05

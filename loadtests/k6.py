@@ -20,8 +20,8 @@ import psutil
 
 from deploy.local.process import kill_session, spawn
 from deploy.local.servers import REPOSITORY
+from loadtests.errors import CannotTest
 from loadtests.prepare import Wanted
-from loadtests.target import CannotTest
 
 SCRIPTS = Path(__file__).parent
 PROFILES: dict[str, dict[str, Any]] = json.loads((SCRIPTS / "lib" / "profiles.json").read_text())

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from loadtests.target import CannotTest
+from loadtests.errors import CannotTest
 
 # Threads with http.client, in which a request takes 0.2 ms of the processor (with httpx 0.6, with
 # its asyncio 1.4), since that is the gateway's too. More of them make it no quicker on two cores.

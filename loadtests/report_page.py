@@ -18,8 +18,8 @@ from typing import Any
 from deploy.local.servers import REPOSITORY
 from loadtests import command, k6
 from loadtests.charts import BASELINE
+from loadtests.errors import CannotTest
 from loadtests.report import PROCESSES, TITLES, before_and_after, broken_limits, facts, gaps
-from loadtests.target import CannotTest
 
 PAGE = REPOSITORY / "docs" / "load-test-report.md"
 RUNS = REPOSITORY / "docs" / "load-test-report"

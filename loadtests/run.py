@@ -32,7 +32,8 @@ from typing import Any
 from concert_service.seed import SCHEDULES_A_CONCERT
 from deploy.local.servers import REPOSITORY
 from loadtests import command, k6, machine, prepare, report, verify
-from loadtests.target import CannotTest, Room, Target, Volume, opened
+from loadtests.errors import CannotTest
+from loadtests.target import Room, Target, Volume, opened
 from loadtests.watch import Watch, connections, megabytes, throttling
 
 RESULTS = REPOSITORY / "results" / "loadtest"

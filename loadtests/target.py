@@ -33,6 +33,7 @@ from deploy.local.stack import SeedSize
 from deploy.local.supervisor import LOCAL
 from loadtests import containers, machine
 from loadtests.containers import Cgroup, Container
+from loadtests.errors import CannotTest
 from protos.queue.v1 import queue_pb2, queue_pb2_grpc
 
 ROOM = "main"
@@ -72,10 +73,6 @@ _SERVICES = {
 
 #: What uses processor and memory under one name: a process and its children, or containers.
 Source = int | Sequence[Cgroup]
-
-
-class CannotTest(Exception):
-    """Why there is nothing to measure, in one sentence. Exit status 2."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 from deploy.local import Ports
 from deploy.local.ports import HOST
 from loadtests import command
-from loadtests.target import CannotTest, Target, opened
+from loadtests.errors import CannotTest
+from loadtests.target import Target, opened
 from loadtests.watch import Watch
 from protos.payment.v1 import events_pb2
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from loadtests import capacity, k6
-from loadtests.target import CannotTest, Volume
+from loadtests.errors import CannotTest
+from loadtests.target import Volume
 from tests.loadtests.figures import STATS, a_script
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loadtests import capacity, k6, run
-from loadtests.target import CannotTest
+from loadtests.errors import CannotTest
 
 HEAD = "metric_name,timestamp,metric_value,expected_response,name,status,extra_tags,metadata\n"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from loadtests import k6, prepare
+from loadtests.errors import CannotTest
 from loadtests.prepare import Wanted
-from loadtests.target import CannotTest
 from tests.loadtests import fake_gateway
 from tests.loadtests.fake_gateway import Mistakes, serving
 

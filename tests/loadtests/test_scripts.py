@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadtests import k6
-from loadtests.target import CannotTest
+from loadtests.errors import CannotTest
 from tests.loadtests import fake_gateway
 from tests.loadtests.fake_gateway import Body, Mistakes, schedules, seats, serving
 

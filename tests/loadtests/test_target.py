@@ -11,7 +11,7 @@ import pytest
 from deploy.local import Ports
 from loadtests import command, containers, machine, target
 from loadtests.containers import Cgroup, Container
-from loadtests.target import CannotTest
+from loadtests.errors import CannotTest
 
 SETTINGS = dict.fromkeys(target._SETTINGS, "x")
 

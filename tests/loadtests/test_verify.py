@@ -16,7 +16,8 @@ from aiokafka import AIOKafkaProducer
 
 from deploy.local import Ports, Stack
 from loadtests import verify
-from loadtests.target import CannotTest, Target
+from loadtests.errors import CannotTest
+from loadtests.target import Target
 from loadtests.watch import Watch
 from protos.payment.v1 import events_pb2
 
