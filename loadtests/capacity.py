@@ -34,8 +34,8 @@ import psutil
 from deploy.local.servers import REPOSITORY
 from loadtests import command, k6, report, report_page
 from loadtests.errors import CannotTest
+from loadtests.opening import opened
 from loadtests.run import CAPACITY, EVERYBODY, Asked, Runner, described_machine, say, told_to_k6
-from loadtests.target import opened
 
 RESULTS = REPOSITORY / "results" / "capacity"
 MAX_P99_MS, MAX_FAILED, THINK_SECONDS = 200, 0.01, 1

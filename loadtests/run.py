@@ -33,7 +33,9 @@ from concert_service.seed import SCHEDULES_A_CONCERT
 from deploy.local.servers import REPOSITORY
 from loadtests import command, k6, machine, prepare, report, verify
 from loadtests.errors import CannotTest
-from loadtests.target import Room, Target, Volume, opened
+from loadtests.opening import opened
+from loadtests.room import Room
+from loadtests.target import Target, Volume
 from loadtests.watch import Watch, connections, megabytes, throttling
 
 RESULTS = REPOSITORY / "results" / "loadtest"

@@ -21,7 +21,8 @@ from deploy.local import Ports
 from deploy.local.ports import HOST
 from loadtests import command
 from loadtests.errors import CannotTest
-from loadtests.target import Target, opened
+from loadtests.opening import opened
+from loadtests.target import Target
 from loadtests.watch import Watch
 from protos.payment.v1 import events_pb2
 

@@ -14,7 +14,8 @@ import psutil
 import redis
 
 from loadtests.containers import Cgroup
-from loadtests.target import ROOM, Source, Target
+from loadtests.room import ROOM
+from loadtests.target import Source, Target
 
 _EVERY_SECONDS = 0.2
 _SAMPLES_A_POINT = 5

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from loadtests import verify
-from loadtests.target import opened
+from loadtests.opening import opened
 from loadtests.watch import Watch
 from tests.containers.stack import PROGRAMS, SERVERS, Containers, docker
 from tests.e2e.conftest import in_thread

@@ -1,0 +1,96 @@
+"""The waiting room as an operator sees it: how many it lets in, and who still waits."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+
+import grpc
+
+from loadtests.errors import CannotTest
+from loadtests.target import Target
+from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+
+ROOM = "main"
+_SECONDS = 10.0
+_EVERYBODY = 10_000_000
+
+
+class Room:
+    """The waiting room, as an operator sees it."""
+
+    def __init__(self, target: Target) -> None:
+        self._address = target.queue_addr
+        self._channel = grpc.insecure_channel(self._address)
+        self._admin = queue_pb2_grpc.QueueAdminServiceStub(self._channel)
+        self._queue = queue_pb2_grpc.QueueServiceStub(self._channel)
+        self._capacity = self._get().capacity
+
+    def close(self) -> None:
+        """As it was before. What does not answer any more needs no capacity either."""
+        with contextlib.suppress(CannotTest):
+            self._set(self._capacity)
+        self._channel.close()
+
+    def empty_line(self, seconds: float = 60.0) -> None:
+        """Lets everybody in who still waits, from an earlier test. Raises CannotTest."""
+        deadline = time.monotonic() + seconds
+        room = self._get()
+        while room.waiting:
+            if time.monotonic() > deadline:
+                raise CannotTest(
+                    f"{room.waiting} people still wait in line after {seconds:.0f} s of letting"
+                    " everybody in: is the waiting room paused?"
+                )
+            self._set(_EVERYBODY)
+            self._be_heard()
+            time.sleep(0.2)
+            room = self._get()
+
+    def _be_heard(self) -> None:
+        """A room that hears nobody thinks itself cut off and lets nobody in: enters, and leaves."""
+        user = random.randint(1_000_000_000, 90_000_000_000)
+        request = queue_pb2.EnterQueueRequest(room=ROOM, user_ids=[user])
+        try:
+            for result in self._queue.EnterQueue(request, timeout=_SECONDS).results:
+                leaving = queue_pb2.LeaveQueueRequest(place=result.place)
+                if not result.error_code:
+                    self._queue.LeaveQueue(leaving, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise away(self._address) from error
+
+    def admitted(self) -> int:
+        """How many are let in now."""
+        return int(self._get().admitted)
+
+    def make_room_for(self, count: int | None) -> int:
+        """Sets the capacity so that `count` more (None: as many as configured) can be let in;
+        returns it."""
+        capacity = self._get().admitted + (self._capacity if count is None else count)
+        self._set(capacity)
+        return capacity
+
+    def _get(self) -> queue_pb2.Room:
+        return self._ask(queue_pb2.GetRoomRequest(room=ROOM))
+
+    def _set(self, capacity: int) -> None:
+        self._ask(queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity))
+
+    def _ask(
+        self, request: queue_pb2.GetRoomRequest | queue_pb2.UpdateRoomRequest
+    ) -> queue_pb2.Room:
+        try:
+            if isinstance(request, queue_pb2.GetRoomRequest):
+                return self._admin.GetRoom(request, timeout=_SECONDS)
+            return self._admin.UpdateRoom(request, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise away(self._address) from error
+
+
+def away(address: str) -> CannotTest:
+    """What to raise if nobody answers there."""
+    return CannotTest(
+        f"The waiting room does not answer at {address}: set QUEUE_LISTEN to where queue_service"
+        " is."
+    )
