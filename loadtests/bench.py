@@ -17,7 +17,6 @@ import dataclasses
 import datetime
 import os
 import resource
-import signal
 import sys
 import tempfile
 import threading
@@ -28,12 +27,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from concert_service.seed import SCHEDULES_A_CONCERT
-from deploy.local import Ports, Stack, StackError
+from deploy.local import Ports, Stack
 from deploy.local.ports import HOST, free_ports
 from deploy.local.process import Process
 from deploy.local.programs import PYTHON
 from deploy.local.servers import REPOSITORY
-from loadtests import bench_page
+from loadtests import bench_page, command
+from loadtests.errors import CannotTest
 from loadtests.machine import Meter, describe, resident_megabytes
 from loadtests.shop import Shop
 from loadtests.wrk import CONNECTIONS, Request, Run, RunError, run
@@ -306,16 +306,13 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-class _BadInput(Exception):
-    """What the caller gave is wrong, said in one sentence."""
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _BadInput(f"{message}.")
+        raise CannotTest(f"{message}.")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Raises CannotTest for what cannot be measured."""
     parser = _Parser(prog="python -m loadtests.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=6)
@@ -324,38 +321,35 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.rounds <= 20 or not 1 <= arguments.seconds <= 60:
-        raise _BadInput("--rounds must be 1 to 20 and --seconds 1 to 60.")
+        raise CannotTest("--rounds must be 1 to 20 and --seconds 1 to 60.")
     for name in (arguments.only or "").split(","):
         if name and name not in ROUTES:
-            raise _BadInput(f"--only knows {', '.join(ROUTES)}, not {name}.")
+            raise CannotTest(f"--only knows {', '.join(ROUTES)}, not {name}.")
     arguments.seed = os.environ.get("BENCH_SEED", "full")
     if arguments.seed not in SEEDS:
-        raise _BadInput(f"BENCH_SEED must be full or small, not {arguments.seed!r}.")
+        raise CannotTest(f"BENCH_SEED must be full or small, not {arguments.seed!r}.")
     return arguments
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0: measured; 1: something failed; 2: the arguments or the machine are not fit."""
-    try:
-        arguments = _arguments(argv)
-        if arguments.page:
-            bench_page.write(bench_page.read(arguments.page))
-            return 0
-        # So that everything is stopped in order; even without it the children would die with us.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        file = measure(arguments.seed, arguments.rounds, arguments.seconds, arguments.only)
-        result = bench_page.read(file)
-        say("\n" + bench_page.table(result) + f"\n\nWritten to {file.relative_to(REPOSITORY)}")
+    """Exit status 0: measured; 1: a measurement failed; 2: the arguments or the machine are not
+    fit; 128 + the signal's number: stopped."""
+    return command.run(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> int:
+    arguments = _arguments(argv)
+    if arguments.page:
+        bench_page.write(bench_page.read(arguments.page))
         return 0
-    except (_BadInput, bench_page.PageError, StackError) as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 2
+    try:
+        file = measure(arguments.seed, arguments.rounds, arguments.seconds, arguments.only)
     except RunError as error:
         print(f"frontrow: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("frontrow: Stopped.", file=sys.stderr)
-        return 130
+    result = bench_page.read(file)
+    say("\n" + bench_page.table(result) + f"\n\nWritten to {file.relative_to(REPOSITORY)}")
+    return 0
 
 
 if __name__ == "__main__":

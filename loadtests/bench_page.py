@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests.errors import CannotTest
+
 REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "performance.md"
 #: What the page was made from, committed beside it.
@@ -28,7 +30,7 @@ _GROUPS = {
 }
 
 
-class PageError(Exception):
+class PageError(CannotTest):
     """The page cannot be made, said in one sentence."""
 
 

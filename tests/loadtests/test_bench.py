@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.local import StackError
 from loadtests import bench, bench_page
 from loadtests.machine import Meter, describe
 from loadtests.wrk import Request, RunError, parse
@@ -156,6 +159,38 @@ def test_bad_input_is_one_sentence_and_status_2(
     said = capsys.readouterr().err
     assert told in said
     assert said.startswith("frontrow: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("happens", "status", "told"),
+    [
+        (RunError("pay: not one answer."), 1, "pay: not one answer."),
+        (StackError("redis-server is not installed."), 2, "redis-server is not installed."),
+        (OSError(28, "No space left on device", "bench.json"), 2, "No space left on device: "),
+        (signal.SIGINT, 130, "Stopped."),
+        (signal.SIGTERM, 143, "Stopped."),
+        (signal.SIGHUP, 129, "Stopped."),
+    ],
+)
+def test_what_ends_it_is_one_sentence_and_its_status(
+    happens: Exception | signal.Signals,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measure(*arguments: object) -> Path:
+        if isinstance(happens, Exception):
+            raise happens
+        os.kill(os.getpid(), happens)
+        time.sleep(10)
+        pytest.fail("was not stopped")
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert bench.main([]) == status
+    said = capsys.readouterr().err
+    assert said.startswith(f"frontrow: {told}")
     assert said.count("\n") == 1
 
 
