@@ -31,6 +31,7 @@ from typing import Any
 
 from concert_service.seed import SCHEDULES_A_CONCERT
 from deploy.local.servers import REPOSITORY
+from deploy.local.stopping import Stopped
 from loadtests import command, k6, machine, prepare, report, verify
 from loadtests.errors import CannotTest
 from loadtests.opening import opened
@@ -117,7 +118,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
         try:
             with Runner(target, k6_environ | told_to_k6(target, volume)) as runner:
                 _run_scripts(asked, plans, runner, folder, result)
-        except command.Stopped:
+        except Stopped:
             if result["scripts"]:
                 say(f"What was measured so far: {result['folder']}/result.json")
             raise

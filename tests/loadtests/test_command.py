@@ -1,54 +1,54 @@
-"""How the commands of the load tests are stopped."""
+"""How the commands of the load tests end."""
 
 import os
 import signal
-import time
+from collections.abc import Callable
 
 import pytest
 
+from deploy.local import StackError
 from loadtests import command
-
-
-class Finalized:
-    """Is told to stop while Python finalizes it, where what is raised is lost."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __del__(self) -> None:
-        os.kill(os.getpid(), self._number)
-        time.sleep(0.01)
+from loadtests.errors import CannotTest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_wish_to_stop_is_not_lost_in_a_finalizer(number: int) -> None:
+def test_a_signal_ends_it_in_order(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     ended_in_order = False
 
     def work() -> int:
         nonlocal ended_in_order
         try:
-            finalized = Finalized(number)
-            del finalized
-            time.sleep(10)
+            os.kill(os.getpid(), number)
         finally:
             ended_in_order = True
         return 0
 
-    began = time.monotonic()
     assert command.run(work) == 128 + number
-    assert time.monotonic() - began < 5
     assert ended_in_order
+    assert capsys.readouterr().err == "frontrow: Stopped.\n"
 
 
-def test_what_else_is_lost_in_a_finalizer_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    class Broken:
-        def __del__(self) -> None:
-            raise ValueError("lost")
-
+def _raises(error: Exception) -> Callable[[], int]:
     def work() -> int:
-        broken = Broken()
-        del broken
-        return 0
+        raise error
 
-    assert command.run(work) == 0
-    assert "lost" in capsys.readouterr().err
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (CannotTest("Nothing is for sale."), "Nothing is for sale."),
+        (StackError("Redis does not start."), "Redis does not start."),
+        (FileNotFoundError(2, "No such file", "k6"), "No such file: k6."),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.run(_raises(error)) == 2
+    assert capsys.readouterr().err == f"frontrow: {sentence}\n"
+
+
+def test_the_status_of_the_command_is_that_of_the_program() -> None:
+    assert command.run(lambda: 1) == 1
