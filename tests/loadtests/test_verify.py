@@ -59,14 +59,16 @@ def execute(target: Target, schema: str, sql: str) -> None:
         cursor.execute(sql)
 
 
-def reservation(target: Target, number: int, seat: int, status: str, payment: str) -> None:
+def reservation(
+    target: Target, number: int, seat: int, status: str, payment: int | None = None
+) -> None:
     execute(
         target,
         "reservation",
         f"""INSERT INTO reservation (id, user_id, seat_id, schedule_id, seat_num, price, status,
             held_until, lapses_at, payment_id, created_at, updated_at)
         VALUES ({number}, 1, {seat}, 1, 'A1', 1, '{status}', NOW(6), NOW(6) + INTERVAL 1 HOUR,
-            {payment}, NOW(6), NOW(6))""",
+            {payment or "NULL"}, NOW(6), NOW(6))""",
     )
 
 
@@ -86,6 +88,16 @@ def payment(target: Target, number: int, reservation_id: int, status: str, book:
         )
 
 
+def confirmed(target: Target, number: int, *, payment: int | None = None) -> None:
+    """A reservation that is sold, of the seat that has its number."""
+    reservation(target, number, number, "CONFIRMED", payment)
+
+
+def charged(target: Target, number: int, *, reservation: int) -> None:
+    """A payment that the provider has taken the money for, whatever it says itself."""
+    payment(target, number, reservation, "FAILED", "APPROVED")
+
+
 def violated(target: Target) -> dict[str, int]:
     return {what: number for what, number in verify.count(target).items() if number}
 
@@ -95,41 +107,41 @@ def test_nothing_happened_nothing_is_violated(target: Target) -> None:
 
 
 def test_money_without_a_seat(target: Target) -> None:
-    reservation(target, 1, 1, "EXPIRED", "7")
-    payment(target, 7, 1, "FAILED", "APPROVED")
+    reservation(target, 1, 1, "EXPIRED", 7)
+    charged(target, 7, reservation=1)
     assert violated(target) == {"charged and not confirmed": 1}
 
 
 def test_a_seat_without_money(target: Target) -> None:
-    reservation(target, 1, 1, "CONFIRMED", "7")
-    reservation(target, 2, 2, "CONFIRMED", "NULL")
+    confirmed(target, 1, payment=7)
+    confirmed(target, 2)
     payment(target, 7, 1, "FAILED", "DECLINED")
     assert violated(target) == {"confirmed and not charged": 2}
 
 
 def test_money_for_one_seat_does_not_pay_for_another(target: Target) -> None:
-    reservation(target, 1, 1, "CONFIRMED", "7")
-    reservation(target, 2, 2, "CONFIRMED", "7")
-    payment(target, 7, 1, "FAILED", "APPROVED")
+    confirmed(target, 1, payment=7)
+    confirmed(target, 2, payment=7)
+    charged(target, 7, reservation=1)
     assert violated(target) == {"confirmed and not charged": 1}
 
 
 def test_money_that_went_to_another_seat(target: Target) -> None:
-    reservation(target, 1, 1, "CONFIRMED", "7")
-    payment(target, 7, 2, "FAILED", "APPROVED")
+    confirmed(target, 1, payment=7)
+    charged(target, 7, reservation=2)
     assert violated(target) == {"charged and not confirmed": 1, "confirmed and not charged": 1}
 
 
 def test_each_seat_without_money_counts(target: Target) -> None:
     for number in range(1, 4):
-        reservation(target, number, number, "CONFIRMED", "NULL")
+        confirmed(target, number)
     assert violated(target) == {"confirmed and not charged": 3}
 
 
 def test_charged_twice(target: Target) -> None:
-    reservation(target, 1, 1, "CONFIRMED", "7")
-    payment(target, 7, 1, "FAILED", "APPROVED")
-    payment(target, 8, 1, "FAILED", "APPROVED")
+    confirmed(target, 1, payment=7)
+    charged(target, 7, reservation=1)
+    charged(target, 8, reservation=1)
     assert violated(target) == {"reservations charged twice": 1, "charged and not confirmed": 1}
 
 
@@ -149,9 +161,9 @@ def test_two_live_reservations_of_a_seat_are_seen_if_the_constraint_is_gone(
     index = "one_live_reservation_a_seat"
     execute(target, "reservation", f"ALTER TABLE reservation DROP INDEX {index}")
     try:
-        reservation(target, 1, 5, "HELD", "NULL")
-        reservation(target, 2, 5, "HELD", "NULL")
-        reservation(target, 3, 6, "HELD", "NULL")
+        reservation(target, 1, 5, "HELD")
+        reservation(target, 2, 5, "HELD")
+        reservation(target, 3, 6, "HELD")
         assert violated(target) == {"seats with two live reservations": 1}
     finally:
         execute(target, "reservation", "DELETE FROM reservation")
@@ -260,7 +272,7 @@ def test_a_schema_without_tables_is_one_sentence(target: Target) -> None:
 
 def test_a_database_that_does_not_show_what_was_sold_is_another(target: Target) -> None:
     before = target.sold()
-    reservation(target, before + 1, 1, "HELD", "NULL")
+    reservation(target, before + 1, 1, "HELD")
     target.require_sold(before, 1)
     with pytest.raises(CannotTest, match=r"shows 1 reservations .* gateway gave 2"):
         target.require_sold(before, 2)
