@@ -49,16 +49,21 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
             stack.start_servers(migrate=True)
             stack.seed(seed, show=True)
             stack.start_services()
-            yield Target(
-                base_url=stack.gateway_url,
-                mysql_urls={name: stack.mysql_url(name) for name in DATABASES},
-                redis_url=stack.redis_url,
-                kafka_bootstrap=stack.kafka_bootstrap,
-                queue_addr=stack.address("queue_service"),
-                ports=stack.ports,
-                own=True,
-            )
+            yield target_of(stack)
             print("Stopping the stack.", flush=True)
+
+
+def target_of(stack: Stack) -> Target:
+    """Where everything is of a stack of our own."""
+    return Target(
+        base_url=stack.gateway_url,
+        mysql_urls={name: stack.mysql_url(name) for name in DATABASES},
+        redis_url=stack.redis_url,
+        kafka_bootstrap=stack.kafka_bootstrap,
+        queue_addr=stack.address("queue_service"),
+        ports=stack.ports,
+        own=True,
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from deploy.local.ports import Ports, free_ports, setting_of
 from deploy.local.stack import Stack
 from deploy.local.supervisor import LOCAL
 from loadtests import k6, run, verify
-from loadtests.target import Target
+from loadtests.opening import target_of
 
 _UNSET = ("PROFILE", "SCRIPT", "SEED", "STAGES", "BASE_URL", "GATEWAY_LISTEN")
 
@@ -38,17 +38,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def attached(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment that leads to the stack."""
+    """The environment of a run of one script against the stack."""
     ports = {setting_of(name): str(port) for name, port in dataclasses.asdict(stack.ports).items()}
-    settings = ports | {
-        "BASE_URL": stack.gateway_url,
-        "CONCERT_MYSQL_URL": stack.mysql_url("concert"),
-        "RESERVATION_MYSQL_URL": stack.mysql_url("reservation"),
-        "PAYMENT_MYSQL_URL": stack.mysql_url("payment"),
-        "QUEUE_REDIS_URL": stack.redis_url,
-        "QUEUE_KAFKA_BOOTSTRAP": stack.kafka_bootstrap,
-        "QUEUE_LISTEN": stack.address("queue_service"),
+    target = target_of(stack)
+    urls = {f"{name.upper()}_MYSQL_URL": url for name, url in target.mysql_urls.items()}
+    settings = {
+        **ports,
+        **urls,
+        "BASE_URL": target.base_url,
+        "QUEUE_REDIS_URL": target.redis_url,
+        "QUEUE_KAFKA_BOOTSTRAP": target.kafka_bootstrap,
+        "QUEUE_LISTEN": target.queue_addr,
         "PROFILE": "smoke",
+        "SCRIPT": "concerts",
     }
     for name in _UNSET:
         monkeypatch.delenv(name, raising=False)
@@ -67,10 +69,42 @@ def results(repository: Path) -> Iterator[Path]:
         shutil.rmtree(made)
 
 
-def newest(results: Path) -> dict[str, Any]:
-    folder = max(results.glob("*-smoke"))
+def newest(results: Path) -> Path:
+    return max(results.glob("*-smoke"))
+
+
+def saved(folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A run that has ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+RunWith = Callable[..., Ended]
+
+
+@pytest.fixture
+def run_with(
+    attached: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunWith:
+    """Runs it against the stack, with these settings beside those of `attached`."""
+
+    def run_with(**settings: str) -> Ended:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        status = run.main()
+        said = capsys.readouterr()
+        print(said.out, said.err)  # for whoever reads why the test failed
+        return Ended(status, said.out, said.err)
+
+    return run_with
 
 
 def capacity(stack: Stack) -> int:
@@ -84,130 +118,92 @@ def inside(stack: Stack) -> set[bytes]:
         return set(connection.hkeys("{queue:main}:users"))
 
 
-def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "settled", verify.count)
-
-
-def test_a_broken_threshold_is_status_1(
-    attached: dict[str, str],
-    results: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("SCRIPT", "concerts")
-    monkeypatch.setenv("MAX_AVG_MS", "0.001")
-    assert run.main() == 1
-    assert "THRESHOLDS BROKEN" in capsys.readouterr().out
-    result = newest(results)
+def test_a_broken_threshold_is_status_1(run_with: RunWith, results: Path) -> None:
+    ended = run_with(MAX_AVG_MS="0.001")
+    assert ended.status == 1
+    assert "THRESHOLDS BROKEN" in ended.out
+    result = saved(newest(results))
     assert not result["passed"]
     assert set(result["invariants"].values()) == {0}
     assert result["scripts"][0]["room"]["samples"] > 0
 
 
-def test_a_journey_in_which_nobody_is_let_in_is_status_1(
-    attached: dict[str, str], results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"SCRIPT": "journey", "CAPACITY": "0", "MAX_WAIT_SECONDS": "1"}.items():
-        monkeypatch.setenv(name, value)
-    assert run.main() == 1
-    (script,) = newest(results)["scripts"]
+def test_a_journey_in_which_nobody_is_let_in_is_status_1(run_with: RunWith, results: Path) -> None:
+    assert run_with(SCRIPT="journey", CAPACITY="0", MAX_WAIT_SECONDS="1").status == 1
+    (script,) = saved(newest(results))["scripts"]
     assert script["wrong"] == 0
     assert script["counted"]["journeys_bought"] == 0
     assert not script["thresholds"]["journeys_bought count>=1"]
 
 
 def test_people_who_do_not_fit_into_setup_are_ready_before(
-    attached: dict[str, str], results: Path, monkeypatch: pytest.MonkeyPatch
+    run_with: RunWith, results: Path
 ) -> None:
-    monkeypatch.setenv("SCRIPT", "order,reserve,pay")
-    monkeypatch.setenv("PREPARED_MEGABYTES", "0")
-    assert run.main() == 0
-    for script in newest(results)["scripts"]:
+    assert run_with(SCRIPT="order,reserve,pay", PREPARED_MEGABYTES="0").status == 0
+    for script in saved(newest(results))["scripts"]:
         assert "prepared_late" not in script["counted"]
         assert script["requests"] > 0
 
 
 def test_a_violation_is_status_1(
-    stack: Stack,
-    attached: dict[str, str],
-    results: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    stack: Stack, run_with: RunWith, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SCRIPT", "concerts")
-    settled_at_once(monkeypatch)
-    target = an_own(stack)
+    # At once: nothing will put it right.
+    monkeypatch.setattr(verify, "settled", verify.count)
+    target = target_of(stack)
+    # No seat that is for sale: one of those may be held.
+    seat = 1_000_000_000
     with target.database("reservation") as cursor:
         cursor.execute(
             """INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, status,
                 held_until, lapses_at, created_at, updated_at)
-            VALUES (1, 1, 1, 'A1', 1, 'CONFIRMED', NOW(6), NOW(6), NOW(6), NOW(6))"""
+            VALUES (1, %s, 1, 'A1', 1, 'CONFIRMED', NOW(6), NOW(6), NOW(6), NOW(6))""",
+            (seat,),
         )
     try:
-        assert run.main() == 1
+        ended = run_with()
     finally:
         with target.database("reservation") as cursor:
-            cursor.execute("DELETE FROM reservation WHERE seat_id = 1")
-    assert "confirmed and not charged   VIOLATED" in capsys.readouterr().out
-    assert all(script["passed"] for script in newest(results)["scripts"])
-
-
-def an_own(stack: Stack) -> Target:
-    return Target(
-        base_url=stack.gateway_url,
-        mysql_urls={"reservation": stack.mysql_url("reservation")},
-        redis_url=stack.redis_url,
-        kafka_bootstrap=stack.kafka_bootstrap,
-        queue_addr=stack.address("queue_service"),
-        ports=stack.ports,
-        own=True,
-    )
+            cursor.execute("DELETE FROM reservation WHERE seat_id = %s", (seat,))
+    assert ended.status == 1
+    assert "confirmed and not charged   VIOLATED" in ended.out
+    assert all(script["passed"] for script in saved(newest(results))["scripts"])
 
 
 def test_what_was_measured_before_a_script_failed_is_verified_and_reported(
-    stack: Stack,
-    attached: dict[str, str],
-    results: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    stack: Stack, run_with: RunWith, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = k6.run
 
     def second_gives_up(script: str, *rest: Any) -> dict[str, Any]:
         if script == "seats":
-            saved = newest(results)
-            assert [each["name"] for each in saved["scripts"]] == ["concerts"]
+            so_far = saved(newest(results))
+            assert [each["name"] for each in so_far["scripts"]] == ["concerts"]
             raise k6.GaveUp("seats: The sky has fallen.")
         return real(script, *rest)
 
     monkeypatch.setattr(k6, "run", second_gives_up)
-    monkeypatch.setenv("SCRIPT", "concerts,seats,order")
     before = capacity(stack)
-    assert run.main() == 2
-    said = capsys.readouterr()
-    assert "frontrow: seats is missing: seats: The sky has fallen." in said.err
-    assert "frontrow: order is missing: not run after seats failed" in said.err
-    result = newest(results)
+    ended = run_with(SCRIPT="concerts,seats,order")
+    assert ended.status == 2
+    assert "frontrow: seats is missing: seats: The sky has fallen." in ended.err
+    assert "frontrow: order is missing: not run after seats failed" in ended.err
+    result = saved(newest(results))
     assert not result["passed"]
     assert [script["name"] for script in result["scripts"]] == ["concerts"]
     assert result["missing"]["seats"] == "seats: The sky has fallen."
     assert result["invariants"]
-    page = (max(results.glob("*-smoke")) / "report.html").read_text()
-    assert "The sky has fallen." in page
+    assert "The sky has fallen." in (newest(results) / "report.html").read_text()
     assert capacity(stack) == before
 
 
 def test_what_cannot_be_verified_is_said(
-    attached: dict[str, str],
-    results: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    attached: dict[str, str], run_with: RunWith, results: Path
 ) -> None:
-    monkeypatch.setenv("SCRIPT", "concerts")
-    monkeypatch.setenv("PAYMENT_MYSQL_URL", attached["CONCERT_MYSQL_URL"])
-    assert run.main() == 2
-    assert "frontrow: Not verified: The database payment at" in capsys.readouterr().err
-    result = newest(results)
+    ended = run_with(PAYMENT_MYSQL_URL=attached["CONCERT_MYSQL_URL"])
+    assert ended.status == 2
+    assert "frontrow: Not verified: The database payment at" in ended.err
+    result = saved(newest(results))
     assert result["unverified"]
     assert not result["passed"]
 
@@ -220,23 +216,17 @@ def test_what_cannot_be_verified_is_said(
     ],
 )
 def test_the_waiting_room_of_another_system_is_refused(
-    stack: Stack,
-    attached: dict[str, str],
-    setting: str,
-    told: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    stack: Stack, run_with: RunWith, setting: str, told: str
 ) -> None:
     others = {
         "QUEUE_REDIS_URL": stack.redis_url.removesuffix("/0") + "/1",
         "QUEUE_LISTEN": stack.address("concert_service"),
     }
-    monkeypatch.setenv(setting, others[setting])
     before = inside(stack)
-    assert run.main() == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
+    ended = run_with(**{setting: others[setting]})
+    assert ended.status == 2
+    assert told in ended.err
+    assert ended.err.count("\n") == 1
     assert inside(stack) <= before, "who looked has left"
 
 
@@ -309,7 +299,7 @@ def test_the_end_of_the_terminal_puts_the_waiting_room_back(
     stack: Stack, attached: dict[str, str], results: Path, repository: Path
 ) -> None:
     before = capacity(stack)
-    started = Started(repository, attached | {"SCRIPT": "concerts", "STAGES": "90s:2"})
+    started = Started(repository, attached | {"STAGES": "90s:2"})
     started.wait_for("k6")
     deadline = time.monotonic() + 20
     while capacity(stack) == before and time.monotonic() < deadline:
@@ -322,10 +312,24 @@ def test_the_end_of_the_terminal_puts_the_waiting_room_back(
     assert capacity(stack) == before
 
 
-@pytest.mark.timeout(240)
-def test_ctrl_c_leaves_nothing_of_a_stack_of_our_own(repository: Path, results: Path) -> None:
+@pytest.fixture
+def unattached() -> Iterator[dict[str, str]]:
+    """The environment of a run that starts a stack of its own, of which nothing may be left."""
     before = set(LOCAL.glob("loadtest-*"))
-    started = Started(repository, an_own_stack() | {"STAGES": "90s:2"})
+    yield {
+        "PROFILE": "smoke",
+        "SCRIPT": "concerts",
+        # Where no gateway answers, so that a system that runs here is left alone.
+        setting_of("gateway"): str(free_ports(1)[0]),
+    }
+    assert set(LOCAL.glob("loadtest-*")) <= before
+
+
+@pytest.mark.timeout(240)
+def test_ctrl_c_leaves_nothing_of_a_stack_of_our_own(
+    unattached: dict[str, str], repository: Path, results: Path
+) -> None:
+    started = Started(repository, unattached | {"STAGES": "90s:2"})
     started.wait_for("k6", "mariadbd", "redis-server", "java")
     assert len(started.pids) > 8
     started.process.send_signal(signal.SIGINT)
@@ -333,24 +337,14 @@ def test_ctrl_c_leaves_nothing_of_a_stack_of_our_own(repository: Path, results: 
     started.process.send_signal(signal.SIGINT)  # of somebody impatient
     assert started.end() == 128 + signal.SIGINT
     assert started.left() == []
-    assert set(LOCAL.glob("loadtest-*")) <= before
 
 
 @pytest.mark.timeout(240)
-def test_a_stack_that_does_not_start_is_one_sentence(repository: Path) -> None:
-    before = set(LOCAL.glob("loadtest-*"))
-    started = Started(repository, an_own_stack() | {"QUEUE_CAPACITY": "many"})
+def test_a_stack_that_does_not_start_is_one_sentence(
+    unattached: dict[str, str], repository: Path
+) -> None:
+    started = Started(repository, unattached | {"QUEUE_CAPACITY": "many"})
     assert started.end(200) == 2
     assert [line for line in started.lines if line.startswith("frontrow: ")], started.lines
     assert "Traceback" not in "".join(started.lines[-3:])
     assert started.left() == []
-    assert set(LOCAL.glob("loadtest-*")) <= before
-
-
-def an_own_stack() -> dict[str, str]:
-    return {
-        "PROFILE": "smoke",
-        "SCRIPT": "concerts",
-        # Where no gateway answers, so that a system that runs here is left alone.
-        setting_of("gateway"): str(free_ports(1)[0]),
-    }
