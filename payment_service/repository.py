@@ -208,9 +208,9 @@ class PaymentRepository:
                 return []
             rows = await transaction.fetch_all(
                 f"""SELECT {_PAYMENT} FROM payment
-                WHERE id IN ({_marks(waiting)}) AND driven_until <= NOW(6)
+                WHERE id IN %s AND driven_until <= NOW(6)
                 FOR UPDATE SKIP LOCKED""",
-                *(payment_id for payment_id, _ in waiting),
+                [payment_id for payment_id, _ in waiting],
             )
             return await _take(transaction, rows, lease_seconds)
 
@@ -239,23 +239,23 @@ class Outbox:
         if not busy:
             return []
         mine = await transaction.fetch_all(
-            f"""SELECT shard FROM outbox_shard
-            WHERE shard IN ({_marks(busy)}) FOR UPDATE SKIP LOCKED""",
-            *(shard for (shard,) in busy),
+            """SELECT shard FROM outbox_shard
+            WHERE shard IN %s FOR UPDATE SKIP LOCKED""",
+            [shard for (shard,) in busy],
         )
         if not mine:
             return []
         rows = await transaction.fetch_all(
-            f"""SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
-            WHERE shard IN ({_marks(mine)}) ORDER BY id LIMIT %s""",
-            *(shard for (shard,) in mine),
+            """SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
+            WHERE shard IN %s ORDER BY id LIMIT %s""",
+            [shard for (shard,) in mine],
             limit,
         )
         return [(row[0], Event(*row[1:])) for row in rows]
 
-    async def delete(self, transaction: Transaction, ids: Sequence[int]) -> None:
+    async def delete(self, transaction: Transaction, ids: list[int]) -> None:
         """Drops events that Kafka has acknowledged."""
-        await transaction.execute(f"DELETE FROM outbox WHERE id IN ({_marks(ids)})", *ids)
+        await transaction.execute("DELETE FROM outbox WHERE id IN %s", ids)
 
 
 class Announcements:
@@ -459,9 +459,9 @@ async def _take(
     if payments:
         await transaction.execute(
             f"""UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1
-            WHERE id IN ({_marks(payments)})""",
+            WHERE id IN %s""",
             _microseconds(lease_seconds),
-            *(payment.id for payment in payments),
+            [payment.id for payment in payments],
         )
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
@@ -510,7 +510,3 @@ def _payment(row: Row) -> Payment:
 
 def _microseconds(seconds: float) -> int:
     return int(seconds * 1_000_000)
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join(["%s"] * len(values))
