@@ -6,6 +6,7 @@ import contextlib
 import httpx
 
 from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
+from payment_service.outbox import Outbox
 from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
@@ -13,7 +14,7 @@ from payment_service.providers.http import HttpProvider
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.recovery import Recovery
 from payment_service.relay import Relay
-from payment_service.repository import Outbox, PaymentRepository
+from payment_service.repository import PaymentRepository
 from payment_service.reservations import GrpcReservations
 from payment_service.saga import Saga
 from payment_service.service import PaymentService

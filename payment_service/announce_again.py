@@ -13,7 +13,7 @@ import sys
 import pymysql
 
 from payment_service import events
-from payment_service.repository import Announcements
+from payment_service.announcements import Announcements
 from payment_service.settings import Settings
 from servicekit.errors import Unavailable
 from servicekit.mysql import Database

@@ -8,7 +8,7 @@ import asyncio
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER, TOPIC
-from payment_service.repository import Outbox
+from payment_service.outbox import Outbox
 from servicekit import logs
 from servicekit.kafka import Producer, Record, back_off, is_transient
 from servicekit.mysql import Database

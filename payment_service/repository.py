@@ -1,17 +1,18 @@
-"""Every SQL statement on the service's own tables.
+"""Every SQL statement on payments and idempotency keys, but those after a restore.
+
+Those are in `announcements.py`; how events get into the outbox and out again is in `outbox.py`.
 
 All times are the database's, so that replicas need no common clock.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any
 
 from payment_service.domain import (
     FINAL_FAILURES,
-    LONGEST_REFUSED_PARK_SECONDS,
     Admission,
     Attempt,
     Event,
@@ -23,19 +24,16 @@ from payment_service.domain import (
     PayOrder,
     Status,
 )
+from payment_service.outbox import put_in_outbox
 from servicekit.errors import Unavailable
-from servicekit.mysql import Database, Row, Statement, Transaction, is_duplicate
+from servicekit.mysql import Database, Row, Transaction, is_duplicate
 
-SHARDS = 16
-
-_PAYMENT = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
+COLUMNS = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
     place_number, failed_payment_id, attempts, created_at"""
 _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
 # A driver that was paused beyond its lease finds that `attempts` has moved on.
 _DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
 _CHARGED = "id = %s AND status = 'SUCCEEDED'"
-
-_OUTBOX_PAGE = 10_000
 
 # Two orders for one reservation meet at the unique key; the loser looks again, and finds it.
 _CREATE_TRIES = 5
@@ -98,7 +96,7 @@ class PaymentRepository:
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
         async with self._database.reading() as reading:
             row = await reading.fetch_one(
-                f"""SELECT {_PAYMENT} FROM payment
+                f"""SELECT {COLUMNS} FROM payment
                 WHERE reservation_id = %s AND user_id = %s
                     AND (status <> 'FAILED' OR (failure_code = %s AND NOT outcome_told))
                 ORDER BY id DESC LIMIT 1""",
@@ -106,7 +104,7 @@ class PaymentRepository:
                 user_id,
                 PaymentDeclined.code,
             )
-        return _payment(row) if row else None
+        return payment_from(row) if row else None
 
     async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
         async with self._database.reading() as reading:
@@ -130,9 +128,7 @@ class PaymentRepository:
             outcome.failure_code,
             *driven_by_us,
         )
-        announce = (
-            [_put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
-        )
+        announce = [put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
         *_, ended = await self._database.run_together(*announce, end)
         self._committed.set()
         if ended.matched:
@@ -158,7 +154,7 @@ class PaymentRepository:
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         await self._database.run_together(
-            _put_in_outbox(event, _CHARGED, payment_id),
+            put_in_outbox(event, _CHARGED, payment_id),
             (f"UPDATE payment SET status = 'REFUNDED' WHERE {_CHARGED}", payment_id),
         )
         self._committed.set()
@@ -181,7 +177,7 @@ class PaymentRepository:
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
         async def claim(transaction: Transaction) -> Sequence[Payment]:
             rows = await transaction.fetch_all(
-                f"""SELECT {_PAYMENT} FROM payment
+                f"""SELECT {COLUMNS} FROM payment
                 WHERE status = 'INITIATED' AND driven_until <= NOW(6)
                 ORDER BY driven_until LIMIT %s FOR UPDATE SKIP LOCKED""",
                 limit,
@@ -207,7 +203,7 @@ class PaymentRepository:
             if not waiting:
                 return []
             rows = await transaction.fetch_all(
-                f"""SELECT {_PAYMENT} FROM payment
+                f"""SELECT {COLUMNS} FROM payment
                 WHERE id IN %s AND driven_until <= NOW(6)
                 FOR UPDATE SKIP LOCKED""",
                 [payment_id for payment_id, _ in waiting],
@@ -228,123 +224,6 @@ class PaymentRepository:
         async with self._database.reading() as reading:
             row = await reading.fetch_one("SELECT COUNT(*) FROM outbox")
         return int(row[0]) if row else 0
-
-
-class Outbox:
-    """The relay's side of the outbox: inside one transaction, `lock_batch`, publish, `delete`."""
-
-    async def lock_batch(self, transaction: Transaction, limit: int) -> list[tuple[int, Event]]:
-        """The oldest unsent events of the shards that no other relay is sending."""
-        busy = await transaction.fetch_all("SELECT DISTINCT shard FROM outbox")
-        if not busy:
-            return []
-        mine = await transaction.fetch_all(
-            """SELECT shard FROM outbox_shard
-            WHERE shard IN %s FOR UPDATE SKIP LOCKED""",
-            [shard for (shard,) in busy],
-        )
-        if not mine:
-            return []
-        rows = await transaction.fetch_all(
-            """SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
-            WHERE shard IN %s ORDER BY id LIMIT %s""",
-            [shard for (shard,) in mine],
-            limit,
-        )
-        return [(row[0], Event(*row[1:])) for row in rows]
-
-    async def delete(self, transaction: Transaction, ids: list[int]) -> None:
-        """Drops events that Kafka has acknowledged."""
-        await transaction.execute("DELETE FROM outbox WHERE id IN %s", ids)
-
-
-class Announcements:
-    """What was told, and is told again after a restore. In bounded batches, each statement by
-    itself: the same event may go out twice, as from every outbox."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def waiting(self) -> set[int]:
-        """The payments that have an event in the outbox. Events of a payment leave it in their
-        order, so that of its last change is among them."""
-        found: set[int] = set()
-        last = 0
-        while True:
-            async with self._database.reading() as reading:
-                rows = await reading.fetch_all(
-                    "SELECT id, payment_id FROM outbox WHERE id > %s ORDER BY id LIMIT %s",
-                    last,
-                    _OUTBOX_PAGE,
-                )
-            if not rows:
-                return found
-            last = rows[-1][0]
-            found.update(payment_id for _, payment_id in rows)
-
-    async def ended(
-        self, seconds: float, limit: int
-    ) -> AsyncIterator[list[tuple[Payment, datetime]]]:
-        """Finished payments, and when each was last changed, `limit` at a time: those that ended
-        within so many seconds before the newest change of any, or some minutes earlier.
-
-        By `driven_until`, for which there is an index: a driver ends a payment before that, so
-        whatever is left out ended earlier. It lies in the future by a lease, or a park of at most
-        five minutes, hence "some". Failures come first, since a reservation's success follows
-        them; of each kind the newest first, since the oldest are least likely to be missed.
-        """
-        async with self._database.reading() as reading:
-            # Each is the end of a stretch of the index.
-            of_status = "SELECT MAX(driven_until) FROM payment WHERE status = %s"
-            rows = await reading.fetch_all(
-                " UNION ALL ".join([of_status] * len(Status)), *(status.value for status in Status)
-            )
-        latest = [time for (time,) in rows if time is not None]
-        if not latest:
-            return
-        newest = max(latest)
-        oldest = newest - timedelta(seconds=seconds + LONGEST_REFUSED_PARK_SECONDS)
-        for status in (Status.FAILED, Status.SUCCEEDED, Status.REFUNDED):
-            before = (newest + timedelta(microseconds=1), 0)
-            while True:
-                async with self._database.reading() as reading:
-                    rows = await reading.fetch_all(
-                        # An import leaves no statistics to choose an index by.
-                        f"""SELECT {_PAYMENT}, updated_at, driven_until
-                        FROM payment FORCE INDEX (recovery)
-                        WHERE status = %s AND driven_until BETWEEN %s AND %s
-                            AND (driven_until < %s OR id < %s)
-                        ORDER BY driven_until DESC, id DESC LIMIT %s""",
-                        status,
-                        oldest,
-                        before[0],
-                        *before,
-                        limit,
-                    )
-                if not rows:
-                    break
-                yield [(_payment(row[:-2]), row[-2].replace(tzinfo=UTC)) for row in rows]
-                before = (rows[-1][-1], rows[-1][0])
-
-    async def announce(self, events: Sequence[Event]) -> None:
-        """Puts events into the outbox, at least one."""
-        values = [
-            value
-            for event in events
-            for value in (
-                event.reservation_id % SHARDS,
-                event.event_id,
-                event.reservation_id,
-                event.payment_id,
-                event.payload.hex(),
-            )
-        ]
-        async with self._database.reading() as connection:
-            await connection.execute(
-                "INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload) VALUES "
-                + ", ".join(["(%s, %s, %s, %s, UNHEX(%s))"] * len(events)),
-                *values,
-            )
 
 
 async def _payment_of_key(transaction: Transaction, order: PayOrder) -> tuple[Payment, bool] | None:
@@ -455,7 +334,7 @@ async def _use_key(
 async def _take(
     transaction: Transaction, rows: Sequence[Row], lease_seconds: float
 ) -> list[Payment]:
-    payments = [_payment(row) for row in rows]
+    payments = [payment_from(row) for row in rows]
     if payments:
         await transaction.execute(
             f"""UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1
@@ -466,32 +345,12 @@ async def _take(
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
 
-def _put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
-    """Puts the event of a change into the outbox, if the statement sent along with it makes the
-    change next: both go by the same `condition`, and this one locks the payment.
-
-    The other way round the event would go by ROW_COUNT(), which is wrong once we have gone away
-    meanwhile, and then a change is committed without its event.
-    """
-    # aiomysql 0.3.2 cannot pass bytes with pymysql 1.2, so the payload goes as hex digits.
-    return (
-        f"""INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-        SELECT %s, %s, %s, %s, UNHEX(%s) FROM payment WHERE {condition} FOR UPDATE""",
-        event.reservation_id % SHARDS,
-        event.event_id,
-        event.reservation_id,
-        event.payment_id,
-        event.payload.hex(),
-        *values,
-    )
-
-
 async def _get(transaction: Transaction, payment_id: int) -> Payment | None:
-    row = await transaction.fetch_one(f"SELECT {_PAYMENT} FROM payment WHERE id = %s", payment_id)
-    return _payment(row) if row else None
+    row = await transaction.fetch_one(f"SELECT {COLUMNS} FROM payment WHERE id = %s", payment_id)
+    return payment_from(row) if row else None
 
 
-def _payment(row: Row) -> Payment:
+def payment_from(row: Row) -> Payment:
     values: list[Any] = list(row)
     return Payment(
         id=values[0],

@@ -19,6 +19,7 @@ import pytest
 
 from payment_service import events
 from payment_service.announce_again import announce_again
+from payment_service.announcements import Announcements
 from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
 from payment_service.domain import (
     Admission,
@@ -29,10 +30,11 @@ from payment_service.domain import (
     Status,
 )
 from payment_service.events import TOPIC
+from payment_service.outbox import Outbox
 from payment_service.providers import sandbox
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.relay import Relay
-from payment_service.repository import Announcements, Outbox, PaymentRepository
+from payment_service.repository import PaymentRepository
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from protos.payment.v1 import events_pb2
@@ -367,7 +369,7 @@ async def test_all_are_found_however_many_end_at_one_moment(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("payment_service.announce_again.BATCH", 7)
-    monkeypatch.setattr("payment_service.repository._OUTBOX_PAGE", 5)
+    monkeypatch.setattr("payment_service.announcements._OUTBOX_PAGE", 5)
     values = ", ".join(
         f"({number}, {USER}, '{status}', 1, '{code}', '2026-01-01 00:00:0{number // 20}')"
         for number, (status, code) in enumerate(

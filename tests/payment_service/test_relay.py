@@ -10,8 +10,8 @@ import pytest
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
+from payment_service.outbox import Outbox
 from payment_service.relay import BATCH, COLLECT_SECONDS, LOOK_SECONDS, Relay
-from payment_service.repository import Outbox
 from servicekit.errors import Unavailable
 from servicekit.kafka import Producer, Record
 from servicekit.mysql import Database, Transaction

@@ -13,12 +13,13 @@ from deploy.local.stack import Stack
 from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
 from payment_service.domain import Admission, PaymentDeclined, PayOrder, Status
 from payment_service.events import TOPIC
+from payment_service.outbox import Outbox
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.relay import Relay
-from payment_service.repository import Outbox, PaymentRepository
+from payment_service.repository import PaymentRepository
 from payment_service.servicer import PaymentServicer
 from protos.payment.v1 import events_pb2, payment_pb2, payment_pb2_grpc
 from protos.reservation.v1 import events_pb2 as reservation_events_pb2
