@@ -1,4 +1,4 @@
-"""Reservation services over a fake and over a real store, and seats nobody else uses."""
+"""Reservation services over a fake and over a real store, seats nobody else uses, and paying."""
 
 import itertools
 import time
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from reservation_service.domain import Status
+from reservation_service.domain import PaymentOutcome, Reservation, Status
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit.mysql import Database
@@ -133,3 +133,22 @@ def make_service(store: Store, **changes: object) -> ReservationService:
 @pytest.fixture
 def service(store: Store) -> ReservationService:
     return make_service(store)
+
+
+async def begin(
+    service: ReservationService, held: Reservation, payment_id: int, *, failed: int = 0
+) -> Reservation:
+    """Its user begins a payment, the one before having failed if there was one."""
+    return await service.begin_payment(held.id, held.user_id, payment_id, failed)
+
+
+async def pay(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
+    """Its user pays; the reservation as it is then."""
+    paying = await begin(service, held, payment_id)
+    assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
+    return await service.get_reservation(held.id, held.user_id)
+
+
+async def confirm(service: ReservationService, paying: Reservation) -> PaymentOutcome:
+    """The payment that has begun succeeds."""
+    return await service.confirm_payment(paying.id, paying.payment_id)

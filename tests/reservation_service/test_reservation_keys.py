@@ -1,0 +1,134 @@
+"""What an idempotency key means: the same for the fake store and for MariaDB."""
+
+import asyncio
+
+import pytest
+
+from reservation_service.domain import (
+    IdempotencyKeyReused,
+    RequestInProgress,
+    SeatHeld,
+    SeatNotFound,
+    SeatSold,
+    Status,
+)
+from reservation_service.service import ReservationService
+from tests.fakes.reservation import FakeDirectory, FakeLocks, UselessLocks
+from tests.reservation_service.conftest import (
+    Store,
+    begin,
+    confirm,
+    ids,
+    make_service,
+    new_seats,
+)
+
+
+@pytest.mark.parametrize("locks", [FakeLocks, UselessLocks])
+async def test_the_same_key_gets_the_first_answer(
+    store: Store, seat_id: int, payment_id: int, locks: type
+) -> None:
+    service = make_service(store, locks=locks())
+    user, other = next(ids), next(ids)
+    first = await service.hold_seat(user, seat_id, "key")
+    paying = await begin(service, first, payment_id)
+    again = await service.hold_seat(user, seat_id, "key")
+    assert (again.id, again.price, again.lapses_at) == (first.id, first.price, first.lapses_at)
+    assert (again.status, again.payment_id) == (Status.HELD, 0)
+    await confirm(service, paying)
+    assert (await service.hold_seat(user, seat_id, "key")).id == first.id
+    with pytest.raises(IdempotencyKeyReused):
+        await service.hold_seat(user, seat_id + 1, "key")
+    # Only the same user's key to the letter is the same key.
+    for taker, key in ((user, "KEY"), (user, "key "), (other, "key")):
+        with pytest.raises(SeatSold):
+            await service.hold_seat(taker, seat_id, key)
+
+
+async def test_a_seat_taken_by_others_does_not_hide_the_first_answer(
+    store: Store, seat_id: int
+) -> None:
+    locks = FakeLocks()
+    service = make_service(store, locks=locks)
+    user = next(ids)
+    first = await service.hold_seat(user, seat_id, "key")
+    async with locks.seat(seat_id, "somebody:else"), locks.seat(seat_id + 1, "somebody:else"):
+        assert (await service.hold_seat(user, seat_id, "key")).id == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            await service.hold_seat(user, seat_id + 1, "key")
+        with pytest.raises(SeatHeld):
+            await service.hold_seat(user, seat_id, "another key")
+
+
+async def test_a_taken_seat_is_not_remembered(service: ReservationService, seat_id: int) -> None:
+    first, second = next(ids), next(ids)
+    held = await service.hold_seat(first, seat_id, "")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(second, seat_id, "key")
+    await service.cancel_reservation(held.id, first)
+    assert (await service.hold_seat(second, seat_id, "key")).user_id == second
+
+
+async def test_a_missing_seat_is_remembered(store: Store) -> None:
+    user = next(ids)
+    nowhere, somewhere = new_seats(2)
+    without = make_service(store, directory=FakeDirectory(last=10))
+    for _ in range(2):
+        with pytest.raises(SeatNotFound):
+            await without.hold_seat(user, nowhere, "key")
+    # Even if there is such a seat by now.
+    service = make_service(store)
+    with pytest.raises(SeatNotFound):
+        await service.hold_seat(user, nowhere, "key")
+    with pytest.raises(IdempotencyKeyReused):
+        await service.hold_seat(user, somewhere, "key")
+    # And a hold is remembered though its seat is no more.
+    held = await service.hold_seat(user, somewhere, "second key")
+    assert (await without.hold_seat(user, somewhere, "second key")).id == held.id
+    with pytest.raises(IdempotencyKeyReused):
+        await without.hold_seat(user, nowhere, "second key")
+
+
+async def test_keys_are_forgotten_after_a_day(
+    service: ReservationService, store: Store, seat_id: int
+) -> None:
+    user = next(ids)
+    held = await service.hold_seat(user, seat_id, "key")
+    await store.age_keys(23)
+    await service.tidy()
+    assert (await service.hold_seat(user, seat_id, "key")).id == held.id
+    await store.age_keys(2)
+    await service.tidy()
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(user, seat_id, "key")
+
+
+async def test_while_the_first_is_in_flight(store: Store, seat_id: int) -> None:
+    class SlowStore:
+        """Lets a test look while a request is at the store."""
+
+        def __init__(self) -> None:
+            self.there, self.go = asyncio.Event(), asyncio.Event()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        async def hold(self, *values: object) -> object:
+            self.there.set()
+            await self.go.wait()
+            return await store.hold(*values)  # type: ignore[arg-type]
+
+    slow = SlowStore()
+    service = make_service(slow)  # type: ignore[arg-type]
+    user = next(ids)
+    first = asyncio.create_task(service.hold_seat(user, seat_id, "key"))
+    await slow.there.wait()
+    with pytest.raises(RequestInProgress):
+        await service.hold_seat(user, seat_id, "key")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(user, seat_id, "another key")
+    with pytest.raises(SeatHeld):
+        await service.hold_seat(user, seat_id, "")
+    slow.go.set()
+    held = await first
+    assert (await service.hold_seat(user, seat_id, "key")).id == held.id
