@@ -1,4 +1,7 @@
-"""What fans and operators do with a waiting room."""
+"""What fans and operators do with a waiting room.
+
+Whom it admits, and when, is decided in Redis: `admit` and `step` in `lua/prelude.lua`.
+"""
 
 import asyncio
 from collections.abc import Sequence

@@ -30,6 +30,8 @@ log = logs.get(__name__)
 # How often a seat is looked at again that changed hands between look and write.
 LOOKS = 3
 
+# `held_until` is the end of the hold that its owner was told. `lapses_at` is when the seat is free
+# again: the same, or the end of the lease of a payment under way, if that is later.
 COLUMNS = """
 r.id, r.user_id, r.seat_id, r.schedule_id, r.seat_num, r.price, r.status, r.held_until,
 r.lapses_at, COALESCE(r.payment_id, 0), NOW(6)
@@ -90,9 +92,10 @@ SELECT schedule_id, 1 FROM reservation WHERE id = %s
 ON DUPLICATE KEY UPDATE sold = sold + 1
 """
 
-# Counts the sale that CONFIRM_PAYING, sent along with it, makes next: both go by the same
-# condition, and this one locks the row. The other way round the count would go by ROW_COUNT(),
-# which is wrong once we have gone away meanwhile, and a sale would be committed without its count.
+# Sent together with CONFIRM_PAYING and before it: counts the sale that is about to be made. Both go
+# by the same condition, and this one locks the row, so that either both change something or neither
+# does. To confirm first and count what ROW_COUNT() tells would lose the count of a sale if we went
+# away between the two (0018).
 COUNT_SALE_OF_PAYING = """
 INSERT INTO schedule_sales (schedule_id, sold)
 SELECT schedule_id, 1 FROM reservation

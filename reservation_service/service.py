@@ -62,7 +62,11 @@ class ReservationStore(Protocol):
         failed_payment_id: int,
         lease_seconds: float,
     ) -> tuple[bool, Reservation | None]:
-        """HELD -> PAYING, or renews the lease. Whether it did, and the reservation then."""
+        """HELD -> PAYING, or renews the lease. Whether it did, and the reservation then.
+
+        `failed_payment_id` is the owner's attempt before (0: none): if the reservation is still
+        PAYING for that one, because the event of its failure is under way, it counts as HELD.
+        """
 
     async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
         """The seats held and the seats sold."""

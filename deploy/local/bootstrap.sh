@@ -239,7 +239,7 @@ ensure_kafka() {
     mkdir -p $KAFKA_DIR
     if ! mvn --batch-mode --file deploy/local/kafka/pom.xml \
         -DoutputDirectory="$PWD/$KAFKA_DIR/libs" dependency:copy-dependencies 2>&1 | tee "$log" |
-        show_count 'Downloaded from |Copying ' 'files downloaded or copied'
+        show_count 'Downloaded from ' 'files downloaded'
     then
         grep -m 3 -E 'WARNING|ERROR' "$log" >&2 || true
         fail "Maven could not fetch Kafka; the whole output is in $log."
