@@ -104,7 +104,8 @@ class Engine:
     def build(self, tag: str, dockerfile: Path, context: Path) -> None:
         arguments = ["--tag", tag, "--build-arg", "PIP_INDEX_URL", "--file", str(dockerfile)]
         ran = self._run(
-            ["docker", "build", "--quiet", *arguments, str(context)],
+            # Of a step that fails, the classic builder would keep the container.
+            ["docker", "build", "--quiet", "--force-rm", *arguments, str(context)],
             _COMPOSE_SECONDS,
             stdout=subprocess.DEVNULL,
         )

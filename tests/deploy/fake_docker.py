@@ -53,8 +53,10 @@ class FakeDocker:
         self.image = 0
         #: (service, image) whose containers never become healthy.
         self.sick: set[tuple[str, int]] = set()
-        #: Words of a command that fails, such as "run migrate".
+        #: Words of a command that fails, such as "run migrate" or "build".
         self.failing: str | None = None
+        #: Containers of steps of a build that failed.
+        self.steps: list[str] = []
         self.data: bytes | None = None
         self.dump = DUMP
         #: What changed something, as "stop queue_1", "up queue", "run payment python -m …".
@@ -177,6 +179,9 @@ class FakeEngine(Engine):
         if verb == "compose":
             raise _Refused("docker: 'compose' is not a docker command.")
         if verb == "build":
+            if fake.failing == "build":
+                fake.steps += [] if "--force-rm" in words else ["naughty_greider"]
+                raise _Refused("no matching distribution found")
             fake.image += 1
             fake.changed("build")
         elif verb == "ps":
