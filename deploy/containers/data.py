@@ -23,6 +23,8 @@ _IDS_SKIPPED = 1_000_000
 
 def backup(engine: Engine, file: Path) -> None:
     """Writes it whole or not at all, for its owner alone: it is about people."""
+    if file.exists():
+        raise DeployError(f"{file} is there already: choose another FILE, or delete it.")
     mariadb = engine.one_running("mariadb")
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.unlink(missing_ok=True)

@@ -40,6 +40,15 @@ def test_a_backup_that_fails_leaves_nothing(operator: Operator, tmp_path: Path, 
     assert [each.name for each in tmp_path.iterdir()] == ["state"]
 
 
+def test_a_backup_does_not_replace_another(operator: Operator, file: Path) -> None:
+    operator.run("up", PORT=operator.port)
+    before = file.read_bytes()
+    said = operator.refused("backup", str(file))
+    assert f"{file} is there already: choose another FILE, or delete it." in said
+    assert file.read_bytes() == before
+    assert sorted(each.name for each in file.parent.iterdir()) == [file.name, "state"]
+
+
 def test_a_file_must_be_named_and_be_there(operator: Operator, tmp_path: Path) -> None:
     operator.run("up", PORT=operator.port)
     assert "name the file: make backup" in operator.refused("backup", "")
