@@ -87,9 +87,9 @@ class Command:
 
     def restore(self, asked: argparse.Namespace) -> None:
         file = _file(asked)
+        data.require_dump(file)
         settings = self._settle(begin=True)
         with self._alone():
-            data.require_dump(file)
             start.require_readable_mounts()
             start.require_ports(self._engine, settings)
             start.build(self._engine, settings)

@@ -68,6 +68,8 @@ def require_dump(file: Path) -> None:
                 last = line.strip() or last
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DeployError(f"{file} is no whole gzip file; nothing was changed.") from error
+    except OSError as error:
+        raise DeployError(f"{error.strerror}: {file}; nothing was changed.") from error
     if not begins or not last.startswith(b"-- Dump completed"):
         raise DeployError(f"{file} is no whole dump of make backup; nothing was changed.")
     if sorted(found) != sorted(DATABASES):

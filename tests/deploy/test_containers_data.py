@@ -53,8 +53,15 @@ def test_a_file_must_be_named_and_be_there(operator: Operator, tmp_path: Path) -
     operator.run("up", PORT=operator.port)
     assert "name the file: make backup" in operator.refused("backup", "")
     assert "name the file: make restore" in operator.refused("restore")
-    assert "No such file" in operator.refused("restore", str(tmp_path / "x"))
     assert "No such file" in operator.refused("backup", str(tmp_path / "no" / "x"))
+
+
+def test_a_restore_without_a_file_changes_nothing(operator: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    said = operator.refused("restore", str(file), PORT=operator.port)
+    assert f"No such file or directory: {file}; nothing was changed." in said
+    assert operator.docker.log == []
+    assert not operator.state.exists()
 
 
 def test_no_program_runs_until_the_data_is_whole(operator: Operator, file: Path) -> None:
