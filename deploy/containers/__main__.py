@@ -78,9 +78,11 @@ class Command:
             )
         with self._alone():
             self._require_whole_data()
+            self._engine.one_running("mariadb")
             start.build(self._engine, settings)
             roll(self._engine, settings)
             self._remembered.keep(settings)
+            start.say_where(self._engine)
 
     def backup(self, asked: argparse.Namespace) -> None:
         data.backup(self._engine, _file(asked))

@@ -8,12 +8,11 @@ from deploy.containers.settings import PROGRAMS, Settings
 
 
 def roll(engine: Engine, settings: Settings) -> None:
-    """With an image that is built. Raises DeployError if a new version does not become healthy:
-    its containers are gone then, and those of the old one go on.
+    """With an image that is built, and MariaDB running. Raises DeployError if a new version does
+    not become healthy: its containers are gone then, and those of the old one go on.
 
     Up to twice as many of a kind for a moment: memory and cores beyond the cap.
     """
-    engine.one_running("mariadb")
     for left in engine.containers(one_off=True):
         # A migration is better left to its end; the next one waits for it.
         if left.service != "migrate" or not left.running:

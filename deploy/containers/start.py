@@ -72,6 +72,11 @@ def up(engine: Engine, settings: Settings) -> None:
         otherwise="not everything started; see python3 -m deploy.containers compose logs.",
     )
     engine.wait_until_healthy()
+    say_where(engine)
+
+
+def say_where(engine: Engine) -> None:
+    """At which addresses the gateways are."""
     addresses = [address for each in engine.containers("gateway") for address in each.published]
     print("Serving on", *(f"http://{address}" for address in sorted(addresses)), flush=True)
 

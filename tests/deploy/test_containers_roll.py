@@ -31,6 +31,12 @@ def test_it_replaces_each_program_and_no_server(pair: Operator) -> None:
     assert pair.docker.fewest == {**dict.fromkeys(PROGRAMS, 2), "gateway": 1}
 
 
+def test_it_ends_with_where_it_serves(pair: Operator) -> None:
+    last = pair.run("roll").splitlines()[-1]
+    second = int(pair.port) + 1
+    assert last == f"Serving on http://127.0.0.1:{pair.port} http://127.0.0.1:{second}"
+
+
 def test_nothing_is_replaced_if_the_migration_fails(pair: Operator) -> None:
     pair.docker.failing = "run migrate"
     assert "migration failed" in pair.refused("roll")
@@ -140,3 +146,5 @@ def test_without_mariadb_nothing_is_touched(pair: Operator) -> None:
     pair.docker.of("mariadb")[0].running = False
     assert "no container of mariadb runs" in pair.refused("roll")
     assert images(pair) == {1}
+    # Nor is there a new image.
+    assert pair.docker.image == 1
