@@ -65,10 +65,19 @@ class Command:
         if delete not in ("keep", "delete"):
             raise DeployError(f"DATA must be keep or delete, not {delete!r}.")
         self._engine.use(placeholders())
+        project = self._engine.project
+        # Whoever begins to start it has secrets before anything else, and then the lock.
+        if not self._remembered.anything() and not start.is_there(self._engine):
+            print(f"Nothing of {project} is there.")
+            return
         with self._alone():
             start.down(self._engine, data=delete == "delete")
             if delete == "delete":
                 self._remembered.forget()
+                print(f"The data and the passwords of {project} are gone.")
+            else:
+                kept = "data and the passwords" if self._engine.volumes() else "passwords"
+                print(f"The {kept} of {project} are kept: make down DATA=delete deletes them.")
 
     def roll(self, asked: argparse.Namespace) -> None:
         settings = self._settle()

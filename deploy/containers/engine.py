@@ -131,6 +131,12 @@ class Engine:
         chosen = [each for each in found if not services or each.service in services]
         return sorted(chosen, key=lambda each: (each.service, each.name))
 
+    def networks(self) -> list[str]:
+        return self._of_project("network", "ls")
+
+    def volumes(self) -> list[str]:
+        return self._of_project("volume", "ls")
+
     def one_running(self, service: str) -> Container:
         """One that serves, if there is one."""
         running = [each for each in self.containers(service) if each.running]
@@ -204,6 +210,10 @@ class Engine:
             over.cancel()
             process.kill()
             process.communicate()
+
+    def _of_project(self, *listing: str) -> list[str]:
+        mine = f"label={_PROJECT}={self.project}"
+        return self.docker(*listing, "--quiet", "--filter", mine).split()
 
     def _gone_or(self, *arguments: str, seconds: float = _ASK_SECONDS) -> None:
         try:

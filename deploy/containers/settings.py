@@ -154,6 +154,7 @@ class Remembered:
         self.restoring = STATE / f"{project}.restoring"
         #: Locked by whoever starts, stops or replaces containers.
         self.lock = STATE / f"{project}.lock"
+        self._forgettable = (self.settings_file, self.secrets_file, self.restoring)
 
     def settings(self, environ: Mapping[str, str]) -> Settings:
         """What the environment says, and where it says nothing, what was said before. Raises
@@ -214,8 +215,11 @@ class Remembered:
         yield
         self.restoring.unlink()
 
+    def anything(self) -> bool:
+        return any(file.exists() for file in self._forgettable)
+
     def forget(self) -> None:
-        for file in (self.settings_file, self.secrets_file, self.restoring):
+        for file in self._forgettable:
             file.unlink(missing_ok=True)
 
 

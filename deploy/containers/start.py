@@ -81,8 +81,21 @@ def say_where(engine: Engine) -> None:
     print("Serving on", *(f"http://{address}" for address in sorted(addresses)), flush=True)
 
 
+def is_there(engine: Engine) -> bool:
+    """Whether Docker has anything of it, be it the data alone."""
+    return _is_standing(engine) or bool(engine.volumes())
+
+
 def down(engine: Engine, *, data: bool) -> None:
-    engine.compose(
-        *("down", "--remove-orphans", *(["--volumes"] if data else [])),
-        otherwise="not everything was removed: run it again.",
-    )
+    # Compose complains of each network that is not there.
+    if _is_standing(engine):
+        engine.compose(
+            *("down", "--remove-orphans", *(["--volumes"] if data else [])),
+            otherwise="not everything was removed: run it again.",
+        )
+    elif data and (volumes := engine.volumes()):
+        engine.docker("volume", "rm", *volumes)
+
+
+def _is_standing(engine: Engine) -> bool:
+    return bool(engine.containers() or engine.containers(one_off=True) or engine.networks())

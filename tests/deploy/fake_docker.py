@@ -58,6 +58,9 @@ class FakeDocker:
         #: Containers of steps of a build that failed.
         self.steps: list[str] = []
         self.data: bytes | None = None
+        #: The names that there are; Compose makes both before any container.
+        self.networks: set[str] = set()
+        self.volumes: set[str] = set()
         self.dump = DUMP
         #: What changed something, as "stop queue_1", "up queue", "run payment python -m …".
         self.log: list[str] = []
@@ -204,6 +207,17 @@ class FakeEngine(Engine):
             if words[-1].startswith("ALTER"):
                 fake.changed(words[-1])
             return "7\n"
+        elif verb == "network":
+            assert words[0] == "ls"
+            return "\n".join(fake.networks)
+        elif verb == "volume" and words[0] == "ls":
+            return "\n".join(fake.volumes)
+        elif verb == "volume":
+            assert words[0] == "rm"
+            assert not fake.containers
+            fake.volumes -= set(words[1:])
+            fake.data = None
+            fake.changed("volume rm")
         else:
             assert verb in ("--version", "info"), verb
         return ""
@@ -221,6 +235,7 @@ class FakeEngine(Engine):
             fake.changed(f"{said}, which failed")
             raise _Refused("as it was told to")
         if verb == "up":
+            fake.networks, fake.volumes = {"outside"}, {"mariadb"}
             for service in names or _SERVICES:
                 self._up(service, int(scales.get(service, "1")), "--no-recreate" in flags)
         elif verb == "run":
@@ -233,7 +248,9 @@ class FakeEngine(Engine):
         else:
             assert verb == "down", verb
             fake.containers.clear()
+            fake.networks.clear()
             if "--volumes" in flags:
+                fake.volumes.clear()
                 fake.data = None
         fake.changed(said)
         starts_gateways = verb == "up" and "gateway" in (names or PROGRAMS)
