@@ -24,7 +24,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from concert_service.seed import SCHEDULES_A_CONCERT
 from deploy.local import Ports, Stack
@@ -306,15 +306,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CannotTest(f"{message}.")
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Raises CannotTest for what cannot be measured."""
-    parser = _Parser(prog="python -m loadtests.bench", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command.Parser("bench", __doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=3, help="of one run of wrk")
     parser.add_argument("--only", metavar="NAMES", help="of routes as in bench.json: order,pay")

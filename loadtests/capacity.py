@@ -350,11 +350,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    if argv[:1] == ["--keep"] and len(argv) == 2:
-        keep(Path(argv[1]))
+    parser = command.Parser("capacity", __doc__)
+    parser.add_argument("--keep", type=Path, metavar="FILE")
+    if file := parser.parse_args(argv).keep:
+        keep(file)
         return 0
-    if argv:
-        raise CannotTest("This takes its settings from the environment, or --keep FILE.")
     found = measure(Asked({**os.environ, "PROFILE": "baseline"}), os.environ)
     say("")
     for name, one in found["scripts"].items():

@@ -1,14 +1,33 @@
-"""What the commands of the load tests have in common: how they are stopped, and how they fail."""
+"""What the commands of the load tests have in common: how they read their arguments, how they are
+stopped, and how they fail."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from deploy.local import StackError
 from deploy.local.stopping import Stopped, stoppable
 from loadtests.errors import CannotTest
+
+
+class Parser(argparse.ArgumentParser):
+    """Of `python -m loadtests.<name>`. --help prints the module's text and ends with status 0; what
+    it does not know raises CannotTest."""
+
+    def __init__(self, name: str, about: str | None) -> None:
+        super().__init__(
+            prog=f"python -m loadtests.{name}",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise CannotTest(f"{message[:1].upper()}{message[1:]}; --help says what there is.")
 
 
 def run(command: Callable[[], int]) -> int:

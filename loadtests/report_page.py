@@ -439,8 +439,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    for name in argv:
-        take_over(Path(name))
+    parser = command.Parser("report_page", __doc__)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
+    for folder in parser.parse_args(argv).folders:
+        take_over(folder)
     results = committed()
     if not results:
         raise PageError("There is no run to make the page from: name the folder of one.")

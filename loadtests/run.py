@@ -400,11 +400,12 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def main() -> int:
-    return command.run(_main)
+def main(argv: Sequence[str]) -> int:
+    return command.run(lambda: _main(argv))
 
 
-def _main() -> int:
+def _main(argv: Sequence[str]) -> int:
+    command.Parser("run", __doc__).parse_args(argv)
     result = measure(Asked(os.environ), os.environ)
     say(f"\n{report.text(result)}\n\n{verify.lines(result['invariants'])}")
     say(f"\n{result['folder']}/report.html")
@@ -418,4 +419,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -139,11 +139,12 @@ def lines(counts: Mapping[str, int]) -> str:
     )
 
 
-def main() -> int:
-    return command.run(_main)
+def main(argv: Sequence[str]) -> int:
+    return command.run(lambda: _main(argv))
 
 
-def _main() -> int:
+def _main(argv: Sequence[str]) -> int:
+    command.Parser("verify", __doc__).parse_args(argv)
     usual = f"http://{HOST}:{Ports.from_environ(os.environ).gateway}"
     # Given, so that no stack is started if nothing runs.
     environ = {"BASE_URL": usual, **os.environ}
@@ -157,4 +158,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

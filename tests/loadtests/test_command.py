@@ -3,11 +3,12 @@
 import os
 import signal
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
 from deploy.local import StackError
-from loadtests import command
+from loadtests import bench, capacity, command, report_page, run, verify
 from loadtests.errors import CannotTest
 
 
@@ -52,3 +53,29 @@ def test_what_cannot_be_done_is_one_sentence(
 
 def test_the_status_of_the_command_is_that_of_the_program() -> None:
     assert command.run(lambda: 1) == 1
+
+
+COMMANDS = pytest.mark.parametrize("module", [bench, capacity, report_page, run, verify])
+
+
+@COMMANDS
+def test_help_is_the_text_of_the_module(
+    module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    assert module.__doc__
+    assert module.__doc__.strip() in capsys.readouterr().out
+
+
+@COMMANDS
+def test_an_unknown_argument_is_one_sentence_and_nothing_starts(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for starts in ("opened", "measure", "take_over"):
+        monkeypatch.setattr(module, starts, None, raising=False)
+    assert module.main(["--profile=x10"]) == 2
+    assert capsys.readouterr().err == (
+        "frontrow: Unrecognized arguments: --profile=x10; --help says what there is.\n"
+    )

@@ -176,7 +176,7 @@ def test_bad_input_is_one_sentence_and_status_2(
         monkeypatch.delenv(name, raising=False)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    assert run.main() == 2
+    assert run.main([]) == 2
     said = capsys.readouterr().err
     assert told in said
     assert said.startswith("frontrow: ")

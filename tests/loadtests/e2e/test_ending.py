@@ -99,7 +99,7 @@ def run_with(
     def run_with(**settings: str) -> Ended:
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
-        status = run.main()
+        status = run.main([])
         said = capsys.readouterr()
         print(said.out, said.err)  # for whoever reads why the test failed
         return Ended(status, said.out, said.err)
