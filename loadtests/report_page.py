@@ -19,7 +19,21 @@ from deploy.local.servers import REPOSITORY
 from loadtests import command, k6
 from loadtests.charts import BASELINE
 from loadtests.errors import CannotTest
-from loadtests.report import PROCESSES, TITLES, before_and_after, broken_limits, facts, gaps
+from loadtests.report import (
+    ABOUT_CAPS,
+    PROCESSES,
+    TITLES,
+    before_and_after,
+    broken_limits,
+    cap_cells,
+    changes,
+    facts,
+    gaps,
+    held_up,
+    number_of,
+    ran_on,
+    total_cap,
+)
 
 PAGE = REPOSITORY / "docs" / "load-test-report.md"
 RUNS = REPOSITORY / "docs" / "load-test-report"
@@ -71,15 +85,8 @@ def take_over(folder: Path) -> None:
 
 def _kind(result: Mapping[str, Any]) -> str:
     """The profile, and the total of the caps if it ran in containers, as in baseline-2c4g."""
-    return f"{result['profile']}{_cap(result)}"
-
-
-def _cap(result: Mapping[str, Any]) -> str:
-    caps = result.get("caps")
-    if not caps:
-        return ""
-    cores = sum(cap["cores"] for cap in caps.values())
-    return f"-{cores:.2g}c{sum(cap['mib'] for cap in caps.values()) / 1024:.2g}g"
+    cap = total_cap(result)
+    return f"{result['profile']}-{cap}" if cap else str(result["profile"])
 
 
 def committed() -> dict[str, dict[str, Any]]:
@@ -116,15 +123,13 @@ def _run(kind: str, result: Mapping[str, Any], uncapped: Mapping[str, Any] | Non
     scripts = {script["name"]: script for script in result["scripts"]}
     names = [name for name in _SCRIPTS if name in scripts]
     volume = result["volume"]
-    changed = ", ".join(f"`{name}={value}`" for name, value in result["changed"].items())
+    changed = changes(result, quote="`")
     parts = [
-        f"## Profile `{profile}`"
-        + (f" in containers, {kind.removeprefix(profile + '-')}" if caps else ""),
+        f"## Profile `{profile}`" + (f" in containers, {total_cap(result)}" if caps else ""),
         f"{result['about'][0].upper()}{result['about'][1:]}. Run on {result['taken'][:10]} at"
         f" {result['taken'][11:16]} UTC with {volume['concerts']:,} concerts,"
         f" {volume['schedules']:,} dates and {volume['seats']:,} seats for sale, on"
-        f" {'a stack started for it' if result['own_stack'] else 'a running system'}"
-        + (f" of {sum(cap['containers'] for cap in caps.values())} containers." if caps else ".")
+        f" {ran_on(result)}."
         + (f" Changed: {changed}." if changed else "")
         + (" **All thresholds and invariants held.**" if result["passed"] else "")
         + _left_out(result, scripts),
@@ -218,25 +223,22 @@ def _beside(names: Sequence[str], scripts: Mapping[str, Any], uncapped: Mapping[
 
 def _throttled(names: Sequence[str], scripts: Mapping[str, Any], caps: Mapping[str, Any]) -> str:
     processes = [process for process in PROCESSES if process in caps]
+    cores, mib = zip(*(cap_cells(caps[name]) for name in processes), strict=True)
     rows = [
         "| | " + " | ".join(name.removesuffix("_service") for name in processes) + " |",
         "|---|" + "--:|" * len(processes),
-        "| cap, cores | " + " | ".join(f"{caps[name]['cores']:.2f}" for name in processes) + " |",
-        "| cap, MiB | " + " | ".join(f"{caps[name]['mib']:,.0f}" for name in processes) + " |",
+        "| cap, cores | " + " | ".join(cores) + " |",
+        "| cap, MiB | " + " | ".join(mib) + " |",
     ]
     for name in names:
-        script = scripts[name]
-        shares = (f"{100 * script['throttled'].get(each, 0):.0f} %" for each in processes)
+        shares = (held_up(scripts[name], each) for each in processes)
         rows.append(f"| {TITLES[name]} | {' | '.join(shares)} |")
     largest = {
         process: max(script["after"]["mb"].get(process, 0) for script in scripts.values())
         for process in processes
     }
     rows.append("| most memory, MB | " + " | ".join(f"{largest[p]:,}" for p in processes) + " |")
-    return (
-        "The caps, and in what share of the periods in which it ran each had to wait because of"
-        " its cap:\n\n" + "\n".join(rows)
-    )
+    return f"{ABOUT_CAPS}:\n\n" + "\n".join(rows)
 
 
 def _ratio(theirs: float, ours: float) -> str:
@@ -331,7 +333,8 @@ def _disturbed(scripts: Mapping[str, Any]) -> str:
     if not disturbed:
         return ""
     return (
-        f"**The machine was not quiet**: during {len(disturbed)} of {len(scripts)} scripts other"
+        "**The machine was not quiet**: during"
+        f" {len(disturbed)} of {number_of(len(scripts), 'script')} other"
         f" programs, which have nothing to do with the test, took {_between([*disturbed.values()])}"
         " cores (median of a script); the times are worse for it."
     )
@@ -386,7 +389,7 @@ def _capacity(found: Mapping[str, Any]) -> str:
                 f"| {TITLES[name]} | {one['users']:,} | {one['per_second']:,.1f}"
                 f" | {p99} | {one['stopped_by']} | {one['bottleneck']} |"
             )
-    caps = f" in containers, {_cap(found).removeprefix('-')}," if found.get("caps") else ""
+    caps = f" in containers, {total_cap(found)}," if found.get("caps") else ""
     told = (
         f"## Capacity\n\n`make capacity`{caps} on {found['taken'][:10]} with"
         f" {found['volume']['seats']:,} seats: the largest number of users, each with"

@@ -1,12 +1,13 @@
 """From figures to words: the terminal's table, the HTML page, the committed page."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtests import report, report_page, run, verify
+from loadtests import charts, report, report_page, run, verify
 from tests.loadtests.figures import STATS, a_result, a_script
 
 
@@ -44,10 +45,81 @@ def test_page_loads_nothing_and_escapes(tmp_path: Path) -> None:
     report.write(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;bold" in page
-    assert page.count("<svg") == 2
+    # The charts of the only script are those of the run.
+    assert page.count("<svg") == 1
     for loading in ("<script", "<link", "<img", "@import", "url(http", "src="):
         assert loading not in page
     assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_page_shows_each_of_several_scripts_larger() -> None:
+    result = a_result(a_script("seats"), a_script("pay"))
+    assert report.page(result, {"seats": a_series(), "pay": a_series()}).count("<svg") == 3
+
+
+def in_containers(**changes: Any) -> dict[str, Any]:
+    """A run in them, in which a cap held up the gateway."""
+    caps = {
+        "gateway": {"cores": 1.5, "mib": 3072, "containers": 2},
+        "redis": {"cores": 0.5, "mib": 1024, "containers": 1},
+    }
+    script = a_script(
+        cpu={name: {"mean": 0.2, "peak": 0.4} for name in ("gateway", "redis", "k6")},
+        throttled={"gateway": 0.25},
+    )
+    return a_result(script, caps=caps, **changes)
+
+
+def test_page_says_what_the_caps_did() -> None:
+    told = report.page(in_containers(own_stack=False), {"seats": a_series()})
+    assert "a running system of 3 containers, 2c4g in all" in told
+    assert report.ABOUT_CAPS in told
+    assert "<th>containers</th><th>cap, MiB</th><th>cap, cores</th><th>held up</th>" in told
+    assert "<td>gateway</td><td>2</td><td>3,072</td><td>1.50</td><td>25 %</td><td>0.20" in told
+    assert "<td>redis</td><td>1</td><td>1,024</td><td>0.50</td><td>0 %</td><td>0.20" in told
+    assert "<td>k6</td><td></td><td></td><td></td><td></td><td>0.20" in told
+    told = report.page(a_result(), {"seats": a_series()})
+    assert "a stack started for it</p>" in told
+    assert "cap, cores" not in told
+
+
+def test_charts_say_what_was_changed_and_capped() -> None:
+    assert report.title(a_result()) == "Load test baseline, 2026-01-02: some users"
+    changed = in_containers(changed={"POLL_SECONDS": "2", "VUS": "$3"})
+    title = report.title(changed)
+    assert title == (
+        "Load test baseline in containers (2c4g), 2026-01-02: some users\n"
+        "changed: POLL_SECONDS=2, VUS=$3"
+    )
+    drawn = charts.overview(title, changed, {"seats": a_series()}, "svg").decode()
+    assert "changed: POLL_SECONDS=2, VUS=$3" in drawn
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda script: charts.of_script(script, a_series(), "svg"),
+        lambda script: charts.overview("", a_result(script), {"seats": a_series()}, "svg"),
+    ],
+)
+def test_charts_show_the_limit_of_the_run(draw: Callable[[dict[str, Any]], bytes]) -> None:
+    asked = {
+        "http_req_duration{phase:run} avg<50": True,
+        "http_req_duration{phase:run} p(99)<5000": True,
+    }
+    assert b">limit of p99, 5,000<" in draw(a_script(thresholds=asked))
+    assert b"limit of" not in draw(a_script(thresholds={}))
+
+
+def test_one_is_not_many() -> None:
+    counted = {"seats_won": 1, "seats_taken": 1, "prepared_late": 1, "dropped_iterations": 1}
+    told = report.facts(a_script(requests=1, counted=counted))
+    assert told.startswith("1 request in 60 s, 0 wrong; 1 seat was held, 1 time somebody else had")
+    assert "1 person was made ready while it ran, and not before; k6 could not start 1 it" in told
+    counted = {"seats_won": 2, "seats_taken": 1_000, "journeys_bought": 0}
+    told = report.facts(a_script(counted=counted))
+    assert "0 people bought a seat" in told
+    assert "2 seats were held, 1,000 times somebody else had the seat (409)" in told
 
 
 def test_a_script_without_requests_can_be_reported(tmp_path: Path) -> None:
