@@ -84,11 +84,15 @@ class Steps:
         return steps
 
     def at_most(self) -> int:
-        """So many steps a script takes: up by doubling, or down by halving if not even the first
-        number holds, and two to close in."""
-        up = int(math.log2(self.most / self.first))
-        down = math.ceil(math.log2(max(1, self.first / _TOO_FEW)))
-        return 1 + max(up, down) + 2
+        """So many steps a script takes at most, whichever number is the first that does not
+        hold."""
+        tried = longest = good = 0
+        users = self.first
+        while users <= self.most:
+            tried += 1
+            longest = max(longest, tried + _to_close_in(good, users))
+            good, users = users, 2 * users
+        return longest
 
     def minutes(self, scripts: int) -> int:
         """How long it all lasts, roughly, if each script goes to the end of the search."""
@@ -134,8 +138,10 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
             "scripts": {},
         }
         say(
-            f"At most {steps.at_most()} steps for each of {len(asked.scripts)} scripts, about"
-            f" {steps.minutes(len(asked.scripts))} minutes in all"
+            f"At most {report.number_of(steps.at_most(), 'step')} for"
+            f" {'each of ' * (len(asked.scripts) > 1)}"
+            f"{report.number_of(len(asked.scripts), 'script')}, about"
+            f" {report.number_of(steps.minutes(len(asked.scripts)), 'minute')} in all"
         )
         workers = int(environ.get("GATEWAY_WORKERS") or 1)
         of_target = {**environ, **told_to_k6(target, volume)}
@@ -215,9 +221,26 @@ def search(
     users = first
     while users <= most and tried(users):
         users *= 2
-    while bad and bad > max(1, good) * _NEAR and bad - good > _TOO_FEW:
-        tried((good + bad) // 2)
+    while bad and _far_apart(good, bad):
+        tried(_between(good, bad))
     return _outcome(steps, good, bad)
+
+
+def _far_apart(good: int, bad: int) -> bool:
+    """Whether it is worth looking between the most users that held and the fewest that did not."""
+    return bad > max(1, good) * _NEAR and bad - good > _TOO_FEW
+
+
+def _between(good: int, bad: int) -> int:
+    return (good + bad) // 2
+
+
+def _to_close_in(good: int, bad: int) -> int:
+    """The most steps that it takes from there."""
+    if not _far_apart(good, bad):
+        return 0
+    users = _between(good, bad)
+    return 1 + max(_to_close_in(users, bad), _to_close_in(good, users))
 
 
 def _outcome(steps: Sequence[Mapping[str, Any]], good: int, bad: int) -> dict[str, Any]:

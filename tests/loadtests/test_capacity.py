@@ -51,6 +51,15 @@ def test_takes_no_more_steps_than_it_says(first: int, limit: int) -> None:
     assert len(search(limit, first=first)["steps"]) <= steps.at_most()
 
 
+@pytest.mark.parametrize(
+    ("first", "most"), [(1, 1), (10, 10), (11, 11), (100, 200), (200, 200), (200, 1_600)]
+)
+def test_some_system_needs_as_many_steps_as_it_says(first: int, most: int) -> None:
+    environ = {"FIRST_USERS": str(first), "MOST_USERS": str(most)}
+    needed = max(len(search(limit, most, first)["steps"]) for limit in range(most + 1))
+    assert capacity.Steps.from_environ(environ).at_most() == needed
+
+
 def test_all_scripts_end_within_half_an_hour() -> None:
     assert capacity.Steps.from_environ({}).minutes(8) <= 30
 
@@ -143,6 +152,7 @@ def test_a_script_that_cannot_be_measured_leaves_the_others(
     assert capacity.main([]) == 2
     said = capsys.readouterr()
     assert said.err == "frontrow: pay is not done: Seats cannot be held.\n"
+    assert "steps for each of 3 scripts, about 11 minutes in all" in said.out
     assert "script 3 of 3, step 2, so far 200 users held" in said.out
     (file,) = faked.glob("results/*/capacity.json")
     found = json.loads(file.read_text())
@@ -156,9 +166,12 @@ def test_a_script_that_cannot_be_measured_leaves_the_others(
 def test_nothing_found_is_one_sentence(
     faked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SCRIPT", "pay")
+    for name, value in {"SCRIPT": "pay", "FIRST_USERS": "10", "MOST_USERS": "10"}.items():
+        monkeypatch.setenv(name, value)
     assert capacity.main([]) == 2
-    assert capsys.readouterr().err == "frontrow: Seats cannot be held.\n"
+    said = capsys.readouterr()
+    assert said.err == "frontrow: Seats cannot be held.\n"
+    assert "At most 1 step for 1 script, about 1 minute in all" in said.out
 
 
 CAPS = {"gateway": {"cores": 0.38, "mib": 448, "containers": 1}}
