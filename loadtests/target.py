@@ -107,8 +107,8 @@ class Target:
                 counts.append(int(row[0]) if row else 0)
         if len(counts) < 3 or 0 in counts:
             raise CannotTest(
-                "The database is not seeded: run python -m concert_service.seed, or start the"
-                " system with make run, which does it."
+                "The database is not seeded: if make run started the system, make stop and then"
+                " make run (or SEED=small make run) fill it; if make up did, make up SEED=full."
             )
         return Volume(*counts)
 

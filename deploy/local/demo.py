@@ -68,7 +68,10 @@ class Demo:
             self._say(f"   somebody was quicker ({answer['code']}), trying another")
             if tries == _SEAT_TRIES:
                 break
-        raise StackError("no seat could be had; seed some with make run, or try again.")
+        raise StackError(
+            "no seat could be had: try again, or, if the shop was started without any, fill it with"
+            " make stop and then make run, or with make up SEED=full if it is in containers."
+        )
 
     def _available_seats(self) -> Iterator[dict[str, Any]]:
         concerts = self._call(3, "GET", "/concerts", expect=200).json()["concerts"]

@@ -259,7 +259,9 @@ def test_a_store_that_is_away_is_one_sentence(target: Target) -> None:
 
 def test_a_database_that_is_not_seeded_is_one_sentence(target: Target) -> None:
     assert urlsplit(target.mysql_urls["concert"]).path == "/concert"
-    with pytest.raises(CannotTest, match="The database is not seeded"):
+    with pytest.raises(
+        CannotTest, match=r"not seeded: .* make stop and then make run .* make up SEED"
+    ):
         target.volume()
 
 
