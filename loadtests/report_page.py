@@ -434,6 +434,8 @@ Its load is our profile `baseline`: the number of users goes from 0 to {users},
 in {route:g} s each for a route and {journey:g} s each for the journey. Each user makes one request
 (or journey) and thinks for {BASELINE["think_seconds"]:g} s, again and again. A p99 above \
 {BASELINE["overload_p99_ms"]:g} ms counts as overload.
+In the journey whoever waits asks every {load["pollSeconds"]:g} s, as there, whatever `Retry-After`
+says, and what could be its turn meanwhile lies idle: hence the pauses in the charts of the journey.
 Machines differ, so its figures say what to beat, and not by how much the code is better."""
 
 
