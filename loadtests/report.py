@@ -182,9 +182,9 @@ def page(result: Mapping[str, Any], series: Mapping[str, Any]) -> str:
         "<h2>Over time</h2>",
         _svg(charts.overview(title(result), result, series, "svg")),
     ]  # fmt: skip
+    # The charts of the only one have just been shown.
+    only = len(result["scripts"]) == 1
     for script in result["scripts"]:
-        # The charts of the only one have just been shown.
-        only = len(result["scripts"]) == 1
         body += _section(script, None if only else series[script["name"]], caps)
     body += [
         "<h2>Machine</h2>",
