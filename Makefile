@@ -6,9 +6,9 @@ SHELL := /bin/bash
 .PHONY: help run stop logs demo clean up down backup restore roll test test-containers check fmt protos lock bench loadtest capacity
 
 PYTHON := .venv/bin/python
-BOOTSTRAP := deploy/local/bootstrap.sh
+BOOTSTRAP := harness/bootstrap.sh
 # Needs no virtual environment: a host with Docker has none.
-CONTAINERS := python3 -m deploy.containers
+CONTAINERS := python3 -m harness.containers
 # What pytest is given, as in: make test ARGS="tests/queue_service -x"
 ARGS ?=
 
@@ -17,10 +17,10 @@ help: ## List these targets
 
 run: ## Set up what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none; Ctrl-C stops)
 	@$(BOOTSTRAP) run
-	@exec $(PYTHON) -m deploy.local run
+	@exec $(PYTHON) -m harness.local run
 
 stop: ## Stop what `make run` started
-	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m deploy.local stop; else echo "Frontrow is not running."; fi
+	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.local stop; else echo "Frontrow is not running."; fi
 
 logs: ## Follow the logs of all servers and programs
 	@if ! compgen -G '.local/log/*.log' >/dev/null; then echo "No logs yet: start with make run."; exit 2; fi
@@ -28,10 +28,10 @@ logs: ## Follow the logs of all servers and programs
 
 demo: ## Buy one ticket through the public routes of the running system
 	@$(BOOTSTRAP) demo
-	@exec $(PYTHON) -m deploy.local.demo
+	@exec $(PYTHON) -m harness.local.demo
 
 clean: ## Delete data, logs and secrets of `make run` (not while it runs)
-	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m deploy.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
+	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
 
 up: ## Serve from capped containers on 127.0.0.1:8080 (CAP=2c4g|6c8g SCALE=2 SEED=full PORT=8080)
 	@exec $(CONTAINERS) up
@@ -87,7 +87,7 @@ lock: ## Write the lock files anew from pyproject.toml
 
 bench: ## Measure the hot paths with wrk and print the table
 	@$(BOOTSTRAP) bench
-	@exec $(PYTHON) -m loadtests.bench $(ARGS)
+	@exec $(PYTHON) -m benchmarks.bench $(ARGS)
 
 loadtest: ## Load the gateway with k6 and report (SCRIPT=journey PROFILE=x10; else all, baseline)
 	@$(BOOTSTRAP) test

@@ -4,7 +4,7 @@ from concert_service.repository import ConcertRepository
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
 from concert_service.settings import ConcertSettings
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit import logs, server
 from servicekit.mysql import Database
 from servicekit.settings import load

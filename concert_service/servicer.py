@@ -4,7 +4,7 @@ from typing import Any
 
 from concert_service.domain import Seat
 from concert_service.service import ConcertService
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 
 Context = Any  # grpc.aio.ServicerContext: nothing of it is used here
 

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 
 from gateway.errors import StillWaiting, TokenExpired
-from protos.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
 
 _MAX_REMEMBERED = 200_000

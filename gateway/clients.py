@@ -7,11 +7,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
-from protos.concert.v1.concert_pb2_grpc import ConcertServiceStub
-from protos.payment.v1.payment_pb2_grpc import PaymentServiceStub
-from protos.queue.v1 import queue_pb2
-from protos.queue.v1.queue_pb2_grpc import QueueServiceStub
-from protos.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
+from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
+from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
+from protos.frontrow.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
+from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
 from servicekit.batching import Batcher
 from servicekit.client import call, connect
 from servicekit.errors import ServiceError

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from gateway.admissions import Admissions
 from gateway.rate_limit import RateLimit
 from gateway.tokens import TokenVerifier
-from protos.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 
 
 class Door:

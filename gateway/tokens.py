@@ -11,7 +11,7 @@ from jwt.types import Options
 from starlette.requests import Request
 
 from gateway.errors import InvalidToken, TokenExpired
-from protos.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 
 HEADER = "X-Access-Token"
 _OPTIONS: Options = {

@@ -15,16 +15,16 @@ import grpc
 import psutil
 import redis
 
-from deploy.local import Ports
-from deploy.local.credentials import DATABASES, Credentials
-from deploy.local.ports import HOST
-from deploy.local.programs import mysql_url
-from deploy.local.supervisor import LOCAL
+from harness.local import Ports
+from harness.local.credentials import DATABASES, Credentials
+from harness.local.ports import HOST
+from harness.local.programs import mysql_url
+from harness.local.supervisor import LOCAL
 from loadtests import containers, gateway, room
 from loadtests.containers import Container
 from loadtests.errors import CannotTest
 from loadtests.target import Target
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
 #: Where the parts of a system are that was not started here.
 _SETTINGS = (

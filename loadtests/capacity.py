@@ -31,7 +31,7 @@ from typing import Any
 
 import psutil
 
-from deploy.local.servers import REPOSITORY
+from harness.local.servers import REPOSITORY
 from loadtests import command, k6, report, report_page
 from loadtests.errors import CannotTest
 from loadtests.opening import opened

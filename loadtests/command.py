@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from deploy.local import StackError
-from deploy.local.stopping import Stopped, stoppable
+from harness.local import StackError
+from harness.local.stopping import Stopped, stoppable
 from loadtests.errors import CannotTest
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from deploy.local.ports import HOST
+from harness.local.ports import HOST
 from loadtests.errors import CannotTest
 
 _TOKEN = "X-Access-Token"

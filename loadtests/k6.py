@@ -18,13 +18,13 @@ from typing import Any
 
 import psutil
 
-from deploy.local.process import kill_session, spawn
-from deploy.local.servers import REPOSITORY
+from harness.local.process import kill_session, spawn
+from harness.local.servers import REPOSITORY
 from loadtests.errors import CannotTest
 from loadtests.prepare import Wanted
 
-SCRIPTS = Path(__file__).parent
-PROFILES: dict[str, dict[str, Any]] = json.loads((SCRIPTS / "lib" / "profiles.json").read_text())
+SCRIPTS = Path(__file__).parent / "k6"
+PROFILES: dict[str, dict[str, Any]] = json.loads((SCRIPTS / "profiles.json").read_text())
 #: In this order: of ten times the users many stay in a while, and would be in the way of the
 #: journey, which wants a room of its own size; whoever enters in `enqueue` is in everybody's way.
 NAMES = ("journey", "concerts", "schedules", "seats", "order", "reserve", "pay", "enqueue")

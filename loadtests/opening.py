@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from deploy.local import Ports, Stack
-from deploy.local.credentials import DATABASES
-from deploy.local.ports import HOST
-from deploy.local.stack import SeedSize
-from deploy.local.supervisor import LOCAL
+from harness.local import Ports, Stack
+from harness.local.credentials import DATABASES
+from harness.local.ports import HOST
+from harness.local.stack import SeedSize
+from harness.local.supervisor import LOCAL
 from loadtests import gateway
 from loadtests.attaching import attached
 from loadtests.errors import CannotTest

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.local.servers import REPOSITORY
+from harness.local.servers import REPOSITORY
 from loadtests import command, k6
 from loadtests.charts import BASELINE
 from loadtests.errors import CannotTest

@@ -10,7 +10,7 @@ import grpc
 
 from loadtests.errors import CannotTest
 from loadtests.target import Target
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
 ROOM = "main"
 _SECONDS = 10.0

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from concert_service.seed import SCHEDULES_A_CONCERT
-from deploy.local.servers import REPOSITORY
-from deploy.local.stopping import Stopped
+from harness.local.servers import REPOSITORY
+from harness.local.stopping import Stopped
 from loadtests import command, k6, machine, prepare, report, verify
 from loadtests.errors import CannotTest
 from loadtests.opening import opened

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 import psutil
 import pymysql
 
-from deploy.local import Ports
-from deploy.local.ports import HOST
+from harness.local import Ports
+from harness.local.ports import HOST
 from loadtests import containers, gateway, machine
 from loadtests.containers import Cgroup, Container
 from loadtests.errors import CannotTest

@@ -17,14 +17,14 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from google.protobuf.message import DecodeError
 
-from deploy.local import Ports
-from deploy.local.ports import HOST
+from harness.local import Ports
+from harness.local.ports import HOST
 from loadtests import command
 from loadtests.errors import CannotTest
 from loadtests.opening import opened
 from loadtests.target import Target
 from loadtests.watch import Watch
-from protos.payment.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2
 
 TOPIC = "payment.events"
 # Kafka keeps events for a week; older payments cannot be held against the topic.

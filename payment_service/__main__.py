@@ -20,8 +20,8 @@ from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from payment_service.servicer import PaymentServicer
 from payment_service.settings import Settings
-from protos.payment.v1 import payment_pb2, payment_pb2_grpc
-from protos.reservation.v1 import reservation_pb2_grpc
+from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2_grpc
 from servicekit import client, logs
 from servicekit.kafka import Producer, run_consumer
 from servicekit.mysql import Database

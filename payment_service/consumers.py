@@ -1,7 +1,7 @@
 """Events of others that concern payments."""
 
 from payment_service.service import PaymentService
-from protos.reservation.v1 import events_pb2
+from protos.frontrow.reservation.v1 import events_pb2
 from servicekit.kafka import Record
 
 RESERVATION_TOPIC = "reservation.events"

@@ -16,7 +16,7 @@ from payment_service.domain import (
     ReservationExpired,
     Status,
 )
-from protos.payment.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2
 
 TOPIC = "payment.events"
 EVENT_ID_HEADER = "event-id"

@@ -5,7 +5,7 @@ from decimal import Decimal
 import tenacity
 
 from payment_service.domain import Payment, PaymentInProgress
-from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit import client
 from servicekit.errors import TimedOut, Unavailable
 from servicekit.rpc_errors import RemoteError

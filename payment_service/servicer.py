@@ -6,7 +6,7 @@ import grpc
 
 from payment_service.domain import Admission, Payment, PayOrder, Status
 from payment_service.service import PaymentService
-from protos.payment.v1 import payment_pb2, payment_pb2_grpc
+from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
 
 _STATUS = {
     Status.INITIATED: payment_pb2.PAYMENT_STATUS_PENDING,
@@ -17,7 +17,7 @@ _STATUS = {
 
 
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
-    """See protos/payment/v1/payment.proto."""
+    """See protos/frontrow/payment/v1/payment.proto."""
 
     def __init__(self, service: PaymentService) -> None:
         self._service = service

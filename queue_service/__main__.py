@@ -3,7 +3,7 @@
 import contextlib
 from functools import partial
 
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.consumers import GROUP, TOPIC, payment_handler
 from queue_service.repository import RedisWaitingRoom
 from queue_service.service import QueueService

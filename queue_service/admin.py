@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from servicekit import client
 from servicekit.errors import ServiceError
 

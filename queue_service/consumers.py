@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from protos.payment.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2
 from queue_service.service import QueueService
 from servicekit.kafka import Record
 

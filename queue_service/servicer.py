@@ -4,8 +4,8 @@ from typing import Any
 
 import grpc
 
-from protos.queue.v1 import queue_pb2 as pb
-from protos.queue.v1 import queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2 as pb
+from protos.frontrow.queue.v1 import queue_pb2_grpc
 from queue_service.domain import Place, PlaceState, Position, Refusal, Room
 from queue_service.service import Entered, QueueService
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from reservation_service.consumers import GROUP, PAYMENT_EVENTS, PaymentEvents
 from reservation_service.directory import IDEMPOTENT, ConcertDirectory
 from reservation_service.locks import RedisSeatLocks

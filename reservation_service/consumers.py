@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from protos.payment.v1 import events_pb2 as payment_events_pb2
-from protos.reservation.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
+from protos.frontrow.reservation.v1 import events_pb2
 from reservation_service.domain import PaymentOutcome
 from reservation_service.service import ReservationService
 from servicekit.kafka import Record

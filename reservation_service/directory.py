@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import grpc
 
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from reservation_service.domain import Seat, SeatNotFound
 from servicekit import call_context, client
 from servicekit.batching import Batcher

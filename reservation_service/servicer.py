@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from reservation_service.domain import Reservation, Status
 from reservation_service.service import ReservationService
 

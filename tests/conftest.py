@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from deploy.local.ports import Ports
-from deploy.local.stack import Stack
+from harness.local.ports import Ports
+from harness.local.stack import Stack
 
 # Folders whose tests start the programs; everything else runs before them, the faults last.
 _COSTLY = ["e2e", "faults"]

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import grpc
 
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
-from protos.payment.v1 import payment_pb2, payment_pb2_grpc
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
-from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 
 # Every call has a deadline, in seconds. Paying waits for the payment provider.
 DEADLINE = 5.0

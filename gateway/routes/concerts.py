@@ -16,8 +16,8 @@ from gateway.replies import json_reply
 from gateway.requests import path_id
 from gateway.routes.documentation import ADMITTED, document, path_parameter, query_parameter
 from gateway.settings import GatewaySettings
-from protos.concert.v1 import concert_pb2
-from protos.reservation.v1 import reservation_pb2
+from protos.frontrow.concert.v1 import concert_pb2
+from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
 from servicekit.rpc_errors import RemoteError
 

@@ -14,7 +14,7 @@ from gateway.requests import read_body
 from gateway.routes.documentation import BODY, GENUINE, document
 from gateway.schemas import EnterQueueBody
 from gateway.settings import GatewaySettings
-from protos.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.client import call
 
 _RETRY_AFTER_HEADER = {

@@ -20,9 +20,9 @@ from gateway.routes.documentation import (
 )
 from gateway.schemas import PayBody, ReserveBody
 from gateway.settings import GatewaySettings
-from protos.payment.v1 import payment_pb2
-from protos.queue.v1 import queue_pb2
-from protos.reservation.v1 import reservation_pb2
+from protos.frontrow.payment.v1 import payment_pb2
+from protos.frontrow.queue.v1 import queue_pb2
+from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
 from servicekit.rpc_errors import RemoteError
 

@@ -19,7 +19,7 @@ from concert_service.domain import (
 from concert_service.seed import title
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit import client
 from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import RemoteError

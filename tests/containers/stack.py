@@ -15,10 +15,10 @@ from typing import cast
 import pymysql
 from pymysql.cursors import Cursor
 
-from deploy.containers.settings import Settings, read_caps
-from deploy.local.ports import HOST, free_ports
-from deploy.local.servers import REPOSITORY
-from deploy.local.stack import Stack
+from harness.containers.settings import Settings, read_caps
+from harness.local.ports import HOST, free_ports
+from harness.local.servers import REPOSITORY
+from harness.local.stack import Stack
 from loadtests import containers
 from loadtests.containers import Container
 from tests.e2e.shop import Shop
@@ -62,10 +62,10 @@ class Containers:
         self._environ["PROJECT"] = project
 
     def run(self, *arguments: str, timeout: float = 600, **settings: str) -> str:
-        """python3 -m deploy.containers; what it printed. Fails the test with that if it fails. Only
-        `up` is told the settings: what comes after it has to know them."""
+        """Runs python3 -m harness.containers and returns its output; fails the test if it fails.
+        Only `up` is given the settings: the later commands must remember them."""
         told = {**(self.settings if arguments == ("up",) else {}), **settings}
-        command = [PYTHON, "-m", "deploy.containers", *arguments]
+        command = [PYTHON, "-m", "harness.containers", *arguments]
         ran = _run(command, False, timeout, {**self._environ, **told})
         assert ran.returncode == 0, f"{arguments}: {ran.stdout}\n{ran.stderr}"
         return ran.stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.ports import HOST
+from harness.local.ports import HOST
 from tests.containers.stack import Containers, docker
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import SLOW, Shop, eventually, sandbox_user

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.ports import Ports
 from docs import generate
 from gateway.errors import TABLE
+from harness.local.ports import Ports
 
 ROOT = generate.REPOSITORY
 CODE = {".py", ".proto", ".sh", ".lua", ".js", ".toml", ".xml", ".yaml", ".yml", ".properties"}

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import pytest
 
-from deploy.local.ports import Ports
-from deploy.local.stack import Stack
+from harness.local.ports import Ports
+from harness.local.stack import Stack
 from tests.e2e.shop import Shop
 
 Result = TypeVar("Result")

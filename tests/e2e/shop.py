@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from deploy.local.stack import Stack
-from protos.payment.v1 import events_pb2
+from harness.local.stack import Stack
+from protos.frontrow.payment.v1 import events_pb2
 
 PROBLEM_JSON = "application/problem+json"
 PRICE = "150000.00"

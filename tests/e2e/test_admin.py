@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from deploy.local.servers import REPOSITORY
-from deploy.local.stack import Stack
+from harness.local.servers import REPOSITORY
+from harness.local.stack import Stack
 from tests.e2e.conftest import DESK, NOBODY, in_thread
 from tests.e2e.shop import Shop, assert_problem, eventually
 

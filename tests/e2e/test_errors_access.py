@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import jwt
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from tests.e2e.conftest import NOBODY, in_thread, start_all
 from tests.e2e.refusals import routes_behind_the_door
 from tests.e2e.shop import Fan, Shop, assert_problem, eventually

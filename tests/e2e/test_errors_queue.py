@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from deploy.local.stack import Stack
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from harness.local.stack import Stack
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from tests.e2e.conftest import DOOR
 from tests.e2e.refusals import assert_refused_for_now, routes_behind_the_door
 from tests.e2e.shop import Shop, assert_problem, eventually

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from tests.e2e.conftest import in_thread
 from tests.e2e.refusals import assert_refused_for_now
 from tests.e2e.shop import Fan, Shop, assert_problem, eventually

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from deploy.local.servers import REPOSITORY
+from harness.local.servers import REPOSITORY
 from tests.e2e.shop import Shop, eventually, new_user_id
 
 

@@ -8,7 +8,7 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
-from deploy.local.journey import curl_journey
+from harness.local.journey import curl_journey
 from tests.e2e.shop import Fan, Shop, eventually
 
 
@@ -66,7 +66,7 @@ async def test_the_demo_buys_a_ticket(shop: Shop, repository: Path) -> None:
         str(repository),
         sys.executable,
         "-m",
-        "deploy.local.demo",
+        "harness.local.demo",
         FRONTROW_URL=shop.url(),
     )
     for step in range(1, 8):

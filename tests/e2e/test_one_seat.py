@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from tests.e2e.conftest import NOBODY, in_thread
 from tests.e2e.shop import Shop, assert_problem, eventually
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from deploy.local.stack import Stack
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from harness.local.stack import Stack
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from tests.e2e.conftest import LINE, in_thread
 from tests.e2e.crowd import Crowd
 from tests.e2e.shop import Shop

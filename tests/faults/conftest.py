@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from deploy.local.ports import Ports
-from deploy.local.stack import Stack
+from harness.local.ports import Ports
+from harness.local.stack import Stack
 from tests.e2e.shop import Shop
 
 # A room of its own for the crowd that loses its Redis.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from protos.payment.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2
 from tests.e2e.shop import Shop, eventually
 
 _VIOLATIONS = {

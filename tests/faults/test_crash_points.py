@@ -10,7 +10,7 @@ import signal
 import httpx
 import pytest
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import DECLINED, Fan, Shop, assert_problem, eventually, sandbox_user
 from tests.faults.invariants import assert_all_hold

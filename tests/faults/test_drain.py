@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import SLOW, Shop, eventually, sandbox_user
 from tests.faults.invariants import assert_all_hold

@@ -2,8 +2,8 @@
 
 import pytest
 
-from deploy.local.programs import PREFIXES
-from deploy.local.stack import Stack
+from harness.local.programs import PREFIXES
+from harness.local.stack import Stack
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import Shop
 from tests.faults.invariants import assert_all_hold

@@ -7,9 +7,9 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from deploy.local.servers import REPOSITORY
-from deploy.local.stack import Stack
-from deploy.topics import TOPICS
+from harness.local.servers import REPOSITORY
+from harness.local.stack import Stack
+from protos.topics import TOPICS
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import DECLINED, Fan, Shop, assert_problem, eventually, sandbox_user
 from tests.faults.invariants import assert_all_hold

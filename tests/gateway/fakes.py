@@ -13,10 +13,10 @@ import grpc
 import jwt
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
-from protos.payment.v1 import payment_pb2, payment_pb2_grpc
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
-from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit import call_context
 from servicekit.errors import Conflict, Forbidden, InvalidRequest, NotFound, ServiceError
 from servicekit.server import Server

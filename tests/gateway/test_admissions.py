@@ -8,7 +8,7 @@ import pytest
 
 from gateway.admissions import Admissions
 from gateway.errors import StillWaiting, TokenExpired
-from protos.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
 
 PLACE = queue_pb2.Place(room="main", number=7, user_id=42, epoch=1)

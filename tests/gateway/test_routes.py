@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from gateway import schemas
-from protos.payment.v1 import payment_pb2
+from protos.frontrow.payment.v1 import payment_pb2
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import (
     CONFIRMED,

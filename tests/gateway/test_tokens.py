@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from gateway.errors import InvalidToken, TokenExpired
 from gateway.tokens import TokenVerifier
-from protos.queue.v1 import queue_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from tests.gateway.fakes import GIVEN_AT, KEY_ID, KEYS, Services, sign
 from tests.gateway.problems import assert_problem
 

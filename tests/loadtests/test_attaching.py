@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.local import Ports
+from harness.local import Ports
 from loadtests import attaching, containers
 from loadtests.errors import CannotTest
 

@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from deploy.local import StackError
-from loadtests import bench, capacity, command, report_page, run, verify
+from benchmarks import bench
+from harness.local import StackError
+from loadtests import capacity, command, report_page, run, verify
 from loadtests.errors import CannotTest
 
 

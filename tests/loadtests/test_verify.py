@@ -14,12 +14,12 @@ import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
-from deploy.local import Ports, Stack
+from harness.local import Ports, Stack
 from loadtests import verify
 from loadtests.errors import CannotTest
 from loadtests.target import Target
 from loadtests.watch import Watch
-from protos.payment.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2
 
 ROOM = "{queue:main}:"
 _TABLES = {

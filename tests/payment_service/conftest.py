@@ -11,7 +11,7 @@ from payment_service.ports import PaymentProvider, Payments
 from payment_service.recovery import Recovery
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
-from protos.payment.v1 import events_pb2
+from protos.frontrow.payment.v1 import events_pb2
 from tests.fakes.payments import FakeProvider, FakeReservations, MemoryPayments
 
 LEASE = 5.0

@@ -37,8 +37,8 @@ from payment_service.relay import Relay
 from payment_service.repository import PaymentRepository
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
-from protos.payment.v1 import events_pb2
-from protos.reservation.v1 import events_pb2 as reservation_events_pb2
+from protos.frontrow.payment.v1 import events_pb2
+from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
 from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Reservation
 from reservation_service.service import ReservationService

@@ -10,7 +10,7 @@ import pytest
 
 from payment_service.domain import Payment, Status
 from payment_service.reservations import GrpcReservations
-from protos.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit.errors import ServiceError
 from servicekit.rpc_errors import RemoteError
 

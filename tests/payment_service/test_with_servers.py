@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import grpc
 import pytest
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
 from payment_service.domain import Admission, PaymentDeclined, PayOrder, Status
 from payment_service.events import TOPIC
@@ -21,8 +21,8 @@ from payment_service.providers.sandbox import SandboxProvider
 from payment_service.relay import Relay
 from payment_service.repository import PaymentRepository
 from payment_service.servicer import PaymentServicer
-from protos.payment.v1 import events_pb2, payment_pb2, payment_pb2_grpc
-from protos.reservation.v1 import events_pb2 as reservation_events_pb2
+from protos.frontrow.payment.v1 import events_pb2, payment_pb2, payment_pb2_grpc
+from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
 from servicekit.kafka import Producer, Record, run_consumer
 from servicekit.mysql import Database
 from tests.payment_service.conftest import Shop

@@ -6,7 +6,7 @@ from functools import partial
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from protos.payment.v1 import events_pb2, payment_pb2
+from protos.frontrow.payment.v1 import events_pb2, payment_pb2
 from queue_service.consumers import payment_handler
 from queue_service.domain import Limits, Pacing, Place, PlaceState
 from queue_service.service import Entered, QueueService

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from structlog.testing import CapturingLogger
 
-from protos.payment.v1 import events_pb2, payment_pb2
+from protos.frontrow.payment.v1 import events_pb2, payment_pb2
 from queue_service import service as service_module
 from queue_service.consumers import payment_handler
 from queue_service.domain import (

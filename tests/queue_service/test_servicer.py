@@ -9,8 +9,8 @@ import jwt
 import pytest
 import typer
 
-from protos.queue.v1 import queue_pb2 as pb
-from protos.queue.v1 import queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2 as pb
+from protos.frontrow.queue.v1 import queue_pb2_grpc
 from queue_service import admin
 from queue_service.domain import Limits, Pacing
 from queue_service.repository import RedisWaitingRoom

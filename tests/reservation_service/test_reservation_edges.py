@@ -10,9 +10,9 @@ import pytest
 import redis.exceptions
 from google.protobuf.message import DecodeError
 
-from protos.concert.v1 import concert_pb2, concert_pb2_grpc
-from protos.payment.v1 import events_pb2 as payment_events_pb2
-from protos.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
+from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
 from reservation_service.consumers import PaymentEvents
 from reservation_service.directory import IDEMPOTENT, ConcertDirectory
 from reservation_service.domain import ReservationNotFound, Seat, SeatNotFound, Status

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from protos.reservation.v1 import events_pb2
+from protos.frontrow.reservation.v1 import events_pb2
 from reservation_service.consumers import RESERVATION_EVENTS, PaymentEvents
 from reservation_service.domain import Status
 from servicekit.kafka import Producer, Record, run_consumer

@@ -7,7 +7,7 @@ wait. Work in the background says "tick" at every start and fails at once.
 import asyncio
 import signal
 
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from servicekit import logs
 from servicekit.server import Server, run
 from servicekit.settings import ServiceSettings, config, load

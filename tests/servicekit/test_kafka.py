@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from deploy.local.stack import Stack
+from harness.local.stack import Stack
 from servicekit import dead_letters
 from servicekit.errors import NotFound, Unavailable
 from servicekit.kafka import Handler, Producer, Record, back_off, is_transient, run_consumer

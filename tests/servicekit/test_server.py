@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from protos.queue.v1 import queue_pb2, queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from servicekit.client import call, connect
 from servicekit.rpc_errors import RemoteError
 from servicekit.server import Server

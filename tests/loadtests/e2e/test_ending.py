@@ -17,9 +17,9 @@ import psutil
 import pytest
 import redis
 
-from deploy.local.ports import Ports, free_ports, setting_of
-from deploy.local.stack import Stack
-from deploy.local.supervisor import LOCAL
+from harness.local.ports import Ports, free_ports, setting_of
+from harness.local.stack import Stack
+from harness.local.supervisor import LOCAL
 from loadtests import k6, run, verify
 from loadtests.opening import target_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.ports import free_ports
+from harness.local.ports import free_ports
 from loadtests import k6
 
 

@@ -1,0 +1,95 @@
+"""One run of wrk: 50 connections that ask as fast as they get answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+CONNECTIONS = 50
+# Above the gateway's longest budget (paying, 8 s): slower than that is no answer at all.
+TIMEOUT_SECONDS = 10
+_SCRIPT = Path(__file__).with_name("cycle.lua")
+
+
+class RunError(Exception):
+    """The run is worth nothing, said in one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One HTTP request; `token` and `body` may be empty."""
+
+    method: str
+    path: str
+    token: str = ""
+    body: str = ""
+
+    def line(self) -> str:
+        return f"{self.method}\t{self.path}\t{self.token}\t{self.body}\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What wrk saw: every request of it was answered with success."""
+
+    requests: int
+    #: How many of the requests given have been begun (or more: it went round).
+    issued: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
+
+
+def run(url: str, requests: Sequence[Request], *, seconds: int, work: Path, what: str) -> Run:
+    """Sends `requests` round and round for `seconds`. `work` is a directory for the file of them.
+
+    Raises RunError if anything but a success came back.
+    """
+    file = work / "requests.tsv"
+    file.write_text("".join(request.line() for request in requests))
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"]
+    command += [f"--timeout={TIMEOUT_SECONDS}s", "-s", str(_SCRIPT), url]
+    try:
+        output = subprocess.run(
+            [*command, "--", str(file)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=seconds + 30,
+        ).stdout
+    except FileNotFoundError:
+        raise RunError("wrk is not installed: run harness/bootstrap.sh bench.") from None
+    except subprocess.CalledProcessError as error:
+        raise RunError(f"wrk failed on {what}: {error.stderr.strip()}") from error
+    return parse(output, what)
+
+
+def parse(output: str, what: str) -> Run:
+    """Reads what cycle.lua printed. Raises RunError if anything but a success came back."""
+    numbers = json.loads(output.strip().splitlines()[-1])
+    bad = {
+        "answers that were no success": numbers["not_2xx"],
+        "connection errors": numbers["socket_errors"],
+        f"answers that took over {TIMEOUT_SECONDS} s": numbers["timeouts"],
+    }
+    if told := ", ".join(f"{count} {name}" for name, count in bad.items() if count):
+        raise RunError(f"{what}: {told} among {numbers['requests']} requests.")
+    if not numbers["requests"]:
+        raise RunError(f"{what}: not one answer.")
+    return Run(
+        requests=numbers["requests"],
+        issued=numbers["issued"],
+        seconds=numbers["microseconds"] / 1e6,
+        p50_ms=numbers["p50_us"] / 1000,
+        p99_ms=numbers["p99_us"] / 1000,
+        max_ms=numbers["max_us"] / 1000,
+    )

@@ -1,1 +1,0 @@
-"""How Frontrow is brought up: on one machine (`deploy.local`), and elsewhere."""

@@ -1,0 +1,290 @@
+"""What was asked for, now or last time, and what follows from it: the variables of compose.yml.
+
+A project's settings and secrets are kept in .local/containers, for their owner alone: in
+<project>.settings what it was last started with, in <project>.env what nobody else may know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.containers.errors import DeployError
+
+REPOSITORY = Path(__file__).parents[2]
+CAPS = REPOSITORY / "deploy" / "caps"
+STATE = REPOSITORY / ".local" / "containers"
+
+#: Those that share the cap of their kind when there are several. None needs a later one to start.
+PROGRAMS = ("concert", "reservation", "payment", "queue", "gateway")
+
+_PASSWORDS = (
+    "MYSQL_CONCERT_PASSWORD",
+    "MYSQL_RESERVATION_PASSWORD",
+    "MYSQL_PAYMENT_PASSWORD",
+    "REDIS_PASSWORD",
+)
+_SECRETS = (*_PASSWORDS, "TOKEN_SIGNING_KEY_ID", "TOKEN_KEYS")
+#: A setting that is kept with the secrets, and never shown.
+_SECRET_SETTING = "PAYMENT_HTTP_API_KEY"
+_EXAMPLE_CAP = "2c4g"
+_LAST_PORT = 65535
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Named as in the environment, from where they come, and else from the last start. Text, since
+    that is where they go again; an empty one counts as not given."""
+
+    CAP: str = _EXAMPLE_CAP
+    """The total of cores and memory of all containers: a file of deploy/caps."""
+
+    SCALE: str = "1"
+    """How many of each program, which share its cap: 1 up to SCALE_MAX of the cap's file."""
+
+    SEED: str = "full"
+    """What is put on sale where nothing is yet: full, small or none."""
+
+    PORT: str = "8080"
+    """The gateway's port on this machine, 1 to 65535; a second gateway has the next one."""
+
+    FRONTROW_BIND: str = "127.0.0.1"
+    """The IPv4 address of this machine that the ports are published on; 0.0.0.0: all."""
+
+    FRONTROW_VERSION: str = "local"
+    """The tag of the image frontrow: letters, digits, `_`, `.` and `-`, at most 128."""
+
+    PAYMENT_PROVIDER: str = "sandbox"
+    """Who moves the money: sandbox (nobody) or http."""
+
+    PAYMENT_HTTP_BASE_URL: str = ""
+    """Where the provider `http` is: http:// or https://; required with it."""
+
+    PAYMENT_HTTP_API_KEY: str = dataclasses.field(default="", repr=False)
+    """Its bearer key; kept with the secrets."""
+
+    QUEUE_CAPACITY: str = "500"
+    """How many are admitted at once, 0 or more, when the room opens for the first time."""
+
+    @property
+    def scale(self) -> int:
+        return int(self.SCALE)
+
+    @property
+    def ports(self) -> range:
+        """One for each gateway."""
+        return range(int(self.PORT), int(self.PORT) + self.scale)
+
+    def _complaints(self) -> Iterator[tuple[str, str]]:
+        """Each setting that is wrong, and what it must be. Only the first is to be trusted: those
+        after it are looked at in its light."""
+        for field in dataclasses.fields(self):
+            # They are kept one a line.
+            if not getattr(self, field.name).isprintable():
+                yield field.name, "one line of text"
+        known = sorted(file.stem for file in CAPS.glob("*.env"))
+        if self.CAP not in known:
+            yield "CAP", " or ".join(known)
+        most = int(read_caps(self.CAP)["SCALE_MAX"])
+        if not _is_number(self.SCALE, 1, most):
+            yield "SCALE", f"1 to {most} with CAP={self.CAP}"
+        if self.SEED not in ("full", "small", "none"):
+            yield "SEED", "full, small or none"
+        last = _LAST_PORT + 1 - self.scale
+        if not _is_number(self.PORT, 1, last):
+            yield "PORT", f"a port, 1 to {last}"
+        if not _is_ipv4(self.FRONTROW_BIND):
+            yield "FRONTROW_BIND", "an IPv4 address of this machine, or 0.0.0.0"
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", self.FRONTROW_VERSION):
+            yield "FRONTROW_VERSION", "the tag of an image: letters, digits, _ . and -"
+        if self.PAYMENT_PROVIDER not in ("sandbox", "http"):
+            yield "PAYMENT_PROVIDER", "sandbox or http"
+        needs_address = self.PAYMENT_PROVIDER == "http" or self.PAYMENT_HTTP_BASE_URL
+        if needs_address and not re.fullmatch(r"https?://\S+", self.PAYMENT_HTTP_BASE_URL):
+            yield "PAYMENT_HTTP_BASE_URL", "where the provider is, http://… or https://…"
+        if not _is_number(self.QUEUE_CAPACITY, 0, 10**9):
+            yield "QUEUE_CAPACITY", "0 or more"
+
+    def check(self, given: Mapping[str, str], remembered_in: Path) -> None:
+        """Raises DeployError for the first that is wrong, and says if it is no new one."""
+        for name, rule in self._complaints():
+            shown = "" if name == _SECRET_SETTING else f", not {getattr(self, name)!r}"
+            whence = "" if given.get(name) else f" as {remembered_in} remembers"
+            raise DeployError(f"{name} must be {rule}{shown}{whence}.")
+
+    def variables(self) -> dict[str, str]:
+        """What compose.yml asks for beside the secrets. Those of a kind share the cap of the kind,
+        so that the total stays what was asked for."""
+        caps = read_caps(self.CAP)
+        del caps["SCALE_MAX"]
+        for program in PROGRAMS:
+            cores, memory = f"{program.upper()}_CPUS", f"{program.upper()}_MB"
+            caps[cores] = round(caps[cores] / self.scale, 4)
+            caps[memory] = caps[memory] // self.scale
+        asked = dataclasses.asdict(self)
+        for name in ("CAP", "SCALE", "PORT"):
+            del asked[name]
+        return {
+            **{name: f"{value:g}" for name, value in caps.items()},
+            **asked,
+            "FRONTROW_PORTS": f"{self.ports[0]}-{self.ports[-1]}",
+        }
+
+
+class Remembered:
+    """What is kept of one project."""
+
+    def __init__(self, project: str) -> None:
+        """Raises DeployError for what Docker Compose would not take as a name, or would change."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", project):
+            raise DeployError(
+                f"PROJECT must be small letters, digits, _ and -, and begin with a letter or digit,"
+                f" not {project!r}."
+            )
+        self.settings_file = STATE / f"{project}.settings"
+        self.secrets_file = STATE / f"{project}.env"
+        #: There while the databases may be half empty.
+        self.restoring = STATE / f"{project}.restoring"
+        #: Locked by whoever starts, stops or replaces containers.
+        self.lock = STATE / f"{project}.lock"
+        self._forgettable = (self.settings_file, self.secrets_file, self.restoring)
+
+    def settings(self, environ: Mapping[str, str]) -> Settings:
+        """What the environment says, and where it says nothing, what was said before. Raises
+        DeployError."""
+        before = {**_read(self.settings_file), **_read(self.secrets_file)}
+        names = [field.name for field in dataclasses.fields(Settings)]
+        told = {name: environ.get(name) or before.get(name) for name in names}
+        settings = Settings(**{name: value for name, value in told.items() if value})
+        settings.check(environ, self.settings_file)
+        return settings
+
+    def keep(self, settings: Settings) -> None:
+        """For all commands after this one."""
+        asked = dataclasses.asdict(settings)
+        key = asked.pop(_SECRET_SETTING)
+        _write(self.settings_file, asked)
+        known = _read(self.secrets_file)
+        if known.get(_SECRET_SETTING, "") != key:
+            _write(self.secrets_file, {**known, _SECRET_SETTING: key})
+
+    def secrets(self, *, make: bool) -> dict[str, str]:
+        """Passwords and token keys; new ones if there are none and `make`. Raises DeployError if
+        there are none, or somebody wrote there what does not work."""
+        if make and not self.secrets_file.exists():
+            made = {name: secrets.token_hex(24) for name in _PASSWORDS}
+            made["TOKEN_SIGNING_KEY_ID"] = "k1"
+            made["TOKEN_KEYS"] = json.dumps({"k1": secrets.token_hex(32)})
+            _write(self.secrets_file, made)
+        known = _read(self.secrets_file)
+        if not known:
+            raise DeployError("nothing was started here yet: begin with make up.")
+        for name in _SECRETS:
+            if not known.get(name):
+                raise DeployError(f"{self.secrets_file} lacks {name}: write it there.")
+        for name in _PASSWORDS:
+            # They become part of an address and of an SQL statement.
+            if not re.fullmatch(r"[A-Za-z0-9_.~-]+", known[name]):
+                raise DeployError(f"{name} in {self.secrets_file} must be letters and digits.")
+        try:
+            keys = json.loads(known["TOKEN_KEYS"])
+        except ValueError:
+            keys = None
+        if not isinstance(keys, dict) or known["TOKEN_SIGNING_KEY_ID"] not in keys:
+            raise DeployError(
+                f"TOKEN_KEYS in {self.secrets_file} must be a JSON object that has the key named by"
+                " TOKEN_SIGNING_KEY_ID."
+            )
+        return {name: known[name] for name in _SECRETS}
+
+    def cap(self) -> str:
+        """What the containers were last started with."""
+        return _read(self.settings_file).get("CAP", Settings.CAP)
+
+    @contextlib.contextmanager
+    def half_restored(self) -> Iterator[None]:
+        """If this breaks off, nothing is started before a restore has come to its end."""
+        self.restoring.touch()
+        yield
+        self.restoring.unlink()
+
+    def anything(self) -> bool:
+        return any(file.exists() for file in self._forgettable)
+
+    def forget(self) -> None:
+        for file in self._forgettable:
+            file.unlink(missing_ok=True)
+
+
+def placeholders() -> dict[str, str]:
+    """Something for each variable of compose.yml: for commands that go by names alone, and must
+    work whatever became of what is remembered."""
+    return {**Settings().variables(), **dict.fromkeys(_SECRETS, "unused")}
+
+
+def read_caps(name: str) -> dict[str, float]:
+    """What a file of deploy/caps says. Raises DeployError if that is not what each of them says."""
+    caps = _numbers(CAPS / f"{name}.env")
+    example = _numbers(CAPS / f"{_EXAMPLE_CAP}.env")
+    if odd := sorted(set(caps) ^ set(example)):
+        raise DeployError(
+            f"deploy/caps/{name}.env must have the names of {_EXAMPLE_CAP}.env, which differ in"
+            f" {', '.join(odd)}."
+        )
+    return caps
+
+
+def _numbers(file: Path) -> dict[str, float]:
+    found = {}
+    for line in file.read_text().splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([A-Z_]+)=(\d+(?:\.\d+)?)", line.strip())
+        if not match:
+            raise DeployError(f"deploy/caps/{file.name} must have NAME=number, not {line!r}.")
+        found[match[1]] = float(match[2])
+    return found
+
+
+def _read(file: Path) -> dict[str, str]:
+    """NAME='value', a line each; nothing if there is no such file. Nothing in it is run."""
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for line in lines:
+        name, _, value = line.partition("=")
+        quoted = len(value) > 1 and value[0] == value[-1] == "'"
+        found[name] = value[1:-1] if quoted else value
+    return found
+
+
+def _write(file: Path, values: Mapping[str, str]) -> None:
+    """Whole or not at all, and for its owner alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.writelines(f"{name}='{value}'\n" for name, value in values.items())
+    unfinished.replace(file)
+
+
+def _is_number(text: str, least: int, most: int) -> bool:
+    return re.fullmatch(r"[0-9]{1,10}", text) is not None and least <= int(text) <= most
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True

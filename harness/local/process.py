@@ -1,0 +1,360 @@
+"""One child process: started, watched, signalled and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from harness.local.errors import StackError
+
+# Where servers live that an ordinary user may not have on the path.
+_SYSTEM_PATHS = ":/usr/local/sbin:/usr/sbin:/sbin"
+
+# The kernel kills our children when the *thread* that started them ends (see spawn), so all of
+# them are started from this one thread, which lives as long as this process does.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+# A log is moved aside at the start of its process once it is longer than this many bytes.
+_LOG_LIMIT = 50_000_000
+
+
+def find_binary(name: str) -> str:
+    """The path of an installed program. Raises StackError if there is none."""
+    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + _SYSTEM_PATHS)
+    if path is None:
+        raise StackError(f"{name} is not installed: run harness/bootstrap.sh run first.")
+    return path
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    output: IO[bytes] | None,
+) -> subprocess.Popen[bytes]:
+    """Starts a command that dies when this process dies, even by `kill -9`.
+
+    setpriv (util-linux, on every Debian) asks the kernel for that and then becomes the command:
+    same pid. A preexec_fn would do too, but forks a process with threads, which gRPC and newer
+    Pythons dislike. The command gets a session of its own, so that Ctrl-C in the terminal
+    reaches only the supervisor, which then stops the children in order.
+
+    `output` None: our own standard output.
+    """
+    argv = [find_binary("setpriv"), "--pdeathsig", "KILL", "--", *command]
+    return _spawner.submit(
+        lambda: subprocess.Popen(
+            argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            start_new_session=True,
+        )
+    ).result()
+
+
+def kill_session(child: subprocess.Popen[bytes]) -> None:
+    """Kills the command and whatever it has started in its session."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def run_to_end(
+    command: Sequence[str],
+    *,
+    what: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    log_path: Path | None,
+    stopping: threading.Event,
+    timeout: float,
+) -> None:
+    """Runs one command (`what`, as in "migrating concert_service") to its end.
+
+    `log_path` None: its output goes to ours. Raises StackError if it fails, takes longer than
+    `timeout` seconds, or the stack stops meanwhile.
+    """
+    start = _end_of(log_path) if log_path else 0
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(open_log(log_path)) if log_path else None
+        child = spawn(command, env=env, cwd=cwd, output=output)
+        try:
+            deadline = time.monotonic() + timeout
+            while child.poll() is None and not stopping.is_set() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            code = child.poll()
+        finally:
+            kill_session(child)
+    if code == 0:
+        return
+    if stopping.is_set():
+        raise StackError(f"Stopped while {what}.")
+    reason = f"took longer than {timeout:.0f} s" if code is None else f"failed (exit code {code})"
+    where = f"; its log is {log_path}{tail_of(log_path, start)}" if log_path else "; see above."
+    raise StackError(f"{what[0].upper()}{what[1:]} {reason}{where}")
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Opens a log to append to; a very long one is moved aside first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _end_of(path) > _LOG_LIMIT:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")
+
+
+def tail_of(path: Path, start: int = 0, lines: int = 12) -> str:
+    """The last lines written since byte `start`, indented, as the end of an error message."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(start, _end_of(path) - 20_000))
+            text = log.read().decode(errors="replace").strip()
+    except OSError:
+        text = ""
+    if not text:
+        return " (empty)."
+    return ", which ends with:\n" + "\n".join("    " + line for line in text.splitlines()[-lines:])
+
+
+def _end_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+class Process:
+    """A server or program of the stack. All methods may be called from any thread.
+
+    Subclasses say what to run (`command`), what must be there first (`prepare`) and how to see
+    that it serves (`probe`).
+    """
+
+    #: Seconds it may take from start to serving.
+    start_timeout = 60.0
+    #: Seconds it may take from SIGTERM to its end, before SIGKILL.
+    stop_timeout = 15.0
+
+    def __init__(self, name: str, *, log_path: Path, cwd: Path, stopping: threading.Event) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._cwd = cwd
+        self._stopping = stopping
+        self._lock = threading.RLock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._unswept: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+        #: True between start() and the next terminate(), kill() or stop() of ours: a watcher
+        #: that finds it true and `running` false has found an unexpected death.
+        self.wanted = False
+
+    # What a subclass says.
+
+    def command(self, module: str | None) -> Sequence[str]:
+        """The command line; `module` is meant for programs (see Program)."""
+        raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str]:
+        return os.environ
+
+    def prepare(self) -> None:
+        """Makes what the process needs before it starts. Must be idempotent."""
+
+    def probe(self) -> bool:
+        """Whether it serves now. May raise OSError for no."""
+        raise NotImplementedError
+
+    # What everybody uses.
+
+    @property
+    def running(self) -> bool:
+        child = self._child
+        return child is not None and child.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running process. Raises StackError if it does not run."""
+        child = self._child
+        if child is None or child.poll() is not None:
+            raise StackError(f"{self.name} is not running.")
+        return child.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the last run: None while it runs, negative for the signal that killed it."""
+        return self._child.poll() if self._child is not None else None
+
+    def start(
+        self,
+        *,
+        extra_env: Mapping[str, str] | None = None,
+        module: str | None = None,
+        wait: bool = True,
+    ) -> None:
+        """Starts the process and, unless `wait` is false, waits until it serves.
+
+        `extra_env` and `module` (another Python module as the entry point of a program) hold for
+        this start alone; the next plain start() is the usual one again.
+        Raises StackError if it runs already, dies while starting or does not serve in time.
+        """
+        with self._lock:
+            if self.running:
+                raise StackError(f"{self.name} is running already.")
+            self._sweep()
+            self.prepare()
+            if self._stopping.is_set():
+                raise StackError(f"{self.name} was not started: the stack is stopping.")
+            env = {**self.environment(), **(extra_env or {})}
+            with open_log(self.log_path) as log:
+                self._log_start = log.tell()
+                self._child = spawn(self.command(module), env=env, cwd=self._cwd, output=log)
+                self._unswept = self._child
+            self.wanted = True
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Waits until the process serves; seconds, default `start_timeout`. Raises StackError."""
+        wait_until_ready([self], timeout)
+
+    @property
+    def ending(self) -> str:
+        """How the last run ended, in a few words: "exit code 1", "killed by SIGKILL"."""
+        code = self.exit_code
+        if code is None:
+            return "still running" if self.running else "never started"
+        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def how_it_ended(self) -> str:
+        """`ending`, the path of the log and its last lines."""
+        return f"{self.ending}; its log is {self.log_path}{self.log_tail()}"
+
+    def log_tail(self) -> str:
+        """The last lines of the log of this run, as the end of a sentence."""
+        return tail_of(self.log_path, self._log_start)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal (SIGSTOP and SIGCONT to make it hang). Nothing if it does not run."""
+        child = self._child
+        if child is not None:
+            child.send_signal(number)
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        self.wanted = False
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the process and its children, and waits for its end."""
+        self.wanted = False
+        self._sweep()
+
+    def wait(self, timeout: float) -> int:
+        """Waits for the process to end by itself, at most `timeout` seconds.
+
+        Returns its exit code (negative: the signal). Raises TimeoutError.
+        """
+        if self._child is None:
+            raise StackError(f"{self.name} was never started.")
+        try:
+            return self._child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.name} still runs after {timeout:.0f} s") from None
+
+    def stop(self) -> bool:
+        """SIGTERM, at most `stop_timeout` seconds, then SIGKILL.
+
+        Returns false if it had to be killed.
+        """
+        with self._lock:
+            self.wanted = False
+            child = self._child
+            if child is None:
+                return True
+            if child.poll() is None:
+                # A process that was stopped with SIGSTOP sees SIGTERM only once it goes on.
+                child.send_signal(signal.SIGTERM)
+                child.send_signal(signal.SIGCONT)
+            try:
+                child.wait(self.stop_timeout)
+                in_time = True
+            except subprocess.TimeoutExpired:
+                in_time = False
+            self._sweep()
+            return in_time
+
+    def _sweep(self) -> None:
+        """Kills what is left of the last run, also what it started itself (workers).
+
+        Once a run: its pid may belong to somebody else later.
+        """
+        child, self._unswept = self._unswept, None
+        if child is not None:
+            kill_session(child)
+
+    def restart(
+        self, *, extra_env: Mapping[str, str] | None = None, module: str | None = None
+    ) -> None:
+        """stop(), then start() with the same arguments."""
+        self.stop()
+        self.start(extra_env=extra_env, module=module)
+
+
+def wait_until_ready(processes: Sequence[Process], timeout: float | None = None) -> None:
+    """Waits until all of them serve; seconds, default the start_timeout of each.
+
+    Raises StackError at once when one of them dies, however long the others still need.
+    """
+    began = time.monotonic()
+    waiting = list(processes)
+    while True:
+        for process in list(waiting):
+            if process._stopping.is_set():
+                raise StackError(f"{process.name} was stopped while it started.")
+            if not process.running:
+                raise StackError(f"{process.name} died while starting: {process.how_it_ended()}")
+            with contextlib.suppress(OSError):
+                if process.probe():
+                    waiting.remove(process)
+                    continue
+            limit = process.start_timeout if timeout is None else timeout
+            if time.monotonic() - began > limit:
+                raise StackError(
+                    f"{process.name} does not serve after {limit:.0f} s; its log is"
+                    f" {process.log_path}{process.log_tail()}"
+                )
+        if not waiting:
+            return
+        time.sleep(0.05)
+
+
+def in_parallel(tasks: Sequence[Callable[[], object]], stopping: threading.Event) -> None:
+    """Runs the tasks at once, each in a thread, and waits for all of them.
+
+    Raises the first error in the order of the tasks. If the wait itself is interrupted (Ctrl-C),
+    `stopping` is set, so that the tasks end soon.
+    """
+    if not tasks:
+        return
+    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            for future in futures:
+                future.exception()
+        except BaseException:
+            stopping.set()
+            raise
+    for future in futures:
+        future.result()

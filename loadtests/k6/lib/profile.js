@@ -1,0 +1,196 @@
+// How hard a script pushes, and what it must stand: k6's options from a profile of profiles.json
+// and from the environment.
+//
+//   PROFILE              baseline (default), x10, rush, hotseat, soak, smoke
+//   STAGES               as in 15s:50,15s:150,15s:0: users, in rush people a second; of a
+//                        profile with stages: baseline, x10, rush, smoke
+//   VUS                  users of hotseat
+//   RATE                 people a second of soak
+//   DURATION             of hotseat and soak
+//   PREALLOCATED_VUS     how many people of rush and soak may be there at once; who comes when
+//                        they are more is dropped, which breaks a threshold
+//   THINK_SECONDS        pause after each iteration
+//   POLL_SECONDS         pause between two looks at the order; default of some profiles: what
+//                        the gateway's Retry-After says
+//   MAX_AVG_MS, MAX_P99_MS, MAX_FAILED    thresholds: milliseconds, milliseconds, share
+//   PREPARED_MEGABYTES   what setup() may hand out, over all virtual users; see people.js
+//
+// What the profile has no use for is refused.
+
+import { number, text } from './env.js';
+
+const PROFILES = JSON.parse(open(import.meta.resolve('../profiles.json')));
+
+/** The routes that the whole journey measures. */
+export const ROUTES = ['enqueue', 'order', 'concerts', 'schedules', 'seats', 'reserve', 'pay'];
+
+// Scripts that need nobody before they begin.
+const ALONE = ['enqueue', 'journey'];
+
+const name = text('PROFILE', 'baseline');
+const profile = PROFILES[name];
+if (!profile) {
+  throw new Error(`PROFILE must be one of ${Object.keys(PROFILES).join(', ')}, not ${name}`);
+}
+
+const MAX_FAILED = number('MAX_FAILED', 0.02);
+export const THINK_SECONDS = number('THINK_SECONDS', profile.thinkSeconds ?? 1);
+/** Undefined: as long as the gateway says. */
+export const POLL_SECONDS = number('POLL_SECONDS', profile.pollSeconds);
+
+/** k6's options for a script that is called `script` and measures these routes. */
+export function options(script, measures = [script]) {
+  return {
+    scenarios: { [script]: scenarioOf(script) },
+    thresholds: thresholds(script, measures),
+    // No option of k6, but shown by `k6 inspect`: who is to be made ready, see people.js.
+    ext: { frontrow: peopleOf(script) },
+    summaryTrendStats: ['avg', 'min', 'med', 'max', 'p(90)', 'p(95)', 'p(99)'],
+    // The fewest tags that the report needs: each costs k6 time, on a machine that is shared.
+    systemTags: ['name', 'status', 'expected_response', 'error_code'],
+    setupTimeout: '300s',
+    teardownTimeout: '120s',
+    batch: 32,
+    batchPerHost: 32,
+  };
+}
+
+function scenarioOf(script) {
+  const scenario = profile[script === 'journey' ? 'journey' : 'route'];
+  if (!scenario || !(profile.only ?? [script]).includes(script)) {
+    throw new Error(`the profile ${name} is for ${profile.only.join(', ')}, not for ${script}`);
+  }
+  // What has begun is finished, unless it hangs.
+  const changed = { gracefulStop: '60s', ...scenario };
+  for (const [variable, [key, read]] of Object.entries(CHANGES)) {
+    if (!text(variable, '')) continue;
+    if (!(key in scenario)) throw new Error(`${variable} changes nothing in the profile ${name}`);
+    changed[key] = read(variable);
+  }
+  if (scenario.executor === 'ramping-vus') {
+    changed.startVUs = 0;
+    changed.gracefulRampDown = '10m'; // at most: gracefulStop ends it
+  }
+  return changed;
+}
+
+const DURATION = /^([\d.]+(ms|s|m|h))+$/;
+
+// Variable -> which option of k6 it changes, and how it is read.
+const CHANGES = {
+  STAGES: ['stages', (variable) => text(variable).split(',').map(stageOf)],
+  VUS: ['vus', whole],
+  RATE: ['rate', whole],
+  DURATION: ['duration', lasting],
+  PREALLOCATED_VUS: ['preAllocatedVUs', whole],
+};
+
+function whole(variable) {
+  const value = number(variable);
+  if (Number.isInteger(value) && value > 0) return value;
+  throw new Error(`${variable} must be a whole number from 1 up, not ${value}`);
+}
+
+function lasting(variable) {
+  const value = text(variable);
+  if (DURATION.test(value)) return value;
+  throw new Error(`${variable} must look like 90s or 1h30m, not ${value}`);
+}
+
+function stageOf(part) {
+  const [duration, target] = part.split(':');
+  if (!DURATION.test(duration) || !/^\d+$/.test(target ?? '')) {
+    throw new Error('STAGES must look like 15s:50,15s:150,15s:0');
+  }
+  return { duration, target: Number(target) };
+}
+
+function thresholds(script, measures) {
+  const failed = [`rate<${MAX_FAILED}`];
+  const limits = {
+    'http_req_duration{phase:run}': [
+      `avg<${number('MAX_AVG_MS', profile.maxAvgMs ?? 50)}`,
+      `p(99)<${number('MAX_P99_MS', profile.maxP99Ms ?? 200)}`,
+    ],
+    'http_req_failed{phase:run}': failed,
+    'wrong_replies{phase:run}': failed,
+    // Who cannot be made ready makes no request, which must not pass for a good one.
+    'wrong_replies{phase:prepare}': ['rate==0'],
+    dropped_iterations: ['count==0'],
+    ...profile.limits,
+  };
+  for (const route of measures) {
+    // A limit on what never happened holds, says k6: so it must have happened.
+    limits[`http_reqs{phase:run,name:${route}}`] = ['count>0'];
+    // Without limits of their own: so that the summary tells each route apart.
+    limits[`http_req_duration{phase:run,name:${route}}`] = [];
+    limits[`wrong_replies{phase:run,name:${route}}`] = [];
+  }
+  if (script === 'reserve') limits['seats_won{phase:run}'] = ['count>0'];
+  if (script === 'journey') {
+    // Everybody who arrives buys (of whom k6 leaves out the last one); how many turns users take
+    // depends on how long they wait.
+    const arrive = isOpen(script) ? maxIterations(script) - 1 : 0;
+    const least = Math.max(1, Math.floor((1 - MAX_FAILED) * arrive));
+    limits.journeys_bought = [`count>=${least}`];
+    limits.journeys_failed = failed;
+  }
+  if (profile.hotSchedule) limits.seats_won = [`count==${number('SEATS', 150)}`];
+  return limits;
+}
+
+/** Whether people arrive however many are there already. */
+function isOpen(script) {
+  return scenarioOf(script).executor.endsWith('arrival-rate');
+}
+
+/** The most users that are there at once. */
+export function maxUsers(script) {
+  const { stages, vus, preAllocatedVUs } = scenarioOf(script);
+  return preAllocatedVUs ?? vus ?? Math.max(...stages.map((stage) => stage.target));
+}
+
+/** At least as many iterations as there will be in all, if none is faster than its pause; of an
+ * open model as many as arrive. */
+export function maxIterations(script) {
+  const { stages, vus, rate, duration } = scenarioOf(script);
+  if (vus) return Math.ceil(vus * turns(seconds(duration))) + vus;
+  if (!stages) return Math.ceil(rate * seconds(duration));
+  let before = 0;
+  let sum = 0;
+  for (const stage of stages) {
+    sum += ((before + stage.target) / 2) * seconds(stage.duration);
+    before = stage.target;
+  }
+  return Math.ceil(isOpen(script) ? sum : turns(sum) + maxUsers(script));
+}
+
+function turns(time) {
+  return time / THINK_SECONDS;
+}
+
+/** Seconds after the start at which k6 ends an iteration that is still under way. */
+export function lastSecond(script) {
+  const { stages, duration, gracefulStop } = scenarioOf(script);
+  const each = stages ? stages.map((stage) => stage.duration) : [duration];
+  return [...each, gracefulStop].reduce((sum, part) => sum + seconds(part), 0);
+}
+
+// What a person takes in the memory of a virtual user.
+const BYTES_EACH = 400;
+const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
+
+/** Who is to be made ready before the script: {people: how many, holds: whether each holds a seat,
+ * in_setup: whether setup() can hand them out}. k6 copies what setup() returns to every virtual
+ * user, which takes memory and, while users come, processor time. */
+export function peopleOf(script) {
+  const holds = script === 'pay';
+  const people = ALONE.includes(script) ? 0 : holds ? maxIterations(script) : maxUsers(script);
+  return { people, holds, in_setup: people * BYTES_EACH * maxUsers(script) <= PREPARED_BYTES };
+}
+
+function seconds(duration) {
+  const units = { ms: 0.001, s: 1, m: 60, h: 3600 };
+  const parts = [...duration.matchAll(/([\d.]+)(ms|s|m|h)/g)];
+  return parts.reduce((sum, [, value, unit]) => sum + Number(value) * units[unit], 0);
+}

@@ -1,0 +1,154 @@
+"""The set-up script on machines that lack things, played by a PATH of a few commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+# What the script needs before it can decide anything.
+COMMANDS = ["bash", "cat", "cut", "dirname", "env", "flock", "head", "id", "java", "mkdir", "sed"]
+COMMANDS += ["python3", "sha256sum", "tail", "tee"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A fresh clone, as far as the script looks at it."""
+    for name in ("harness/bootstrap.sh", "deploy/config/kafka/pom.xml", "requirements.lock"):
+        copy = tmp_path / "tree" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, copy)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in COMMANDS:
+        (commands / name).symlink_to(shutil.which(name) or pytest.skip(f"no {name} here"))
+    return tmp_path / "tree"
+
+
+def command(tree: Path, name: str, script: str) -> None:
+    path = tree.parent / "bin" / name
+    path.unlink(missing_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def sudo(tree: Path, script: str) -> Path:
+    """Plays sudo, for a user who is not root; returns the file that gets what it was asked for."""
+    asked = tree.parent / "asked"
+    command(tree, "id", "echo 1000")
+    command(tree, "apt-get", "exit 1")
+    for name in ("update-rc.d", "systemctl"):
+        command(tree, name, f"echo {name} was called without sudo; exit 1")
+    # The last line is for machines that have a policy-rc.d of their own: it forbids starting.
+    command(
+        tree,
+        "sudo",
+        f"""
+        echo "$*" >> {asked}
+        case "$*" in
+            {script}
+            *policy-rc.d\\ redis-server\\ start) exit 101 ;;
+            *tee\\ *) cat >/dev/null ;;
+        esac
+        """,
+    )
+    return asked
+
+
+def bootstrap(tree: Path, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [tree / "harness/bootstrap.sh", "run"],
+        env={"PATH": str(tree.parent / "bin")},
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_without_root_or_sudo_it_says_what_to_install(tree: Path) -> None:
+    command(tree, "apt-get", "echo apt-get was called; exit 1")
+    command(tree, "id", "echo 1000")
+    done = bootstrap(tree)
+    assert done.returncode == 2
+    assert "redis-server" in done.stderr
+    assert "maven" in done.stderr
+    assert "make up" in done.stderr
+    assert "apt-get was called" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [("exit 100", 2), ("kill -TERM $PPID", 130), ("kill -INT $PPID; kill -INT $$", 130)],
+    ids=["apt-failed", "terminated", "interrupted"],
+)
+def test_redis_is_kept_from_booting_however_the_installation_ends(
+    tree: Path, ends: str, status: int
+) -> None:
+    asked = sudo(tree, f"*apt-get\\ install*) {ends} ;;")
+    assert bootstrap(tree).returncode == status
+    steps = asked.read_text().splitlines()
+    installed = next(i for i, step in enumerate(steps) if "apt-get install" in step)
+    for step in (
+        "-n update-rc.d redis-server disable",
+        "-n systemctl disable redis-server.service",
+    ):
+        assert steps.index(step) > installed
+    put = [step for step in steps if "tee /usr/sbin/policy-rc.d" in step]
+    assert steps.count("-n rm -f /usr/sbin/policy-rc.d") == len(put)
+
+
+NO_PASSWORD_NO_SUDO = "-n\\ true) exit 1 ;;"
+
+
+def test_without_a_terminal_nobody_is_asked_for_a_password(tree: Path) -> None:
+    asked = sudo(tree, NO_PASSWORD_NO_SUDO)
+    done = bootstrap(tree)
+    assert done.returncode == 2
+    assert "neither root nor sudo is at hand" in done.stderr
+    assert asked.read_text().splitlines() == ["-n true"]
+
+
+@pytest.mark.parametrize("may", [True, False], ids=["a-sudoer", "no-sudoer"])
+def test_on_a_terminal_sudo_asks_for_the_password(tree: Path, may: bool) -> None:
+    asked = sudo(tree, f"{NO_PASSWORD_NO_SUDO} -v) exit {0 if may else 1} ;;")
+    keyboard, terminal = os.openpty()
+    try:
+        done = bootstrap(tree, stdin=terminal)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert "sudo may ask for your password" in done.stdout
+    steps = asked.read_text().splitlines()
+    assert steps[:2] == ["-n true", "-v"]
+    if may:
+        assert any(step.startswith("env ") and "apt-get install" in step for step in steps)
+    else:
+        assert done.returncode == 2
+        assert "neither root nor sudo is at hand" in done.stderr
+        assert len(steps) == 2
+
+
+def test_without_apt_it_says_what_is_lacking(tree: Path) -> None:
+    done = bootstrap(tree)
+    assert done.returncode == 2
+    assert "no apt-get" in done.stderr
+    assert "redis-server" in done.stderr
+
+
+def test_an_old_java_is_not_taken(tree: Path) -> None:
+    command(tree, "java", """echo 'openjdk version "11.0.2" 2019-01-15' >&2""")
+    assert "openjdk-17-jre-headless" in bootstrap(tree).stderr
+
+
+def test_an_unknown_word_is_refused(tree: Path) -> None:
+    done = subprocess.run(
+        [tree / "harness/bootstrap.sh", "dance"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "usage" in done.stderr

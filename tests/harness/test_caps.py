@@ -1,0 +1,82 @@
+"""The files of deploy/caps add up to their names, and compose.yml finds what it asks for."""
+
+import re
+
+import pytest
+
+from harness.containers.settings import (
+    CAPS,
+    PROGRAMS,
+    REPOSITORY,
+    Settings,
+    placeholders,
+    read_caps,
+)
+
+COMPOSE = (REPOSITORY / "deploy" / "compose.yml").read_text()
+CONTAINERS = tuple(name.upper() for name in (*PROGRAMS, "mariadb", "redis", "kafka"))
+# MB in use under the journey, as measured in docs/adr/0021-hard-caps-that-add-up.md; a gateway has
+# as much for each of its workers.
+USED_MB = {"QUEUE": 58, "CONCERT": 71, "RESERVATION": 73, "PAYMENT": 66}
+GATEWAY_WORKER_USED_MB = 168
+HEADROOM = 1.25
+
+names = sorted(file.stem for file in CAPS.glob("*.env"))
+each_cap = pytest.mark.parametrize("name", names)
+
+
+def test_there_are_those_that_are_promised() -> None:
+    assert {"2c4g", "6c8g"} <= set(names)
+
+
+@each_cap
+def test_a_cap_is_the_total_of_all_containers(name: str) -> None:
+    caps = read_caps(name)
+    match = re.fullmatch(r"(\d+)c(\d+)g", name)
+    assert match, "the name tells the total: cores, and GiB"
+    assert sum(caps[f"{each}_CPUS"] for each in CONTAINERS) == pytest.approx(int(match[1]))
+    assert sum(caps[f"{each}_MB"] for each in CONTAINERS) == int(match[2]) * 1024
+
+
+@each_cap
+def test_what_the_servers_keep_in_memory_fits_into_their_containers(name: str) -> None:
+    caps = read_caps(name)
+    assert caps["MARIADB_BUFFER_POOL_MB"] <= 0.7 * caps["MARIADB_MB"]
+    assert caps["KAFKA_HEAP_MB"] <= 0.6 * caps["KAFKA_MB"]
+    # Rewriting the append-only file forks: pages that change meanwhile are there twice.
+    assert caps["REDIS_MAXMEMORY_MB"] <= 0.5 * caps["REDIS_MB"]
+
+
+@each_cap
+def test_at_the_largest_scale_each_program_has_the_memory_that_it_uses(name: str) -> None:
+    caps = read_caps(name)
+    used = {**USED_MB, "GATEWAY": GATEWAY_WORKER_USED_MB * caps["GATEWAY_WORKERS"]}
+    for program, megabytes in used.items():
+        share = caps[f"{program}_MB"] // caps["SCALE_MAX"]
+        assert share >= megabytes * HEADROOM, program
+
+
+@each_cap
+def test_at_the_largest_scale_mariadb_takes_the_connections_of_every_program(name: str) -> None:
+    caps = read_caps(name)
+    # payment_service has a second pool, for the sandbox provider's book.
+    payment = 2 * caps["PAYMENT_MYSQL_CONNECTIONS"]
+    others = [caps[f"{each}_MYSQL_CONNECTIONS"] for each in ("CONCERT", "RESERVATION")]
+    # While a new version is rolled out there are twice as many of one kind; some are for people.
+    most = caps["SCALE_MAX"] * (sum(others) + payment + max(*others, payment)) + 10
+    assert most <= caps["MARIADB_MAX_CONNECTIONS"]
+
+
+@each_cap
+@pytest.mark.parametrize("scale", [1, 2])
+def test_however_many_there_are_they_share_the_total(name: str, scale: int) -> None:
+    caps, told = read_caps(name), Settings(CAP=name, SCALE=str(scale)).variables()
+    for program in (each.upper() for each in PROGRAMS):
+        assert scale * float(told[f"{program}_CPUS"]) == pytest.approx(caps[f"{program}_CPUS"])
+        assert scale * int(told[f"{program}_MB"]) == caps[f"{program}_MB"]
+
+
+def test_compose_is_told_all_that_it_asks_for_and_nothing_else() -> None:
+    asked = set(re.findall(r"(?<!\$)\$\{(\w+):?\?\}", COMPOSE))
+    assert "${" not in re.sub(r"\$\{\w+:?\?\}", "", COMPOSE), "a default belongs to Settings"
+    assert set(placeholders()) == asked

@@ -1,0 +1,124 @@
+"""backup and restore: what is written is whole, and what is read is looked at first."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from harness.containers.settings import PROGRAMS
+from tests.harness.conftest import Operator
+from tests.harness.fake_docker import DUMP
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "frontrow.sql.gz"
+    file.write_bytes(gzip.compress(DUMP))
+    return file
+
+
+def test_a_backup_is_the_whole_dump_and_for_its_owner_alone(
+    operator: Operator, tmp_path: Path
+) -> None:
+    operator.run("up", PORT=operator.port)
+    file = tmp_path / "mine.sql.gz"
+    assert str(file) in operator.run("backup", str(file))
+    assert gzip.decompress(file.read_bytes()) == DUMP
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_backup_that_fails_leaves_nothing(operator: Operator, tmp_path: Path, away: bool) -> None:
+    operator.run("up", PORT=operator.port)
+    file = tmp_path / "mine.sql.gz"
+    if away:
+        operator.docker.of("mariadb")[0].running = False
+        assert "no container of mariadb runs" in operator.refused("backup", str(file))
+    else:
+        operator.docker.dump = DUMP[:-50]
+        assert "no whole dump" in operator.refused("backup", str(file))
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_backup_does_not_replace_another(operator: Operator, file: Path) -> None:
+    operator.run("up", PORT=operator.port)
+    before = file.read_bytes()
+    said = operator.refused("backup", str(file))
+    assert f"{file} is there already: choose another FILE, or delete it." in said
+    assert file.read_bytes() == before
+    assert sorted(each.name for each in file.parent.iterdir()) == [file.name, "state"]
+
+
+def test_a_file_must_be_named_and_be_there(operator: Operator, tmp_path: Path) -> None:
+    operator.run("up", PORT=operator.port)
+    assert "name the file: make backup" in operator.refused("backup", "")
+    assert "name the file: make restore" in operator.refused("restore")
+    assert "No such file" in operator.refused("backup", str(tmp_path / "no" / "x"))
+
+
+def test_a_restore_without_a_file_changes_nothing(operator: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    said = operator.refused("restore", str(file), PORT=operator.port)
+    assert f"No such file or directory: {file}; nothing was changed." in said
+    assert operator.docker.log == []
+    assert not operator.state.exists()
+
+
+def test_no_program_runs_until_the_data_is_whole(operator: Operator, file: Path) -> None:
+    operator.run("up", PORT=operator.port)
+    begun = len(operator.docker.log)
+    operator.run("restore", str(file))
+    assert operator.docker.data == DUMP
+    assert operator.docker.log[begun:] == [
+        "build",
+        f"stop {' '.join(PROGRAMS)} migrate seed",
+        "up mariadb kafka",
+        "import",
+        "ALTER TABLE reservation.reservation AUTO_INCREMENT = 1000007",
+        "ALTER TABLE payment.payment AUTO_INCREMENT = 1000007",
+        "run migrate",
+        "run payment python -m payment_service.announce_again",
+        "up",
+    ]
+    assert all(operator.docker.running()[name] == 1 for name in PROGRAMS)
+
+
+def test_on_an_empty_machine_no_gateway_opens_before_the_data_is_there(
+    operator: Operator, file: Path
+) -> None:
+    operator.docker.failing = "run migrate"
+    operator.refused("restore", str(file), PORT=operator.port)
+    assert dict(operator.docker.running()) == {"mariadb": 1, "kafka": 1}
+    # Nor by another way.
+    assert "a restore broke off" in operator.refused("up")
+    assert "a restore broke off" in operator.refused("roll")
+    operator.docker.failing = None
+    operator.run("restore", str(file))
+    assert operator.docker.running()["gateway"] == 1
+    operator.run("up")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no whole dump"),
+        (gzip.compress(b""), "no whole dump"),
+        (b"\x1f\x8b\x08", "no whole gzip file"),
+        (gzip.compress(DUMP)[:-9], "no whole gzip file"),
+        (DUMP, "no whole gzip file"),
+        (gzip.compress(b"hello\n" * 10), "no whole dump"),
+        (gzip.compress(DUMP[:-50]), "no whole dump"),
+        (gzip.compress(DUMP.replace(b"`concert`", b"`mysql`")), "and no other"),
+        (gzip.compress(DUMP.replace(b"-- Current Database: `concert`\n", b"")), "and no other"),
+    ],
+)
+def test_another_file_changes_nothing(
+    operator: Operator, tmp_path: Path, content: bytes, says: str
+) -> None:
+    operator.run("up", PORT=operator.port)
+    begun = len(operator.docker.log)
+    file = tmp_path / "other.gz"
+    file.write_bytes(content)
+    assert says in operator.refused("restore", str(file))
+    assert operator.docker.log[begun:] == []
+    assert operator.docker.running()["gateway"] == 1

@@ -1,0 +1,150 @@
+"""roll: a new version beside the old one, whatever happens on the way."""
+
+import pytest
+
+from harness.containers.settings import PROGRAMS
+from tests.harness.conftest import Operator
+from tests.harness.fake_docker import FakeEngine
+
+ALL = {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
+
+
+@pytest.fixture
+def pair(operator: Operator) -> Operator:
+    """Two of each."""
+    operator.run("up", PORT=operator.port, SCALE="2")
+    operator.docker.watch()
+    return operator
+
+
+def images(operator: Operator) -> set[int]:
+    return {each.image for name in PROGRAMS for each in operator.docker.of(name)}
+
+
+def test_it_replaces_each_program_and_no_server(pair: Operator) -> None:
+    servers = {each.id for name in ("mariadb", "redis", "kafka") for each in pair.docker.of(name)}
+    pair.run("roll")
+    assert pair.docker.running() == ALL
+    assert images(pair) == {2}
+    assert servers <= {each.id for each in pair.docker.containers}
+    # As many as before at any time, but for the gateways, which have a port each.
+    assert pair.docker.fewest == {**dict.fromkeys(PROGRAMS, 2), "gateway": 1}
+
+
+def test_it_ends_with_where_it_serves(pair: Operator) -> None:
+    last = pair.run("roll").splitlines()[-1]
+    second = int(pair.port) + 1
+    assert last == f"Serving on http://127.0.0.1:{pair.port} http://127.0.0.1:{second}"
+
+
+def test_nothing_is_replaced_if_the_migration_fails(pair: Operator) -> None:
+    pair.docker.failing = "run migrate"
+    assert "migration failed" in pair.refused("roll")
+    assert images(pair) == {1}
+
+
+@pytest.mark.parametrize("sick", PROGRAMS)
+def test_a_sick_new_version_goes_and_the_old_one_goes_on(pair: Operator, sick: str) -> None:
+    pair.docker.sick = {(sick, 2)}
+    said = pair.refused("roll")
+    assert f"the new {sick} does not become healthy" in said
+    assert "ImportError" in said
+    assert pair.docker.running() == ALL
+    assert {each.image for each in pair.docker.of(sick)} == {1}
+    assert all(pair.docker.fewest[name] >= 1 for name in PROGRAMS)
+    # The way back, and the way on: the next build is well.
+    pair.run("roll")
+    assert pair.docker.running() == ALL
+    assert images(pair) == {3}
+
+
+def test_one_that_dies_again_and_again_is_sick(
+    pair: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = pair.docker.create
+
+    def dying(service: str, *arguments: object, **more: object) -> object:
+        made = create(service, *arguments, **more)  # type: ignore[arg-type]
+        if service == "payment":
+            made.running, made.health, made.deaths = False, "starting", 3
+        return made
+
+    monkeypatch.setattr(pair.docker, "create", dying)
+    assert "the new payment does not become healthy" in pair.refused("roll")
+    assert pair.docker.running() == ALL
+
+
+def test_with_one_gateway_a_sick_version_is_found_before_the_old_one_goes(
+    operator: Operator,
+) -> None:
+    operator.run("up", PORT=operator.port)
+    operator.docker.watch()
+    operator.docker.sick = {("gateway", 2)}
+    operator.refused("roll")
+    assert operator.docker.fewest == dict.fromkeys(PROGRAMS, 1)
+
+
+def test_wherever_it_is_interrupted_it_can_be_run_again(pair: Operator) -> None:
+    begun = len(pair.docker.log)
+    pair.run("roll")
+    changes = len(pair.docker.log) - begun
+    assert changes > 20
+    for patience in range(changes):
+        pair.docker.patience = patience
+        pair.interrupted("roll")
+        pair.docker.patience = None
+        pair.run("roll")
+        assert pair.docker.running() == ALL, f"interrupted after {patience} changes"
+        assert images(pair) == {pair.docker.image}
+        ports = sorted(str(each.port) for each in pair.docker.of("gateway"))
+        assert ports == [pair.port, str(int(pair.port) + 1)]
+    assert pair.docker.fewest == {**dict.fromkeys(PROGRAMS, 2), "gateway": 1}
+
+
+def test_it_replaces_those_that_do_not_run_too(pair: Operator) -> None:
+    for name in PROGRAMS:
+        pair.docker.of(name)[0].running = False
+        pair.docker.of(name)[0].port = None
+    pair.run("roll")
+    assert pair.docker.running() == ALL
+    assert images(pair) == {2}
+    assert all(pair.docker.fewest[name] >= 1 for name in PROGRAMS)
+
+
+@pytest.mark.parametrize(("before", "after"), [("1", "2"), ("2", "1")])
+def test_it_may_change_how_many_there_are(operator: Operator, before: str, after: str) -> None:
+    operator.run("up", PORT=operator.port, SCALE=before)
+    operator.run("roll", SCALE=after)
+    assert {name: operator.docker.running()[name] for name in PROGRAMS} == dict.fromkeys(
+        PROGRAMS, int(after)
+    )
+    assert images(operator) == {2}
+
+
+def test_fewer_gateways_take_the_first_ports(pair: Operator) -> None:
+    first, second = pair.docker.of("gateway")
+    first.port, second.port = second.port, first.port
+    pair.run("roll", SCALE="1")
+    assert pair.one("gateway").port == pair.port
+    assert pair.docker.fewest["queue"] == 1
+
+
+def test_nothing_goes_if_compose_makes_nothing_new(
+    pair: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "_up", lambda *_: None)
+    assert "not 2 but 0 new ones of concert" in pair.refused("roll")
+    assert pair.docker.running() == ALL
+
+
+def test_another_cap_needs_up(pair: Operator) -> None:
+    assert "CAP=6c8g needs make up" in pair.refused("roll", CAP="6c8g")
+    assert images(pair) == {1}
+
+
+def test_without_mariadb_nothing_is_touched(pair: Operator) -> None:
+    pair.docker.of("mariadb")[0].running = False
+    assert "no container of mariadb runs" in pair.refused("roll")
+    assert images(pair) == {1}
+    # Nor is there a new image.
+    assert pair.docker.image == 1

@@ -1,0 +1,230 @@
+"""What an operator asks of containers: checked, remembered, and asked only once."""
+
+import ast
+import fcntl
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness.containers import settings, start
+from harness.containers.settings import REPOSITORY
+from tests.harness.conftest import Operator
+
+LIVE = {
+    "CAP": "6c8g",
+    "SCALE": "2",
+    "SEED": "none",
+    "FRONTROW_BIND": "127.0.0.2",
+    "FRONTROW_VERSION": "7.1",
+    "PAYMENT_PROVIDER": "http",
+    "PAYMENT_HTTP_BASE_URL": "https://psp.example/v1?a='b'",
+    "PAYMENT_HTTP_API_KEY": "'sk-$live' ü",
+    "QUEUE_CAPACITY": "800",
+}
+
+
+@pytest.mark.parametrize("later", ["up", "roll", "restore"])
+def test_a_later_command_in_a_clean_shell_goes_by_what_up_was_told(
+    operator: Operator, tmp_path: Path, later: str
+) -> None:
+    operator.run("up", PORT=operator.port, **LIVE)
+    file = str(tmp_path / "a.sql.gz")
+    operator.run("backup", file)
+    operator.run(later, *([file] if later == "restore" else []))
+    for service in ("gateway", "payment"):
+        assert len(operator.docker.of(service)) == 2
+    ports = {each.port for each in operator.docker.of("gateway")}
+    assert ports == {operator.port, str(int(operator.port) + 1)}
+    told = operator.docker.of("payment")[0].variables
+    for name, value in LIVE.items():
+        if name not in ("CAP", "SCALE"):
+            assert told[name] == value
+    assert told["MARIADB_MB"] == "3072"
+    assert told["PAYMENT_MB"] == "192"
+
+
+def test_what_is_given_wins_and_is_remembered(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port, QUEUE_CAPACITY="800", SEED="small")
+    operator.run("roll", FRONTROW_VERSION="2", SCALE="2")
+    assert {each.variables["FRONTROW_VERSION"] for each in operator.docker.of("queue")} == {"2"}
+    operator.run("up", SEED="none")
+    told = operator.docker.of("queue")[0].variables
+    assert (told["SEED"], told["QUEUE_CAPACITY"], told["FRONTROW_VERSION"]) == ("none", "800", "2")
+    assert operator.docker.running()["queue"] == 2
+
+
+def test_an_empty_variable_counts_as_not_given(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port, SCALE="2")
+    operator.run("up", PORT="", SCALE="", CAP="")
+    assert operator.docker.running()["gateway"] == 2
+
+
+def test_what_was_refused_is_not_remembered(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port)
+    operator.refused("up", SEED="smal")
+    operator.docker.failing = "run migrate"
+    operator.refused("roll", SEED="small")
+    operator.docker.failing = None
+    operator.run("up")
+    assert operator.one("queue").variables["SEED"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"CAP": "1c1g"}, "CAP must be 2c4g or 6c8g, not '1c1g'."),
+        ({"CAP": "../caps/2c4g"}, "CAP must be 2c4g or 6c8g"),
+        ({"SCALE": "0"}, "SCALE must be 1 to 2 with CAP=2c4g, not '0'."),
+        ({"SCALE": "3"}, "SCALE must be 1 to 2"),
+        ({"SCALE": "two"}, "SCALE must be 1 to 2"),
+        ({"SEED": "smal"}, "SEED must be full, small or none, not 'smal'."),
+        ({"SEED": "$(touch x)"}, "SEED must be full"),
+        ({"PORT": "abc"}, "PORT must be a port, 1 to 65535, not 'abc'."),
+        ({"PORT": "99999"}, "PORT must be a port"),
+        ({"PORT": "65535", "SCALE": "2"}, "PORT must be a port, 1 to 65534"),
+        ({"FRONTROW_BIND": "localhost"}, "FRONTROW_BIND must be an IPv4 address"),
+        ({"FRONTROW_BIND": "192.0.2.1"}, "192.0.2.1 is no address of this machine."),
+        ({"FRONTROW_VERSION": "a b"}, "FRONTROW_VERSION must be the tag of an image"),
+        ({"PAYMENT_PROVIDER": "paypal"}, "PAYMENT_PROVIDER must be sandbox or http"),
+        ({"PAYMENT_PROVIDER": "http"}, "PAYMENT_HTTP_BASE_URL must be where the provider is"),
+        ({"PAYMENT_HTTP_BASE_URL": "ftp://x"}, "PAYMENT_HTTP_BASE_URL must be where"),
+        ({"QUEUE_CAPACITY": "-1"}, "QUEUE_CAPACITY must be 0 or more, not '-1'."),
+        ({"QUEUE_CAPACITY": "1\nSEED=none"}, "QUEUE_CAPACITY must be one line of text"),
+        ({"PROJECT": "a/b"}, "PROJECT must be small letters, digits, _ and -"),
+        ({"PROJECT": "Front"}, "PROJECT must be small letters"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(
+    operator: Operator, given: dict[str, str], says: str
+) -> None:
+    assert says in operator.refused("up", **given)
+    assert not operator.state.exists() or not list(operator.state.glob("*.settings"))
+    assert not operator.docker.containers
+
+
+def test_a_key_is_in_the_file_of_secrets_alone_and_not_shown(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port, PAYMENT_HTTP_API_KEY="sk-1")
+    assert "sk-1" not in (operator.state / "frontrow.settings").read_text()
+    assert "sk-1" in (operator.state / "frontrow.env").read_text()
+    assert (operator.state / "frontrow.env").stat().st_mode & 0o777 == 0o600
+    assert "sk-2" not in operator.refused("up", PAYMENT_HTTP_API_KEY="sk-2\n")
+
+
+def test_a_taken_port_is_refused(operator: Operator) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        assert f"port {port} is taken" in operator.refused("up", PORT=port)
+
+
+def test_what_the_servers_could_not_read_is_refused(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mariadb" / "start.sh"
+    file.parent.mkdir(mode=0o755)
+    file.touch(mode=0o644)
+    monkeypatch.setattr(start, "MOUNTS", (file.parent,))
+    operator.run("up", PORT=operator.port)
+    file.chmod(0o600)
+    assert f"chmod -R a+rX {file.parent}" in operator.refused("up")
+
+
+def test_the_mounts_that_are_looked_at_are_those_of_compose() -> None:
+    compose = REPOSITORY / "deploy" / "compose.yml"
+    named = re.findall(r"\./([^:]+):/", compose.read_text())
+    assert sorted(compose.parent / name for name in named) == sorted(start.MOUNTS)
+
+
+def test_secrets_are_made_once(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port)
+    first = (operator.state / "frontrow.env").read_text()
+    operator.run("up")
+    assert (operator.state / "frontrow.env").read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (("MYSQL_PAYMENT_PASSWORD='", "MYSQL_PAYMENT_PASSWORD=''"), "must be letters and digits"),
+        (("REDIS_PASSWORD", "REDIS_PASSPHRASE"), "lacks REDIS_PASSWORD"),
+        (('{"k1"', "{k1"), "TOKEN_KEYS"),
+        (("KEY_ID='k1'", "KEY_ID='k2'"), "TOKEN_KEYS"),
+    ],
+)
+def test_secrets_that_somebody_broke_are_refused(
+    operator: Operator, damage: tuple[str, str], says: str
+) -> None:
+    operator.run("up", PORT=operator.port)
+    file = operator.state / "frontrow.env"
+    file.write_text(file.read_text().replace(*damage))
+    assert says in operator.refused("roll")
+
+
+def test_what_needs_a_start_before_it_says_so(operator: Operator) -> None:
+    assert "begin with make up" in operator.refused("roll")
+    assert "begin with make up" in operator.refused("compose", "ps")
+    assert "no container of queue runs" in operator.refused("exec", "queue", "true")
+
+
+@pytest.mark.parametrize("line", ["CAP='9c9g'", "PORT='$(touch x)'", "}{", "SCALE=${SCALE:-1}"])
+def test_what_is_remembered_and_became_wrong_does_not_stop_down(
+    operator: Operator, line: str
+) -> None:
+    operator.run("up", PORT=operator.port)
+    file = operator.state / "frontrow.settings"
+    file.write_text(f"{file.read_text()}{line}\n")
+    if "=" in line:
+        assert "frontrow.settings remembers" in operator.refused("up")
+    operator.run("down", DATA="delete")
+    assert not operator.docker.containers
+    assert not file.exists()
+    assert not (operator.state / "frontrow.env").exists()
+
+
+def test_down_keeps_data_and_settings_unless_told_otherwise(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port, SCALE="2")
+    assert "DATA must be keep or delete" in operator.refused("down", DATA="Delete")
+    assert operator.docker.containers
+    operator.run("down")
+    operator.run("up")
+    assert operator.docker.running()["gateway"] == 2
+
+
+def test_compose_and_exec_go_on_as_what_they_name(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port)
+    operator.run("compose", "logs", "--follow", "payment")
+    assert (
+        operator.docker.log[-1] == f"compose logs --follow payment {operator.port}-{operator.port}"
+    )
+    operator.run("roll")
+    operator.run("exec", "queue", "python", "-m", "queue_service.admin", "capacity", "800")
+    assert operator.docker.log[-1] == "exec queue_2 python -m queue_service.admin capacity 800"
+
+
+def test_two_commands_at_once_do_not_mix(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port)
+    with (operator.state / "frontrow.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "at work" in operator.refused("roll")
+
+
+def test_a_cap_of_ones_own_must_be_complete(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    caps = tmp_path / "caps"
+    shutil.copytree(settings.CAPS, caps)
+    monkeypatch.setattr(settings, "CAPS", caps)
+    example = (caps / "2c4g.env").read_text()
+    (caps / "mine.env").write_text(example.replace("REDIS_MB=", "REDIS_MIB="))
+    assert "which differ in REDIS_MB, REDIS_MIB" in operator.refused("up", CAP="mine")
+    (caps / "mine.env").write_text(example.replace("REDIS_MB=704", "REDIS_MB=lots"))
+    assert "NAME=number, not 'REDIS_MB=lots'" in operator.refused("up", CAP="mine")
+
+
+def test_it_runs_on_python_3_9() -> None:
+    for file in sorted((REPOSITORY / "harness" / "containers").glob("*.py")):
+        ast.parse(file.read_text(), feature_version=(3, 9))

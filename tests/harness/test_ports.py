@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import dataclasses
+import socket
+
+import pytest
+
+from harness.local import Ports, StackError
+from harness.local.ports import free_ports, is_free
+
+
+def test_a_taken_port_is_named_with_its_purpose_and_the_mend() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        ports = dataclasses.replace(Ports.free(), mariadb=taken)
+        with pytest.raises(
+            StackError, match=rf"Port {taken} \(for mariadb\).*FRONTROW_MARIADB_PORT"
+        ):
+            ports.require_free()
+
+
+def test_all_taken_ports_are_named_at_once() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for taken in (one, other):
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+        first, second = one.getsockname()[1], other.getsockname()[1]
+        ports = dataclasses.replace(Ports.free(), redis=first, queue=second)
+        with pytest.raises(StackError, match=rf"{second} \(for queue\), {first} \(for redis\)"):
+            ports.require_free()
+
+
+def test_a_port_on_all_addresses_counts_as_taken() -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        assert not is_free(other.getsockname()[1])
+
+
+def test_one_port_for_two_purposes_is_refused() -> None:
+    ports = Ports.free()
+    with pytest.raises(StackError, match="is set for both"):
+        dataclasses.replace(ports, redis=ports.gateway).require_free()
+
+
+def test_ports_come_from_the_environment() -> None:
+    ports = Ports.from_environ(
+        {"FRONTROW_REDIS_PORT": "7000", "QUEUE_LISTEN": "0.0.0.0:7001", "FRONTROW_KAFKA_PORT": ""}
+    )
+    assert (ports.redis, ports.queue, ports.kafka) == (7000, 7001, Ports().kafka)
+
+
+def test_variables_of_other_servers_are_not_ours() -> None:
+    assert Ports.from_environ({"REDIS_LISTEN": "0.0.0.0:6379", "KAFKA_LISTEN": "x"}) == Ports()
+
+
+@pytest.mark.parametrize("value", ["x", "0", "65536", "-1", "127.0.0.1:"])
+def test_a_setting_that_is_no_port_is_refused_by_name(value: str) -> None:
+    with pytest.raises(StackError, match="GATEWAY_LISTEN"):
+        Ports.from_environ({"GATEWAY_LISTEN": value})
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(free_ports(50))) == 50
+
+
+def test_no_port_is_given_twice() -> None:
+    assert not set(free_ports(100)) & set(free_ports(100))

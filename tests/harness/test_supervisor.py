@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from rich.console import Console
+
+from harness.local import Process, Stack, StackError, supervisor
+from harness.local.supervisor import Watcher
+
+
+class Sleeper(Process):
+    def command(self, module: str | None) -> Sequence[str]:
+        return [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def probe(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
+    process = Sleeper(
+        "sleeper", log_path=tmp_path / "log", cwd=tmp_path, stopping=threading.Event()
+    )
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def watcher(sleeper: Sleeper, said: io.StringIO) -> Watcher:
+    stack = SimpleNamespace(processes=lambda: [sleeper])
+    return Watcher(cast(Stack, stack), Console(file=said, width=200))
+
+
+def crash(process: Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+
+
+def test_what_dies_is_told_and_started_again(
+    sleeper: Sleeper, watcher: Watcher, said: io.StringIO
+) -> None:
+    crash(sleeper)
+    deadline = time.monotonic() + 30
+    while "serves again" not in said.getvalue():
+        assert time.monotonic() < deadline
+        watcher.look_at(sleeper)
+        time.sleep(0.02)
+    assert "sleeper died (killed by SIGKILL; log: " in said.getvalue()
+    assert sleeper.running
+
+
+def test_what_was_stopped_on_purpose_stays_stopped(
+    sleeper: Sleeper, watcher: Watcher, said: io.StringIO
+) -> None:
+    sleeper.stop()
+    watcher.look_at(sleeper)
+    assert said.getvalue() == ""
+    assert not sleeper.running
+
+
+def test_what_keeps_dying_is_given_up(
+    sleeper: Sleeper, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
+    for _ in range(supervisor._MAX_DEATHS):
+        crash(sleeper)
+        watcher.look_at(sleeper)  # sees the death
+        watcher.look_at(sleeper)  # starts it again
+    crash(sleeper)
+    with pytest.raises(StackError, match="died 6 times"):
+        watcher.look_at(sleeper)
+
+
+def test_only_one_runs_from_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOCAL", tmp_path)
+    monkeypatch.setattr(supervisor, "_LOCK", tmp_path / "supervisor.lock")
+    (tmp_path / "supervisor.lock").write_text("1")  # left by one that was killed
+    assert supervisor.running_pid() is None
+    with supervisor._only_one():
+        assert supervisor.running_pid() == os.getpid()
+        with pytest.raises(StackError, match=f"running already \\(process {os.getpid()}\\)"):
+            supervisor.clean()
+    assert supervisor.running_pid() is None
+    assert supervisor.stop_running() == 0
