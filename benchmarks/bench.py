@@ -30,13 +30,13 @@ from benchmarks import bench_page
 from benchmarks.shop import Shop
 from benchmarks.wrk import CONNECTIONS, Request, Run, RunError, run
 from concert_service.seed import SCHEDULES_A_CONCERT
+from harness.errors import UserError
 from harness.local import Ports, Stack
 from harness.local.ports import HOST, free_ports
 from harness.local.process import Process
 from harness.local.programs import PYTHON
 from harness.local.servers import REPOSITORY
 from loadtests import command
-from loadtests.errors import CannotTest
 from loadtests.machine import Meter, describe, resident_megabytes
 
 #: concerts, schedules of each: what concert_service.seed makes.
@@ -308,7 +308,7 @@ def say(line: str) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Raises CannotTest for what cannot be measured."""
+    """Raises UserError for what cannot be measured."""
     parser = command.Parser("bench", __doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=3, help="of one run of wrk")
@@ -316,13 +316,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.rounds <= 20 or not 1 <= arguments.seconds <= 60:
-        raise CannotTest("--rounds must be 1 to 20 and --seconds 1 to 60.")
+        raise UserError("--rounds must be 1 to 20 and --seconds 1 to 60.")
     for name in (arguments.only or "").split(","):
         if name and name not in ROUTES:
-            raise CannotTest(f"--only knows {', '.join(ROUTES)}, not {name}.")
+            raise UserError(f"--only knows {', '.join(ROUTES)}, not {name}.")
     arguments.seed = os.environ.get("BENCH_SEED", "full")
     if arguments.seed not in SEEDS:
-        raise CannotTest(f"BENCH_SEED must be full or small, not {arguments.seed!r}.")
+        raise UserError(f"BENCH_SEED must be full or small, not {arguments.seed!r}.")
     return arguments
 
 

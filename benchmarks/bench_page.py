@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtests.errors import CannotTest
+from harness.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "performance.md"
@@ -30,7 +30,7 @@ _GROUPS = {
 }
 
 
-class PageError(CannotTest):
+class PageError(UserError):
     """The page cannot be made, said in one sentence."""
 
 

@@ -15,6 +15,7 @@ import grpc
 import psutil
 import redis
 
+from harness.errors import UserError
 from harness.local import Ports
 from harness.local.credentials import DATABASES, Credentials
 from harness.local.ports import HOST
@@ -22,7 +23,6 @@ from harness.local.programs import mysql_url
 from harness.local.supervisor import LOCAL
 from loadtests import containers, gateway, room
 from loadtests.containers import Container
-from loadtests.errors import CannotTest
 from loadtests.target import Target
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
@@ -43,7 +43,7 @@ def attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
     if _is_here(base_url):
         found = containers.find(urlsplit(base_url).port or 80)
     elif missing := [name for name in _SETTINGS if not environ.get(name)]:
-        raise CannotTest(
+        raise UserError(
             f"The gateway at {base_url} is on another machine: set {', '.join(missing)} to what is"
             " behind it."
         )
@@ -72,7 +72,7 @@ def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Contain
     first = {each.service: each for each in reversed(found)}
     missing = sorted({"mariadb", "redis", "kafka", "queue", *DATABASES} - first.keys())
     if missing:
-        raise CannotTest(f"No container runs of {', '.join(missing)}: see docker ps, and make up.")
+        raise UserError(f"No container runs of {', '.join(missing)}: see docker ps, and make up.")
 
     def at(service: str, port: int) -> str:
         network = "services" if service == "queue" else service
@@ -103,7 +103,7 @@ def _attached_to_settings(base_url: str, environ: Mapping[str, str], ports: Port
     for name in DATABASES:
         url = environ.get(f"{name.upper()}_MYSQL_URL")
         if not url and not secrets.exists():
-            raise CannotTest(
+            raise UserError(
                 f"The gateway at {base_url} was not started by make run here: set"
                 f" {', '.join(_SETTINGS)} to what is behind it."
             )
@@ -120,7 +120,7 @@ def _attached_to_settings(base_url: str, environ: Mapping[str, str], ports: Port
 
 
 def _require_same(target: Target) -> None:
-    """Raises CannotTest unless the gateway, queue_service and Redis are of one system: somebody
+    """Raises UserError unless the gateway, queue_service and Redis are of one system: somebody
     enters through the gateway, is found in Redis, and is gone from it after leaving through
     queue_service."""
     user = random.randint(1_000_000_000, 90_000_000_000)
@@ -136,7 +136,7 @@ def _require_same(target: Target) -> None:
         ):
             users = f"{{queue:{room.ROOM}}}:users"
             if connection.hget(users, str(user)) != str(claims["place"]).encode():
-                raise CannotTest(
+                raise UserError(
                     f"Whoever enters through {target.base_url} is not in the Redis that would be"
                     " watched: set QUEUE_REDIS_URL to the one behind that gateway."
                 )
@@ -144,13 +144,13 @@ def _require_same(target: Target) -> None:
                 queue_pb2.LeaveQueueRequest(place=place), timeout=_SECONDS
             )
             if connection.hexists(users, str(user)):
-                raise CannotTest(
+                raise UserError(
                     f"Whoever enters through {target.base_url} cannot leave at"
                     f" {target.queue_addr}: set QUEUE_LISTEN to the queue_service behind that"
                     " gateway."
                 )
     except (redis.RedisError, ValueError) as error:
-        raise CannotTest(
+        raise UserError(
             "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
         ) from error
     except grpc.RpcError as error:

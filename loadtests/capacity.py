@@ -31,9 +31,9 @@ from typing import Any
 
 import psutil
 
+from harness.errors import UserError
 from harness.local.servers import REPOSITORY
 from loadtests import command, k6, report, report_page
-from loadtests.errors import CannotTest
 from loadtests.opening import opened
 from loadtests.run import CAPACITY, EVERYBODY, Asked, Runner, described_machine, say, told_to_k6
 
@@ -64,7 +64,7 @@ _BESIDE_SECONDS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Which numbers of users are tried, and for how long each. Raises CannotTest."""
+    """Which numbers of users are tried, and for how long each. Raises UserError."""
 
     seconds: int
     first: int
@@ -78,7 +78,7 @@ class Steps:
             _number(environ, "MOST_USERS", 6_400, 100_000),
         )
         if steps.first > steps.most:
-            raise CannotTest(
+            raise UserError(
                 f"FIRST_USERS ({steps.first:,}) must not be more than MOST_USERS ({steps.most:,})."
             )
         return steps
@@ -113,7 +113,7 @@ class Steps:
 
 def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
     """Searches for each script; writes capacity.json and returns what is in it. If a search cannot
-    be ended, "missing" says why. Raises CannotTest if nothing was measured."""
+    be ended, "missing" says why. Raises UserError if nothing was measured."""
     steps = Steps.from_environ(environ)
     for name in asked.scripts:  # settings that it does not take, before anything is started
         k6.plan(name, {**environ, **steps.settings(steps.first)})
@@ -164,7 +164,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
 
                 try:
                     search(step, steps.first, steps.most, after)
-                except CannotTest as error:
+                except UserError as error:
                     say(f"  {error}")
                     found["missing"][name] = str(error)
                     continue
@@ -172,7 +172,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
                 _save(found)
                 say(f"{name}: {told(found['scripts'][name])}")
         if not found["scripts"]:
-            raise CannotTest(found["missing"][asked.scripts[0]])
+            raise UserError(found["missing"][asked.scripts[0]])
     _save(found)
     return found
 
@@ -353,16 +353,16 @@ def told(one: Mapping[str, Any]) -> str:
 def _number(environ: Mapping[str, str], name: str, otherwise: int, most: int) -> int:
     value = environ.get(name) or str(otherwise)
     if not value.isdecimal() or not 1 <= int(value) <= most:
-        raise CannotTest(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
+        raise UserError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
     return int(value)
 
 
 def keep(file: Path) -> None:
-    """Puts a result beside the page, which is then written anew. Raises CannotTest."""
+    """Puts a result beside the page, which is then written anew. Raises UserError."""
     try:
         json.loads(file.read_text())["scripts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CannotTest(f"{file} is not a capacity.json.") from error
+        raise UserError(f"{file} is not a capacity.json.") from error
     report_page.RUNS.mkdir(parents=True, exist_ok=True)
     shutil.copy(file, report_page.RUNS / "capacity.json")
     report_page.PAGE.write_text(report_page.page(report_page.committed(), report_page.capacity()))

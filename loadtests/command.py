@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from harness.local import StackError
+from harness.errors import UserError
 from harness.local.stopping import Stopped, stoppable
-from loadtests.errors import CannotTest
 
 
 class Parser(argparse.ArgumentParser):
     """Of `python -m loadtests.<name>`. --help prints the module's text and ends with status 0; what
-    it does not know raises CannotTest."""
+    it does not know raises UserError."""
 
     def __init__(self, name: str, about: str | None) -> None:
         super().__init__(
@@ -27,17 +26,17 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise CannotTest(f"{message[:1].upper()}{message[1:]}; --help says what there is.")
+        raise UserError(f"{message[:1].upper()}{message[1:]}; --help says what there is.")
 
 
 def run(command: Callable[[], int]) -> int:
     """Runs it and returns its exit status: 2, after one sentence on standard error, if it raises
-    CannotTest, StackError or OSError; 128 + the signal's number if it is stopped by Ctrl-C,
+    UserError, UserError or OSError; 128 + the signal's number if it is stopped by Ctrl-C,
     SIGTERM or the end of the terminal, whereupon everything that it started is ended in order."""
     with stoppable():
         try:
             return command()
-        except (CannotTest, StackError) as error:
+        except UserError as error:
             _tell(str(error))
             return 2
         except OSError as error:

@@ -10,34 +10,34 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from harness.errors import UserError
 from harness.local.ports import HOST
-from loadtests.errors import CannotTest
 
 _TOKEN = "X-Access-Token"
 _SECONDS = 5.0
 
 
 def ready(base_url: str) -> int:
-    """The status of /health/ready; 0 if nobody answers. Raises CannotTest for what is no URL."""
+    """The status of /health/ready; 0 if nobody answers. Raises UserError for what is no URL."""
     parts = urlsplit(base_url)
     try:
         port = parts.port or 80
     except ValueError:
         port = 0
     if parts.scheme != "http" or not parts.hostname or not port:
-        raise CannotTest(f"BASE_URL must look like http://127.0.0.1:8080, not {base_url!r}.")
+        raise UserError(f"BASE_URL must look like http://127.0.0.1:8080, not {base_url!r}.")
     return _ask(base_url, "GET", "/health/ready")[0]
 
 
 def enter(base_url: str, user: int) -> str:
-    """The token of a new place. Raises CannotTest."""
+    """The token of a new place. Raises UserError."""
     headers = {"Content-Type": "application/json"}
     status, answer = _ask(
         base_url, "POST", "/queues/enqueue", headers, json.dumps({"userId": user})
     )
     token = answer.get(_TOKEN) if answer else None
     if status != 201 or not token:
-        raise CannotTest(
+        raise UserError(
             f"Nobody can enter through {base_url} ({f'status {status}' if status else 'no answer'})"
             ": is the queue full or paused?"
         )
@@ -56,7 +56,7 @@ def claims(token: str) -> dict[str, Any]:
         told = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         return {"place": int(told["place"]), "epoch": int(told["epoch"])}
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise CannotTest("The gateway gives tokens of another kind than this version.") from error
+        raise UserError("The gateway gives tokens of another kind than this version.") from error
 
 
 def _ask(

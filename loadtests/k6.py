@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
+from harness.errors import UserError
 from harness.local.process import kill_session, spawn
 from harness.local.servers import REPOSITORY
-from loadtests.errors import CannotTest
 from loadtests.prepare import Wanted
 
 SCRIPTS = Path(__file__).parent / "k6"
@@ -35,7 +35,7 @@ _PROGRESS = re.compile(rb"running \(([\dhms.]+)\), (\d+)/(\d+) VUs, (\d+) comple
 _FEW = 5
 
 
-class GaveUp(CannotTest):
+class GaveUp(UserError):
     """The script ended itself. What was used until then: cores by process, as in a script's
     figures, and the shares of periods in which caps made them wait."""
 
@@ -46,10 +46,10 @@ class GaveUp(CannotTest):
 
 
 def binary() -> str:
-    """k6 on the path, else the one of our development packages. Raises CannotTest."""
+    """k6 on the path, else the one of our development packages. Raises UserError."""
     found = shutil.which("k6") or shutil.which("k6", path=str(Path(sys.executable).parent))
     if not found:
-        raise CannotTest("There is no k6: install it, or the development packages of this project.")
+        raise UserError("There is no k6: install it, or the development packages of this project.")
     return found
 
 
@@ -62,7 +62,7 @@ def version() -> str:
 def plan(script: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """What the script would do: {"users": most at once, "seconds": how long, "scenario": k6's,
     "people": who must be ready before, as prepare.Wanted}.
-    Raises CannotTest for settings that the script does not take."""
+    Raises UserError for settings that the script does not take."""
     told = subprocess.run(
         [
             binary(),
@@ -78,7 +78,7 @@ def plan(script: str, environ: Mapping[str, str]) -> dict[str, Any]:
         check=False,
     )
     if told.returncode:
-        raise CannotTest(f"{script}: {_reason(told.stderr)}")
+        raise UserError(f"{script}: {_reason(told.stderr)}")
     options = json.loads(told.stdout)
     (scenario,) = options["scenarios"].values()
     stages = scenario.get("stages") or [{"duration": scenario["duration"]}]

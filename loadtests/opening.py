@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.local import Ports, Stack
 from harness.local.credentials import DATABASES
 from harness.local.ports import HOST
@@ -16,7 +17,6 @@ from harness.local.stack import SeedSize
 from harness.local.supervisor import LOCAL
 from loadtests import gateway
 from loadtests.attaching import attached
-from loadtests.errors import CannotTest
 from loadtests.target import Target
 
 #: In the folder of a stack of our own, held while it is in use.
@@ -26,7 +26,7 @@ _LOCK = "in-use"
 @contextlib.contextmanager
 def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
     """The gateway at BASE_URL or at the usual port if one answers; otherwise a stack of our own,
-    with `seed` for sale, which is stopped afterwards. Raises CannotTest or StackError."""
+    with `seed` for sale, which is stopped afterwards. Raises UserError or UserError."""
     ports = Ports.from_environ(environ)
     asked_for = environ.get("BASE_URL", "").rstrip("/")
     base_url = asked_for or f"http://{HOST}:{ports.gateway}"
@@ -36,12 +36,12 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
         yield attached(base_url, environ, ports)
         return
     if status:
-        raise CannotTest(
+        raise UserError(
             f"The gateway at {base_url} answers, but is not ready ({status}): see"
             f" {base_url}/health/ready."
         )
     if asked_for:
-        raise CannotTest(f"No gateway answers at {base_url}: is BASE_URL right, is it started?")
+        raise UserError(f"No gateway answers at {base_url}: is BASE_URL right, is it started?")
     print(f"No gateway at {base_url}: starting a stack for this test ({seed} data).", flush=True)
     with _scratch() as folder:
         stack = Stack(folder, Ports.free(), buffer_pool="1G", inherit_settings=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from loadtests.errors import CannotTest
+from harness.errors import UserError
 
 # Threads with http.client, in which a request takes 0.2 ms of the processor (with httpx 0.6, with
 # its asyncio 1.4), since that is the gateway's too. More of them make it no quicker on two cores.
@@ -72,7 +72,7 @@ class Prepared:
             gateway.ask("DELETE", "/queues/order", token=next(leaving)["token"])
 
         count = len(self.people) - without
-        with contextlib.suppress(CannotTest):
+        with contextlib.suppress(UserError):
             _each(self.base_url, count, leave, _LEAVING_SECONDS, lambda left: None)
 
 
@@ -81,7 +81,7 @@ def prepared(
     wanted: Wanted, load_seconds: float, environ: Mapping[str, str], progress: Progress
 ) -> Iterator[Prepared]:
     """Those who are wanted, or as many as are enough for a load that lasts so long; nobody if
-    setup() makes them. The file is there as long as the context. Raises CannotTest."""
+    setup() makes them. The file is there as long as the context. Raises UserError."""
     base_url = environ["BASE_URL"]
     if wanted.in_setup:
         yield Prepared(base_url, [], {})
@@ -100,7 +100,7 @@ def make(
 ) -> list[Person]:
     """[{"userId", "token", "order"; of who holds a seat also "reservationId", "heldUntil"}, …], as
     many as are ready `within` so many seconds; who is ready first comes first. `environ` tells
-    BASE_URL and what is for sale. Raises CannotTest."""
+    BASE_URL and what is for sale. Raises UserError."""
     seats = _seats(environ, _SEATS_TRIED * wanted.people) if wanted.holds else iter(())
 
     def person(gateway: _Gateway) -> Person:
@@ -159,7 +159,7 @@ class _Gateway:
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ""
     ) -> tuple[int, dict[str, Any], str]:
-        """Status, body, and the access token if there is one. Raises CannotTest."""
+        """Status, body, and the access token if there is one. Raises UserError."""
         headers = {"Content-Type": "application/json"} | (
             {"X-Access-Token": token} if token else {}
         )
@@ -169,14 +169,14 @@ class _Gateway:
             reply = self._connection.getresponse()
             answer = json.loads(reply.read() or b"{}")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CannotTest(
+            raise UserError(
                 f"The gateway broke off {method} {path} while people were made ready: is it"
                 " overloaded?"
             ) from error
         return reply.status, answer, reply.headers.get("X-Access-Token") or ""
 
     def hold(self, person: Person, seats: Iterator[int]) -> dict[str, Any]:
-        """Any of these seats. Raises CannotTest."""
+        """Any of these seats. Raises UserError."""
         for seat in itertools.islice(seats, _SEATS_TRIED):
             body = {"userId": person["userId"], "concertSeatId": seat}
             status, answer, _ = self.ask("POST", "/concerts/reservation", body, person["token"])
@@ -184,11 +184,11 @@ class _Gateway:
                 return {key: answer[key] for key in ("reservationId", "heldUntil")}
             if status != 409:
                 raise _cannot("hold a seat", status, answer)
-        raise CannotTest("Seats cannot be held before the measurement: are there any left?")
+        raise UserError("Seats cannot be held before the measurement: are there any left?")
 
 
-def _cannot(what: str, status: int, answer: Mapping[str, Any]) -> CannotTest:
-    return CannotTest(
+def _cannot(what: str, status: int, answer: Mapping[str, Any]) -> UserError:
+    return UserError(
         f"Nobody can {what} before the measurement: the gateway says {status}"
         f" {answer.get('code', '')}".rstrip()
         + "."

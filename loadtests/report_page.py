@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
 from harness.local.servers import REPOSITORY
 from loadtests import command, k6
 from loadtests.charts import BASELINE
-from loadtests.errors import CannotTest
 from loadtests.report import (
     ABOUT_CAPS,
     PROCESSES,
@@ -60,7 +60,7 @@ _QUIET_CORES = 0.25
 _HARDWARE = ("processor", "memory", "kernel", "k6")
 
 
-class PageError(CannotTest):
+class PageError(UserError):
     """The page cannot be made, said in one sentence."""
 
 

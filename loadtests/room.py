@@ -8,7 +8,7 @@ import time
 
 import grpc
 
-from loadtests.errors import CannotTest
+from harness.errors import UserError
 from loadtests.target import Target
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
@@ -29,17 +29,17 @@ class Room:
 
     def close(self) -> None:
         """As it was before. What does not answer any more needs no capacity either."""
-        with contextlib.suppress(CannotTest):
+        with contextlib.suppress(UserError):
             self._set(self._capacity)
         self._channel.close()
 
     def empty_line(self, seconds: float = 60.0) -> None:
-        """Lets everybody in who still waits, from an earlier test. Raises CannotTest."""
+        """Lets everybody in who still waits, from an earlier test. Raises UserError."""
         deadline = time.monotonic() + seconds
         room = self._get()
         while room.waiting:
             if time.monotonic() > deadline:
-                raise CannotTest(
+                raise UserError(
                     f"{room.waiting} people still wait in line after {seconds:.0f} s of letting"
                     " everybody in: is the waiting room paused?"
                 )
@@ -88,9 +88,9 @@ class Room:
             raise away(self._address) from error
 
 
-def away(address: str) -> CannotTest:
+def away(address: str) -> UserError:
     """What to raise if nobody answers there."""
-    return CannotTest(
+    return UserError(
         f"The waiting room does not answer at {address}: set QUEUE_LISTEN to where queue_service"
         " is."
     )

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from concert_service.seed import SCHEDULES_A_CONCERT
+from harness.errors import UserError
 from harness.local.servers import REPOSITORY
 from harness.local.stopping import Stopped
 from loadtests import command, k6, machine, prepare, report, verify
-from loadtests.errors import CannotTest
 from loadtests.opening import opened
 from loadtests.room import Room
 from loadtests.target import Target, Volume
@@ -48,12 +48,12 @@ _SAY_EVERY_SECONDS = 10.0
 
 
 class Asked:
-    """What the caller wants, from the environment. Raises CannotTest for what there is not."""
+    """What the caller wants, from the environment. Raises UserError for what there is not."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.profile = environ.get("PROFILE") or "baseline"
         if self.profile not in k6.PROFILES:
-            raise CannotTest(
+            raise UserError(
                 f"There is no profile {self.profile!r}: choose {', '.join(k6.PROFILES)}."
             )
         self.settings = k6.PROFILES[self.profile]
@@ -61,18 +61,18 @@ class Asked:
         scripts = [name.strip() for name in environ.get("SCRIPT", "").split(",") if name.strip()]
         for script in scripts:
             if script not in k6.NAMES:
-                raise CannotTest(f"There is no script {script!r}: choose {', '.join(k6.NAMES)}.")
+                raise UserError(f"There is no script {script!r}: choose {', '.join(k6.NAMES)}.")
             if script not in possible:
-                raise CannotTest(
+                raise UserError(
                     f"The profile {self.profile} is for {', '.join(possible)}, not for {script}."
                 )
         self.scripts: Sequence[str] = [name for name in possible if name in (scripts or possible)]
         self._capacity = environ.get("CAPACITY") or None
         if self._capacity is not None and not self._capacity.isdecimal():
-            raise CannotTest(f"CAPACITY must be a number of people, not {self._capacity!r}.")
+            raise UserError(f"CAPACITY must be a number of people, not {self._capacity!r}.")
         self.seed = environ.get("SEED") or ("small" if self.profile == "smoke" else "full")
         if self.seed not in _SEEDS:
-            raise CannotTest(f"SEED must be full or small, not {self.seed!r}.")
+            raise UserError(f"SEED must be full or small, not {self.seed!r}.")
 
     def capacity_for(self, script: str) -> int | None:
         """How many the script wants to have let in; None: as many as the room is configured for."""
@@ -86,7 +86,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
     """Runs the scripts; writes the result's folder and returns what is in its result.json.
 
     If a script cannot be ended, what was measured before it is verified and written all the same;
-    "missing" says why the rest is not there. Raises CannotTest or StackError if nothing was
+    "missing" says why the rest is not there. Raises UserError or UserError if nothing was
     measured.
     """
     k6_environ = {**environ, "PROFILE": asked.profile}
@@ -126,7 +126,7 @@ def measure(asked: Asked, environ: Mapping[str, str]) -> dict[str, Any]:
         try:
             result["invariants"] = verify.settled(target) | seen_in_room(result["scripts"])
             target.require_sold(sold_before, _won(result["scripts"]))
-        except CannotTest as error:
+        except UserError as error:
             result["unverified"] = str(error)
     result["passed"] = (
         not result["missing"]
@@ -147,11 +147,11 @@ def _run_scripts(
     result: dict[str, Any],
 ) -> None:
     """One after another into the result, which is written after each, since the next may be
-    stopped. Raises CannotTest if not even the first can be measured."""
+    stopped. Raises UserError if not even the first can be measured."""
     for name in asked.scripts:
         try:
             script = runner.run(name, plans[name], asked.capacity_for(name), folder / name)
-        except CannotTest as error:
+        except UserError as error:
             if not result["scripts"]:
                 raise
             say(f"  {error}")
@@ -202,7 +202,7 @@ def described_machine(target: Target) -> dict[str, Any]:
 
 class Runner:
     """Runs scripts against one target, each watched, and with the waiting room as it needs it.
-    Puts the room back at the end. Raises CannotTest."""
+    Puts the room back at the end. Raises UserError."""
 
     def __init__(self, target: Target, environ: Mapping[str, str]) -> None:
         self._target = target
@@ -232,7 +232,7 @@ class Runner:
         self._target.wait_until_ready()
         self._room.empty_line()
         if 0 < (wanted or 0) < self._room.admitted():
-            raise CannotTest(
+            raise UserError(
                 f"{self._room.admitted():,} people of an earlier test are still let in, too many"
                 f" for a test of a room for {wanted:,}: wait until their admissions end, or start"
                 " the system anew."

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 import psutil
 import pymysql
 
+from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
 from loadtests import containers, gateway, machine
 from loadtests.containers import Cgroup, Container
-from loadtests.errors import CannotTest
 
 #: Field of Ports → how the report calls the process that listens there.
 _LISTENERS = {
@@ -68,7 +68,7 @@ class Target:
 
     @contextlib.contextmanager
     def database(self, schema: str) -> Iterator[pymysql.cursors.Cursor]:
-        """A cursor in concert, reservation or payment. Raises CannotTest."""
+        """A cursor in concert, reservation or payment. Raises UserError."""
         parts = urlsplit(self.mysql_urls[schema])
         try:
             connection = pymysql.connect(
@@ -81,7 +81,7 @@ class Target:
                 autocommit=True,
             )
         except (pymysql.MySQLError, ValueError, OSError) as error:
-            raise CannotTest(
+            raise UserError(
                 f"The database {schema} at {parts.hostname}:{parts.port or 3306} cannot be read"
                 f" ({_number_of(error)}): set {schema.upper()}_MYSQL_URL to where it is."
             ) from error
@@ -89,13 +89,13 @@ class Target:
             with connection, connection.cursor() as cursor:
                 yield cursor
         except pymysql.MySQLError as error:
-            raise CannotTest(
+            raise UserError(
                 f"The database {schema} at {parts.hostname}:{parts.port or 3306} does not answer as"
                 f" it should ({_number_of(error)}): is it migrated, and does it still run?"
             ) from error
 
     def volume(self) -> Volume:
-        """Counts what is for sale. Raises CannotTest if that is nothing."""
+        """Counts what is for sale. Raises UserError if that is nothing."""
         counts = []
         with self.database("concert") as cursor:
             for table in ("concert", "schedule", "seat"):
@@ -106,7 +106,7 @@ class Target:
                 row = cursor.fetchone()
                 counts.append(int(row[0]) if row else 0)
         if len(counts) < 3 or 0 in counts:
-            raise CannotTest(
+            raise UserError(
                 "The database is not seeded: if make run started the system, make stop and then"
                 " make run (or SEED=small make run) fill it; if make up did, make up SEED=full."
             )
@@ -120,28 +120,28 @@ class Target:
         return int(row[0]) if row else 0
 
     def require_sold(self, before: int, seats: int) -> None:
-        """Raises CannotTest if the database does not know of so many seats that were held since
+        """Raises UserError if the database does not know of so many seats that were held since
         `sold` gave `before`: then it is not that of the gateway that held them."""
         if (known := self.sold() - before) < seats:
-            raise CannotTest(
+            raise UserError(
                 f"The database shows {known:,} reservations since the start and the gateway gave"
                 f" {seats:,}: RESERVATION_MYSQL_URL is not the database behind {self.base_url}."
             )
 
     def wait_until_ready(self, seconds: float = 60.0) -> None:
         """Until the gateway says that it can serve: it may have been overloaded. Raises
-        CannotTest."""
+        UserError."""
         deadline = time.monotonic() + seconds
         while (status := gateway.ready(self.base_url)) != 200:
             if time.monotonic() > deadline:
-                raise CannotTest(
+                raise UserError(
                     f"The gateway at {self.base_url} is not ready any more after {seconds:.0f} s"
                     f" ({f'status {status}' if status else 'no answer'})."
                 )
             time.sleep(0.5)
 
     def schedule_without_reservations(self) -> int:
-        """One date by chance that nobody ever took a seat of. Raises CannotTest."""
+        """One date by chance that nobody ever took a seat of. Raises UserError."""
         with self.database("reservation") as cursor:
             cursor.execute("SELECT DISTINCT schedule_id FROM reservation")
             taken = {row[0] for row in cursor.fetchall()}
@@ -149,7 +149,7 @@ class Target:
             cursor.execute("SELECT id FROM schedule")
             free = [row[0] for row in cursor.fetchall() if row[0] not in taken]
         if not free:
-            raise CannotTest("There is no date left of which no seat was ever taken.")
+            raise UserError("There is no date left of which no seat was ever taken.")
         return int(random.choice(free))
 
     def sources(self) -> dict[str, Source]:

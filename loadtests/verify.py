@@ -17,10 +17,10 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from google.protobuf.message import DecodeError
 
+from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
 from loadtests import command
-from loadtests.errors import CannotTest
 from loadtests.opening import opened
 from loadtests.target import Target
 from loadtests.watch import Watch
@@ -59,7 +59,7 @@ _EVENTS = {"SUCCEEDED": "succeeded", "REFUNDED": "refunded"}
 
 def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
     """The counts, once everything that is under way has had time to end: as soon as all are 0,
-    at the latest after so many seconds. Raises CannotTest if a store cannot be read."""
+    at the latest after so many seconds. Raises UserError if a store cannot be read."""
     deadline = time.monotonic() + within
     while True:
         counts = count(target)
@@ -112,7 +112,7 @@ async def _payments_told(bootstrap: str) -> set[tuple[int, str]]:
             await consumer.start()
             partitions = consumer.assignment()
             if not partitions:
-                raise CannotTest(f"Kafka at {bootstrap} has no topic {TOPIC}.")
+                raise UserError(f"Kafka at {bootstrap} has no topic {TOPIC}.")
             ends = await consumer.end_offsets(partitions)
             while any([await consumer.position(each) < ends[each] for each in partitions]):
                 for records in (await consumer.getmany(timeout_ms=500)).values():
@@ -123,7 +123,7 @@ async def _payments_told(bootstrap: str) -> set[tuple[int, str]]:
                             continue  # a poison message, which is the business of the consumers
                         told.add((event.payment_id, event.WhichOneof("event") or ""))
     except (KafkaError, TimeoutError) as error:
-        raise CannotTest(
+        raise UserError(
             f"Kafka at {bootstrap} cannot be read: set QUEUE_KAFKA_BOOTSTRAP to where it is."
         ) from error
     finally:

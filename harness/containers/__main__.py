@@ -14,9 +14,9 @@ from pathlib import Path
 import harness.containers
 from harness.containers import data, start
 from harness.containers.engine import Engine
-from harness.containers.errors import DeployError
 from harness.containers.roll import roll
 from harness.containers.settings import Remembered, Settings, placeholders
+from harness.errors import UserError
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         remembered = Remembered(project)
         command = Command(remembered, Engine(project, environ), environ)
         asked.run(command, asked)
-    except DeployError as error:
+    except UserError as error:
         print(f"frontrow: {str(error).rstrip('.')}.", file=sys.stderr)
         return 2
     except OSError as error:
@@ -63,7 +63,7 @@ class Command:
     def down(self, asked: argparse.Namespace) -> None:
         delete = self._environ.get("DATA") or "keep"
         if delete not in ("keep", "delete"):
-            raise DeployError(f"DATA must be keep or delete, not {delete!r}.")
+            raise UserError(f"DATA must be keep or delete, not {delete!r}.")
         self._engine.use(placeholders())
         project = self._engine.project
         # Whoever begins to start it has secrets before anything else, and then the lock.
@@ -82,7 +82,7 @@ class Command:
     def roll(self, asked: argparse.Namespace) -> None:
         settings = self._settle()
         if self._remembered.cap() != settings.CAP:
-            raise DeployError(
+            raise UserError(
                 f"CAP={settings.CAP} needs make up: make roll leaves the servers as they are."
             )
         with self._alone():
@@ -126,7 +126,7 @@ class Command:
 
     def _require_whole_data(self) -> None:
         if self._remembered.restoring.exists():
-            raise DeployError(
+            raise UserError(
                 "a restore broke off, and the databases may be half empty: restore again, or if you"
                 f" know better, delete {self._remembered.restoring}."
             )
@@ -139,7 +139,7 @@ class Command:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise DeployError(
+                raise UserError(
                     "another up, down, roll or restore of this project is at work: wait for it."
                 ) from error
             yield
@@ -147,7 +147,7 @@ class Command:
 
 def _file(asked: argparse.Namespace) -> Path:
     if not asked.file:
-        raise DeployError(f"name the file: make {asked.command} FILE=frontrow.sql.gz.")
+        raise UserError(f"name the file: make {asked.command} FILE=frontrow.sql.gz.")
     return Path(asked.file)
 
 

@@ -11,8 +11,8 @@ import zlib
 from pathlib import Path
 
 from harness.containers.engine import Engine
-from harness.containers.errors import DeployError
 from harness.containers.settings import PROGRAMS
+from harness.errors import UserError
 
 DATABASES = ("concert", "reservation", "payment")
 # Who is inside MariaDB's container may do anything; nobody else can be its administrator.
@@ -24,7 +24,7 @@ _IDS_SKIPPED = 1_000_000
 def backup(engine: Engine, file: Path) -> None:
     """Writes it whole or not at all, for its owner alone: it is about people."""
     if file.exists():
-        raise DeployError(f"{file} is there already: choose another FILE, or delete it.")
+        raise UserError(f"{file} is there already: choose another FILE, or delete it.")
     mariadb = engine.one_running("mariadb")
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.unlink(missing_ok=True)
@@ -47,11 +47,11 @@ def _dump(engine: Engine, mariadb: str, out: gzip.GzipFile) -> None:
         assert dumping.stdout
         shutil.copyfileobj(dumping.stdout, out, 1 << 20)
         if dumping.wait():
-            raise DeployError("the dump failed, and nothing was written.")
+            raise UserError("the dump failed, and nothing was written.")
 
 
 def require_dump(file: Path) -> None:
-    """Raises DeployError unless it is a whole dump of these databases, and of no other."""
+    """Raises UserError unless it is a whole dump of these databases, and of no other."""
     found = []
     begins = False
     last = b""
@@ -67,13 +67,13 @@ def require_dump(file: Path) -> None:
                     found.append(match[1].decode())
                 last = line.strip() or last
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DeployError(f"{file} is no whole gzip file; nothing was changed.") from error
+        raise UserError(f"{file} is no whole gzip file; nothing was changed.") from error
     except OSError as error:
-        raise DeployError(f"{error.strerror}: {file}; nothing was changed.") from error
+        raise UserError(f"{error.strerror}: {file}; nothing was changed.") from error
     if not begins or not last.startswith(b"-- Dump completed"):
-        raise DeployError(f"{file} is no whole dump of make backup; nothing was changed.")
+        raise UserError(f"{file} is no whole dump of make backup; nothing was changed.")
     if sorted(found) != sorted(DATABASES):
-        raise DeployError(
+        raise UserError(
             f"{file} must have the databases {', '.join(DATABASES)} and no other; nothing was"
             " changed."
         )
@@ -112,9 +112,9 @@ def _import(engine: Engine, file: Path, *, otherwise: str) -> None:
                 shutil.copyfileobj(dump, importing.stdin, 1 << 20)
             importing.stdin.close()
         except BrokenPipeError as error:
-            raise DeployError(otherwise) from error
+            raise UserError(otherwise) from error
         if importing.wait():
-            raise DeployError(otherwise)
+            raise UserError(otherwise)
     # Ids that were given out after the dump must not be given out again: a payment provider and
     # Kafka's topics know them.
     for table in ("reservation.reservation", "payment.payment"):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.containers.errors import DeployError
+from harness.errors import UserError
 
 # To look at something, or to remove what has stopped.
 _ASK_SECONDS = 60.0
@@ -57,23 +57,23 @@ class Container:
 
 
 class Engine:
-    """Raises DeployError if a call fails or takes too long."""
+    """Raises UserError if a call fails or takes too long."""
 
     def __init__(self, project: str, environ: Mapping[str, str]) -> None:
-        """Raises DeployError if there is no Docker, or no Compose. `environ` is what both see."""
+        """Raises UserError if there is no Docker, or no Compose. `environ` is what both see."""
         self.project = project
         self._environ = dict(environ)
         instead = "or use `make run`, which needs none."
         if self._fails("docker", "--version"):
-            raise DeployError(f"Docker is needed: install it, {instead}")
+            raise UserError(f"Docker is needed: install it, {instead}")
         if self._fails("docker", "info"):
-            raise DeployError(f"no Docker engine answers: start it, {instead}")
+            raise UserError(f"no Docker engine answers: start it, {instead}")
         if not self._fails("docker", "compose", "version"):
             self._compose = ["docker", "compose"]
         elif not self._fails("docker-compose", "version"):
             self._compose = ["docker-compose"]
         else:
-            raise DeployError(
+            raise UserError(
                 "Docker Compose is needed: install docker-compose, or Docker's compose plugin."
             )
         file = Path(__file__).parents[2] / "deploy" / "compose.yml"
@@ -88,13 +88,13 @@ class Engine:
         ran = self._run(["docker", *arguments], seconds, capture_output=True, text=True)
         if ran.returncode:
             said = (ran.stderr.strip().splitlines() or ["it says nothing"])[-1]
-            raise DeployError(f"docker {arguments[0]} failed: {said}")
+            raise UserError(f"docker {arguments[0]} failed: {said}")
         return str(ran.stdout)
 
     def compose(self, *arguments: str, otherwise: str) -> None:
         """Shows what Docker Compose prints; `otherwise` is what to say if it fails."""
         if self._run([*self._compose, *arguments], _COMPOSE_SECONDS).returncode:
-            raise DeployError(otherwise)
+            raise UserError(otherwise)
 
     def run_once(self, service: str, *command: str, otherwise: str) -> None:
         """A container of that service for one command, which callers do not find."""
@@ -110,7 +110,7 @@ class Engine:
             stdout=subprocess.DEVNULL,
         )
         if ran.returncode:
-            raise DeployError(
+            raise UserError(
                 f"the image {tag} could not be built, as is told above. If no package index was"
                 " reached, begin with deploy/airgap/build.sh wheels. To see more: docker build -f"
                 f" {dockerfile} {context}."
@@ -141,7 +141,7 @@ class Engine:
         """One that serves, if there is one."""
         running = [each for each in self.containers(service) if each.running]
         if not running:
-            raise DeployError(f"no container of {service} runs: start it with make up.")
+            raise UserError(f"no container of {service} runs: start it with make up.")
         return min(running, key=lambda each: each.health != "healthy")
 
     def wait_until_healthy(self, *services: str) -> None:
@@ -151,7 +151,7 @@ class Engine:
             each.name for each in self.containers(*services) if each.health not in ("", "healthy")
         ]:
             if time.monotonic() > deadline:
-                raise DeployError(
+                raise UserError(
                     f"not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(ill)};"
                     f" docker logs {ill[0]} may say why."
                 )
@@ -166,7 +166,7 @@ class Engine:
             for id_ in sorted(waiting):
                 each = known.get(id_)
                 if each is None:
-                    raise DeployError("somebody removed a new container before it was healthy.")
+                    raise UserError("somebody removed a new container before it was healthy.")
                 if each.running and each.health == "healthy":
                     waiting.discard(id_)
                 elif (
@@ -175,7 +175,7 @@ class Engine:
                     or time.monotonic() > deadline
                 ):
                     last = self._last_words(each)
-                    raise DeployError(f"the new {each.service} does not become healthy{last}")
+                    raise UserError(f"the new {each.service} does not become healthy{last}")
             if waiting:
                 time.sleep(_POLL_SECONDS)
 
@@ -218,7 +218,7 @@ class Engine:
     def _gone_or(self, *arguments: str, seconds: float = _ASK_SECONDS) -> None:
         try:
             self.docker(*arguments, seconds=seconds)
-        except DeployError as error:
+        except UserError as error:
             if "No such container" not in str(error):
                 raise
 
@@ -248,7 +248,7 @@ class Engine:
             return subprocess.run(command, env=self._environ, timeout=seconds, check=False, **how)
         except subprocess.TimeoutExpired as error:
             words = " ".join(word for word in command if not word.startswith("/"))[:80]
-            raise DeployError(f"`{words}` took longer than {seconds:.0f} s") from error
+            raise UserError(f"`{words}` took longer than {seconds:.0f} s") from error
 
 
 def _container(described: Mapping[str, Any]) -> Container:

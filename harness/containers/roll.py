@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from harness.containers.engine import Container, Engine
-from harness.containers.errors import DeployError
 from harness.containers.settings import PROGRAMS, Settings
+from harness.errors import UserError
 
 
 def roll(engine: Engine, settings: Settings) -> None:
-    """With an image that is built, and MariaDB running. Raises DeployError if a new version does
+    """With an image that is built, and MariaDB running. Raises UserError if a new version does
     not become healthy: its containers are gone then, and those of the old one go on.
 
     Up to twice as many of a kind for a moment: memory and cores beyond the cap.
@@ -70,9 +70,9 @@ def _add(engine: Engine, service: str, count: int) -> None:
             otherwise=f"a new {service} did not start",
         )
         if len(new()) != count:
-            raise DeployError(f"not {count} but {len(new())} new ones of {service} started")
+            raise UserError(f"not {count} but {len(new())} new ones of {service} started")
         engine.wait_for_new(new())
-    except DeployError as error:
+    except UserError as error:
         for each in new():
             engine.retire(each)
         raise _went_back(error) from error
@@ -85,12 +85,12 @@ def _try_out(engine: Engine, service: str) -> None:
             *("run", "--detach", "--no-deps", service), otherwise=f"a new {service} did not start"
         )
         engine.wait_for_new(engine.containers(service, one_off=True))
-    except DeployError as error:
+    except UserError as error:
         raise _went_back(error) from error
     finally:
         for each in engine.containers(service, one_off=True):
             engine.retire(each)
 
 
-def _went_back(error: DeployError) -> DeployError:
-    return DeployError(f"{error}; it was removed, and the old ones go on.")
+def _went_back(error: UserError) -> UserError:
+    return UserError(f"{error}; it was removed, and the old ones go on.")

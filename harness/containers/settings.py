@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.containers.errors import DeployError
+from harness.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CAPS = REPOSITORY / "deploy" / "caps"
@@ -113,11 +113,11 @@ class Settings:
             yield "QUEUE_CAPACITY", "0 or more"
 
     def check(self, given: Mapping[str, str], remembered_in: Path) -> None:
-        """Raises DeployError for the first that is wrong, and says if it is no new one."""
+        """Raises UserError for the first that is wrong, and says if it is no new one."""
         for name, rule in self._complaints():
             shown = "" if name == _SECRET_SETTING else f", not {getattr(self, name)!r}"
             whence = "" if given.get(name) else f" as {remembered_in} remembers"
-            raise DeployError(f"{name} must be {rule}{shown}{whence}.")
+            raise UserError(f"{name} must be {rule}{shown}{whence}.")
 
     def variables(self) -> dict[str, str]:
         """What compose.yml asks for beside the secrets. Those of a kind share the cap of the kind,
@@ -142,9 +142,9 @@ class Remembered:
     """What is kept of one project."""
 
     def __init__(self, project: str) -> None:
-        """Raises DeployError for what Docker Compose would not take as a name, or would change."""
+        """Raises UserError for what Docker Compose would not take as a name, or would change."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", project):
-            raise DeployError(
+            raise UserError(
                 f"PROJECT must be small letters, digits, _ and -, and begin with a letter or digit,"
                 f" not {project!r}."
             )
@@ -158,7 +158,7 @@ class Remembered:
 
     def settings(self, environ: Mapping[str, str]) -> Settings:
         """What the environment says, and where it says nothing, what was said before. Raises
-        DeployError."""
+        UserError."""
         before = {**_read(self.settings_file), **_read(self.secrets_file)}
         names = [field.name for field in dataclasses.fields(Settings)]
         told = {name: environ.get(name) or before.get(name) for name in names}
@@ -176,7 +176,7 @@ class Remembered:
             _write(self.secrets_file, {**known, _SECRET_SETTING: key})
 
     def secrets(self, *, make: bool) -> dict[str, str]:
-        """Passwords and token keys; new ones if there are none and `make`. Raises DeployError if
+        """Passwords and token keys; new ones if there are none and `make`. Raises UserError if
         there are none, or somebody wrote there what does not work."""
         if make and not self.secrets_file.exists():
             made = {name: secrets.token_hex(24) for name in _PASSWORDS}
@@ -185,20 +185,20 @@ class Remembered:
             _write(self.secrets_file, made)
         known = _read(self.secrets_file)
         if not known:
-            raise DeployError("nothing was started here yet: begin with make up.")
+            raise UserError("nothing was started here yet: begin with make up.")
         for name in _SECRETS:
             if not known.get(name):
-                raise DeployError(f"{self.secrets_file} lacks {name}: write it there.")
+                raise UserError(f"{self.secrets_file} lacks {name}: write it there.")
         for name in _PASSWORDS:
             # They become part of an address and of an SQL statement.
             if not re.fullmatch(r"[A-Za-z0-9_.~-]+", known[name]):
-                raise DeployError(f"{name} in {self.secrets_file} must be letters and digits.")
+                raise UserError(f"{name} in {self.secrets_file} must be letters and digits.")
         try:
             keys = json.loads(known["TOKEN_KEYS"])
         except ValueError:
             keys = None
         if not isinstance(keys, dict) or known["TOKEN_SIGNING_KEY_ID"] not in keys:
-            raise DeployError(
+            raise UserError(
                 f"TOKEN_KEYS in {self.secrets_file} must be a JSON object that has the key named by"
                 " TOKEN_SIGNING_KEY_ID."
             )
@@ -230,11 +230,11 @@ def placeholders() -> dict[str, str]:
 
 
 def read_caps(name: str) -> dict[str, float]:
-    """What a file of deploy/caps says. Raises DeployError if that is not what each of them says."""
+    """What a file of deploy/caps says. Raises UserError if that is not what each of them says."""
     caps = _numbers(CAPS / f"{name}.env")
     example = _numbers(CAPS / f"{_EXAMPLE_CAP}.env")
     if odd := sorted(set(caps) ^ set(example)):
-        raise DeployError(
+        raise UserError(
             f"deploy/caps/{name}.env must have the names of {_EXAMPLE_CAP}.env, which differ in"
             f" {', '.join(odd)}."
         )
@@ -248,7 +248,7 @@ def _numbers(file: Path) -> dict[str, float]:
             continue
         match = re.fullmatch(r"([A-Z_]+)=(\d+(?:\.\d+)?)", line.strip())
         if not match:
-            raise DeployError(f"deploy/caps/{file.name} must have NAME=number, not {line!r}.")
+            raise UserError(f"deploy/caps/{file.name} must have NAME=number, not {line!r}.")
         found[match[1]] = float(match[2])
     return found
 

@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 
 from harness.containers.engine import Engine
-from harness.containers.errors import DeployError
 from harness.containers.settings import PROGRAMS, REPOSITORY, Settings
+from harness.errors import UserError
 
 #: Of this repository, what compose.yml gives to the servers.
 MOUNTS = tuple(
@@ -25,7 +25,7 @@ def build(engine: Engine, settings: Settings) -> None:
 
 
 def require_ports(engine: Engine, settings: Settings) -> None:
-    """Raises DeployError if somebody else has one of the gateways' ports."""
+    """Raises UserError if somebody else has one of the gateways' ports."""
     mine = {port for each in engine.containers("gateway") for port in each.ports}
     for port in settings.ports:
         # Docker may use the ports below 1024 even if we may not.
@@ -37,25 +37,25 @@ def require_ports(engine: Engine, settings: Settings) -> None:
                     probe.bind((settings.FRONTROW_BIND, port))
                 except OSError as error:
                     if error.errno == errno.EADDRINUSE:
-                        raise DeployError(
+                        raise UserError(
                             f"port {port} is taken (by `make run`?): stop what listens there, or"
                             " choose another with PORT."
                         ) from error
                     if error.errno == errno.EADDRNOTAVAIL:
-                        raise DeployError(
+                        raise UserError(
                             f"FRONTROW_BIND={settings.FRONTROW_BIND} is no address of this machine."
                         ) from error
                     raise
 
 
 def require_readable_mounts() -> None:
-    """Raises DeployError if the servers, which run as users of their own, could not read the files
+    """Raises UserError if the servers, which run as users of their own, could not read the files
     of the repository that they are given."""
     for mount in MOUNTS:
         for path in (mount, *mount.rglob("*")):
             needed = 0o005 if path.is_dir() else 0o004
             if path.stat().st_mode & needed != needed:
-                raise DeployError(
+                raise UserError(
                     f"{path} is not for other users to read, and MariaDB and Kafka are such:"
                     f" chmod -R a+rX {' '.join(map(str, MOUNTS))}."
                 )

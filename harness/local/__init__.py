@@ -13,9 +13,8 @@ ports and a temporary directory:
 Needs what `harness/bootstrap.sh` installs.
 """
 
-from harness.local.errors import StackError
 from harness.local.ports import Ports
 from harness.local.process import Process
 from harness.local.stack import Stack
 
-__all__ = ["Ports", "Process", "Stack", "StackError"]
+__all__ = ["Ports", "Process", "Stack"]

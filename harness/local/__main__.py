@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
+from harness.errors import UserError
 from harness.local import supervisor
-from harness.local.errors import StackError
 from harness.local.stopping import Stopped, stoppable
 
 
@@ -26,7 +26,7 @@ def main() -> int:
                     return supervisor.clean()
         except Stopped as stopped:
             return stopped.status
-        except StackError as error:
+        except UserError as error:
             print(f"frontrow: {error}", file=sys.stderr)
         except PermissionError as error:
             print(

@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from harness.local.errors import StackError
+from harness.errors import UserError
 
 DATABASES = ("concert", "reservation", "payment")
 
@@ -37,7 +37,7 @@ class Credentials:
         except FileNotFoundError:
             pass
         except (ValueError, TypeError) as error:
-            raise StackError(
+            raise UserError(
                 f"{path} is damaged ({error}): delete it, and new secrets are made at the next"
                 " start (access tokens given out before then stop working)."
             ) from error

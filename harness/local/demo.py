@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from harness.local.errors import StackError
+from harness.errors import UserError
 from harness.local.ports import HOST, Ports
 
 # How long a crowded waiting room or an undecided payment is waited for, in seconds.
@@ -32,7 +32,7 @@ class Demo:
         self._user_id = user_id
 
     def buy_one_ticket(self) -> None:
-        """Raises StackError with what the system answered where the journey ends early."""
+        """Raises UserError with what the system answered where the journey ends early."""
         self._say(f"Buying one ticket as user {self._user_id} at {self._client.base_url}")
         entered = self._call(1, "POST", "/queues/enqueue", {"userId": self._user_id}, expect=201)
         self._client.headers["X-Access-Token"] = entered.headers["X-Access-Token"]
@@ -50,7 +50,7 @@ class Demo:
                 self._say("   admitted")
                 return
             if time.monotonic() > deadline:
-                raise StackError(f"still number {order} in line after {_QUEUE_PATIENCE:.0f} s.")
+                raise UserError(f"still number {order} in line after {_QUEUE_PATIENCE:.0f} s.")
             self._say(f"   number {order} in line")
             time.sleep(min(float(reply.headers.get("Retry-After", 1)), 10))
 
@@ -68,7 +68,7 @@ class Demo:
             self._say(f"   somebody was quicker ({answer['code']}), trying another")
             if tries == _SEAT_TRIES:
                 break
-        raise StackError(
+        raise UserError(
             "no seat could be had: try again, or, if the shop was started without any, fill it with"
             " make stop and then make run, or with make up SEED=full if it is in containers."
         )
@@ -104,7 +104,7 @@ class Demo:
                 self._say("Done: the ticket is bought.")
                 return
             if time.monotonic() > deadline:
-                raise StackError(f"the payment is still undecided after {_PAYMENT_PATIENCE:.0f} s.")
+                raise UserError(f"the payment is still undecided after {_PAYMENT_PATIENCE:.0f} s.")
             self._say("   the payment provider has not answered yet, asking again")
             time.sleep(1)
 
@@ -128,7 +128,7 @@ class Demo:
             self._say(f"   {_problem(reply)}; asking again")
             time.sleep(min(float(reply.headers.get("Retry-After", 1)), 10))
         if reply.status_code not in (expect if isinstance(expect, tuple) else (expect,)):
-            raise StackError(f"{method} {path} answered {reply.status_code}: {_problem(reply)}")
+            raise UserError(f"{method} {path} answered {reply.status_code}: {_problem(reply)}")
         return reply
 
     def _say(self, line: str) -> None:
@@ -153,7 +153,7 @@ def main() -> int:
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
         try:
             Demo(client, Console(), user_id).buy_one_ticket()
-        except StackError as error:
+        except UserError as error:
             print(f"frontrow: {error}", file=sys.stderr)
             return 2
         except httpx.TransportError as error:

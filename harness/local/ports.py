@@ -7,7 +7,7 @@ import random
 import socket
 from collections.abc import Mapping
 
-from harness.local.errors import StackError
+from harness.errors import UserError
 
 HOST = "127.0.0.1"
 
@@ -57,7 +57,7 @@ class Ports:
         """The default ports, changed by `FRONTROW_<NAME>_PORT`, or by a program's own
         `<PREFIX>_LISTEN` or `<PREFIX>_METRICS_LISTEN` (host:port).
 
-        Raises StackError for a setting that is no port.
+        Raises UserError for a setting that is no port.
         """
         chosen: dict[str, int] = {}
         for name in cls.names():
@@ -70,12 +70,12 @@ class Ports:
         return cls(**chosen)
 
     def require_free(self) -> None:
-        """Raises StackError with the ports that are taken, what they are for and the mend."""
+        """Raises UserError with the ports that are taken, what they are for and the mend."""
         owners: dict[int, str] = {}
         taken: list[str] = []
         for name, port in dataclasses.asdict(self).items():
             if port in owners:
-                raise StackError(
+                raise UserError(
                     f"Port {port} is set for both {_purpose(owners[port])} and {_purpose(name)};"
                     f" change {setting_of(name)}."
                 )
@@ -83,12 +83,12 @@ class Ports:
             if not is_free(port):
                 taken.append(name)
         if len(taken) == 1:
-            raise StackError(
+            raise UserError(
                 f"Port {self._described(taken[0])} is taken by another program: stop that"
                 f" program, or choose another port with {_assignment(taken[0])}."
             )
         if taken:
-            raise StackError(
+            raise UserError(
                 f"Ports {', '.join(map(self._described, taken))} are taken by other programs: stop"
                 f" those, or choose other ports with {' '.join(map(_assignment, taken))}."
             )
@@ -113,7 +113,7 @@ def _purpose(name: str) -> str:
 def _port_number(setting: str, value: str) -> int:
     if value.isdecimal() and 0 < int(value) < 65536:
         return int(value)
-    raise StackError(f"{setting} must end with a port between 1 and 65535, not {value!r}.")
+    raise UserError(f"{setting} must end with a port between 1 and 65535, not {value!r}.")
 
 
 def is_free(port: int) -> bool:
@@ -132,7 +132,7 @@ def free_ports(count: int) -> list[int]:
     """`count` different ports that are free now, and that no earlier call has returned.
 
     Chosen at random, so that test runs that start at the same time hardly ever meet. Raises
-    StackError if there are not as many.
+    UserError if there are not as many.
     """
     chosen: list[int] = []
     for port in random.sample(_TEST_PORTS, len(_TEST_PORTS)):
@@ -141,4 +141,4 @@ def free_ports(count: int) -> list[int]:
             if len(chosen) == count:
                 _given.update(chosen)
                 return chosen
-    raise StackError(f"Fewer than {count} free ports between 20000 and 31999 on this machine.")
+    raise UserError(f"Fewer than {count} free ports between 20000 and 31999 on this machine.")

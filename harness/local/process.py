@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from harness.local.errors import StackError
+from harness.errors import UserError
 
 # Where servers live that an ordinary user may not have on the path.
 _SYSTEM_PATHS = ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -28,10 +28,10 @@ _LOG_LIMIT = 50_000_000
 
 
 def find_binary(name: str) -> str:
-    """The path of an installed program. Raises StackError if there is none."""
+    """The path of an installed program. Raises UserError if there is none."""
     path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + _SYSTEM_PATHS)
     if path is None:
-        raise StackError(f"{name} is not installed: run harness/bootstrap.sh run first.")
+        raise UserError(f"{name} is not installed: run harness/bootstrap.sh run first.")
     return path
 
 
@@ -84,7 +84,7 @@ def run_to_end(
 ) -> None:
     """Runs one command (`what`, as in "migrating concert_service") to its end.
 
-    `log_path` None: its output goes to ours. Raises StackError if it fails, takes longer than
+    `log_path` None: its output goes to ours. Raises UserError if it fails, takes longer than
     `timeout` seconds, or the stack stops meanwhile.
     """
     start = _end_of(log_path) if log_path else 0
@@ -101,10 +101,10 @@ def run_to_end(
     if code == 0:
         return
     if stopping.is_set():
-        raise StackError(f"Stopped while {what}.")
+        raise UserError(f"Stopped while {what}.")
     reason = f"took longer than {timeout:.0f} s" if code is None else f"failed (exit code {code})"
     where = f"; its log is {log_path}{tail_of(log_path, start)}" if log_path else "; see above."
-    raise StackError(f"{what[0].upper()}{what[1:]} {reason}{where}")
+    raise UserError(f"{what[0].upper()}{what[1:]} {reason}{where}")
 
 
 def open_log(path: Path) -> IO[bytes]:
@@ -185,10 +185,10 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id of the running process. Raises StackError if it does not run."""
+        """The process id of the running process. Raises UserError if it does not run."""
         child = self._child
         if child is None or child.poll() is not None:
-            raise StackError(f"{self.name} is not running.")
+            raise UserError(f"{self.name} is not running.")
         return child.pid
 
     @property
@@ -207,15 +207,15 @@ class Process:
 
         `extra_env` and `module` (another Python module as the entry point of a program) hold for
         this start alone; the next plain start() is the usual one again.
-        Raises StackError if it runs already, dies while starting or does not serve in time.
+        Raises UserError if it runs already, dies while starting or does not serve in time.
         """
         with self._lock:
             if self.running:
-                raise StackError(f"{self.name} is running already.")
+                raise UserError(f"{self.name} is running already.")
             self._sweep()
             self.prepare()
             if self._stopping.is_set():
-                raise StackError(f"{self.name} was not started: the stack is stopping.")
+                raise UserError(f"{self.name} was not started: the stack is stopping.")
             env = {**self.environment(), **(extra_env or {})}
             with open_log(self.log_path) as log:
                 self._log_start = log.tell()
@@ -226,7 +226,7 @@ class Process:
             self.wait_ready()
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Waits until the process serves; seconds, default `start_timeout`. Raises StackError."""
+        """Waits until the process serves; seconds, default `start_timeout`. Raises UserError."""
         wait_until_ready([self], timeout)
 
     @property
@@ -267,7 +267,7 @@ class Process:
         Returns its exit code (negative: the signal). Raises TimeoutError.
         """
         if self._child is None:
-            raise StackError(f"{self.name} was never started.")
+            raise UserError(f"{self.name} was never started.")
         try:
             return self._child.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -315,23 +315,23 @@ class Process:
 def wait_until_ready(processes: Sequence[Process], timeout: float | None = None) -> None:
     """Waits until all of them serve; seconds, default the start_timeout of each.
 
-    Raises StackError at once when one of them dies, however long the others still need.
+    Raises UserError at once when one of them dies, however long the others still need.
     """
     began = time.monotonic()
     waiting = list(processes)
     while True:
         for process in list(waiting):
             if process._stopping.is_set():
-                raise StackError(f"{process.name} was stopped while it started.")
+                raise UserError(f"{process.name} was stopped while it started.")
             if not process.running:
-                raise StackError(f"{process.name} died while starting: {process.how_it_ended()}")
+                raise UserError(f"{process.name} died while starting: {process.how_it_ended()}")
             with contextlib.suppress(OSError):
                 if process.probe():
                     waiting.remove(process)
                     continue
             limit = process.start_timeout if timeout is None else timeout
             if time.monotonic() - began > limit:
-                raise StackError(
+                raise UserError(
                     f"{process.name} does not serve after {limit:.0f} s; its log is"
                     f" {process.log_path}{process.log_tail()}"
                 )

@@ -22,7 +22,7 @@ from pymysql.cursors import Cursor
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from harness.local.errors import StackError
+from harness.errors import UserError
 from harness.local.ports import HOST, Ports
 from harness.local.process import Process, find_binary, run_to_end
 from protos import topics
@@ -210,7 +210,7 @@ class Kafka(Process):
 
     def prepare(self) -> None:
         if not KAFKA_JARS.is_dir():
-            raise StackError(
+            raise UserError(
                 f"Kafka's jars are not in {KAFKA_JARS}: run harness/bootstrap.sh run first."
             )
         self._data.mkdir(parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ class Kafka(Process):
             return True
 
     def create_topics(self, timeout: float = 30.0) -> None:
-        """Makes the topics that are missing. Raises StackError after `timeout` seconds."""
+        """Makes the topics that are missing. Raises UserError after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -306,7 +306,7 @@ class Kafka(Process):
                 return
             except Exception as error:
                 if time.monotonic() > deadline or self._stopping.is_set() or not self.running:
-                    raise StackError(
+                    raise UserError(
                         f"Kafka does not accept topics ({error!r}); its log is {self.log_path}."
                     ) from error
                 time.sleep(0.2)

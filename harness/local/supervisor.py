@@ -14,7 +14,7 @@ from typing import IO, NoReturn
 
 from rich.console import Console
 
-from harness.local.errors import StackError
+from harness.errors import UserError
 from harness.local.journey import curl_journey
 from harness.local.ports import Ports
 from harness.local.process import Process
@@ -43,7 +43,7 @@ def run(environ: Mapping[str, str]) -> int:
     within `stoppable()`).
 
     Returns the exit code: 2 when something cannot be started or kept running, which is told on
-    standard error. Raises StackError when nothing was started at all. Leaves nothing behind.
+    standard error. Raises UserError when nothing was started at all. Leaves nothing behind.
     """
     console = Console(highlight=False, soft_wrap=True)
     seed = _seed_size(environ.get("SEED", "full"))
@@ -59,7 +59,7 @@ def run(environ: Mapping[str, str]) -> int:
             Watcher(stack, console).watch()
         except Stopped:
             return 0
-        except StackError as error:
+        except UserError as error:
             # Before the stopping, which takes a moment and would bury it.
             print(
                 f"frontrow: {error}\nMend that and type make run again; if it is the data that is"
@@ -115,13 +115,13 @@ def _seed_size(value: str) -> SeedSize:
         case "full" | "small" | "none":
             return value
         case _:
-            raise StackError(f"SEED must be full, small or none, not {value!r}.")
+            raise UserError(f"SEED must be full, small or none, not {value!r}.")
 
 
 def _require_disk() -> None:
     free = shutil.disk_usage(LOCAL).free
     if not (LOCAL / "data" / "mariadb").exists() and free < _DISK_NEEDED:
-        raise StackError(
+        raise UserError(
             f"Only {free // 1_000_000} MB are free on the disk of {LOCAL}, and a first start needs"
             f" {_DISK_NEEDED // 1_000_000} MB: make room, or start with SEED=none."
         )
@@ -131,7 +131,7 @@ def _require_own_data() -> None:
     """Data of another user cannot be served: files are closed to us, and MariaDB knows him only."""
     for path in (LOCAL / "data").glob("*"):
         if path.stat().st_uid != os.geteuid():
-            raise StackError(
+            raise UserError(
                 f"{path} belongs to {path.owner()}, who ran this before: run it as that user, or"
                 " delete the data as that user with make clean."
             )
@@ -148,7 +148,7 @@ class Watcher:
         self._coming_back: set[str] = set()
 
     def watch(self) -> NoReturn:
-        """Never returns. Raises StackError when a process died too often."""
+        """Never returns. Raises UserError when a process died too often."""
         while True:
             for process in self._stack.processes():
                 self.look_at(process)
@@ -175,7 +175,7 @@ class Watcher:
         deaths.append(now)
         self._deaths[process.name] = deaths
         if len(deaths) > _MAX_DEATHS:
-            raise StackError(
+            raise UserError(
                 f"{process.name} died {len(deaths)} times within {_DEATH_WINDOW:.0f} s and is not"
                 f" started again: {process.how_it_ended()}"
             )
@@ -203,7 +203,7 @@ def _only_one() -> Iterator[None]:
     LOCAL.mkdir(exist_ok=True)
     with _LOCK.open("a+") as lock:
         if not _try_lock(lock):
-            raise StackError(
+            raise UserError(
                 f"Frontrow is running already (process {_pid_in(lock)}): stop it with make stop."
             )
         lock.seek(0)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import bench, bench_page
 from benchmarks.wrk import Request, RunError, parse
-from harness.local import StackError
+from harness.errors import UserError
 from loadtests.machine import Meter, describe
 
 NUMBERS = {
@@ -166,7 +166,7 @@ def test_bad_input_is_one_sentence_and_status_2(
     ("happens", "status", "told"),
     [
         (RunError("pay: not one answer."), 1, "pay: not one answer."),
-        (StackError("redis-server is not installed."), 2, "redis-server is not installed."),
+        (UserError("redis-server is not installed."), 2, "redis-server is not installed."),
         (OSError(28, "No space left on device", "bench.json"), 2, "No space left on device: "),
         (signal.SIGINT, 130, "Stopped."),
         (signal.SIGTERM, 143, "Stopped."),

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from harness.local import StackError
+from harness.errors import UserError
 from harness.local.demo import Demo
 
 
@@ -15,5 +15,5 @@ def test_says_how_to_fill_a_shop_without_seats() -> None:
     transport = httpx.MockTransport(nothing_for_sale)
     with httpx.Client(base_url="http://shop", transport=transport) as client:
         demo = Demo(client, Console(quiet=True), 1)
-        with pytest.raises(StackError, match=r"make stop and then make run, .* make up SEED=full"):
+        with pytest.raises(UserError, match=r"make stop and then make run, .* make up SEED=full"):
             demo._hold_a_seat()

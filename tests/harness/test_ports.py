@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from harness.local import Ports, StackError
+from harness.errors import UserError
+from harness.local import Ports
 from harness.local.ports import free_ports, is_free
 
 
@@ -16,7 +17,7 @@ def test_a_taken_port_is_named_with_its_purpose_and_the_mend() -> None:
         taken = other.getsockname()[1]
         ports = dataclasses.replace(Ports.free(), mariadb=taken)
         with pytest.raises(
-            StackError, match=rf"Port {taken} \(for mariadb\).*FRONTROW_MARIADB_PORT"
+            UserError, match=rf"Port {taken} \(for mariadb\).*FRONTROW_MARIADB_PORT"
         ):
             ports.require_free()
 
@@ -28,7 +29,7 @@ def test_all_taken_ports_are_named_at_once() -> None:
             taken.listen()
         first, second = one.getsockname()[1], other.getsockname()[1]
         ports = dataclasses.replace(Ports.free(), redis=first, queue=second)
-        with pytest.raises(StackError, match=rf"{second} \(for queue\), {first} \(for redis\)"):
+        with pytest.raises(UserError, match=rf"{second} \(for queue\), {first} \(for redis\)"):
             ports.require_free()
 
 
@@ -41,7 +42,7 @@ def test_a_port_on_all_addresses_counts_as_taken() -> None:
 
 def test_one_port_for_two_purposes_is_refused() -> None:
     ports = Ports.free()
-    with pytest.raises(StackError, match="is set for both"):
+    with pytest.raises(UserError, match="is set for both"):
         dataclasses.replace(ports, redis=ports.gateway).require_free()
 
 
@@ -58,7 +59,7 @@ def test_variables_of_other_servers_are_not_ours() -> None:
 
 @pytest.mark.parametrize("value", ["x", "0", "65536", "-1", "127.0.0.1:"])
 def test_a_setting_that_is_no_port_is_refused_by_name(value: str) -> None:
-    with pytest.raises(StackError, match="GATEWAY_LISTEN"):
+    with pytest.raises(UserError, match="GATEWAY_LISTEN"):
         Ports.from_environ({"GATEWAY_LISTEN": value})
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.local import Process, StackError
+from harness.errors import UserError
+from harness.local import Process
 from harness.local.process import in_parallel, run_to_end
 
 
@@ -116,7 +117,7 @@ def test_what_hangs_in_sigstop_can_be_stopped(make: Make) -> None:
 
 def test_a_death_while_starting_is_told_with_the_end_of_the_log(make: Make) -> None:
     with pytest.raises(
-        StackError, match=r"(?s)script died while starting: exit code 3.*no such luck"
+        UserError, match=r"(?s)script died while starting: exit code 3.*no such luck"
     ) as e:
         make("print('no such luck'); raise SystemExit(3)").start()
     assert "log" in str(e.value)
@@ -125,7 +126,7 @@ def test_a_death_while_starting_is_told_with_the_end_of_the_log(make: Make) -> N
 def test_one_that_never_serves_is_told(make: Make) -> None:
     script = make("import time; time.sleep(60)")
     script.start(wait=False)
-    with pytest.raises(StackError, match="does not serve after 0 s"):
+    with pytest.raises(UserError, match="does not serve after 0 s"):
         script.wait_ready(0.2)
 
 
@@ -160,7 +161,7 @@ def test_what_it_started_itself_is_killed_with_it(make: Make) -> None:
 def test_nothing_starts_once_the_stack_is_stopping(make: Make) -> None:
     script = make(SERVES)
     script._stopping.set()
-    with pytest.raises(StackError, match="stopping"):
+    with pytest.raises(UserError, match="stopping"):
         script.start()
 
 
@@ -199,7 +200,7 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_step_that_fails_is_told_with_its_log(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"(?s)Tidying failed \(exit code 4\).*dust everywhere"):
+    with pytest.raises(UserError, match=r"(?s)Tidying failed \(exit code 4\).*dust everywhere"):
         run_to_end(
             ["sh", "-c", "echo dust everywhere; exit 4"],
             what="tidying",
@@ -215,9 +216,9 @@ def test_parallel_tasks_all_run_and_the_first_error_is_raised() -> None:
     done: list[int] = []
 
     def fail(message: str) -> None:
-        raise StackError(message)
+        raise UserError(message)
 
-    with pytest.raises(StackError, match="first"):
+    with pytest.raises(UserError, match="first"):
         in_parallel(
             [lambda: done.append(1), lambda: fail("first"), lambda: fail("second")],
             threading.Event(),

@@ -9,7 +9,8 @@ import pymysql
 import pytest
 import redis
 
-from harness.local import Ports, Stack, StackError
+from harness.errors import UserError
+from harness.local import Ports, Stack
 from harness.local.credentials import Credentials
 from harness.local.process import in_parallel
 from harness.local.programs import PREFIXES
@@ -21,7 +22,7 @@ def test_secrets_are_kept_and_only_the_owner_can_read_them(tmp_path: Path) -> No
     assert Credentials.load(path) == made
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("{")
-    with pytest.raises(StackError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         Credentials.load(path)
 
 

@@ -14,7 +14,8 @@ from typing import cast
 import pytest
 from rich.console import Console
 
-from harness.local import Process, Stack, StackError, supervisor
+from harness.errors import UserError
+from harness.local import Process, Stack, supervisor
 from harness.local.supervisor import Watcher
 
 
@@ -83,7 +84,7 @@ def test_what_keeps_dying_is_given_up(
         watcher.look_at(sleeper)  # sees the death
         watcher.look_at(sleeper)  # starts it again
     crash(sleeper)
-    with pytest.raises(StackError, match="died 6 times"):
+    with pytest.raises(UserError, match="died 6 times"):
         watcher.look_at(sleeper)
 
 
@@ -94,7 +95,7 @@ def test_only_one_runs_from_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert supervisor.running_pid() is None
     with supervisor._only_one():
         assert supervisor.running_pid() == os.getpid()
-        with pytest.raises(StackError, match=f"running already \\(process {os.getpid()}\\)"):
+        with pytest.raises(UserError, match=f"running already \\(process {os.getpid()}\\)"):
             supervisor.clean()
     assert supervisor.running_pid() is None
     assert supervisor.stop_running() == 0

@@ -2,9 +2,9 @@
 
 import pytest
 
+from harness.errors import UserError
 from harness.local import Ports
 from loadtests import attaching, containers
-from loadtests.errors import CannotTest
 
 SETTINGS = dict.fromkeys(attaching._SETTINGS, "x")
 
@@ -25,7 +25,7 @@ def test_what_is_here(url: str, here: bool) -> None:
 
 def test_a_gateway_elsewhere_has_no_defaults() -> None:
     given = SETTINGS | {"PAYMENT_MYSQL_URL": "", "QUEUE_LISTEN": ""}
-    with pytest.raises(CannotTest, match="another machine: set PAYMENT_MYSQL_URL, QUEUE_LISTEN to"):
+    with pytest.raises(UserError, match="another machine: set PAYMENT_MYSQL_URL, QUEUE_LISTEN to"):
         attaching.attached("http://192.0.2.1:8080", given, Ports())
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UserError
 from loadtests import capacity, k6
-from loadtests.errors import CannotTest
 from loadtests.target import Volume
 from tests.loadtests.figures import STATS, a_script
 
@@ -91,10 +91,10 @@ def test_what_was_found_before_a_step_failed_is_kept() -> None:
 
     def step(users: int) -> dict[str, Any]:
         if users > 200:
-            raise CannotTest("Gone.")
+            raise UserError("Gone.")
         return capacity.figures(a_script(), {}, 1)
 
-    with pytest.raises(CannotTest, match="Gone"):
+    with pytest.raises(UserError, match="Gone"):
         capacity.search(step, 100, 6_400, seen.append)
     assert seen[-1]["users"] == 200
 
@@ -117,7 +117,7 @@ class FakeRunner:
         assert settings["BASE_URL"] == "http://shop"
         assert plan["scenario"]["stages"][1]["target"] == plan["users"]
         if name == "pay":
-            raise CannotTest("Seats cannot be held.")
+            raise UserError("Seats cannot be held.")
         if plan["users"] > 300:
             raise k6.GaveUp(f"{name}: no place in the queue.")
         return a_script(name)

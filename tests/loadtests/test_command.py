@@ -8,9 +8,8 @@ from types import ModuleType
 import pytest
 
 from benchmarks import bench
-from harness.local import StackError
+from harness.errors import UserError
 from loadtests import capacity, command, report_page, run, verify
-from loadtests.errors import CannotTest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -40,8 +39,8 @@ def _raises(error: Exception) -> Callable[[], int]:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (CannotTest("Nothing is for sale."), "Nothing is for sale."),
-        (StackError("Redis does not start."), "Redis does not start."),
+        (UserError("Nothing is for sale."), "Nothing is for sale."),
+        (UserError("Redis does not start."), "Redis does not start."),
         (FileNotFoundError(2, "No such file", "k6"), "No such file: k6."),
     ],
 )

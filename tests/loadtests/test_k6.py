@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UserError
 from loadtests import capacity, k6, run
-from loadtests.errors import CannotTest
 
 HEAD = "metric_name,timestamp,metric_value,expected_response,name,status,extra_tags,metadata\n"
 
@@ -93,7 +93,7 @@ def test_the_environment_changes_the_numbers() -> None:
     [{"STAGES": "soon"}, {"CONCERTS": "many"}, {"THINK_SECONDS": "-1"}, {"MAX_P99_MS": "x"}],
 )
 def test_bad_settings_are_one_sentence(settings: dict[str, str]) -> None:
-    with pytest.raises(CannotTest, match=r"^seats: (STAGES|CONCERTS|THINK_SECONDS|MAX_P99_MS) "):
+    with pytest.raises(UserError, match=r"^seats: (STAGES|CONCERTS|THINK_SECONDS|MAX_P99_MS) "):
         k6.plan("seats", environ(**settings))
 
 
@@ -114,7 +114,7 @@ def test_a_setting_that_changes_nothing_is_refused(
 ) -> None:
     (name,) = settings
     said = rf"^{script}: {name} changes nothing in the profile {profile}\.$"
-    with pytest.raises(CannotTest, match=said):
+    with pytest.raises(UserError, match=said):
         k6.plan(script, environ(PROFILE=profile, **settings))
 
 
@@ -130,7 +130,7 @@ def test_a_setting_that_changes_nothing_is_refused(
 )
 def test_a_bad_load_is_one_sentence(profile: str, settings: dict[str, str]) -> None:
     (name,) = settings
-    with pytest.raises(CannotTest, match=rf"^journey: {name} must [^\n]+\.$"):
+    with pytest.raises(UserError, match=rf"^journey: {name} must [^\n]+\.$"):
         k6.plan("journey", environ(PROFILE=profile, **settings))
 
 
@@ -150,7 +150,7 @@ def test_how_many_are_let_in() -> None:
     asked = run.Asked({"PROFILE": "rush", "CAPACITY": "7"})
     assert asked.capacity_for("journey") == 7
     assert asked.capacity_for("seats") == run.EVERYBODY
-    with pytest.raises(CannotTest, match="CAPACITY"):
+    with pytest.raises(UserError, match="CAPACITY"):
         run.Asked({"CAPACITY": "-1"})
 
 

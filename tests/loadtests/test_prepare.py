@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UserError
 from loadtests import k6, prepare
-from loadtests.errors import CannotTest
 from loadtests.prepare import Wanted
 from tests.loadtests import fake_gateway
 from tests.loadtests.fake_gateway import Mistakes, serving
@@ -70,14 +70,14 @@ def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
 )
 def test_a_preparation_that_fails_is_told(mistakes: Mistakes, people: int, told: str) -> None:
     wanted = Wanted(people=people, holds=True, in_setup=False)
-    with serving(mistakes) as gateway, pytest.raises(CannotTest, match=told):
+    with serving(mistakes) as gateway, pytest.raises(UserError, match=told):
         prepare.make(wanted, 20, environ(gateway.url), quiet)
 
 
 def test_a_gateway_that_is_away_is_told() -> None:
     with serving({}) as gateway:
         pass
-    with pytest.raises(CannotTest, match="The gateway broke off POST /queues/enqueue"):
+    with pytest.raises(UserError, match="The gateway broke off POST /queues/enqueue"):
         prepare.make(Wanted(5, False, False), 20, environ(gateway.url), quiet)
 
 

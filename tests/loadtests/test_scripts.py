@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UserError
 from loadtests import k6
-from loadtests.errors import CannotTest
 from tests.loadtests import fake_gateway
 from tests.loadtests.fake_gateway import Body, Mistakes, schedules, seats, serving
 
@@ -132,7 +132,7 @@ def test_a_rush_without_a_queue_is_none(tmp_path: Path) -> None:
 
 
 def test_a_line_in_which_nobody_stands_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CannotTest, match="Nobody has to stand in line"):
+    with pytest.raises(UserError, match="Nobody has to stand in line"):
         ran("order", tmp_path, {})
     found = ran("order", tmp_path, {}, lets_in=False)
     assert found["passed"], broken(found)

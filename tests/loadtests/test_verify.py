@@ -14,9 +14,9 @@ import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
+from harness.errors import UserError
 from harness.local import Ports, Stack
 from loadtests import verify
-from loadtests.errors import CannotTest
 from loadtests.target import Target
 from loadtests.watch import Watch
 from protos.frontrow.payment.v1 import events_pb2
@@ -253,14 +253,14 @@ def test_the_waiting_room_is_watched(
 
 def test_a_store_that_is_away_is_one_sentence(target: Target) -> None:
     away = Target(**{**vars(target), "mysql_urls": {"payment": "mysql://a:b@127.0.0.1:9/payment"}})
-    with pytest.raises(CannotTest, match=r"payment at 127\.0\.0\.1:9 cannot be read"):
+    with pytest.raises(UserError, match=r"payment at 127\.0\.0\.1:9 cannot be read"):
         verify.count(away)
 
 
 def test_a_database_that_is_not_seeded_is_one_sentence(target: Target) -> None:
     assert urlsplit(target.mysql_urls["concert"]).path == "/concert"
     with pytest.raises(
-        CannotTest, match=r"not seeded: .* make stop and then make run .* make up SEED"
+        UserError, match=r"not seeded: .* make stop and then make run .* make up SEED"
     ):
         target.volume()
 
@@ -268,7 +268,7 @@ def test_a_database_that_is_not_seeded_is_one_sentence(target: Target) -> None:
 def test_a_schema_without_tables_is_one_sentence(target: Target) -> None:
     url = target.mysql_urls["concert"]
     wrong = Target(**{**vars(target), "mysql_urls": {**target.mysql_urls, "payment": url}})
-    with pytest.raises(CannotTest, match=r"payment .* does not answer as it should .*is it mig"):
+    with pytest.raises(UserError, match=r"payment .* does not answer as it should .*is it mig"):
         verify.count(wrong)
 
 
@@ -276,7 +276,7 @@ def test_a_database_that_does_not_show_what_was_sold_is_another(target: Target) 
     before = target.sold()
     reservation(target, before + 1, 1, "HELD")
     target.require_sold(before, 1)
-    with pytest.raises(CannotTest, match=r"shows 1 reservations .* gateway gave 2"):
+    with pytest.raises(UserError, match=r"shows 1 reservations .* gateway gave 2"):
         target.require_sold(before, 2)
 
 
