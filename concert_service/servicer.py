@@ -1,12 +1,9 @@
 """proto <-> domain of frontrow.concert.v1."""
 
-from typing import Any
-
 from concert_service.domain import Seat
 from concert_service.service import ConcertService
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
-
-Context = Any  # grpc.aio.ServicerContext: nothing of it is used here
+from servicekit.server import Context
 
 
 class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):

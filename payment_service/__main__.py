@@ -77,13 +77,15 @@ async def main() -> None:
             )
 
         async with Server(settings, "payment_service") as server:
-            payment_pb2_grpc.add_PaymentServiceServicer_to_server(
-                PaymentServicer(service), server.grpc
+            server.add(
+                payment_pb2_grpc.add_PaymentServiceServicer_to_server,
+                PaymentServicer(service),
+                payment_pb2.DESCRIPTOR,
             )
             server.add_background("recovery", recovery.run)
             server.add_background("relay", relay.run)
             server.add_background("reservation events", consume)
-            await server.serve(payment_pb2.DESCRIPTOR)
+            await server.serve()
             # Drivers whose callers have hung up; the relay still sends what they commit.
             await service.drain(settings.drain_seconds)
 

@@ -1,6 +1,5 @@
 """Runs the waiting room: `python -m queue_service`."""
 
-import contextlib
 from functools import partial
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
@@ -19,20 +18,29 @@ from servicekit.settings import load
 async def main() -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
-    async with contextlib.AsyncExitStack() as stack:
-        # One retry, so that a connection that Redis closed meanwhile costs nobody an error;
-        # every script may be repeated.
-        redis = redis_client.connect(
+    async with (
+        # One retry, so that a connection that Redis closed meanwhile causes no error; every
+        # script is idempotent.
+        redis_client.connect(
             settings.redis_url, timeout=settings.redis_timeout_seconds, retries=1
+        ) as redis,
+        Server(settings, "queue_service") as server,
+    ):
+        service = QueueService(
+            RedisWaitingRoom(redis, settings.rules, settings.limits),
+            Signer(settings.token_signing_key_id, settings.signing_secret),
+            settings.pacing,
+            settings.rooms,
         )
-        await stack.enter_async_context(redis)
-        store = RedisWaitingRoom(redis, settings.rules, settings.limits)
-        signer = Signer(settings.token_signing_key_id, settings.signing_secret)
-        service = QueueService(store, signer, settings.pacing, settings.rooms)
-        server = await stack.enter_async_context(Server(settings, "queue_service"))
-        queue_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(service), server.grpc)
-        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(
-            QueueAdminServicer(service), server.grpc
+        server.add(
+            queue_pb2_grpc.add_QueueServiceServicer_to_server,
+            QueueServicer(service),
+            queue_pb2.DESCRIPTOR,
+        )
+        server.add(
+            queue_pb2_grpc.add_QueueAdminServiceServicer_to_server,
+            QueueAdminServicer(service),
+            queue_pb2.DESCRIPTOR,
         )
         for room in settings.rooms:
             server.add_background(
@@ -48,7 +56,7 @@ async def main() -> None:
                 handler=payment_handler(service),
             ),
         )
-        await server.serve(queue_pb2.DESCRIPTOR)
+        await server.serve()
 
 
 if __name__ == "__main__":

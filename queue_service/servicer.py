@@ -1,15 +1,10 @@
 """proto <-> domain."""
 
-from typing import Any
-
-import grpc
-
 from protos.frontrow.queue.v1 import queue_pb2 as pb
 from protos.frontrow.queue.v1 import queue_pb2_grpc
 from queue_service.domain import Place, PlaceState, Position, Refusal, Room
 from queue_service.service import Entered, QueueService
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from servicekit.server import Context
 
 _STATES = {
     PlaceState.WAITING: pb.PLACE_STATE_WAITING,

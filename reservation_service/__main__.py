@@ -11,8 +11,9 @@ from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.settings import ReservationSettings
 from reservation_service.sweep import run_sweep
-from servicekit import client, kafka, logs, redis_client, server
+from servicekit import client, kafka, logs, redis_client
 from servicekit.mysql import Database
+from servicekit.server import Server, run
 from servicekit.settings import load
 
 
@@ -23,7 +24,7 @@ async def main() -> None:
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         redis_client.connect(settings.redis_url, timeout=settings.redis_timeout_seconds) as redis,
         client.connect(settings.concert_addr, idempotent=IDEMPOTENT) as concerts,
-        server.Server(settings, "reservation_service") as serving,
+        Server(settings, "reservation_service") as server,
     ):
         service = ReservationService(
             ReservationRepository(database),
@@ -36,14 +37,16 @@ async def main() -> None:
             hold_seconds=settings.hold_seconds,
             payment_lease_seconds=settings.payment_lease_seconds,
         )
-        reservation_pb2_grpc.add_ReservationServiceServicer_to_server(
-            ReservationServicer(service), serving.grpc
+        server.add(
+            reservation_pb2_grpc.add_ReservationServiceServicer_to_server,
+            ReservationServicer(service),
+            reservation_pb2.DESCRIPTOR,
         )
         if settings.sweep_interval_seconds:
-            serving.add_background(
+            server.add_background(
                 "sweep", partial(run_sweep, service, settings.sweep_interval_seconds)
             )
-        serving.add_background(
+        server.add_background(
             "payment events",
             partial(
                 kafka.run_consumer,
@@ -53,8 +56,8 @@ async def main() -> None:
                 handler=PaymentEvents(service).handle,
             ),
         )
-        await serving.serve(reservation_pb2.DESCRIPTOR)
+        await server.serve()
 
 
 if __name__ == "__main__":
-    server.run(main)
+    run(main)

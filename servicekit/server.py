@@ -7,10 +7,11 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import uvloop
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter, Histogram, start_http_server
@@ -21,6 +22,10 @@ from servicekit.rpc_errors import to_status
 from servicekit.settings import ServiceSettings, split_address
 
 log = logs.get(__name__)
+
+Servicer = TypeVar("Servicer")
+Context = grpc.aio.ServicerContext[Any, Any]
+"""What every method of a servicer gets beside its request."""
 
 CALLS = Counter("grpc_calls", "Calls served.", ["method", "code"])
 CALL_SECONDS = Histogram(
@@ -54,15 +59,20 @@ class Server:
     Use as an async context manager inside the pools it needs, so that they outlive the drain:
 
         async with Server(settings, "queue_service") as server:
-            add_QueueServiceServicer_to_server(QueueServicer(service), server.grpc)
-            server.add_background("ticker", ticker.run)
-            await server.serve(queue_pb2.DESCRIPTOR)
+            server.add(
+                queue_pb2_grpc.add_QueueServiceServicer_to_server,
+                QueueServicer(service),
+                queue_pb2.DESCRIPTOR,
+            )
+            server.add_background("tick", tick)
+            await server.serve()
     """
 
     def __init__(self, settings: ServiceSettings, name: str) -> None:
         self._settings = settings
         self._name = name
         self._health = health.aio.HealthServicer()
+        self._service_names: set[str] = set()
         self._background: dict[str, Callable[[], Awaitable[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.grpc = grpc.aio.server(
@@ -98,16 +108,28 @@ class Server:
         if pending:
             log.error("background work does not end", work=[task.get_name() for task in pending])
 
+    def add(
+        self,
+        register: Callable[[Servicer, grpc.aio.Server], None],
+        servicer: Servicer,
+        descriptor: FileDescriptor,
+    ) -> None:
+        """Adds a servicer: `register` is the generated add_…Servicer_to_server function,
+        `descriptor` the DESCRIPTOR of its .proto file, whose services health and reflection
+        then name."""
+        register(servicer, self.grpc)
+        self._service_names.update(s.full_name for s in descriptor.services_by_name.values())
+
     def add_background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Runs `work` beside the server until the drain is over. It should never return or
         raise; if it does, that is logged and it is started again after a second."""
         self._background[name] = work
 
-    async def serve(self, *descriptors: Any) -> None:
-        """Serves the services of these .proto files, plus health and reflection, until told to
-        stop. Raises OSError if the address is taken."""
+    async def serve(self) -> None:
+        """Serves the added servicers, plus health and reflection, until SIGTERM or SIGINT.
+        Raises OSError if the address is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        names = [s.full_name for d in descriptors for s in d.services_by_name.values()]
+        names = sorted(self._service_names)
         reflection.enable_server_reflection(
             [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc
         )
@@ -167,7 +189,7 @@ class _CallInterceptor(grpc.aio.ServerInterceptor):
         method = details.method
         metadata = dict(details.invocation_metadata)
 
-        async def serve_call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def serve_call(request: Any, context: Context) -> Any:
             call_context.request_id.set(
                 str(metadata.get(call_context.REQUEST_ID_HEADER, ""))
                 or call_context.new_request_id()

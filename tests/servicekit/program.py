@@ -59,11 +59,13 @@ async def main() -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
     async with Server(settings, "program") as server:
-        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(Waiter(), server.grpc)
+        server.add(
+            queue_pb2_grpc.add_QueueAdminServiceServicer_to_server, Waiter(), queue_pb2.DESCRIPTOR
+        )
         server.add_background("tick", tick)
         server.add_background("stray", stray)
         server.add_background("linger", linger)
-        await server.serve(queue_pb2.DESCRIPTOR)
+        await server.serve()
         print("drained", flush=True)
 
 
