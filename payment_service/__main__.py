@@ -23,7 +23,7 @@ from payment_service.settings import Settings
 from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2_grpc
 from servicekit import client, logs
-from servicekit.kafka import Producer, run_consumer
+from servicekit.kafka import Consumer, Producer
 from servicekit.mysql import Database
 from servicekit.server import Server, run
 from servicekit.settings import load
@@ -68,14 +68,12 @@ async def main() -> None:
         )
         relay = Relay(database, Outbox(), producer, committed)
 
-        async def consume() -> None:
-            await run_consumer(
-                bootstrap=settings.kafka_bootstrap,
-                group="payment_service",
-                topic=RESERVATION_TOPIC,
-                handler=ReservationEvents(service).handle,
-            )
-
+        consumer = Consumer(
+            bootstrap=settings.kafka_bootstrap,
+            group="payment_service",
+            topic=RESERVATION_TOPIC,
+            handler=ReservationEvents(service).handle,
+        )
         async with Server(settings, "payment_service") as server:
             server.add(
                 payment_pb2_grpc.add_PaymentServiceServicer_to_server,
@@ -84,7 +82,7 @@ async def main() -> None:
             )
             server.add_background("recovery", recovery.run)
             server.add_background("relay", relay.run)
-            server.add_background("reservation events", consume)
+            server.add_background("reservation events", consumer.run)
             await server.serve()
             # Drivers whose callers have hung up; the relay still sends what they commit.
             await service.drain(settings.drain_seconds)

@@ -8,7 +8,8 @@ from payment_service.domain import Payment
 from payment_service.ports import Payments
 from payment_service.saga import Saga
 from servicekit import call_context, logs
-from servicekit.kafka import is_transient
+from servicekit.background import repeat
+from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
@@ -43,20 +44,18 @@ class Recovery:
         self._lease_seconds = lease_seconds
 
     async def run(self) -> None:
-        failures = 0
-        while True:
-            try:
-                await self.look()
-                BACKLOG.set(await self._payments.count_unsent())
-                await self._payments.forget_keys(KEEP_KEYS_HOURS)
-                failures = 0
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                failures += 1
-                if failures == 1:
-                    log.warning("cannot recover yet", error=type(error).__name__)
-            await asyncio.sleep(self._interval)
+        """Recovers payments at every interval until cancelled."""
+        await repeat(
+            self.recover_all,
+            seconds=self._interval,
+            outage=Outage(log, "recovery_delayed", "recovery_resumed"),
+        )
+
+    async def recover_all(self) -> None:
+        """Recovers unfinished payments, measures the backlog and deletes old idempotency keys."""
+        await self.look()
+        BACKLOG.set(await self._payments.count_unsent())
+        await self._payments.forget_keys(KEEP_KEYS_HOURS)
 
     async def look(self) -> None:
         """Takes up what nobody drives, batch after batch, at most BATCHES."""

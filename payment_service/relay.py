@@ -10,8 +10,9 @@ from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER, TOPIC
 from payment_service.outbox import Outbox
 from servicekit import logs
-from servicekit.kafka import Producer, Record, back_off, is_transient
+from servicekit.kafka import Producer, Record
 from servicekit.mysql import Database
+from servicekit.retries import Outage, retry_while_unavailable
 
 log = logs.get(__name__)
 
@@ -36,27 +37,15 @@ class Relay:
         self._committed = committed
 
     async def run(self) -> None:
-        failures = 0
+        """Sends events until cancelled."""
+        outage = Outage(log, "outbox_delayed", "outbox_resumed")
         loop = asyncio.get_running_loop()
         while True:
             self._committed.clear()
-            looked = loop.time()
-            try:
-                sent = await self.send_batch()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                failures += 1
-                if failures == 1:
-                    log.warning("events wait in the outbox", error=type(error).__name__)
-                await asyncio.sleep(back_off(failures))
-                continue
-            if failures:
-                log.info("events go out again", failed_tries=failures)
-            failures = 0
-            if sent < BATCH:
+            started = loop.time()
+            if await retry_while_unavailable(self.send_batch, outage) < BATCH:
                 await self._wait_for_commit()
-                await asyncio.sleep(COLLECT_SECONDS - (loop.time() - looked))
+                await asyncio.sleep(COLLECT_SECONDS - (loop.time() - started))
 
     async def send_batch(self) -> int:
         """Sends the oldest events, at most BATCH; returns how many Kafka took.

@@ -16,8 +16,7 @@ from payment_service.domain import (
 from payment_service.ports import PaymentProvider, Payments
 from payment_service.saga import Saga
 from servicekit import call_context, logs
-from servicekit.errors import InvalidRequest
-from servicekit.kafka import is_transient
+from servicekit.errors import InvalidRequest, is_transient
 
 log = logs.get(__name__)
 

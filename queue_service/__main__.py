@@ -10,7 +10,7 @@ from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
 from queue_service.tokens import Signer
 from servicekit import logs, redis_client
-from servicekit.kafka import run_consumer
+from servicekit.kafka import Consumer
 from servicekit.server import Server, run
 from servicekit.settings import load
 
@@ -44,17 +44,16 @@ async def main() -> None:
         )
         for room in settings.rooms:
             server.add_background(
-                f"tick {room}", partial(service.keep_moving, room, settings.tick_seconds)
+                f"tick {room}", partial(service.keep_ticking, room, settings.tick_seconds)
             )
         server.add_background(
             TOPIC,
-            partial(
-                run_consumer,
+            Consumer(
                 bootstrap=settings.kafka_bootstrap,
                 group=GROUP,
                 topic=TOPIC,
                 handler=payment_handler(service),
-            ),
+            ).run,
         )
         await server.serve()
 

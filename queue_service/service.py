@@ -3,9 +3,9 @@
 Whom it admits, and when, is decided in Redis: `admit` and `step` in `lua/prelude.lua`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
@@ -28,7 +28,8 @@ from queue_service.domain import (
 )
 from queue_service.tokens import Signer
 from servicekit import logs
-from servicekit.errors import Unavailable
+from servicekit.background import repeat
+from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
@@ -127,7 +128,7 @@ class QueueService:
     async def get_room(self, room: str) -> Room:
         """The room's limits and counts. Raises RoomNotFound."""
         self._require_room(room)
-        return await self._look(room)
+        return await self._tick(room)
 
     async def update_room(
         self,
@@ -149,30 +150,18 @@ class QueueService:
             room, capacity=capacity, max_waiting=max_waiting, paused=paused
         )
         log.info(
-            "room changed", room=room, capacity=capacity, max_waiting=max_waiting, paused=paused
+            "room_updated", room=room, capacity=capacity, max_waiting=max_waiting, paused=paused
         )
         self._count(room, state)
         return state
 
-    async def keep_moving(self, room: str, every: float) -> None:
-        """Refills lapsed slots and shows the counts, every so many seconds, for ever."""
-        away = False
-        while True:
-            try:
-                await self._look(room)
-                if away:
-                    log.info("the store is back", room=room)
-                away = False
-            except Unavailable as error:
-                # Once is enough: it may be away for a while. What the client says of it holds its
-                # address, hence the kind alone.
-                if not away:
-                    kind = type(error.__cause__ or error).__name__
-                    log.warning("the store is away", room=room, error=kind)
-                away = True
-            await asyncio.sleep(every)
+    async def keep_ticking(self, room: str, seconds: float) -> None:
+        """Refills lapsed slots and updates the metrics every `seconds` seconds, until
+        cancelled."""
+        outage = Outage(log, "store_unavailable", "store_available", room=room)
+        await repeat(partial(self._tick, room), seconds=seconds, outage=outage)
 
-    async def _look(self, room: str) -> Room:
+    async def _tick(self, room: str) -> Room:
         state = await self._store.tick(room)
         self._count(room, state)
         return state

@@ -11,7 +11,8 @@ from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.settings import ReservationSettings
 from reservation_service.sweep import run_sweep
-from servicekit import client, kafka, logs, redis_client
+from servicekit import client, logs, redis_client
+from servicekit.kafka import Consumer
 from servicekit.mysql import Database
 from servicekit.server import Server, run
 from servicekit.settings import load
@@ -48,13 +49,12 @@ async def main() -> None:
             )
         server.add_background(
             "payment events",
-            partial(
-                kafka.run_consumer,
+            Consumer(
                 bootstrap=settings.kafka_bootstrap,
                 group=GROUP,
                 topic=PAYMENT_EVENTS,
                 handler=PaymentEvents(service).handle,
-            ),
+            ).run,
         )
         await server.serve()
 

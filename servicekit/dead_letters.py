@@ -18,13 +18,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from servicekit.errors import Unavailable
-from servicekit.kafka import (
-    DEAD_LETTER_HEADER,
-    DEAD_LETTER_SUFFIX,
-    REPLAY_HEADER,
-    Producer,
-    Record,
-)
+from servicekit.kafka import Producer, Record
+from servicekit.kafka.records import DEAD_LETTER_HEADER, DEAD_LETTER_SUFFIX, REPLAY_HEADER
 
 # Each step (connect, read on, publish, commit) takes at most so many seconds.
 STEP_SECONDS = 15.0

@@ -72,3 +72,11 @@ class Unavailable(ServiceError):
 
 class TimedOut(ServiceError):
     code = "TIMEOUT"
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later, because something it needs was unavailable or too
+    slow."""
+    if isinstance(error, ServiceError) and error.code in (Unavailable.code, TimedOut.code):
+        return True  # also as a RemoteError
+    return isinstance(error, Unavailable | TimedOut | TimeoutError | OSError)

@@ -1,12 +1,33 @@
-"""Logging: one JSON line an event on standard output, with the request id."""
+"""Logging: one JSON line per event on standard output, with the request id."""
 
 import logging
 import sys
+import time
 from typing import Any
 
 import structlog
 
 from servicekit import call_context
+
+_REPEAT_SECONDS = 60.0
+
+
+class _OncePerMinute(logging.Filter):
+    """Passes each message of aiokafka once per minute: it reports several times per second that
+    its broker is unavailable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        now = time.monotonic()
+        if now - self._last.get(str(record.msg), -_REPEAT_SECONDS) < _REPEAT_SECONDS:
+            return False
+        self._last[str(record.msg)] = now
+        return True
 
 
 def _add_request_id(
@@ -18,9 +39,9 @@ def _add_request_id(
 
 
 def configure(level: str) -> None:
-    """Sends our own log lines and those of the libraries the same way.
+    """Sets up the log of this process, for its own events and those of the libraries.
 
-    `level` is a name of the logging module, such as INFO.
+    `level` is the name of the lowest level that is logged, such as INFO.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -44,15 +65,16 @@ def configure(level: str) -> None:
             ],
         )
     )
+    handler.addFilter(_OncePerMinute())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # One line a request at the edge is enough; these would repeat it.
-    for noisy in ("httpx", "httpcore", "alembic.runtime.migration"):
+    # The HTTP clients would log each request a second time.
+    for noisy in ("httpx", "httpcore", "alembic.runtime.migration", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of a module."""
+    """Returns the logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
     return logger

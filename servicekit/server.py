@@ -16,7 +16,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter, Histogram, start_http_server
 
-from servicekit import call_context, cancellation, logs
+from servicekit import call_context, logs
+from servicekit.background import keep_running
 from servicekit.errors import ServiceError
 from servicekit.rpc_errors import to_status
 from servicekit.settings import ServiceSettings, split_address
@@ -34,7 +35,6 @@ CALL_SECONDS = Histogram(
     ["method"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-BACKGROUND_RESTART_SECONDS = 1.0
 # Longer than background work may take to clean up (a Kafka consumer leaves its group in 2 s).
 _CANCEL_AGAIN_SECONDS = 4.0
 _CANCEL_TIMES = 3
@@ -106,7 +106,7 @@ class Server:
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
         if pending:
-            log.error("background work does not end", work=[task.get_name() for task in pending])
+            log.error("background_work_not_cancelled", work=[task.get_name() for task in pending])
 
     def add(
         self,
@@ -143,7 +143,7 @@ class Server:
             loop.add_signal_handler(number, stop.set)
         await self.grpc.start()
         for name, work in self._background.items():
-            self._tasks.append(asyncio.create_task(_keep_running(name, work), name=name))
+            self._tasks.append(asyncio.create_task(keep_running(name, work), name=name))
         host, port = split_address(self._settings.metrics_listen)
         metrics_server, _ = start_http_server(port, host)
         tune_garbage_collector()
@@ -157,18 +157,6 @@ class Server:
         await self.grpc.stop(self._settings.drain_seconds)
         metrics_server.shutdown()
         log.info("stopped")
-
-
-async def _keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await work()
-            log.error("background work ended", work=name)
-        except (Exception, asyncio.CancelledError) as error:
-            if cancellation.is_ours(error):
-                raise
-            log.exception("background work failed", work=name)
-        await asyncio.sleep(BACKGROUND_RESTART_SECONDS)
 
 
 class _CallInterceptor(grpc.aio.ServerInterceptor):

@@ -42,7 +42,7 @@ from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
 from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Reservation
 from reservation_service.service import ReservationService
-from servicekit.kafka import Producer, Record, run_consumer
+from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Database, Row, Transaction
 from tests.payment_service.test_with_servers import running, until
 from tests.reservation_service.conftest import RealReservationStore, make_service, new_seats
@@ -190,12 +190,12 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
         )
 
         def consumer(topic: str, handler: Callable[[Record], object]) -> object:
-            return run_consumer(
+            return Consumer(
                 bootstrap=kafka_bootstrap,
                 group=f"test-{random.getrandbits(64):x}",
                 topic=topic,
                 handler=handler,  # type: ignore[arg-type]
-            )
+            ).run()
 
         async with running(
             consumer(TOPIC, shop.on_payment_event),  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
 from payment_service.providers.http import HttpProvider
 from payment_service.providers.sandbox import SandboxProvider
-from servicekit.kafka import is_transient
+from servicekit.errors import is_transient
 from servicekit.mysql import Database
 from tests.fakes.payments import FakeProvider
 

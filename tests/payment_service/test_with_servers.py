@@ -23,7 +23,7 @@ from payment_service.repository import PaymentRepository
 from payment_service.servicer import PaymentServicer
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2, payment_pb2_grpc
 from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
-from servicekit.kafka import Producer, Record, run_consumer
+from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Database
 from tests.payment_service.conftest import Shop
 
@@ -95,7 +95,9 @@ async def listening(bootstrap: str) -> AsyncIterator[list[events_pb2.PaymentEven
         return ()
 
     group = f"test-{random.getrandbits(64):x}"
-    async with running(run_consumer(bootstrap=bootstrap, group=group, topic=TOPIC, handler=handle)):
+    async with running(
+        Consumer(bootstrap=bootstrap, group=group, topic=TOPIC, handler=handle).run()
+    ):
         yield events
 
 
@@ -231,12 +233,12 @@ async def test_a_lost_seat_is_refunded_once(real: Real, kafka_bootstrap: str) ->
     lost = reservation_events_pb2.ReservationEvent(reservation_id=order.reservation_id)
     lost.seat_lost.payment_id = payment.id
     record = Record(RESERVATION_TOPIC, str(order.reservation_id).encode(), lost.SerializeToString())
-    consumer = run_consumer(
+    consumer = Consumer(
         bootstrap=kafka_bootstrap,
         group=f"test-{random.getrandbits(64):x}",
         topic=RESERVATION_TOPIC,
         handler=ReservationEvents(real.shop.service).handle,
-    )
+    ).run()
     async with (
         Producer(kafka_bootstrap) as producer,
         listening(kafka_bootstrap) as events,

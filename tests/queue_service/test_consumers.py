@@ -11,7 +11,7 @@ from queue_service.consumers import payment_handler
 from queue_service.domain import Limits, Pacing, Place, PlaceState
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
-from servicekit.kafka import Producer, Record, run_consumer
+from servicekit.kafka import Consumer, Producer, Record
 from tests.fakes.waiting_room import FakeWaitingRoom
 from tests.queue_service.conftest import RULES
 
@@ -39,12 +39,12 @@ async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
         payment_pb2.Admission(room="queue-test", place_number=first.number)
     )
     consumer = asyncio.create_task(
-        run_consumer(
+        Consumer(
             bootstrap=kafka_bootstrap,
             group="queue_service_test",
             topic=topic,
             handler=payment_handler(service),
-        )
+        ).run()
     )
     async with Producer(kafka_bootstrap) as producer:
         record = Record(topic, b"9", event.SerializeToString())

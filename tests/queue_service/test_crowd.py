@@ -116,7 +116,7 @@ async def open_shop(url: str, rules: Rules = PATIENT) -> AsyncIterator[Shop]:
             )
             for _ in range(2)
         ]
-        async with running(*(replica.keep_moving("main", 0.05) for replica in replicas)):
+        async with running(*(replica.keep_ticking("main", 0.05) for replica in replicas)):
             yield Shop(replicas, client())
 
 

@@ -142,7 +142,7 @@ async def test_counts_are_metrics(service: QueueService) -> None:
     assert (WAITING.labels("main")._value.get(), ADMITTED.labels("main")._value.get()) == (2, 1)
 
 
-async def test_a_store_that_is_away_is_said_to_be(
+async def test_an_unavailable_store_raises_unavailable(
     service: QueueService, store: FakeWaitingRoom
 ) -> None:
     store.away = Unavailable("away")
@@ -150,25 +150,25 @@ async def test_a_store_that_is_away_is_said_to_be(
         await service.enter_queue("main", [1])
 
 
-async def test_a_store_that_is_away_is_logged_once_and_without_its_address(
+async def test_an_unavailable_store_is_logged_once_and_without_its_address(
     service: QueueService, store: FakeWaitingRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = CapturingLogger()
     monkeypatch.setattr(service_module, "log", log)
     store.away = Unavailable("away")
     store.away.__cause__ = ConnectionError("Error 111 connecting to redis.internal:6379.")
-    moving = asyncio.create_task(service.keep_moving("main", 0))
+    ticking = asyncio.create_task(service.keep_ticking("main", 0))
     for _ in range(5):
         await asyncio.sleep(0)
     store.away = None
     for _ in range(5):
         await asyncio.sleep(0)
-    moving.cancel()
-    await asyncio.wait([moving])
+    ticking.cancel()
+    await asyncio.wait([ticking])
     away, back = log.calls
     assert (away.method_name, away.kwargs["error"]) == ("warning", "ConnectionError")
     assert "redis.internal" not in repr(away)
-    assert back.args == ("the store is back",)
+    assert (away.args, back.args) == (("store_unavailable",), ("store_available",))
 
 
 def payment_event(**kind: object) -> Record:

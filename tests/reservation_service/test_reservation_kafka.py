@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from protos.frontrow.reservation.v1 import events_pb2
 from reservation_service.consumers import RESERVATION_EVENTS, PaymentEvents
 from reservation_service.domain import Status
-from servicekit.kafka import Producer, Record, run_consumer
+from servicekit.kafka import Consumer, Producer, Record
 from tests.reservation_service.conftest import (
     RealReservationStore,
     ids,
@@ -64,7 +64,7 @@ async def test_payment_events_through_kafka(
     )
     await listener.start()
     consumer = asyncio.create_task(
-        run_consumer(bootstrap=kafka_bootstrap, group=incoming, topic=incoming, handler=handle)
+        Consumer(bootstrap=kafka_bootstrap, group=incoming, topic=incoming, handler=handle).run()
     )
     try:
         async with Producer(kafka_bootstrap) as producer, asyncio.timeout(60):

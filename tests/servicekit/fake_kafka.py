@@ -165,7 +165,7 @@ class Broker:
 
 
 class Consumer:
-    """The part of AIOKafkaConsumer that `run_consumer` uses."""
+    """The part of AIOKafkaConsumer that `Consumer` uses."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker

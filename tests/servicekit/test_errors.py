@@ -5,7 +5,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from servicekit import errors
-from servicekit.errors import Conflict, ServiceError
+from servicekit.errors import Conflict, ServiceError, is_transient
 from servicekit.rpc_errors import RemoteError, from_rpc_error, to_status
 
 KINDS = {
@@ -88,3 +88,22 @@ def test_a_bare_status_tells_nothing_of_its_text(status: grpc.StatusCode) -> Non
     assert error.code == expected.get(status, "INTERNAL")
     assert "db-7" not in error.detail
     assert error.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (errors.Unavailable("away"), True),
+        (errors.TimedOut("slow"), True),
+        (RemoteError("UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, ""), True),
+        (RemoteError("TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, ""), True),
+        (ConnectionRefusedError(), True),
+        (TimeoutError(), True),
+        (RemoteError("SEAT_HELD", grpc.StatusCode.ALREADY_EXISTS, ""), False),
+        (RemoteError("INTERNAL", grpc.StatusCode.INTERNAL, ""), False),
+        (errors.NotFound("no"), False),
+        (ValueError("bad"), False),
+    ],
+)
+def test_what_may_succeed_later_is_transient(error: Exception, transient: bool) -> None:
+    assert is_transient(error) is transient

@@ -13,22 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from harness.local.stack import Stack
 from servicekit import dead_letters
-from servicekit.errors import NotFound, Unavailable
-from servicekit.kafka import Handler, Producer, Record, back_off, is_transient, run_consumer
-
-
-def test_pauses_grow_with_jitter_and_have_a_bound() -> None:
-    for _ in range(100):
-        assert 0.1 <= back_off(1) <= 0.2
-        assert 2.5 <= back_off(1_000_000) <= 5.0
-
-
-def test_what_is_away_is_transient_and_what_is_wrong_is_not() -> None:
-    assert is_transient(Unavailable("away"))
-    assert is_transient(ConnectionRefusedError())
-    assert is_transient(TimeoutError())
-    assert not is_transient(NotFound("no"))
-    assert not is_transient(ValueError("bad"))
+from servicekit.errors import Unavailable
+from servicekit.kafka import Consumer, Handler, Producer, Record
 
 
 async def test_publishing_with_kafka_away_fails_in_time() -> None:
@@ -44,7 +30,7 @@ async def test_a_consumer_waits_for_kafka_and_stops_at_once() -> None:
         raise AssertionError("there is nothing to consume")
 
     consumer = asyncio.create_task(
-        run_consumer(bootstrap="127.0.0.1:1", group="g", topic="t", handler=handle)
+        Consumer(bootstrap="127.0.0.1:1", group="g", topic="t", handler=handle).run()
     )
     await asyncio.sleep(0.5)
     assert not consumer.done()
@@ -81,7 +67,7 @@ async def consuming(
     bootstrap: str, topic: str, handler: Handler, group: str = "group", **options: Any
 ) -> AsyncIterator[None]:
     consumer = asyncio.create_task(
-        run_consumer(bootstrap=bootstrap, group=group, topic=topic, handler=handler, **options)
+        Consumer(bootstrap=bootstrap, group=group, topic=topic, handler=handler, **options).run()
     )
     try:
         yield

@@ -10,9 +10,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import RequestTimedOutError
 
-from servicekit import kafka
 from servicekit.errors import Unavailable
-from servicekit.kafka import Handler, Record, run_consumer
+from servicekit.kafka import Consumer, Handler, Record, consumer
 from tests.servicekit.fake_kafka import (
     FETCH_RECORDS,
     TOPIC,
@@ -38,7 +37,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
 
     def play(scene: Scene) -> Broker:
         broker = Broker()
-        monkeypatch.setattr(kafka, "AIOKafkaConsumer", broker.consumer)
+        monkeypatch.setattr(consumer, "AIOKafkaConsumer", broker.consumer)
 
         async def main() -> None:
             async with asyncio.timeout(3600):
@@ -66,9 +65,9 @@ async def consuming(
     """A member that has had all partitions, and nothing to do, for `idle` seconds; at the end it
     must stop at once."""
     task = asyncio.create_task(
-        run_consumer(
+        Consumer(
             bootstrap="none", group="group", topic=TOPIC, handler=handler or handling(broker)
-        )
+        ).run()
     )
     await asyncio.sleep(idle)
     yield
@@ -202,7 +201,7 @@ def test_a_partition_that_cannot_go_on_takes_a_bounded_number_in_hand(play: Play
             await asyncio.sleep(1)
             assert broker.committed[P1] == 1000, "the others go on"
             assert broker.member is not None
-            assert broker.member.taken[P0] <= kafka._WAITING_RECORDS + 2 * FETCH_RECORDS
+            assert broker.member.taken[P0] <= consumer._WAITING_RECORDS + 2 * FETCH_RECORDS
             healed = True
             await broker.until_all_is_committed()
 

@@ -146,7 +146,7 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
     assert lines.count("tick") >= 1
     logged = [json.loads(line) for line in lines if line.startswith("{")]
     events = [line["event"] for line in logged]
-    failed = {line["work"] for line in logged if line["event"] == "background work failed"}
+    failed = {line["work"] for line in logged if line["event"] == "background_work_failed"}
     assert failed == {"tick", "stray"}
     assert events[-1] == "stopped"
 
