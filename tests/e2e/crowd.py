@@ -6,8 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-import httpx
-
+from harness.client import AnyResponse
 from tests.e2e.shop import Fan, Shop, place_of
 
 _BATCH = 25
@@ -92,7 +91,7 @@ class Crowd:
             # Sooner than told, for a quick test: the slot of a fan who sleeps stays empty.
             await asyncio.sleep(min(body["pollAfterSeconds"], 0.03 * order))
 
-    async def _ask(self, visitor: Visitor, method: str, path: str) -> httpx.Response:
+    async def _ask(self, visitor: Visitor, method: str, path: str) -> AnyResponse:
         while True:
             reply = await visitor.fan.request(method, path)
             if reply.status_code not in _ASK_AGAIN:

@@ -3,14 +3,13 @@
 These are test_errors_<what is to blame>.py; the first line of each names its rows by status.
 """
 
-import httpx
-
+from harness.client import AnyResponse
 from tests.e2e.shop import Fan, assert_problem
 
 MAX_ID = 2**63 - 1
 
 
-async def routes_behind_the_door(fan: Fan) -> list[httpx.Response]:
+async def routes_behind_the_door(fan: Fan) -> list[AnyResponse]:
     """Routes 3 to 7."""
     return [
         await fan.concerts(),
@@ -21,7 +20,7 @@ async def routes_behind_the_door(fan: Fan) -> list[httpx.Response]:
     ]
 
 
-def assert_refused_for_now(reply: httpx.Response, status: int, code: str) -> None:
+def assert_refused_for_now(reply: AnyResponse, status: int, code: str) -> None:
     """That it is this problem, and says when to ask again."""
     assert_problem(reply, status, code)
     assert int(reply.headers["Retry-After"]) >= 1

@@ -7,10 +7,7 @@ records of the topics. A Fan is one person with one connection.
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
-import json
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +15,10 @@ from typing import Any, TypeVar
 
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import BaseModel
 
+from gateway.schemas import Payment, Problem
+from harness.client import AnyResponse, Client, Response, TokenClaims, connect
 from harness.local.stack import Stack
 from protos.frontrow.payment.v1 import events_pb2
 
@@ -28,9 +28,6 @@ PRICE = "150000.00"
 # Far from the seeded ids, and from the user ids that mean something to the sandbox provider.
 _user_ids = itertools.count(5_000_001)
 _schedule_ids = itertools.count(1_000_001)
-
-# Making one takes 20 ms, and no request here is encrypted.
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 Answer = TypeVar("Answer")
 
@@ -65,24 +62,22 @@ async def eventually(
 
 def place_of(token: str) -> int:
     """The place number that a token states."""
-    payload = token.split(".")[1]
-    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return int(claims["place"])
+    return TokenClaims.of(token).place
 
 
-def assert_problem(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """That the reply is the whole of a problem body, and nothing that should stay inside."""
-    assert (reply.status_code, reply.json().get("code")) == (status, code), reply.text
-    assert reply.headers["content-type"] == PROBLEM_JSON
-    body: dict[str, Any] = reply.json()
-    assert body["status"] == status
-    for member in ("type", "title", "detail"):
-        assert isinstance(body[member], str), member
-        assert body[member], member
-    assert body["requestId"] == reply.headers["x-request-id"]
+def assert_problem(response: AnyResponse, status: int, code: str) -> Problem:
+    """Asserts that the response is a complete problem body that reveals nothing internal."""
+    assert (response.status_code, response.json().get("code")) == (status, code), response.text
+    assert response.headers["content-type"] == PROBLEM_JSON
+    problem = response.problem
+    assert problem.status == status
+    assert problem.type
+    assert problem.title
+    assert problem.detail
+    assert problem.request_id == response.headers["x-request-id"]
     for secret in ("Traceback", "Error(", "SELECT", "INSERT", "127.0.0.1", "pymysql", "grpc"):
-        assert secret not in reply.text
-    return body
+        assert secret not in response.text
+    return problem
 
 
 @dataclass(frozen=True)
@@ -94,13 +89,11 @@ class Schedule:
     seats: list[int]
 
 
-class Fan:
-    """One user with one connection of their own, like a browser. Each method is one request."""
+class Fan(Client):
+    """A client with a connection of its own, like a browser."""
 
     def __init__(self, url: str, user_id: int) -> None:
-        self.user_id = user_id
-        self.token = ""
-        self.http = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=_NO_TLS)
+        super().__init__(connect(url), user_id)
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -116,65 +109,15 @@ class Fan:
         body: object = None,
         *,
         headers: dict[str, str] | None = None,
-    ) -> httpx.Response:
-        token = {"X-Access-Token": self.token} if self.token else {}
-        return await self.http.request(
-            method,
-            path,
-            headers=token | (headers or {}),
-            **({"json": body} if body is not None else {}),  # type: ignore[arg-type]
-        )
-
-    async def enter(self) -> httpx.Response:
-        reply = await self.request("POST", "/queues/enqueue", {"userId": self.user_id})
-        if reply.status_code == 201:
-            self.token = reply.headers["X-Access-Token"]
-        return reply
-
-    async def order(self) -> httpx.Response:
-        return await self.request("GET", "/queues/order")
-
-    async def leave(self) -> httpx.Response:
-        return await self.request("DELETE", "/queues/order")
-
-    async def concerts(self, **query: str | int) -> httpx.Response:
-        return await self.request("GET", f"/concerts?{httpx.QueryParams(query)}")
-
-    async def schedules(self, concert_id: int | str) -> httpx.Response:
-        return await self.request("GET", f"/concerts/{concert_id}/schedules")
-
-    async def seats(self, schedule_id: int | str) -> httpx.Response:
-        return await self.request("GET", f"/concerts/schedules/{schedule_id}/seats")
-
-    async def reserve(self, seat_id: int, *, key: str = "") -> httpx.Response:
-        return await self.request(
-            "POST",
-            "/concerts/reservation",
-            {"userId": self.user_id, "concertSeatId": seat_id},
-            headers={"Idempotency-Key": key} if key else None,
-        )
-
-    async def pay(self, reservation_id: int | str, *, key: str = "") -> httpx.Response:
-        return await self.request(
-            "POST",
-            f"/concerts/reservations/{reservation_id}/pay",
-            {"userId": self.user_id},
-            headers={"Idempotency-Key": key} if key else None,
-        )
-
-    async def reservation(self, reservation_id: int | str) -> httpx.Response:
-        return await self.request("GET", f"/concerts/reservations/{reservation_id}")
-
-    async def cancel(self, reservation_id: int | str) -> httpx.Response:
-        return await self.request("DELETE", f"/concerts/reservations/{reservation_id}")
+    ) -> AnyResponse:
+        """Sends any request, also one that no route takes."""
+        return await self.send(method, path, BaseModel, body, headers)
 
     # Several requests, or one that must succeed.
 
     async def hold(self, seat_id: int) -> int:
-        """Reserves the seat; the id of the reservation."""
-        reply = await self.reserve(seat_id)
-        assert reply.status_code == 200, reply.text
-        return int(reply.json()["reservationId"])
+        """Reserves the seat and returns the id of the reservation."""
+        return (await self.reserve(seat_id)).body.reservation_id
 
     async def until_out(self, within: float = 20.0) -> None:
         """Waits until the admission has ended, as it does after a payment; it comes through
@@ -187,12 +130,13 @@ class Fan:
 
     async def seat_status(self, schedule_id: int, seat_id: int) -> str:
         """What the seat map says of one seat; at most a second old."""
-        reply = await self.seats(schedule_id)
-        assert reply.status_code == 200, reply.text
-        (status,) = [seat["status"] for seat in reply.json()["seats"] if seat["id"] == seat_id]
-        return str(status)
+        seats = (await self.seats(schedule_id)).body.seats
+        (status,) = [seat.status for seat in seats if seat.id == seat_id]
+        return status
 
-    async def pay_to_the_end(self, reservation_id: int, *, within: float = 20.0) -> httpx.Response:
+    async def pay_to_the_end(
+        self, reservation_id: int, *, within: float = 20.0
+    ) -> Response[Payment]:
         """Pays, and asks again while the outcome is not known: the first other reply than 202."""
         deadline = time.monotonic() + within
         while True:
@@ -224,9 +168,7 @@ class Shop:
     async def admitted(self, gateway: str = "gateway", user_id: int | None = None) -> Fan:
         """Somebody who may shop; the room must have a free slot."""
         fan = self.fan(gateway, user_id)
-        reply = await fan.enter()
-        assert reply.status_code == 201, reply.text
-        assert reply.json()["order"] == 0
+        assert (await fan.enter()).body.order == 0
         return fan
 
     async def crowd(self, count: int, gateway: str = "gateway") -> list[Fan]:
@@ -242,8 +184,8 @@ class Shop:
         """Waits until the gateway finds every service ready, after some were started anew."""
 
         async def all_ready() -> None:
-            reply = await self.fan().request("GET", "/health/ready")
-            assert reply.status_code == 200, reply.text
+            response = await self.fan().ready()
+            assert response.status_code == 200, response.text
 
         await eventually(all_ready, within=30)
 

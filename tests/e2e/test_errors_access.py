@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import jwt
 
+from harness.client import AnyResponse
 from harness.local.stack import Stack
 from tests.e2e.conftest import NOBODY, in_thread, start_all
 from tests.e2e.refusals import routes_behind_the_door
@@ -15,7 +15,7 @@ from tests.e2e.shop import Fan, Shop, assert_problem, eventually
 # 401 INVALID_TOKEN.
 
 
-async def every_route_with_a_token(fan: Fan) -> list[httpx.Response]:
+async def every_route_with_a_token(fan: Fan) -> list[AnyResponse]:
     return [
         await fan.order(),
         await fan.leave(),

@@ -62,7 +62,7 @@ async def test_who_still_waits(shop: Shop, door: str, room: Room) -> None:
     for order, fan in enumerate(waiting, start=1):
         for reply in await routes_behind_the_door(fan):
             problem = assert_problem(reply, 403, "STILL_WAITING")
-            assert problem["order"] == order
+            assert problem.order == order
         reply = await fan.order()
         body = reply.json()
         assert (reply.status_code, body["order"]) == (200, order)

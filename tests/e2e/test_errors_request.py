@@ -5,29 +5,28 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
+from harness.client import AnyResponse, Response
 from tests.e2e.refusals import MAX_ID
 from tests.e2e.shop import Fan, Shop, assert_problem, new_user_id
 
 ROUTES_WITH_A_BODY = ["/queues/enqueue", "/concerts/reservation", "/concerts/reservations/1/pay"]
 
 
-def assert_wrong_fields(reply: httpx.Response, *fields: str) -> None:
+def assert_wrong_fields(reply: AnyResponse, *fields: str) -> None:
     """That there is an entry for each of these, in this order, and for no other."""
     problem = assert_problem(reply, 422, "INVALID_REQUEST")
-    assert [error["field"] for error in problem["errors"]] == list(fields)
-    assert all(error["message"] for error in problem["errors"])
+    assert [error.field for error in problem.errors or ()] == list(fields)
+    assert all(error.message for error in problem.errors or ())
 
 
 async def post(
     fan: Fan, path: str, content: str | bytes | AsyncIterator[bytes], content_type: str
-) -> httpx.Response:
+) -> AnyResponse:
     """Sends a body as it is, whatever it claims to be."""
-    return await fan.http.post(
-        path,
-        content=content,
-        headers={"X-Access-Token": fan.token, "Content-Type": content_type},
-    )
+    headers = {"X-Access-Token": fan.token, "Content-Type": content_type}
+    return Response(await fan.http.post(path, content=content, headers=headers), BaseModel)
 
 
 # 422 INVALID_REQUEST.
@@ -60,7 +59,7 @@ async def test_a_body_that_is_not_a_json_object(shop: Shop, content: bytes) -> N
     fan = await shop.admitted()
     for path in ROUTES_WITH_A_BODY:
         reply = await post(fan, path, content, "application/json")
-        assert len(assert_problem(reply, 422, "INVALID_REQUEST")["errors"]) == 1
+        assert len(assert_problem(reply, 422, "INVALID_REQUEST").errors or ()) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import httpx
 import pytest
 
+from harness.client import AnyResponse
 from harness.local.stack import Stack
 from tests.e2e.conftest import in_thread
 from tests.e2e.refusals import assert_refused_for_now
@@ -44,7 +44,7 @@ async def customer(shop: Shop, impatient: str) -> Customer:
 # 503 UNAVAILABLE, 504 TIMEOUT.
 
 
-async def needing(service: str, fan: Fan, seat_id: int, reservation: int) -> list[httpx.Response]:
+async def needing(service: str, fan: Fan, seat_id: int, reservation: int) -> list[AnyResponse]:
     """Replies to everything that the service behind the gateway is needed for."""
     match service:
         case "queue_service":
@@ -117,6 +117,8 @@ async def test_a_service_that_is_away_is_unavailable(
 
 # 500 INTERNAL.
 
+PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "requestId"}
+
 
 @pytest.mark.parametrize(
     ("schema", "table"),
@@ -131,7 +133,7 @@ async def test_a_defect_is_internal_and_says_nothing(
         cursor.execute("SET lock_wait_timeout = 10")
         cursor.execute(f"RENAME TABLE {table} TO {table}_away")
         try:
-            questions: dict[str, list[Callable[[], Awaitable[httpx.Response]]]] = {
+            questions: dict[str, list[Callable[[], Awaitable[AnyResponse]]]] = {
                 "concert": [fan.concerts],
                 "reservation": [
                     lambda: fan.reserve(seat),
@@ -142,8 +144,8 @@ async def test_a_defect_is_internal_and_says_nothing(
             for ask in questions[schema]:
                 reply = await ask()
                 problem = assert_problem(reply, 500, "INTERNAL")
-                assert table not in problem["detail"]
-                assert set(problem) == {"type", "title", "status", "detail", "code", "requestId"}
+                assert table not in problem.detail
+                assert set(reply.json()) == PROBLEM_MEMBERS
         finally:
             cursor.execute(f"RENAME TABLE {table}_away TO {table}")
     assert (await fan.pay_to_the_end(reservation)).status_code == 200

@@ -2,11 +2,12 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
-import httpx
 import pytest
 
+from harness.client import AnyResponse
 from tests.e2e.shop import (
     SLOW,
     Fan,
@@ -27,7 +28,7 @@ def instant(text: object) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def assert_json(reply: httpx.Response, status: int) -> dict[str, object]:
+def assert_json(reply: AnyResponse, status: int) -> dict[str, object]:
     assert reply.status_code == status, reply.text
     assert reply.headers["content-type"] == "application/json"
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", reply.headers["x-request-id"])
@@ -195,7 +196,7 @@ async def test_a_hold_can_be_given_back_and_taken_at_once(shop: Shop) -> None:
     reservation = await fan.hold(date_.seats[0])
     assert_problem(await other.reserve(date_.seats[0]), 409, "SEAT_HELD")
     given_back = await fan.cancel(reservation)
-    assert (given_back.status_code, given_back.content) == (204, b"")
+    assert (given_back.status_code, given_back.text) == (204, "")
     await other.hold(date_.seats[0])
     # Again changes nothing, least of all the hold of the other.
     assert (await fan.cancel(reservation)).status_code == 204
@@ -218,7 +219,7 @@ async def test_a_paid_reservation_cannot_be_given_back(shop: Shop) -> None:
 async def test_who_leaves_the_queue_is_out_and_may_come_again(shop: Shop) -> None:
     fan = await shop.admitted()
     left = await fan.leave()
-    assert (left.status_code, left.content) == (204, b"")
+    assert (left.status_code, left.text) == (204, "")
     assert_problem(await fan.order(), 401, "TOKEN_EXPIRED")
     assert_problem(await fan.concerts(), 401, "TOKEN_EXPIRED")
     assert (await fan.leave()).status_code == 204
@@ -260,7 +261,7 @@ async def test_dates_that_have_passed_are_not_offered(shop: Shop) -> None:
     assert (await fan.schedules(date_.concert_id)).json() == {"schedules": []}
 
 
-async def _same(first: httpx.Response, again: httpx.Response) -> None:
+async def _same(first: AnyResponse, again: AnyResponse) -> None:
     assert (again.status_code, again.json()) == (first.status_code, first.json())
 
 
@@ -298,7 +299,7 @@ async def test_an_idempotency_key_gives_the_first_payment_again(shop: Shop) -> N
     assert_problem(await again.pay(other, key="pay-1"), 422, "IDEMPOTENCY_KEY_REUSED")
 
 
-async def _one_in_flight(replies: list[httpx.Response]) -> httpx.Response:
+async def _one_in_flight(replies: Sequence[AnyResponse]) -> AnyResponse:
     """One got through, or several the same answer; the others were told to wait."""
     done = [reply for reply in replies if reply.status_code == 200]
     assert done, [reply.text for reply in replies]

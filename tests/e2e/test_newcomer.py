@@ -66,7 +66,7 @@ async def test_the_demo_buys_a_ticket(shop: Shop, repository: Path) -> None:
         str(repository),
         sys.executable,
         "-m",
-        "harness.local.demo",
+        "harness.demo",
         FRONTROW_URL=shop.url(),
     )
     for step in range(1, 8):

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import httpx
 
+from harness.client import Response, T
 from tests.e2e.shop import Fan, Shop
 
 # Told so, a fan waits a moment and asks again.
@@ -111,33 +112,30 @@ class Load:
         fan = self._shop.fan(self._gateways[0])
         await self._until_admitted(fan)
         # With a key, so that asking again after a doubtful answer gets the same hold.
-        reserved = await self._ask_inside(fan, lambda: fan.reserve(seat, key=f"seat-{seat}"))
-        assert reserved.status_code == 200, reserved.text
-        reservation = int(reserved.json()["reservationId"])
+        held = await self._ask_inside(fan, lambda: fan.reserve(seat, key=f"seat-{seat}"))
+        reservation = held.body.reservation_id
         self.held[reservation] = seat
         paid = await self._ask_inside(fan, lambda: fan.pay_to_the_end(reservation))
-        assert paid.status_code == 200, paid.text
-        self.paid[reservation] = int(paid.json()["paymentId"])
+        assert paid.body.status == "SUCCEEDED"
+        self.paid[reservation] = paid.body.payment_id
         await fan.close()
 
     async def _until_admitted(self, fan: Fan) -> None:
-        entered = await self._ask(fan, fan.enter)
-        assert entered.status_code == 201, entered.text
-        order = entered.json()["order"]
+        order = (await self._ask(fan, fan.enter)).body.order
         while order:
             await asyncio.sleep(_PAUSE)
-            order = (await self._ask(fan, fan.order)).json()["order"]
+            order = (await self._ask(fan, fan.order)).body.order
 
     async def _ask_inside(
-        self, fan: Fan, send: Callable[[], Awaitable[httpx.Response]]
-    ) -> httpx.Response:
+        self, fan: Fan, send: Callable[[], Awaitable[Response[T]]]
+    ) -> Response[T]:
         """Back to the door if need be: a room that lost its memory lets its guests in again."""
         while (reply := await self._ask(fan, send)).status_code in (401, 403):
-            self.refusals[f"{reply.status_code} {reply.json()['code']}"] += 1
+            self.refusals[f"{reply.status_code} {reply.code}"] += 1
             await self._until_admitted(fan)
         return reply
 
-    async def _ask(self, fan: Fan, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    async def _ask(self, fan: Fan, send: Callable[[], Awaitable[Response[T]]]) -> Response[T]:
         while True:
             try:
                 reply = await send()
@@ -148,7 +146,7 @@ class Load:
                 continue
             if reply.headers.get("connection") == "close":
                 self._leave_gateway(fan)
-            in_progress = reply.status_code == 409 and reply.json()["code"] in (
+            in_progress = reply.status_code == 409 and reply.code in (
                 "IN_PROGRESS",
                 "PAYMENT_IN_PROGRESS",
                 # Of a first try that died with the lock in its hand; it ends by itself.
@@ -156,7 +154,7 @@ class Load:
             )
             if reply.status_code not in _ASK_AGAIN and not in_progress:
                 return reply
-            what = f"{reply.status_code} {reply.json()['code']}"
+            what = f"{reply.status_code} {reply.code}"
             self.refusals[what] += 1
             if "retry-after" not in reply.headers and not in_progress:
                 self.without_retry_after[what] += 1

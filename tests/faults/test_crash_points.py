@@ -7,9 +7,10 @@ the programs know nothing of it.
 import asyncio
 import signal
 
-import httpx
 import pytest
 
+from gateway.schemas import Payment
+from harness.client import Response
 from harness.local.stack import Stack
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import DECLINED, Fan, Shop, assert_problem, eventually, sandbox_user
@@ -58,10 +59,10 @@ async def crashed(stack: Stack, step: str) -> None:
     assert code == -signal.SIGKILL
 
 
-async def ask_until_told(fan: Fan, reservation: int, within: float = 30.0) -> httpx.Response:
+async def ask_until_told(fan: Fan, reservation: int, within: float = 30.0) -> Response[Payment]:
     """Asks for the payment until there is an outcome."""
 
-    async def told() -> httpx.Response:
+    async def told() -> Response[Payment]:
         reply = await fan.pay(reservation)
         assert reply.status_code not in (202, 409, 500, 503, 504), reply.text
         return reply

@@ -1,19 +1,24 @@
-"""The demo in a shop that sells nothing."""
+"""The demo in a shop that sells nothing, and at an address where no shop is."""
 
 import httpx
 import pytest
 from rich.console import Console
 
+from harness.client import Client, connect
+from harness.demo import Demo, buy
 from harness.errors import UserError
-from harness.local.demo import Demo
 
 
-def test_says_how_to_fill_a_shop_without_seats() -> None:
+async def test_says_how_to_fill_a_shop_without_seats() -> None:
     def nothing_for_sale(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"concerts": []})
 
-    transport = httpx.MockTransport(nothing_for_sale)
-    with httpx.Client(base_url="http://shop", transport=transport) as client:
-        demo = Demo(client, Console(quiet=True), 1)
+    async with connect("http://shop", httpx.MockTransport(nothing_for_sale)) as http:
+        demo = Demo(Client(http), Console(quiet=True))
         with pytest.raises(UserError, match=r"make stop and then make run, .* make up SEED=full"):
-            demo._hold_a_seat()
+            await demo._hold_a_seat()
+
+
+async def test_says_how_to_start_a_shop_that_does_not_answer() -> None:
+    with pytest.raises(UserError, match=r"Nothing answers at http://127\.0\.0\.1:9 .*make run"):
+        await buy("http://127.0.0.1:9")
