@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop logs demo clean up down backup restore roll test test-containers check fmt protos lock bench loadtest capacity
+.PHONY: help run stop logs demo clean up down backup restore roll test test-containers check fmt protos breaking lock bench loadtest capacity
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := harness/bootstrap.sh
@@ -56,11 +56,12 @@ test-containers: ## Run the tests of `make up` on stacks of their own; skipped w
 	@$(BOOTSTRAP) check
 	@exec $(PYTHON) -m pytest tests/containers --override-ini addopts= -rs $(ARGS)
 
-check: ## Lint, format, types, and whether the stubs fit the protos
+check: ## Check lint, format, types, the protos, and that the stubs fit them
 	@$(BOOTSTRAP) check
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy .
+	.venv/bin/buf lint protos
 	@before=$$(find protos -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum); \
 	protos/generate.sh && \
 	after=$$(find protos -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum) && \
@@ -78,6 +79,10 @@ fmt: ## Format the code and mend what the linter can
 protos: ## Generate the stubs beside the .proto files
 	@$(BOOTSTRAP) check
 	protos/generate.sh
+
+breaking: ## Report changes since commit BASE that break the wire format of the protos (BASE=main)
+	@$(BOOTSTRAP) check
+	@exec protos/breaking.sh "$(BASE)"
 
 lock: ## Write the lock files anew from pyproject.toml
 	@$(BOOTSTRAP) check

@@ -71,19 +71,16 @@ class Room:
         self._set(capacity)
         return capacity
 
-    def _get(self) -> queue_pb2.Room:
-        return self._ask(queue_pb2.GetRoomRequest(room=ROOM))
+    def _get(self) -> queue_pb2.GetRoomResponse:
+        try:
+            return self._admin.GetRoom(queue_pb2.GetRoomRequest(room=ROOM), timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise away(self._address) from error
 
     def _set(self, capacity: int) -> None:
-        self._ask(queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity))
-
-    def _ask(
-        self, request: queue_pb2.GetRoomRequest | queue_pb2.UpdateRoomRequest
-    ) -> queue_pb2.Room:
+        request = queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity)
         try:
-            if isinstance(request, queue_pb2.GetRoomRequest):
-                return self._admin.GetRoom(request, timeout=_SECONDS)
-            return self._admin.UpdateRoom(request, timeout=_SECONDS)
+            self._admin.UpdateRoom(request, timeout=_SECONDS)
         except grpc.RpcError as error:
             raise away(self._address) from error
 

@@ -1,6 +1,6 @@
 """gRPC <-> payments."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -16,6 +16,10 @@ _STATUS = {
 }
 
 
+# The responses that are a payment: they have the same fields.
+Response = TypeVar("Response", payment_pb2.PayResponse, payment_pb2.GetPaymentOfReservationResponse)
+
+
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     """See protos/frontrow/payment/v1/payment.proto."""
 
@@ -24,17 +28,18 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
 
     async def Pay(
         self, request: payment_pb2.PayRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> payment_pb2.Payment:
-        return _to_proto(await self._service.pay(_to_order(request)))
+    ) -> payment_pb2.PayResponse:
+        return _response(payment_pb2.PayResponse, await self._service.pay(_to_order(request)))
 
     async def GetPaymentOfReservation(
         self,
         request: payment_pb2.GetPaymentOfReservationRequest,
         context: grpc.aio.ServicerContext[Any, Any],
-    ) -> payment_pb2.Payment:
-        return _to_proto(
-            await self._service.payment_of_reservation(request.reservation_id, request.user_id)
+    ) -> payment_pb2.GetPaymentOfReservationResponse:
+        payment = await self._service.payment_of_reservation(
+            request.reservation_id, request.user_id
         )
+        return _response(payment_pb2.GetPaymentOfReservationResponse, payment)
 
 
 def _to_order(request: payment_pb2.PayRequest) -> PayOrder:
@@ -49,8 +54,8 @@ def _to_order(request: payment_pb2.PayRequest) -> PayOrder:
     )
 
 
-def _to_proto(payment: Payment) -> payment_pb2.Payment:
-    return payment_pb2.Payment(
+def _response(kind: type[Response], payment: Payment) -> Response:
+    return kind(
         id=payment.id,
         reservation_id=payment.reservation_id,
         user_id=payment.user_id,

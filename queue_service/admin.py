@@ -58,6 +58,7 @@ async def ask(
     """Makes one call and prints the room; exits with 2 and one sentence if it fails."""
     async with client.connect(address) as channel:
         stub = queue_pb2_grpc.QueueAdminServiceStub(channel)
+        room: queue_pb2.GetRoomResponse | queue_pb2.UpdateRoomResponse
         try:
             if isinstance(request, queue_pb2.GetRoomRequest):
                 room = await client.call(stub.GetRoom, request, budget=BUDGET_SECONDS)

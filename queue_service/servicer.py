@@ -1,10 +1,15 @@
 """proto <-> domain."""
 
+from typing import TypeVar
+
 from protos.frontrow.queue.v1 import queue_pb2 as pb
 from protos.frontrow.queue.v1 import queue_pb2_grpc
 from queue_service.domain import Place, PlaceState, Position, Refusal, Room
 from queue_service.service import Entered, QueueService
 from servicekit.server import Context
+
+# The responses that are a room: they have the same fields.
+RoomResponse = TypeVar("RoomResponse", pb.GetRoomResponse, pb.UpdateRoomResponse)
 
 _STATES = {
     PlaceState.WAITING: pb.PLACE_STATE_WAITING,
@@ -46,17 +51,20 @@ class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
     def __init__(self, service: QueueService) -> None:
         self._service = service
 
-    async def GetRoom(self, request: pb.GetRoomRequest, context: Context) -> pb.Room:
-        return _room(request.room, await self._service.get_room(request.room))
+    async def GetRoom(self, request: pb.GetRoomRequest, context: Context) -> pb.GetRoomResponse:
+        room = await self._service.get_room(request.room)
+        return _room(pb.GetRoomResponse, request.room, room)
 
-    async def UpdateRoom(self, request: pb.UpdateRoomRequest, context: Context) -> pb.Room:
+    async def UpdateRoom(
+        self, request: pb.UpdateRoomRequest, context: Context
+    ) -> pb.UpdateRoomResponse:
         room = await self._service.update_room(
             request.room,
             capacity=request.capacity if request.HasField("capacity") else None,
             max_waiting=request.max_waiting if request.HasField("max_waiting") else None,
             paused=request.paused if request.HasField("paused") else None,
         )
-        return _room(request.room, room)
+        return _room(pb.UpdateRoomResponse, request.room, room)
 
 
 def _result(result: Entered | Refusal) -> pb.EnterQueueResponse.Result:
@@ -83,8 +91,8 @@ def _position(position: Position) -> pb.Position:
     )
 
 
-def _room(name: str, room: Room) -> pb.Room:
-    return pb.Room(
+def _room(kind: type[RoomResponse], name: str, room: Room) -> RoomResponse:
+    return kind(
         room=name,
         capacity=room.limits.capacity,
         max_waiting=room.limits.max_waiting,

@@ -1,6 +1,6 @@
 """proto <-> domain of frontrow.reservation.v1."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from reservation_service.domain import Reservation, Status
@@ -17,30 +17,41 @@ STATUS = {
 }
 
 
+# The responses that are a reservation: they have the same fields.
+Response = TypeVar(
+    "Response",
+    reservation_pb2.ReserveResponse,
+    reservation_pb2.GetReservationResponse,
+    reservation_pb2.CancelReservationResponse,
+    reservation_pb2.BeginPaymentResponse,
+)
+
+
 class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
     def __init__(self, service: ReservationService) -> None:
         self._service = service
 
     async def Reserve(
         self, request: reservation_pb2.ReserveRequest, context: Context
-    ) -> reservation_pb2.Reservation:
-        return _reservation(
-            await self._service.hold_seat(request.user_id, request.seat_id, request.idempotency_key)
+    ) -> reservation_pb2.ReserveResponse:
+        reservation = await self._service.hold_seat(
+            request.user_id, request.seat_id, request.idempotency_key
         )
+        return _response(reservation_pb2.ReserveResponse, reservation)
 
     async def GetReservation(
         self, request: reservation_pb2.GetReservationRequest, context: Context
-    ) -> reservation_pb2.Reservation:
-        return _reservation(
-            await self._service.get_reservation(request.reservation_id, request.user_id)
-        )
+    ) -> reservation_pb2.GetReservationResponse:
+        reservation = await self._service.get_reservation(request.reservation_id, request.user_id)
+        return _response(reservation_pb2.GetReservationResponse, reservation)
 
     async def CancelReservation(
         self, request: reservation_pb2.CancelReservationRequest, context: Context
-    ) -> reservation_pb2.Reservation:
-        return _reservation(
-            await self._service.cancel_reservation(request.reservation_id, request.user_id)
+    ) -> reservation_pb2.CancelReservationResponse:
+        reservation = await self._service.cancel_reservation(
+            request.reservation_id, request.user_id
         )
+        return _response(reservation_pb2.CancelReservationResponse, reservation)
 
     async def ListTakenSeats(
         self, request: reservation_pb2.ListTakenSeatsRequest, context: Context
@@ -56,19 +67,18 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
 
     async def BeginPayment(
         self, request: reservation_pb2.BeginPaymentRequest, context: Context
-    ) -> reservation_pb2.Reservation:
-        return _reservation(
-            await self._service.begin_payment(
-                request.reservation_id,
-                request.user_id,
-                request.payment_id,
-                request.failed_payment_id,
-            )
+    ) -> reservation_pb2.BeginPaymentResponse:
+        reservation = await self._service.begin_payment(
+            request.reservation_id,
+            request.user_id,
+            request.payment_id,
+            request.failed_payment_id,
         )
+        return _response(reservation_pb2.BeginPaymentResponse, reservation)
 
 
-def _reservation(reservation: Reservation) -> reservation_pb2.Reservation:
-    message = reservation_pb2.Reservation(
+def _response(kind: type[Response], reservation: Reservation) -> Response:
+    message = kind(
         id=reservation.id,
         user_id=reservation.user_id,
         seat_id=reservation.seat_id,

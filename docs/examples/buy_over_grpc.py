@@ -70,7 +70,7 @@ def hold_seat(
     concerts: concert_pb2_grpc.ConcertServiceStub,
     reservations: reservation_pb2_grpc.ReservationServiceStub,
     user: int,
-) -> reservation_pb2.Reservation:
+) -> reservation_pb2.ReserveResponse:
     """Holds any seat."""
     for seat in free_seats(concerts, reservations):
         try:
@@ -86,9 +86,9 @@ def hold_seat(
 
 def pay(
     stub: payment_pb2_grpc.PaymentServiceStub,
-    reservation: reservation_pb2.Reservation,
+    reservation: reservation_pb2.ReserveResponse,
     place: queue_pb2.Place,
-) -> payment_pb2.Payment:
+) -> payment_pb2.PayResponse:
     """Pays, and asks again while the outcome is not known. Paying twice charges once."""
     request = payment_pb2.PayRequest(
         reservation_id=reservation.id,

@@ -237,7 +237,9 @@ def _check_same_user(place: queue_pb2.Place, user_id: int) -> None:
         raise NotYours("The token belongs to another user than userId.")
 
 
-def _hold(reservation: reservation_pb2.Reservation) -> dict[str, object]:
+def _hold(
+    reservation: reservation_pb2.ReserveResponse | reservation_pb2.GetReservationResponse,
+) -> dict[str, object]:
     return {
         "reservationId": reservation.id,
         "price": reservation.price,
@@ -245,7 +247,9 @@ def _hold(reservation: reservation_pb2.Reservation) -> dict[str, object]:
     }
 
 
-def _payment_reply(payment: payment_pb2.Payment) -> Response:
+def _payment_reply(
+    payment: payment_pb2.PayResponse | payment_pb2.GetPaymentOfReservationResponse,
+) -> Response:
     body = {"paymentId": payment.id, "reservationId": payment.reservation_id}
     match payment.status:
         case payment_pb2.PAYMENT_STATUS_SUCCEEDED:

@@ -27,8 +27,8 @@ class Line:
     second_replica: str
     rooms: list["queue_pb2_grpc.QueueAdminServiceAsyncStub"]
 
-    async def seen_by(self, replica: int) -> queue_pb2.Room:
-        room: queue_pb2.Room = await self.rooms[replica].GetRoom(
+    async def seen_by(self, replica: int) -> queue_pb2.GetRoomResponse:
+        room: queue_pb2.GetRoomResponse = await self.rooms[replica].GetRoom(
             queue_pb2.GetRoomRequest(room=LINE), timeout=5
         )
         return room

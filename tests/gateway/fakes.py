@@ -251,9 +251,9 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
 
     def reset(self) -> None:
         """No reservation yet."""
-        self.reservations: dict[int, reservation_pb2.Reservation] = {}
+        self.reservations: dict[int, reservation_pb2.ReserveResponse] = {}
 
-    def hold(self, user_id: int, seat_id: int) -> reservation_pb2.Reservation:
+    def hold(self, user_id: int, seat_id: int) -> reservation_pb2.ReserveResponse:
         """A new hold. SEAT_NOT_FOUND, SEAT_HELD, SEAT_SOLD."""
         seat = next((seat for seat in self.concerts.seats if seat.id == seat_id), None)
         if seat is None:
@@ -262,7 +262,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
             raise service_error("SEAT_SOLD", Conflict)
         if seat_id in self._seats(HELD):
             raise service_error("SEAT_HELD", Conflict)
-        reservation = reservation_pb2.Reservation(
+        reservation = reservation_pb2.ReserveResponse(
             id=len(self.reservations) + 1,
             user_id=user_id,
             seat_id=seat.id,
@@ -275,7 +275,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         self.reservations[reservation.id] = reservation
         return reservation
 
-    def owned(self, reservation_id: int, user_id: int) -> reservation_pb2.Reservation:
+    def owned(self, reservation_id: int, user_id: int) -> reservation_pb2.ReserveResponse:
         """The user's reservation. RESERVATION_NOT_FOUND, NOT_YOURS."""
         reservation = self.reservations.get(reservation_id)
         if reservation is None:
@@ -289,25 +289,27 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
 
     async def Reserve(
         self, request: reservation_pb2.ReserveRequest, context: object
-    ) -> reservation_pb2.Reservation:
+    ) -> reservation_pb2.ReserveResponse:
         await self.faults.before("Reserve", request)
         return self.hold(request.user_id, request.seat_id)
 
     async def GetReservation(
         self, request: reservation_pb2.GetReservationRequest, context: object
-    ) -> reservation_pb2.Reservation:
+    ) -> reservation_pb2.GetReservationResponse:
         await self.faults.before("GetReservation", request)
-        return self.owned(request.reservation_id, request.user_id)
+        reservation = self.owned(request.reservation_id, request.user_id)
+        # The responses that are a reservation have the same fields.
+        return reservation_pb2.GetReservationResponse.FromString(reservation.SerializeToString())
 
     async def CancelReservation(
         self, request: reservation_pb2.CancelReservationRequest, context: object
-    ) -> reservation_pb2.Reservation:
+    ) -> reservation_pb2.CancelReservationResponse:
         await self.faults.before("CancelReservation", request)
         reservation = self.owned(request.reservation_id, request.user_id)
         if reservation.status == CONFIRMED:
             raise service_error("ALREADY_PAID", Conflict)
         reservation.status = CANCELLED
-        return reservation
+        return reservation_pb2.CancelReservationResponse.FromString(reservation.SerializeToString())
 
     async def ListTakenSeats(
         self, request: reservation_pb2.ListTakenSeatsRequest, context: object
@@ -331,7 +333,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
 
     async def BeginPayment(
         self, request: reservation_pb2.BeginPaymentRequest, context: object
-    ) -> reservation_pb2.Reservation:
+    ) -> reservation_pb2.BeginPaymentResponse:
         raise NotImplementedError("the gateway does not ask this")
 
 
@@ -348,13 +350,15 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
     def reset(self) -> None:
         """No payment yet, and all will succeed."""
         self.outcome: payment_pb2.PaymentStatus.ValueType = SUCCEEDED
-        self.payments: dict[int, payment_pb2.Payment] = {}
+        self.payments: dict[int, payment_pb2.PayResponse] = {}
 
-    async def Pay(self, request: payment_pb2.PayRequest, context: object) -> payment_pb2.Payment:
+    async def Pay(
+        self, request: payment_pb2.PayRequest, context: object
+    ) -> payment_pb2.PayResponse:
         await self.faults.before("Pay", request)
         reservation = self.reservations.owned(request.reservation_id, request.user_id)
         if reservation.id not in self.payments:
-            self.payments[reservation.id] = payment_pb2.Payment(
+            self.payments[reservation.id] = payment_pb2.PayResponse(
                 id=len(self.payments) + 1,
                 reservation_id=reservation.id,
                 user_id=request.user_id,
@@ -368,14 +372,15 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
 
     async def GetPaymentOfReservation(
         self, request: payment_pb2.GetPaymentOfReservationRequest, context: object
-    ) -> payment_pb2.Payment:
+    ) -> payment_pb2.GetPaymentOfReservationResponse:
         await self.faults.before("GetPaymentOfReservation", request)
         payment = self.payments.get(request.reservation_id)
         if payment is None:
             raise service_error("PAYMENT_NOT_FOUND", NotFound)
         if payment.user_id != request.user_id:
             raise service_error("NOT_YOURS", Forbidden)
-        return payment
+        # Both responses have the same fields.
+        return payment_pb2.GetPaymentOfReservationResponse.FromString(payment.SerializeToString())
 
 
 @dataclass

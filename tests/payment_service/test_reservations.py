@@ -35,12 +35,12 @@ def reservations(*answers: str) -> GrpcReservations:
 
     async def begin_payment(
         request: reservation_pb2.BeginPaymentRequest, **_: Any
-    ) -> reservation_pb2.Reservation:
+    ) -> reservation_pb2.BeginPaymentResponse:
         assert (request.payment_id, request.failed_payment_id) == (7, 6)
         answer = left.pop(0) if len(left) > 1 else left[0]
         if answer.isupper():
             raise RemoteError(answer, grpc.StatusCode.UNKNOWN, "")
-        return reservation_pb2.Reservation(price=answer)
+        return reservation_pb2.BeginPaymentResponse(price=answer)
 
     stub = SimpleNamespace(BeginPayment=begin_payment)
     return GrpcReservations(

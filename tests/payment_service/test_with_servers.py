@@ -284,6 +284,6 @@ async def test_it_speaks_grpc(real: Real) -> None:
             timeout=5,
         )
     await server.stop(None)
-    assert paid == asked
+    assert asked.SerializeToString() == paid.SerializeToString()
     assert paid.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED
     assert paid.amount == "150000.00"

@@ -141,10 +141,10 @@ async def test_redis_away_is_unavailable(channel: grpc.aio.Channel, own_redis: O
 
 async def test_zero_is_a_limit_that_is_set(channel: grpc.aio.Channel) -> None:
     operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
-    room = await client.call(
+    updated = await client.call(
         operator.UpdateRoom, pb.UpdateRoomRequest(room="main", capacity=0), budget=BUDGET
     )
-    assert (room.capacity, room.max_waiting, room.paused) == (0, 2, False)
+    assert (updated.capacity, updated.max_waiting, updated.paused) == (0, 2, False)
     room = await client.call(operator.GetRoom, pb.GetRoomRequest(room="main"), budget=BUDGET)
     assert (room.room, room.capacity, room.recovering) == ("main", 0, False)
     assert room.epoch > 0

@@ -65,7 +65,7 @@ async def test_over_grpc_field_by_field(
     )
     until = held.held_until.ToDatetime(UTC)
     assert abs((until - datetime.now(UTC)).total_seconds() - HOLD_SECONDS) < 5
-    expected = reservation_pb2.Reservation(
+    expected = reservation_pb2.ReserveResponse(
         id=1,
         user_id=42,
         seat_id=17,
@@ -81,7 +81,9 @@ async def test_over_grpc_field_by_field(
         reservation_pb2.GetReservationRequest(reservation_id=1, user_id=42),
         budget=2,
     )
-    assert read == expected
+    assert read.SerializeToString(deterministic=True) == expected.SerializeToString(
+        deterministic=True
+    )
     paying = await client.call(
         stub.BeginPayment,
         reservation_pb2.BeginPaymentRequest(reservation_id=1, user_id=42, payment_id=7),

@@ -23,16 +23,18 @@ class Waiter(queue_pb2_grpc.QueueAdminServiceServicer):
         self._waiting = 0
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._released.set)
 
-    async def GetRoom(self, request: queue_pb2.GetRoomRequest, context: object) -> queue_pb2.Room:
+    async def GetRoom(
+        self, request: queue_pb2.GetRoomRequest, context: object
+    ) -> queue_pb2.GetRoomResponse:
         if request.room == "wait":
             self._waiting += 1
             await self._released.wait()
-        return queue_pb2.Room(room=request.room)
+        return queue_pb2.GetRoomResponse(room=request.room)
 
     async def UpdateRoom(
         self, request: queue_pb2.UpdateRoomRequest, context: object
-    ) -> queue_pb2.Room:
-        return queue_pb2.Room(waiting=self._waiting)
+    ) -> queue_pb2.UpdateRoomResponse:
+        return queue_pb2.UpdateRoomResponse(waiting=self._waiting)
 
 
 async def tick() -> None:

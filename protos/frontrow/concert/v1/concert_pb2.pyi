@@ -53,7 +53,7 @@ class Schedule(_message.Message):
     date: _builtins.str
     """ISO 8601 date, as in 2026-12-24."""
     seat_count: _builtins.int
-    """Number of seats of this schedule."""
+    """Number of seats."""
     def __init__(
         self,
         *,
@@ -107,9 +107,9 @@ class ListConcertsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 100; 0 means 100, more is taken as 100."""
+    """1 to 100. 0 and values above 100 mean 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first page."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,

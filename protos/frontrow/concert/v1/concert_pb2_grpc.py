@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class ConcertServiceStub:
-    """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
-    still to be had is known to the reservation service alone.
+    """Serves concerts, schedules, seats and prices: facts that hardly change. Only the reservation
+    service knows whether a seat is available.
 
-    All calls only read and may be repeated after UNAVAILABLE.
+    All RPCs only read. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def __init__(self, channel):
@@ -61,37 +61,44 @@ class ConcertServiceStub:
 
 
 class ConcertServiceServicer:
-    """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
-    still to be had is known to the reservation service alone.
+    """Serves concerts, schedules, seats and prices: facts that hardly change. Only the reservation
+    service knows whether a seat is available.
 
-    All calls only read and may be repeated after UNAVAILABLE.
+    All RPCs only read. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def ListConcerts(self, request, context):
-        """Lists concerts by id. INVALID_REQUEST: page_size below 0 or a page_token that this service
-        did not give.
+        """Lists concerts in the order of their ids, one page at a time.
+
+        Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSchedules(self, request, context):
-        """Lists a concert's schedules from today (UTC) on, by date. CONCERT_NOT_FOUND.
+        """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+
+        Reasons: CONCERT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSeats(self, request, context):
-        """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND.
+        """Lists every seat of a schedule, in seat order.
+
+        Reasons: SCHEDULE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSeats(self, request, context):
-        """Reads several seats at once, in no order; those that are not found are left out.
-        INVALID_REQUEST: more than 1000.
+        """Reads several seats, in no particular order. Leaves out seats that do not exist. At most 1,000
+        seats.
+
+        Reasons: INVALID_REQUEST (more than 1,000 seats).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,10 +136,10 @@ def add_ConcertServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConcertService:
-    """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
-    still to be had is known to the reservation service alone.
+    """Serves concerts, schedules, seats and prices: facts that hardly change. Only the reservation
+    service knows whether a seat is available.
 
-    All calls only read and may be repeated after UNAVAILABLE.
+    All RPCs only read. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConcertServiceStub:
-    """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
-    still to be had is known to the reservation service alone.
+    """Serves concerts, schedules, seats and prices: facts that hardly change. Only the reservation
+    service knows whether a seat is available.
 
-    All calls only read and may be repeated after UNAVAILABLE.
+    All RPCs only read. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     @_typing.overload
@@ -38,45 +38,63 @@ class ConcertServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConcertServiceAsyncStub: ...
     ListConcerts: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListConcertsRequest, _concert_pb2.ListConcertsResponse]
-    """Lists concerts by id. INVALID_REQUEST: page_size below 0 or a page_token that this service
-    did not give.
+    """Lists concerts in the order of their ids, one page at a time.
+
+    Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
     """
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListSchedulesRequest, _concert_pb2.ListSchedulesResponse]
-    """Lists a concert's schedules from today (UTC) on, by date. CONCERT_NOT_FOUND."""
+    """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+
+    Reasons: CONCERT_NOT_FOUND.
+    """
     ListSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListSeatsRequest, _concert_pb2.ListSeatsResponse]
-    """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
+    """Lists every seat of a schedule, in seat order.
+
+    Reasons: SCHEDULE_NOT_FOUND.
+    """
     GetSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]
-    """Reads several seats at once, in no order; those that are not found are left out.
-    INVALID_REQUEST: more than 1000.
+    """Reads several seats, in no particular order. Leaves out seats that do not exist. At most 1,000
+    seats.
+
+    Reasons: INVALID_REQUEST (more than 1,000 seats).
     """
 
 @_typing.type_check_only
 class ConcertServiceAsyncStub(ConcertServiceStub):
-    """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
-    still to be had is known to the reservation service alone.
+    """Serves concerts, schedules, seats and prices: facts that hardly change. Only the reservation
+    service knows whether a seat is available.
 
-    All calls only read and may be repeated after UNAVAILABLE.
+    All RPCs only read. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListConcerts: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListConcertsRequest, _concert_pb2.ListConcertsResponse]  # type: ignore[assignment]
-    """Lists concerts by id. INVALID_REQUEST: page_size below 0 or a page_token that this service
-    did not give.
+    """Lists concerts in the order of their ids, one page at a time.
+
+    Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
     """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListSchedulesRequest, _concert_pb2.ListSchedulesResponse]  # type: ignore[assignment]
-    """Lists a concert's schedules from today (UTC) on, by date. CONCERT_NOT_FOUND."""
+    """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+
+    Reasons: CONCERT_NOT_FOUND.
+    """
     ListSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListSeatsRequest, _concert_pb2.ListSeatsResponse]  # type: ignore[assignment]
-    """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
+    """Lists every seat of a schedule, in seat order.
+
+    Reasons: SCHEDULE_NOT_FOUND.
+    """
     GetSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]  # type: ignore[assignment]
-    """Reads several seats at once, in no order; those that are not found are left out.
-    INVALID_REQUEST: more than 1000.
+    """Reads several seats, in no particular order. Leaves out seats that do not exist. At most 1,000
+    seats.
+
+    Reasons: INVALID_REQUEST (more than 1,000 seats).
     """
 
 class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Concerts, their dates, their seats and prices: facts that hardly change. Whether a seat is
-    still to be had is known to the reservation service alone.
+    """Serves concerts, schedules, seats and prices: facts that hardly change. Only the reservation
+    service knows whether a seat is available.
 
-    All calls only read and may be repeated after UNAVAILABLE.
+    All RPCs only read. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     @_abc_1.abstractmethod
@@ -85,8 +103,9 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _concert_pb2.ListConcertsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.ListConcertsResponse, _abc.Awaitable[_concert_pb2.ListConcertsResponse]]:
-        """Lists concerts by id. INVALID_REQUEST: page_size below 0 or a page_token that this service
-        did not give.
+        """Lists concerts in the order of their ids, one page at a time.
+
+        Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +114,10 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _concert_pb2.ListSchedulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.ListSchedulesResponse, _abc.Awaitable[_concert_pb2.ListSchedulesResponse]]:
-        """Lists a concert's schedules from today (UTC) on, by date. CONCERT_NOT_FOUND."""
+        """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+
+        Reasons: CONCERT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListSeats(
@@ -103,7 +125,10 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _concert_pb2.ListSeatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.ListSeatsResponse, _abc.Awaitable[_concert_pb2.ListSeatsResponse]]:
-        """Lists every seat of a schedule, in seat order. SCHEDULE_NOT_FOUND."""
+        """Lists every seat of a schedule, in seat order.
+
+        Reasons: SCHEDULE_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def GetSeats(
@@ -111,8 +136,10 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _concert_pb2.GetSeatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.GetSeatsResponse, _abc.Awaitable[_concert_pb2.GetSeatsResponse]]:
-        """Reads several seats at once, in no order; those that are not found are left out.
-        INVALID_REQUEST: more than 1000.
+        """Reads several seats, in no particular order. Leaves out seats that do not exist. At most 1,000
+        seats.
+
+        Reasons: INVALID_REQUEST (more than 1,000 seats).
         """
 
 def add_ConcertServiceServicer_to_server(servicer: ConcertServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,9 +20,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PaymentEvent(_message.Message):
-    """A record on the topic payment.events; the key is the reservation id in decimal, so that the
-    events of one reservation keep their order. The header event-id is unique per event; an event
-    may be delivered more than once.
+    """A record on the topic payment.events. Its key is the reservation id in decimal, which keeps the
+    events of one reservation in order. Its header event-id is unique per event. An event may be
+    delivered more than once.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -71,7 +71,7 @@ Global___PaymentEvent: _TypeAlias = PaymentEvent  # noqa: Y015
 
 @_typing.final
 class PaymentSucceeded(_message.Message):
-    """The charge went through: the reservation is to be confirmed and the admission to end."""
+    """The user was charged: consumers confirm the reservation and end the admission."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +81,7 @@ class PaymentSucceeded(_message.Message):
     """Decimal string with two places."""
     @_builtins.property
     def admission(self) -> _payment_pb2.Admission:
-        """Absent if the payer came without one."""
+        """Absent if the payment was made without an admission."""
 
     def __init__(
         self,
@@ -99,8 +99,8 @@ Global___PaymentSucceeded: _TypeAlias = PaymentSucceeded  # noqa: Y015
 
 @_typing.final
 class PaymentFailed(_message.Message):
-    """Nothing was charged, because the provider declined or the payment was given up: the reservation
-    goes back to its hold.
+    """The user was not charged: the provider declined, or the payment was given up. Consumers return
+    the reservation to its hold.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -123,7 +123,7 @@ Global___PaymentFailed: _TypeAlias = PaymentFailed  # noqa: Y015
 
 @_typing.final
 class PaymentRefunded(_message.Message):
-    """The money went back, because the seat was lost."""
+    """The payment was refunded because the seat was lost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -25,58 +25,27 @@ class _PaymentStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Payment
     DESCRIPTOR: _descriptor.EnumDescriptor
     PAYMENT_STATUS_UNSPECIFIED: _PaymentStatus.ValueType  # 0
     PAYMENT_STATUS_PENDING: _PaymentStatus.ValueType  # 1
-    """Under way; the outcome is not known yet."""
+    """The outcome is not known yet."""
     PAYMENT_STATUS_SUCCEEDED: _PaymentStatus.ValueType  # 2
     PAYMENT_STATUS_FAILED: _PaymentStatus.ValueType  # 3
     PAYMENT_STATUS_REFUNDED: _PaymentStatus.ValueType  # 4
-    """Charged after the reservation was gone for good: the money went back."""
+    """The user was charged after the seat was lost, and then refunded."""
 
-class PaymentStatus(_PaymentStatus, metaclass=_PaymentStatusEnumTypeWrapper): ...
+class PaymentStatus(_PaymentStatus, metaclass=_PaymentStatusEnumTypeWrapper):
+    """The state of a payment."""
 
 PAYMENT_STATUS_UNSPECIFIED: PaymentStatus.ValueType  # 0
 PAYMENT_STATUS_PENDING: PaymentStatus.ValueType  # 1
-"""Under way; the outcome is not known yet."""
+"""The outcome is not known yet."""
 PAYMENT_STATUS_SUCCEEDED: PaymentStatus.ValueType  # 2
 PAYMENT_STATUS_FAILED: PaymentStatus.ValueType  # 3
 PAYMENT_STATUS_REFUNDED: PaymentStatus.ValueType  # 4
-"""Charged after the reservation was gone for good: the money went back."""
+"""The user was charged after the seat was lost, and then refunded."""
 Global___PaymentStatus: _TypeAlias = PaymentStatus  # noqa: Y015
 
 @_typing.final
-class Payment(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    RESERVATION_ID_FIELD_NUMBER: _builtins.int
-    USER_ID_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    reservation_id: _builtins.int
-    user_id: _builtins.int
-    amount: _builtins.str
-    """Decimal string with two places; empty until it is known."""
-    status: Global___PaymentStatus.ValueType
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        reservation_id: _builtins.int = ...,
-        user_id: _builtins.int = ...,
-        amount: _builtins.str = ...,
-        status: Global___PaymentStatus.ValueType = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Payment: _TypeAlias = Payment  # noqa: Y015
-
-@_typing.final
 class Admission(_message.Message):
-    """The place in the waiting room that a successful payment gives up."""
+    """The place in the waiting room whose admission a successful payment ends."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,10 +78,12 @@ class PayRequest(_message.Message):
     reservation_id: _builtins.int
     user_id: _builtins.int
     idempotency_key: _builtins.str
-    """Optional, at most 255 characters, scoped to the user: a repeat gets the first final answer."""
+    """Optional, at most 255 characters, scoped to the user. A repeat with the same key returns the
+    first final answer.
+    """
     @_builtins.property
     def admission(self) -> Global___Admission:
-        """Optional; without it nobody's admission ends."""
+        """Optional. Without it, the payment ends no admission."""
 
     def __init__(
         self,
@@ -129,6 +100,40 @@ class PayRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PayRequest: _TypeAlias = PayRequest  # noqa: Y015
+
+@_typing.final
+class PayResponse(_message.Message):
+    """A payment. GetPaymentOfReservationResponse has the same fields under the same numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    reservation_id: _builtins.int
+    user_id: _builtins.int
+    amount: _builtins.str
+    """Decimal string with two places; empty until it is known."""
+    status: Global___PaymentStatus.ValueType
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        reservation_id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        amount: _builtins.str = ...,
+        status: Global___PaymentStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayResponse: _TypeAlias = PayResponse  # noqa: Y015
 
 @_typing.final
 class GetPaymentOfReservationRequest(_message.Message):
@@ -151,3 +156,36 @@ class GetPaymentOfReservationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPaymentOfReservationRequest: _TypeAlias = GetPaymentOfReservationRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentOfReservationResponse(_message.Message):
+    """See PayResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    reservation_id: _builtins.int
+    user_id: _builtins.int
+    amount: _builtins.str
+    status: Global___PaymentStatus.ValueType
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        reservation_id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        amount: _builtins.str = ...,
+        status: Global___PaymentStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentOfReservationResponse: _TypeAlias = GetPaymentOfReservationResponse  # noqa: Y015

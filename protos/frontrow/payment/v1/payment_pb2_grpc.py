@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class PaymentServiceStub:
-    """Payments, each driven to an end whatever crashes. A reservation is charged at most once.
+    """Takes payments and finishes each one, also after a crash. Charges a reservation at most once.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def __init__(self, channel):
@@ -38,39 +40,46 @@ class PaymentServiceStub:
         self.Pay = channel.unary_unary(
                 '/frontrow.payment.v1.PaymentService/Pay',
                 request_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayRequest.SerializeToString,
-                response_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.Payment.FromString,
+                response_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayResponse.FromString,
                 _registered_method=True)
         self.GetPaymentOfReservation = channel.unary_unary(
                 '/frontrow.payment.v1.PaymentService/GetPaymentOfReservation',
                 request_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationRequest.SerializeToString,
-                response_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.Payment.FromString,
+                response_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationResponse.FromString,
                 _registered_method=True)
 
 
 class PaymentServiceServicer:
-    """Payments, each driven to an end whatever crashes. A reservation is charged at most once.
+    """Takes payments and finishes each one, also after a crash. Charges a reservation at most once.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def Pay(self, request, context):
-        """Pays a reservation, and waits for the outcome as long as the deadline allows.
+        """Pays a reservation and waits for the outcome until shortly before the deadline.
 
-        A reservation that was paid by this user gets the first payment again. A payment whose
-        outcome is not known in time is returned as PENDING and settled in the background; asking
-        again tells the outcome. After a decline the hold stays, and the next call tries again.
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
-        nothing was charged, and nothing will be by this call, unless the database was lost just
-        while it took the payment down: asking again tells.
+        Idempotent per reservation: returns the existing payment if this user has already paid.
+        Returns PENDING if the outcome is not known in time; the payment is then settled in the
+        background, and repeating the call returns its outcome. After a decline the hold remains, and
+        the next call starts a new payment.
+
+        Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID. With an
+        idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
+        IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
+        charged and this call will charge nothing, unless the connection to the database was lost
+        during the commit: repeat the call to learn the outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPaymentOfReservation(self, request, context):
-        """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-        admission has ended, since a payment that succeeds ends it. A decline is told once, by this
-        call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
-        PAYMENT_DECLINED.
+        """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
+        admission has ended, because a successful payment ends it. A decline is reported once, by this
+        RPC or by Pay; after that the reservation has no payment.
+
+        Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,12 +91,12 @@ def add_PaymentServiceServicer_to_server(servicer, server):
             'Pay': grpc.unary_unary_rpc_method_handler(
                     servicer.Pay,
                     request_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayRequest.FromString,
-                    response_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.Payment.SerializeToString,
+                    response_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayResponse.SerializeToString,
             ),
             'GetPaymentOfReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPaymentOfReservation,
                     request_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationRequest.FromString,
-                    response_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.Payment.SerializeToString,
+                    response_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -98,7 +107,9 @@ def add_PaymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PaymentService:
-    """Payments, each driven to an end whatever crashes. A reservation is charged at most once.
+    """Takes payments and finishes each one, also after a crash. Charges a reservation at most once.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     @staticmethod
@@ -117,7 +128,7 @@ class PaymentService:
             target,
             '/frontrow.payment.v1.PaymentService/Pay',
             frontrow_dot_payment_dot_v1_dot_payment__pb2.PayRequest.SerializeToString,
-            frontrow_dot_payment_dot_v1_dot_payment__pb2.Payment.FromString,
+            frontrow_dot_payment_dot_v1_dot_payment__pb2.PayResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -144,7 +155,7 @@ class PaymentService:
             target,
             '/frontrow.payment.v1.PaymentService/GetPaymentOfReservation',
             frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationRequest.SerializeToString,
-            frontrow_dot_payment_dot_v1_dot_payment__pb2.Payment.FromString,
+            frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,

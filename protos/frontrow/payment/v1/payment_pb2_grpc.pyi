@@ -27,71 +27,94 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PaymentServiceStub:
-    """Payments, each driven to an end whatever crashes. A reservation is charged at most once."""
+    """Takes payments and finishes each one, also after a crash. Charges a reservation at most once.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PaymentServiceAsyncStub: ...
-    Pay: _grpc.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.Payment]
-    """Pays a reservation, and waits for the outcome as long as the deadline allows.
+    Pay: _grpc.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.PayResponse]
+    """Pays a reservation and waits for the outcome until shortly before the deadline.
 
-    A reservation that was paid by this user gets the first payment again. A payment whose
-    outcome is not known in time is returned as PENDING and settled in the background; asking
-    again tells the outcome. After a decline the hold stays, and the next call tries again.
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
-    nothing was charged, and nothing will be by this call, unless the database was lost just
-    while it took the payment down: asking again tells.
+    Idempotent per reservation: returns the existing payment if this user has already paid.
+    Returns PENDING if the outcome is not known in time; the payment is then settled in the
+    background, and repeating the call returns its outcome. After a decline the hold remains, and
+    the next call starts a new payment.
+
+    Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
+    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID. With an
+    idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
+    IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
+    charged and this call will charge nothing, unless the connection to the database was lost
+    during the commit: repeat the call to learn the outcome.
     """
-    GetPaymentOfReservation: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]
-    """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-    admission has ended, since a payment that succeeds ends it. A decline is told once, by this
-    call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
-    PAYMENT_DECLINED.
+    GetPaymentOfReservation: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.GetPaymentOfReservationResponse]
+    """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
+    admission has ended, because a successful payment ends it. A decline is reported once, by this
+    RPC or by Pay; after that the reservation has no payment.
+
+    Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
     """
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
-    """Payments, each driven to an end whatever crashes. A reservation is charged at most once."""
+    """Takes payments and finishes each one, also after a crash. Charges a reservation at most once.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Pay: _aio.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.Payment]  # type: ignore[assignment]
-    """Pays a reservation, and waits for the outcome as long as the deadline allows.
+    Pay: _aio.UnaryUnaryMultiCallable[_payment_pb2.PayRequest, _payment_pb2.PayResponse]  # type: ignore[assignment]
+    """Pays a reservation and waits for the outcome until shortly before the deadline.
 
-    A reservation that was paid by this user gets the first payment again. A payment whose
-    outcome is not known in time is returned as PENDING and settled in the background; asking
-    again tells the outcome. After a decline the hold stays, and the next call tries again.
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-    idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
-    nothing was charged, and nothing will be by this call, unless the database was lost just
-    while it took the payment down: asking again tells.
+    Idempotent per reservation: returns the existing payment if this user has already paid.
+    Returns PENDING if the outcome is not known in time; the payment is then settled in the
+    background, and repeating the call returns its outcome. After a decline the hold remains, and
+    the next call starts a new payment.
+
+    Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
+    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID. With an
+    idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
+    IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
+    charged and this call will charge nothing, unless the connection to the database was lost
+    during the commit: repeat the call to learn the outcome.
     """
-    GetPaymentOfReservation: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.Payment]  # type: ignore[assignment]
-    """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-    admission has ended, since a payment that succeeds ends it. A decline is told once, by this
-    call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
-    PAYMENT_DECLINED.
+    GetPaymentOfReservation: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.GetPaymentOfReservationResponse]  # type: ignore[assignment]
+    """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
+    admission has ended, because a successful payment ends it. A decline is reported once, by this
+    RPC or by Pay; after that the reservation has no payment.
+
+    Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Payments, each driven to an end whatever crashes. A reservation is charged at most once."""
+    """Takes payments and finishes each one, also after a crash. Charges a reservation at most once.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+    """
 
     @_abc_1.abstractmethod
     def Pay(
         self,
         request: _payment_pb2.PayRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_payment_pb2.Payment, _abc.Awaitable[_payment_pb2.Payment]]:
-        """Pays a reservation, and waits for the outcome as long as the deadline allows.
+    ) -> _typing.Union[_payment_pb2.PayResponse, _abc.Awaitable[_payment_pb2.PayResponse]]:
+        """Pays a reservation and waits for the outcome until shortly before the deadline.
 
-        A reservation that was paid by this user gets the first payment again. A payment whose
-        outcome is not known in time is returned as PENDING and settled in the background; asking
-        again tells the outcome. After a decline the hold stays, and the next call tries again.
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID; with an
-        idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS. UNAVAILABLE:
-        nothing was charged, and nothing will be by this call, unless the database was lost just
-        while it took the payment down: asking again tells.
+        Idempotent per reservation: returns the existing payment if this user has already paid.
+        Returns PENDING if the outcome is not known in time; the payment is then settled in the
+        background, and repeating the call returns its outcome. After a decline the hold remains, and
+        the next call starts a new payment.
+
+        Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID. With an
+        idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
+        IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
+        charged and this call will charge nothing, unless the connection to the database was lost
+        during the commit: repeat the call to learn the outcome.
         """
 
     @_abc_1.abstractmethod
@@ -99,11 +122,12 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _payment_pb2.GetPaymentOfReservationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_payment_pb2.Payment, _abc.Awaitable[_payment_pb2.Payment]]:
-        """Tells the outcome of a reservation's latest payment and starts none: for a client whose
-        admission has ended, since a payment that succeeds ends it. A decline is told once, by this
-        call or by Pay; after that there is no payment to tell of. PAYMENT_NOT_FOUND, NOT_YOURS,
-        PAYMENT_DECLINED.
+    ) -> _typing.Union[_payment_pb2.GetPaymentOfReservationResponse, _abc.Awaitable[_payment_pb2.GetPaymentOfReservationResponse]]:
+        """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
+        admission has ended, because a successful payment ends it. A decline is reported once, by this
+        RPC or by Pay; after that the reservation has no payment.
+
+        Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,21 +27,22 @@ class _PlaceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlaceState
     DESCRIPTOR: _descriptor.EnumDescriptor
     PLACE_STATE_UNSPECIFIED: _PlaceState.ValueType  # 0
     PLACE_STATE_WAITING: _PlaceState.ValueType  # 1
-    """Stands in line; `order` says where."""
+    """Waits in line at position `order`."""
     PLACE_STATE_ADMITTED: _PlaceState.ValueType  # 2
-    """May shop until `admitted_until`."""
+    """May shop until `admitted_until_ms`."""
     PLACE_STATE_ENDED: _PlaceState.ValueType  # 3
-    """Paid, left, did not appear, or ran out of time."""
+    """Has paid, left, missed its claim window or run out of time."""
 
-class PlaceState(_PlaceState, metaclass=_PlaceStateEnumTypeWrapper): ...
+class PlaceState(_PlaceState, metaclass=_PlaceStateEnumTypeWrapper):
+    """What a place may do now."""
 
 PLACE_STATE_UNSPECIFIED: PlaceState.ValueType  # 0
 PLACE_STATE_WAITING: PlaceState.ValueType  # 1
-"""Stands in line; `order` says where."""
+"""Waits in line at position `order`."""
 PLACE_STATE_ADMITTED: PlaceState.ValueType  # 2
-"""May shop until `admitted_until`."""
+"""May shop until `admitted_until_ms`."""
 PLACE_STATE_ENDED: PlaceState.ValueType  # 3
-"""Paid, left, did not appear, or ran out of time."""
+"""Has paid, left, missed its claim window or run out of time."""
 Global___PlaceState: _TypeAlias = PlaceState  # noqa: Y015
 
 @_typing.final
@@ -60,8 +61,8 @@ class Place(_message.Message):
     """Place number: a smaller one joined earlier."""
     user_id: _builtins.int
     epoch: _builtins.int
-    """The room's epoch when the place was given; a new epoch begins whenever the store may have
-    lost places.
+    """The room's epoch when the place was given. A new epoch begins whenever the store may have lost
+    places.
     """
     def __init__(
         self,
@@ -91,12 +92,12 @@ class Position(_message.Message):
     RECOVERING_FIELD_NUMBER: _builtins.int
     state: Global___PlaceState.ValueType
     order: _builtins.int
-    """1 = next in line, 0 = admitted. While waiting it never grows."""
+    """1 = next in line, 0 = admitted. It never grows while waiting."""
     poll_after_ms: _builtins.int
-    """How long to wait before asking again, in milliseconds."""
+    """How long to wait before the next poll, in milliseconds."""
     estimated_wait_ms: _builtins.int
-    """How long the remaining wait may take, in milliseconds; an estimate from the recent pace of
-    admissions. 0 when admitted.
+    """Estimate of the remaining wait, in milliseconds, from the recent pace of admissions. 0 when
+    admitted.
     """
     admitted_until_ms: _builtins.int
     """End of the admission, Unix time in milliseconds; 0 unless admitted."""
@@ -200,7 +201,7 @@ class GetPositionsRequest(_message.Message):
     PLACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
-        """All of one room; otherwise INVALID_REQUEST."""
+        """All of one room."""
 
     def __init__(
         self,
@@ -290,6 +291,51 @@ class GetRoomRequest(_message.Message):
 Global___GetRoomRequest: _TypeAlias = GetRoomRequest  # noqa: Y015
 
 @_typing.final
+class GetRoomResponse(_message.Message):
+    """A room's settings and counts. UpdateRoomResponse has the same fields under the same numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOM_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
+    room: _builtins.str
+    capacity: _builtins.int
+    """Maximum number of people admitted at the same time."""
+    max_waiting: _builtins.int
+    """Maximum number of people waiting at the same time."""
+    paused: _builtins.bool
+    admitted: _builtins.int
+    waiting: _builtins.int
+    epoch: _builtins.int
+    recovering: _builtins.bool
+    """True during the grace period after a loss of the store, in which nobody is admitted."""
+    def __init__(
+        self,
+        *,
+        room: _builtins.str = ...,
+        capacity: _builtins.int = ...,
+        max_waiting: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        admitted: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        recovering: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "capacity", b"capacity", "epoch", b"epoch", "max_waiting", b"max_waiting", "paused", b"paused", "recovering", b"recovering", "room", b"room", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRoomResponse: _TypeAlias = GetRoomResponse  # noqa: Y015
+
+@_typing.final
 class UpdateRoomRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,13 +345,13 @@ class UpdateRoomRequest(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     room: _builtins.str
     capacity: _builtins.int
-    """How many may be admitted at the same time. Lowering it throws nobody out: admission waits
-    until enough have left.
+    """Maximum number of people admitted at the same time. Lowering it ends no admission: the room
+    admits nobody until enough people have left.
     """
     max_waiting: _builtins.int
-    """How many may wait at the same time."""
+    """Maximum number of people waiting at the same time."""
     paused: _builtins.bool
-    """A paused room takes nobody new and admits nobody; who is admitted goes on."""
+    """A paused room gives no new places and admits nobody. Admissions that exist stay valid."""
     def __init__(
         self,
         *,
@@ -334,7 +380,9 @@ class UpdateRoomRequest(_message.Message):
 Global___UpdateRoomRequest: _TypeAlias = UpdateRoomRequest  # noqa: Y015
 
 @_typing.final
-class Room(_message.Message):
+class UpdateRoomResponse(_message.Message):
+    """See GetRoomResponse."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROOM_FIELD_NUMBER: _builtins.int
@@ -353,7 +401,6 @@ class Room(_message.Message):
     waiting: _builtins.int
     epoch: _builtins.int
     recovering: _builtins.bool
-    """True during the grace after a loss of the store, in which nobody is admitted."""
     def __init__(
         self,
         *,
@@ -372,4 +419,4 @@ class Room(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Room: _TypeAlias = Room  # noqa: Y015
+Global___UpdateRoomResponse: _TypeAlias = UpdateRoomResponse  # noqa: Y015

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class QueueServiceStub:
-    """The waiting room: who stands where in line, and who is admitted to the shop.
+    """Runs the waiting rooms: gives places in line and admits people to the shop in that order.
 
-    All calls are idempotent and may be repeated after UNAVAILABLE. Many callers may be answered
-    by one call: each item gets its own result, in the order of the request, and one bad item
-    never spoils the others.
+    All RPCs are idempotent. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated
+    then. EnterQueue and GetPositions take many items: each item gets its own result, in the order
+    of the request, and a bad item does not affect the others.
     """
 
     def __init__(self, channel):
@@ -57,34 +57,40 @@ class QueueServiceStub:
 
 
 class QueueServiceServicer:
-    """The waiting room: who stands where in line, and who is admitted to the shop.
+    """Runs the waiting rooms: gives places in line and admits people to the shop in that order.
 
-    All calls are idempotent and may be repeated after UNAVAILABLE. Many callers may be answered
-    by one call: each item gets its own result, in the order of the request, and one bad item
-    never spoils the others.
+    All RPCs are idempotent. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated
+    then. EnterQueue and GetPositions take many items: each item gets its own result, in the order
+    of the request, and a bad item does not affect the others.
     """
 
     def EnterQueue(self, request, context):
-        """Gives each user a place in line, or the place the user already has; admits at once while
-        there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
-        that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+        """Gives each user a place in line, or returns the place that the user already has. Admits at
+        once while there is room. At most 256 items.
+
+        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range).
+        Reasons of the call: INVALID_REQUEST (more than 256 items), ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPositions(self, request, context):
-        """Tells where each place stands. A look counts as a sign of life: it starts the admission of
-        a place that was just admitted, and it brings back a place that the store has lost.
-        ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+        """Returns the position of each place. A poll counts as a sign of life: it claims the admission
+        of a place that was just admitted, and it restores a place that the store has lost. At most
+        256 items.
+
+        Reasons: INVALID_REQUEST (more than 256 items, or places of several rooms), ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LeaveQueue(self, request, context):
-        """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-        ended changes nothing and is no error. ROOM_NOT_FOUND.
+        """Ends a place or an admission; the next in line is admitted at once. No-op for a place that has
+        ended and for another user's place.
+
+        Reasons: ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,11 +123,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService:
-    """The waiting room: who stands where in line, and who is admitted to the shop.
+    """Runs the waiting rooms: gives places in line and admits people to the shop in that order.
 
-    All calls are idempotent and may be repeated after UNAVAILABLE. Many callers may be answered
-    by one call: each item gets its own result, in the order of the request, and one bad item
-    never spoils the others.
+    All RPCs are idempotent. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated
+    then. EnterQueue and GetPositions take many items: each item gets its own result, in the order
+    of the request, and a bad item does not affect the others.
     """
 
     @staticmethod
@@ -207,7 +213,8 @@ class QueueService:
 
 
 class QueueAdminServiceStub:
-    """What an operator does with a room at run time; takes effect at once on every replica.
+    """Lets operators read and change a room while it runs. A change takes effect at once on every
+    replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def __init__(self, channel):
@@ -219,29 +226,33 @@ class QueueAdminServiceStub:
         self.GetRoom = channel.unary_unary(
                 '/frontrow.queue.v1.QueueAdminService/GetRoom',
                 request_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.GetRoomRequest.SerializeToString,
-                response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.Room.FromString,
+                response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.GetRoomResponse.FromString,
                 _registered_method=True)
         self.UpdateRoom = channel.unary_unary(
                 '/frontrow.queue.v1.QueueAdminService/UpdateRoom',
                 request_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.UpdateRoomRequest.SerializeToString,
-                response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.Room.FromString,
+                response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.UpdateRoomResponse.FromString,
                 _registered_method=True)
 
 
 class QueueAdminServiceServicer:
-    """What an operator does with a room at run time; takes effect at once on every replica.
+    """Lets operators read and change a room while it runs. A change takes effect at once on every
+    replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     def GetRoom(self, request, context):
-        """Reads a room's settings and counts. ROOM_NOT_FOUND.
+        """Reads a room's settings and counts.
+
+        Reasons: ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateRoom(self, request, context):
-        """Changes the settings that are set in the request; the others stay as they are.
-        INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
+        """Changes the settings that are set in the request and keeps the others. Idempotent.
+
+        Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,12 +264,12 @@ def add_QueueAdminServiceServicer_to_server(servicer, server):
             'GetRoom': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRoom,
                     request_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.GetRoomRequest.FromString,
-                    response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.Room.SerializeToString,
+                    response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.GetRoomResponse.SerializeToString,
             ),
             'UpdateRoom': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateRoom,
                     request_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.UpdateRoomRequest.FromString,
-                    response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.Room.SerializeToString,
+                    response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.UpdateRoomResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,7 +280,8 @@ def add_QueueAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueAdminService:
-    """What an operator does with a room at run time; takes effect at once on every replica.
+    """Lets operators read and change a room while it runs. A change takes effect at once on every
+    replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
     """
 
     @staticmethod
@@ -288,7 +300,7 @@ class QueueAdminService:
             target,
             '/frontrow.queue.v1.QueueAdminService/GetRoom',
             frontrow_dot_queue_dot_v1_dot_queue__pb2.GetRoomRequest.SerializeToString,
-            frontrow_dot_queue_dot_v1_dot_queue__pb2.Room.FromString,
+            frontrow_dot_queue_dot_v1_dot_queue__pb2.GetRoomResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -315,7 +327,7 @@ class QueueAdminService:
             target,
             '/frontrow.queue.v1.QueueAdminService/UpdateRoom',
             frontrow_dot_queue_dot_v1_dot_queue__pb2.UpdateRoomRequest.SerializeToString,
-            frontrow_dot_queue_dot_v1_dot_queue__pb2.Room.FromString,
+            frontrow_dot_queue_dot_v1_dot_queue__pb2.UpdateRoomResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueueServiceStub:
-    """The waiting room: who stands where in line, and who is admitted to the shop.
+    """Runs the waiting rooms: gives places in line and admits people to the shop in that order.
 
-    All calls are idempotent and may be repeated after UNAVAILABLE. Many callers may be answered
-    by one call: each item gets its own result, in the order of the request, and one bad item
-    never spoils the others.
+    All RPCs are idempotent. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated
+    then. EnterQueue and GetPositions take many items: each item gets its own result, in the order
+    of the request, and a bad item does not affect the others.
     """
 
     @_typing.overload
@@ -39,51 +39,63 @@ class QueueServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     EnterQueue: _grpc.UnaryUnaryMultiCallable[_queue_pb2.EnterQueueRequest, _queue_pb2.EnterQueueResponse]
-    """Gives each user a place in line, or the place the user already has; admits at once while
-    there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
-    that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+    """Gives each user a place in line, or returns the place that the user already has. Admits at
+    once while there is room. At most 256 items.
+
+    Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range).
+    Reasons of the call: INVALID_REQUEST (more than 256 items), ROOM_NOT_FOUND.
     """
     GetPositions: _grpc.UnaryUnaryMultiCallable[_queue_pb2.GetPositionsRequest, _queue_pb2.GetPositionsResponse]
-    """Tells where each place stands. A look counts as a sign of life: it starts the admission of
-    a place that was just admitted, and it brings back a place that the store has lost.
-    ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+    """Returns the position of each place. A poll counts as a sign of life: it claims the admission
+    of a place that was just admitted, and it restores a place that the store has lost. At most
+    256 items.
+
+    Reasons: INVALID_REQUEST (more than 256 items, or places of several rooms), ROOM_NOT_FOUND.
     """
     LeaveQueue: _grpc.UnaryUnaryMultiCallable[_queue_pb2.LeaveQueueRequest, _queue_pb2.LeaveQueueResponse]
-    """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-    ended changes nothing and is no error. ROOM_NOT_FOUND.
+    """Ends a place or an admission; the next in line is admitted at once. No-op for a place that has
+    ended and for another user's place.
+
+    Reasons: ROOM_NOT_FOUND.
     """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
-    """The waiting room: who stands where in line, and who is admitted to the shop.
+    """Runs the waiting rooms: gives places in line and admits people to the shop in that order.
 
-    All calls are idempotent and may be repeated after UNAVAILABLE. Many callers may be answered
-    by one call: each item gets its own result, in the order of the request, and one bad item
-    never spoils the others.
+    All RPCs are idempotent. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated
+    then. EnterQueue and GetPositions take many items: each item gets its own result, in the order
+    of the request, and a bad item does not affect the others.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnterQueue: _aio.UnaryUnaryMultiCallable[_queue_pb2.EnterQueueRequest, _queue_pb2.EnterQueueResponse]  # type: ignore[assignment]
-    """Gives each user a place in line, or the place the user already has; admits at once while
-    there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
-    that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+    """Gives each user a place in line, or returns the place that the user already has. Admits at
+    once while there is room. At most 256 items.
+
+    Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range).
+    Reasons of the call: INVALID_REQUEST (more than 256 items), ROOM_NOT_FOUND.
     """
     GetPositions: _aio.UnaryUnaryMultiCallable[_queue_pb2.GetPositionsRequest, _queue_pb2.GetPositionsResponse]  # type: ignore[assignment]
-    """Tells where each place stands. A look counts as a sign of life: it starts the admission of
-    a place that was just admitted, and it brings back a place that the store has lost.
-    ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+    """Returns the position of each place. A poll counts as a sign of life: it claims the admission
+    of a place that was just admitted, and it restores a place that the store has lost. At most
+    256 items.
+
+    Reasons: INVALID_REQUEST (more than 256 items, or places of several rooms), ROOM_NOT_FOUND.
     """
     LeaveQueue: _aio.UnaryUnaryMultiCallable[_queue_pb2.LeaveQueueRequest, _queue_pb2.LeaveQueueResponse]  # type: ignore[assignment]
-    """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-    ended changes nothing and is no error. ROOM_NOT_FOUND.
+    """Ends a place or an admission; the next in line is admitted at once. No-op for a place that has
+    ended and for another user's place.
+
+    Reasons: ROOM_NOT_FOUND.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The waiting room: who stands where in line, and who is admitted to the shop.
+    """Runs the waiting rooms: gives places in line and admits people to the shop in that order.
 
-    All calls are idempotent and may be repeated after UNAVAILABLE. Many callers may be answered
-    by one call: each item gets its own result, in the order of the request, and one bad item
-    never spoils the others.
+    All RPCs are idempotent. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated
+    then. EnterQueue and GetPositions take many items: each item gets its own result, in the order
+    of the request, and a bad item does not affect the others.
     """
 
     @_abc_1.abstractmethod
@@ -92,9 +104,11 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_pb2.EnterQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.EnterQueueResponse, _abc.Awaitable[_queue_pb2.EnterQueueResponse]]:
-        """Gives each user a place in line, or the place the user already has; admits at once while
-        there is room. An item fails with QUEUE_FULL or QUEUE_PAUSED, or INVALID_REQUEST for a user id
-        that cannot be one. ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+        """Gives each user a place in line, or returns the place that the user already has. Admits at
+        once while there is room. At most 256 items.
+
+        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range).
+        Reasons of the call: INVALID_REQUEST (more than 256 items), ROOM_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -103,9 +117,11 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_pb2.GetPositionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.GetPositionsResponse, _abc.Awaitable[_queue_pb2.GetPositionsResponse]]:
-        """Tells where each place stands. A look counts as a sign of life: it starts the admission of
-        a place that was just admitted, and it brings back a place that the store has lost.
-        ROOM_NOT_FOUND. At most 256 items; more is INVALID_REQUEST.
+        """Returns the position of each place. A poll counts as a sign of life: it claims the admission
+        of a place that was just admitted, and it restores a place that the store has lost. At most
+        256 items.
+
+        Reasons: INVALID_REQUEST (more than 256 items, or places of several rooms), ROOM_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -114,57 +130,77 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_pb2.LeaveQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.LeaveQueueResponse, _abc.Awaitable[_queue_pb2.LeaveQueueResponse]]:
-        """Ends a place or an admission; the next in line is admitted at once. Ending what has already
-        ended changes nothing and is no error. ROOM_NOT_FOUND.
+        """Ends a place or an admission; the next in line is admitted at once. No-op for a place that has
+        ended and for another user's place.
+
+        Reasons: ROOM_NOT_FOUND.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class QueueAdminServiceStub:
-    """What an operator does with a room at run time; takes effect at once on every replica."""
+    """Lets operators read and change a room while it runs. A change takes effect at once on every
+    replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueueAdminServiceAsyncStub: ...
-    GetRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.GetRoomRequest, _queue_pb2.Room]
-    """Reads a room's settings and counts. ROOM_NOT_FOUND."""
-    UpdateRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.Room]
-    """Changes the settings that are set in the request; the others stay as they are.
-    INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
+    GetRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.GetRoomRequest, _queue_pb2.GetRoomResponse]
+    """Reads a room's settings and counts.
+
+    Reasons: ROOM_NOT_FOUND.
+    """
+    UpdateRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.UpdateRoomResponse]
+    """Changes the settings that are set in the request and keeps the others. Idempotent.
+
+    Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
     """
 
 @_typing.type_check_only
 class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
-    """What an operator does with a room at run time; takes effect at once on every replica."""
+    """Lets operators read and change a room while it runs. A change takes effect at once on every
+    replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.GetRoomRequest, _queue_pb2.Room]  # type: ignore[assignment]
-    """Reads a room's settings and counts. ROOM_NOT_FOUND."""
-    UpdateRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.Room]  # type: ignore[assignment]
-    """Changes the settings that are set in the request; the others stay as they are.
-    INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
+    GetRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.GetRoomRequest, _queue_pb2.GetRoomResponse]  # type: ignore[assignment]
+    """Reads a room's settings and counts.
+
+    Reasons: ROOM_NOT_FOUND.
+    """
+    UpdateRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.UpdateRoomResponse]  # type: ignore[assignment]
+    """Changes the settings that are set in the request and keeps the others. Idempotent.
+
+    Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
     """
 
 class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What an operator does with a room at run time; takes effect at once on every replica."""
+    """Lets operators read and change a room while it runs. A change takes effect at once on every
+    replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+    """
 
     @_abc_1.abstractmethod
     def GetRoom(
         self,
         request: _queue_pb2.GetRoomRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_queue_pb2.Room, _abc.Awaitable[_queue_pb2.Room]]:
-        """Reads a room's settings and counts. ROOM_NOT_FOUND."""
+    ) -> _typing.Union[_queue_pb2.GetRoomResponse, _abc.Awaitable[_queue_pb2.GetRoomResponse]]:
+        """Reads a room's settings and counts.
+
+        Reasons: ROOM_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def UpdateRoom(
         self,
         request: _queue_pb2.UpdateRoomRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_queue_pb2.Room, _abc.Awaitable[_queue_pb2.Room]]:
-        """Changes the settings that are set in the request; the others stay as they are.
-        INVALID_REQUEST: a limit below zero. ROOM_NOT_FOUND.
+    ) -> _typing.Union[_queue_pb2.UpdateRoomResponse, _abc.Awaitable[_queue_pb2.UpdateRoomResponse]]:
+        """Changes the settings that are set in the request and keeps the others. Idempotent.
+
+        Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
         """
 
 def add_QueueAdminServiceServicer_to_server(servicer: QueueAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

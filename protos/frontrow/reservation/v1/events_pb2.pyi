@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ReservationEvent(_message.Message):
-    """A record on the topic reservation.events; the key is the reservation id in decimal."""
+    """A record on the topic reservation.events. Its key is the reservation id in decimal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -50,8 +50,8 @@ Global___ReservationEvent: _TypeAlias = ReservationEvent  # noqa: Y015
 
 @_typing.final
 class SeatLost(_message.Message):
-    """A payment succeeded, but the reservation had lapsed and its seat has gone to somebody else:
-    the money must go back.
+    """A payment succeeded after its reservation had expired and another user had taken the seat. The
+    payment has to be refunded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -29,26 +29,59 @@ class _ReservationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Res
     RESERVATION_STATUS_UNSPECIFIED: _ReservationStatus.ValueType  # 0
     RESERVATION_STATUS_HELD: _ReservationStatus.ValueType  # 1
     RESERVATION_STATUS_PAYING: _ReservationStatus.ValueType  # 2
-    """A payment is under way; the seat cannot be taken while its lease runs."""
+    """A payment has begun; nobody else can take the seat while its lease runs."""
     RESERVATION_STATUS_CONFIRMED: _ReservationStatus.ValueType  # 3
     RESERVATION_STATUS_CANCELLED: _ReservationStatus.ValueType  # 4
     RESERVATION_STATUS_EXPIRED: _ReservationStatus.ValueType  # 5
-    """The hold lapsed."""
+    """The hold, or the payment lease, has run out."""
 
-class ReservationStatus(_ReservationStatus, metaclass=_ReservationStatusEnumTypeWrapper): ...
+class ReservationStatus(_ReservationStatus, metaclass=_ReservationStatusEnumTypeWrapper):
+    """The state of a reservation at the moment of the answer."""
 
 RESERVATION_STATUS_UNSPECIFIED: ReservationStatus.ValueType  # 0
 RESERVATION_STATUS_HELD: ReservationStatus.ValueType  # 1
 RESERVATION_STATUS_PAYING: ReservationStatus.ValueType  # 2
-"""A payment is under way; the seat cannot be taken while its lease runs."""
+"""A payment has begun; nobody else can take the seat while its lease runs."""
 RESERVATION_STATUS_CONFIRMED: ReservationStatus.ValueType  # 3
 RESERVATION_STATUS_CANCELLED: ReservationStatus.ValueType  # 4
 RESERVATION_STATUS_EXPIRED: ReservationStatus.ValueType  # 5
-"""The hold lapsed."""
+"""The hold, or the payment lease, has run out."""
 Global___ReservationStatus: _TypeAlias = ReservationStatus  # noqa: Y015
 
 @_typing.final
-class Reservation(_message.Message):
+class ReserveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEAT_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    seat_id: _builtins.int
+    idempotency_key: _builtins.str
+    """Optional, at most 255 characters, scoped to the user. A repeat with the same key returns the
+    first final answer.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        seat_id: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "seat_id", b"seat_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
+
+@_typing.final
+class ReserveResponse(_message.Message):
+    """A reservation. GetReservationResponse, CancelReservationResponse and BeginPaymentResponse have
+    the same fields under the same numbers.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -68,12 +101,12 @@ class Reservation(_message.Message):
     price: _builtins.str
     """Decimal string with two places."""
     status: Global___ReservationStatus.ValueType
-    """As of now: a hold that has lapsed reads EXPIRED, swept or not."""
+    """A hold that has run out reads EXPIRED at once."""
     payment_id: _builtins.int
-    """The payment that is paying or has paid; 0 if none."""
+    """The payment that has begun or has paid; 0 if none."""
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp:
-        """When the hold lapses, or lapsed."""
+        """When the hold, or the payment lease, runs out or ran out."""
 
     def __init__(
         self,
@@ -94,33 +127,7 @@ class Reservation(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
-
-@_typing.final
-class ReserveRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    USER_ID_FIELD_NUMBER: _builtins.int
-    SEAT_ID_FIELD_NUMBER: _builtins.int
-    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
-    user_id: _builtins.int
-    seat_id: _builtins.int
-    idempotency_key: _builtins.str
-    """Optional, at most 255 characters, scoped to the user: a repeat gets the first final answer."""
-    def __init__(
-        self,
-        *,
-        user_id: _builtins.int = ...,
-        seat_id: _builtins.int = ...,
-        idempotency_key: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "seat_id", b"seat_id", "user_id", b"user_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
+Global___ReserveResponse: _TypeAlias = ReserveResponse  # noqa: Y015
 
 @_typing.final
 class GetReservationRequest(_message.Message):
@@ -145,6 +152,52 @@ class GetReservationRequest(_message.Message):
 Global___GetReservationRequest: _TypeAlias = GetReservationRequest  # noqa: Y015
 
 @_typing.final
+class GetReservationResponse(_message.Message):
+    """See ReserveResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEAT_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    SEAT_NUM_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    user_id: _builtins.int
+    seat_id: _builtins.int
+    schedule_id: _builtins.int
+    seat_num: _builtins.str
+    price: _builtins.str
+    status: Global___ReservationStatus.ValueType
+    payment_id: _builtins.int
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        seat_id: _builtins.int = ...,
+        schedule_id: _builtins.int = ...,
+        seat_num: _builtins.str = ...,
+        price: _builtins.str = ...,
+        status: Global___ReservationStatus.ValueType = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
+        payment_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReservationResponse: _TypeAlias = GetReservationResponse  # noqa: Y015
+
+@_typing.final
 class CancelReservationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,6 +218,52 @@ class CancelReservationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelReservationRequest: _TypeAlias = CancelReservationRequest  # noqa: Y015
+
+@_typing.final
+class CancelReservationResponse(_message.Message):
+    """See ReserveResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEAT_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    SEAT_NUM_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    user_id: _builtins.int
+    seat_id: _builtins.int
+    schedule_id: _builtins.int
+    seat_num: _builtins.str
+    price: _builtins.str
+    status: Global___ReservationStatus.ValueType
+    payment_id: _builtins.int
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        seat_id: _builtins.int = ...,
+        schedule_id: _builtins.int = ...,
+        seat_num: _builtins.str = ...,
+        price: _builtins.str = ...,
+        status: Global___ReservationStatus.ValueType = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
+        payment_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelReservationResponse: _TypeAlias = CancelReservationResponse  # noqa: Y015
 
 @_typing.final
 class ListTakenSeatsRequest(_message.Message):
@@ -283,8 +382,8 @@ class BeginPaymentRequest(_message.Message):
     user_id: _builtins.int
     payment_id: _builtins.int
     failed_payment_id: _builtins.int
-    """An earlier payment of this reservation that has failed, whose event may still be on its
-    way: a reservation that is PAYING for it counts as HELD. 0 if none.
+    """The previous payment of this reservation if it has failed, 0 if none. Its failure event may
+    not have arrived yet: a reservation that is still PAYING for it counts as HELD.
     """
     def __init__(
         self,
@@ -301,3 +400,49 @@ class BeginPaymentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BeginPaymentRequest: _TypeAlias = BeginPaymentRequest  # noqa: Y015
+
+@_typing.final
+class BeginPaymentResponse(_message.Message):
+    """See ReserveResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEAT_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    SEAT_NUM_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    user_id: _builtins.int
+    seat_id: _builtins.int
+    schedule_id: _builtins.int
+    seat_num: _builtins.str
+    price: _builtins.str
+    status: Global___ReservationStatus.ValueType
+    payment_id: _builtins.int
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        seat_id: _builtins.int = ...,
+        schedule_id: _builtins.int = ...,
+        seat_num: _builtins.str = ...,
+        price: _builtins.str = ...,
+        status: Global___ReservationStatus.ValueType = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
+        payment_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginPaymentResponse: _TypeAlias = BeginPaymentResponse  # noqa: Y015

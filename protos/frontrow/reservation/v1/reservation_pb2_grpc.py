@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ReservationServiceStub:
-    """Who has which seat, and until when. The only writer of seat availability.
+    """Knows who has which seat, and until when. The only writer of seat availability.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
+    to repeat; Reserve is safe to repeat with an idempotency key only.
     """
 
     def __init__(self, channel):
@@ -38,17 +41,17 @@ class ReservationServiceStub:
         self.Reserve = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/Reserve',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveRequest.SerializeToString,
-                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveResponse.FromString,
                 _registered_method=True)
         self.GetReservation = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/GetReservation',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationRequest.SerializeToString,
-                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationResponse.FromString,
                 _registered_method=True)
         self.CancelReservation = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/CancelReservation',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationRequest.SerializeToString,
-                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationResponse.FromString,
                 _registered_method=True)
         self.ListTakenSeats = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/ListTakenSeats',
@@ -63,33 +66,43 @@ class ReservationServiceStub:
         self.BeginPayment = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/BeginPayment',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentRequest.SerializeToString,
-                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentResponse.FromString,
                 _registered_method=True)
 
 
 class ReservationServiceServicer:
-    """Who has which seat, and until when. The only writer of seat availability.
+    """Knows who has which seat, and until when. The only writer of seat availability.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
+    to repeat; Reserve is safe to repeat with an idempotency key only.
     """
 
     def Reserve(self, request, context):
-        """Holds a seat for a user. SEAT_NOT_FOUND, SEAT_HELD (by anybody, the same user included),
-        SEAT_SOLD; with an idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
-        Safe to repeat only with an idempotency key.
+        """Holds a seat for a user.
+
+        Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
+        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
+        IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
+        first request with this key has not finished).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReservation(self, request, context):
-        """Reads a reservation. RESERVATION_NOT_FOUND, NOT_YOURS.
+        """Reads a user's reservation.
+
+        Reasons: RESERVATION_NOT_FOUND, NOT_YOURS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelReservation(self, request, context):
-        """Gives a hold back; the seat is free at once. Cancelling what is cancelled or lapsed is no
-        error. RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment is under way),
+        """Cancels a hold; the seat is available at once. No-op for a reservation that is cancelled or
+        expired.
+
+        Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
         ALREADY_PAID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -97,26 +110,29 @@ class ReservationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTakenSeats(self, request, context):
-        """Lists the seats of a schedule that are held or sold at this moment; every other seat is
-        available. An unknown schedule has none.
+        """Lists the seats of a schedule that are held or sold now; every other seat is available.
+        Returns no seats for an unknown schedule. No reasons of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountSoldSeats(self, request, context):
-        """Counts the sold seats of each schedule. At most 1,000 schedules; more is INVALID_REQUEST.
+        """Counts the sold seats of each schedule.
+
+        Reasons: INVALID_REQUEST (more than 1,000 schedules).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BeginPayment(self, request, context):
-        """Starts, or goes on with, the payment of a hold: HELD -> PAYING for this payment id. The
-        hold then lasts at least the payment lease from now. Idempotent per payment id, and renews
-        the lease. A payment that succeeded for this reservation gets its reservation, CONFIRMED.
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold ran out),
-        PAYMENT_IN_PROGRESS (another payment is paying), ALREADY_PAID (by another payment).
+        """Starts the payment of a hold: HELD -> PAYING for this payment id. Extends the hold so that it
+        lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
+        lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
+
+        Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
+        expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,17 +144,17 @@ def add_ReservationServiceServicer_to_server(servicer, server):
             'Reserve': grpc.unary_unary_rpc_method_handler(
                     servicer.Reserve,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveRequest.FromString,
-                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.SerializeToString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveResponse.SerializeToString,
             ),
             'GetReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReservation,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationRequest.FromString,
-                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.SerializeToString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationResponse.SerializeToString,
             ),
             'CancelReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelReservation,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationRequest.FromString,
-                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.SerializeToString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationResponse.SerializeToString,
             ),
             'ListTakenSeats': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTakenSeats,
@@ -153,7 +169,7 @@ def add_ReservationServiceServicer_to_server(servicer, server):
             'BeginPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginPayment,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentRequest.FromString,
-                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.SerializeToString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -164,7 +180,10 @@ def add_ReservationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReservationService:
-    """Who has which seat, and until when. The only writer of seat availability.
+    """Knows who has which seat, and until when. The only writer of seat availability.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
+    to repeat; Reserve is safe to repeat with an idempotency key only.
     """
 
     @staticmethod
@@ -183,7 +202,7 @@ class ReservationService:
             target,
             '/frontrow.reservation.v1.ReservationService/Reserve',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveRequest.SerializeToString,
-            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -210,7 +229,7 @@ class ReservationService:
             target,
             '/frontrow.reservation.v1.ReservationService/GetReservation',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationRequest.SerializeToString,
-            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -237,7 +256,7 @@ class ReservationService:
             target,
             '/frontrow.reservation.v1.ReservationService/CancelReservation',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationRequest.SerializeToString,
-            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -318,7 +337,7 @@ class ReservationService:
             target,
             '/frontrow.reservation.v1.ReservationService/BeginPayment',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentRequest.SerializeToString,
-            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.Reservation.FromString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

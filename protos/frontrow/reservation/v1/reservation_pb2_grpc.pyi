@@ -27,81 +27,120 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReservationServiceStub:
-    """Who has which seat, and until when. The only writer of seat availability."""
+    """Knows who has which seat, and until when. The only writer of seat availability.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
+    to repeat; Reserve is safe to repeat with an idempotency key only.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReservationServiceAsyncStub: ...
-    Reserve: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ReserveRequest, _reservation_pb2.Reservation]
-    """Holds a seat for a user. SEAT_NOT_FOUND, SEAT_HELD (by anybody, the same user included),
-    SEAT_SOLD; with an idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
-    Safe to repeat only with an idempotency key.
+    Reserve: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ReserveRequest, _reservation_pb2.ReserveResponse]
+    """Holds a seat for a user.
+
+    Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
+    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
+    IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
+    first request with this key has not finished).
     """
-    GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.Reservation]
-    """Reads a reservation. RESERVATION_NOT_FOUND, NOT_YOURS."""
-    CancelReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CancelReservationRequest, _reservation_pb2.Reservation]
-    """Gives a hold back; the seat is free at once. Cancelling what is cancelled or lapsed is no
-    error. RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment is under way),
+    GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]
+    """Reads a user's reservation.
+
+    Reasons: RESERVATION_NOT_FOUND, NOT_YOURS.
+    """
+    CancelReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CancelReservationRequest, _reservation_pb2.CancelReservationResponse]
+    """Cancels a hold; the seat is available at once. No-op for a reservation that is cancelled or
+    expired.
+
+    Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
     ALREADY_PAID.
     """
     ListTakenSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ListTakenSeatsRequest, _reservation_pb2.ListTakenSeatsResponse]
-    """Lists the seats of a schedule that are held or sold at this moment; every other seat is
-    available. An unknown schedule has none.
+    """Lists the seats of a schedule that are held or sold now; every other seat is available.
+    Returns no seats for an unknown schedule. No reasons of its own.
     """
     CountSoldSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CountSoldSeatsRequest, _reservation_pb2.CountSoldSeatsResponse]
-    """Counts the sold seats of each schedule. At most 1,000 schedules; more is INVALID_REQUEST."""
-    BeginPayment: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.BeginPaymentRequest, _reservation_pb2.Reservation]
-    """Starts, or goes on with, the payment of a hold: HELD -> PAYING for this payment id. The
-    hold then lasts at least the payment lease from now. Idempotent per payment id, and renews
-    the lease. A payment that succeeded for this reservation gets its reservation, CONFIRMED.
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold ran out),
-    PAYMENT_IN_PROGRESS (another payment is paying), ALREADY_PAID (by another payment).
+    """Counts the sold seats of each schedule.
+
+    Reasons: INVALID_REQUEST (more than 1,000 schedules).
+    """
+    BeginPayment: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.BeginPaymentRequest, _reservation_pb2.BeginPaymentResponse]
+    """Starts the payment of a hold: HELD -> PAYING for this payment id. Extends the hold so that it
+    lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
+    lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
+
+    Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
+    expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
     """
 
 @_typing.type_check_only
 class ReservationServiceAsyncStub(ReservationServiceStub):
-    """Who has which seat, and until when. The only writer of seat availability."""
+    """Knows who has which seat, and until when. The only writer of seat availability.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
+    to repeat; Reserve is safe to repeat with an idempotency key only.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Reserve: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ReserveRequest, _reservation_pb2.Reservation]  # type: ignore[assignment]
-    """Holds a seat for a user. SEAT_NOT_FOUND, SEAT_HELD (by anybody, the same user included),
-    SEAT_SOLD; with an idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
-    Safe to repeat only with an idempotency key.
+    Reserve: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ReserveRequest, _reservation_pb2.ReserveResponse]  # type: ignore[assignment]
+    """Holds a seat for a user.
+
+    Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
+    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
+    IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
+    first request with this key has not finished).
     """
-    GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.Reservation]  # type: ignore[assignment]
-    """Reads a reservation. RESERVATION_NOT_FOUND, NOT_YOURS."""
-    CancelReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CancelReservationRequest, _reservation_pb2.Reservation]  # type: ignore[assignment]
-    """Gives a hold back; the seat is free at once. Cancelling what is cancelled or lapsed is no
-    error. RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment is under way),
+    GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]  # type: ignore[assignment]
+    """Reads a user's reservation.
+
+    Reasons: RESERVATION_NOT_FOUND, NOT_YOURS.
+    """
+    CancelReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CancelReservationRequest, _reservation_pb2.CancelReservationResponse]  # type: ignore[assignment]
+    """Cancels a hold; the seat is available at once. No-op for a reservation that is cancelled or
+    expired.
+
+    Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
     ALREADY_PAID.
     """
     ListTakenSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ListTakenSeatsRequest, _reservation_pb2.ListTakenSeatsResponse]  # type: ignore[assignment]
-    """Lists the seats of a schedule that are held or sold at this moment; every other seat is
-    available. An unknown schedule has none.
+    """Lists the seats of a schedule that are held or sold now; every other seat is available.
+    Returns no seats for an unknown schedule. No reasons of its own.
     """
     CountSoldSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CountSoldSeatsRequest, _reservation_pb2.CountSoldSeatsResponse]  # type: ignore[assignment]
-    """Counts the sold seats of each schedule. At most 1,000 schedules; more is INVALID_REQUEST."""
-    BeginPayment: _aio.UnaryUnaryMultiCallable[_reservation_pb2.BeginPaymentRequest, _reservation_pb2.Reservation]  # type: ignore[assignment]
-    """Starts, or goes on with, the payment of a hold: HELD -> PAYING for this payment id. The
-    hold then lasts at least the payment lease from now. Idempotent per payment id, and renews
-    the lease. A payment that succeeded for this reservation gets its reservation, CONFIRMED.
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold ran out),
-    PAYMENT_IN_PROGRESS (another payment is paying), ALREADY_PAID (by another payment).
+    """Counts the sold seats of each schedule.
+
+    Reasons: INVALID_REQUEST (more than 1,000 schedules).
+    """
+    BeginPayment: _aio.UnaryUnaryMultiCallable[_reservation_pb2.BeginPaymentRequest, _reservation_pb2.BeginPaymentResponse]  # type: ignore[assignment]
+    """Starts the payment of a hold: HELD -> PAYING for this payment id. Extends the hold so that it
+    lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
+    lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
+
+    Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
+    expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
     """
 
 class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Who has which seat, and until when. The only writer of seat availability."""
+    """Knows who has which seat, and until when. The only writer of seat availability.
+
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
+    to repeat; Reserve is safe to repeat with an idempotency key only.
+    """
 
     @_abc_1.abstractmethod
     def Reserve(
         self,
         request: _reservation_pb2.ReserveRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_reservation_pb2.Reservation, _abc.Awaitable[_reservation_pb2.Reservation]]:
-        """Holds a seat for a user. SEAT_NOT_FOUND, SEAT_HELD (by anybody, the same user included),
-        SEAT_SOLD; with an idempotency key also IDEMPOTENCY_KEY_REUSED and IN_PROGRESS.
-        Safe to repeat only with an idempotency key.
+    ) -> _typing.Union[_reservation_pb2.ReserveResponse, _abc.Awaitable[_reservation_pb2.ReserveResponse]]:
+        """Holds a seat for a user.
+
+        Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
+        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
+        IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
+        first request with this key has not finished).
         """
 
     @_abc_1.abstractmethod
@@ -109,17 +148,22 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _reservation_pb2.GetReservationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_reservation_pb2.Reservation, _abc.Awaitable[_reservation_pb2.Reservation]]:
-        """Reads a reservation. RESERVATION_NOT_FOUND, NOT_YOURS."""
+    ) -> _typing.Union[_reservation_pb2.GetReservationResponse, _abc.Awaitable[_reservation_pb2.GetReservationResponse]]:
+        """Reads a user's reservation.
+
+        Reasons: RESERVATION_NOT_FOUND, NOT_YOURS.
+        """
 
     @_abc_1.abstractmethod
     def CancelReservation(
         self,
         request: _reservation_pb2.CancelReservationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_reservation_pb2.Reservation, _abc.Awaitable[_reservation_pb2.Reservation]]:
-        """Gives a hold back; the seat is free at once. Cancelling what is cancelled or lapsed is no
-        error. RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment is under way),
+    ) -> _typing.Union[_reservation_pb2.CancelReservationResponse, _abc.Awaitable[_reservation_pb2.CancelReservationResponse]]:
+        """Cancels a hold; the seat is available at once. No-op for a reservation that is cancelled or
+        expired.
+
+        Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
         ALREADY_PAID.
         """
 
@@ -129,8 +173,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_pb2.ListTakenSeatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_pb2.ListTakenSeatsResponse, _abc.Awaitable[_reservation_pb2.ListTakenSeatsResponse]]:
-        """Lists the seats of a schedule that are held or sold at this moment; every other seat is
-        available. An unknown schedule has none.
+        """Lists the seats of a schedule that are held or sold now; every other seat is available.
+        Returns no seats for an unknown schedule. No reasons of its own.
         """
 
     @_abc_1.abstractmethod
@@ -139,19 +183,23 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reservation_pb2.CountSoldSeatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_pb2.CountSoldSeatsResponse, _abc.Awaitable[_reservation_pb2.CountSoldSeatsResponse]]:
-        """Counts the sold seats of each schedule. At most 1,000 schedules; more is INVALID_REQUEST."""
+        """Counts the sold seats of each schedule.
+
+        Reasons: INVALID_REQUEST (more than 1,000 schedules).
+        """
 
     @_abc_1.abstractmethod
     def BeginPayment(
         self,
         request: _reservation_pb2.BeginPaymentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_reservation_pb2.Reservation, _abc.Awaitable[_reservation_pb2.Reservation]]:
-        """Starts, or goes on with, the payment of a hold: HELD -> PAYING for this payment id. The
-        hold then lasts at least the payment lease from now. Idempotent per payment id, and renews
-        the lease. A payment that succeeded for this reservation gets its reservation, CONFIRMED.
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold ran out),
-        PAYMENT_IN_PROGRESS (another payment is paying), ALREADY_PAID (by another payment).
+    ) -> _typing.Union[_reservation_pb2.BeginPaymentResponse, _abc.Awaitable[_reservation_pb2.BeginPaymentResponse]]:
+        """Starts the payment of a hold: HELD -> PAYING for this payment id. Extends the hold so that it
+        lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
+        lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
+
+        Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
+        expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
         """
 
 def add_ReservationServiceServicer_to_server(servicer: ReservationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
