@@ -6,23 +6,12 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import (
-    ClusterDownError,
-    ConnectionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
 
 from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules, Standing
-from servicekit.errors import Unavailable
+from servicekit.redis_client import translated_errors
 
 _KEYS = ("state", "waiting", "admitted", "unclaimed", "users", "places", "known", "ended")
 _FULL, _PAUSED = 4, 5
-# It cannot write (disk full, too few replicas) or runs a slow script: errors that redis-py has no
-# class for.
-_PASSING = ("MISCONF", "NOREPLICAS", "BUSY")
 _LUA = Path(__file__).parent / "lua"
 
 
@@ -118,22 +107,12 @@ class RedisWaitingRoom:
             int(memory.limits.paused),
             memory.last,
         )
-        try:
+        async with translated_errors(self._redis, "The waiting room is unavailable."):
             header, items = await script(
                 # The hash tag keeps a room on one node of a cluster, and lets rooms spread.
                 keys=[f"{{queue:{room}}}:{key}" for key in _KEYS],
                 args=[*common, *arguments],
             )
-        except ReadOnlyError as error:
-            # Fail-over made a replica of this one; what the name leads to now is another.
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
-            raise Unavailable("The waiting room is moving.") from error
-        except (ConnectionError, TimeoutError, OutOfMemoryError, ClusterDownError) as error:
-            raise Unavailable("The waiting room is away.") from error
-        except ResponseError as error:
-            if str(error).partition(" ")[0] in _PASSING:
-                raise Unavailable("The waiting room is away.") from error
-            raise
         now, epoch, last, capacity, max_waiting, paused = header[:6]
         grace_until, settled_at, pace_at, pace_now, pace_before = header[6:11]
         waiting, admitted, admissions = header[11:]

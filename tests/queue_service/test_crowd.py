@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from redis._parsers import BaseParser
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from queue_service.domain import MAX_ITEMS, Limits, Pacing, Place, PlaceState, Refusal, Rules
 from queue_service.repository import RedisWaitingRoom
@@ -394,38 +392,6 @@ async def test_a_redis_that_cannot_write_is_unavailable(own_redis: OwnRedis) -> 
         await shop.watcher.config_set("save", "")
         await shop.leave(place)
         assert await shop.orders([place]) == [None]
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        "NOREPLICAS Not enough good replicas to write.",
-        "BUSY Redis is busy running a script.",
-        "LOADING Redis is loading the dataset in memory",
-        "CLUSTERDOWN The cluster is down",
-        "OOM command not allowed when used memory > 'maxmemory'.",
-        "READONLY You can't write against a read only replica.",
-    ],
-)
-async def test_what_passes_is_unavailable(reply: str) -> None:
-    with pytest.raises(Unavailable):
-        await a_store_that_is_told(reply).tick("main")
-
-
-async def test_what_does_not_pass_is_a_defect() -> None:
-    with pytest.raises(ResponseError):
-        await a_store_that_is_told("ERR wrong number of arguments").tick("main")
-
-
-def a_store_that_is_told(reply: str) -> RedisWaitingRoom:
-    """A store whose Redis answers every script with this error."""
-
-    class Refusing(Redis):
-        async def evalsha(self, *_: object) -> Any:
-            raise BaseParser.parse_error(reply)  # type: ignore[no-untyped-call]
-
-    return RedisWaitingRoom(Refusing(), RULES, Limits(1, 1))
 
 
 async def test_a_cancelled_call_spoils_no_other(own_redis: OwnRedis) -> None:
