@@ -17,10 +17,10 @@ help: ## List these targets
 
 run: ## Set up what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none; Ctrl-C stops)
 	@$(BOOTSTRAP) run
-	@exec $(PYTHON) -m harness.local run
+	@exec $(PYTHON) -m harness.cli run
 
 stop: ## Stop what `make run` started
-	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.local stop; else echo "Frontrow is not running."; fi
+	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.cli stop; else echo "Frontrow is not running."; fi
 
 logs: ## Follow the logs of all servers and programs
 	@if ! compgen -G '.local/log/*.log' >/dev/null; then echo "No logs yet: start with make run."; exit 2; fi
@@ -31,7 +31,7 @@ demo: ## Buy one ticket through the public routes of the running system
 	@exec $(PYTHON) -m harness.demo
 
 clean: ## Delete data, logs and secrets of `make run` (not while it runs)
-	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.local clean; else rm -rf .local/data .local/log .local/secrets.json; fi
+	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.cli clean; else rm -rf .local/data .local/log .local/secrets.json; fi
 
 up: ## Serve from capped containers on 127.0.0.1:8080 (CAP=2c4g|6c8g SCALE=2 SEED=full PORT=8080)
 	@exec $(CONTAINERS) up

@@ -17,6 +17,7 @@ import grpc
 
 from benchmarks.wrk import Request, RunError
 from concert_service.seed import SEATS_A_SCHEDULE
+from harness import stopping
 from harness.local import Stack
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
@@ -131,6 +132,7 @@ class Shop:
         """Pays holds, which are made here, each by somebody else."""
 
         def hold(payer: Ticket, seat: int) -> Request:
+            stopping.raise_if_requested()
             reservation = self._reservation.Reserve(
                 reservation_pb2.ReserveRequest(user_id=payer.user_id, seat_id=seat),
                 timeout=_BUDGET_SECONDS,
@@ -155,7 +157,7 @@ class Shop:
             if admitted == before:
                 return
             before = admitted
-            time.sleep(0.5)
+            stopping.wait(0.5)
         raise RunError(f"Payments still arrive at the waiting room after {seconds:.0f} s.")
 
     def _free_seat(self) -> int:

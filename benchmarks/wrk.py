@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import stopping
+
 CONNECTIONS = 50
 # Above the gateway's longest budget (paying, 8 s): slower than that is no answer at all.
 TIMEOUT_SECONDS = 10
@@ -59,18 +61,18 @@ def run(url: str, requests: Sequence[Request], *, seconds: int, work: Path, what
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"]
     command += [f"--timeout={TIMEOUT_SECONDS}s", "-s", str(_SCRIPT), url]
     try:
-        output = subprocess.run(
+        ran = stopping.run(
             [*command, "--", str(file)],
-            capture_output=True,
-            text=True,
-            check=True,
             timeout=seconds + 30,
-        ).stdout
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     except FileNotFoundError:
         raise RunError("wrk is not installed: run harness/bootstrap.sh bench.") from None
-    except subprocess.CalledProcessError as error:
-        raise RunError(f"wrk failed on {what}: {error.stderr.strip()}") from error
-    return parse(output, what)
+    if ran.returncode:
+        raise RunError(f"wrk failed on {what}: {ran.stderr.strip()}")
+    return parse(ran.stdout, what)
 
 
 def parse(output: str, what: str) -> Run:

@@ -10,7 +10,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from harness import stopping
 from harness.errors import UserError
 from harness.local.process import kill_session, spawn
 from harness.local.servers import REPOSITORY
@@ -124,7 +124,7 @@ def run(
         try:
             started(child.pid)
             while child.poll() is None:
-                time.sleep(0.25)
+                stopping.wait(0.25)
                 progress(*_state(log))
         finally:
             # Also when we are interrupted: nothing is left running.

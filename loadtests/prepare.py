@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from harness import stopping
 from harness.errors import UserError
 
 # Threads with http.client, in which a request takes 0.2 ms of the processor (with httpx 0.6, with
@@ -222,6 +223,7 @@ def _each(
         try:
             while time.monotonic() < deadline:
                 ended, running = wait(futures, timeout=0.5, return_when=FIRST_EXCEPTION)
+                stopping.raise_if_requested()
                 progress(len(done))
                 if not running or any(future.exception() for future in ended):
                     break

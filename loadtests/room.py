@@ -8,6 +8,7 @@ import time
 
 import grpc
 
+from harness import stopping
 from harness.errors import UserError
 from loadtests.target import Target
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
@@ -45,7 +46,7 @@ class Room:
                 )
             self._set(_EVERYBODY)
             self._be_heard()
-            time.sleep(0.2)
+            stopping.wait(0.2)
             room = self._get()
 
     def _be_heard(self) -> None:

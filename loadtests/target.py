@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import psutil
 import pymysql
 
+from harness import stopping
 from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
@@ -138,7 +139,7 @@ class Target:
                     f"The gateway at {self.base_url} is not ready any more after {seconds:.0f} s"
                     f" ({f'status {status}' if status else 'no answer'})."
                 )
-            time.sleep(0.5)
+            stopping.wait(0.5)
 
     def schedule_without_reservations(self) -> int:
         """One date by chance that nobody ever took a seat of. Raises UserError."""

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from google.protobuf.message import DecodeError
 
+from harness import stopping
 from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
@@ -25,8 +26,8 @@ from loadtests.opening import opened
 from loadtests.target import Target
 from loadtests.watch import Watch
 from protos.frontrow.payment.v1 import events_pb2
+from protos.topics import PAYMENT_EVENTS
 
-TOPIC = "payment.events"
 # Kafka keeps events for a week; older payments cannot be held against the topic.
 _DAYS_OF_EVENTS = 1
 _KAFKA_SECONDS = 60.0
@@ -65,7 +66,7 @@ def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
         counts = count(target)
         if not any(counts.values()) or time.monotonic() > deadline:
             return counts
-        time.sleep(1)
+        stopping.wait(1)
 
 
 def count(target: Target) -> dict[str, int]:
@@ -85,7 +86,7 @@ def count(target: Target) -> dict[str, int]:
         cursor.execute(_TWO_LIVE)
         row = cursor.fetchone()
         two_live = int(row[0]) if row else 0
-    told = asyncio.run(_payments_told(target.kafka_bootstrap))
+    told = stopping.run_async(_payments_told(target.kafka_bootstrap))
     # A payment and its reservation as pairs: money for one seat does not pay for another.
     paid, sold = set(charged), set(confirmed)
     return {
@@ -101,7 +102,7 @@ def count(target: Target) -> dict[str, int]:
 async def _payments_told(bootstrap: str) -> set[tuple[int, str]]:
     """Payments, and what the topic tells of them."""
     consumer = AIOKafkaConsumer(
-        TOPIC,
+        PAYMENT_EVENTS,
         bootstrap_servers=bootstrap,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
@@ -112,7 +113,7 @@ async def _payments_told(bootstrap: str) -> set[tuple[int, str]]:
             await consumer.start()
             partitions = consumer.assignment()
             if not partitions:
-                raise UserError(f"Kafka at {bootstrap} has no topic {TOPIC}.")
+                raise UserError(f"Kafka at {bootstrap} has no topic {PAYMENT_EVENTS}.")
             ends = await consumer.end_offsets(partitions)
             while any([await consumer.position(each) < ends[each] for each in partitions]):
                 for records in (await consumer.getmany(timeout_ms=500)).values():

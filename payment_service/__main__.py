@@ -5,7 +5,7 @@ import contextlib
 
 import httpx
 
-from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
+from payment_service.consumers import ReservationEvents
 from payment_service.outbox import Outbox
 from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
@@ -22,6 +22,7 @@ from payment_service.servicer import PaymentServicer
 from payment_service.settings import Settings
 from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2_grpc
+from protos.topics import PAYMENT_GROUP, RESERVATION_EVENTS
 from servicekit import client, logs
 from servicekit.kafka import Consumer, Producer
 from servicekit.mysql import Database
@@ -70,8 +71,8 @@ async def main() -> None:
 
         consumer = Consumer(
             bootstrap=settings.kafka_bootstrap,
-            group="payment_service",
-            topic=RESERVATION_TOPIC,
+            group=PAYMENT_GROUP,
+            topic=RESERVATION_EVENTS,
             handler=ReservationEvents(service).handle,
         )
         async with Server(settings, "payment_service") as server:

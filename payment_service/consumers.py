@@ -4,8 +4,6 @@ from payment_service.service import PaymentService
 from protos.frontrow.reservation.v1 import events_pb2
 from servicekit.kafka import Record
 
-RESERVATION_TOPIC = "reservation.events"
-
 
 class ReservationEvents:
     """reservation.events: a lost seat gives the money back. If the provider refuses to, the event

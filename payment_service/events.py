@@ -18,7 +18,6 @@ from payment_service.domain import (
 )
 from protos.frontrow.payment.v1 import events_pb2
 
-TOPIC = "payment.events"
 EVENT_ID_HEADER = "event-id"
 
 _EVENT_IDS = uuid.UUID("b0c5a7a1-6f0f-4d0e-9a35-8a1f5e7c2d94")

@@ -7,8 +7,9 @@ may run, and no two of them send events of one reservation at once.
 import asyncio
 
 from payment_service.domain import Event
-from payment_service.events import EVENT_ID_HEADER, TOPIC
+from payment_service.events import EVENT_ID_HEADER
 from payment_service.outbox import Outbox
+from protos.topics import PAYMENT_EVENTS
 from servicekit import logs
 from servicekit.kafka import Producer, Record
 from servicekit.mysql import Database
@@ -65,7 +66,7 @@ class Relay:
         await self._producer.publish(
             [
                 Record(
-                    topic=TOPIC,
+                    topic=PAYMENT_EVENTS,
                     key=str(event.reservation_id).encode(),
                     value=event.payload,
                     headers={EVENT_ID_HEADER: event.event_id.encode()},

@@ -1,4 +1,7 @@
-"""Makes the Kafka topics that are missing: `KAFKA_BOOTSTRAP=kafka:9092 python -m protos.topics`."""
+"""The Kafka topics and consumer groups of Frontrow, and a command that creates missing topics.
+
+KAFKA_BOOTSTRAP=kafka:9092 python -m protos.topics
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,29 @@ import asyncio
 import os
 from collections.abc import Mapping
 
-#: Topic → number of partitions. Order is kept per partition (per reservation id); the dead-letter
-#: topics are read by people and need no parallelism.
+PAYMENT_EVENTS = "payment.events"
+RESERVATION_EVENTS = "reservation.events"
+
+QUEUE_GROUP = "queue_service"
+RESERVATION_GROUP = "reservation_service"
+PAYMENT_GROUP = "payment_service"
+
+#: Topic → number of partitions. Kafka keeps the order within a partition, and the key is the
+#: reservation id. People read the dead-letter topics, so those need no parallelism.
 TOPICS: Mapping[str, int] = {
-    "payment.events": 6,
-    "payment.events.dlq": 1,
-    "reservation.events": 6,
-    "reservation.events.dlq": 1,
+    PAYMENT_EVENTS: 6,
+    f"{PAYMENT_EVENTS}.dlq": 1,
+    RESERVATION_EVENTS: 6,
+    f"{RESERVATION_EVENTS}.dlq": 1,
 }
 
 
 async def create(bootstrap: str, *, request_timeout_ms: int = 5000) -> None:
-    """Makes what is missing, with one replica each. Raises aiokafka's errors if Kafka is away."""
-    # Here, since `make run` needs it only after Kafka has started.
+    """Creates the missing topics, with one replica each.
+
+    Raises aiokafka's errors if Kafka is unavailable.
+    """
+    # Imported here, so that the constants cost no import of aiokafka.
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=request_timeout_ms)
@@ -30,7 +43,7 @@ async def create(bootstrap: str, *, request_timeout_ms: int = 5000) -> None:
                 name=name,
                 num_partitions=partitions,
                 replication_factor=1,
-                # A poison message waits for somebody to look at it, however long.
+                # Dead letters are kept until somebody has handled them.
                 topic_configs={"retention.ms": "-1"} if name.endswith(".dlq") else {},
             )
             for name, partitions in TOPICS.items()

@@ -3,7 +3,8 @@
 from functools import partial
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
-from queue_service.consumers import GROUP, TOPIC, payment_handler
+from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
+from queue_service.consumers import payment_handler
 from queue_service.repository import RedisWaitingRoom
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
@@ -47,11 +48,11 @@ async def main() -> None:
                 f"tick {room}", partial(service.keep_ticking, room, settings.tick_seconds)
             )
         server.add_background(
-            TOPIC,
+            PAYMENT_EVENTS,
             Consumer(
                 bootstrap=settings.kafka_bootstrap,
-                group=GROUP,
-                topic=TOPIC,
+                group=QUEUE_GROUP,
+                topic=PAYMENT_EVENTS,
                 handler=payment_handler(service),
             ).run,
         )

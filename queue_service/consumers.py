@@ -6,9 +6,6 @@ from protos.frontrow.payment.v1 import events_pb2
 from queue_service.service import QueueService
 from servicekit.kafka import Record
 
-TOPIC = "payment.events"
-GROUP = "queue_service"
-
 
 def payment_handler(service: QueueService) -> Callable[[Record], Awaitable[Sequence[Record]]]:
     """Who has paid leaves the shop, and the next one enters.

@@ -3,7 +3,8 @@
 from functools import partial
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
-from reservation_service.consumers import GROUP, PAYMENT_EVENTS, PaymentEvents
+from protos.topics import PAYMENT_EVENTS, RESERVATION_GROUP
+from reservation_service.consumers import PaymentEvents
 from reservation_service.directory import IDEMPOTENT, ConcertDirectory
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.repository import ReservationRepository
@@ -51,7 +52,7 @@ async def main() -> None:
             "payment events",
             Consumer(
                 bootstrap=settings.kafka_bootstrap,
-                group=GROUP,
+                group=RESERVATION_GROUP,
                 topic=PAYMENT_EVENTS,
                 handler=PaymentEvents(service).handle,
             ).run,

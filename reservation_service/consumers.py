@@ -4,13 +4,10 @@ from collections.abc import Sequence
 
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2
+from protos.topics import RESERVATION_EVENTS
 from reservation_service.domain import PaymentOutcome
 from reservation_service.service import ReservationService
 from servicekit.kafka import Record
-
-PAYMENT_EVENTS = "payment.events"
-RESERVATION_EVENTS = "reservation.events"
-GROUP = "reservation_service"
 
 
 class PaymentEvents:

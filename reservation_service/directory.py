@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 import grpc
-from cachetools import TLRUCache
 
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from reservation_service.domain import Seat, SeatNotFound
 from servicekit import call_context, client
 from servicekit.batching import Batcher
-from servicekit.clock import seconds_to_midnight
+from servicekit.ttl_cache import TtlCache
 
 # Its answer is one look-up by primary key: a second is patience enough.
 BUDGET_SECONDS = 1.0
@@ -30,10 +29,7 @@ class ConcertDirectory:
         self, channel: grpc.aio.Channel, *, cached_seats: int, cache_seconds: float
     ) -> None:
         self._stub = concert_pb2_grpc.ConcertServiceStub(channel)
-        # Entries end at midnight at the latest: the seats of a past date count as not found.
-        self._seats: TLRUCache[int, Seat] = TLRUCache(
-            cached_seats, ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight())
-        )
+        self._seats: TtlCache[int, Seat] = TtlCache(max_size=cached_seats, ttl=cache_seconds)
         self._look_ups = Batcher[int, Seat | None](
             self._get, budget=BUDGET_SECONDS, max_batch=BATCH
         )
@@ -59,5 +55,5 @@ class ConcertDirectory:
             for seat in reply.seats
         }
         for seat in seats.values():
-            self._seats[seat.id] = seat
+            self._seats.put(seat.id, seat)
         return [seats.get(seat_id) for seat_id in seat_ids]

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from harness import stopping as stop_request
 from harness.errors import UserError
 
 # Where servers live that an ordinary user may not have on the path.
@@ -94,7 +95,7 @@ def run_to_end(
         try:
             deadline = time.monotonic() + timeout
             while child.poll() is None and not stopping.is_set() and time.monotonic() < deadline:
-                time.sleep(0.02)
+                stop_request.wait(0.02)
             code = child.poll()
         finally:
             kill_session(child)
@@ -337,14 +338,14 @@ def wait_until_ready(processes: Sequence[Process], timeout: float | None = None)
                 )
         if not waiting:
             return
-        time.sleep(0.05)
+        stop_request.wait(0.05)
 
 
 def in_parallel(tasks: Sequence[Callable[[], object]], stopping: threading.Event) -> None:
     """Runs the tasks at once, each in a thread, and waits for all of them.
 
-    Raises the first error in the order of the tasks. If the wait itself is interrupted (Ctrl-C),
-    `stopping` is set, so that the tasks end soon.
+    Raises the first error in the order of the tasks. If the wait itself is interrupted (Ctrl-C in
+    a test run), `stopping` is set, so that the tasks end soon.
     """
     if not tasks:
         return

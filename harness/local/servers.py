@@ -22,6 +22,7 @@ from pymysql.cursors import Cursor
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from harness import stopping as stop_request
 from harness.errors import UserError
 from harness.local.ports import HOST, Ports
 from harness.local.process import Process, find_binary, run_to_end
@@ -309,4 +310,4 @@ class Kafka(Process):
                     raise UserError(
                         f"Kafka does not accept topics ({error!r}); its log is {self.log_path}."
                     ) from error
-                time.sleep(0.2)
+                stop_request.wait(0.2)

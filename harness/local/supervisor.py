@@ -14,13 +14,13 @@ from typing import IO, NoReturn
 
 from rich.console import Console
 
+from harness import stopping
 from harness.errors import UserError
 from harness.local.journey import curl_journey
 from harness.local.ports import Ports
 from harness.local.process import Process
 from harness.local.servers import REPOSITORY
 from harness.local.stack import SeedSize, Stack
-from harness.local.stopping import Stopped, hear_no_more
 
 LOCAL = REPOSITORY / ".local"
 _LOCK = LOCAL / "supervisor.lock"
@@ -39,8 +39,7 @@ _STOP_TIMEOUT = 90.0
 
 
 def run(environ: Mapping[str, str]) -> int:
-    """Starts everything, says where it serves, and watches until it is told to stop (call it
-    within `stoppable()`).
+    """Starts everything, prints where it serves, and watches it until a stop is requested.
 
     Returns the exit code: 2 when something cannot be started or kept running, which is told on
     standard error. Raises UserError when nothing was started at all. Leaves nothing behind.
@@ -57,7 +56,7 @@ def run(environ: Mapping[str, str]) -> int:
             _start(stack, seed, console)
             console.print(curl_journey(stack.gateway_url), markup=False)
             Watcher(stack, console).watch()
-        except Stopped:
+        except stopping.Stopped:
             return 0
         except UserError as error:
             # Before the stopping, which takes a moment and would bury it.
@@ -100,8 +99,6 @@ def _step(console: Console, what: str, *, spin: bool = True) -> Iterator[None]:
 
 
 def _stop(stack: Stack, console: Console) -> None:
-    # Also if it is not a signal that ends us: every wait in it is bounded.
-    hear_no_more()
     if console.is_terminal:
         console.show_cursor()  # a progress bar that was killed left it hidden
     console.print("\nStopping: gateway, services, then the servers.")
@@ -152,7 +149,7 @@ class Watcher:
         while True:
             for process in self._stack.processes():
                 self.look_at(process)
-            time.sleep(0.25)
+            stopping.wait(0.25)
 
     def look_at(self, process: Process) -> None:
         name = process.name
@@ -250,7 +247,7 @@ def stop_running() -> int:
             os.kill(pid, signal.SIGKILL)
             print(f"It did not stop within {_STOP_TIMEOUT:.0f} s and was killed.")
             return 0
-        time.sleep(0.1)
+        stopping.wait(0.1)
     print("Stopped; nothing is left running.")
     return 0
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from benchmarks import bench, bench_page
 from benchmarks.wrk import Request, RunError, parse
+from harness import stopping
 from harness.errors import UserError
 from loadtests.machine import Meter, describe
 
@@ -184,7 +184,7 @@ def test_what_ends_it_is_one_sentence_and_its_status(
         if isinstance(happens, Exception):
             raise happens
         os.kill(os.getpid(), happens)
-        time.sleep(10)
+        stopping.wait(10)
         pytest.fail("was not stopped")
 
     monkeypatch.setattr(bench, "measure", measure)

@@ -9,16 +9,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from harness.local.servers import REPOSITORY
 from harness.local.stack import Stack
-from protos.topics import TOPICS
+from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP, RESERVATION_GROUP, TOPICS
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import DECLINED, Fan, Shop, assert_problem, eventually, sandbox_user
 from tests.faults.invariants import assert_all_hold
 
 PAYERS = 50
 DECLINES = 4
-TOPIC = "payment.events"
-DEAD_LETTERS = f"{TOPIC}.dlq"
-GROUPS = ("reservation_service", "queue_service")
+DEAD_LETTERS = f"{PAYMENT_EVENTS}.dlq"
+GROUPS = (RESERVATION_GROUP, QUEUE_GROUP)
 
 
 async def publish(stack: Stack, records: Sequence[tuple[int, bytes, bytes, Any]]) -> None:
@@ -28,7 +27,7 @@ async def publish(stack: Stack, records: Sequence[tuple[int, bytes, bytes, Any]]
     try:
         for partition, key, value, headers in records:
             await producer.send_and_wait(
-                TOPIC, key=key, value=value, partition=partition, headers=headers
+                PAYMENT_EVENTS, key=key, value=value, partition=partition, headers=headers
             )
     finally:
         await producer.stop()
@@ -36,7 +35,9 @@ async def publish(stack: Stack, records: Sequence[tuple[int, bytes, bytes, Any]]
 
 async def everything_consumed(stack: Stack) -> None:
     """Waits until both groups have committed the end of every partition."""
-    partitions = [TopicPartition(TOPIC, number) for number in range(TOPICS[TOPIC])]
+    partitions = [
+        TopicPartition(PAYMENT_EVENTS, number) for number in range(TOPICS[PAYMENT_EVENTS])
+    ]
     for group in GROUPS:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=stack.kafka_bootstrap, group_id=group, enable_auto_commit=False
@@ -149,7 +150,7 @@ async def test_a_second_delivery_changes_nothing(shop: Shop, stack: Stack) -> No
     newer = await again.hold(date_.seats[4])
     before = state(shop)
 
-    records = await shop.records(TOPIC)
+    records = await shop.records(PAYMENT_EVENTS)
     assert len(records) >= 4
     for _ in range(2):
         await publish(stack, [(r.partition, r.key, r.value, list(r.headers)) for r in records])
@@ -168,7 +169,9 @@ async def test_a_bad_record_goes_to_the_dead_letters_and_the_rest_goes_on(
     known = len(await shop.records(DEAD_LETTERS))
     garbage = b"\xff not an event"
     headers = [("event-id", b"no-event")]
-    await publish(stack, [(number, b"bad", garbage, headers) for number in range(TOPICS[TOPIC])])
+    await publish(
+        stack, [(number, b"bad", garbage, headers) for number in range(TOPICS[PAYMENT_EVENTS])]
+    )
     # In whatever partition it lands, it is behind a bad one.
     date_ = shop.new_schedule()
     fan = await shop.admitted()
@@ -183,12 +186,12 @@ async def test_a_bad_record_goes_to_the_dead_letters_and_the_rest_goes_on(
     await everything_consumed(stack)
     letters = (await shop.records(DEAD_LETTERS))[known:]
     # One for each partition from each group.
-    assert len(letters) == TOPICS[TOPIC] * len(GROUPS)
+    assert len(letters) == TOPICS[PAYMENT_EVENTS] * len(GROUPS)
     for letter in letters:
         assert (letter.key, letter.value) == (b"bad", garbage)
         told = dict(letter.headers)
         assert told["event-id"] == b"no-event"
-        assert told["dlq-topic"] == TOPIC.encode()
+        assert told["dlq-topic"] == PAYMENT_EVENTS.encode()
         assert told["dlq-group"].decode() in GROUPS
         assert told["dlq-error"]
     assert str(known + len(letters)) in await dead_letters_command(stack, "list")

@@ -17,14 +17,15 @@ import pytest
 from harness.local.ports import Ports, setting_of
 from harness.local.programs import PREFIXES
 
-# What `python -m harness.local` does, but for where the data goes.
+# What `python -m harness.cli` does, but for where the data goes.
 PROGRAM = """
     import sys
     from pathlib import Path
-    from harness.local import __main__, supervisor
+    from harness import cli
+    from harness.local import supervisor
     supervisor.LOCAL = Path(sys.argv.pop(1))
     supervisor._LOCK = supervisor.LOCAL / "supervisor.lock"
-    sys.exit(__main__.main())
+    sys.exit(cli.run_app(cli.app))
 """
 SERVERS = ["redis", "mariadb", "kafka"]
 

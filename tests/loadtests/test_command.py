@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks import bench
+from harness import stopping
 from harness.errors import UserError
 from loadtests import capacity, command, report_page, run, verify
 
@@ -20,6 +21,7 @@ def test_a_signal_ends_it_in_order(number: int, capsys: pytest.CaptureFixture[st
         nonlocal ended_in_order
         try:
             os.kill(os.getpid(), number)
+            stopping.wait(10)
         finally:
             ended_in_order = True
         return 0

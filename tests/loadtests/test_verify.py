@@ -20,6 +20,7 @@ from loadtests import verify
 from loadtests.target import Target
 from loadtests.watch import Watch
 from protos.frontrow.payment.v1 import events_pb2
+from protos.topics import PAYMENT_EVENTS
 
 ROOM = "{queue:main}:"
 _TABLES = {
@@ -179,8 +180,8 @@ async def tell(bootstrap: str, **event: Any) -> None:
     await producer.start()
     try:
         message = events_pb2.PaymentEvent(event_id="e", **event)
-        await producer.send_and_wait(verify.TOPIC, message.SerializeToString())
-        await producer.send_and_wait(verify.TOPIC, b"poison")
+        await producer.send_and_wait(PAYMENT_EVENTS, message.SerializeToString())
+        await producer.send_and_wait(PAYMENT_EVENTS, b"poison")
     finally:
         await producer.stop()
 

@@ -20,7 +20,7 @@ import pytest
 from payment_service import events
 from payment_service.announce_again import announce_again
 from payment_service.announcements import Announcements
-from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
+from payment_service.consumers import ReservationEvents
 from payment_service.domain import (
     Admission,
     Outcome,
@@ -29,7 +29,6 @@ from payment_service.domain import (
     PayOrder,
     Status,
 )
-from payment_service.events import TOPIC
 from payment_service.outbox import Outbox
 from payment_service.providers import sandbox
 from payment_service.providers.sandbox import SandboxProvider
@@ -39,6 +38,7 @@ from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from protos.frontrow.payment.v1 import events_pb2
 from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
+from protos.topics import PAYMENT_EVENTS, RESERVATION_EVENTS
 from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Reservation
 from reservation_service.service import ReservationService
@@ -198,8 +198,8 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
             ).run()
 
         async with running(
-            consumer(TOPIC, shop.on_payment_event),  # type: ignore[arg-type]
-            consumer(RESERVATION_TOPIC, shop.on_reservation_event),  # type: ignore[arg-type]
+            consumer(PAYMENT_EVENTS, shop.on_payment_event),  # type: ignore[arg-type]
+            consumer(RESERVATION_EVENTS, shop.on_reservation_event),  # type: ignore[arg-type]
         ):
             yield shop
         await shop.service.drain(5)

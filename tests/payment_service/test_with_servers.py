@@ -10,9 +10,8 @@ import grpc
 import pytest
 
 from harness.local.stack import Stack
-from payment_service.consumers import RESERVATION_TOPIC, ReservationEvents
+from payment_service.consumers import ReservationEvents
 from payment_service.domain import Admission, PaymentDeclined, PayOrder, Status
-from payment_service.events import TOPIC
 from payment_service.outbox import Outbox
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
@@ -23,6 +22,7 @@ from payment_service.repository import PaymentRepository
 from payment_service.servicer import PaymentServicer
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2, payment_pb2_grpc
 from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
+from protos.topics import PAYMENT_EVENTS, RESERVATION_EVENTS
 from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Database
 from tests.payment_service.conftest import Shop
@@ -96,7 +96,7 @@ async def listening(bootstrap: str) -> AsyncIterator[list[events_pb2.PaymentEven
 
     group = f"test-{random.getrandbits(64):x}"
     async with running(
-        Consumer(bootstrap=bootstrap, group=group, topic=TOPIC, handler=handle).run()
+        Consumer(bootstrap=bootstrap, group=group, topic=PAYMENT_EVENTS, handler=handle).run()
     ):
         yield events
 
@@ -232,11 +232,13 @@ async def test_a_lost_seat_is_refunded_once(real: Real, kafka_bootstrap: str) ->
     payment = await real.shop.service.pay(order)
     lost = reservation_events_pb2.ReservationEvent(reservation_id=order.reservation_id)
     lost.seat_lost.payment_id = payment.id
-    record = Record(RESERVATION_TOPIC, str(order.reservation_id).encode(), lost.SerializeToString())
+    record = Record(
+        RESERVATION_EVENTS, str(order.reservation_id).encode(), lost.SerializeToString()
+    )
     consumer = Consumer(
         bootstrap=kafka_bootstrap,
         group=f"test-{random.getrandbits(64):x}",
-        topic=RESERVATION_TOPIC,
+        topic=RESERVATION_EVENTS,
         handler=ReservationEvents(real.shop.service).handle,
     ).run()
     async with (

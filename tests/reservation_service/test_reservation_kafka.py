@@ -8,7 +8,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from protos.frontrow.reservation.v1 import events_pb2
-from reservation_service.consumers import RESERVATION_EVENTS, PaymentEvents
+from protos.topics import RESERVATION_EVENTS
+from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Status
 from servicekit.kafka import Consumer, Producer, Record
 from tests.reservation_service.conftest import (

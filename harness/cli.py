@@ -1,0 +1,89 @@
+"""The commands behind `make run`, `make stop`, `make clean` and `make demo`.
+
+python -m harness.cli COMMAND
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+import typer
+
+from harness.errors import UserError
+from harness.stopping import Stopped, stop_on_signals
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def run() -> int:
+    """Serves in the foreground until Ctrl-C or `stop`; settings come from the environment."""
+    from harness.local import supervisor
+
+    return supervisor.run(os.environ)
+
+
+@app.command()
+def stop() -> int:
+    """Stops what `run` started, and waits for its end."""
+    from harness.local import supervisor
+
+    return supervisor.stop_running()
+
+
+@app.command()
+def clean() -> int:
+    """Deletes data, logs and secrets of `run`; refused while it runs."""
+    from harness.local import supervisor
+
+    return supervisor.clean()
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (default: that of this process) and returns its exit status.
+
+    A command returns its own status, or None for 0. What `run_command` maps is mapped here too,
+    and an argument that the command does not take is one sentence and status 2.
+    """
+    return run_command(lambda: app(arguments, standalone_mode=False) or 0)
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Runs a command and returns its exit status.
+
+    UserError and OSError become one sentence on standard error and status 2. Ctrl-C, SIGTERM and
+    the end of the terminal request the stop (see `harness.stopping`), which becomes 128 + the
+    signal's number.
+    """
+    with stop_on_signals():
+        try:
+            return command()
+        except UserError as error:
+            _complain(str(error))
+        except click.ClickException as error:
+            _complain(f"{error.format_message().rstrip('.')}; --help lists what there is.")
+        except PermissionError as error:
+            _complain(
+                f"No permission for {error.filename}: it probably belongs to another user who ran"
+                " this before; make it yours with chown -R, or delete it."
+            )
+        except OSError as error:
+            _complain(f"{error.strerror or error}: {error.filename or 'the disk'}.")
+        except Stopped as stopped:
+            _complain("Stopped.")
+            return stopped.status
+    return 2
+
+
+def _complain(sentence: str) -> None:
+    # The terminal may have been closed.
+    with contextlib.suppress(OSError):
+        print(f"frontrow: {sentence}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))
