@@ -10,13 +10,11 @@ have dealt with; what they make of the others: docs/adr/0023-announced-again-aft
 import asyncio
 import sys
 
-import pymysql
-
 from payment_service import events
 from payment_service.announcements import Announcements
 from payment_service.settings import Settings
 from servicekit.errors import Unavailable
-from servicekit.mysql import Database
+from servicekit.mysql import AccessDenied, Database, DatabaseError
 from servicekit.settings import load
 
 BATCH = 500
@@ -59,12 +57,11 @@ def main() -> None:
     settings = load(Settings)
     try:
         done = asyncio.run(_run(settings))
+    except (AccessDenied, DatabaseError) as error:
+        sys.stderr.write(f"MariaDB at PAYMENT_MYSQL_URL refuses: error {error.number}.\n")
+        sys.exit(2)
     except (Unavailable, TimeoutError, OSError):
         sys.stderr.write("MariaDB at PAYMENT_MYSQL_URL does not answer, or not in time.\n")
-        sys.exit(2)
-    except pymysql.err.MySQLError as error:
-        code = error.args[0] if error.args else "unknown"
-        sys.stderr.write(f"MariaDB at PAYMENT_MYSQL_URL refuses: error {code}.\n")
         sys.exit(2)
     print(done)
 

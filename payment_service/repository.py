@@ -26,7 +26,7 @@ from payment_service.domain import (
 )
 from payment_service.outbox import put_in_outbox
 from servicekit.errors import Unavailable
-from servicekit.mysql import Database, Row, Transaction, is_duplicate
+from servicekit.mysql import Database, DuplicateKey, Row, Transaction
 
 COLUMNS = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
     place_number, failed_payment_id, attempts, created_at"""
@@ -75,9 +75,8 @@ class PaymentRepository:
                 # Without a key the INSERT alone is the transaction: what was there before is
                 # looked up without a lock, and the unique key decides, in a transaction or not.
                 return await self._database.run(create, autocommit=not order.idempotency_key)
-            except Exception as error:
-                if not is_duplicate(error):
-                    raise
+            except DuplicateKey:
+                continue
         raise Unavailable("Too many requests for this reservation at once.")
 
     async def release_key(self, order: PayOrder) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
-import pymysql
-
 from reservation_service.domain import (
     IdempotencyKey,
     PaymentOutcome,
@@ -23,7 +21,15 @@ from reservation_service.domain import (
     Status,
 )
 from servicekit import logs
-from servicekit.mysql import Database, Statement, Transaction, is_duplicate, is_lock_timeout
+from servicekit.mysql import (
+    Database,
+    DatabaseError,
+    DuplicateKey,
+    LockTimeout,
+    Statement,
+    Transaction,
+    TransactionAborted,
+)
 
 log = logs.get(__name__)
 
@@ -272,7 +278,7 @@ class ReservationRepository:
 
         try:
             expired = await self._database.run(work)
-        except pymysql.err.MySQLError:
+        except DatabaseError:
             log.exception("a batch of lapsed holds failed; going on one by one")
             expired = await self._expire_one_by_one(found)
         return expired, found[-1] if len(found) == limit else 0
@@ -283,7 +289,7 @@ class ReservationRepository:
             try:
                 async with self._database.reading() as connection:
                     expired += await connection.execute(EXPIRE, id)
-            except pymysql.err.MySQLError:
+            except (DatabaseError, TransactionAborted):
                 log.exception("a lapsed hold cannot be expired", reservation_id=id)
         return expired
 
@@ -310,11 +316,10 @@ async def _claim(transaction: Transaction, key: IdempotencyKey, seat_id: int) ->
     answer it has already. Raises RequestInProgress."""
     try:
         await transaction.execute(CLAIM_KEY, key.user_id, key.value, seat_id)
-    except pymysql.err.MySQLError as error:
-        if is_lock_timeout(error):
-            raise RequestInProgress from None
-        if not is_duplicate(error):
-            raise
+    except LockTimeout:
+        raise RequestInProgress from None
+    except DuplicateKey:
+        pass
     else:
         return None
     remembered = await _remembered(transaction, key)
@@ -348,9 +353,7 @@ async def _take(
             await transaction.execute(EXPIRE, lapsed)
         try:
             row = await transaction.fetch_one(INSERT, *facts, hold, hold)
-        except pymysql.err.IntegrityError as error:
-            if not is_duplicate(error):
-                raise
+        except DuplicateKey:
             # Somebody was faster.
             lapsed = await _lapsed_or_none(transaction, seat.id)
             continue
@@ -375,9 +378,7 @@ async def _take_again(
             await transaction.together(
                 (CONFIRM_LATE, payment_id, reservation_id), (COUNT_SALE, reservation_id)
             )
-        except pymysql.err.IntegrityError as error:
-            if not is_duplicate(error):
-                raise
+        except DuplicateKey:
             continue
         return True
     return False

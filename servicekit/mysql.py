@@ -16,20 +16,22 @@ import aiomysql
 import pymysql
 from pymysql.constants import CR, ER
 
-from servicekit import call_context
+from servicekit import call_context, logs
 from servicekit.errors import Unavailable
 from servicekit.mysql_wire import Reply, Wire
 from servicekit.mysql_wire import Row as Row  # callers name it
+
+log = logs.get(__name__)
 
 Result = TypeVar("Result")
 # A statement and its values, each at a %s of its own.
 Statement = tuple[Any, ...]
 
-# The server ended the transaction so that another could go on; again, it succeeds.
+# The server ended the transaction so that another could continue; a retry succeeds.
 # 1020 is MariaDB's "record has changed since last read" under snapshot isolation.
-_RETRY_TRANSACTION = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CHECKREAD}
-# Nothing is wrong with the statement: there is no server to run it, or none that takes us in.
-_AWAY = {
+_ABORTED = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CHECKREAD}
+# Nothing is wrong with the statement: no server can be reached, or it cannot run it now.
+_UNAVAILABLE = {
     CR.CR_CONN_HOST_ERROR,
     CR.CR_SERVER_GONE_ERROR,
     CR.CR_SERVER_LOST,
@@ -38,22 +40,53 @@ _AWAY = {
     ER.TOO_MANY_USER_CONNECTIONS,
     ER.SERVER_SHUTDOWN,
     ER.QUERY_INTERRUPTED,
-    1927,  # MariaDB's "connection was killed", which PyMySQL has no name for
+    ER.DISK_FULL,
+    ER.OUT_OF_RESOURCES,
+    ER.RECORD_FILE_FULL,
+    ER.OPTION_PREVENTS_STATEMENT,  # the server is read-only
+    1836,  # the same, in InnoDB
+    1927,  # MariaDB's "connection was killed"
 }
-_TRIES = 8
+_ATTEMPTS = 8
 _IDLE_SECONDS = 300.0
 
-
-def is_duplicate(error: Exception) -> bool:
-    """Whether a statement failed on a unique key."""
-    return isinstance(error, pymysql.err.IntegrityError) and error.args[0] == ER.DUP_ENTRY
+# The errors that a caller sees. Besides these: Unavailable when the server cannot be reached or
+# all connections are in use, and TimeoutError when a statement takes too long.
 
 
-def is_lock_timeout(error: Exception) -> bool:
-    """Whether a statement gave up waiting for a row that another transaction has locked."""
-    return isinstance(error, pymysql.err.OperationalError) and (
-        error.args[0] == ER.LOCK_WAIT_TIMEOUT
-    )
+class DatabaseError(Exception):
+    """MariaDB refused a statement. A defect, unless the caller expects it, as DuplicateKey.
+
+    `number` is MariaDB's error number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class DuplicateKey(DatabaseError):
+    """The row would be the second one with a unique key."""
+
+
+class AccessDenied(Unavailable):
+    """MariaDB refuses the user, the password or the schema. `number` is its error number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("The database is unavailable.")
+        self.number = number
+
+
+class TransactionAborted(Unavailable):
+    """The server ended the transaction or the statement in favour of another; a retry may
+    succeed."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is too busy.")
+
+
+class LockTimeout(TransactionAborted):
+    """A statement gave up waiting for a row that another transaction has locked."""
 
 
 class Transaction:
@@ -92,9 +125,15 @@ class Transaction:
         sql = ";".join(self._format(*statement) for statement in statements)
         async with asyncio.timeout(call_context.remaining(self._query_timeout)):
             if not self._begin:
-                return await self._wire.ask(sql)
+                return await self._send(sql)
             self._begin = False
-            return (await self._wire.ask("BEGIN;" + sql))[1:]
+            return (await self._send("BEGIN;" + sql))[1:]
+
+    async def _send(self, sql: str) -> list[Reply]:
+        try:
+            return await self._wire.ask(sql)
+        except pymysql.err.MySQLError as error:
+            raise _translated(error) from error
 
     def _format(self, sql: str, *values: Any) -> str:
         return self._wire.format(*_spread(sql, values))
@@ -105,7 +144,7 @@ class Transaction:
         # Not cut short by what is left of the caller's budget: only a call that is cancelled
         # leaves a commit in doubt.
         async with asyncio.timeout(self._query_timeout):
-            await self._wire.ask("COMMIT")
+            await self._send("COMMIT")
 
 
 class Database:
@@ -176,18 +215,14 @@ class Database:
         `work` must have no effect but on the transaction. With `autocommit` each statement is a
         transaction of its own: for work whose statements are each sound alone."""
         scope = self.reading if autocommit else self.transaction
-        last: Exception | None = None
-        for attempt in range(_TRIES):
-            if attempt:
-                await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))
+        for attempt in range(1, _ATTEMPTS):
             try:
                 async with scope() as transaction:
                     return await work(transaction)
-            except pymysql.err.MySQLError as error:
-                if not _is_one_of(error, _RETRY_TRANSACTION):
-                    raise
-                last = error
-        raise Unavailable("The database is too busy.") from last
+            except TransactionAborted:
+                await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))
+        async with scope() as transaction:
+            return await work(transaction)
 
     async def run_together(self, *statements: Statement) -> list[Reply]:
         """One transaction in one round trip, its statements being known beforehand; tried again
@@ -205,7 +240,7 @@ class Database:
                 async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
                     await self._slots.acquire()
             except TimeoutError:
-                raise Unavailable("The database has no connection to spare.") from None
+                raise Unavailable("All connections to the database are in use.") from None
         else:
             await self._slots.acquire()
         wire = None
@@ -217,12 +252,6 @@ class Database:
             if begin:
                 await transaction._commit()
             healthy = True
-        except (pymysql.err.OperationalError, pymysql.err.InterfaceError) as error:
-            if isinstance(error, pymysql.err.InterfaceError) or _is_one_of(error, _AWAY):
-                raise Unavailable("The database is away.") from error
-            # The statement failed, the connection is sound.
-            healthy = await self._roll_back(wire)
-            raise
         except (TimeoutError, asyncio.CancelledError, GeneratorExit):
             # A reply may still be on its way on this connection: nobody may read it.
             raise
@@ -249,7 +278,13 @@ class Database:
             async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
                 return Wire(await aiomysql.connect(**self._arguments))
         except (TimeoutError, OSError) as error:
-            raise Unavailable("The database is away.") from error
+            raise Unavailable("The database is unavailable.") from error
+        except pymysql.err.MySQLError as error:
+            number = _number(error)
+            if number in _UNAVAILABLE:
+                raise Unavailable("The database is unavailable.") from error
+            log.error("database_access_denied", number=number)
+            raise AccessDenied(number) from error
 
     async def _roll_back(self, wire: Wire | None) -> bool:
         if wire is None:
@@ -280,5 +315,20 @@ def _spread(sql: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     return sql.replace("%%", "%%%%") % tuple(places), tuple(singles)
 
 
-def _is_one_of(error: pymysql.err.MySQLError, codes: set[int]) -> bool:
-    return bool(error.args) and error.args[0] in codes
+def _translated(error: pymysql.err.MySQLError) -> Exception:
+    """Our error in place of PyMySQL's."""
+    number = _number(error)
+    if isinstance(error, pymysql.err.InterfaceError) or number in _UNAVAILABLE:
+        return Unavailable("The database is unavailable.")
+    if number == ER.LOCK_WAIT_TIMEOUT:
+        return LockTimeout()
+    if number in _ABORTED:
+        return TransactionAborted()
+    kind = DuplicateKey if number == ER.DUP_ENTRY else DatabaseError
+    return kind(str(error), number)
+
+
+def _number(error: pymysql.err.MySQLError) -> int:
+    """MariaDB's error number; 0 for an error of the driver's own."""
+    first = error.args[0] if error.args else 0
+    return first if isinstance(first, int) else 0

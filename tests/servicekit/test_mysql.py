@@ -8,12 +8,19 @@ from decimal import Decimal
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import pymysql
 import pytest
 
 from servicekit import call_context
-from servicekit.errors import Unavailable
-from servicekit.mysql import Database, Transaction, is_duplicate, is_lock_timeout
+from servicekit.errors import Unavailable, is_transient
+from servicekit.mysql import (
+    AccessDenied,
+    Database,
+    DatabaseError,
+    DuplicateKey,
+    LockTimeout,
+    Transaction,
+    TransactionAborted,
+)
 
 
 class Link:
@@ -182,11 +189,11 @@ async def test_together_nothing_runs_after_an_error(database: Database) -> None:
         ("INSERT INTO pool_test VALUES (1, 1) RETURNING id",),
         ("UPDATE pool_test SET amount = 2 WHERE id = 2",),
     )
-    with pytest.raises(pymysql.err.IntegrityError):
+    with pytest.raises(DuplicateKey):
         await database.run_together(*failing)
     assert await amount(database, 2) == 100
     async with database.transaction() as transaction:
-        with pytest.raises(pymysql.err.IntegrityError):
+        with pytest.raises(DuplicateKey):
             await transaction.together(*failing)
         # The transaction goes on: it was not the whole of it that failed.
         assert await transaction.fetch_one("SELECT amount FROM pool_test WHERE id = 2") == (1,)
@@ -227,7 +234,7 @@ async def test_a_caller_that_survives_its_cancellation_cannot_go_on_with_its_con
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await connection.fetch_one("SELECT SLEEP(1)")
-        with pytest.raises(pymysql.err.InterfaceError):
+        with pytest.raises(Unavailable):
             await connection.fetch_one("SELECT 2")
     assert await amount(database, 2) == 100
 
@@ -235,16 +242,21 @@ async def test_a_caller_that_survives_its_cancellation_cannot_go_on_with_its_con
 async def test_statement_errors_are_told_apart_from_a_server_that_is_away(
     database: Database,
 ) -> None:
-    with pytest.raises(pymysql.err.IntegrityError) as duplicate:
+    with pytest.raises(DuplicateKey):
         async with database.transaction() as transaction:
             await transaction.execute("INSERT INTO pool_test VALUES (1, 1)")
-    assert is_duplicate(duplicate.value)
-    assert not is_lock_timeout(duplicate.value)
     # Defects: must not pass for an outage.
-    for defect in ("SELECT no_such_column FROM pool_test", "UPDATE pool_test SET amount = -1"):
-        with pytest.raises(pymysql.err.OperationalError):
+    for defect, number in (
+        ("SELECT no_such_column FROM pool_test", 1054),
+        ("SELECT 1 FROM no_such_table", 1146),
+        ("UPDATE pool_test SET amount = -1", 4025),
+        ("UPDATE pool_test SET amount = NULL WHERE id = 1", 1048),
+    ):
+        with pytest.raises(DatabaseError) as refused:
             async with database.transaction() as transaction:
                 await transaction.execute(defect)
+        assert refused.value.number == number
+        assert not is_transient(refused.value)
     # None of them cost a connection.
     assert len(database._idle) == 1
 
@@ -339,7 +351,7 @@ async def test_gives_up_after_eight_tries(database: Database) -> None:
     async def work(transaction: Transaction) -> None:
         nonlocal attempts
         attempts += 1
-        raise pymysql.err.OperationalError(1213, "Deadlock found")
+        raise TransactionAborted
 
     with pytest.raises(Unavailable):
         await database.run(work)
@@ -355,7 +367,7 @@ async def test_other_errors_are_not_tried_again(database: Database) -> None:
         attempts += 1
         await transaction.execute("INSERT INTO pool_test VALUES (1, 1)")
 
-    with pytest.raises(pymysql.err.IntegrityError):
+    with pytest.raises(DuplicateKey):
         await database.run(work)
     assert attempts == 1
 
@@ -363,13 +375,29 @@ async def test_other_errors_are_not_tried_again(database: Database) -> None:
 async def test_lock_wait_is_recognised(database: Database) -> None:
     async with database.transaction() as first:
         await first.execute("UPDATE pool_test SET amount = 100 WHERE id = 2")
-        with pytest.raises(pymysql.err.OperationalError) as refused:
+        with pytest.raises(LockTimeout) as refused:
             async with database.transaction() as second:
                 await second.execute(
                     "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
                     " UPDATE pool_test SET amount = 1 WHERE id = 2"
                 )
-        assert is_lock_timeout(refused.value)
+        assert is_transient(refused.value)
+
+
+async def test_a_server_that_cannot_write_is_unavailable(database: Database) -> None:
+    for number in (1021, 1114, 1290):  # disk full, table full, read-only
+        with pytest.raises(Unavailable):
+            async with database.transaction() as transaction:
+                await transaction.execute(f"SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = {number}")
+    assert len(database._idle) == 1
+
+
+async def test_refused_access_is_unavailable_and_names_the_number(url: str) -> None:
+    async with Database(url.replace("//reservation:", "//nobody:")) as database:
+        with pytest.raises(AccessDenied) as refused:
+            await amount(database)
+    assert refused.value.number == 1045
+    assert is_transient(refused.value)
 
 
 async def test_server_restart_is_survived(url: str) -> None:
@@ -439,7 +467,7 @@ async def test_statements_that_stand_alone_are_tried_again_too(database: Databas
         attempts += 1
         await transaction.execute("UPDATE pool_test SET amount = 100 + %s WHERE id = 2", attempts)
         if attempts < 3:
-            raise pymysql.err.OperationalError(1213, "Deadlock found")
+            raise TransactionAborted
         return attempts
 
     try:
