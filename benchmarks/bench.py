@@ -31,11 +31,11 @@ from benchmarks.shop import Shop
 from benchmarks.wrk import CONNECTIONS, Request, Run, RunError, run
 from concert_service.seed import SCHEDULES_A_CONCERT
 from harness.errors import UserError
+from harness.files import REPOSITORY
 from harness.local import Ports, Stack
 from harness.local.ports import HOST, free_ports
 from harness.local.process import Process
 from harness.local.programs import PYTHON
-from harness.local.servers import REPOSITORY
 from loadtests import command
 from loadtests.machine import Meter, describe, resident_megabytes
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from gateway.schemas import Seat
 from harness.client import Client, Response, T, connect
 from harness.errors import UserError
-from harness.local.ports import HOST, Ports
+from harness.local.ports import Ports
 
 _ADMISSION_SECONDS = 600.0
 _PAYMENT_SECONDS = 60.0
@@ -148,7 +148,8 @@ async def buy(url: str) -> None:
 
 def main() -> int:
     url = (
-        os.environ.get("FRONTROW_URL") or f"http://{HOST}:{Ports.from_environ(os.environ).gateway}"
+        os.environ.get("FRONTROW_URL")
+        or f"http://{Ports.from_environ(os.environ).address('gateway')}"
     )
     try:
         asyncio.run(buy(url))

@@ -17,10 +17,10 @@ import redis
 
 from harness.errors import UserError
 from harness.local import Ports
-from harness.local.credentials import DATABASES, Credentials
-from harness.local.ports import HOST
-from harness.local.programs import mysql_url
+from harness.local.programs import mysql_url, redis_url
 from harness.local.supervisor import LOCAL
+from harness.secrets import Secrets
+from harness.topology import SCHEMAS
 from loadtests import containers, gateway, room
 from loadtests.containers import Container
 from loadtests.target import Target
@@ -28,7 +28,7 @@ from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
 #: Where the parts of a system are that was not started here.
 _SETTINGS = (
-    *(f"{name.upper()}_MYSQL_URL" for name in DATABASES),
+    *(f"{name.upper()}_MYSQL_URL" for name in SCHEMAS),
     "QUEUE_REDIS_URL",
     "QUEUE_KAFKA_BOOTSTRAP",
     "QUEUE_LISTEN",
@@ -70,7 +70,7 @@ def _is_here(base_url: str) -> bool:
 def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Container]) -> Target:
     """From this machine the containers can be reached by their addresses, as nobody else can."""
     first = {each.service: each for each in reversed(found)}
-    missing = sorted({"mariadb", "redis", "kafka", "queue", *DATABASES} - first.keys())
+    missing = sorted({"mariadb", "redis", "kafka", "queue", *SCHEMAS} - first.keys())
     if missing:
         raise UserError(f"No container runs of {', '.join(missing)}: see docker ps, and make up.")
 
@@ -86,7 +86,7 @@ def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Contain
         base_url=base_url,
         mysql_urls={
             name: here(first[name].env[f"{name.upper()}_MYSQL_URL"], "mariadb", 3306)
-            for name in DATABASES
+            for name in SCHEMAS
         },
         redis_url=here(first["queue"].env["QUEUE_REDIS_URL"], "redis", 6379),
         kafka_bootstrap=at("kafka", 9094),
@@ -100,20 +100,20 @@ def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Contain
 def _attached_to_settings(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
     secrets = LOCAL / "secrets.json"
     urls = {}
-    for name in DATABASES:
+    for name in SCHEMAS:
         url = environ.get(f"{name.upper()}_MYSQL_URL")
         if not url and not secrets.exists():
             raise UserError(
                 f"The gateway at {base_url} was not started by make run here: set"
                 f" {', '.join(_SETTINGS)} to what is behind it."
             )
-        urls[name] = url or mysql_url(name, ports, Credentials.load(secrets))
+        urls[name] = url or mysql_url(name, ports, Secrets.load_or_create(secrets))
     return Target(
         base_url=base_url,
         mysql_urls=urls,
-        redis_url=environ.get("QUEUE_REDIS_URL") or f"redis://{HOST}:{ports.redis}/0",
-        kafka_bootstrap=environ.get("QUEUE_KAFKA_BOOTSTRAP") or f"{HOST}:{ports.kafka}",
-        queue_addr=environ.get("QUEUE_LISTEN") or f"{HOST}:{ports.queue}",
+        redis_url=environ.get("QUEUE_REDIS_URL") or redis_url(ports),
+        kafka_bootstrap=environ.get("QUEUE_KAFKA_BOOTSTRAP") or ports.address("kafka"),
+        queue_addr=environ.get("QUEUE_LISTEN") or ports.address("queue"),
         ports=ports,
         own=False,
     )

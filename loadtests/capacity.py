@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 from harness.errors import UserError
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from loadtests import command, k6, report, report_page
 from loadtests.opening import opened
 from loadtests.run import CAPACITY, EVERYBODY, Asked, Runner, described_machine, say, told_to_k6

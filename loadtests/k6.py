@@ -19,8 +19,8 @@ import psutil
 
 from harness import stopping
 from harness.errors import UserError
+from harness.files import REPOSITORY
 from harness.local.process import kill_session, spawn
-from harness.local.servers import REPOSITORY
 from loadtests.prepare import Wanted
 
 SCRIPTS = Path(__file__).parent / "k6"

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.local import Ports, Stack
-from harness.local.credentials import DATABASES
-from harness.local.ports import HOST
 from harness.local.stack import SeedSize
 from harness.local.supervisor import LOCAL
+from harness.topology import SCHEMAS
 from loadtests import gateway
 from loadtests.attaching import attached
 from loadtests.target import Target
@@ -29,7 +28,7 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
     with `seed` for sale, which is stopped afterwards. Raises UserError or UserError."""
     ports = Ports.from_environ(environ)
     asked_for = environ.get("BASE_URL", "").rstrip("/")
-    base_url = asked_for or f"http://{HOST}:{ports.gateway}"
+    base_url = asked_for or f"http://{ports.address('gateway')}"
     status = gateway.ready(base_url)
     if status == 200:
         print(f"The gateway at {base_url} answers: testing that.", flush=True)
@@ -57,7 +56,7 @@ def target_of(stack: Stack) -> Target:
     """Where everything is of a stack of our own."""
     return Target(
         base_url=stack.gateway_url,
-        mysql_urls={name: stack.mysql_url(name) for name in DATABASES},
+        mysql_urls={name: stack.mysql_url(name) for name in SCHEMAS},
         redis_url=stack.redis_url,
         kafka_bootstrap=stack.kafka_bootstrap,
         queue_addr=stack.address("queue_service"),

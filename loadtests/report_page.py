@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from loadtests import command, k6
 from loadtests.charts import BASELINE
 from loadtests.report import (

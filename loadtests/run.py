@@ -31,7 +31,7 @@ from typing import Any
 
 from concert_service.seed import SCHEDULES_A_CONCERT
 from harness.errors import UserError
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from harness.stopping import Stopped
 from loadtests import command, k6, machine, prepare, report, verify
 from loadtests.opening import opened

@@ -12,31 +12,16 @@ from urllib.parse import unquote, urlsplit
 import psutil
 import pymysql
 
-from harness import stopping
+from harness import stopping, topology
 from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
 from loadtests import containers, gateway, machine
 from loadtests.containers import Cgroup, Container
 
-#: Field of Ports → how the report calls the process that listens there.
-_LISTENERS = {
-    "gateway": "gateway",
-    "queue": "queue_service",
-    "concert": "concert_service",
-    "reservation": "reservation_service",
-    "payment": "payment_service",
-    "redis": "redis",
-    "mariadb": "mariadb",
-    "kafka": "kafka",
-}
-
-#: Service of deploy/compose.yml → how the report calls it.
-_SERVICES = {
-    "queue": "queue_service",
-    "concert": "concert_service",
-    "reservation": "reservation_service",
-    "payment": "payment_service",
+#: A port of topology.PORTS, or a service of deploy/compose.yml → its name in the report.
+_NAMES = {program.name: program.module for program in topology.PROGRAMS} | {
+    server.name: server.name for server in topology.SERVERS
 }
 
 #: What uses processor and memory under one name: a process and its children, or containers.
@@ -159,7 +144,7 @@ class Target:
             return {**self.pids()}
         groups: dict[str, list[Cgroup]] = {}
         for each in self.containers:
-            groups.setdefault(_SERVICES.get(each.service, each.service), []).append(each.cgroup)
+            groups.setdefault(_NAMES.get(each.service, each.service), []).append(each.cgroup)
         return {**groups}
 
     def caps(self) -> dict[str, dict[str, float]]:
@@ -180,14 +165,14 @@ class Target:
         ""), and the versions."""
         if self.containers:
             return "containers", containers.versions(self.containers)
-        if set(_LISTENERS.values()) <= self.pids().keys():
+        if set(_NAMES.values()) <= self.pids().keys():
             rows = machine.versions()
             return "machine", {name: rows[name] for name in rows if name != "wrk"}
         return "", {}
 
     def pids(self) -> dict[str, int]:
         """The process that listens at each port of `make run`, or of a stack of our own."""
-        names = {getattr(self.ports, field): name for field, name in _LISTENERS.items()}
+        names = {self.ports[port]: name for port, name in _NAMES.items()}
         found: dict[str, int] = {}
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid:

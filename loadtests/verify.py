@@ -20,7 +20,6 @@ from google.protobuf.message import DecodeError
 from harness import stopping
 from harness.errors import UserError
 from harness.local import Ports
-from harness.local.ports import HOST
 from loadtests import command
 from loadtests.opening import opened
 from loadtests.target import Target
@@ -146,7 +145,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     command.Parser("verify", __doc__).parse_args(argv)
-    usual = f"http://{HOST}:{Ports.from_environ(os.environ).gateway}"
+    usual = f"http://{Ports.from_environ(os.environ).address('gateway')}"
     # Given, so that no stack is started if nothing runs.
     environ = {"BASE_URL": usual, **os.environ}
     with opened(environ, "none") as target:

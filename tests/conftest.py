@@ -13,6 +13,7 @@ import structlog
 
 from harness.local.ports import Ports
 from harness.local.stack import Stack
+from harness.topology import SCHEMAS
 
 # Folders whose tests start the programs; everything else runs before them, the faults last.
 _COSTLY = ["e2e", "faults"]
@@ -79,7 +80,7 @@ def mysql_urls(servers: Stack) -> dict[str, str]:
     servers.mariadb.start()
     servers.create_databases()
     servers.migrate()
-    return {name: servers.mysql_url(name) for name in ("concert", "reservation", "payment")}
+    return {name: servers.mysql_url(name) for name in SCHEMAS}
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shutil
 import subprocess
@@ -13,8 +12,9 @@ from pathlib import Path
 from harness.containers.engine import Engine
 from harness.containers.settings import PROGRAMS
 from harness.errors import UserError
+from harness.files import replaced
+from harness.topology import SCHEMAS
 
-DATABASES = ("concert", "reservation", "payment")
 # Who is inside MariaDB's container may do anything; nobody else can be its administrator.
 _AS_ADMINISTRATOR = "--socket=/tmp/mariadb.sock"
 # More than are given out between a dump and the moment that it is needed.
@@ -26,23 +26,18 @@ def backup(engine: Engine, file: Path) -> None:
     if file.exists():
         raise UserError(f"{file} is there already: choose another FILE, or delete it.")
     mariadb = engine.one_running("mariadb")
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as raw, gzip.GzipFile("", "wb", 6, raw) as zipped:
+    with replaced(file) as raw:
+        with gzip.GzipFile("", "wb", 6, raw) as zipped:
             _dump(engine, mariadb.id, zipped)
-        require_dump(unfinished)
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        raw.flush()
+        require_dump(Path(raw.name))
     print(f"Wrote {file}")
 
 
 def _dump(engine: Engine, mariadb: str, out: gzip.GzipFile) -> None:
     command = ("mariadb-dump", _AS_ADMINISTRATOR, "--single-transaction", "--add-drop-database")
     with engine.piped(
-        *("exec", mariadb, *command, "--databases", *DATABASES), stdout=subprocess.PIPE
+        *("exec", mariadb, *command, "--databases", *SCHEMAS), stdout=subprocess.PIPE
     ) as dumping:
         assert dumping.stdout
         shutil.copyfileobj(dumping.stdout, out, 1 << 20)
@@ -72,9 +67,9 @@ def require_dump(file: Path) -> None:
         raise UserError(f"{error.strerror}: {file}; nothing was changed.") from error
     if not begins or not last.startswith(b"-- Dump completed"):
         raise UserError(f"{file} is no whole dump of make backup; nothing was changed.")
-    if sorted(found) != sorted(DATABASES):
+    if sorted(found) != sorted(SCHEMAS):
         raise UserError(
-            f"{file} must have the databases {', '.join(DATABASES)} and no other; nothing was"
+            f"{file} must have the databases {', '.join(SCHEMAS)} and no other; nothing was"
             " changed."
         )
 

@@ -9,29 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
-import json
-import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from harness import secrets, topology
 from harness.errors import UserError
+from harness.files import REPOSITORY, read_variables, write_variables
+from harness.secrets import Secrets, require_usable
 
-REPOSITORY = Path(__file__).parents[2]
 CAPS = REPOSITORY / "deploy" / "caps"
 STATE = REPOSITORY / ".local" / "containers"
 
-#: Those that share the cap of their kind when there are several. None needs a later one to start.
-PROGRAMS = ("concert", "reservation", "payment", "queue", "gateway")
+#: Programs by their names in compose.yml; none needs a later one to start.
+PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
 
-_PASSWORDS = (
-    "MYSQL_CONCERT_PASSWORD",
-    "MYSQL_RESERVATION_PASSWORD",
-    "MYSQL_PAYMENT_PASSWORD",
-    "REDIS_PASSWORD",
-)
-_SECRETS = (*_PASSWORDS, "TOKEN_SIGNING_KEY_ID", "TOKEN_KEYS")
 #: A setting that is kept with the secrets, and never shown.
 _SECRET_SETTING = "PAYMENT_HTTP_API_KEY"
 _EXAMPLE_CAP = "2c4g"
@@ -159,7 +151,7 @@ class Remembered:
     def settings(self, environ: Mapping[str, str]) -> Settings:
         """What the environment says, and where it says nothing, what was said before. Raises
         UserError."""
-        before = {**_read(self.settings_file), **_read(self.secrets_file)}
+        before = {**read_variables(self.settings_file), **read_variables(self.secrets_file)}
         names = [field.name for field in dataclasses.fields(Settings)]
         told = {name: environ.get(name) or before.get(name) for name in names}
         settings = Settings(**{name: value for name, value in told.items() if value})
@@ -170,43 +162,25 @@ class Remembered:
         """For all commands after this one."""
         asked = dataclasses.asdict(settings)
         key = asked.pop(_SECRET_SETTING)
-        _write(self.settings_file, asked)
-        known = _read(self.secrets_file)
+        write_variables(self.settings_file, asked)
+        known = read_variables(self.secrets_file)
         if known.get(_SECRET_SETTING, "") != key:
-            _write(self.secrets_file, {**known, _SECRET_SETTING: key})
+            write_variables(self.secrets_file, {**known, _SECRET_SETTING: key})
 
     def secrets(self, *, make: bool) -> dict[str, str]:
         """Passwords and token keys; new ones if there are none and `make`. Raises UserError if
         there are none, or somebody wrote there what does not work."""
         if make and not self.secrets_file.exists():
-            made = {name: secrets.token_hex(24) for name in _PASSWORDS}
-            made["TOKEN_SIGNING_KEY_ID"] = "k1"
-            made["TOKEN_KEYS"] = json.dumps({"k1": secrets.token_hex(32)})
-            _write(self.secrets_file, made)
-        known = _read(self.secrets_file)
+            write_variables(self.secrets_file, Secrets.new().variables())
+        known = read_variables(self.secrets_file)
         if not known:
             raise UserError("nothing was started here yet: begin with make up.")
-        for name in _SECRETS:
-            if not known.get(name):
-                raise UserError(f"{self.secrets_file} lacks {name}: write it there.")
-        for name in _PASSWORDS:
-            # They become part of an address and of an SQL statement.
-            if not re.fullmatch(r"[A-Za-z0-9_.~-]+", known[name]):
-                raise UserError(f"{name} in {self.secrets_file} must be letters and digits.")
-        try:
-            keys = json.loads(known["TOKEN_KEYS"])
-        except ValueError:
-            keys = None
-        if not isinstance(keys, dict) or known["TOKEN_SIGNING_KEY_ID"] not in keys:
-            raise UserError(
-                f"TOKEN_KEYS in {self.secrets_file} must be a JSON object that has the key named by"
-                " TOKEN_SIGNING_KEY_ID."
-            )
-        return {name: known[name] for name in _SECRETS}
+        require_usable(known, self.secrets_file)
+        return {name: known[name] for name in secrets.NAMES}
 
     def cap(self) -> str:
         """What the containers were last started with."""
-        return _read(self.settings_file).get("CAP", Settings.CAP)
+        return read_variables(self.settings_file).get("CAP", Settings.CAP)
 
     @contextlib.contextmanager
     def half_restored(self) -> Iterator[None]:
@@ -226,7 +200,7 @@ class Remembered:
 def placeholders() -> dict[str, str]:
     """Something for each variable of compose.yml: for commands that go by names alone, and must
     work whatever became of what is remembered."""
-    return {**Settings().variables(), **dict.fromkeys(_SECRETS, "unused")}
+    return {**Settings().variables(), **dict.fromkeys(secrets.NAMES, "unused")}
 
 
 def read_caps(name: str) -> dict[str, float]:
@@ -251,31 +225,6 @@ def _numbers(file: Path) -> dict[str, float]:
             raise UserError(f"deploy/caps/{file.name} must have NAME=number, not {line!r}.")
         found[match[1]] = float(match[2])
     return found
-
-
-def _read(file: Path) -> dict[str, str]:
-    """NAME='value', a line each; nothing if there is no such file. Nothing in it is run."""
-    try:
-        lines = file.read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    found = {}
-    for line in lines:
-        name, _, value = line.partition("=")
-        quoted = len(value) > 1 and value[0] == value[-1] == "'"
-        found[name] = value[1:-1] if quoted else value
-    return found
-
-
-def _write(file: Path, values: Mapping[str, str]) -> None:
-    """Whole or not at all, and for its owner alone."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        out.writelines(f"{name}='{value}'\n" for name, value in values.items())
-    unfinished.replace(file)
 
 
 def _is_number(text: str, least: int, most: int) -> bool:

@@ -8,8 +8,9 @@ import socket
 from pathlib import Path
 
 from harness.containers.engine import Engine
-from harness.containers.settings import PROGRAMS, REPOSITORY, Settings
+from harness.containers.settings import PROGRAMS, Settings
 from harness.errors import UserError
+from harness.files import REPOSITORY
 
 #: Of this repository, what compose.yml gives to the servers.
 MOUNTS = tuple(

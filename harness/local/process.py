@@ -16,15 +16,16 @@ from typing import IO
 
 from harness import stopping as stop_request
 from harness.errors import UserError
+from harness.files import REPOSITORY
 
-# Where servers live that an ordinary user may not have on the path.
+# Servers are installed there, and an ordinary user may not have them on the path.
 _SYSTEM_PATHS = ":/usr/local/sbin:/usr/sbin:/sbin"
 
-# The kernel kills our children when the *thread* that started them ends (see spawn), so all of
-# them are started from this one thread, which lives as long as this process does.
+# The kernel kills our children when the *thread* that started them ends (see spawn), so this one
+# thread, which lives as long as the process, starts all of them.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
-# A log is moved aside at the start of its process once it is longer than this many bytes.
+# A log longer than this many bytes is moved aside when its process starts.
 _LOG_LIMIT = 50_000_000
 
 
@@ -39,24 +40,24 @@ def find_binary(name: str) -> str:
 def spawn(
     command: Sequence[str],
     *,
-    env: Mapping[str, str],
-    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = REPOSITORY,
     output: IO[bytes] | None,
 ) -> subprocess.Popen[bytes]:
     """Starts a command that dies when this process dies, even by `kill -9`.
 
-    setpriv (util-linux, on every Debian) asks the kernel for that and then becomes the command:
-    same pid. A preexec_fn would do too, but forks a process with threads, which gRPC and newer
-    Pythons dislike. The command gets a session of its own, so that Ctrl-C in the terminal
+    setpriv (util-linux, on every Debian) requests that from the kernel and then becomes the
+    command, with the same pid. A preexec_fn would fork a process that has threads, which gRPC and
+    newer Pythons do not support. The command gets its own session, so that Ctrl-C in the terminal
     reaches only the supervisor, which then stops the children in order.
 
-    `output` None: our own standard output.
+    `env` None: our own environment. `output` None: our own standard output.
     """
     argv = [find_binary("setpriv"), "--pdeathsig", "KILL", "--", *command]
     return _spawner.submit(
         lambda: subprocess.Popen(
             argv,
-            env=dict(env),
+            env=None if env is None else dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -67,7 +68,7 @@ def spawn(
 
 
 def kill_session(child: subprocess.Popen[bytes]) -> None:
-    """Kills the command and whatever it has started in its session."""
+    """Kills the command and everything it has started in its session."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -77,8 +78,7 @@ def run_to_end(
     command: Sequence[str],
     *,
     what: str,
-    env: Mapping[str, str],
-    cwd: Path,
+    env: Mapping[str, str] | None = None,
     log_path: Path | None,
     stopping: threading.Event,
     timeout: float,
@@ -91,7 +91,7 @@ def run_to_end(
     start = _end_of(log_path) if log_path else 0
     with contextlib.ExitStack() as files:
         output = files.enter_context(open_log(log_path)) if log_path else None
-        child = spawn(command, env=env, cwd=cwd, output=output)
+        child = spawn(command, env=env, output=output)
         try:
             deadline = time.monotonic() + timeout
             while child.poll() is None and not stopping.is_set() and time.monotonic() < deadline:
@@ -139,7 +139,7 @@ def _end_of(path: Path) -> int:
 class Process:
     """A server or program of the stack. All methods may be called from any thread.
 
-    Subclasses say what to run (`command`), what must be there first (`prepare`) and how to see
+    Subclasses define what to run (`command`), what must exist first (`prepare`) and how to check
     that it serves (`probe`).
     """
 
@@ -148,7 +148,10 @@ class Process:
     #: Seconds it may take from SIGTERM to its end, before SIGKILL.
     stop_timeout = 15.0
 
-    def __init__(self, name: str, *, log_path: Path, cwd: Path, stopping: threading.Event) -> None:
+    def __init__(
+        self, name: str, *, log_path: Path, stopping: threading.Event, cwd: Path = REPOSITORY
+    ) -> None:
+        """`stopping` is set once the stack stops: nothing starts after that."""
         self.name = name
         self.log_path = log_path
         self._cwd = cwd
@@ -157,27 +160,27 @@ class Process:
         self._child: subprocess.Popen[bytes] | None = None
         self._unswept: subprocess.Popen[bytes] | None = None
         self._log_start = 0
-        #: True between start() and the next terminate(), kill() or stop() of ours: a watcher
-        #: that finds it true and `running` false has found an unexpected death.
+        #: True between start() and our next terminate(), kill() or stop(). If it is true and
+        #: `running` is false, the process died unexpectedly.
         self.wanted = False
 
-    # What a subclass says.
+    # Defined by subclasses.
 
     def command(self, module: str | None) -> Sequence[str]:
-        """The command line; `module` is meant for programs (see Program)."""
+        """The command line. `module` replaces the entry point of a program."""
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
         return os.environ
 
     def prepare(self) -> None:
-        """Makes what the process needs before it starts. Must be idempotent."""
+        """Creates what the process needs before it starts. Must be idempotent."""
 
     def probe(self) -> bool:
         """Whether it serves now. May raise OSError for no."""
         raise NotImplementedError
 
-    # What everybody uses.
+    # For callers.
 
     @property
     def running(self) -> bool:
@@ -206,9 +209,9 @@ class Process:
     ) -> None:
         """Starts the process and, unless `wait` is false, waits until it serves.
 
-        `extra_env` and `module` (another Python module as the entry point of a program) hold for
-        this start alone; the next plain start() is the usual one again.
-        Raises UserError if it runs already, dies while starting or does not serve in time.
+        `extra_env` and `module` (another Python module as the entry point of a program) apply to
+        this start only. Raises UserError if it runs already, dies while starting or does not serve
+        in time.
         """
         with self._lock:
             if self.running:
@@ -232,7 +235,7 @@ class Process:
 
     @property
     def ending(self) -> str:
-        """How the last run ended, in a few words: "exit code 1", "killed by SIGKILL"."""
+        """How the last run ended: "exit code 1", "killed by SIGKILL"."""
         code = self.exit_code
         if code is None:
             return "still running" if self.running else "never started"
@@ -247,23 +250,23 @@ class Process:
         return tail_of(self.log_path, self._log_start)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal (SIGSTOP and SIGCONT to make it hang). Nothing if it does not run."""
+        """Sends a signal (SIGSTOP and SIGCONT to make it hang). No-op if it does not run."""
         child = self._child
         if child is not None:
             child.send_signal(number)
 
     def terminate(self) -> None:
-        """SIGTERM, without waiting."""
+        """Sends SIGTERM, without waiting."""
         self.wanted = False
         self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the process and its children, and waits for its end."""
+        """Sends SIGKILL to the process and its children, and waits for its end."""
         self.wanted = False
         self._sweep()
 
     def wait(self, timeout: float) -> int:
-        """Waits for the process to end by itself, at most `timeout` seconds.
+        """Waits at most `timeout` seconds for the process to end by itself.
 
         Returns its exit code (negative: the signal). Raises TimeoutError.
         """
@@ -275,7 +278,7 @@ class Process:
             raise TimeoutError(f"{self.name} still runs after {timeout:.0f} s") from None
 
     def stop(self) -> bool:
-        """SIGTERM, at most `stop_timeout` seconds, then SIGKILL.
+        """Sends SIGTERM, waits at most `stop_timeout` seconds, then sends SIGKILL.
 
         Returns false if it had to be killed.
         """
@@ -285,7 +288,7 @@ class Process:
             if child is None:
                 return True
             if child.poll() is None:
-                # A process that was stopped with SIGSTOP sees SIGTERM only once it goes on.
+                # A process that hangs in SIGSTOP receives SIGTERM only after SIGCONT.
                 child.send_signal(signal.SIGTERM)
                 child.send_signal(signal.SIGCONT)
             try:
@@ -297,9 +300,9 @@ class Process:
             return in_time
 
     def _sweep(self) -> None:
-        """Kills what is left of the last run, also what it started itself (workers).
+        """Kills what is left of the last run, including what it started itself (workers).
 
-        Once a run: its pid may belong to somebody else later.
+        Once for each run: another process may get the pid later.
         """
         child, self._unswept = self._unswept, None
         if child is not None:
@@ -316,7 +319,7 @@ class Process:
 def wait_until_ready(processes: Sequence[Process], timeout: float | None = None) -> None:
     """Waits until all of them serve; seconds, default the start_timeout of each.
 
-    Raises UserError at once when one of them dies, however long the others still need.
+    Raises UserError as soon as one of them dies, even if the others need more time.
     """
     began = time.monotonic()
     waiting = list(processes)
@@ -342,10 +345,10 @@ def wait_until_ready(processes: Sequence[Process], timeout: float | None = None)
 
 
 def in_parallel(tasks: Sequence[Callable[[], object]], stopping: threading.Event) -> None:
-    """Runs the tasks at once, each in a thread, and waits for all of them.
+    """Runs each task in a thread of its own, and waits for all of them.
 
     Raises the first error in the order of the tasks. If the wait itself is interrupted (Ctrl-C in
-    a test run), `stopping` is set, so that the tasks end soon.
+    a test run), sets `stopping`, so that the tasks end soon.
     """
     if not tasks:
         return

@@ -1,4 +1,4 @@
-"""Redis, MariaDB and Kafka as processes of our own: own ports, own data, 127.0.0.1 only."""
+"""Redis, MariaDB and Kafka as processes: own ports, own data, 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -24,28 +24,36 @@ from redis.retry import Retry
 
 from harness import stopping as stop_request
 from harness.errors import UserError
+from harness.files import REPOSITORY
 from harness.local.ports import HOST, Ports
 from harness.local.process import Process, find_binary, run_to_end
 from protos import topics
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 KAFKA_JARS = REPOSITORY / ".local" / "lib" / "kafka" / "libs"
-KAFKA_FILES = REPOSITORY / "deploy" / "config" / "kafka"
+KAFKA_CONFIG = REPOSITORY / "deploy" / "config" / "kafka"
+# Enough for tests and for `make run`; in Java's notation.
+_KAFKA_HEAP = "512m"
 
 
 def _operating_system_user() -> str:
-    """Whom MariaDB sees at the other end of its socket: the effective user, whatever $LOGNAME."""
+    """The user that MariaDB sees at the other end of its socket; $LOGNAME may differ."""
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-class Redis(Process):
+class _Server(Process):
+    """Its data is in `root`/data/<name>, its log in `root`/log/<name>.log."""
+
+    def __init__(self, name: str, root: Path, ports: Ports, stopping: threading.Event) -> None:
+        super().__init__(name, log_path=root / "log" / f"{name}.log", stopping=stopping)
+        self._data = root / "data" / name
+        self._ports = ports
+
+
+class Redis(_Server):
     stop_timeout = 10.0
 
-    def __init__(self, *, data: Path, port: int, log_path: Path, stopping: threading.Event) -> None:
-        super().__init__("redis", log_path=log_path, cwd=REPOSITORY, stopping=stopping)
-        self._data = data
-        self.port = port
-        self.url = f"redis://{HOST}:{port}/0"
+    def __init__(self, root: Path, ports: Ports, stopping: threading.Event) -> None:
+        super().__init__("redis", root, ports, stopping)
 
     def prepare(self) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
@@ -53,14 +61,14 @@ class Redis(Process):
     def command(self, module: str | None) -> Sequence[str]:
         options = {
             "bind": HOST,
-            "port": str(self.port),
+            "port": str(self._ports["redis"]),
             "dir": str(self._data),
             "daemonize": "no",
-            # The waiting room survives a restart but for its last second, which it heals itself.
+            # A restart loses at most the last second of the waiting room, which repairs itself.
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # A full Redis must refuse new places rather than drop old ones.
+            # A full Redis must refuse new places, not evict old ones.
             "maxmemory-policy": "noeviction",
         }
         arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
@@ -68,38 +76,35 @@ class Redis(Process):
 
     def probe(self) -> bool:
         client = redis.Redis(
-            host=HOST, port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)
+            host=HOST, port=self._ports["redis"], socket_timeout=1, retry=Retry(NoBackoff(), 0)
         )
         try:
             return bool(client.ping())
-        except redis.RedisError:  # not listening yet, or still loading its data
+        except redis.RedisError:  # not listening yet, or loading its data
             return False
         finally:
             client.close()
 
 
-class MariaDb(Process):
+class MariaDb(_Server):
     # A restart after kill -9 replays the redo log first.
     start_timeout = 120.0
     stop_timeout = 30.0
 
     def __init__(
-        self, *, data: Path, port: int, buffer_pool: str, log_path: Path, stopping: threading.Event
+        self, root: Path, ports: Ports, stopping: threading.Event, buffer_pool: str
     ) -> None:
-        super().__init__("mariadb", log_path=log_path, cwd=REPOSITORY, stopping=stopping)
-        self._data = data
-        # Of its own: a MariaDB that starts deletes the temporary tables in its folder for them,
-        # in /tmp also those of another one that is being installed.
-        self._temporary = data.with_name(data.name + ".tmp")
+        super().__init__("mariadb", root, ports, stopping)
+        # Not /tmp: a MariaDB that starts deletes the temporary tables there, including those of
+        # another one that is being installed.
+        self._temporary = self._data.with_name("mariadb.tmp")
         self._buffer_pool = buffer_pool
-        self.port = port
 
     def prepare(self) -> None:
         self._temporary.mkdir(parents=True, exist_ok=True)
         if self._data.exists():
             return
-        # Under another name until it is complete, so that an interrupted installation is not
-        # taken for a database.
+        # Renamed once it is complete, so that an interrupted installation is not used.
         unfinished = self._data.with_name(self._data.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -110,15 +115,13 @@ class MariaDb(Process):
                 f"--datadir={unfinished}",
                 f"--tmpdir={self._temporary}",
                 f"--user={_operating_system_user()}",
-                # The administrator is whoever runs this, through the socket and nothing else.
+                # The administrator is our own user, through the socket only.
                 "--auth-root-authentication-method=socket",
                 f"--auth-root-socket-user={_operating_system_user()}",
                 "--skip-test-db",
                 "--skip-name-resolve",
             ],
             what="preparing MariaDB's data directory",
-            env=os.environ,
-            cwd=self._cwd,
             log_path=self.log_path,
             stopping=self._stopping,
             timeout=120,
@@ -132,11 +135,11 @@ class MariaDb(Process):
             f"--user={_operating_system_user()}",
             f"--datadir={self._data}",
             f"--tmpdir={self._temporary}",
-            # Relative to the data directory: a Unix socket's path ends at 107 bytes.
+            # Relative to the data directory: a Unix socket's path has at most 107 bytes.
             "--socket=mariadb.sock",
             "--pid-file=mariadb.pid",
             f"--bind-address={HOST}",
-            f"--port={self.port}",
+            f"--port={self._ports['mariadb']}",
             "--skip-name-resolve",
             "--max-connections=400",
             "--character-set-server=utf8mb4",
@@ -144,7 +147,7 @@ class MariaDb(Process):
             "--default-time-zone=+00:00",
             "--transaction-isolation=READ-COMMITTED",
             f"--innodb-buffer-pool-size={self._buffer_pool}",
-            # A reply of success means durable: sync at every commit.
+            # A successful response means durable: sync at every commit.
             "--innodb-flush-log-at-trx-commit=1",
             "--skip-log-bin",
         ]
@@ -160,12 +163,12 @@ class MariaDb(Process):
     @contextmanager
     def administrator(self, database: str | None = None) -> Iterator[Cursor]:
         """A cursor with all rights, autocommit on, through the server's socket."""
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(10)
-            # By way of an open descriptor, because of the 107 bytes again.
+        with socket.socket(socket.AF_UNIX) as unix_socket:
+            unix_socket.settimeout(10)
+            # Through an open descriptor, because of the limit of 107 bytes.
             directory = os.open(self._data, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                link.connect(f"/proc/self/fd/{directory}/mariadb.sock")
+                unix_socket.connect(f"/proc/self/fd/{directory}/mariadb.sock")
             finally:
                 os.close(directory)
             connection = pymysql.connect(
@@ -173,10 +176,10 @@ class MariaDb(Process):
                 database=database,
                 charset="utf8mb4",
                 autocommit=True,
-                # pymysql does not close a socket whose connect() failed; we do.
+                # pymysql does not close a socket whose connect() failed; the `with` does.
                 defer_connect=True,
             )
-            connection.connect(link)
+            connection.connect(unix_socket)
             try:
                 with connection.cursor() as cursor:
                     yield cursor
@@ -184,26 +187,20 @@ class MariaDb(Process):
                 connection.close()
 
     def create_database(self, name: str, password: str) -> None:
-        """Makes a schema and its user of the same name, who can touch nothing else."""
+        """Creates a schema and a user of the same name with no other rights. Idempotent."""
         with self.administrator() as cursor:
             cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
-            # 127.0.0.1 and not localhost: with skip-name-resolve that is what TCP clients are.
+            # 127.0.0.1 and not localhost: with skip-name-resolve, TCP clients match only that.
             cursor.execute(f"CREATE USER IF NOT EXISTS '{name}'@'{HOST}'")
             cursor.execute(f"ALTER USER '{name}'@'{HOST}' IDENTIFIED BY %s", (password,))
             cursor.execute(f"GRANT ALL PRIVILEGES ON `{name}`.* TO '{name}'@'{HOST}'")
 
 
-class Kafka(Process):
+class Kafka(_Server):
     stop_timeout = 20.0
 
-    def __init__(
-        self, *, data: Path, ports: Ports, heap: str, log_path: Path, stopping: threading.Event
-    ) -> None:
-        super().__init__("kafka", log_path=log_path, cwd=REPOSITORY, stopping=stopping)
-        self._data = data
-        self._ports = ports
-        self._heap = heap
-        self.bootstrap = f"{HOST}:{ports.kafka}"
+    def __init__(self, root: Path, ports: Ports, stopping: threading.Event) -> None:
+        super().__init__("kafka", root, ports, stopping)
 
     @property
     def _config(self) -> Path:
@@ -216,13 +213,12 @@ class Kafka(Process):
             )
         self._data.mkdir(parents=True, exist_ok=True)
         # Written at each start, because the ports may have changed.
-        settings = "".join(f"{key}={value}\n" for key, value in self._settings().items())
-        self._config.write_text(settings)
+        self._config.write_text(self._settings())
         if (self._data / "logs" / "meta.properties").exists():
             return
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         run_to_end(
-            # With "=", because one id in 64 begins with "-" and would be taken for an option.
+            # With "=", because one id in 64 begins with "-", as options do.
             self._java(
                 "kafka.tools.StorageTool",
                 "format",
@@ -230,58 +226,30 @@ class Kafka(Process):
                 f"--config={self._config}",
             ),
             what="formatting Kafka's storage",
-            env=os.environ,
-            cwd=self._cwd,
             log_path=self.log_path,
             stopping=self._stopping,
             timeout=120,
         )
 
-    def _settings(self) -> dict[str, object]:
-        broker, controller = self.bootstrap, f"{HOST}:{self._ports.kafka_controller}"
-        return {
-            "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{broker}",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "log.dirs": self._data / "logs",
-            # A topic misspelt should be an error, not a new topic.
-            "auto.create.topics.enable": "false",
-            # One node: nothing can be replicated, and 50 partitions for offsets (the default)
-            # only cost time at start.
-            "offsets.topic.num.partitions": 4,
-            "offsets.topic.replication.factor": 1,
-            "transaction.state.log.num.partitions": 4,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "share.coordinator.state.topic.num.partitions": 1,
-            "share.coordinator.state.topic.replication.factor": 1,
-            "share.coordinator.state.topic.min.isr": 1,
-            # The first consumer of a group need not wait 3 s for others to come.
-            "group.initial.rebalance.delay.ms": 0,
-            # A broker that was killed cannot come back before its old session has timed out:
-            # 9 s by default, far too long for a single node that nobody else can replace.
-            "broker.session.timeout.ms": 3000,
-            "broker.heartbeat.interval.ms": 500,
-            # The fewest threads that serve: the machine is shared with everything else.
-            "num.network.threads": 2,
-            "num.io.threads": 4,
-            "num.recovery.threads.per.data.dir": 2,
-            "background.threads": 2,
-        }
+    def _settings(self) -> str:
+        """Those of the container, with our own ports and folder: the last line of a key counts."""
+        broker, controller = self._ports.address("kafka"), self._ports.address("kafka_controller")
+        return (
+            (KAFKA_CONFIG / "server.properties").read_text()
+            + f"controller.quorum.voters=1@{controller}\n"
+            + f"listeners=CONTAINERS://{broker},CONTROLLER://{controller}\n"
+            + f"advertised.listeners=CONTAINERS://{broker}\n"
+            + f"log.dirs={self._data / 'logs'}\n"
+        )
 
     def _java(self, main_class: str, *arguments: object) -> list[str]:
         return [
             find_binary("java"),
-            f"-Xmx{self._heap}",
-            # Cheapest to start and to run at this size.
+            f"-Xmx{_KAFKA_HEAP}",
+            # Cheapest to start and to run at this heap size.
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
-            f"-Dlog4j2.configurationFile={KAFKA_FILES / 'log4j2.properties'}",
+            f"-Dlog4j2.configurationFile={KAFKA_CONFIG / 'log4j2.properties'}",
             "-cp",
             f"{KAFKA_JARS}/*",
             main_class,
@@ -292,18 +260,18 @@ class Kafka(Process):
         return self._java("kafka.Kafka", self._config)
 
     def probe(self) -> bool:
-        # The broker opens its port last, when all else is ready.
-        with socket.create_connection((HOST, self._ports.kafka), timeout=1):
+        # The broker opens its port last.
+        with socket.create_connection((HOST, self._ports["kafka"]), timeout=1):
             return True
 
     def create_topics(self, timeout: float = 30.0) -> None:
-        """Makes the topics that are missing. Raises UserError after `timeout` seconds."""
+        """Creates the missing topics. Raises UserError after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             try:
-                # In a thread, because the caller's thread may have an event loop of its own.
+                # In a thread, because the caller's thread may run an event loop.
                 with ThreadPoolExecutor(max_workers=1) as pool:
-                    pool.submit(asyncio.run, topics.create(self.bootstrap)).result()
+                    pool.submit(asyncio.run, topics.create(self._ports.address("kafka"))).result()
                 return
             except Exception as error:
                 if time.monotonic() > deadline or self._stopping.is_set() or not self.running:

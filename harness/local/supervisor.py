@@ -1,4 +1,4 @@
-"""`make run`: the stack in the foreground, watched until somebody stops it."""
+"""`make run`: the stack in the foreground, watched until a stop is requested."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rich.console import Console
 
 from harness import stopping
 from harness.errors import UserError
+from harness.files import REPOSITORY
 from harness.local.journey import curl_journey
 from harness.local.ports import Ports
 from harness.local.process import Process
-from harness.local.servers import REPOSITORY
 from harness.local.stack import SeedSize, Stack
 
 LOCAL = REPOSITORY / ".local"
 _LOCK = LOCAL / "supervisor.lock"
 
-# A first start writes about 400 MB (1.5 million seats, MariaDB's redo log, Kafka's jars are
-# there already); below this the servers fail in ways that are hard to read.
+# A first start writes about 400 MB (1.5 million seats, MariaDB's redo log). With less free space
+# than this, the servers fail with errors that are hard to read.
 _DISK_NEEDED = 1_500_000_000
 
-# A process that dies more often than this within the window will not get well by itself.
+# A process that dies more often than this within the window is not restarted.
 _MAX_DEATHS = 5
 _DEATH_WINDOW = 120.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 15.0
@@ -41,8 +41,8 @@ _STOP_TIMEOUT = 90.0
 def run(environ: Mapping[str, str]) -> int:
     """Starts everything, prints where it serves, and watches it until a stop is requested.
 
-    Returns the exit code: 2 when something cannot be started or kept running, which is told on
-    standard error. Raises UserError when nothing was started at all. Leaves nothing behind.
+    Returns the exit status: 2 when something cannot be started or kept running, which is printed
+    on standard error. Raises UserError when nothing was started. Leaves no process behind.
     """
     console = Console(highlight=False, soft_wrap=True)
     seed = _seed_size(environ.get("SEED", "full"))
@@ -59,10 +59,10 @@ def run(environ: Mapping[str, str]) -> int:
         except stopping.Stopped:
             return 0
         except UserError as error:
-            # Before the stopping, which takes a moment and would bury it.
+            # Printed before stopping, which takes a moment and would hide it.
             print(
-                f"frontrow: {error}\nMend that and type make run again; if it is the data that is"
-                " damaged, make clean deletes it and the next start makes it anew.",
+                f"frontrow: {error}\nFix that and type make run again. If the data is damaged, make"
+                " clean deletes it, and the next start creates it anew.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -74,7 +74,7 @@ def run(environ: Mapping[str, str]) -> int:
 def _start(stack: Stack, seed: SeedSize, console: Console) -> None:
     began = time.monotonic()
     ports = stack.ports
-    servers = f"Redis ({ports.redis}), MariaDB ({ports.mariadb}) and Kafka ({ports.kafka})"
+    servers = f"Redis ({ports['redis']}), MariaDB ({ports['mariadb']}) and Kafka ({ports['kafka']})"
     with _step(console, f"{servers}, and the migrations"):
         stack.start_servers(migrate=True)
     if seed != "none":
@@ -120,12 +120,12 @@ def _require_disk() -> None:
     if not (LOCAL / "data" / "mariadb").exists() and free < _DISK_NEEDED:
         raise UserError(
             f"Only {free // 1_000_000} MB are free on the disk of {LOCAL}, and a first start needs"
-            f" {_DISK_NEEDED // 1_000_000} MB: make room, or start with SEED=none."
+            f" {_DISK_NEEDED // 1_000_000} MB: free some space, or start with SEED=none."
         )
 
 
 def _require_own_data() -> None:
-    """Data of another user cannot be served: files are closed to us, and MariaDB knows him only."""
+    """Another user's data cannot be served: the files are closed, and MariaDB admits only them."""
     for path in (LOCAL / "data").glob("*"):
         if path.stat().st_uid != os.geteuid():
             raise UserError(
@@ -135,27 +135,28 @@ def _require_own_data() -> None:
 
 
 class Watcher:
-    """Starts again what dies, with growing pauses, and gives up on what keeps dying."""
+    """Restarts processes that die, with growing delays, and gives up on one that keeps dying."""
 
     def __init__(self, stack: Stack, console: Console) -> None:
         self._stack = stack
         self._console = console
         self._deaths: dict[str, list[float]] = {}
         self._restart_at: dict[str, float] = {}
-        self._coming_back: set[str] = set()
+        self._restarted: set[str] = set()
 
     def watch(self) -> NoReturn:
         """Never returns. Raises UserError when a process died too often."""
         while True:
             for process in self._stack.processes():
-                self.look_at(process)
+                self.check(process)
             stopping.wait(0.25)
 
-    def look_at(self, process: Process) -> None:
+    def check(self, process: Process) -> None:
+        """Notes a death, restarts the process when its delay is over, reports when it serves."""
         name = process.name
         if process.running:
-            if name in self._coming_back and _serves(process):
-                self._coming_back.discard(name)
+            if name in self._restarted and _serves(process):
+                self._restarted.discard(name)
                 self._console.print(f"{name} serves again.")
         elif process.wanted:
             now = time.monotonic()
@@ -163,23 +164,23 @@ class Watcher:
                 self._restart_at[name] = now + self._note_death(process, now)
             elif now >= self._restart_at[name]:
                 del self._restart_at[name]
-                self._coming_back.add(name)
+                self._restarted.add(name)
                 process.start(wait=False)
 
     def _note_death(self, process: Process, now: float) -> float:
-        """Returns the pause before the next start, in seconds."""
+        """Returns the delay before the restart, in seconds."""
         deaths = [at for at in self._deaths.get(process.name, []) if now - at < _DEATH_WINDOW]
         deaths.append(now)
         self._deaths[process.name] = deaths
         if len(deaths) > _MAX_DEATHS:
             raise UserError(
                 f"{process.name} died {len(deaths)} times within {_DEATH_WINDOW:.0f} s and is not"
-                f" started again: {process.how_it_ended()}"
+                f" restarted: {process.how_it_ended()}"
             )
         delay = float(min(_FIRST_DELAY * 2 ** (len(deaths) - 1), _LONGEST_DELAY))
         self._console.print(
-            f"{process.name} died ({process.ending}; log: {process.log_path}); starting it again"
-            f" in {delay:.1f} s."
+            f"{process.name} died ({process.ending}; log: {process.log_path}); restarting it in"
+            f" {delay:.1f} s."
         )
         return delay
 
@@ -196,7 +197,7 @@ def _serves(process: Process) -> bool:
 
 @contextlib.contextmanager
 def _only_one() -> Iterator[None]:
-    """Holds the lock that says "running". A lock, not a pid file: it cannot be stale."""
+    """Holds the lock that means "running". A lock, unlike a pid file, cannot be stale."""
     LOCAL.mkdir(exist_ok=True)
     with _LOCK.open("a+") as lock:
         if not _try_lock(lock):
@@ -233,7 +234,7 @@ def _pid_in(lock: IO[str]) -> int:
 
 
 def stop_running() -> int:
-    """`make stop`: tells the running supervisor to stop, and waits until it has."""
+    """`make stop`: requests the stop of the running supervisor, and waits for its end."""
     pid = running_pid()
     if not pid:
         print("Frontrow is not running.")

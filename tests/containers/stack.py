@@ -16,8 +16,8 @@ import pymysql
 from pymysql.cursors import Cursor
 
 from harness.containers.settings import Settings, read_caps
+from harness.files import REPOSITORY
 from harness.local.ports import HOST, free_ports
-from harness.local.servers import REPOSITORY
 from harness.local.stack import Stack
 from loadtests import containers
 from loadtests.containers import Container

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from tests.containers.stack import PROGRAMS, SERVERS, Containers, caps, docker
 from tests.e2e.shop import Shop
 

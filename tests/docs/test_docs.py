@@ -1,6 +1,5 @@
 """What the documentation says is there is there: links, files, commands, settings, names."""
 
-import dataclasses
 import functools
 import importlib.util
 import re
@@ -12,7 +11,7 @@ import pytest
 
 from docs import generate
 from gateway.errors import TABLE
-from harness.local.ports import Ports
+from harness import topology
 
 ROOT = generate.REPOSITORY
 CODE = {".py", ".proto", ".sh", ".lua", ".js", ".toml", ".xml", ".yaml", ".yml", ".properties"}
@@ -110,7 +109,7 @@ def test_names_in_capitals_exist(page: Path) -> None:
         for settings in map(generate.settings_class, generate.PROGRAMS)
         for name in settings.model_fields
     }
-    variables |= {f"FRONTROW_{name.upper()}_PORT" for name in Ports.names()}
+    variables |= {f"FRONTROW_{name.upper()}_PORT" for name in topology.PORTS}
     # The example's own, which no other code reads.
     variables |= {f"{name}_ADDR" for name in ("QUEUE", "CONCERT", "RESERVATION", "PAYMENT")}
     for text in quoted(page):
@@ -136,7 +135,7 @@ def test_every_error_code_is_explained() -> None:
 
 def test_every_port_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name, port in dataclasses.asdict(Ports()).items():
+    for name, port in topology.PORTS.items():
         assert re.search(rf"\b{port}\b", readme), f"{name}: {port}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from harness.local.stack import Stack
 from tests.e2e.conftest import DESK, NOBODY, in_thread
 from tests.e2e.shop import Shop, assert_problem, eventually

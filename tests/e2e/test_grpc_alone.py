@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from tests.e2e.shop import Shop, eventually, new_user_id
 
 

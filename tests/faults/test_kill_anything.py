@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.local.programs import PREFIXES
 from harness.local.stack import Stack
+from harness.topology import BY_MODULE
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import Shop
 from tests.faults.invariants import assert_all_hold
@@ -12,7 +12,7 @@ from tests.faults.load import Load
 FANS = 8
 
 
-@pytest.mark.parametrize("name", [*PREFIXES, "redis", "mariadb", "kafka"])
+@pytest.mark.parametrize("name", [*BY_MODULE, "redis", "mariadb", "kafka"])
 async def test_the_shop_survives_the_death_of(shop: Shop, stack: Stack, name: str) -> None:
     process = stack.process(name)
     async with Load(shop, shop.new_schedule(seats=3000).seats, fans=FANS) as load:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from harness.local.servers import REPOSITORY
+from harness.files import REPOSITORY
 from harness.local.stack import Stack
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP, RESERVATION_GROUP, TOPICS
 from tests.e2e.conftest import in_thread

@@ -7,11 +7,11 @@ import pytest
 from harness.containers.settings import (
     CAPS,
     PROGRAMS,
-    REPOSITORY,
     Settings,
     placeholders,
     read_caps,
 )
+from harness.files import REPOSITORY
 
 COMPOSE = (REPOSITORY / "deploy" / "compose.yml").read_text()
 CONTAINERS = tuple(name.upper() for name in (*PROGRAMS, "mariadb", "redis", "kafka"))

@@ -5,12 +5,14 @@ import fcntl
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness.containers import settings, start
-from harness.containers.settings import REPOSITORY
+from harness.files import REPOSITORY
 from tests.harness.conftest import Operator
 
 LIVE = {
@@ -225,6 +227,17 @@ def test_a_cap_of_ones_own_must_be_complete(
     assert "NAME=number, not 'REDIS_MB=lots'" in operator.refused("up", CAP="mine")
 
 
-def test_it_runs_on_python_3_9() -> None:
-    for file in sorted((REPOSITORY / "harness" / "containers").glob("*.py")):
-        ast.parse(file.read_text(), feature_version=(3, 9))
+def test_it_needs_only_the_standard_library_of_python_3_9() -> None:
+    program = (
+        "import sys; sys.path.insert(0, '.'); import harness.containers.__main__;"
+        "ours = [m for name, m in sys.modules.items() if name.startswith(('harness', 'protos'))];"
+        "print(*(module.__file__ for module in ours))"
+    )
+    # Without site-packages.
+    ran = subprocess.run(
+        [sys.executable, "-IS", "-c", program], cwd=REPOSITORY, check=True, capture_output=True
+    )
+    files = ran.stdout.decode().split()
+    assert len(files) > 10
+    for file in files:
+        ast.parse(Path(file).read_text(), feature_version=(3, 9))

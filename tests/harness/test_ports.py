@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import socket
 
 import pytest
@@ -15,7 +14,7 @@ def test_a_taken_port_is_named_with_its_purpose_and_the_mend() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        ports = dataclasses.replace(Ports.free(), mariadb=taken)
+        ports = Ports({**Ports.free().numbers, "mariadb": taken})
         with pytest.raises(
             UserError, match=rf"Port {taken} \(for mariadb\).*FRONTROW_MARIADB_PORT"
         ):
@@ -28,7 +27,7 @@ def test_all_taken_ports_are_named_at_once() -> None:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
         first, second = one.getsockname()[1], other.getsockname()[1]
-        ports = dataclasses.replace(Ports.free(), redis=first, queue=second)
+        ports = Ports({**Ports.free().numbers, "redis": first, "queue": second})
         with pytest.raises(UserError, match=rf"{second} \(for queue\), {first} \(for redis\)"):
             ports.require_free()
 
@@ -43,14 +42,14 @@ def test_a_port_on_all_addresses_counts_as_taken() -> None:
 def test_one_port_for_two_purposes_is_refused() -> None:
     ports = Ports.free()
     with pytest.raises(UserError, match="is set for both"):
-        dataclasses.replace(ports, redis=ports.gateway).require_free()
+        Ports({**ports.numbers, "redis": ports["gateway"]}).require_free()
 
 
 def test_ports_come_from_the_environment() -> None:
     ports = Ports.from_environ(
         {"FRONTROW_REDIS_PORT": "7000", "QUEUE_LISTEN": "0.0.0.0:7001", "FRONTROW_KAFKA_PORT": ""}
     )
-    assert (ports.redis, ports.queue, ports.kafka) == (7000, 7001, Ports().kafka)
+    assert (ports["redis"], ports["queue"], ports["kafka"]) == (7000, 7001, Ports()["kafka"])
 
 
 def test_variables_of_other_servers_are_not_ours() -> None:

@@ -204,8 +204,6 @@ def test_a_step_that_fails_is_told_with_its_log(tmp_path: Path) -> None:
         run_to_end(
             ["sh", "-c", "echo dust everywhere; exit 4"],
             what="tidying",
-            env=os.environ,
-            cwd=tmp_path,
             log_path=tmp_path / "log",
             stopping=threading.Event(),
             timeout=10,

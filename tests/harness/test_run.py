@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from harness import topology
 from harness.local.ports import Ports, setting_of
-from harness.local.programs import PREFIXES
 
 # What `python -m harness.cli` does, but for where the data goes.
 PROGRAM = """
@@ -39,10 +39,10 @@ class Tree:
         self._root = root
         self._repository = repository
         self._mark = f"FRONTROW_TEST={root}"
-        own = tuple(f"{prefix}_" for prefix in [*PREFIXES.values(), "FRONTROW"])
+        own = ("FRONTROW_", *(program.prefix for program in topology.PROGRAMS))
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(own)},
-            **{setting_of(name): str(getattr(self.ports, name)) for name in Ports.names()},
+            **{setting_of(name): str(port) for name, port in self.ports.numbers.items()},
             "SEED": "small",
             "FRONTROW_TEST": str(root),
         }
@@ -112,10 +112,10 @@ def test_it_starts_serves_and_leaves_nothing_behind(tree: Tree, tmp_path: Path) 
     second = tree.start("run", output)
     try:
         wait_for("Buy a ticket", output, second)
-        url = f"http://127.0.0.1:{tree.ports.gateway}"
+        url = f"http://{tree.ports.address('gateway')}"
         assert f"Frontrow serves on {url}" in output.read_text()
         assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
-        assert len(tree.processes()) >= 1 + len(SERVERS) + len(PREFIXES)
+        assert len(tree.processes()) >= 1 + len(SERVERS) + len(topology.PROGRAMS)
         second.send_signal(signal.SIGINT)
         assert second.wait(60) == 0, output.read_text()
     finally:

@@ -11,19 +11,19 @@ import redis
 
 from harness.errors import UserError
 from harness.local import Ports, Stack
-from harness.local.credentials import Credentials
 from harness.local.process import in_parallel
-from harness.local.programs import PREFIXES
+from harness.secrets import Secrets
+from harness.topology import BY_MODULE
 
 
 def test_secrets_are_kept_and_only_the_owner_can_read_them(tmp_path: Path) -> None:
     path = tmp_path / "secrets.json"
-    made = Credentials.load(path)
-    assert Credentials.load(path) == made
+    made = Secrets.load_or_create(path)
+    assert Secrets.load_or_create(path) == made
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        Credentials.load(path)
+        Secrets.load_or_create(path)
 
 
 def test_programs_are_told_where_the_others_are(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_replica_has_ports_of_its_own(tmp_path: Path) -> None:
 
 def test_every_program_has_an_address(tmp_path: Path) -> None:
     stack = Stack(tmp_path, Ports.free())
-    assert len({stack.address(name) for name in PREFIXES}) == len(PREFIXES)
+    assert len({stack.address(name) for name in BY_MODULE}) == len(BY_MODULE)
     with pytest.raises(KeyError):
         stack.process("nobody")
 
@@ -86,9 +86,9 @@ def test_real_redis_and_mariadb_survive_a_kill_with_their_data(tmp_path: Path) -
             with (
                 pymysql.connect(
                     host="127.0.0.1",
-                    port=stack.ports.mariadb,
+                    port=stack.ports["mariadb"],
                     user="concert",
-                    password=stack.credentials.mysql["concert"],
+                    password=stack.secrets.mysql["concert"],
                     database=database,
                     autocommit=True,
                 ) as connection,

@@ -60,7 +60,7 @@ def test_what_dies_is_told_and_started_again(
     deadline = time.monotonic() + 30
     while "serves again" not in said.getvalue():
         assert time.monotonic() < deadline
-        watcher.look_at(sleeper)
+        watcher.check(sleeper)
         time.sleep(0.02)
     assert "sleeper died (killed by SIGKILL; log: " in said.getvalue()
     assert sleeper.running
@@ -70,7 +70,7 @@ def test_what_was_stopped_on_purpose_stays_stopped(
     sleeper: Sleeper, watcher: Watcher, said: io.StringIO
 ) -> None:
     sleeper.stop()
-    watcher.look_at(sleeper)
+    watcher.check(sleeper)
     assert said.getvalue() == ""
     assert not sleeper.running
 
@@ -81,11 +81,11 @@ def test_what_keeps_dying_is_given_up(
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
     for _ in range(supervisor._MAX_DEATHS):
         crash(sleeper)
-        watcher.look_at(sleeper)  # sees the death
-        watcher.look_at(sleeper)  # starts it again
+        watcher.check(sleeper)  # sees the death
+        watcher.check(sleeper)  # starts it again
     crash(sleeper)
     with pytest.raises(UserError, match="died 6 times"):
-        watcher.look_at(sleeper)
+        watcher.check(sleeper)
 
 
 def test_only_one_runs_from_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

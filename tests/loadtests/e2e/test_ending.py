@@ -39,7 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def attached(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a run of one script against the stack."""
-    ports = {setting_of(name): str(port) for name, port in dataclasses.asdict(stack.ports).items()}
+    ports = {setting_of(name): str(port) for name, port in stack.ports.numbers.items()}
     target = target_of(stack)
     urls = {f"{name.upper()}_MYSQL_URL": url for name, url in target.mysql_urls.items()}
     settings = {
