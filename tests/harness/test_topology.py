@@ -1,0 +1,172 @@
+"""compose.yml and README.md repeat the topology. Constants of the services agree with it."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, Field
+
+from docs.generate import settings_class
+from harness import topology
+from harness.files import REPOSITORY
+from harness.topology import JOBS, PROGRAMS, SCHEMAS, SERVERS, Program, Surroundings
+from protos import topics
+
+
+class Condition(BaseModel):
+    condition: str
+
+
+class Healthcheck(BaseModel):
+    test: list[str]
+
+
+class Service(BaseModel):
+    """What compose.yml says of a service, as far as it follows from the topology."""
+
+    command: list[str] = []
+    environment: dict[str, str] = {}
+    ports: list[str] = []
+    networks: list[str]
+    depends_on: dict[str, Condition] = Field(default_factory=dict)
+    healthcheck: Healthcheck | None = None
+
+
+class Compose(BaseModel):
+    services: dict[str, Service]
+    networks: dict[str, dict[str, Any]]
+
+
+COMPOSE = Compose.model_validate(
+    yaml.safe_load((REPOSITORY / "deploy" / "compose.yml").read_text())
+)
+SERVICES = COMPOSE.services
+each_program = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+
+ALL_ADDRESSES = "0.0.0.0"
+CONTAINER_PORTS = {server.name: server.container_port for server in SERVERS}
+IN_CONTAINERS = Surroundings(
+    listen=lambda name: f"{ALL_ADDRESSES}:{topology.PORTS[name]}",
+    target=lambda name: f"dns:///{name}:{topology.PORTS[name]}",
+    mysql_url=lambda schema: (
+        f"mysql://{schema}:${{MYSQL_{schema.upper()}_PASSWORD:?}}"
+        f"@mariadb:{CONTAINER_PORTS['mariadb']}/{schema}"
+    ),
+    redis_url=f"redis://:${{REDIS_PASSWORD:?}}@redis:{CONTAINER_PORTS['redis']}/0",
+    kafka_bootstrap=f"kafka:{CONTAINER_PORTS['kafka']}",
+    token_keys="${TOKEN_KEYS:?}",
+    token_signing_key_id="${TOKEN_SIGNING_KEY_ID:?}",
+)
+
+
+def test_compose_has_these_containers_and_no_other() -> None:
+    assert set(SERVICES) == {each.name for each in (*PROGRAMS, *SERVERS, *JOBS)}
+
+
+@each_program
+def test_a_container_has_the_command_settings_and_networks_of_its_program(program: Program) -> None:
+    service = SERVICES[program.name]
+    assert service.command == ["python", "-m", program.module]
+    expected = topology.settings(program, IN_CONTAINERS)
+    assert {name: service.environment.get(name) for name in expected} == expected
+    others = service.environment.keys() - expected.keys()
+    assert all(re.fullmatch(r"\$\{\w+:?\?\}", service.environment[name]) for name in others)
+    assert set(service.networks) == {"services", *program.servers, *program.networks}
+    assert bool(service.ports) == (program.name == "gateway")
+
+
+@each_program
+def test_a_container_starts_after_what_its_program_needs(program: Program) -> None:
+    jobs = {job.name for job in JOBS}
+    assert {name: each.condition for name, each in SERVICES[program.name].depends_on.items()} == {
+        name: "service_completed_successfully" if name in jobs else "service_healthy"
+        for name in program.starts_after
+    }
+    # Directly, or by way of a job or of a program that it waits for.
+    assert set(program.servers) <= _needed_by(program.name)
+
+
+def _needed_by(name: str) -> set[str]:
+    direct = SERVICES[name].depends_on
+    return {*direct}.union(*map(_needed_by, direct))
+
+
+@each_program
+def test_a_health_check_asks_the_port_of_its_program(program: Program) -> None:
+    healthcheck = SERVICES[program.name].healthcheck
+    assert healthcheck
+    protocol = "http" if program.name == "gateway" else "grpc"
+    assert healthcheck.test[-2:] == [protocol, str(program.port)]
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_job_has_its_servers_and_starts_after_them(job: topology.Job) -> None:
+    service = SERVICES[job.name]
+    assert set(service.networks) == set(job.servers)
+    assert set(service.depends_on) == set(job.starts_after)
+
+
+def test_the_first_job_migrates_every_schema_and_creates_the_topics() -> None:
+    script = SERVICES["migrate"].command[-1].split("\n")
+    owners = [program.module for program in PROGRAMS if program.schema]
+    expected = {f"python -m servicekit.migrate {module}" for module in owners}
+    assert {line for line in script if line} == {*expected, "python -m protos.topics"}
+
+
+def test_each_server_is_alone_in_its_network_and_only_two_networks_lead_out() -> None:
+    for server in SERVERS:
+        assert SERVICES[server.name].networks == [server.name]
+        assert SERVICES[server.name].healthcheck
+    internal = {name for name, network in COMPOSE.networks.items() if network.get("internal")}
+    assert set(COMPOSE.networks) - internal == {"outside", "provider"}
+
+
+def test_mariadb_is_told_the_schemas() -> None:
+    assert set(SERVICES["mariadb"].environment) == {f"MYSQL_{s.upper()}_PASSWORD" for s in SCHEMAS}
+    start = (REPOSITORY / "deploy" / "config" / "mariadb" / "start.sh").read_text()
+    assert f"for schema in {' '.join(SCHEMAS)}; do" in start
+
+
+@each_program
+def test_the_settings_of_the_topology_are_settings_of_the_program(program: Program) -> None:
+    """Under the same names, and with the ports of `make run` as defaults."""
+    fields = settings_class(program.module).model_fields
+    required = topology.settings(program, IN_CONTAINERS)
+    assert required.keys() <= {(program.prefix + name).upper() for name in fields}
+    assert fields["listen"].default == f"127.0.0.1:{program.port}"
+    assert fields["metrics_listen"].default == f"127.0.0.1:{program.metrics_port}"
+    for name in program.calls:
+        assert fields[f"{name}_addr"].default == f"127.0.0.1:{topology.PORTS[name]}"
+
+
+@each_program
+def test_the_readme_has_its_ports_and_its_schema(program: Program) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    (row,) = re.findall(rf"^\| \[{program.module}\].*$", readme, re.MULTILINE)
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[2:4] == [str(program.port), str(program.metrics_port)]
+    assert (f"MariaDB `{program.schema}`" in cells[4]) == (program.schema is not None)
+
+
+def test_every_event_topic_has_a_publisher_and_dead_letters() -> None:
+    published = {program.publishes for program in PROGRAMS if program.publishes}
+    consumed = {program.consumes for program in PROGRAMS if program.consumes}
+    assert consumed <= published
+    assert set(topics.TOPICS) == published | {f"{topic}.dlq" for topic in published}
+
+
+@each_program
+def test_who_consumes_has_a_group(program: Program) -> None:
+    group = getattr(topics, f"{program.name.upper()}_GROUP", None)
+    assert group == (program.module if program.consumes else None)
+
+
+def test_the_image_carries_the_programs_and_not_the_harness() -> None:
+    dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text()
+    copied = set(re.findall(r"^COPY (\w+)/ \1/$", dockerfile, re.MULTILINE))
+    assert copied == {"protos", "servicekit", *(program.module for program in PROGRAMS)}
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    admitted = {line[1:] for line in ignored if line.startswith("!")}
+    assert copied <= admitted
+    assert not {"harness", "loadtests", "tests", "deploy"} & admitted
