@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from cachetools import TLRUCache
+
 from concert_service.domain import (
     Concert,
     ConcertNotFound,
@@ -14,7 +16,7 @@ from concert_service.domain import (
     page_size,
     to_page_token,
 )
-from servicekit.ttl_cache import TtlCache
+from servicekit.clock import seconds_to_midnight
 
 
 class ConcertStore(Protocol):
@@ -42,8 +44,9 @@ class ConcertService:
         self, store: ConcertStore, *, cached_schedules: int = 500, cache_seconds: float = 60.0
     ) -> None:
         self._store = store
-        self._seats: TtlCache[int, Sequence[Seat]] = TtlCache(
-            max_size=cached_schedules, ttl=cache_seconds
+        # Entries end at midnight at the latest: a past schedule counts as not found.
+        self._seats: TLRUCache[int, Sequence[Seat]] = TLRUCache(
+            cached_schedules, ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight())
         )
 
     async def list_concerts(self, size: int, page_token: str) -> tuple[Sequence[Concert], str]:
@@ -68,7 +71,7 @@ class ConcertService:
             seats = await self._store.seats_of_upcoming(schedule_id)
             if seats is None:
                 raise ScheduleNotFound(schedule_id)
-            self._seats.put(schedule_id, seats)
+            self._seats[schedule_id] = seats
         return seats
 
     async def get_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:

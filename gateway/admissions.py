@@ -1,26 +1,26 @@
-"""Who is let in: asks the waiting room, and remembers the answer for a moment."""
+"""Checks admissions with queue_service and caches positive answers briefly."""
 
-import asyncio
 import math
 import time
-from collections import OrderedDict
+
+from cachetools import TLRUCache
 
 from gateway.errors import StillWaiting, TokenExpired
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
 
-_MAX_REMEMBERED = 200_000
+_MAX_CACHED = 200_000
 
 
 def retry_after(position: queue_pb2.Position) -> int:
-    """Whole seconds until the next poll, at least 1 (the header has no fractions)."""
+    """Returns the whole seconds until the next poll, at least 1 (the header has no fractions)."""
     return max(1, math.ceil(position.poll_after_ms / 1000))
 
 
 class Admissions:
-    """Asks the waiting room where a place stands; remembers "admitted" for at most `ttl` seconds.
+    """Asks queue_service for positions; caches "admitted" for at most `ttl_seconds`.
 
-    Nothing else is remembered: who waits must see the door open at once.
+    Caches nothing else: a waiting client must see its admission at once.
     """
 
     def __init__(
@@ -28,10 +28,14 @@ class Admissions:
     ) -> None:
         self._positions = positions
         self._ttl = ttl_seconds
-        self._admitted: OrderedDict[int, float] = OrderedDict()
+        # Place number -> until when it counts as admitted.
+        self._admitted = TLRUCache[int, float](
+            _MAX_CACHED, ttu=lambda _, until, __: until, timer=time.monotonic
+        )
 
     async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
-        """Where the place stands now. Raises TokenExpired if it has ended."""
+        """Returns the current position of the place. Raises TokenExpired if the place has
+        ended."""
         position = await self._positions.submit(place)
         if position.state == queue_pb2.PLACE_STATE_ENDED:
             raise TokenExpired
@@ -39,18 +43,14 @@ class Admissions:
 
     async def check(self, place: queue_pb2.Place) -> None:
         """Returns if the place is admitted. Raises StillWaiting or TokenExpired."""
-        now = asyncio.get_running_loop().time()
-        if self._admitted.get(place.number, 0.0) > now:
+        if place.number in self._admitted:
             return
-        self._admitted.pop(place.number, None)
         position = await self.position(place)
         if position.state != queue_pb2.PLACE_STATE_ADMITTED:
             raise StillWaiting(position.order, retry_after(position))
-        left = position.admitted_until_ms / 1000 - time.time()
-        self._admitted[place.number] = now + min(self._ttl, max(0.0, left))
-        if len(self._admitted) > _MAX_REMEMBERED:
-            self._admitted.popitem(last=False)
+        remaining = position.admitted_until_ms / 1000 - time.time()
+        self._admitted[place.number] = time.monotonic() + min(self._ttl, remaining)
 
     def forget(self, place: queue_pb2.Place) -> None:
-        """Asks the waiting room the next time: the admission has ended or is about to."""
+        """Makes the next check ask queue_service: the admission has ended or is about to."""
         self._admitted.pop(place.number, None)

@@ -86,8 +86,8 @@ class GatewaySettings(BaseSettings):
     at the latest at midnight UTC, when dates pass."""
 
     requests_per_second: int = Field(default=20, ge=0)
-    """Requests a second that one place in line (or, to enter, one user id) may make of each
-    gateway process; above it 429. 0 switches the limit off."""
+    """Requests a second that one place in line (or, to enter, one user id) may send to each
+    gateway process, as many of them at once; above it 429. 0 switches the limit off."""
 
     drain_announce_seconds: float = Field(default=2.0, ge=0)
     """After SIGTERM, how long requests are still taken while /health/ready says 503 and every

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 import grpc
+from cachetools import TLRUCache
 
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from reservation_service.domain import Seat, SeatNotFound
 from servicekit import call_context, client
 from servicekit.batching import Batcher
-from servicekit.ttl_cache import TtlCache
+from servicekit.clock import seconds_to_midnight
 
 # Its answer is one look-up by primary key: a second is patience enough.
 BUDGET_SECONDS = 1.0
@@ -29,7 +30,10 @@ class ConcertDirectory:
         self, channel: grpc.aio.Channel, *, cached_seats: int, cache_seconds: float
     ) -> None:
         self._stub = concert_pb2_grpc.ConcertServiceStub(channel)
-        self._seats: TtlCache[int, Seat] = TtlCache(max_size=cached_seats, ttl=cache_seconds)
+        # Entries end at midnight at the latest: the seats of a past date count as not found.
+        self._seats: TLRUCache[int, Seat] = TLRUCache(
+            cached_seats, ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight())
+        )
         self._look_ups = Batcher[int, Seat | None](
             self._get, budget=BUDGET_SECONDS, max_batch=BATCH
         )
@@ -55,5 +59,5 @@ class ConcertDirectory:
             for seat in reply.seats
         }
         for seat in seats.values():
-            self._seats.put(seat.id, seat)
+            self._seats[seat.id] = seat
         return [seats.get(seat_id) for seat_id in seat_ids]

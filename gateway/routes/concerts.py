@@ -19,6 +19,7 @@ from gateway.settings import GatewaySettings
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
+from servicekit.clock import seconds_to_midnight
 from servicekit.rpc_errors import RemoteError
 
 _MAX_PAGE_SIZE = 100
@@ -45,16 +46,20 @@ class ConcertRoutes:
         self._clients = clients
         self._door = door
         self._budget = settings.read_budget_seconds
+        # Nothing is cached beyond midnight: a schedule whose date has passed counts as not found.
+        limit = seconds_to_midnight
         facts_ttl = settings.facts_ttl_seconds
-        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _MAX_PAGES)
+        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _MAX_PAGES, limit)
         self._dates = LoadingCache[int, Sequence[concert_pb2.Schedule]](
-            facts_ttl, _MAX_SCHEDULE_LISTS
+            facts_ttl, _MAX_SCHEDULE_LISTS, limit
         )
         self._schedules = LoadingCache[int, bytes](
-            settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS
+            settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS, limit
         )
-        self._seat_facts = LoadingCache[int, list[tuple[int, bytes]]](facts_ttl, _MAX_SEAT_MAPS)
-        self._seats = LoadingCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS)
+        self._seat_facts = LoadingCache[int, list[tuple[int, bytes]]](
+            facts_ttl, _MAX_SEAT_MAPS, limit
+        )
+        self._seats = LoadingCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS, limit)
 
     def add_to(self, app: FastAPI) -> None:
         """Adds the routes, with what the OpenAPI page says of them."""

@@ -133,7 +133,7 @@ async def test_the_position_is_always_asked(room: Room) -> None:
 async def test_it_remembers_so_many_and_no_more(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.admissions._MAX_REMEMBERED", 2)
+    monkeypatch.setattr("gateway.admissions._MAX_CACHED", 2)
     admissions = door(room)
     places = [queue_pb2.Place(number=number) for number in (1, 2, 3)]
     for place in places:

@@ -1,12 +1,15 @@
 """The cache of what may be stale for a moment."""
 
 import asyncio
-from datetime import datetime, tzinfo
+import math
 
 import pytest
 
 from gateway.caching import LoadingCache
-from servicekit import ttl_cache
+
+
+def no_limit() -> float:
+    return math.inf
 
 
 class Loads:
@@ -28,13 +31,13 @@ class Loads:
 
 
 async def test_a_value_is_loaded_once() -> None:
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+    cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     assert [await cache.get("a", load) for _ in range(3)] == [1, 1, 1]
     assert await cache.get("b", load) == 2
 
 
 async def test_a_crowd_waits_for_one_load() -> None:
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+    cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
     crowd = [asyncio.create_task(cache.get("a", load)) for _ in range(100)]
     await asyncio.sleep(0.001)
@@ -44,7 +47,7 @@ async def test_a_crowd_waits_for_one_load() -> None:
 
 
 async def test_a_value_ends_counted_from_the_beginning_of_its_load() -> None:
-    cache, load = LoadingCache[str, int](0.05, 10), Loads()
+    cache, load = LoadingCache[str, int](0.05, 10, no_limit), Loads()
     load.gate.clear()
     first = asyncio.create_task(cache.get("a", load))
     await asyncio.sleep(0.06)
@@ -55,7 +58,7 @@ async def test_a_value_ends_counted_from_the_beginning_of_its_load() -> None:
 
 
 async def test_what_was_loaded_together_does_not_end_together() -> None:
-    cache, load = LoadingCache[int, int](0.2, 200), Loads()
+    cache, load = LoadingCache[int, int](0.2, 200, no_limit), Loads()
     await asyncio.gather(*(cache.get(key, load) for key in range(200)))
     await asyncio.sleep(0.15)
     # Half of them have ended by now, give or take what chance and a busy machine may do.
@@ -68,12 +71,12 @@ async def test_what_was_loaded_together_does_not_end_together() -> None:
 
 
 async def test_a_time_to_live_of_zero_keeps_nothing() -> None:
-    cache, load = LoadingCache[str, int](0, 10), Loads()
+    cache, load = LoadingCache[str, int](0, 10, no_limit), Loads()
     assert [await cache.get("a", load) for _ in range(3)] == [1, 2, 3]
 
 
 async def test_a_failure_is_told_to_all_who_wait_and_not_kept() -> None:
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+    cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
     load.error = LookupError("away")
     crowd = [asyncio.create_task(cache.get("a", load)) for _ in range(5)]
@@ -86,7 +89,7 @@ async def test_a_failure_is_told_to_all_who_wait_and_not_kept() -> None:
 
 
 async def test_a_failure_leaves_the_other_keys_alone() -> None:
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+    cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     assert await cache.get("a", load) == 1
     load.error = LookupError("away")
     with pytest.raises(LookupError):
@@ -95,7 +98,7 @@ async def test_a_failure_leaves_the_other_keys_alone() -> None:
 
 
 async def test_the_least_recently_used_goes_first() -> None:
-    cache, load = LoadingCache[str, int](10, 2), Loads()
+    cache, load = LoadingCache[str, int](10, 2, no_limit), Loads()
     await cache.get("a", load)
     await cache.get("b", load)
     await cache.get("a", load)
@@ -106,7 +109,7 @@ async def test_the_least_recently_used_goes_first() -> None:
 
 
 async def test_who_goes_away_does_not_take_the_load_along() -> None:
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+    cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
     first, second = (asyncio.create_task(cache.get("a", load)) for _ in range(2))
     await asyncio.sleep(0.001)
@@ -121,7 +124,7 @@ async def test_who_goes_away_does_not_take_the_load_along() -> None:
 async def test_a_failure_that_nobody_waits_for_is_no_trouble(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+    cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
     load.error = LookupError("away")
     only = asyncio.create_task(cache.get("a", load))
@@ -134,25 +137,9 @@ async def test_a_failure_that_nobody_waits_for_is_no_trouble(
     assert caplog.records == []
 
 
-async def test_dates_end_at_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
-    class AlmostMidnight(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> "AlmostMidnight":
-            return cls(2026, 12, 31, 23, 59, 59, 950_000, tz)
-
-    monkeypatch.setattr(ttl_cache, "datetime", AlmostMidnight)
-    cache, load = LoadingCache[str, int](10, 10), Loads()
+async def test_the_limit_of_the_caller_ends_a_value_early() -> None:
+    cache, load = LoadingCache[str, int](10, 10, lambda: 0.05), Loads()
+    assert await cache.get("a", load) == 1
     assert await cache.get("a", load) == 1
     await asyncio.sleep(0.06)
     assert await cache.get("a", load) == 2
-
-
-async def test_dates_are_kept_until_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Evening(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> "Evening":
-            return cls(2026, 12, 31, 23, 0, 0, 0, tz)
-
-    monkeypatch.setattr(ttl_cache, "datetime", Evening)
-    cache, load = LoadingCache[str, int](7_200, 10), Loads()
-    assert [await cache.get("a", load) for _ in range(3)] == [1, 1, 1]

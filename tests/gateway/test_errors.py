@@ -285,8 +285,9 @@ class TestADefectOfTheGateway:
 
 class TestTooManyRequests:
     @pytest.fixture(autouse=True)
-    def _within_one_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gateway.rate_limit.time", SimpleNamespace(time=lambda: 1_000.0))
+    def _within_one_instant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = SimpleNamespace(monotonic_ns=lambda: 1_000_000_000_000)
+        monkeypatch.setattr("gateway.rate_limit.time", clock)
 
     async def test_of_one_place(self, open_gateway: OpenGateway, services: Services) -> None:
         client = await open_gateway(requests_per_second=5)
