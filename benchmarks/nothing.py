@@ -10,8 +10,8 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from gateway.__main__ import server_config
-from gateway.settings import GatewaySettings
+from gateway.server import server_config
+from gateway.settings import Settings
 from servicekit.server import tune_garbage_collector
 
 app = FastAPI()
@@ -24,9 +24,7 @@ async def nothing() -> dict[str, str]:
 
 async def main(port: int) -> None:
     # The options of the gateway, so that the application is all that differs.
-    settings = GatewaySettings(
-        listen=f"127.0.0.1:{port}", token_keys={"unused": SecretStr("-" * 32)}
-    )
+    settings = Settings(listen=f"127.0.0.1:{port}", token_keys={"unused": SecretStr("-" * 32)})
     config = server_config(settings, app)
     tune_garbage_collector()
     await uvicorn.Server(config).serve()

@@ -1,4 +1,4 @@
-"""The four services behind the gateway, and whether they answer."""
+"""Connections to the four services behind the gateway."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.settings import GatewaySettings
+from gateway.settings import Settings
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1 import queue_pb2
@@ -17,10 +17,10 @@ from servicekit.client import call, connect
 from servicekit.errors import ServiceError
 
 _READINESS_BUDGET_SECONDS = 1.0
-# What queue_service takes in one call.
+# The limit of queue_service for one call.
 _MAX_BATCH = 256
 
-# What gRPC may send again when a service was unavailable: all that is idempotent.
+# Idempotent methods: gRPC may retry these when a service was unavailable.
 _IDEMPOTENT = {
     "frontrow.queue.v1.QueueService": ["EnterQueue", "GetPositions", "LeaveQueue"],
     "frontrow.concert.v1.ConcertService": ["ListConcerts", "ListSchedules", "ListSeats"],
@@ -35,12 +35,12 @@ _IDEMPOTENT = {
 
 
 class Clients:
-    """One channel and stub per service, and the batchers over the waiting room's calls.
+    """One channel and one stub for each service, and batchers for the calls to queue_service.
 
-    Make it inside the event loop that uses it. `close()` at the end.
+    Create it inside the event loop that uses it; `close()` it at the end.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._channels: dict[str, grpc.aio.Channel] = {
             "queue_service": connect(settings.queue_addr, idempotent=_IDEMPOTENT),
@@ -69,41 +69,42 @@ class Clients:
     async def _get_positions(
         self, places: Sequence[queue_pb2.Place]
     ) -> Sequence[queue_pb2.Position]:
-        reply = await call(
+        response = await call(
             self.queue.GetPositions,
             queue_pb2.GetPositionsRequest(places=places),
             budget=self._settings.read_budget_seconds,
         )
-        return reply.positions
+        return response.positions
 
     async def _enter_queue(
         self, user_ids: Sequence[int]
     ) -> Sequence[queue_pb2.EnterQueueResponse.Result]:
-        reply = await call(
+        response = await call(
             self.queue.EnterQueue,
             queue_pb2.EnterQueueRequest(room=self._settings.room, user_ids=user_ids),
             budget=self._settings.read_budget_seconds,
         )
-        return reply.results
+        return response.results
 
-    async def not_ready(self) -> list[str]:
-        """The names of the services that do not answer their health check within a second."""
+    async def unavailable_services(self) -> list[str]:
+        """Returns the names of the services whose health check does not succeed within one
+        second."""
 
-        async def is_ready(channel: grpc.aio.Channel) -> bool:
+        async def is_healthy(channel: grpc.aio.Channel) -> bool:
             stub = health_pb2_grpc.HealthStub(channel)
             try:
-                reply: health_pb2.HealthCheckResponse = await call(
+                response: health_pb2.HealthCheckResponse = await call(
                     stub.Check,
                     health_pb2.HealthCheckRequest(),
                     budget=_READINESS_BUDGET_SECONDS,
                 )
             except ServiceError:
                 return False
-            return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+            return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
-        answers = await asyncio.gather(*(is_ready(c) for c in self._channels.values()))
-        return [name for name, ready in zip(self._channels, answers, strict=True) if not ready]
+        results = await asyncio.gather(*(is_healthy(c) for c in self._channels.values()))
+        return [name for name, healthy in zip(self._channels, results, strict=True) if not healthy]
 
     async def close(self) -> None:
-        """Closes the channels; calls under way are cancelled."""
+        """Closes the channels and cancels calls in progress."""
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))

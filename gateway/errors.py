@@ -1,7 +1,7 @@
 """Every error that a client can get: the one table from code to HTTP status.
 
-Anything below raises a ServiceError (or a RemoteError that came over gRPC); `edge` and `app`
-turn it into application/problem+json (RFC 9457) here and nowhere else.
+Routes raise a ServiceError, or a RemoteError that arrived over gRPC; `problem` alone turns it into
+application/problem+json (RFC 9457).
 """
 
 from dataclasses import dataclass
@@ -30,29 +30,29 @@ TABLE: dict[str, Row] = {
     "IDEMPOTENCY_KEY_REUSED": Row(422, "The idempotency key was used for another request."),
     "BODY_TOO_LARGE": Row(413, "The body is too large."),
     "UNSUPPORTED_MEDIA_TYPE": Row(415, "The body must be JSON."),
-    "NOT_FOUND": Row(404, "There is nothing at this path."),
-    "METHOD_NOT_ALLOWED": Row(405, "This path does not take this method."),
+    "NOT_FOUND": Row(404, "No route has this path."),
+    "METHOD_NOT_ALLOWED": Row(405, "This path does not support this method."),
     "INVALID_TOKEN": Row(401, "The access token is missing or not genuine."),
     "TOKEN_EXPIRED": Row(401, "The place or admission of this token has ended."),
-    "STILL_WAITING": Row(403, "This token still waits in line."),
+    "STILL_WAITING": Row(403, "This token is still waiting."),
     "NOT_YOURS": Row(403, "This belongs to another user."),
     "CONCERT_NOT_FOUND": Row(404, "There is no such concert."),
     "SCHEDULE_NOT_FOUND": Row(404, "There is no such schedule."),
     "SEAT_NOT_FOUND": Row(404, "There is no such seat."),
     "RESERVATION_NOT_FOUND": Row(404, "There is no such reservation."),
-    "SEAT_HELD": Row(409, "Somebody holds this seat."),
+    "SEAT_HELD": Row(409, "This seat is held."),
     "SEAT_SOLD": Row(409, "This seat is sold."),
-    "IN_PROGRESS": Row(409, "The first request with this idempotency key is under way.", 1),
-    "PAYMENT_IN_PROGRESS": Row(409, "A payment of this reservation is under way.", 1),
+    "IN_PROGRESS": Row(409, "The first request with this idempotency key is in progress.", 1),
+    "PAYMENT_IN_PROGRESS": Row(409, "A payment of this reservation is in progress.", 1),
     "ALREADY_PAID": Row(409, "This reservation is paid."),
     "RESERVATION_EXPIRED": Row(410, "The hold has ended."),
     "PAYMENT_DECLINED": Row(402, "The payment was declined."),
     "QUEUE_FULL": Row(429, "The waiting room is full.", 10),
     "TOO_MANY_REQUESTS": Row(429, "Too many requests.", 1),
     "QUEUE_PAUSED": Row(503, "The waiting room is paused.", 10),
-    "UNAVAILABLE": Row(503, "A part of the shop is away.", 1),
-    "TIMEOUT": Row(504, "A part of the shop did not answer in time.", 1),
-    "INTERNAL": Row(500, "Something went wrong on our side."),
+    "UNAVAILABLE": Row(503, "A service is unavailable.", 1),
+    "TIMEOUT": Row(504, "A service did not answer in time.", 1),
+    "INTERNAL": Row(500, "Internal error."),
 }
 
 
@@ -72,7 +72,7 @@ class MethodNotAllowed(ServiceError):
     code = "METHOD_NOT_ALLOWED"
 
     def __init__(self, allowed: str) -> None:
-        super().__init__(f"This path takes {allowed}.")
+        super().__init__(f"This path supports {allowed}.")
         self.allowed = allowed
 
 
@@ -105,12 +105,12 @@ class ReservationExpired(Gone):
 
 
 class QueueClosed(Exhausted):
-    """The waiting room takes nobody new; `code` is QUEUE_FULL or QUEUE_PAUSED."""
+    """The waiting room admits no new places; `code` is QUEUE_FULL or QUEUE_PAUSED."""
 
     code: str  # type: ignore[misc]  # one of two
 
     def __init__(self, code: str) -> None:
-        super().__init__("The waiting room takes nobody new at the moment; try again later.")
+        super().__init__("The waiting room is closed to new users at the moment; try again later.")
         self.code = code
 
 
@@ -120,25 +120,25 @@ class TooManyRequests(Exhausted):
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field, named as in the request."""
+    """An invalid field, named as in the request, and why it is invalid."""
 
     field: str
     message: str
 
 
 class InvalidFields(InvalidRequest):
-    """The request has bad fields; each is told."""
+    """The request has invalid fields; `errors` lists each."""
 
     def __init__(self, errors: list[FieldError]) -> None:
-        super().__init__("The request has fields that are missing or not valid.")
+        super().__init__("The request has missing or invalid fields.")
         self.errors = errors
 
 
 def problem(error: ServiceError) -> Response:
-    """The reply that tells a client of this error.
+    """Returns the response for this error.
 
-    A code that is not in the table is a defect of ours and reads INTERNAL; the detail of an
-    INTERNAL error is never told.
+    A code that is not in the table is a defect and becomes INTERNAL. The detail of an INTERNAL
+    error never reaches a client.
     """
     code = error.code if error.code in TABLE else "INTERNAL"
     row = TABLE[code]
@@ -160,7 +160,7 @@ def problem(error: ServiceError) -> Response:
     if retry_after:
         headers["Retry-After"] = str(retry_after)
     if row.status == 401:
-        # RFC 9110 wants a challenge with every 401.
+        # RFC 9110 requires a challenge with every 401.
         headers["WWW-Authenticate"] = "X-Access-Token"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed

@@ -1,5 +1,5 @@
-"""HTTP/1.1 as uvicorn speaks it, with two things added: what uvicorn answers by itself is a problem
-like every other error, and nobody keeps a connection by sending half a request."""
+"""uvicorn's HTTP/1.1 protocol with two additions: uvicorn's own error responses are problems like
+every other error, and half a request does not keep a connection open."""
 
 import asyncio
 from os import urandom
@@ -14,16 +14,16 @@ HEAD_SECONDS = 10.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. A message that is not HTTP (bad bytes in the path, a method that does not
-    exist) gets INVALID_REQUEST, and the connection ends. It ends also without a first byte in the
-    keep-alive time-out, or when a head is not complete after HEAD_SECONDS."""
+    """One connection. Answers a malformed message (bad bytes in the path, an unknown method) with
+    INVALID_REQUEST and closes the connection. Also closes it without a first byte within the
+    keep-alive time-out, and if a head is incomplete after HEAD_SECONDS."""
 
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # uvicorn sets this timer after replies only.
+        # uvicorn sets this timer after responses only.
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -35,7 +35,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # A head usually comes in one piece: then there is no timer to set and cancel.
+        # A head usually arrives in one piece: then no timer is set and cancelled.
         if not self._in_head:
             self._stop_head_timer()
         elif self._head_timer is None:
@@ -51,11 +51,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         call_context.request_id.set(urandom(16).hex())
-        reply = problem(InvalidFields([FieldError("request", "is not valid HTTP/1.1")]))
-        reply.headers[call_context.REQUEST_ID_HEADER] = call_context.request_id.get()
-        head = [f"HTTP/1.1 {reply.status_code} \r\n".encode(), b"connection: close\r\n"]
-        head += [name + b": " + value + b"\r\n" for name, value in reply.raw_headers]
-        self.transport.write(b"".join([*head, b"\r\n", bytes(reply.body)]))
+        response = problem(InvalidFields([FieldError("request", "is not valid HTTP/1.1")]))
+        response.headers[call_context.REQUEST_ID_HEADER] = call_context.request_id.get()
+        head = [f"HTTP/1.1 {response.status_code} \r\n".encode(), b"connection: close\r\n"]
+        head += [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        self.transport.write(b"".join([*head, b"\r\n", bytes(response.body)]))
         self.transport.close()
 
     def _stop_head_timer(self) -> None:

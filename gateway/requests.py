@@ -1,4 +1,4 @@
-"""Reading a request: its body, its path ids, its headers. All that is bad is told at once."""
+"""Reads the body, path ids and headers of a request."""
 
 import asyncio
 from types import TracebackType
@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.errors import BodyTooLarge, FieldError, InvalidFields, UnsupportedMediaType
 
 MAX_BODY_BYTES = 16 * 1024
-# Whoever takes longer to send so little would keep a connection, and a drain, open for ever.
+# A client that sends more slowly than this would keep a connection, and a drain, open for ever.
 _BODY_SECONDS = 10.0
 _MAX_ID = 2**63 - 1
 _MAX_KEY_LENGTH = 255
@@ -21,24 +21,25 @@ Id = Annotated[
 ]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """A JSON request body with camelCase keys; unknown keys are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+Body = TypeVar("Body", bound=RequestBody)
 
 
-class BadFields:
-    """Reads several parts of a request, each in a `with` block, and tells all that is bad at once:
+class FieldErrors:
+    """Reads several parts of a request, each in a `with` block, and reports all invalid fields
+    together:
 
-    bad = BadFields()
-    with bad:
+    errors = FieldErrors()
+    with errors:
         seat_id = path_id(request, "seatId")
-    with bad:
-        body = await read_body(request, SomeBody)
-    bad.tell()
+    with errors:
+        body = await read_body(request, SomeRequest)
+    errors.raise_if_any()
     """
 
     def __init__(self) -> None:
@@ -58,14 +59,14 @@ class BadFields:
             return True
         return False
 
-    def tell(self) -> None:
-        """Raises InvalidFields if anything was bad."""
+    def raise_if_any(self) -> None:
+        """Raises InvalidFields if a field was invalid."""
         if self._errors:
             raise InvalidFields(self._errors)
 
 
-async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
-    """The body as `model`. Raises BodyTooLarge, UnsupportedMediaType or InvalidFields."""
+async def read_body(request: Request, model: type[Body]) -> Body:
+    """Returns the body as `model`. Raises BodyTooLarge, UnsupportedMediaType or InvalidFields."""
     media_type = request.headers.get("content-type", "application/json")
     if media_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("Send Content-Type: application/json.")
@@ -94,7 +95,7 @@ async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
 
 
 def path_id(request: Request, name: str) -> int:
-    """An id from the path. Raises InvalidFields unless it is a positive 64-bit integer."""
+    """Returns an id from the path. Raises InvalidFields unless it is a positive 64-bit integer."""
     text: str = request.path_params[name]
     if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= _MAX_ID:
         return int(text)
@@ -102,7 +103,8 @@ def path_id(request: Request, name: str) -> int:
 
 
 def idempotency_key(request: Request) -> str:
-    """The Idempotency-Key header, or "". Raises InvalidFields if it is too long or unprintable."""
+    """Returns the Idempotency-Key header, or "". Raises InvalidFields if it is empty, too long or
+    unprintable."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return ""

@@ -1,5 +1,5 @@
-"""The JSON bodies, as the OpenAPI page states them. The hottest replies are written as ready
-bytes in `routes`; the tests hold them against these models."""
+"""The JSON bodies, as the OpenAPI document states them. The most frequent responses are written as
+encoded bytes in `routes`; the tests check them against these models."""
 
 from datetime import date as Date
 from typing import Annotated, Literal
@@ -7,89 +7,90 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from gateway.requests import Body, Id
+from gateway.requests import Id, RequestBody
 
+Seconds = Annotated[int, Field(ge=1)]
 Money = Annotated[str, Field(pattern=r"^\d+\.\d{2}$", examples=["150000.00"])]
 Instant = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-12-24T19:30:00.000Z"])
 ]
 
 
-class Reply(BaseModel):
+class ResponseBody(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class EnterQueueBody(Body):
+class EnterQueueRequest(RequestBody):
     user_id: Id
 
 
-class ReserveBody(Body):
+class HoldSeatRequest(RequestBody):
     user_id: Id
     concert_seat_id: Id
 
 
-class PayBody(Body):
+class PayReservationRequest(RequestBody):
     user_id: Id
 
 
-class QueueOrder(Reply):
+class QueueOrder(ResponseBody):
     order: Annotated[int, Field(ge=0, description="1 = next in line, 0 = admitted.")]
     poll_after_seconds: Annotated[
-        float, Field(description="Ask again after this time; 0 when admitted.")
+        float, Field(description="Poll again after this time; 0 when admitted.")
     ]
     estimated_wait_seconds: Annotated[
-        float, Field(description="What the remaining wait may be; 0 when admitted.")
+        float, Field(description="Estimate of the remaining wait; 0 when admitted.")
     ]
     admitted_until: Annotated[
         Instant | None, Field(description="End of the admission; null while waiting.")
     ]
     recovering: Annotated[
-        bool, Field(description="The room recovers from a loss: the order is an estimate.")
+        bool, Field(description="The room recovers from a data loss; the order is an estimate.")
     ]
 
 
-class Concert(Reply):
+class Concert(ResponseBody):
     id: Id
     title: str
 
 
-class Concerts(Reply):
+class Concerts(ResponseBody):
     concerts: list[Concert]
     next_page_token: Annotated[str, Field(description="Absent on the last page.")] = ""
 
 
-class Schedule(Reply):
+class Schedule(ResponseBody):
     id: Id
     date: Date
     status: Literal["AVAILABLE", "SOLD_OUT"]
 
 
-class Schedules(Reply):
+class Schedules(ResponseBody):
     schedules: list[Schedule]
 
 
-class Seat(Reply):
+class Seat(ResponseBody):
     id: Id
     seat_num: Annotated[str, Field(examples=["A1"])]
     price: Money
     status: Literal["AVAILABLE", "HELD", "SOLD"]
 
 
-class Seats(Reply):
+class Seats(ResponseBody):
     seats: list[Seat]
 
 
-class Hold(Reply):
+class Hold(ResponseBody):
     reservation_id: Id
     price: Money
     held_until: Instant
 
 
 class Reservation(Hold):
-    held_until: Annotated[  # type: ignore[assignment]  # a hold has an end, a sold seat none
+    held_until: Annotated[  # type: ignore[assignment]  # null once paid
         Instant | None,
         Field(
-            description="When the hold lapses, or lapsed; later while a payment is under way; "
+            description="When the hold expires or expired; later while a payment is in progress; "
             "null once it is paid."
         ),
     ]
@@ -99,23 +100,23 @@ class Reservation(Hold):
     status: Literal["HELD", "PAYING", "CONFIRMED", "CANCELLED", "EXPIRED"]
 
 
-class Payment(Reply):
+class Payment(ResponseBody):
     payment_id: Id
     reservation_id: Id
     status: Literal["SUCCEEDED", "PENDING"]
 
 
-class Health(Reply):
+class Health(ResponseBody):
     status: Literal["live", "ready", "not ready", "draining"]
     away: Annotated[list[str], Field(description="Services that do not answer.")] = []
 
 
-class FieldProblem(Reply):
+class FieldProblem(ResponseBody):
     field: str
     message: str
 
 
-class Problem(Reply):
+class Problem(ResponseBody):
     """RFC 9457, with a stable `code`."""
 
     type: str

@@ -15,7 +15,7 @@ def _long_enough(keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return keys
 
 
-class GatewaySettings(BaseSettings):
+class Settings(BaseSettings):
     """Settings of the gateway."""
 
     model_config = config("GATEWAY_")
@@ -27,11 +27,11 @@ class GatewaySettings(BaseSettings):
     """Address of the Prometheus metrics over HTTP, host:port."""
 
     workers: int = Field(default=1, ge=1, le=64)
-    """Processes that serve the address together. One per core that the gateway may use; more
-    than cores makes it slower."""
+    """Processes that share the address: one for each core that the gateway may use. More
+    processes than cores are slower."""
 
     log_level: LogLevel = "INFO"
-    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
+    """Lowest level of logged events: DEBUG, INFO, WARNING or ERROR."""
 
     queue_addr: str = "127.0.0.1:9101"
     """queue_service: host:port or a gRPC target such as dns:///queue:9101."""
@@ -46,52 +46,54 @@ class GatewaySettings(BaseSettings):
     """payment_service: host:port or a gRPC target."""
 
     token_keys: Annotated[dict[str, SecretStr], AfterValidator(_long_enough)]
-    """Keys that access tokens may be signed with, as JSON {"key id": "secret"}. A superset of
-    the keys of queue_service: add a new key here first, remove an old one here last."""
+    """Keys that may sign access tokens, as JSON {"key id": "secret"}. A superset of the keys of
+    queue_service: add a new key here first, remove an old one here last."""
 
     token_max_age_seconds: float = Field(default=86_400, gt=0)
     """Age at which any token counts as expired, in seconds."""
 
     room: str = "main"
-    """The waiting room whose tokens are taken and that new users enter."""
+    """The waiting room that new users enter and whose tokens are accepted."""
 
     read_budget_seconds: float = Field(default=2.0, gt=0)
-    """How long a read may take behind the gateway, in seconds; then 504."""
+    """Deadline of a read behind the gateway, in seconds; then 504."""
 
     write_budget_seconds: float = Field(default=5.0, gt=0)
-    """How long reserving, cancelling or leaving may take, in seconds; then 504."""
+    """Deadline of holding a seat, cancelling or leaving, in seconds; then 504."""
 
     pay_budget_seconds: float = Field(default=8.0, gt=0)
-    """How long paying may take, in seconds. Above the payment provider's time-out, so that a
-    slow provider is a 202 and not a 504."""
+    """Deadline of paying, in seconds. Must exceed the payment provider's time-out, so that a
+    slow provider leads to 202 and not to 504."""
 
     batch_pause_seconds: float = Field(default=0.006, ge=0, le=0.1)
-    """How long, at most, the next callers of queue_service are collected after a call began, in
-    seconds: 2 ms for each caller that it carried. A call costs both sides about 1.2 ms of processor
-    time, whatever it carries (see ADR 0003); 0 sends as soon as the call before has returned."""
+    """Longest pause between two calls to queue_service, in seconds; the next callers are collected
+    meanwhile. The pause is 2 ms for each caller of the first call. A call costs both sides about
+    1.2 ms of CPU whatever its size (see ADR 0003). 0 sends as soon as the previous call has
+    returned."""
 
     admission_ttl_seconds: float = Field(default=1.0, ge=0, le=1)
-    """How long a token that was seen admitted is taken as admitted without asking, in seconds."""
+    """How long a positive admission check is cached, in seconds."""
 
     seats_ttl_seconds: float = Field(default=1.0, ge=0, le=1)
-    """Age of a seat map at which it is read again, in seconds. The contract allows 1."""
+    """How long a seat map is cached, in seconds. The contract allows 1."""
 
     schedules_ttl_seconds: float = Field(default=5.0, ge=0, le=60)
-    """Age of a schedule's status (AVAILABLE or SOLD_OUT) at which it is read again, in seconds.
-    Reading it counts the sold seats of all dates of a concert: at 1 s, 100 concerts that are
-    looked at all the time took a third of two cores."""
+    """How long a schedule's status (AVAILABLE or SOLD_OUT) is cached, in seconds. Reading it
+    counts the sold seats of all dates of a concert: at 1 s, 100 concerts under constant load took
+    a third of two cores."""
 
     facts_ttl_seconds: float = Field(default=30.0, ge=0)
-    """Age of concerts, dates, seat numbers and prices at which they are read again, in seconds;
-    at the latest at midnight UTC, when dates pass."""
+    """How long concerts, dates, seat numbers and prices are cached, in seconds; never beyond
+    midnight UTC, when dates pass."""
 
     requests_per_second: int = Field(default=20, ge=0)
     """Requests a second that one place in line (or, to enter, one user id) may send to each
     gateway process, as many of them at once; above it 429. 0 switches the limit off."""
 
     drain_announce_seconds: float = Field(default=2.0, ge=0)
-    """After SIGTERM, how long requests are still taken while /health/ready says 503 and every
-    reply closes its connection, in seconds: time for a load balancer to look away."""
+    """After SIGTERM, how long requests are still accepted while /health/ready answers 503 and
+    every response closes its connection, in seconds: load balancers stop sending requests
+    meanwhile."""
 
     drain_seconds: int = Field(default=15, ge=0)
-    """Then, how long accepted requests may take to finish, in whole seconds."""
+    """After that, how long accepted requests may take to finish, in whole seconds."""

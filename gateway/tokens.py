@@ -1,6 +1,6 @@
-"""Access tokens: is this one genuine, and which place does it state?
+"""Verifies access tokens and reads the place that they state.
 
-queue_service signs them; the signature is checked here without asking anybody.
+queue_service signs them; the gateway verifies the signature without a call.
 """
 
 import time
@@ -16,25 +16,26 @@ from protos.frontrow.queue.v1 import queue_pb2
 HEADER = "X-Access-Token"
 _OPTIONS: Options = {
     "require": ["room", "place", "user", "epoch", "iat"],
-    # The signer's clock may be ahead of ours; a token that it just gave must be good at once.
+    # The signer's clock may be ahead of ours; a new token must be valid at once.
     "verify_iat": False,
 }
-# A token of ours has about 250 characters.
+# Our tokens have about 250 characters.
 _MAX_LENGTH = 1_024
 
 
 class TokenVerifier:
-    """Checks signatures with any of `keys` (key id -> secret); takes tokens of `room` only."""
+    """Verifies signatures with any of `keys` (key id -> secret); accepts tokens of `room` only."""
 
     def __init__(self, keys: dict[str, str], room: str, max_age_seconds: float) -> None:
         self._keys = keys
         self._room = room
         self._max_age = max_age_seconds
-        # A client polls with the same token again and again; 100,000 take about 60 MB.
+        # A client sends the same token with every poll; 100,000 entries take about 60 MB.
         self._decode = lru_cache(maxsize=100_000)(self._decode_uncached)
 
     def place(self, request: Request) -> queue_pb2.Place:
-        """The place of the request's token. Raises InvalidToken or, for age, TokenExpired."""
+        """Returns the place of the request's token. Raises InvalidToken, or TokenExpired if the
+        token is too old."""
         token = request.headers.get(HEADER)
         if not token:
             raise InvalidToken(f"Send the token of your place in the {HEADER} header.")
@@ -44,7 +45,7 @@ class TokenVerifier:
         return place
 
     def _decode_uncached(self, token: str) -> tuple[queue_pb2.Place, float]:
-        not_genuine = InvalidToken("The token is malformed or not signed by this shop.")
+        not_genuine = InvalidToken("The token is malformed or its signature is not valid.")
         if len(token) > _MAX_LENGTH:
             raise not_genuine
         try:

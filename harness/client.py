@@ -23,8 +23,8 @@ from gateway.schemas import (
     Payment,
     Problem,
     QueueOrder,
-    Reply,
     Reservation,
+    ResponseBody,
     Schedules,
     Seats,
 )
@@ -170,9 +170,9 @@ class Client:
     async def order(self) -> Response[QueueOrder]:
         return await self.send("GET", "/queues/order", QueueOrder)
 
-    async def leave(self) -> Response[Reply]:
+    async def leave(self) -> Response[ResponseBody]:
         """Gives the place or the admission back."""
-        return await self.send("DELETE", "/queues/order", Reply)
+        return await self.send("DELETE", "/queues/order", ResponseBody)
 
     async def concerts(self, **query: str | int) -> Response[Concerts]:
         return await self.send("GET", f"/concerts?{httpx.QueryParams(query)}", Concerts)
@@ -195,9 +195,9 @@ class Client:
     async def reservation(self, reservation_id: int | str) -> Response[Reservation]:
         return await self.send("GET", f"/concerts/reservations/{reservation_id}", Reservation)
 
-    async def cancel(self, reservation_id: int | str) -> Response[Reply]:
+    async def cancel(self, reservation_id: int | str) -> Response[ResponseBody]:
         """Gives a hold back."""
-        return await self.send("DELETE", f"/concerts/reservations/{reservation_id}", Reply)
+        return await self.send("DELETE", f"/concerts/reservations/{reservation_id}", ResponseBody)
 
 
 def _idempotency(key: str) -> dict[str, str]:

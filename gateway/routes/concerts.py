@@ -1,21 +1,23 @@
-"""What is on sale: concerts, their dates, their seats. Answered from caches of ready bytes."""
+"""Concerts, their dates and their seats, from caches of encoded JSON."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import FastAPI
+from pydantic import Field
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas
+from gateway.access_guard import AccessGuard
 from gateway.caching import LoadingCache
 from gateway.clients import Clients
-from gateway.door import Door
 from gateway.errors import FieldError, InvalidFields
-from gateway.replies import json_reply
-from gateway.requests import path_id
-from gateway.routes.documentation import ADMITTED, document, path_parameter, query_parameter
-from gateway.settings import GatewaySettings
+from gateway.requests import Id, path_id
+from gateway.responses import JsonResponse
+from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
+from gateway.routing import Parameter, Returns, Route
+from gateway.settings import Settings
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
@@ -24,11 +26,18 @@ from servicekit.rpc_errors import RemoteError
 
 _MAX_PAGE_SIZE = 100
 _MAX_PAGE_TOKEN_LENGTH = 256
-_BAD_PAGE_TOKEN = FieldError("pageToken", "is not one that this shop gave")
+_BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
 # Pages of concerts and lists of dates are a few KB each, seat maps of 150 seats about 12 KB.
 _MAX_PAGES = 1_000
 _MAX_SCHEDULE_LISTS = 2_000
 _MAX_SEAT_MAPS = 2_000
+
+_PAGE_SIZE = Parameter(
+    "pageSize", "query", Annotated[int, Field(ge=1, le=_MAX_PAGE_SIZE)], "Concerts per page."
+)
+_PAGE_TOKEN = Parameter("pageToken", "query", str, "The nextPageToken of the previous page.")
+_CONCERT_ID = Parameter("concertId", "path", Id, "The id of a concert.", required=True)
+_SCHEDULE_ID = Parameter("scheduleId", "path", Id, "The id of a concert's date.", required=True)
 
 _TAKEN_SUFFIX = (b'HELD"}', b'SOLD"}')
 _AVAILABLE_SUFFIX = b'AVAILABLE"}'
@@ -37,14 +46,9 @@ _AVAILABLE_SUFFIX = b'AVAILABLE"}'
 class ConcertRoutes:
     """GET /concerts, /concerts/{concertId}/schedules, /concerts/schedules/{scheduleId}/seats."""
 
-    def __init__(
-        self,
-        clients: Clients,
-        door: Door,
-        settings: GatewaySettings,
-    ) -> None:
+    def __init__(self, clients: Clients, guard: AccessGuard, settings: Settings) -> None:
         self._clients = clients
-        self._door = door
+        self._guard = guard
         self._budget = settings.read_budget_seconds
         # Nothing is cached beyond midnight: a schedule whose date has passed counts as not found.
         limit = seconds_to_midnight
@@ -61,74 +65,66 @@ class ConcertRoutes:
         )
         self._seats = LoadingCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS, limit)
 
-    def add_to(self, app: FastAPI) -> None:
-        """Adds the routes, with what the OpenAPI page says of them."""
-        app.add_api_route(
-            "/concerts",
-            self.concerts,
-            methods=["GET"],
-            tags=["concerts"],
-            response_model=schemas.Concerts,
-            **document(
-                errors=("INVALID_REQUEST", *ADMITTED),
-                parameters=(
-                    query_parameter(
-                        "pageSize",
-                        "Concerts a page.",
-                        {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE_SIZE},
-                    ),
-                    query_parameter(
-                        "pageToken", "nextPageToken of the page before.", {"type": "string"}
-                    ),
-                ),
+    def routes(self) -> Sequence[Route]:
+        """Returns the declarations."""
+        return (
+            Route(
+                method="GET",
+                path="/concerts",
+                handler=self.concerts,
+                operation_id="listConcerts",
+                tag="concerts",
+                parameters=(_PAGE_SIZE, _PAGE_TOKEN, TOKEN),
+                returns=(Returns(200, schemas.Concerts, "A page of concerts."),),
+                errors=("INVALID_REQUEST", *ADMISSION_ERRORS, *ALWAYS),
             ),
-        )
-        app.add_api_route(
-            "/concerts/{concertId}/schedules",
-            self.schedules,
-            methods=["GET"],
-            tags=["concerts"],
-            response_model=schemas.Schedules,
-            **document(
-                errors=("INVALID_REQUEST", *ADMITTED, "CONCERT_NOT_FOUND"),
-                parameters=(path_parameter("concertId"),),
+            Route(
+                method="GET",
+                path="/concerts/{concertId}/schedules",
+                handler=self.schedules,
+                operation_id="listSchedules",
+                tag="concerts",
+                parameters=(_CONCERT_ID, TOKEN),
+                returns=(Returns(200, schemas.Schedules, "The upcoming dates, by date."),),
+                errors=("INVALID_REQUEST", *ADMISSION_ERRORS, "CONCERT_NOT_FOUND", *ALWAYS),
             ),
-        )
-        app.add_api_route(
-            "/concerts/schedules/{scheduleId}/seats",
-            self.seats,
-            methods=["GET"],
-            tags=["concerts"],
-            response_model=schemas.Seats,
-            **document(
-                errors=("INVALID_REQUEST", *ADMITTED, "SCHEDULE_NOT_FOUND"),
-                parameters=(path_parameter("scheduleId"),),
+            Route(
+                method="GET",
+                path="/concerts/schedules/{scheduleId}/seats",
+                handler=self.seats,
+                operation_id="listSeats",
+                tag="concerts",
+                parameters=(_SCHEDULE_ID, TOKEN),
+                returns=(Returns(200, schemas.Seats, "All seats, in seat order."),),
+                errors=("INVALID_REQUEST", *ADMISSION_ERRORS, "SCHEDULE_NOT_FOUND", *ALWAYS),
             ),
         )
 
     async def concerts(self, request: Request) -> Response:
-        """Concerts by id, in pages of at most 100."""
-        await self._door.admitted(request)
+        """Lists the concerts by id, in pages of at most 100."""
+        await self._guard.require_admission(request)
         page = _page(request)
-        return json_reply(await self._pages.get(page, lambda: self._load_page(*page)))
+        return JsonResponse(await self._pages.get(page, lambda: self._load_page(*page)))
 
     async def schedules(self, request: Request) -> Response:
-        """The upcoming dates of a concert. A date is SOLD_OUT when every seat is sold."""
-        await self._door.admitted(request)
+        """Lists the upcoming dates of a concert. A date is SOLD_OUT when every seat is sold."""
+        await self._guard.require_admission(request)
         concert_id = path_id(request, "concertId")
-        return json_reply(
+        return JsonResponse(
             await self._schedules.get(concert_id, lambda: self._load_schedules(concert_id))
         )
 
     async def seats(self, request: Request) -> Response:
-        """Every seat of a date, in seat order; at most one second stale."""
-        await self._door.admitted(request)
+        """Lists every seat of a date, in seat order. The list is at most one second old."""
+        await self._guard.require_admission(request)
         schedule_id = path_id(request, "scheduleId")
-        return json_reply(await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id)))
+        return JsonResponse(
+            await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id))
+        )
 
     async def _load_page(self, page_size: int, page_token: str) -> bytes:
         try:
-            reply = await call(
+            response = await call(
                 self._clients.concert.ListConcerts,
                 concert_pb2.ListConcertsRequest(page_size=page_size, page_token=page_token),
                 budget=self._budget,
@@ -138,22 +134,24 @@ class ConcertRoutes:
                 raise InvalidFields([_BAD_PAGE_TOKEN]) from None
             raise
         body: dict[str, object] = {
-            "concerts": [{"id": concert.id, "title": concert.title} for concert in reply.concerts]
+            "concerts": [
+                {"id": concert.id, "title": concert.title} for concert in response.concerts
+            ]
         }
-        if reply.next_page_token:
-            body["nextPageToken"] = reply.next_page_token
+        if response.next_page_token:
+            body["nextPageToken"] = response.next_page_token
         return to_json(body)
 
     async def _load_schedules(self, concert_id: int) -> bytes:
         dates = await self._dates.get(concert_id, lambda: self._load_dates(concert_id))
         sold = {}
         if dates:
-            reply = await call(
+            response = await call(
                 self._clients.reservation.CountSoldSeats,
                 reservation_pb2.CountSoldSeatsRequest(schedule_ids=[date.id for date in dates]),
                 budget=self._budget,
             )
-            sold = dict(reply.sold_by_schedule)
+            sold = dict(response.sold_by_schedule)
         return to_json(
             {
                 "schedules": [
@@ -170,24 +168,24 @@ class ConcertRoutes:
         )
 
     async def _load_dates(self, concert_id: int) -> Sequence[concert_pb2.Schedule]:
-        reply = await call(
+        response = await call(
             self._clients.concert.ListSchedules,
             concert_pb2.ListSchedulesRequest(concert_id=concert_id),
             budget=self._budget,
         )
-        return reply.schedules
+        return response.schedules
 
     async def _load_seats(self, schedule_id: int) -> bytes:
-        # One after the other: what is taken must not grow old while the facts are read.
+        # One after the other, so that the taken seats are not old when the facts arrive.
         facts = await self._seat_facts.get(schedule_id, lambda: self._load_seat_facts(schedule_id))
-        reply = await call(
+        response = await call(
             self._clients.reservation.ListTakenSeats,
             reservation_pb2.ListTakenSeatsRequest(schedule_id=schedule_id),
             budget=self._budget,
         )
         held, sold = _TAKEN_SUFFIX
-        suffixes = dict.fromkeys(reply.held_seat_ids, held) | dict.fromkeys(
-            reply.sold_seat_ids, sold
+        suffixes = dict.fromkeys(response.held_seat_ids, held) | dict.fromkeys(
+            response.sold_seat_ids, sold
         )
         seats = b",".join(
             prefix + suffixes.get(seat_id, _AVAILABLE_SUFFIX) for seat_id, prefix in facts
@@ -195,8 +193,8 @@ class ConcertRoutes:
         return b'{"seats":[' + seats + b"]}"
 
     async def _load_seat_facts(self, schedule_id: int) -> list[tuple[int, bytes]]:
-        """Each seat's id and its JSON up to the status, so that a map is a join of bytes."""
-        reply = await call(
+        """Returns each seat's id and its JSON up to the status; a seat map joins these bytes."""
+        response = await call(
             self._clients.concert.ListSeats,
             concert_pb2.ListSeatsRequest(schedule_id=schedule_id),
             budget=self._budget,
@@ -207,7 +205,7 @@ class ConcertRoutes:
                 to_json({"id": seat.id, "seatNum": seat.seat_num, "price": seat.price})[:-1]
                 + b',"status":"',
             )
-            for seat in reply.seats
+            for seat in response.seats
         ]
 
 

@@ -1,14 +1,18 @@
-"""Is this process alive, and should requests be sent to it?"""
+"""Liveness and readiness."""
 
-from fastapi import FastAPI
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas
 from gateway.clients import Clients
-from gateway.drain import Drain
-from gateway.replies import json_reply
-from gateway.routes.documentation import RETRY_AFTER
+from gateway.responses import JsonResponse
+from gateway.routes.shared import RETRY_AFTER
+from gateway.routing import Returns, Route
+from gateway.server import Drain
+
+_NOT_READY_HEADERS = {"Retry-After": "1"}
 
 
 class HealthRoutes:
@@ -18,39 +22,45 @@ class HealthRoutes:
         self._clients = clients
         self._drain = drain
 
-    def add_to(self, app: FastAPI) -> None:
-        """Adds the routes, with what the OpenAPI page says of them."""
-        app.add_api_route(
-            "/health/live",
-            self.live,
-            methods=["GET"],
-            tags=["health"],
-            response_model=schemas.Health,
-        )
-        app.add_api_route(
-            "/health/ready",
-            self.ready,
-            methods=["GET"],
-            tags=["health"],
-            response_model=schemas.Health,
-            responses={
-                503: {
-                    "model": schemas.Health,
-                    "description": "Send requests elsewhere for now.",
-                    "headers": RETRY_AFTER,
-                }
-            },
+    def routes(self) -> Sequence[Route]:
+        """Returns the declarations."""
+        return (
+            Route(
+                method="GET",
+                path="/health/live",
+                handler=self.live,
+                operation_id="getLiveness",
+                tag="health",
+                returns=(Returns(200, schemas.Health, "The process runs."),),
+            ),
+            Route(
+                method="GET",
+                path="/health/ready",
+                handler=self.ready,
+                operation_id="getReadiness",
+                tag="health",
+                returns=(
+                    Returns(200, schemas.Health, "Send requests here."),
+                    Returns(
+                        503,
+                        schemas.Health,
+                        "Send requests to another gateway for now.",
+                        headers=(RETRY_AFTER,),
+                    ),
+                ),
+            ),
         )
 
     async def live(self, request: Request) -> Response:
-        """200 as long as the process runs."""
-        return json_reply({"status": "live"})
+        """Answers 200 as long as the process runs."""
+        return JsonResponse({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
-        """200 if every service behind the gateway answers and it is not about to stop."""
+        """Answers 200 if every service behind the gateway is healthy and no drain has begun."""
         if self._drain.begun:
-            return json_reply({"status": "draining", "away": []}, 503, {"Retry-After": "1"})
-        away = await self._clients.not_ready()
-        if away:
-            return json_reply({"status": "not ready", "away": away}, 503, {"Retry-After": "1"})
-        return json_reply({"status": "ready", "away": []})
+            return JsonResponse({"status": "draining", "away": []}, 503, _NOT_READY_HEADERS)
+        unavailable = await self._clients.unavailable_services()
+        if unavailable:
+            body = {"status": "not ready", "away": unavailable}
+            return JsonResponse(body, 503, _NOT_READY_HEADERS)
+        return JsonResponse({"status": "ready", "away": []})

@@ -1,147 +1,152 @@
-"""Holding a seat, paying for it, looking at it, giving it back."""
+"""Holding a seat, paying for it, reading the reservation, cancelling the hold."""
 
-from fastapi import FastAPI
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas
+from gateway.access_guard import AccessGuard
 from gateway.clients import Clients
-from gateway.door import Door
 from gateway.errors import NotYours, ReservationExpired, TokenExpired
-from gateway.replies import instant, json_reply
-from gateway.requests import BadFields, idempotency_key, path_id, read_body
-from gateway.routes.documentation import (
-    ADMITTED,
-    BODY,
-    GENUINE,
+from gateway.requests import FieldErrors, Id, idempotency_key, path_id, read_body
+from gateway.responses import JsonResponse, instant
+from gateway.routes.shared import (
+    ADMISSION_ERRORS,
+    ALWAYS,
+    BODY_ERRORS,
+    IDEMPOTENCY_KEY,
+    KEY_ERRORS,
     RETRY_AFTER,
-    document,
-    path_parameter,
+    TOKEN,
+    TOKEN_ERRORS,
 )
-from gateway.schemas import PayBody, ReserveBody
-from gateway.settings import GatewaySettings
+from gateway.routing import Parameter, Returns, Route
+from gateway.settings import Settings
 from protos.frontrow.payment.v1 import payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
 from servicekit.rpc_errors import RemoteError
 
-_RESERVATION = path_parameter("reservationId")
-_KEY_ERRORS = ("IDEMPOTENCY_KEY_REUSED", "IN_PROGRESS")
+_RESERVATION_ID = Parameter(
+    "reservationId", "path", Id, "The id of a reservation of this user.", required=True
+)
 _STATUS_PREFIX = "RESERVATION_STATUS_"
 
 
 class ReservationRoutes:
     """POST /concerts/reservation, POST …/reservations/{id}/pay, GET and DELETE …/{id}.
 
-    Reserving needs an admission. So does paying, but for one thing: a payment that succeeds ends
-    the admission, and whoever asks again must still get its outcome. Looking and giving back
+    Holding needs an admission. Paying needs one too, with one exception: a successful payment ends
+    the admission, and a repeated request must still return its outcome. Reading and cancelling
     need only a genuine token of the owner.
     """
 
-    def __init__(
-        self,
-        clients: Clients,
-        door: Door,
-        settings: GatewaySettings,
-    ) -> None:
+    def __init__(self, clients: Clients, guard: AccessGuard, settings: Settings) -> None:
         self._clients = clients
-        self._door = door
+        self._guard = guard
         self._settings = settings
 
-    def add_to(self, app: FastAPI) -> None:
-        """Adds the routes, with what the OpenAPI page says of them."""
-        app.add_api_route(
-            "/concerts/reservation",
-            self.reserve,
-            methods=["POST"],
-            tags=["reservations"],
-            response_model=schemas.Hold,
-            **document(
-                body=ReserveBody,
-                idempotency_key=True,
+    def routes(self) -> Sequence[Route]:
+        """Returns the declarations."""
+        return (
+            Route(
+                method="POST",
+                path="/concerts/reservation",
+                handler=self.hold,
+                operation_id="holdSeat",
+                tag="reservations",
+                body=schemas.HoldSeatRequest,
+                parameters=(TOKEN, IDEMPOTENCY_KEY),
+                returns=(Returns(200, schemas.Hold, "The seat is held."),),
                 errors=(
-                    *BODY,
-                    *ADMITTED,
+                    *BODY_ERRORS,
+                    *ADMISSION_ERRORS,
                     "NOT_YOURS",
                     "SEAT_NOT_FOUND",
                     "SEAT_HELD",
                     "SEAT_SOLD",
-                    *_KEY_ERRORS,
+                    *KEY_ERRORS,
+                    *ALWAYS,
                 ),
             ),
-        )
-        app.add_api_route(
-            "/concerts/reservations/{reservationId}/pay",
-            self.pay,
-            methods=["POST"],
-            tags=["reservations"],
-            response_model=schemas.Payment,
-            **document(
-                body=PayBody,
-                idempotency_key=True,
-                parameters=(_RESERVATION,),
+            Route(
+                method="POST",
+                path="/concerts/reservations/{reservationId}/pay",
+                handler=self.pay,
+                operation_id="payReservation",
+                tag="reservations",
+                body=schemas.PayReservationRequest,
+                parameters=(_RESERVATION_ID, TOKEN, IDEMPOTENCY_KEY),
+                returns=(
+                    Returns(200, schemas.Payment, "The reservation is paid."),
+                    Returns(
+                        202,
+                        schemas.Payment,
+                        "The outcome is not known yet (`PENDING`); repeat the request.",
+                        headers=(RETRY_AFTER,),
+                    ),
+                ),
                 errors=(
-                    *BODY,
-                    *ADMITTED,
+                    *BODY_ERRORS,
+                    *ADMISSION_ERRORS,
                     "NOT_YOURS",
                     "RESERVATION_NOT_FOUND",
                     "RESERVATION_EXPIRED",
                     "PAYMENT_DECLINED",
                     "ALREADY_PAID",
-                    *_KEY_ERRORS,
+                    *KEY_ERRORS,
+                    *ALWAYS,
                 ),
-                also={
-                    202: {
-                        "model": schemas.Payment,
-                        "description": "The outcome is not known yet (`PENDING`); ask again.",
-                        "headers": RETRY_AFTER,
-                    }
-                },
             ),
-        )
-        app.add_api_route(
-            "/concerts/reservations/{reservationId}",
-            self.read,
-            methods=["GET"],
-            tags=["reservations"],
-            response_model=schemas.Reservation,
-            **document(
-                parameters=(_RESERVATION,),
-                errors=("INVALID_REQUEST", *GENUINE, "NOT_YOURS", "RESERVATION_NOT_FOUND"),
-            ),
-        )
-        app.add_api_route(
-            "/concerts/reservations/{reservationId}",
-            self.cancel,
-            methods=["DELETE"],
-            tags=["reservations"],
-            status_code=204,
-            response_class=Response,
-            **document(
-                parameters=(_RESERVATION,),
+            Route(
+                method="GET",
+                path="/concerts/reservations/{reservationId}",
+                handler=self.read,
+                operation_id="getReservation",
+                tag="reservations",
+                parameters=(_RESERVATION_ID, TOKEN),
+                returns=(Returns(200, schemas.Reservation, "The reservation."),),
                 errors=(
                     "INVALID_REQUEST",
-                    *GENUINE,
+                    *TOKEN_ERRORS,
+                    "NOT_YOURS",
+                    "RESERVATION_NOT_FOUND",
+                    *ALWAYS,
+                ),
+            ),
+            Route(
+                method="DELETE",
+                path="/concerts/reservations/{reservationId}",
+                handler=self.cancel,
+                operation_id="cancelReservation",
+                tag="reservations",
+                parameters=(_RESERVATION_ID, TOKEN),
+                returns=(Returns(204, None, "The reservation is cancelled."),),
+                errors=(
+                    "INVALID_REQUEST",
+                    *TOKEN_ERRORS,
                     "NOT_YOURS",
                     "RESERVATION_NOT_FOUND",
                     "PAYMENT_IN_PROGRESS",
                     "ALREADY_PAID",
+                    *ALWAYS,
                 ),
             ),
         )
 
-    async def reserve(self, request: Request) -> Response:
+    async def hold(self, request: Request) -> Response:
         """Holds a seat for the user, for 5 minutes unless configured otherwise."""
-        place = self._door.genuine(request)
-        bad = BadFields()
-        with bad:
-            body = await read_body(request, ReserveBody)
-        with bad:
+        place = self._guard.authenticate(request)
+        errors = FieldErrors()
+        with errors:
+            body = await read_body(request, schemas.HoldSeatRequest)
+        with errors:
             key = idempotency_key(request)
-        bad.tell()
+        errors.raise_if_any()
         _check_same_user(place, body.user_id)
-        await self._door.check(place)
+        await self._guard.check_admission(place)
         reservation = await call(
             self._clients.reservation.Reserve,
             reservation_pb2.ReserveRequest(
@@ -149,22 +154,22 @@ class ReservationRoutes:
             ),
             budget=self._settings.write_budget_seconds,
         )
-        return json_reply(_hold(reservation))
+        return JsonResponse(_hold_json(reservation))
 
     async def pay(self, request: Request) -> Response:
-        """Pays a reservation; that ends the admission. Paying twice charges once."""
-        place = self._door.genuine(request)
-        bad = BadFields()
-        with bad:
+        """Pays a reservation, which ends the admission. A repeated payment charges only once."""
+        place = self._guard.authenticate(request)
+        errors = FieldErrors()
+        with errors:
             reservation_id = path_id(request, "reservationId")
-        with bad:
-            body = await read_body(request, PayBody)
-        with bad:
+        with errors:
+            body = await read_body(request, schemas.PayReservationRequest)
+        with errors:
             key = idempotency_key(request)
-        bad.tell()
+        errors.raise_if_any()
         _check_same_user(place, body.user_id)
         try:
-            await self._door.check(place)
+            await self._guard.check_admission(place)
         except TokenExpired as expired:
             return await self._outcome(reservation_id, body.user_id, expired)
         payment = await call(
@@ -177,12 +182,12 @@ class ReservationRoutes:
             ),
             budget=self._settings.pay_budget_seconds,
         )
-        self._door.forget(place)
-        return _payment_reply(payment)
+        self._guard.forget_admission(place)
+        return _payment_response(payment)
 
     async def read(self, request: Request) -> Response:
-        """The user's own reservation."""
-        place = self._door.genuine(request)
+        """Returns a reservation of the token's user."""
+        place = self._guard.authenticate(request)
         reservation = await call(
             self._clients.reservation.GetReservation,
             reservation_pb2.GetReservationRequest(
@@ -192,8 +197,8 @@ class ReservationRoutes:
         )
         status = reservation_pb2.ReservationStatus.Name(reservation.status)
         paid = reservation.status == reservation_pb2.RESERVATION_STATUS_CONFIRMED
-        return json_reply(
-            _hold(reservation)
+        return JsonResponse(
+            _hold_json(reservation)
             | ({"heldUntil": None} if paid else {})
             | {
                 "concertSeatId": reservation.seat_id,
@@ -204,8 +209,8 @@ class ReservationRoutes:
         )
 
     async def cancel(self, request: Request) -> Response:
-        """Gives a hold back; the seat is free at once. Cancelling again changes nothing."""
-        place = self._door.genuine(request)
+        """Cancels a hold; the seat is available at once. Idempotent."""
+        place = self._guard.authenticate(request)
         await call(
             self._clients.reservation.CancelReservation,
             reservation_pb2.CancelReservationRequest(
@@ -216,7 +221,8 @@ class ReservationRoutes:
         return Response(status_code=204)
 
     async def _outcome(self, reservation_id: int, user_id: int, expired: TokenExpired) -> Response:
-        """For whom the admission has ended: what became of the payment, if there is one."""
+        """After the admission has ended, returns the outcome of an existing payment; raises
+        `expired` if there is none."""
         try:
             payment = await call(
                 self._clients.payment.GetPaymentOfReservation,
@@ -229,7 +235,7 @@ class ReservationRoutes:
             if error.code == "PAYMENT_NOT_FOUND":
                 raise expired from None
             raise
-        return _payment_reply(payment)
+        return _payment_response(payment)
 
 
 def _check_same_user(place: queue_pb2.Place, user_id: int) -> None:
@@ -237,7 +243,7 @@ def _check_same_user(place: queue_pb2.Place, user_id: int) -> None:
         raise NotYours("The token belongs to another user than userId.")
 
 
-def _hold(
+def _hold_json(
     reservation: reservation_pb2.ReserveResponse | reservation_pb2.GetReservationResponse,
 ) -> dict[str, object]:
     return {
@@ -247,16 +253,16 @@ def _hold(
     }
 
 
-def _payment_reply(
+def _payment_response(
     payment: payment_pb2.PayResponse | payment_pb2.GetPaymentOfReservationResponse,
 ) -> Response:
     body = {"paymentId": payment.id, "reservationId": payment.reservation_id}
     match payment.status:
         case payment_pb2.PAYMENT_STATUS_SUCCEEDED:
-            return json_reply(body | {"status": "SUCCEEDED"})
+            return JsonResponse(body | {"status": "SUCCEEDED"})
         case payment_pb2.PAYMENT_STATUS_PENDING:
-            return json_reply(body | {"status": "PENDING"}, 202, {"Retry-After": "1"})
+            return JsonResponse(body | {"status": "PENDING"}, 202, {"Retry-After": "1"})
         case payment_pb2.PAYMENT_STATUS_REFUNDED:
-            raise ReservationExpired("The hold ended before the payment; the money went back.")
-        case status:  # a decline comes as an error
+            raise ReservationExpired("The hold ended before the payment; the money was refunded.")
+        case status:  # a decline arrives as an error
             raise RuntimeError(f"payment_service answered with status {status}")

@@ -10,15 +10,15 @@ import pytest
 
 from gateway.app import create_app
 from gateway.clients import Clients
-from gateway.drain import Drain
-from gateway.settings import GatewaySettings
+from gateway.server import Drain
+from gateway.settings import Settings
 from tests.gateway.declared import Declared
 from tests.gateway.fakes import KEYS, Services
 
 OpenGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
-def settings_for(services: Services, **changes: Any) -> GatewaySettings:
+def settings_for(services: Services, **changes: Any) -> Settings:
     """Settings for a gateway before these services: no limit of requests, nothing cached."""
     defaults: dict[str, Any] = {
         "queue_addr": services.address,
@@ -32,7 +32,7 @@ def settings_for(services: Services, **changes: Any) -> GatewaySettings:
         "schedules_ttl_seconds": 0,
         "facts_ttl_seconds": 0,
     }
-    return GatewaySettings(**(defaults | changes))
+    return Settings(**(defaults | changes))
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ async def services(_serving: Services) -> Services:
 
 
 @asynccontextmanager
-async def gateway(settings: GatewaySettings, drain: Drain) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(settings: Settings, drain: Drain) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway of its own."""
     clients = Clients(settings)
     async with httpx.AsyncClient(

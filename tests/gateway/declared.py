@@ -1,4 +1,4 @@
-"""Holds replies against the OpenAPI page: whatever is answered must be declared."""
+"""Holds responses against the OpenAPI page: whatever is answered must be declared."""
 
 import re
 from functools import cache

@@ -5,10 +5,9 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from gateway.__main__ import server_config
 from gateway.app import create_app
 from gateway.clients import Clients
-from gateway.drain import Drain, DrainingServer
+from gateway.server import Drain, DrainingServer, server_config
 from tests.gateway.conftest import settings_for
 from tests.gateway.fakes import Services
 

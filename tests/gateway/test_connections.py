@@ -25,8 +25,8 @@ class Connection:
             self.writer.write(part.encode())
             await self.writer.drain()
 
-    async def reply(self, *, body: bool = True) -> tuple[int, dict[str, str], str]:
-        """Status, headers and body of the next reply."""
+    async def read_response(self, *, body: bool = True) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body of the next response."""
         async with asyncio.timeout(10):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
             fields = (line.split(": ", 1) for line in head[1:] if line)
@@ -60,11 +60,11 @@ LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 async def test_many_requests_on_one_connection(connection: Connection) -> None:
     for _ in range(3):
         await connection.send(LIVE)
-        status, headers, body = await connection.reply()
+        status, headers, body = await connection.read_response()
         assert (status, body) == (200, '{"status":"live"}')
         assert "connection" not in headers
-    await connection.send(LIVE, LIVE, LIVE)  # not waiting for replies
-    assert [(await connection.reply())[0] for _ in range(3)] == [200] * 3
+    await connection.send(LIVE, LIVE, LIVE)  # not waiting for responses
+    assert [(await connection.read_response())[0] for _ in range(3)] == [200] * 3
 
 
 async def test_a_body_in_chunks(connection: Connection) -> None:
@@ -72,7 +72,7 @@ async def test_a_body_in_chunks(connection: Connection) -> None:
         ENTER + "Transfer-Encoding: chunked\r\n\r\n", "8\r\n", '{"userId', "\r\n6\r\n", '": 42}'
     )
     await connection.send("\r\n0\r\n\r\n")
-    status, headers, _ = await connection.reply()
+    status, headers, _ = await connection.read_response()
     assert status == 201
     assert "x-access-token" in headers
 
@@ -82,31 +82,31 @@ async def test_a_body_that_is_too_large_does_not_spoil_the_connection(
 ) -> None:
     size = MAX_BODY_BYTES + 1
     await connection.send(ENTER + f"Content-Length: {size}\r\n\r\n", " " * size)
-    status, _, body = await connection.reply()
+    status, _, body = await connection.read_response()
     assert status == 413
     assert "BODY_TOO_LARGE" in body
     await connection.send(LIVE)
-    assert (await connection.reply())[0] == 200
+    assert (await connection.read_response())[0] == 200
 
 
 async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
     connection: Connection,
 ) -> None:
     await connection.send(ENTER + "Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n")
-    assert (await connection.reply())[0] == 413
+    assert (await connection.read_response())[0] == 413
 
 
 async def test_head_has_no_body(connection: Connection) -> None:
     await connection.send("HEAD /concerts HTTP/1.1\r\nHost: x\r\n\r\n")
-    status, headers, _ = await connection.reply(body=False)
+    status, headers, _ = await connection.read_response(body=False)
     assert (status, headers["allow"]) == (405, "GET")
     await connection.send(LIVE)  # had there been one, it would come now
-    assert (await connection.reply())[0] == 200
+    assert (await connection.read_response())[0] == 200
 
 
 async def test_old_and_shy_clients_get_a_closed_connection(connection: Connection) -> None:
     await connection.send("GET /health/live HTTP/1.0\r\n\r\n")
-    assert (await connection.reply())[0] == 200
+    assert (await connection.read_response())[0] == 200
     assert await connection.is_closed()
 
 
@@ -118,13 +118,13 @@ async def test_who_hangs_up_harms_nobody(
     connection.writer.close()
     while not services.faults.of("EnterQueue"):  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    await asyncio.sleep(0.1)  # the reply has nowhere to go
+    await asyncio.sleep(0.1)  # the response has nowhere to go
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 async def test_the_server_does_not_tell_what_it_is(connection: Connection) -> None:
     await connection.send(LIVE)
-    _, headers, _ = await connection.reply()
+    _, headers, _ = await connection.read_response()
     assert "server" not in headers
     assert set(headers) == {"date", "content-type", "content-length", "x-request-id"}
 
@@ -134,7 +134,7 @@ async def test_the_server_does_not_tell_what_it_is(connection: Connection) -> No
 )
 async def test_what_is_not_http_gets_a_problem_too(connection: Connection, line: str) -> None:
     connection.writer.write(line.encode("latin-1") + b"\r\nHost: x\r\n\r\n")
-    status, headers, body = await connection.reply()
+    status, headers, body = await connection.read_response()
     problem = json.loads(body)
     assert (status, problem["status"], problem["code"]) == (422, 422, "INVALID_REQUEST")
     assert headers["content-type"] == "application/problem+json"
@@ -156,7 +156,7 @@ async def test_half_a_head_after_a_reply_does_not_keep_a_connection(
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
     await connection.send(LIVE)
-    assert (await connection.reply())[0] == 200
+    assert (await connection.read_response())[0] == 200
     await connection.send("GET /health")
     assert await connection.is_closed()
 
@@ -168,10 +168,10 @@ async def test_a_head_in_pieces_is_a_head(
     await connection.send("GET /health/live HTTP/1.1\r\n")
     await asyncio.sleep(0.01)
     await connection.send("Host: x\r\n\r\n")
-    assert (await connection.reply())[0] == 200
+    assert (await connection.read_response())[0] == 200
     await asyncio.sleep(0.25)
     await connection.send(LIVE)
-    assert (await connection.reply())[0] == 200
+    assert (await connection.read_response())[0] == 200
 
 
 async def test_a_connection_without_a_first_byte_ends(

@@ -20,7 +20,7 @@ ANNOUNCE_SECONDS = 60.0
 
 
 class Load:
-    """Clients that poll, each over one connection, until a reply says that it closes."""
+    """Clients that poll, each over one connection, until a response says that it closes."""
 
     def __init__(self, url: str, token: str, clients: int = 10) -> None:
         self._url = url
@@ -32,9 +32,9 @@ class Load:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         async with httpx.AsyncClient(base_url=self._url, limits=limits, timeout=30) as client:
             while True:
-                reply = await client.get("/queues/order", headers=self._headers)
-                answers.append(reply.status_code)
-                if reply.headers.get("Connection") == "close":
+                response = await client.get("/queues/order", headers=self._headers)
+                answers.append(response.status_code)
+                if response.headers.get("Connection") == "close":
                     return
 
     async def is_under_way(self) -> None:
@@ -60,8 +60,8 @@ async def test_nobody_is_cut_off(services: Services) -> None:
             ready = await late.get("/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "draining")
             assert (await late.get("/health/live")).status_code == 200
-            reply = await late.get("/queues/order", headers={"X-Access-Token": token})
-            assert (reply.status_code, reply.headers["Connection"]) == (200, "close")
+            response = await late.get("/queues/order", headers={"X-Access-Token": token})
+            assert (response.status_code, response.headers["Connection"]) == (200, "close")
             missing = await late.get("/nowhere")
             assert (missing.status_code, missing.headers["Connection"]) == (404, "close")
         server.handle_exit(signal.SIGTERM, None)
@@ -86,9 +86,9 @@ async def test_what_was_accepted_is_answered_after_the_listener_closed(
         )
         await until(lambda: bool(services.faults.of("Reserve")))
         server.handle_exit(signal.SIGTERM, None)
-        reply = await slow
-        assert (reply.status_code, reply.json()["reservationId"]) == (200, 1)
-        assert reply.headers["Connection"] == "close"
+        response = await slow
+        assert (response.status_code, response.json()["reservationId"]) == (200, 1)
+        assert response.headers["Connection"] == "close"
         await running
 
 

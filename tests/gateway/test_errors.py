@@ -85,8 +85,8 @@ class TestWhatAServiceAnswers:
         retry_after: int | None,
     ) -> None:
         services.faults.errors[method] = service_error(code, kind, "A sentence for a person.")
-        reply = await ask(client, services, method)
-        body = assert_problem(reply, status, code, retry_after)
+        response = await ask(client, services, method)
+        body = assert_problem(response, status, code, retry_after)
         assert body["detail"] == "A sentence for a person."
 
     async def test_seats_that_are_taken(
@@ -107,18 +107,18 @@ class TestWhatAServiceAnswers:
     ) -> None:
         monkeypatch.setitem(client.event_hooks, "response", [])  # no route declares every code
         services.faults.errors["Reserve"] = service_error(code)
-        reply = await ask(client, services, "Reserve")
-        assert (reply.status_code, reply.json()["code"]) == (TABLE[code].status, code)
-        assert reply.json()["title"] == TABLE[code].title
-        assert reply.headers.get("Retry-After") == (str(TABLE[code].retry_after or "") or None)
+        response = await ask(client, services, "Reserve")
+        assert (response.status_code, response.json()["code"]) == (TABLE[code].status, code)
+        assert response.json()["title"] == TABLE[code].title
+        assert response.headers.get("Retry-After") == (str(TABLE[code].retry_after or "") or None)
 
     async def test_a_code_that_is_not_in_the_table_is_masked(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.faults.errors["Reserve"] = service_error("NEW_CODE", Conflict, SECRET)
-        reply = await ask(client, services, "Reserve")
-        assert_problem(reply, 500, "INTERNAL")
-        assert SECRET not in reply.text
+        response = await ask(client, services, "Reserve")
+        assert_problem(response, 500, "INTERNAL")
+        assert SECRET not in response.text
 
     async def test_metadata_is_for_programs_of_ours_alone(
         self, client: httpx.AsyncClient, services: Services
@@ -126,9 +126,9 @@ class TestWhatAServiceAnswers:
         services.faults.errors["Reserve"] = service_error(
             "SEAT_HELD", Conflict, code="x", status="y", allow="z", shard="db-7"
         )
-        reply = await ask(client, services, "Reserve")
-        assert_problem(reply, 409, "SEAT_HELD")
-        assert "db-7" not in reply.text
+        response = await ask(client, services, "Reserve")
+        assert_problem(response, 409, "SEAT_HELD")
+        assert "db-7" not in response.text
 
 
 class TestTheWaitingRoom:
@@ -137,20 +137,20 @@ class TestTheWaitingRoom:
         self, client: httpx.AsyncClient, services: Services, code: str, status: int
     ) -> None:
         services.queue.closed = code
-        reply = await client.post("/queues/enqueue", json={"userId": 42})
-        assert_problem(reply, status, code, 10)
-        assert "X-Access-Token" not in reply.headers
+        response = await client.post("/queues/enqueue", json={"userId": 42})
+        assert_problem(response, status, code, 10)
+        assert "X-Access-Token" not in response.headers
 
     async def test_one_bad_item_does_not_spoil_the_batch(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.faults.delays["EnterQueue"] = 0.02
         inside = services.token(1)
-        replies = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.post("/queues/enqueue", json={"userId": user}) for user in range(2, 12)),
             client.get("/queues/order", headers={"X-Access-Token": inside}),
         )
-        assert [reply.status_code for reply in replies] == [201] * 10 + [200]
+        assert [response.status_code for response in responses] == [201] * 10 + [200]
 
     @pytest.mark.parametrize(
         "method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve", "Pay"]
@@ -160,8 +160,8 @@ class TestTheWaitingRoom:
     ) -> None:
         services.queue.capacity = 0
         services.queue.enter(1)
-        reply = await ask(client, services, method)
-        body = assert_problem(reply, 403, "STILL_WAITING", 3)
+        response = await ask(client, services, method)
+        body = assert_problem(response, 403, "STILL_WAITING", 3)
         assert body["order"] == 2
         assert services.faults.of(method) == []
 
@@ -171,8 +171,8 @@ class TestTheWaitingRoom:
     ) -> None:
         verb, path, body = REQUESTS[method]
         headers = {"X-Access-Token": services.ended_token(42)}
-        reply = await client.request(verb, path, json=body, headers=headers)
-        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        response = await client.request(verb, path, json=body, headers=headers)
+        assert_problem(response, 401, "TOKEN_EXPIRED")
         assert services.faults.of(method) == []
 
     @pytest.mark.parametrize("method", ["Reserve", "Pay"])
@@ -181,8 +181,8 @@ class TestTheWaitingRoom:
     ) -> None:
         verb, path, body = REQUESTS[method]
         headers = {"X-Access-Token": services.token(43)}
-        reply = await client.request(verb, path, json=body, headers=headers)
-        assert_problem(reply, 403, "NOT_YOURS")
+        response = await client.request(verb, path, json=body, headers=headers)
+        assert_problem(response, 403, "NOT_YOURS")
         assert services.faults.of(method) == []
 
     async def test_nobody_pays_the_reservation_of_another(
@@ -198,8 +198,8 @@ class TestTheWaitingRoom:
         pay = "/concerts/reservations/1/pay"
         await client.post(pay, json={"userId": 43}, headers={"X-Access-Token": services.token(43)})
         headers = {"X-Access-Token": services.ended_token(42)}
-        reply = await client.post(pay, json={"userId": 42}, headers=headers)
-        assert_problem(reply, 403, "NOT_YOURS")
+        response = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert_problem(response, 403, "NOT_YOURS")
 
 
 @pytest.mark.parametrize("method", REQUESTS)
@@ -220,17 +220,17 @@ class TestAServiceInTrouble:
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.faults.errors[method] = RuntimeError(SECRET)
-        reply = await ask(client, services, method)
-        assert_problem(reply, 500, "INTERNAL")
-        assert "db-7" not in reply.text
+        response = await ask(client, services, method)
+        assert_problem(response, 500, "INTERNAL")
+        assert "db-7" not in response.text
 
     async def test_whose_error_has_no_code_tells_nothing(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.faults.errors[method] = service_error("INTERNAL", Exhausted, SECRET)
-        reply = await ask(client, services, method)
-        assert_problem(reply, 500, "INTERNAL")
-        assert "db-7" not in reply.text
+        response = await ask(client, services, method)
+        assert_problem(response, 500, "INTERNAL")
+        assert "db-7" not in response.text
 
 
 async def test_a_service_that_is_not_there(
@@ -244,9 +244,9 @@ async def test_a_service_that_is_not_there(
         "payment_addr": "Pay",
     }.items():
         client = await open_gateway(**{address: unused_address})
-        reply = await ask(client, services, method)
-        assert_problem(reply, 503, "UNAVAILABLE", 1)
-        assert unused_address not in reply.text
+        response = await ask(client, services, method)
+        assert_problem(response, 503, "UNAVAILABLE", 1)
+        assert unused_address not in response.text
 
 
 async def test_a_service_that_does_not_answer_in_time(
@@ -277,10 +277,10 @@ class TestADefectOfTheGateway:
         caplog: pytest.LogCaptureFixture,
         method: str,
     ) -> None:
-        reply = await ask(client, services, method)
-        assert_problem(reply, 500, "INTERNAL")
-        assert "db-7" not in reply.text
-        assert [record.message for record in caplog.records].count("request failed") == 1
+        response = await ask(client, services, method)
+        assert_problem(response, 500, "INTERNAL")
+        assert "db-7" not in response.text
+        assert [record.message for record in caplog.records].count("request_failed") == 1
 
 
 class TestTooManyRequests:
@@ -292,15 +292,15 @@ class TestTooManyRequests:
     async def test_of_one_place(self, open_gateway: OpenGateway, services: Services) -> None:
         client = await open_gateway(requests_per_second=5)
         headers = {"X-Access-Token": services.token(42)}
-        replies = [await client.get("/queues/order", headers=headers) for _ in range(7)]
-        assert [reply.status_code for reply in replies] == [200] * 5 + [429] * 2
-        assert_problem(replies[-1], 429, "TOO_MANY_REQUESTS", 1)
+        responses = [await client.get("/queues/order", headers=headers) for _ in range(7)]
+        assert [response.status_code for response in responses] == [200] * 5 + [429] * 2
+        assert_problem(responses[-1], 429, "TOO_MANY_REQUESTS", 1)
         other = {"X-Access-Token": services.token(43)}
         assert (await client.get("/queues/order", headers=other)).status_code == 200
 
     async def test_of_one_user_who_enters(self, open_gateway: OpenGateway) -> None:
         client = await open_gateway(requests_per_second=5)
-        replies = [await client.post("/queues/enqueue", json={"userId": 42}) for _ in range(7)]
-        assert [reply.status_code for reply in replies] == [201] * 5 + [429] * 2
-        assert_problem(replies[-1], 429, "TOO_MANY_REQUESTS", 1)
+        responses = [await client.post("/queues/enqueue", json={"userId": 42}) for _ in range(7)]
+        assert [response.status_code for response in responses] == [201] * 5 + [429] * 2
+        assert_problem(responses[-1], 429, "TOO_MANY_REQUESTS", 1)
         assert (await client.post("/queues/enqueue", json={"userId": 43})).status_code == 201

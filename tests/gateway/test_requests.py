@@ -60,36 +60,38 @@ class TestIdsInTheBody:
         for what, value in BAD_IDS.items():
             rest = json.dumps(others)[1:-1]
             members = [member for member in (rest, value and f'"{field}": {value}') if member]
-            reply = await client.post(path, content="{" + ", ".join(members) + "}", headers=headers)
-            assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == [field], what
+            response = await client.post(
+                path, content="{" + ", ".join(members) + "}", headers=headers
+            )
+            assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == [field], what
 
     async def test_the_largest(self, client: httpx.AsyncClient) -> None:
-        reply = await client.post("/queues/enqueue", json={"userId": 2**63 - 1})
-        assert reply.status_code == 201
+        response = await client.post("/queues/enqueue", json={"userId": 2**63 - 1})
+        assert response.status_code == 201
 
     async def test_every_bad_field_is_told(
         self, client: httpx.AsyncClient, headers: dict[str, str]
     ) -> None:
-        reply = await client.post(
+        response = await client.post(
             "/concerts/reservation", json={"userId": 0, "concertSeatId": "x"}, headers=headers
         )
-        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        body = assert_problem(response, 422, "INVALID_REQUEST")
         assert fields(body) == ["userId", "concertSeatId"]
 
     async def test_bad_fields_of_path_body_and_key_are_told_at_once(
         self, client: httpx.AsyncClient, headers: dict[str, str]
     ) -> None:
-        reply = await client.post(
+        response = await client.post(
             "/concerts/reservations/0/pay",
             json={"userId": 0},
             headers=headers | {"Idempotency-Key": ""},
         )
-        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        body = assert_problem(response, 422, "INVALID_REQUEST")
         assert fields(body) == ["reservationId", "userId", "Idempotency-Key"]
 
     async def test_names_of_another_style_are_not_taken(self, client: httpx.AsyncClient) -> None:
-        reply = await client.post("/queues/enqueue", json={"user_id": 42})
-        assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["userId"]
+        response = await client.post("/queues/enqueue", json={"user_id": 42})
+        assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == ["userId"]
 
 
 class TestIdsInThePath:
@@ -129,12 +131,14 @@ class TestIdsInThePath:
             str(2**63),
             "9" * 4_400,
         ]:
-            reply = await client.request(method, path.format(bad), content=content, headers=headers)
-            assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == [field], bad
+            response = await client.request(
+                method, path.format(bad), content=content, headers=headers
+            )
+            assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == [field], bad
 
     async def test_the_largest(self, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
-        reply = await client.get(f"/concerts/{2**63 - 1}/schedules", headers=headers)
-        assert_problem(reply, 404, "CONCERT_NOT_FOUND")
+        response = await client.get(f"/concerts/{2**63 - 1}/schedules", headers=headers)
+        assert_problem(response, 404, "CONCERT_NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", BODY_PATHS)
@@ -163,8 +167,8 @@ class TestTheBody:
     async def test_that_is_no_json_object(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str, content: bytes
     ) -> None:
-        reply = await client.post(path, content=content, headers=headers)
-        assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["body"]
+        response = await client.post(path, content=content, headers=headers)
+        assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == ["body"]
 
     @pytest.mark.parametrize(
         "media_type",
@@ -180,26 +184,26 @@ class TestTheBody:
     async def test_of_another_type(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str, media_type: str
     ) -> None:
-        reply = await client.post(
+        response = await client.post(
             path, content=b'{"userId": 42}', headers=headers | {"Content-Type": media_type}
         )
-        assert_problem(reply, 415, "UNSUPPORTED_MEDIA_TYPE")
+        assert_problem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
     async def test_of_the_type_in_other_words(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
     ) -> None:
         media_type = "Application/JSON ; charset=UTF-8"
-        reply = await client.post(
+        response = await client.post(
             path, content=b"{", headers=headers | {"Content-Type": media_type}
         )
-        assert_problem(reply, 422, "INVALID_REQUEST")
+        assert_problem(response, 422, "INVALID_REQUEST")
 
     async def test_up_to_the_limit_is_read(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
     ) -> None:
         content = b"{}".ljust(MAX_BODY_BYTES)
-        reply = await client.post(path, content=content, headers=headers)
-        assert_problem(reply, 422, "INVALID_REQUEST")
+        response = await client.post(path, content=content, headers=headers)
+        assert_problem(response, 422, "INVALID_REQUEST")
 
     async def test_over_the_limit_is_not_even_read(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
@@ -209,10 +213,10 @@ class TestTheBody:
             yield b""
 
         length = str(MAX_BODY_BYTES + 1)
-        reply = await client.post(
+        response = await client.post(
             path, content=never(), headers=headers | {"Content-Length": length}
         )
-        assert_problem(reply, 413, "BODY_TOO_LARGE")
+        assert_problem(response, 413, "BODY_TOO_LARGE")
 
     async def test_of_no_told_length_is_read_up_to_the_limit(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
@@ -226,8 +230,8 @@ class TestTheBody:
                 assert sent <= MAX_BODY_BYTES + 2_000
                 yield b" " * 1_000
 
-        reply = await client.post(path, content=endless(), headers=headers)
-        assert_problem(reply, 413, "BODY_TOO_LARGE")
+        response = await client.post(path, content=endless(), headers=headers)
+        assert_problem(response, 413, "BODY_TOO_LARGE")
 
 
 async def test_a_body_in_pieces_is_put_together(client: httpx.AsyncClient) -> None:
@@ -247,8 +251,8 @@ async def test_a_body_that_never_ends_is_given_up(
         yield b"{"
         await asyncio.sleep(60)
 
-    reply = await client.post("/queues/enqueue", content=stalled())
-    assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["body"]
+    response = await client.post("/queues/enqueue", content=stalled())
+    assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == ["body"]
 
 
 class TestTheIdempotencyKey:
@@ -257,21 +261,21 @@ class TestTheIdempotencyKey:
     async def test_that_is_bad(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str, key: str
     ) -> None:
-        reply = await client.post(
+        response = await client.post(
             path,
             json={"userId": 42, "concertSeatId": 101},
             headers=httpx.Headers(headers | {"Idempotency-Key": key}, encoding="latin-1"),
         )
-        assert fields(assert_problem(reply, 422, "INVALID_REQUEST")) == ["Idempotency-Key"]
+        assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == ["Idempotency-Key"]
 
     async def test_of_full_length(
         self, client: httpx.AsyncClient, services: Services, headers: dict[str, str]
     ) -> None:
         key = "~" * 255
-        reply = await client.post(
+        response = await client.post(
             "/concerts/reservation",
             json={"userId": 42, "concertSeatId": 101},
             headers=headers | {"Idempotency-Key": key},
         )
-        assert reply.status_code == 200
+        assert response.status_code == 200
         assert services.faults.of("Reserve")[0].request.idempotency_key == key

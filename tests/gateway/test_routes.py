@@ -73,12 +73,12 @@ class TestEnteringTheQueue:
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.queue.admitted_until_ms = 1_796_126_400_250
-        reply = await client.post("/queues/enqueue", json={"userId": 42})
-        assert reply.status_code == 201
-        assert reply.headers["content-type"] == "application/json"
-        assert reply.headers["X-Access-Token"] == sign(services.queue.admitted[1])
-        assert "Retry-After" not in reply.headers
-        assert reply.json() == {
+        response = await client.post("/queues/enqueue", json={"userId": 42})
+        assert response.status_code == 201
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["X-Access-Token"] == sign(services.queue.admitted[1])
+        assert "Retry-After" not in response.headers
+        assert response.json() == {
             "order": 0,
             "pollAfterSeconds": 0,
             "estimatedWaitSeconds": 0,
@@ -91,10 +91,10 @@ class TestEnteringTheQueue:
     ) -> None:
         services.queue.capacity = 0
         services.queue.enter(1)
-        reply = await client.post("/queues/enqueue", json={"userId": 42})
-        assert reply.status_code == 201
-        assert reply.headers["Retry-After"] == "3"  # 2.5 s, and never too early
-        assert reply.json() == {
+        response = await client.post("/queues/enqueue", json={"userId": 42})
+        assert response.status_code == 201
+        assert response.headers["Retry-After"] == "3"  # 2.5 s, and never too early
+        assert response.json() == {
             "order": 2,
             "pollAfterSeconds": 2.5,
             "estimatedWaitSeconds": 2.468,
@@ -112,21 +112,21 @@ class TestEnteringTheQueue:
         assert len(services.queue.admitted) == 1
 
     async def test_needs_no_content_type(self, client: httpx.AsyncClient) -> None:
-        reply = await client.post("/queues/enqueue", content=b'{"userId": 42}')
-        assert reply.status_code == 201
+        response = await client.post("/queues/enqueue", content=b'{"userId": 42}')
+        assert response.status_code == 201
 
     async def test_ignores_fields_it_does_not_know(self, client: httpx.AsyncClient) -> None:
-        reply = await client.post("/queues/enqueue", json={"userId": 42, "more": None})
-        assert reply.status_code == 201
+        response = await client.post("/queues/enqueue", json={"userId": 42, "more": None})
+        assert response.status_code == 201
 
 
 class TestAskingTheOrder:
     async def test_of_a_waiting_place(self, client: httpx.AsyncClient, services: Services) -> None:
         services.queue.recovering = True
-        reply = await client.get("/queues/order", headers=token(services.waiting_token()))
-        assert reply.status_code == 200
-        assert reply.headers["Retry-After"] == "2"
-        assert reply.json() == {
+        response = await client.get("/queues/order", headers=token(services.waiting_token()))
+        assert response.status_code == 200
+        assert response.headers["Retry-After"] == "2"
+        assert response.json() == {
             "order": 1,
             "pollAfterSeconds": 1.5,
             "estimatedWaitSeconds": 1.234,
@@ -145,8 +145,8 @@ class TestAskingTheOrder:
         assert (await client.get("/queues/order", headers=headers)).json()["order"] == 0
 
     async def test_of_an_ended_place(self, client: httpx.AsyncClient, services: Services) -> None:
-        reply = await client.get("/queues/order", headers=token(services.ended_token()))
-        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        response = await client.get("/queues/order", headers=token(services.ended_token()))
+        assert_problem(response, 401, "TOKEN_EXPIRED")
 
 
 class TestLeavingTheQueue:
@@ -170,9 +170,9 @@ class TestLeavingTheQueue:
 
 class TestConcerts:
     async def test_all_on_one_page(self, client: httpx.AsyncClient, services: Services) -> None:
-        reply = await client.get("/concerts", headers=token(services.token()))
-        assert reply.status_code == 200
-        assert reply.json() == {
+        response = await client.get("/concerts", headers=token(services.token()))
+        assert response.status_code == 200
+        assert response.json() == {
             "concerts": [
                 {"id": 1, "title": 'The "Escapes" \\ Ünïcode'},
                 {"id": 2, "title": "Second"},
@@ -199,20 +199,20 @@ class TestConcerts:
     async def test_a_bad_page_size(
         self, client: httpx.AsyncClient, services: Services, size: str
     ) -> None:
-        reply = await client.get(
+        response = await client.get(
             "/concerts", params={"pageSize": size}, headers=token(services.token())
         )
-        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        body = assert_problem(response, 422, "INVALID_REQUEST")
         assert [error["field"] for error in body["errors"]] == ["pageSize"]
 
     @pytest.mark.parametrize("page_token", ["forged", "9" * 257])
     async def test_a_bad_page_token(
         self, client: httpx.AsyncClient, services: Services, page_token: str
     ) -> None:
-        reply = await client.get(
+        response = await client.get(
             "/concerts", params={"pageToken": page_token}, headers=token(services.token())
         )
-        body = assert_problem(reply, 422, "INVALID_REQUEST")
+        body = assert_problem(response, 422, "INVALID_REQUEST")
         assert [error["field"] for error in body["errors"]] == ["pageToken"]
 
 
@@ -224,24 +224,24 @@ class TestSchedules:
         last_seat = services.reservations.hold(1, 201)
         path = "/concerts/1/schedules"
         # Held is not sold.
-        reply = await client.get(path, headers=headers)
-        assert reply.status_code == 200
-        assert reply.json() == {
+        response = await client.get(path, headers=headers)
+        assert response.status_code == 200
+        assert response.json() == {
             "schedules": [
                 {"id": 11, "date": "2026-12-24", "status": "AVAILABLE"},
                 {"id": 12, "date": "2026-12-31", "status": "AVAILABLE"},
             ]
         }
         last_seat.status = CONFIRMED
-        reply = await client.get(path, headers=headers)
-        assert [schedule["status"] for schedule in reply.json()["schedules"]] == [
+        response = await client.get(path, headers=headers)
+        assert [schedule["status"] for schedule in response.json()["schedules"]] == [
             "AVAILABLE",
             "SOLD_OUT",
         ]
 
     async def test_none_left(self, client: httpx.AsyncClient, services: Services) -> None:
-        reply = await client.get("/concerts/2/schedules", headers=token(services.token()))
-        assert (reply.status_code, reply.json()) == (200, {"schedules": []})
+        response = await client.get("/concerts/2/schedules", headers=token(services.token()))
+        assert (response.status_code, response.json()) == (200, {"schedules": []})
         assert services.faults.of("CountSoldSeats") == []
 
     async def test_dates_are_cached_longer_than_their_status(
@@ -261,9 +261,9 @@ class TestSeats:
         services.reservations.hold(1, 101)
         services.reservations.hold(1, 103).status = CONFIRMED
         services.reservations.hold(1, 201)  # of another date
-        reply = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
-        assert reply.status_code == 200
-        assert reply.json() == {
+        response = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
+        assert response.status_code == 200
+        assert response.json() == {
             "seats": [
                 {"id": 102, "seatNum": "A1", "price": "150000.00", "status": "AVAILABLE"},
                 {"id": 101, "seatNum": "A2", "price": "90000.50", "status": "HELD"},
@@ -276,10 +276,10 @@ class TestSeats:
     ) -> None:
         client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
         headers = token(services.token())
-        replies = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.get("/concerts/schedules/11/seats", headers=headers) for _ in range(50))
         )
-        assert {reply.status_code for reply in replies} == {200}
+        assert {response.status_code for response in responses} == {200}
         assert len(services.faults.of("ListSeats")) == 1
         assert len(services.faults.of("ListTakenSeats")) == 1
 
@@ -299,13 +299,13 @@ class TestReserving:
     async def test_answers_with_the_hold(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        reply = await client.post(
+        response = await client.post(
             "/concerts/reservation",
             json={"userId": 42, "concertSeatId": 101},
             headers=token(services.token()) | {"Idempotency-Key": "k-1"},
         )
-        assert reply.status_code == 200
-        assert reply.json() == {
+        assert response.status_code == 200
+        assert response.json() == {
             "reservationId": 1,
             "price": "90000.50",
             "heldUntil": "2026-12-01T12:05:00.120Z",
@@ -334,13 +334,13 @@ class TestPaying:
     async def test_answers_with_the_payment(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
-        reply = await client.post(
+        response = await client.post(
             pay,
             json={"userId": 42},
             headers=token(services.token()) | {"Idempotency-Key": "k-2"},
         )
-        assert reply.status_code == 200
-        assert reply.json() == {"paymentId": 1, "reservationId": 1, "status": "SUCCEEDED"}
+        assert response.status_code == 200
+        assert response.json() == {"paymentId": 1, "reservationId": 1, "status": "SUCCEEDED"}
         (call,) = services.faults.of("Pay")
         assert call.request.idempotency_key == "k-2"
         assert (call.request.admission.room, call.request.admission.place_number) == ("main", 1)
@@ -350,10 +350,10 @@ class TestPaying:
     ) -> None:
         services.payments.outcome = PENDING
         headers = token(services.token())
-        reply = await client.post(pay, json={"userId": 42}, headers=headers)
-        assert reply.status_code == 202
-        assert reply.headers["Retry-After"] == "1"
-        assert reply.json() == {"paymentId": 1, "reservationId": 1, "status": "PENDING"}
+        response = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert response.status_code == 202
+        assert response.headers["Retry-After"] == "1"
+        assert response.json() == {"paymentId": 1, "reservationId": 1, "status": "PENDING"}
         services.payments.payments[1].status = SUCCEEDED
         again = await client.post(pay, json={"userId": 42}, headers=headers)
         assert again.status_code == 200
@@ -374,37 +374,39 @@ class TestPaying:
         headers = token(services.token())
         await client.post(pay, json={"userId": 42}, headers=headers)
         services.queue.end(1)
-        reply = await client.post(pay, json={"userId": 42}, headers=headers)
-        assert (reply.status_code, reply.json()["status"]) == (202, "PENDING")
+        response = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert (response.status_code, response.json()["status"]) == (202, "PENDING")
 
     async def test_after_the_admission_starts_no_payment(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
-        reply = await client.post(pay, json={"userId": 42}, headers=token(services.ended_token()))
-        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        response = await client.post(
+            pay, json={"userId": 42}, headers=token(services.ended_token())
+        )
+        assert_problem(response, 401, "TOKEN_EXPIRED")
         assert services.faults.of("Pay") == []
 
     async def test_refunded_means_that_the_hold_was_lost(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = REFUNDED
-        reply = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
-        assert_problem(reply, 410, "RESERVATION_EXPIRED")
+        response = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
+        assert_problem(response, 410, "RESERVATION_EXPIRED")
 
     async def test_an_outcome_that_should_not_be_is_not_taken_for_another(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = payment_pb2.PAYMENT_STATUS_FAILED
-        reply = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
-        assert_problem(reply, 500, "INTERNAL")
+        response = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
+        assert_problem(response, 500, "INTERNAL")
 
 
 class TestOneReservation:
     async def test_reading_it(self, client: httpx.AsyncClient, services: Services) -> None:
         services.reservations.hold(42, 101)
-        reply = await client.get("/concerts/reservations/1", headers=token(services.token()))
-        assert reply.status_code == 200
-        assert reply.json() == {
+        response = await client.get("/concerts/reservations/1", headers=token(services.token()))
+        assert response.status_code == 200
+        assert response.json() == {
             "reservationId": 1,
             "price": "90000.50",
             "heldUntil": "2026-12-01T12:05:00.120Z",
@@ -418,51 +420,53 @@ class TestOneReservation:
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(42, 101).status = CONFIRMED
-        reply = await client.get("/concerts/reservations/1", headers=token(services.ended_token()))
-        assert (reply.status_code, reply.json()["status"]) == (200, "CONFIRMED")
-        assert reply.json()["heldUntil"] is None
+        response = await client.get(
+            "/concerts/reservations/1", headers=token(services.ended_token())
+        )
+        assert (response.status_code, response.json()["status"]) == (200, "CONFIRMED")
+        assert response.json()["heldUntil"] is None
 
     async def test_giving_it_back(self, client: httpx.AsyncClient, services: Services) -> None:
         services.reservations.hold(42, 101)
         headers = token(services.token())
-        reply = await client.delete("/concerts/reservations/1", headers=headers)
-        assert (reply.status_code, reply.content) == (204, b"")
-        reply = await client.get("/concerts/reservations/1", headers=headers)
-        assert reply.json()["status"] == "CANCELLED"
-        reply = await client.delete("/concerts/reservations/1", headers=headers)
-        assert reply.status_code == 204
+        response = await client.delete("/concerts/reservations/1", headers=headers)
+        assert (response.status_code, response.content) == (204, b"")
+        response = await client.get("/concerts/reservations/1", headers=headers)
+        assert response.json()["status"] == "CANCELLED"
+        response = await client.delete("/concerts/reservations/1", headers=headers)
+        assert response.status_code == 204
 
     @pytest.mark.parametrize("method", ["GET", "DELETE"])
     async def test_is_only_for_its_owner(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.reservations.hold(1, 101)
-        reply = await client.request(
+        response = await client.request(
             method, "/concerts/reservations/1", headers=token(services.token(42))
         )
-        assert_problem(reply, 403, "NOT_YOURS")
+        assert_problem(response, 403, "NOT_YOURS")
 
     async def test_a_paid_one_cannot_be_given_back(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(42, 101).status = CONFIRMED
-        reply = await client.delete("/concerts/reservations/1", headers=token(services.token()))
-        assert_problem(reply, 409, "ALREADY_PAID")
+        response = await client.delete("/concerts/reservations/1", headers=token(services.token()))
+        assert_problem(response, 409, "ALREADY_PAID")
 
 
 class TestHealth:
     async def test_ready_when_every_service_answers(self, client: httpx.AsyncClient) -> None:
-        reply = await client.get("/health/ready")
-        assert (reply.status_code, reply.json()) == (200, {"status": "ready", "away": []})
+        response = await client.get("/health/ready")
+        assert (response.status_code, response.json()) == (200, {"status": "ready", "away": []})
 
     async def test_not_ready_names_who_is_away(
         self, open_gateway: OpenGateway, unused_address: str
     ) -> None:
         client = await open_gateway(payment_addr=unused_address)
-        reply = await client.get("/health/ready")
-        assert reply.status_code == 503
-        assert reply.json() == {"status": "not ready", "away": ["payment_service"]}
-        assert reply.headers["Retry-After"] == "1"
+        response = await client.get("/health/ready")
+        assert response.status_code == 503
+        assert response.json() == {"status": "not ready", "away": ["payment_service"]}
+        assert response.headers["Retry-After"] == "1"
         assert (await client.get("/health/live")).json() == {"status": "live"}
 
     async def test_a_service_that_drains_is_away(

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from gateway.settings import GatewaySettings
+from gateway.settings import Settings
 from servicekit.settings import load
 from tests.gateway.fakes import KEYS
 
 
 def test_the_keys_are_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))
-    settings = load(GatewaySettings)
+    settings = load(Settings)
     assert {key: secret.get_secret_value() for key, secret in settings.token_keys.items()} == KEYS
     assert settings.listen == "127.0.0.1:8080"
 
@@ -22,7 +22,7 @@ def test_weak_keys_are_refused_and_not_shown(
 ) -> None:
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(keys))
     with pytest.raises(SystemExit):
-        load(GatewaySettings)
+        load(Settings)
     shown = capsys.readouterr().err
     assert shown.startswith("GATEWAY_TOKEN_KEYS: ")
     assert not any(secret in shown for secret in keys.values())
@@ -35,5 +35,5 @@ def test_what_the_contract_says_is_a_second_cannot_be_more(
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))
     monkeypatch.setenv(f"GATEWAY_{setting}", "1.1")
     with pytest.raises(SystemExit):
-        load(GatewaySettings)
+        load(Settings)
     assert f"GATEWAY_{setting}" in capsys.readouterr().err

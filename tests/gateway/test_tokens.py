@@ -142,13 +142,13 @@ class TestOverHttp:
     ) -> None:
         forged = sign(services.queue.enter(42), OTHER_KEY)
         for headers in ({}, {"X-Access-Token": ""}, {"X-Access-Token": forged}):
-            reply = await client.request(method, path, headers=headers)
-            body = assert_problem(reply, 401, "INVALID_TOKEN")
+            response = await client.request(method, path, headers=headers)
+            body = assert_problem(response, 401, "INVALID_TOKEN")
             assert forged not in body["detail"]
         assert services.faults.calls == []
 
     async def test_too_old(self, client: httpx.AsyncClient, services: Services) -> None:
         token = sign(services.queue.enter(42), iat=time.time() - 90_000)
-        reply = await client.get("/queues/order", headers={"X-Access-Token": token})
-        assert_problem(reply, 401, "TOKEN_EXPIRED")
+        response = await client.get("/queues/order", headers={"X-Access-Token": token})
+        assert_problem(response, 401, "TOKEN_EXPIRED")
         assert services.faults.calls == []

@@ -1,4 +1,4 @@
-"""Writing a reply: JSON bytes, instants and the headers that go with them."""
+"""Writes JSON responses."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,15 +11,18 @@ from starlette.responses import Response
 JSON = "application/json"
 
 
-def json_reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON reply. `body` is a dict or ready bytes."""
-    return _JsonReply(body if isinstance(body, bytes) else to_json(body), status, headers)
+class JsonResponse(Response):
+    """A JSON response of a dict or of encoded bytes.
 
-
-class _JsonReply(Response):
-    """A Response whose headers are made without looking through them: 3 us less a request."""
+    Builds its headers without Starlette's search for existing ones: 3 µs less a request.
+    """
 
     media_type = JSON
+
+    def __init__(
+        self, body: Any, status_code: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(body if isinstance(body, bytes) else to_json(body), status_code, headers)
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         self.raw_headers = [
@@ -31,11 +34,11 @@ class _JsonReply(Response):
 
 
 def instant_of_ms(milliseconds: int) -> str:
-    """Unix time in milliseconds as RFC 3339 in UTC, with milliseconds."""
+    """Formats Unix time in milliseconds as RFC 3339 in UTC, with milliseconds."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def instant(timestamp: Timestamp) -> str:
-    """A protobuf timestamp as RFC 3339 in UTC, with milliseconds."""
+    """Formats a protobuf timestamp as RFC 3339 in UTC, with milliseconds."""
     return instant_of_ms(timestamp.ToMilliseconds())

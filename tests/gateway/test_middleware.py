@@ -1,13 +1,11 @@
-"""Around every request: its id, paths and methods that there are not, the short cut, metrics."""
+"""What the middleware adds to every request, and the problems of unknown paths and methods."""
 
 import httpx
 import pytest
 from prometheus_client import REGISTRY
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.edge import ShortCut
+from gateway.middleware.errors import ErrorMiddleware
 from tests.gateway.fakes import Services, service_error
 from tests.gateway.problems import assert_problem
 
@@ -18,8 +16,8 @@ class TestTheRequestId:
         self, client: httpx.AsyncClient, services: Services, request_id: str
     ) -> None:
         headers = {"X-Request-Id": request_id, "X-Access-Token": services.token()}
-        reply = await client.get("/queues/order", headers=headers)
-        assert reply.headers["X-Request-Id"] == request_id
+        response = await client.get("/queues/order", headers=headers)
+        assert response.headers["X-Request-Id"] == request_id
 
     @pytest.mark.parametrize("request_id", [None, "", "x" * 65, "a b", "a\tb", "ünï", '"', "a,b"])
     async def test_is_made_otherwise(
@@ -58,8 +56,8 @@ class TestTheRequestId:
     ) -> None:
         services.faults.errors["ListConcerts"] = RuntimeError()
         headers = {"X-Request-Id": "mine", "X-Access-Token": services.token()}
-        reply = await client.get("/concerts", headers=headers)
-        assert assert_problem(reply, 500, "INTERNAL")["requestId"] == "mine"
+        response = await client.get("/concerts", headers=headers)
+        assert assert_problem(response, 500, "INTERNAL")["requestId"] == "mine"
 
 
 class TestPathsAndMethods:
@@ -106,64 +104,24 @@ class TestPathsAndMethods:
     ) -> None:
         methods = {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"}
         for method in methods.difference(allowed.split(", ")):
-            reply = await client.request(method, path)
-            assert_problem(reply, 405, "METHOD_NOT_ALLOWED")
-            assert reply.headers["Allow"] == allowed
+            response = await client.request(method, path)
+            assert_problem(response, 405, "METHOD_NOT_ALLOWED")
+            assert response.headers["Allow"] == allowed
         head = await client.head(path)
         assert (head.status_code, head.headers["Allow"], head.content) == (405, allowed, b"")
 
     async def test_a_static_file_says_what_it_takes(self, client: httpx.AsyncClient) -> None:
-        reply = await client.post("/static-offline-docs/swagger-ui.css")
-        assert_problem(reply, 405, "METHOD_NOT_ALLOWED")
-        assert reply.headers["Allow"] == "GET, HEAD"
+        response = await client.post("/static-offline-docs/swagger-ui.css")
+        assert_problem(response, 405, "METHOD_NOT_ALLOWED")
+        assert response.headers["Allow"] == "GET, HEAD"
 
     async def test_a_question_mark_changes_no_route(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        reply = await client.get("/queues/order?x=1", headers={"X-Access-Token": services.token()})
-        assert reply.status_code == 200
-
-
-class TestTheShortCut:
-    async def ask(self, method: str, path: str) -> tuple[str, dict[str, str]]:
-        """Who answered, and with which path parameters."""
-        answered = "nobody"
-        parameters: dict[str, str] = {}
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            nonlocal answered
-            answered = "app"
-
-        async def endpoint(request: Request) -> Response:
-            nonlocal answered, parameters
-            answered, parameters = request.scope["route_template"], request.path_params
-            return Response()
-
-        async def receive() -> Message:
-            raise AssertionError
-
-        async def send(_: Message) -> None: ...
-
-        short_cut = ShortCut(app, [("GET", "/a", endpoint), ("GET", "/a/{id}/b", endpoint)])
-        scope = {"type": "http", "method": method, "path": path, "headers": []}
-        await short_cut(scope, receive, send)
-        return answered, parameters
-
-    async def test_takes_whole_paths_of_its_method_only(self) -> None:
-        assert await self.ask("GET", "/a") == ("/a", {})
-        assert await self.ask("GET", "/a/7/b") == ("/a/{id}/b", {"id": "7"})
-        for method, path in [
-            ("POST", "/a"),
-            ("HEAD", "/a"),
-            ("GET", "/a/"),
-            ("GET", "/a\n"),
-            ("GET", "/aa"),
-            ("GET", "/x/a"),
-            ("GET", "/a//b"),
-            ("GET", "/a/7/8/b"),
-            ("GET", "/a/7/b/"),
-        ]:
-            assert await self.ask(method, path) == ("app", {}), (method, path)
+        response = await client.get(
+            "/queues/order?x=1", headers={"X-Access-Token": services.token()}
+        )
+        assert response.status_code == 200
 
 
 async def test_requests_are_counted_by_route_not_by_path(
@@ -188,8 +146,6 @@ async def test_requests_are_counted_by_route_not_by_path(
 async def test_an_error_after_the_reply_began_ends_it(
     client: httpx.AsyncClient, services: Services
 ) -> None:
-    from gateway.drain import Drain
-    from gateway.edge import Edge
 
     sent: list[Message] = []
 
@@ -203,7 +159,7 @@ async def test_an_error_after_the_reply_began_ends_it(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await Edge(app, Drain())(
+    await ErrorMiddleware(app)(
         {"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send
     )
     assert [message["type"] for message in sent] == ["http.response.start"]

@@ -1,0 +1,55 @@
+"""The checks that every route makes before its own work."""
+
+from starlette.requests import Request
+
+from gateway.admissions import Admissions
+from gateway.rate_limit import RateLimit
+from gateway.tokens import TokenVerifier
+from protos.frontrow.queue.v1 import queue_pb2
+
+
+class AccessGuard:
+    """Checks the token, the request rate and the admission, in this order: cheapest first."""
+
+    def __init__(
+        self, verifier: TokenVerifier, rate_limit: RateLimit, admissions: Admissions
+    ) -> None:
+        self._verifier = verifier
+        self._rate_limit = rate_limit
+        self._admissions = admissions
+
+    def limit_user(self, user_id: int) -> None:
+        """Counts one request of a user without a token. Raises TooManyRequests."""
+        self._rate_limit.check(f"user {user_id}")
+
+    def authenticate(self, request: Request) -> queue_pb2.Place:
+        """Returns the place of the request's token, admitted or not.
+
+        Raises InvalidToken, TokenExpired (the token itself is too old) or TooManyRequests.
+        """
+        place = self._verifier.place(request)
+        self._rate_limit.check(place.number)
+        return place
+
+    async def require_admission(self, request: Request) -> queue_pb2.Place:
+        """Returns the place of the request's token, which is admitted.
+
+        Raises what `authenticate` and `check_admission` raise.
+        """
+        place = self.authenticate(request)
+        await self.check_admission(place)
+        return place
+
+    async def check_admission(self, place: queue_pb2.Place) -> None:
+        """Returns if the place is admitted. Raises StillWaiting, or TokenExpired if the place has
+        ended."""
+        await self._admissions.check(place)
+
+    async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        """Returns the current position of the place, never a cached one. Raises TokenExpired if
+        the place has ended."""
+        return await self._admissions.position(place)
+
+    def forget_admission(self, place: queue_pb2.Place) -> None:
+        """Drops the cached admission: it has ended or is about to."""
+        self._admissions.forget(place)

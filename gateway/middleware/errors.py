@@ -1,0 +1,34 @@
+"""Turns exceptions into problem responses."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import problem
+from servicekit import logs
+from servicekit.errors import ServiceError
+
+log = logs.get(__name__)
+
+
+class ErrorMiddleware:
+    """Answers a ServiceError with its problem; logs any other exception and answers INTERNAL."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_and_note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note_start)
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                log.exception("request_failed", path=scope["path"])
+                error = ServiceError("")
+            # After the response has started it is too late: the server closes the connection.
+            if not started:
+                await problem(error)(scope, receive, send)

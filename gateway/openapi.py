@@ -1,0 +1,171 @@
+"""The OpenAPI document of the route table, its page, and the 404 and 405 of all other requests."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+
+from gateway import schemas
+from gateway.errors import PROBLEM_JSON, TABLE, MethodNotAllowed, PathNotFound, problem
+from gateway.routes.shared import RETRY_AFTER
+from gateway.routing import Header, Parameter, Returns, Route
+from servicekit.errors import ServiceError
+
+_DESCRIPTION = """Sells seats under a flash crowd. Enter the queue, poll until the order is 0, list
+the seats, hold one, pay. Every error is `application/problem+json` with a stable `code`."""
+_TAGS = [
+    {"name": "queue", "description": "The waiting room: enter, poll the order, leave."},
+    {"name": "concerts", "description": "Concerts, their dates and their seats."},
+    {"name": "reservations", "description": "Hold a seat, pay for it, cancel the hold."},
+    {"name": "health", "description": "Probes for load balancers and supervisors."},
+]
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def documentation_app(routes: Sequence[Route]) -> FastAPI:
+    """Returns an app that serves /openapi.json and /docs and answers all else with 404 or 405.
+
+    It knows the routes for their documentation only; `Router` serves them.
+    """
+    app: FastAPI = FastAPIOffline(  # FastAPI's own page loads its scripts from the internet
+        title="Frontrow",
+        version="1",
+        description=_DESCRIPTION,
+        contact={"name": "The operator of this gateway"},
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        openapi_tags=_TAGS,
+        servers=[{"url": "/", "description": "This gateway."}],
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    for route in routes:
+        _document(app, route)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(Exception, _internal_problem)
+    generate = app.openapi
+    models: list[type[BaseModel]] = [schemas.Problem]
+    models += [route.body for route in routes if route.body is not None]
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            # FastAPI knows no schema of what it does not parse or write itself.
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in models], ref_template=_REFERENCE
+            )
+            generate()["components"]["schemas"] |= definitions["$defs"]
+        return generate()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _document(app: FastAPI, route: Route) -> None:
+    description = route.handler.__doc__ or ""
+    success = route.returns[0]
+    extra: dict[str, Any] = {"parameters": [_parameter(p) for p in route.parameters]}
+    if route.body is not None:
+        schema = {"$ref": _REFERENCE.format(model=route.body.__name__)}
+        extra["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+    app.add_api_route(
+        route.path,
+        route.handler,
+        methods=[route.method],
+        operation_id=route.operation_id,
+        tags=[route.tag],
+        summary=re.split(r"\.\s", description)[0].rstrip("."),
+        status_code=success.status,
+        response_model=success.model,
+        # Without a model the response has no body.
+        response_class=Response if success.model is None else JSONResponse,
+        responses=_responses(route),
+        openapi_extra=extra,
+    )
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.location,
+        "required": parameter.required,
+        "description": parameter.description,
+        "schema": TypeAdapter(parameter.type).json_schema(),
+    }
+
+
+def _headers(headers: Sequence[Header]) -> dict[str, Any]:
+    return {
+        header.name: {
+            "description": header.description,
+            "schema": TypeAdapter(header.type).json_schema(),
+        }
+        for header in headers
+    }
+
+
+def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
+    responses = _problems(route.errors)
+    for returns in route.returns:
+        responses[returns.status] = _response(returns)
+    return responses
+
+
+def _response(returns: Returns) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": returns.description}
+    if returns.model is not None:
+        response["model"] = returns.model
+    if returns.headers:
+        response["headers"] = _headers(returns.headers)
+    return response
+
+
+def _problems(codes: Sequence[str]) -> dict[int | str, dict[str, Any]]:
+    """One response for each status, naming its codes."""
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(TABLE[code].status, []).append(code)
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status, group in sorted(by_status.items()):
+        responses[status] = {
+            "description": " ".join(f"`{code}`: {TABLE[code].title}" for code in group),
+            "content": {PROBLEM_JSON: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}},
+        }
+        if any(TABLE[code].retry_after or code == "STILL_WAITING" for code in group):
+            responses[status]["headers"] = _headers([RETRY_AFTER])
+    return responses
+
+
+async def _internal_problem(_: Request, __: Exception) -> Response:
+    """Starlette raises the exception again after this response; ErrorMiddleware logs it."""
+    return problem(ServiceError(""))
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    """The errors of Starlette's router: unknown path, wrong method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return problem(MethodNotAllowed(", ".join(_allowed_methods(request))))
+    if error.status_code == 404:
+        return problem(PathNotFound("See /docs for the paths."))
+    raise error
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes with this path; Starlette names those of the first only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match != Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    # The folder of the page's scripts is a mount, which has no methods.
+    return sorted(methods) or ["GET", "HEAD"]
