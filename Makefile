@@ -84,11 +84,12 @@ breaking: ## Report changes since commit BASE that break the wire format of the 
 	@$(BOOTSTRAP) check
 	@exec protos/breaking.sh "$(BASE)"
 
-lock: ## Write the lock files anew from pyproject.toml
+lock: ## Write the lock files from pyproject.toml and the generated client's requirements.in
 	@$(BOOTSTRAP) check
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o requirements.lock
 	$(PYTHON) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o requirements-dev.lock
+	$(PYTHON) -m uv pip compile tests/e2e/openapi_client/requirements.in --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o tests/e2e/openapi_client/requirements.lock
 
 bench: ## Measure the hot paths with wrk and print the table
 	@$(BOOTSTRAP) bench
