@@ -1,20 +1,20 @@
-"""Every SQL statement of concert_service. The session's time zone is UTC, and so is its today."""
+"""Every SQL statement of concert_service. CURRENT_DATE is in UTC, as the session's time zone."""
 
 from collections.abc import Sequence
 
 from concert_service.domain import Concert, Schedule, Seat
-from servicekit.mysql import Database
+from servicekit.mysql import Database, Row
 
 CONCERTS_AFTER = "SELECT id, title FROM concert WHERE id > %s ORDER BY id LIMIT %s"
 
-HAS_CONCERT = "SELECT 1 FROM concert WHERE id = %s"
+HAS_CONCERT = "SELECT id FROM concert WHERE id = %s"
 
 UPCOMING_SCHEDULES = """
 SELECT id, concert_id, date, seat_count FROM schedule
 WHERE concert_id = %s AND date >= CURRENT_DATE ORDER BY date, id
 """
 
-HAS_UPCOMING_SCHEDULE = "SELECT 1 FROM schedule WHERE id = %s AND date >= CURRENT_DATE"
+HAS_UPCOMING_SCHEDULE = "SELECT id FROM schedule WHERE id = %s AND date >= CURRENT_DATE"
 
 SEATS = """
 SELECT id, schedule_id, seat_num, price FROM seat WHERE schedule_id = %s ORDER BY position
@@ -28,33 +28,40 @@ WHERE seat.id IN %s AND schedule.date >= CURRENT_DATE
 
 
 class ConcertRepository:
-    """The store of concert facts in MariaDB."""
+    """Implements `ports.ConcertStore` in MariaDB."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             rows = await connection.fetch_all(CONCERTS_AFTER, concert_id, limit)
-        return [Concert(*row) for row in rows]
+        return [Concert(id=row.id, title=row.title) for row in rows]
 
     async def has_concert(self, concert_id: int) -> bool:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             return await connection.fetch_one(HAS_CONCERT, concert_id) is not None
 
     async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             rows = await connection.fetch_all(UPCOMING_SCHEDULES, concert_id)
-        return [Schedule(*row) for row in rows]
+        return [
+            Schedule(id=row.id, concert_id=row.concert_id, date=row.date, seat_count=row.seat_count)
+            for row in rows
+        ]
 
     async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             if await connection.fetch_one(HAS_UPCOMING_SCHEDULE, schedule_id) is None:
                 return None
             rows = await connection.fetch_all(SEATS, schedule_id)
-        return [Seat(*row) for row in rows]
+        return [_seat(row) for row in rows]
 
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             rows = await connection.fetch_all(UPCOMING_SEATS, seat_ids)
-        return [Seat(*row) for row in rows]
+        return [_seat(row) for row in rows]
+
+
+def _seat(row: Row) -> Seat:
+    return Seat(id=row.id, schedule_id=row.schedule_id, seat_num=row.seat_num, price=row.price)

@@ -1,4 +1,4 @@
-"""Every SQL statement of `announce_again.py`, on payments and on the outbox."""
+"""The SQL statements that publish outcomes again after a restore."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,47 +12,51 @@ _OUTBOX_PAGE = 10_000
 
 
 class Announcements:
-    """What was told, and is told again after a restore. In bounded batches, each statement by
-    itself: the same event may go out twice, as from every outbox."""
+    """Reads finished payments and writes their events into the outbox, in bounded batches.
+
+    Each statement commits by itself: an event may be published twice, as from every outbox.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def waiting(self) -> set[int]:
-        """The payments that have an event in the outbox. Events of a payment leave it in their
-        order, so that of its last change is among them."""
+        """Returns the ids of the payments that have an event in the outbox. The events of a payment
+        leave the outbox in order, so the event of its last change is among them."""
         found: set[int] = set()
         last = 0
         while True:
-            async with self._database.reading() as reading:
-                rows = await reading.fetch_all(
+            async with self._database.connection() as connection:
+                rows = await connection.fetch_all(
                     "SELECT id, payment_id FROM outbox WHERE id > %s ORDER BY id LIMIT %s",
                     last,
                     _OUTBOX_PAGE,
                 )
             if not rows:
                 return found
-            last = rows[-1][0]
-            found.update(payment_id for _, payment_id in rows)
+            last = rows[-1].id
+            found.update(row.payment_id for row in rows)
 
     async def ended(
         self, seconds: float, limit: int
     ) -> AsyncIterator[list[tuple[Payment, datetime]]]:
-        """Finished payments, and when each was last changed, `limit` at a time: those that ended
-        within so many seconds before the newest change of any, or some minutes earlier.
+        """Yields finished payments with the time of their last change, `limit` at a time: all that
+        ended within `seconds` before the newest change of any payment, and some that ended up to a
+        few minutes earlier.
 
-        By `driven_until`, for which there is an index: a driver ends a payment before that, so
-        whatever is left out ended earlier. It lies in the future by a lease, or a park of at most
-        five minutes, hence "some". Failures come first, since a reservation's success follows
-        them; of each kind the newest first, since the oldest are least likely to be missed.
+        Selects by `driven_until`, which has an index. A payment ends before its `driven_until`, so
+        none that ended in time is left out. Some earlier ones are included, because `driven_until`
+        lies in the future by a lease, or by a pause of at most five minutes. Failures come first,
+        since a reservation's success follows them; within a status the newest come first, since
+        their events are the likeliest to be missing.
         """
-        async with self._database.reading() as reading:
-            # Each is the end of a stretch of the index.
-            of_status = "SELECT MAX(driven_until) FROM payment WHERE status = %s"
-            rows = await reading.fetch_all(
+        async with self._database.connection() as connection:
+            # Each SELECT reads one entry of the index.
+            of_status = "SELECT MAX(driven_until) AS latest FROM payment WHERE status = %s"
+            rows = await connection.fetch_all(
                 " UNION ALL ".join([of_status] * len(Status)), *(status.value for status in Status)
             )
-        latest = [time for (time,) in rows if time is not None]
+        latest = [row.latest for row in rows if row.latest is not None]
         if not latest:
             return
         newest = max(latest)
@@ -60,9 +64,9 @@ class Announcements:
         for status in (Status.FAILED, Status.SUCCEEDED, Status.REFUNDED):
             before = (newest + timedelta(microseconds=1), 0)
             while True:
-                async with self._database.reading() as reading:
-                    rows = await reading.fetch_all(
-                        # An import leaves no statistics to choose an index by.
+                async with self._database.connection() as connection:
+                    rows = await connection.fetch_all(
+                        # After an import the server has no statistics to choose an index by.
                         f"""SELECT {COLUMNS}, updated_at, driven_until
                         FROM payment FORCE INDEX (recovery)
                         WHERE status = %s AND driven_until BETWEEN %s AND %s
@@ -76,11 +80,11 @@ class Announcements:
                     )
                 if not rows:
                     break
-                yield [(payment_from(row[:-2]), row[-2].replace(tzinfo=UTC)) for row in rows]
-                before = (rows[-1][-1], rows[-1][0])
+                yield [(payment_from(row), row.updated_at.replace(tzinfo=UTC)) for row in rows]
+                before = (rows[-1].driven_until, rows[-1].id)
 
     async def announce(self, events: Sequence[Event]) -> None:
-        """Puts events into the outbox, at least one."""
+        """Writes events, at least one, into the outbox."""
         values = [
             value
             for event in events
@@ -92,7 +96,7 @@ class Announcements:
                 event.payload.hex(),
             )
         ]
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(
                 "INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload) VALUES "
                 + ", ".join(["(%s, %s, %s, %s, UNHEX(%s))"] * len(events)),

@@ -1,15 +1,13 @@
-"""Every SQL statement on payments and idempotency keys, but those after a restore.
+"""The SQL statements on payments and idempotency keys.
 
-Those are in `announcements.py`; how events get into the outbox and out again is in `outbox.py`.
-
-All times are the database's, so that replicas need no common clock.
+Those on the outbox are in `outbox.py`, those that follow a restore in `announcements.py`. All
+times are the database's, so that replicas need no common clock.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC
-from typing import Any
 
 from payment_service.domain import (
     FINAL_FAILURES,
@@ -26,22 +24,22 @@ from payment_service.domain import (
 )
 from payment_service.outbox import put_in_outbox
 from servicekit.errors import Unavailable
-from servicekit.mysql import Database, DuplicateKey, Row, Transaction
+from servicekit.mysql import Connection, Database, DuplicateKey, Row
 
 COLUMNS = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
     place_number, failed_payment_id, attempts, created_at"""
 _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
-# A driver that was paused beyond its lease finds that `attempts` has moved on.
+# A driver that paused for longer than its lease no longer matches: `attempts` has increased.
 _DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
 _CHARGED = "id = %s AND status = 'SUCCEEDED'"
 
-# Two orders for one reservation meet at the unique key; the loser looks again, and finds it.
-_CREATE_TRIES = 5
+# Of two orders for one reservation the unique key refuses one, which then finds the other.
+_CREATE_ATTEMPTS = 5
 
 
 class PaymentRepository:
-    """The payments in MariaDB; see `ports.Payments`. `committed` is set whenever an event was
-    committed, so that the relay sends it at once."""
+    """Implements `ports.Payments` in MariaDB. Sets `committed` after each commit of an event, so
+    that the relay sends it at once."""
 
     def __init__(self, database: Database, committed: asyncio.Event) -> None:
         self._database = database
@@ -50,37 +48,37 @@ class PaymentRepository:
     async def create_payment(
         self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
     ) -> Attempt:
-        async def create(transaction: Transaction) -> Attempt:
+        async def create(connection: Connection) -> Attempt:
             if not order.idempotency_key:
-                return await _create_or_find(transaction, order, lease_seconds)
-            known = await _payment_of_key(transaction, order)
+                return await _create_or_find(connection, order, lease_seconds)
+            known = await _payment_of_key(connection, order)
             if known is not None:
                 payment, in_flight = known
                 if not payment.finished and in_flight:
-                    raise InProgress("A request with this idempotency key is under way.")
+                    raise InProgress("A request with this idempotency key is in progress.")
                 attempt = (
-                    await _create_or_find(transaction, order, lease_seconds)
+                    await _create_or_find(connection, order, lease_seconds)
                     if payment.status is Status.FAILED
                     and payment.failure_code not in FINAL_FAILURES
                     else Attempt(payment, created=False)
                 )
             else:
-                attempt = await _create_or_find(transaction, order, lease_seconds)
+                attempt = await _create_or_find(connection, order, lease_seconds)
             if not (known and attempt.payment.finished):
-                await _use_key(transaction, order, attempt, answer_seconds, insert=not known)
+                await _use_key(connection, order, attempt, answer_seconds, insert=not known)
             return attempt
 
-        for _ in range(_CREATE_TRIES):
+        for _ in range(_CREATE_ATTEMPTS):
             try:
-                # Without a key the INSERT alone is the transaction: what was there before is
-                # looked up without a lock, and the unique key decides, in a transaction or not.
+                # Without a key the INSERT alone is the transaction: the read before it takes no
+                # lock, and the unique key decides, inside a transaction or not.
                 return await self._database.run(create, autocommit=not order.idempotency_key)
             except DuplicateKey:
                 continue
         raise Unavailable("Too many requests for this reservation at once.")
 
     async def release_key(self, order: PayOrder) -> None:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(
                 """UPDATE idempotency_key SET in_flight_until = NULL
                 WHERE user_id = %s AND idem_key = %s""",
@@ -89,12 +87,12 @@ class PaymentRepository:
             )
 
     async def get_payment(self, payment_id: int) -> Payment | None:
-        async with self._database.reading() as reading:
-            return await _get(reading, payment_id)
+        async with self._database.connection() as connection:
+            return await _get(connection, payment_id)
 
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
-        async with self._database.reading() as reading:
-            row = await reading.fetch_one(
+        async with self._database.connection() as connection:
+            row = await connection.fetch_one(
                 f"""SELECT {COLUMNS} FROM payment
                 WHERE reservation_id = %s AND user_id = %s
                     AND (status <> 'FAILED' OR (failure_code = %s AND NOT outcome_told))
@@ -106,9 +104,9 @@ class PaymentRepository:
         return payment_from(row) if row else None
 
     async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
-        async with self._database.reading() as reading:
-            row = await reading.fetch_one(
-                """SELECT 1 FROM payment
+        async with self._database.connection() as connection:
+            row = await connection.fetch_one(
+                """SELECT id FROM payment
                 WHERE reservation_id = %s AND user_id <> %s AND amount IS NOT NULL LIMIT 1""",
                 reservation_id,
                 user_id,
@@ -128,7 +126,7 @@ class PaymentRepository:
             *driven_by_us,
         )
         announce = [put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
-        *_, ended = await self._database.run_together(*announce, end)
+        *_, ended = await self._database.execute_transaction(*announce, end)
         self._committed.set()
         if ended.matched:
             return replace(
@@ -142,7 +140,7 @@ class PaymentRepository:
         return now
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             matched = await connection.execute(
                 f"UPDATE payment SET failure_code = %s WHERE {_DRIVEN_BY_US}",
                 failure_code,
@@ -152,20 +150,20 @@ class PaymentRepository:
         return matched > 0
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
-        await self._database.run_together(
+        await self._database.execute_transaction(
             put_in_outbox(event, _CHARGED, payment_id),
             (f"UPDATE payment SET status = 'REFUNDED' WHERE {_CHARGED}", payment_id),
         )
         self._committed.set()
 
     async def mark_told(self, payment_id: int) -> None:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(
                 "UPDATE payment SET outcome_told = TRUE WHERE id = %s", payment_id
             )
 
     async def park(self, payment: Payment, seconds: float) -> None:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(
                 f"UPDATE payment SET driven_until = {_SOON} WHERE {_DRIVEN_BY_US}",
                 _microseconds(seconds),
@@ -174,23 +172,23 @@ class PaymentRepository:
             )
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
-        async def claim(transaction: Transaction) -> Sequence[Payment]:
-            rows = await transaction.fetch_all(
+        async def claim(connection: Connection) -> Sequence[Payment]:
+            rows = await connection.fetch_all(
                 f"""SELECT {COLUMNS} FROM payment
                 WHERE status = 'INITIATED' AND driven_until <= NOW(6)
                 ORDER BY driven_until LIMIT %s FOR UPDATE SKIP LOCKED""",
                 limit,
             )
-            return await _take(transaction, rows, lease_seconds)
+            return await _take(connection, rows, lease_seconds)
 
         return await self._database.run(claim)
 
     async def claim_unannounced(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
-        async def claim(transaction: Transaction) -> Sequence[Payment]:
-            waiting = await transaction.fetch_all(
-                # From the outbox, which is short, to the payments, of which there are ever more.
+        async def claim(connection: Connection) -> Sequence[Payment]:
+            waiting = await connection.fetch_all(
+                # From the outbox, which is short, to the payments, whose number only grows.
                 """SELECT DISTINCT p.id, p.driven_until
                 FROM outbox o STRAIGHT_JOIN payment p ON p.id = o.payment_id
                 WHERE o.created_at <= NOW(6) - INTERVAL %s MICROSECOND
@@ -201,67 +199,65 @@ class PaymentRepository:
             )
             if not waiting:
                 return []
-            rows = await transaction.fetch_all(
+            rows = await connection.fetch_all(
                 f"""SELECT {COLUMNS} FROM payment
                 WHERE id IN %s AND driven_until <= NOW(6)
                 FOR UPDATE SKIP LOCKED""",
-                [payment_id for payment_id, _ in waiting],
+                [row.id for row in waiting],
             )
-            return await _take(transaction, rows, lease_seconds)
+            return await _take(connection, rows, lease_seconds)
 
         return await self._database.run(claim)
 
     async def forget_keys(self, older_than_hours: float) -> None:
-        async with self._database.transaction() as transaction:
-            await transaction.execute(
+        async with self._database.connection() as connection:
+            await connection.execute(
                 """DELETE FROM idempotency_key
                 WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000""",
                 _microseconds(older_than_hours * 3600),
             )
 
     async def count_unsent(self) -> int:
-        async with self._database.reading() as reading:
-            row = await reading.fetch_one("SELECT COUNT(*) FROM outbox")
-        return int(row[0]) if row else 0
+        async with self._database.connection() as connection:
+            row = await connection.fetch_one("SELECT COUNT(*) AS unsent FROM outbox")
+        return int(row.unsent) if row else 0
 
 
-async def _payment_of_key(transaction: Transaction, order: PayOrder) -> tuple[Payment, bool] | None:
-    """The payment a key stands for, and whether the call that uses the key may still answer."""
+async def _payment_of_key(connection: Connection, order: PayOrder) -> tuple[Payment, bool] | None:
+    """Returns the payment of a key, and whether the call that uses the key may still respond."""
     if not order.idempotency_key:
         return None
-    row = await transaction.fetch_one(
-        """SELECT reservation_id, payment_id, COALESCE(in_flight_until > NOW(6), FALSE)
+    row = await connection.fetch_one(
+        """SELECT reservation_id, payment_id,
+            COALESCE(in_flight_until > NOW(6), FALSE) AS in_flight
         FROM idempotency_key WHERE user_id = %s AND idem_key = %s FOR UPDATE""",
         order.user_id,
         order.idempotency_key,
     )
     if row is None:
         return None
-    reservation_id, payment_id, in_flight = row
-    if reservation_id != order.reservation_id:
+    if row.reservation_id != order.reservation_id:
         raise IdempotencyKeyReused("This idempotency key was used for another reservation.")
-    payment = await _get(transaction, payment_id)
+    payment = await _get(connection, row.payment_id)
     assert payment is not None, "payments are never deleted"
-    return payment, bool(in_flight)
+    return payment, bool(row.in_flight)
 
 
-async def _create_or_find(
-    transaction: Transaction, order: PayOrder, lease_seconds: float
-) -> Attempt:
-    found = await transaction.fetch_one(
+async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds: float) -> Attempt:
+    found = await connection.fetch_one(
         """SELECT id FROM payment WHERE reservation_id = %s AND user_id = %s
         ORDER BY id DESC LIMIT 1""",
         order.reservation_id,
         order.user_id,
     )
-    latest = await _get(transaction, found[0]) if found else None
+    latest = await _get(connection, found.id) if found else None
     if latest is not None:
         untold = latest.declined and not latest.outcome_told
         if latest.status is not Status.FAILED or untold:
             return Attempt(latest, created=False)
     failed_payment_id = _last_failed(latest)
     admission = order.admission
-    row = await transaction.fetch_one(
+    row = await connection.fetch_one(
         f"""INSERT INTO payment
             (reservation_id, user_id, room, place_number, failed_payment_id, driven_until)
         VALUES (%s, %s, %s, %s, %s, {_SOON})
@@ -274,9 +270,8 @@ async def _create_or_find(
         _microseconds(lease_seconds),
     )
     assert row is not None, "inserted just now"
-    payment_id, created_at = row
     payment = Payment(
-        id=payment_id,
+        id=row.id,
         reservation_id=order.reservation_id,
         user_id=order.user_id,
         status=Status.INITIATED,
@@ -286,22 +281,22 @@ async def _create_or_find(
         admission=admission,
         failed_payment_id=failed_payment_id,
         attempts=0,
-        created_at=created_at.replace(tzinfo=UTC),
+        created_at=row.created_at.replace(tzinfo=UTC),
     )
     return Attempt(payment, created=True)
 
 
 def _last_failed(latest: Payment | None) -> int:
-    """The failed payment that the reservation may still be PAYING for."""
+    """Returns the id of the failed payment that the reservation may still be PAYING for, or 0."""
     if latest is None:
         return 0
-    # The others never got as far as their reservation: the one before them counts.
+    # A payment with another failure never reached its reservation: the one before it counts.
     reached = latest.failure_code in (PaymentDeclined.code, Unavailable.code)
     return latest.id if reached else latest.failed_payment_id
 
 
 async def _use_key(
-    transaction: Transaction,
+    connection: Connection,
     order: PayOrder,
     attempt: Attempt,
     answer_seconds: float,
@@ -309,7 +304,7 @@ async def _use_key(
     insert: bool,
 ) -> None:
     if insert:
-        await transaction.insert(
+        await connection.insert(
             f"""INSERT INTO idempotency_key
                 (in_flight_until, reservation_id, payment_id, user_id, idem_key)
             VALUES ({_SOON}, %s, %s, %s, %s)""",
@@ -320,7 +315,7 @@ async def _use_key(
             order.idempotency_key,
         )
     else:
-        await transaction.execute(
+        await connection.execute(
             f"""UPDATE idempotency_key SET in_flight_until = {_SOON}, payment_id = %s
             WHERE user_id = %s AND idem_key = %s""",
             _microseconds(answer_seconds),
@@ -330,12 +325,10 @@ async def _use_key(
         )
 
 
-async def _take(
-    transaction: Transaction, rows: Sequence[Row], lease_seconds: float
-) -> list[Payment]:
+async def _take(connection: Connection, rows: Sequence[Row], lease_seconds: float) -> list[Payment]:
     payments = [payment_from(row) for row in rows]
     if payments:
-        await transaction.execute(
+        await connection.execute(
             f"""UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1
             WHERE id IN %s""",
             _microseconds(lease_seconds),
@@ -344,25 +337,26 @@ async def _take(
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
 
-async def _get(transaction: Transaction, payment_id: int) -> Payment | None:
-    row = await transaction.fetch_one(f"SELECT {COLUMNS} FROM payment WHERE id = %s", payment_id)
+async def _get(connection: Connection, payment_id: int) -> Payment | None:
+    row = await connection.fetch_one(f"SELECT {COLUMNS} FROM payment WHERE id = %s", payment_id)
     return payment_from(row) if row else None
 
 
 def payment_from(row: Row) -> Payment:
-    values: list[Any] = list(row)
+    """Maps COLUMNS. The database's times are in UTC, without a zone."""
+    admission = None if row.room is None else Admission(row.room, row.place_number)
     return Payment(
-        id=values[0],
-        reservation_id=values[1],
-        user_id=values[2],
-        status=Status(values[3]),
-        amount=values[4],
-        failure_code=values[5],
-        outcome_told=bool(values[6]),
-        admission=None if values[7] is None else Admission(values[7], values[8]),
-        failed_payment_id=values[9],
-        attempts=values[10],
-        created_at=values[11].replace(tzinfo=UTC),
+        id=row.id,
+        reservation_id=row.reservation_id,
+        user_id=row.user_id,
+        status=Status(row.status),
+        amount=row.amount,
+        failure_code=row.failure_code,
+        outcome_told=bool(row.outcome_told),
+        admission=admission,
+        failed_payment_id=row.failed_payment_id,
+        attempts=row.attempts,
+        created_at=row.created_at.replace(tzinfo=UTC),
     )
 
 

@@ -1,37 +1,43 @@
-"""MariaDB: a pool of connections and the transaction around a use case.
+"""MariaDB: a pool of connections, transactions around use cases, and errors of our own.
 
-Our own pool, because aiomysql's wakes no waiter when a connection comes back cancelled or inside
-a transaction, so that an exhausted pool starves.
+    DatabaseError           the server refused a statement: a defect, unless it was expected
+    └── DuplicateKey        a second row with a unique key
+    Unavailable             the server cannot be reached or cannot write; retry later
+    ├── AccessDenied        the server refuses the user, the password or the schema
+    └── TransactionAborted  the server preferred another transaction; retry at once
+        └── LockTimeout     a row stayed locked by another transaction
+    TimeoutError            the statement took too long; whether it was run is unknown
+
+The pool is our own because aiomysql's wakes no waiter when a connection returns cancelled or
+inside a transaction, so that an exhausted pool never recovers (docs/adr/0001-own-mysql-pool.md).
 """
 
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import aiomysql
 import pymysql
 from pymysql.constants import CR, ER
 
 from servicekit import call_context, logs
 from servicekit.errors import Unavailable
-from servicekit.mysql_wire import Reply, Wire
-from servicekit.mysql_wire import Row as Row  # callers name it
+from servicekit.mysql_protocol import MysqlConnection, Result
+from servicekit.mysql_protocol import Row as Row  # callers name it
 
 log = logs.get(__name__)
 
-Result = TypeVar("Result")
-# A statement and its values, each at a %s of its own.
+# SQL and its values, one for each %s.
 Statement = tuple[Any, ...]
 
 # The server ended the transaction so that another could continue; a retry succeeds.
 # 1020 is MariaDB's "record has changed since last read" under snapshot isolation.
-_ABORTED = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CHECKREAD}
+_ABORTED_NUMBERS = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CHECKREAD}
 # Nothing is wrong with the statement: no server can be reached, or it cannot run it now.
-_UNAVAILABLE = {
+_UNAVAILABLE_NUMBERS = {
     CR.CR_CONN_HOST_ERROR,
     CR.CR_SERVER_GONE_ERROR,
     CR.CR_SERVER_LOST,
@@ -48,17 +54,12 @@ _UNAVAILABLE = {
     1927,  # MariaDB's "connection was killed"
 }
 _ATTEMPTS = 8
+# Far below the server's wait_timeout.
 _IDLE_SECONDS = 300.0
-
-# The errors that a caller sees. Besides these: Unavailable when the server cannot be reached or
-# all connections are in use, and TimeoutError when a statement takes too long.
 
 
 class DatabaseError(Exception):
-    """MariaDB refused a statement. A defect, unless the caller expects it, as DuplicateKey.
-
-    `number` is MariaDB's error number.
-    """
+    """MariaDB refused a statement. `number` is MariaDB's error number."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -66,7 +67,7 @@ class DatabaseError(Exception):
 
 
 class DuplicateKey(DatabaseError):
-    """The row would be the second one with a unique key."""
+    """A unique key has this value already."""
 
 
 class AccessDenied(Unavailable):
@@ -89,70 +90,80 @@ class LockTimeout(TransactionAborted):
     """A statement gave up waiting for a row that another transaction has locked."""
 
 
-class Transaction:
-    """Statements inside one transaction. Values are always passed apart from the SQL, each at a
-    %s of its own; a list or tuple, which must not be empty, as in `id IN %s`."""
+class Connection:
+    """A connection on which every statement commits by itself.
 
-    def __init__(self, wire: Wire, query_timeout: float, *, begin: bool) -> None:
-        self._wire = wire
+    Values are passed apart from the SQL, one for each %s; a list or tuple, which must not be
+    empty, as in `id IN %s`. Each method is one round trip and raises what the module's docstring
+    lists. A statement has the database's `query_timeout`, or what is left of the call's deadline.
+    """
+
+    def __init__(self, connection: MysqlConnection, query_timeout: float) -> None:
+        self._connection = connection
         self._query_timeout = query_timeout
-        # BEGIN travels with the first statement.
-        self._begin = begin
 
     async def execute(self, sql: str, *values: Any) -> int:
         """Runs one statement; returns the number of rows it matched."""
-        return (await self._ask((sql, *values)))[0].matched
+        return (await self.execute_together((sql, *values)))[0].matched
 
     async def insert(self, sql: str, *values: Any) -> int:
         """Runs one INSERT; returns the generated id."""
-        return (await self._ask((sql, *values)))[0].insert_id
+        return (await self.execute_together((sql, *values)))[0].insert_id
 
-    async def fetch_all(self, sql: str, *values: Any) -> list[Row]:
-        """All rows of a query, as tuples."""
-        return list((await self._ask((sql, *values)))[0].rows)
+    async def fetch_all(self, sql: str, *values: Any) -> Sequence[Row]:
+        """Returns all rows of a query."""
+        return (await self.execute_together((sql, *values)))[0].rows
 
     async def fetch_one(self, sql: str, *values: Any) -> Row | None:
-        """The first row of a query, or None."""
-        rows = (await self._ask((sql, *values)))[0].rows
+        """Returns the first row of a query, or None."""
+        rows = (await self.execute_together((sql, *values)))[0].rows
         return rows[0] if rows else None
 
-    async def together(self, *statements: Statement) -> list[Reply]:
-        """Runs several statements, each a tuple of SQL and values, in one round trip. If one
-        fails, those after it are not run."""
-        return await self._ask(*statements)
+    async def execute_together(self, *statements: Statement) -> list[Result]:
+        """Runs several statements in one round trip. If one fails, those after it are not run."""
+        sql = ";".join([self._connection.format(sql, values) for sql, *values in statements])
+        return await self._query(sql, call_context.remaining(self._query_timeout))
 
-    async def _ask(self, *statements: Statement) -> list[Reply]:
-        sql = ";".join(self._format(*statement) for statement in statements)
-        async with asyncio.timeout(call_context.remaining(self._query_timeout)):
-            if not self._begin:
-                return await self._send(sql)
-            self._begin = False
-            return (await self._send("BEGIN;" + sql))[1:]
+    async def _query(self, sql: str, timeout: float) -> list[Result]:
+        async with asyncio.timeout(timeout):
+            try:
+                return await self._connection.query(sql)
+            except pymysql.err.MySQLError as error:
+                raise _translated(error) from error
 
-    async def _send(self, sql: str) -> list[Reply]:
-        try:
-            return await self._wire.ask(sql)
-        except pymysql.err.MySQLError as error:
-            raise _translated(error) from error
+    async def _finish(self) -> None:
+        """Called when the block that uses this connection has succeeded."""
 
-    def _format(self, sql: str, *values: Any) -> str:
-        return self._wire.format(*_spread(sql, values))
 
-    async def _commit(self) -> None:
-        if self._begin:  # nothing was done
-            return
-        # Not cut short by what is left of the caller's budget: only a call that is cancelled
-        # leaves a commit in doubt.
-        async with asyncio.timeout(self._query_timeout):
-            await self._send("COMMIT")
+class Transaction(Connection):
+    """A connection inside a transaction: committed when its block ends, rolled back when the
+    block raises."""
+
+    _begun = False
+
+    async def _query(self, sql: str, timeout: float) -> list[Result]:
+        if self._begun:
+            return await super()._query(sql, timeout)
+        self._begun = True
+        # BEGIN travels with the first statement.
+        return (await super()._query(f"BEGIN;{sql}", timeout))[1:]
+
+    async def _finish(self) -> None:
+        if self._begun:
+            # May outlast the deadline of the call: only a cancelled call leaves a commit in doubt.
+            await super()._query("COMMIT", self._query_timeout)
+
+
+AnyConnection = TypeVar("AnyConnection", bound=Connection)
+Value = TypeVar("Value")
 
 
 class Database:
     """A pool of connections to one schema.
 
-    `url` is mysql://user:password@host:port/schema. A pool that stays exhausted, or a server
-    that is away, raises Unavailable after `acquire_timeout` seconds; a statement that takes more
-    than `query_timeout` seconds raises TimeoutError, and its connection is dropped.
+    `url` is mysql://user:password@host:port/schema. Raises Unavailable if no connection is free,
+    or the server cannot be reached, within `acquire_timeout` seconds. A statement that takes more
+    than `query_timeout` seconds raises TimeoutError and its connection is dropped.
     """
 
     def __init__(
@@ -171,19 +182,19 @@ class Database:
             "password": unquote(parts.password or ""),
             "db": parts.path.lstrip("/"),
             "charset": "utf8mb4",
-            # Counts rows that matched, so that a compare-and-set to the same values counts.
+            # Counts the rows that matched, so that an UPDATE to the same values counts too.
             "client_flag": pymysql.constants.CLIENT.FOUND_ROWS,
             # Outside a transaction each statement stands alone: no stale snapshot is kept.
             "autocommit": True,
-            # Now and dates in UTC, whatever the server's zone; see what others committed.
+            # Times in UTC whatever the server's zone; reads see what others have committed.
             "init_command": (
                 "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED',"
-                # A statement that we gave up must not go on waiting at the server.
+                # A statement that timed out here must not wait on in the server.
                 f" innodb_lock_wait_timeout = {max(1, int(query_timeout))}"
             ),
         }
         self._slots = asyncio.Semaphore(max_size)
-        self._idle: list[tuple[Wire, float]] = []
+        self._idle: list[tuple[MysqlConnection, float]] = []
         self._acquire_timeout = acquire_timeout
         self._query_timeout = query_timeout
 
@@ -192,49 +203,51 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         while self._idle:
-            wire, _since = self._idle.pop()
+            connection, _since = self._idle.pop()
             try:
                 async with asyncio.timeout(1.0):
-                    await wire.leave()
+                    await connection.quit()
             except (TimeoutError, OSError, pymysql.err.MySQLError):
-                wire.close()
+                connection.close()
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """One transaction: committed if the block ends, rolled back if it raises."""
-        return self._connected(begin=True)
+        """Begins a transaction: committed when the block ends, rolled back when it raises."""
+        return self._acquire(Transaction)
 
-    def reading(self) -> AbstractAsyncContextManager[Transaction]:
-        """Statements without a transaction: each sees what is committed when it runs."""
-        return self._connected(begin=False)
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """Lends a connection on which every statement commits by itself."""
+        return self._acquire(Connection)
 
     async def run(
-        self, work: Callable[[Transaction], Awaitable[Result]], *, autocommit: bool = False
-    ) -> Result:
-        """Runs `work` in a transaction, again from its beginning if the server asks for that
-        (deadlock, lock wait, changed row): at most 8 times, with jitter, then Unavailable.
-        `work` must have no effect but on the transaction. With `autocommit` each statement is a
-        transaction of its own: for work whose statements are each sound alone."""
-        scope = self.reading if autocommit else self.transaction
+        self, work: Callable[[Connection], Awaitable[Value]], *, autocommit: bool = False
+    ) -> Value:
+        """Runs `work` in a transaction and returns its result; runs it again if the server aborts
+        the transaction, at most 8 times in all, with jitter, and then raises TransactionAborted.
+
+        `work` must have no other effect than its statements. With `autocommit` every statement
+        commits by itself: for work that is correct after each of its statements.
+        """
+        acquire = self.connection if autocommit else self.transaction
         for attempt in range(1, _ATTEMPTS):
             try:
-                async with scope() as transaction:
-                    return await work(transaction)
+                async with acquire() as connection:
+                    return await work(connection)
             except TransactionAborted:
                 await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))
-        async with scope() as transaction:
-            return await work(transaction)
+        async with acquire() as connection:
+            return await work(connection)
 
-    async def run_together(self, *statements: Statement) -> list[Reply]:
-        """One transaction in one round trip, its statements being known beforehand; tried again
-        like `run`. A TimeoutError leaves in doubt whether it was committed."""
+    async def execute_transaction(self, *statements: Statement) -> list[Result]:
+        """Runs the statements as one transaction in one round trip, with the retries of `run`.
+        After a TimeoutError it is unknown whether the transaction was committed."""
 
-        async def work(connection: Transaction) -> list[Reply]:
-            return (await connection.together(("BEGIN",), *statements, ("COMMIT",)))[1:-1]
+        async def work(connection: Connection) -> list[Result]:
+            return (await connection.execute_together(("BEGIN",), *statements, ("COMMIT",)))[1:-1]
 
         return await self.run(work, autocommit=True)
 
     @contextlib.asynccontextmanager
-    async def _connected(self, *, begin: bool) -> AsyncIterator[Transaction]:
+    async def _acquire(self, kind: type[AnyConnection]) -> AsyncIterator[AnyConnection]:
         if self._slots.locked():
             try:
                 async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
@@ -243,86 +256,66 @@ class Database:
                 raise Unavailable("All connections to the database are in use.") from None
         else:
             await self._slots.acquire()
-        wire = None
-        healthy = False
+        connection = None
+        reusable = False
         try:
-            wire = await self._take_or_open()
-            transaction = Transaction(wire, self._query_timeout, begin=begin)
-            yield transaction
-            if begin:
-                await transaction._commit()
-            healthy = True
+            connection = await self._take_or_open()
+            lent = kind(connection, self._query_timeout)
+            yield lent
+            await lent._finish()
+            reusable = connection.reusable
         except (TimeoutError, asyncio.CancelledError, GeneratorExit):
-            # A reply may still be on its way on this connection: nobody may read it.
+            # Results may still arrive on this connection: nobody may read them.
             raise
         except Exception:
-            healthy = await self._roll_back(wire)
+            reusable = connection is not None and await self._roll_back(connection)
             raise
         finally:
-            if wire is not None:
-                if healthy and wire.usable:
-                    self._idle.append((wire, asyncio.get_running_loop().time()))
+            if connection is not None:
+                if reusable:
+                    self._idle.append((connection, asyncio.get_running_loop().time()))
                 else:
-                    wire.close()
+                    connection.close()
             self._slots.release()
 
-    async def _take_or_open(self) -> Wire:
+    async def _take_or_open(self) -> MysqlConnection:
         now = asyncio.get_running_loop().time()
         while self._idle:
-            wire, since = self._idle.pop()
-            # The age is far below the server's wait_timeout.
-            if now - since < _IDLE_SECONDS and not wire.hung_up:
-                return wire
-            wire.close()
+            connection, since = self._idle.pop()
+            if now - since < _IDLE_SECONDS and not connection.closed_by_server:
+                return connection
+            connection.close()
         try:
             async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
-                return Wire(await aiomysql.connect(**self._arguments))
+                return await MysqlConnection.connect(**self._arguments)
         except (TimeoutError, OSError) as error:
             raise Unavailable("The database is unavailable.") from error
         except pymysql.err.MySQLError as error:
             number = _number(error)
-            if number in _UNAVAILABLE:
+            if number in _UNAVAILABLE_NUMBERS:
                 raise Unavailable("The database is unavailable.") from error
             log.error("database_access_denied", number=number)
             raise AccessDenied(number) from error
 
-    async def _roll_back(self, wire: Wire | None) -> bool:
-        if wire is None:
-            return False
-        if wire.usable:  # there is nothing to roll back
-            return True
-        try:
-            async with asyncio.timeout(self._query_timeout):
-                await wire.ask("ROLLBACK")
-        except (TimeoutError, OSError, pymysql.err.MySQLError):
-            return False
-        return True
-
-
-def _spread(sql: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-    """Gives each member of a list or tuple its own %s: PyMySQL no longer does."""
-    if not any(isinstance(value, list | tuple) for value in values):
-        return sql, values
-    places: list[str] = []
-    singles: list[Any] = []
-    for value in values:
-        if isinstance(value, list | tuple):
-            places.append(f"({', '.join(['%s'] * len(value))})")
-            singles += value
-        else:
-            places.append("%s")
-            singles.append(value)
-    return sql.replace("%%", "%%%%") % tuple(places), tuple(singles)
+    async def _roll_back(self, connection: MysqlConnection) -> bool:
+        """Ends the transaction, if one is open; returns whether the connection is reusable."""
+        if not connection.reusable:
+            try:
+                async with asyncio.timeout(self._query_timeout):
+                    await connection.query("ROLLBACK")
+            except (TimeoutError, OSError, pymysql.err.MySQLError):
+                return False
+        return connection.reusable
 
 
 def _translated(error: pymysql.err.MySQLError) -> Exception:
     """Our error in place of PyMySQL's."""
     number = _number(error)
-    if isinstance(error, pymysql.err.InterfaceError) or number in _UNAVAILABLE:
+    if isinstance(error, pymysql.err.InterfaceError) or number in _UNAVAILABLE_NUMBERS:
         return Unavailable("The database is unavailable.")
     if number == ER.LOCK_WAIT_TIMEOUT:
         return LockTimeout()
-    if number in _ABORTED:
+    if number in _ABORTED_NUMBERS:
         return TransactionAborted()
     kind = DuplicateKey if number == ER.DUP_ENTRY else DatabaseError
     return kind(str(error), number)

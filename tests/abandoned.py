@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
-from servicekit.mysql import Database, Statement, Transaction
-from servicekit.mysql_wire import Reply
+from servicekit.mysql import Connection, Database, Statement
+from servicekit.mysql_protocol import Result
 
 _LOCK = "held up"
 
@@ -14,14 +14,14 @@ _LOCK = "held up"
 class HeldUpDatabase(Database):
     """What is sent together waits in the server until `abandon` lets it go on."""
 
-    async def run_together(self, *statements: Statement) -> list[Reply]:
-        return (await super().run_together(("DO GET_LOCK(%s, 10)", _LOCK), *statements))[1:]
+    async def execute_transaction(self, *statements: Statement) -> list[Result]:
+        return (await super().execute_transaction(("DO GET_LOCK(%s, 10)", _LOCK), *statements))[1:]
 
 
 async def abandon(call: Coroutine[Any, Any, object], database: Database) -> None:
     """Cancels `call`, which goes by a HeldUpDatabase, once the server has what it sends, and
     returns when the server has dealt with it. `database` is another pool of the same user."""
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         assert await connection.fetch_one("SELECT GET_LOCK(%s, 10)", _LOCK) == (1,)
         task = asyncio.create_task(call)
         await _until(connection, "state = 'User lock'")
@@ -32,7 +32,7 @@ async def abandon(call: Coroutine[Any, Any, object], database: Database) -> None
         await _until(connection, "command <> 'Sleep'", there=False)
 
 
-async def _until(connection: Transaction, condition: str, *, there: bool = True) -> None:
+async def _until(connection: Connection, condition: str, *, there: bool = True) -> None:
     """Until another connection of this user is, or is no longer, in this condition."""
     async with asyncio.timeout(10):
         while True:

@@ -38,11 +38,11 @@ VALUES (%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)
 ON DUPLICATE KEY UPDATE calls = calls + 1,
     decided_at = IF(status = 'UNKNOWN' AND calls > %s, NOW(6), decided_at),
     status = IF(status = 'UNKNOWN' AND calls > %s, 'APPROVED', status)
-RETURNING status, amount, COALESCE(decided_at > NOW(6), FALSE)
+RETURNING status, amount, COALESCE(decided_at > NOW(6), FALSE) AS settling
 """
 
 KNOWN = """
-SELECT status, amount, COALESCE(decided_at > NOW(6), FALSE)
+SELECT status, amount, COALESCE(decided_at > NOW(6), FALSE) AS settling
 FROM sandbox_charge WHERE payment_id = %s
 """
 
@@ -86,22 +86,21 @@ class SandboxProvider:
         return charge
 
     async def get_charge(self, payment_id: int) -> Charge:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             return _charge(await connection.fetch_one(KNOWN, payment_id))
 
     async def refund(self, payment_id: int) -> None:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(REFUND, payment_id)
 
 
 def _charge(row: Row | None) -> Charge:
     if row is None:
         return Charge(ChargeStatus.UNKNOWN)
-    status, amount, settling = row
-    if status == ChargeStatus.UNKNOWN:
+    if row.status == ChargeStatus.UNKNOWN:
         # Asked for, and failed.
         return Charge(ChargeStatus.UNKNOWN)
-    if settling and status != ChargeStatus.REFUNDED:
+    if row.settling and row.status != ChargeStatus.REFUNDED:
         return Charge(ChargeStatus.PENDING)
-    reason = DECLINE_REASON if status == ChargeStatus.DECLINED else ""
-    return Charge(ChargeStatus(status), amount, reason)
+    reason = DECLINE_REASON if row.status == ChargeStatus.DECLINED else ""
+    return Charge(ChargeStatus(row.status), row.amount, reason)

@@ -43,7 +43,7 @@ from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Reservation
 from reservation_service.service import ReservationService
 from servicekit.kafka import Consumer, Producer, Record
-from servicekit.mysql import Database, Row, Transaction
+from servicekit.mysql import Connection, Database, Row
 from tests.payment_service.test_with_servers import running, until
 from tests.reservation_service.conftest import RealReservationStore, make_service, new_seats
 
@@ -147,7 +147,7 @@ class Restored:
         return await self.payments.count_unsent()
 
     async def ends_at(self, payment: Payment, hours_ago: float) -> None:
-        async with self.database.reading() as connection:
+        async with self.database.connection() as connection:
             await connection.execute(
                 """UPDATE payment SET driven_until = driven_until - INTERVAL %s SECOND,
                 updated_at = updated_at - INTERVAL %s SECOND WHERE id = %s""",
@@ -157,8 +157,8 @@ class Restored:
             )
 
     async def _fetch(self, sql: str, *values: object) -> Any:
-        async with self.database.reading() as reading:
-            row = await reading.fetch_one(sql, *values)
+        async with self.database.connection() as connection:
+            row = await connection.fetch_one(sql, *values)
         assert row is not None
         return row[0]
 
@@ -376,7 +376,7 @@ async def test_all_are_found_however_many_end_at_one_moment(
             [("SUCCEEDED", ""), ("FAILED", PaymentDeclined.code), ("FAILED", "NOT_YOURS")] * 40, 1
         )
     )
-    async with shop.database.reading() as connection:
+    async with shop.database.connection() as connection:
         await connection.execute(
             "INSERT INTO payment (reservation_id, user_id, status, amount, failure_code,"
             f" driven_until) VALUES {values}"
@@ -384,17 +384,17 @@ async def test_all_are_found_however_many_end_at_one_moment(
     # The reservations of the others never heard of them.
     assert await shop.announce_again() == (80, 0)
     assert await shop.announce_again() == (0, 80)
-    async with shop.database.reading() as reading:
-        row = await reading.fetch_one("SELECT COUNT(*), COUNT(DISTINCT event_id) FROM outbox")
+    async with shop.database.connection() as connection:
+        row = await connection.fetch_one("SELECT COUNT(*), COUNT(DISTINCT event_id) FROM outbox")
     assert row == (80, 80)
-    async with shop.database.reading() as connection:
+    async with shop.database.connection() as connection:
         await connection.execute("DELETE FROM outbox")
 
 
 async def test_it_reads_no_more_than_it_announces(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with shop.database.reading() as connection:
+    async with shop.database.connection() as connection:
         # One a minute.
         await connection.execute(
             """INSERT INTO payment (reservation_id, user_id, status, amount, driven_until)
@@ -402,13 +402,13 @@ async def test_it_reads_no_more_than_it_announces(
             FROM seq_1_to_20000"""
         )
     plan: list[Row] = []
-    fetch_all = Transaction.fetch_all
+    fetch_all = Connection.fetch_all
 
-    async def explained(self: Transaction, sql: str, *values: object) -> list[Row]:
+    async def explained(self: Connection, sql: str, *values: object) -> Sequence[Row]:
         plan.extend(await fetch_all(self, f"EXPLAIN {sql}", *values))
         return await fetch_all(self, sql, *values)
 
-    monkeypatch.setattr(Transaction, "fetch_all", explained)
+    monkeypatch.setattr(Connection, "fetch_all", explained)
     assert await shop.announce_again(HOUR) == (66, 0)
     monkeypatch.undo()
     # What the newest change is, the index tells without being read.

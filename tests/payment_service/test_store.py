@@ -309,7 +309,7 @@ class TestMariaDb(Contract):
 
 async def in_outbox(database: Database, payment: Payment) -> list[str]:
     """The ids of the events of `payment` that wait to be sent."""
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         rows = await connection.fetch_all(
             "SELECT event_id FROM outbox WHERE payment_id = %s ORDER BY id", payment.id
         )

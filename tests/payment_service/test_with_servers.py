@@ -51,8 +51,8 @@ class Real:
         return order
 
     async def count(self, sql: str, *values: object) -> int:
-        async with self.database.reading() as reading:
-            row = await reading.fetch_one(sql, *values)
+        async with self.database.connection() as connection:
+            row = await connection.fetch_one(sql, *values)
         assert row is not None
         return int(row[0])
 

@@ -55,7 +55,7 @@ class RealReservationStore(ReservationRepository):
         )
 
     async def stored(self, reservation_id: int) -> Status:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             row = await connection.fetch_one(
                 "SELECT status FROM reservation WHERE id = %s", reservation_id
             )
@@ -63,7 +63,7 @@ class RealReservationStore(ReservationRepository):
         return Status(row[0])
 
     async def live_rows(self, seat_id: int) -> int:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             row = await connection.fetch_one(
                 "SELECT COUNT(*) FROM reservation WHERE seat_id = %s"
                 " AND status IN ('HELD', 'PAYING', 'CONFIRMED')",
@@ -73,7 +73,7 @@ class RealReservationStore(ReservationRepository):
         return int(row[0])
 
     async def _execute(self, sql: str, *values: object) -> None:
-        async with self._database.reading() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(sql, *values)
 
 

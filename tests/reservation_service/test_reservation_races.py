@@ -321,7 +321,7 @@ async def test_one_odd_row_does_not_stop_the_sweep(
     for reservation in held:
         await real_store.lapse(reservation.id)
     odd = held[2].id
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         await connection.execute(
             f"CREATE TRIGGER odd_row BEFORE UPDATE ON reservation FOR EACH ROW IF NEW.id = {odd}"
             " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'odd'; END IF"

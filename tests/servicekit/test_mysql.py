@@ -1,4 +1,4 @@
-"""The pool and the transaction, on a real MariaDB."""
+"""The pool, transactions, rows and errors, on a real MariaDB."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from servicekit import call_context
 from servicekit.errors import Unavailable, is_transient
 from servicekit.mysql import (
     AccessDenied,
+    Connection,
     Database,
     DatabaseError,
     DuplicateKey,
     LockTimeout,
-    Transaction,
     TransactionAborted,
 )
 
@@ -85,7 +85,7 @@ class Link:
 @pytest.fixture(scope="module")
 async def url(mysql_urls: dict[str, str]) -> AsyncIterator[str]:
     url = mysql_urls["reservation"]
-    async with Database(url) as database, database.reading() as connection:
+    async with Database(url) as database, database.connection() as connection:
         await connection.execute(
             "CREATE OR REPLACE TABLE pool_test"
             " (id INT PRIMARY KEY, amount INT NOT NULL CHECK (amount >= 0))"
@@ -102,7 +102,7 @@ async def database(url: str) -> AsyncIterator[Database]:
 
 
 async def amount(database: Database, row: int = 1) -> int:
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         found = await connection.fetch_one("SELECT amount FROM pool_test WHERE id = %s", row)
     assert found is not None
     return int(found[0])
@@ -122,7 +122,7 @@ async def test_commits_when_the_block_ends_and_rolls_back_when_it_raises(
 
 async def test_session_is_utc_read_committed_and_counts_matched_rows(database: Database) -> None:
     for _ in range(2):
-        async with database.reading() as connection:
+        async with database.connection() as connection:
             assert await connection.fetch_one(
                 "SELECT @@session.tx_isolation, TIMEDIFF(NOW(), UTC_TIMESTAMP()) = 0"
             ) == ("READ-COMMITTED", 1)
@@ -133,8 +133,8 @@ async def test_session_is_utc_read_committed_and_counts_matched_rows(database: D
 
 
 async def test_a_list_is_spread_over_its_statement(database: Database) -> None:
-    async with database.reading() as reading:
-        row = await reading.fetch_one(
+    async with database.connection() as connection:
+        row = await connection.fetch_one(
             "SELECT 2 IN %s, 'a' IN %s, %s, 'x%%' LIKE 'x\\%%'", [1, 2], ("b", "c'"), "%s"
         )
         assert row == (1, 0, "%s", 1)
@@ -156,7 +156,7 @@ async def test_values_come_back_as_they_are(database: Database) -> None:
         Decimal("150000.00"),
         True,
     )
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         places = ", ".join(["%s"] * len(values))
         # Together longer than what is read at once, and than three bytes of length.
         for _ in range(2):
@@ -172,9 +172,27 @@ async def test_values_come_back_as_they_are(database: Database) -> None:
         assert await connection.fetch_one("SELECT 1 FROM DUAL WHERE FALSE") is None
 
 
-async def test_together_each_has_its_reply(database: Database) -> None:
-    async with database.reading() as connection:
-        found, changed, none = await connection.together(
+async def test_columns_have_their_names(database: Database) -> None:
+    async with database.connection() as connection:
+        row = await connection.fetch_one(
+            "SELECT id, amount + %s AS count, id, NULL AS index_ FROM pool_test WHERE id = 1", 0
+        )
+        assert row is not None
+        assert (row.count, row.index_) == (row[1], None)
+        # A name that occurs twice or not at all fails, rather than mean another column.
+        for name in ("id", "amount"):
+            with pytest.raises(AttributeError, match=name):
+                getattr(row, name)
+        # The same names in another order.
+        for columns in ("1 AS a, 2 AS b", "2 AS b, 1 AS a"):
+            row = await connection.fetch_one(f"SELECT {columns}")
+            assert row is not None
+            assert (row.a, row.b) == (1, 2)
+
+
+async def test_execute_together_returns_the_result_of_each(database: Database) -> None:
+    async with database.connection() as connection:
+        found, changed, none = await connection.execute_together(
             ("SELECT id FROM pool_test WHERE id IN %s ORDER BY id", [1, 2]),
             ("UPDATE pool_test SET amount = 100 WHERE id = %s", 2),
             ("SELECT 'a;b' FROM DUAL WHERE ROW_COUNT() = 0",),
@@ -183,18 +201,18 @@ async def test_together_each_has_its_reply(database: Database) -> None:
         assert await connection.fetch_one("SELECT 1") == (1,)
 
 
-async def test_together_nothing_runs_after_an_error(database: Database) -> None:
+async def test_execute_together_runs_nothing_after_an_error(database: Database) -> None:
     failing = (
         ("UPDATE pool_test SET amount = 1 WHERE id = 2",),
         ("INSERT INTO pool_test VALUES (1, 1) RETURNING id",),
         ("UPDATE pool_test SET amount = 2 WHERE id = 2",),
     )
     with pytest.raises(DuplicateKey):
-        await database.run_together(*failing)
+        await database.execute_transaction(*failing)
     assert await amount(database, 2) == 100
     async with database.transaction() as transaction:
         with pytest.raises(DuplicateKey):
-            await transaction.together(*failing)
+            await transaction.execute_together(*failing)
         # The transaction goes on: it was not the whole of it that failed.
         assert await transaction.fetch_one("SELECT amount FROM pool_test WHERE id = 2") == (1,)
         assert await transaction.execute("UPDATE pool_test SET amount = 100 WHERE id = 2") == 1
@@ -202,17 +220,17 @@ async def test_together_nothing_runs_after_an_error(database: Database) -> None:
     assert len(database._idle) == 1
 
 
-async def test_together_is_one_transaction_tried_again_after_a_deadlock(
+async def test_execute_transaction_is_retried_after_a_deadlock(
     database: Database,
 ) -> None:
     def move(source: int, target: int) -> Awaitable[object]:
-        return database.run_together(
+        return database.execute_transaction(
             ("UPDATE pool_test SET amount = amount - 1 WHERE id = %s", source),
             ("SELECT SLEEP(0.005)",),
             ("UPDATE pool_test SET amount = amount + 1 WHERE id = %s", target),
         )
 
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         await connection.execute("UPDATE pool_test SET amount = 100")
     for _ in range(5):
         await asyncio.gather(move(1, 2), move(2, 1))
@@ -230,7 +248,7 @@ async def test_a_transaction_in_which_nothing_is_asked_asks_nothing(url: str) ->
 async def test_a_caller_that_survives_its_cancellation_cannot_go_on_with_its_connection(
     database: Database,
 ) -> None:
-    async with database.reading() as connection:
+    async with database.connection() as connection:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await connection.fetch_one("SELECT SLEEP(1)")
@@ -285,7 +303,7 @@ async def _sleep_in_transaction(database: Database) -> None:
 
 async def test_a_reply_never_reaches_another_caller(database: Database) -> None:
     async def ask(number: int) -> None:
-        async with database.reading() as connection:
+        async with database.connection() as connection:
             row = await connection.fetch_one("SELECT %s, SLEEP(0.002)", number)
             assert row is not None
             assert row[0] == number
@@ -299,7 +317,7 @@ async def test_a_reply_never_reaches_another_caller(database: Database) -> None:
 
 
 async def test_exhausted_pool_is_unavailable_in_time(database: Database) -> None:
-    async with database.reading(), database.reading():
+    async with database.connection(), database.connection():
         started = asyncio.get_running_loop().time()
         with pytest.raises(Unavailable):
             await amount(database)
@@ -310,7 +328,7 @@ async def test_exhausted_pool_is_unavailable_in_time(database: Database) -> None
 async def test_slow_statement_times_out_and_its_connection_is_dropped(url: str) -> None:
     async with Database(url, max_size=1, query_timeout=0.1) as database:
         with pytest.raises(TimeoutError):
-            async with database.reading() as connection:
+            async with database.connection() as connection:
                 await connection.fetch_one("SELECT SLEEP(2)")
         assert await amount(database, 2) == 100
 
@@ -318,7 +336,7 @@ async def test_slow_statement_times_out_and_its_connection_is_dropped(url: str) 
 async def test_statement_ends_with_the_deadline_of_the_call(database: Database) -> None:
     async def call() -> None:
         call_context.set_deadline(0.05)
-        async with database.reading() as connection:
+        async with database.connection() as connection:
             await connection.fetch_one("SELECT SLEEP(2)")
 
     with pytest.raises(TimeoutError):
@@ -329,12 +347,12 @@ async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database
     attempts = 0
 
     async def move(source: int, target: int) -> None:
-        async def work(transaction: Transaction) -> None:
+        async def work(connection: Connection) -> None:
             nonlocal attempts
             attempts += 1
-            await transaction.execute("UPDATE pool_test SET amount = 50 WHERE id = %s", source)
+            await connection.execute("UPDATE pool_test SET amount = 50 WHERE id = %s", source)
             await asyncio.sleep(0.005)
-            await transaction.execute("UPDATE pool_test SET amount = 50 WHERE id = %s", target)
+            await connection.execute("UPDATE pool_test SET amount = 50 WHERE id = %s", target)
 
         await database.run(work)
 
@@ -348,7 +366,7 @@ async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database
 async def test_gives_up_after_eight_tries(database: Database) -> None:
     attempts = 0
 
-    async def work(transaction: Transaction) -> None:
+    async def work(connection: Connection) -> None:
         nonlocal attempts
         attempts += 1
         raise TransactionAborted
@@ -362,10 +380,10 @@ async def test_gives_up_after_eight_tries(database: Database) -> None:
 async def test_other_errors_are_not_tried_again(database: Database) -> None:
     attempts = 0
 
-    async def work(transaction: Transaction) -> None:
+    async def work(connection: Connection) -> None:
         nonlocal attempts
         attempts += 1
-        await transaction.execute("INSERT INTO pool_test VALUES (1, 1)")
+        await connection.execute("INSERT INTO pool_test VALUES (1, 1)")
 
     with pytest.raises(DuplicateKey):
         await database.run(work)
@@ -430,11 +448,11 @@ async def test_connection_killed_by_the_server_is_unavailable_then_replaced(
     database: Database,
 ) -> None:
     async def kill(number: Any) -> None:
-        async with database.reading() as connection:
+        async with database.connection() as connection:
             await connection.execute(f"KILL CONNECTION {int(number)}")
 
     with pytest.raises(Unavailable):  # noqa: PT012
-        async with database.reading() as connection:
+        async with database.connection() as connection:
             row = await connection.fetch_one("SELECT CONNECTION_ID()")
             assert row is not None
             await kill(row[0])
@@ -462,10 +480,10 @@ async def test_server_that_hangs_costs_no_more_than_the_timeouts(url: str) -> No
 async def test_statements_that_stand_alone_are_tried_again_too(database: Database) -> None:
     attempts = 0
 
-    async def work(transaction: Transaction) -> int:
+    async def work(connection: Connection) -> int:
         nonlocal attempts
         attempts += 1
-        await transaction.execute("UPDATE pool_test SET amount = 100 + %s WHERE id = 2", attempts)
+        await connection.execute("UPDATE pool_test SET amount = 100 + %s WHERE id = 2", attempts)
         if attempts < 3:
             raise TransactionAborted
         return attempts
