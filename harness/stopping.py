@@ -2,7 +2,7 @@
 
 No signal handler raises. Code is interrupted only where it calls `wait`, `run`, `run_async` or
 `raise_if_requested`, so cleaning up (`finally`, `__exit__`) runs to its end whatever signals arrive
-meanwhile. Cleaning up must therefore use bounded waits of its own, such as `time.sleep`.
+meanwhile. Where cleaning up uses these functions itself, it does so within `cleaning_up`.
 
 Standard library only, and Python 3.9: `harness.containers` uses it too.
 """
@@ -29,6 +29,7 @@ _END_SECONDS = 5.0
 # The number of the first signal that arrived. A plain variable, because a handler must not call
 # threading.Event.set(): it deadlocks if the signal interrupts Event.wait() in the main thread.
 _requested: int | None = None
+_cleaning_up = False
 
 
 class Stopped(BaseException):
@@ -67,8 +68,19 @@ def _request(number: int, frame: FrameType | None) -> None:
 
 def raise_if_requested() -> None:
     """Raises Stopped if a stop was requested; in any thread, as often as it is called."""
-    if _requested is not None:
+    if _requested is not None and not _cleaning_up:
         raise Stopped(_requested)
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Within it no wait raises Stopped, in no thread: cleaning up runs to its end."""
+    global _cleaning_up
+    before, _cleaning_up = _cleaning_up, True
+    try:
+        yield
+    finally:
+        _cleaning_up = before
 
 
 def wait(seconds: float) -> None:
@@ -95,6 +107,8 @@ def run(
                 raise_if_requested()
                 try:
                     out, err = process.communicate(timeout=_POLL_SECONDS)
+                    if process.returncode:
+                        raise_if_requested()  # Ctrl-C reaches the command too
                     return subprocess.CompletedProcess(command, process.returncode, out, err)
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > deadline:

@@ -6,149 +6,151 @@ import argparse
 import contextlib
 import fcntl
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import harness.containers
-from harness.containers import data, start
+from harness.containers import up
+from harness.containers.backup import backup, require_dump, restore
 from harness.containers.engine import Engine
 from harness.containers.roll import roll
-from harness.containers.settings import Remembered, Settings, placeholders
+from harness.containers.settings import Settings, Stored, placeholders
 from harness.errors import UserError
-
-_INTERRUPTED = 128 + signal.SIGINT
+from harness.stopping import Stopped, stop_on_signals
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The exit status."""
-    asked = _parser().parse_args(arguments)
-    try:
-        project = environ.get("PROJECT") or "frontrow"
-        remembered = Remembered(project)
-        command = Command(remembered, Engine(project, environ), environ)
-        asked.run(command, asked)
-    except UserError as error:
-        print(f"frontrow: {str(error).rstrip('.')}.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"frontrow: {error.strerror}: {error.filename or 'the disk'}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("frontrow: interrupted; run it again to go on from here.", file=sys.stderr)
-        return _INTERRUPTED
+    """Runs one command and returns the exit status."""
+    given = _parser().parse_args(arguments)
+    with stop_on_signals():
+        try:
+            project = environ.get("PROJECT") or "frontrow"
+            stored = Stored(project)
+            given.run(Command(stored, Engine(project, environ), environ), given)
+        except UserError as error:
+            return _complain(f"{str(error).rstrip('.')}.", 2)
+        except OSError as error:
+            return _complain(f"{error.strerror}: {error.filename or 'the disk'}.", 2)
+        except Stopped as stopped:
+            return _complain("interrupted; run it again to go on from here.", stopped.status)
     return 0
 
 
-class Command:
-    """One method each. What settings it takes are those given now, and else those of the last
-    start; up, roll and restore are the starts that are remembered."""
+def _complain(sentence: str, status: int) -> int:
+    print(f"frontrow: {sentence}", file=sys.stderr)
+    return status
 
-    def __init__(self, remembered: Remembered, engine: Engine, environ: Mapping[str, str]) -> None:
-        self._remembered = remembered
+
+class Command:
+    """A method for each command. Settings come from the environment, and else from the last start
+    (up, roll or restore)."""
+
+    def __init__(self, stored: Stored, engine: Engine, environ: Mapping[str, str]) -> None:
+        self._stored = stored
         self._engine = engine
         self._environ = environ
 
-    def up(self, asked: argparse.Namespace) -> None:
-        settings = self._settle(begin=True)
-        with self._alone():
-            self._require_whole_data()
-            start.require_readable_mounts()
-            start.require_ports(self._engine, settings)
-            start.build(self._engine, settings)
-            self._remembered.keep(settings)
-            start.up(self._engine, settings)
+    def up(self, given: argparse.Namespace) -> None:
+        settings = self._load_settings(create_secrets=True)
+        with self._locked():
+            self._require_complete_data()
+            self._prepare_start(settings)
+            up.start(self._engine, settings)
 
-    def down(self, asked: argparse.Namespace) -> None:
-        delete = self._environ.get("DATA") or "keep"
-        if delete not in ("keep", "delete"):
-            raise UserError(f"DATA must be keep or delete, not {delete!r}.")
+    def down(self, given: argparse.Namespace) -> None:
+        data = self._environ.get("DATA") or "keep"
+        if data not in ("keep", "delete"):
+            raise UserError(f"DATA must be keep or delete, not {data!r}.")
         self._engine.use(placeholders())
         project = self._engine.project
-        # Whoever begins to start it has secrets before anything else, and then the lock.
-        if not self._remembered.anything() and not start.is_there(self._engine):
+        # A start that has just begun writes the secrets first and then takes the lock.
+        if not self._stored.anything() and not up.exists(self._engine):
             print(f"Nothing of {project} is there.")
             return
-        with self._alone():
-            start.down(self._engine, data=delete == "delete")
-            if delete == "delete":
-                self._remembered.forget()
-                print(f"The data and the passwords of {project} are gone.")
+        with self._locked():
+            up.down(self._engine, data=data == "delete")
+            if data == "delete":
+                self._stored.forget()
+                print(f"The data and the passwords of {project} are deleted.")
             else:
                 kept = "data and the passwords" if self._engine.volumes() else "passwords"
                 print(f"The {kept} of {project} are kept: make down DATA=delete deletes them.")
 
-    def roll(self, asked: argparse.Namespace) -> None:
-        settings = self._settle()
-        if self._remembered.cap() != settings.CAP:
+    def roll(self, given: argparse.Namespace) -> None:
+        settings = self._load_settings()
+        if self._stored.cap() != settings.CAP:
             raise UserError(
                 f"CAP={settings.CAP} needs make up: make roll leaves the servers as they are."
             )
-        with self._alone():
-            self._require_whole_data()
+        with self._locked():
+            self._require_complete_data()
             self._engine.one_running("mariadb")
-            start.build(self._engine, settings)
+            up.build(self._engine, settings)
             roll(self._engine, settings)
-            self._remembered.keep(settings)
-            start.say_where(self._engine)
+            self._stored.keep(settings)
+            up.print_addresses(self._engine)
 
-    def backup(self, asked: argparse.Namespace) -> None:
-        data.backup(self._engine, _file(asked))
+    def backup(self, given: argparse.Namespace) -> None:
+        backup(self._engine, _file(given))
 
-    def restore(self, asked: argparse.Namespace) -> None:
-        file = _file(asked)
-        data.require_dump(file)
-        settings = self._settle(begin=True)
-        with self._alone():
-            start.require_readable_mounts()
-            start.require_ports(self._engine, settings)
-            start.build(self._engine, settings)
-            self._remembered.keep(settings)
-            with self._remembered.half_restored():
-                data.restore(self._engine, file)
-            start.up(self._engine, settings)
+    def restore(self, given: argparse.Namespace) -> None:
+        file = _file(given)
+        require_dump(file)
+        settings = self._load_settings(create_secrets=True)
+        with self._locked():
+            self._prepare_start(settings)
+            with self._stored.incomplete():
+                restore(self._engine, file)
+            up.start(self._engine, settings)
 
-    def execute(self, asked: argparse.Namespace) -> None:
+    def execute(self, given: argparse.Namespace) -> None:
         terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
-        found = self._engine.one_running(asked.service)
-        self._engine.become("exec", "--interactive", *terminal, found.id, *asked.words)
+        found = self._engine.one_running(given.service)
+        self._engine.become("exec", "--interactive", *terminal, found.id, *given.words)
 
-    def compose(self, asked: argparse.Namespace) -> None:
-        self._settle()
-        self._engine.become_compose(*asked.words)
+    def compose(self, given: argparse.Namespace) -> None:
+        self._load_settings()
+        self._engine.become_compose(*given.words)
 
-    def _settle(self, *, begin: bool = False) -> Settings:
-        """The settings, of which the engine is told too; `begin`: with new secrets if need be."""
-        settings = self._remembered.settings(self._environ)
-        self._engine.use({**settings.variables(), **self._remembered.secrets(make=begin)})
+    def _load_settings(self, *, create_secrets: bool = False) -> Settings:
+        """The settings, which the engine gets as well."""
+        settings = self._stored.settings(self._environ)
+        secrets = self._stored.secrets(create=create_secrets)
+        self._engine.use({**settings.variables(), **secrets})
         return settings
 
-    def _require_whole_data(self) -> None:
-        if self._remembered.restoring.exists():
+    def _prepare_start(self, settings: Settings) -> None:
+        up.require_readable_mounts()
+        up.require_ports(self._engine, settings)
+        up.build(self._engine, settings)
+        self._stored.keep(settings)
+
+    def _require_complete_data(self) -> None:
+        if self._stored.restoring.exists():
             raise UserError(
-                "a restore broke off, and the databases may be half empty: restore again, or if you"
-                f" know better, delete {self._remembered.restoring}."
+                "a restore broke off, and the databases may be incomplete: restore again, or if"
+                f" they are complete, delete {self._stored.restoring}."
             )
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else starts, stops or replaces containers of this project meanwhile."""
-        self._remembered.lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._remembered.lock.open("w") as lock:
+    def _locked(self) -> Iterator[None]:
+        """No other command starts, stops or replaces containers of this project meanwhile."""
+        self._stored.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._stored.lock.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(
-                    "another up, down, roll or restore of this project is at work: wait for it."
+                    "another up, down, roll or restore of this project is running: wait for it."
                 ) from error
             yield
 
 
-def _file(asked: argparse.Namespace) -> Path:
-    if not asked.file:
-        raise UserError(f"name the file: make {asked.command} FILE=frontrow.sql.gz.")
-    return Path(asked.file)
+def _file(given: argparse.Namespace) -> Path:
+    if not given.file:
+        raise UserError(f"name the file: make {given.command} FILE=frontrow.sql.gz.")
+    return Path(given.file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,6 +177,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # So that it cleans up after itself then too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], os.environ))

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
+import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
+from harness import stopping
 from harness.errors import UserError
+from harness.files import REPOSITORY
 
-# To look at something, or to remove what has stopped.
-_ASK_SECONDS = 60.0
-# Compose waits in there until one is healthy before it starts the next; the first start of all with
-# a tenth of a core each takes minutes.
+# To inspect something, or to remove what has stopped.
+_CALL_SECONDS = 60.0
+# Compose starts a container only after its dependencies are healthy; the very first start, with a
+# tenth of a core each, takes minutes.
 _COMPOSE_SECONDS = 1200.0
-# A dump of all databases, out or in.
+# To dump or import all databases.
 _COPY_SECONDS = 4 * 3600.0
-# Above every stop_grace_period: it drains, and ends by itself.
+# Above every stop_grace_period, so that a program drains and ends by itself.
 _GRACE_SECONDS = 60
 # From started to healthy, for the slowest.
 _HEALTHY_SECONDS = 600.0
-# Started again so often, it will not come up.
+# A container that died this often does not become healthy.
 _DEATHS = 3
 _POLL_SECONDS = 1.0
 
@@ -37,18 +41,18 @@ _ONE_OFF = "com.docker.compose.oneoff"
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """As it was when somebody looked."""
+    """The state of a container when it was inspected."""
 
     id: str
     name: str
     #: The service of compose.yml.
     service: str
     running: bool
-    #: healthy, starting or unhealthy; empty if nobody checks.
+    #: healthy, starting or unhealthy; empty without a health check.
     health: str
-    #: How often it died and was started again.
+    #: How often it died and was restarted.
     deaths: int
-    #: address:port of this machine, each that it is reached at.
+    #: address:port of this machine.
     published: tuple[str, ...]
 
     @property
@@ -57,17 +61,20 @@ class Container:
 
 
 class Engine:
-    """Raises UserError if a call fails or takes too long."""
+    """Raises UserError if a call fails or takes too long, and Stopped once a stop is requested."""
 
     def __init__(self, project: str, environ: Mapping[str, str]) -> None:
-        """Raises UserError if there is no Docker, or no Compose. `environ` is what both see."""
+        """`environ` is the environment of docker and Compose.
+
+        Raises UserError if there is no Docker, or no Compose.
+        """
         self.project = project
         self._environ = dict(environ)
-        instead = "or use `make run`, which needs none."
+        alternative = "or use `make run`, which needs none."
         if self._fails("docker", "--version"):
-            raise UserError(f"Docker is needed: install it, {instead}")
+            raise UserError(f"Docker is needed: install it, {alternative}")
         if self._fails("docker", "info"):
-            raise UserError(f"no Docker engine answers: start it, {instead}")
+            raise UserError(f"no Docker engine responds: start it, {alternative}")
         if not self._fails("docker", "compose", "version"):
             self._compose = ["docker", "compose"]
         elif not self._fails("docker-compose", "version"):
@@ -76,48 +83,48 @@ class Engine:
             raise UserError(
                 "Docker Compose is needed: install docker-compose, or Docker's compose plugin."
             )
-        file = Path(__file__).parents[2] / "deploy" / "compose.yml"
+        file = REPOSITORY / "deploy" / "compose.yml"
         self._compose += ["--project-name", project, "--file", str(file)]
 
     def use(self, variables: Mapping[str, str]) -> None:
-        """What compose.yml is filled in with from now on."""
+        """Sets the variables of compose.yml from now on."""
         self._environ.update(variables)
 
-    def docker(self, *arguments: str, seconds: float = _ASK_SECONDS) -> str:
-        """What docker prints."""
-        ran = self._run(["docker", *arguments], seconds, capture_output=True, text=True)
+    def docker(self, *arguments: str, seconds: float = _CALL_SECONDS) -> str:
+        """Runs docker and returns its output."""
+        ran = self._run(["docker", *arguments], seconds, **_CAPTURED)
         if ran.returncode:
-            said = (ran.stderr.strip().splitlines() or ["it says nothing"])[-1]
-            raise UserError(f"docker {arguments[0]} failed: {said}")
+            reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"docker {arguments[0]} failed: {reason}")
         return str(ran.stdout)
 
-    def compose(self, *arguments: str, otherwise: str) -> None:
-        """Shows what Docker Compose prints; `otherwise` is what to say if it fails."""
+    def compose(self, *arguments: str, failure: str) -> None:
+        """Runs Docker Compose and shows its output; `failure` is the error if it fails."""
         if self._run([*self._compose, *arguments], _COMPOSE_SECONDS).returncode:
-            raise UserError(otherwise)
+            raise UserError(failure)
 
-    def run_once(self, service: str, *command: str, otherwise: str) -> None:
-        """A container of that service for one command, which callers do not find."""
+    def run_once(self, service: str, *command: str, failure: str) -> None:
+        """Runs one command in a container of that service that callers do not find."""
         once = ("run", "--rm", "--no-deps", "-T", service, *command)
-        self.compose(*once, otherwise=otherwise)
+        self.compose(*once, failure=failure)
 
     def build(self, tag: str, dockerfile: Path, context: Path) -> None:
         arguments = ["--tag", tag, "--build-arg", "PIP_INDEX_URL", "--file", str(dockerfile)]
         ran = self._run(
-            # Of a step that fails, the classic builder would keep the container.
+            # --force-rm: the classic builder would keep the container of a step that fails.
             ["docker", "build", "--quiet", "--force-rm", *arguments, str(context)],
             _COMPOSE_SECONDS,
             stdout=subprocess.DEVNULL,
         )
         if ran.returncode:
             raise UserError(
-                f"the image {tag} could not be built, as is told above. If no package index was"
+                f"the image {tag} could not be built: see the error above. If no package index was"
                 " reached, begin with deploy/airgap/build.sh wheels. To see more: docker build -f"
                 f" {dockerfile} {context}."
             )
 
     def containers(self, *services: str, one_off: bool = False) -> list[Container]:
-        """Those of these services (none named: of all) that there are, running or not."""
+        """The containers of these services (default: of all), running or not."""
         ids = self.docker(
             *("ps", "--all", "--quiet", "--no-trunc"),
             *("--filter", f"label={_PROJECT}={self.project}"),
@@ -125,8 +132,8 @@ class Engine:
         ).split()
         if not ids:
             return []
-        # It fails if one of them has gone meanwhile, and still describes the others.
-        ran = self._run(["docker", "inspect", *ids], _ASK_SECONDS, capture_output=True, text=True)
+        # Fails if one of them was removed meanwhile, and still describes the others.
+        ran = self._run(["docker", "inspect", *ids], _CALL_SECONDS, **_CAPTURED)
         found = [_container(each) for each in json.loads(ran.stdout or "[]")]
         chosen = [each for each in found if not services or each.service in services]
         return sorted(chosen, key=lambda each: (each.service, each.name))
@@ -138,27 +145,27 @@ class Engine:
         return self._of_project("volume", "ls")
 
     def one_running(self, service: str) -> Container:
-        """One that serves, if there is one."""
+        """A running container of the service, healthy if there is one."""
         running = [each for each in self.containers(service) if each.running]
         if not running:
             raise UserError(f"no container of {service} runs: start it with make up.")
         return min(running, key=lambda each: each.health != "healthy")
 
     def wait_until_healthy(self, *services: str) -> None:
-        """All of these services (none named: of all)."""
+        """Waits for all containers of these services (default: of all)."""
         deadline = time.monotonic() + _HEALTHY_SECONDS
-        while ill := [
+        while waiting := [
             each.name for each in self.containers(*services) if each.health not in ("", "healthy")
         ]:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(ill)};"
-                    f" docker logs {ill[0]} may say why."
+                    f"not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(waiting)};"
+                    f" docker logs {waiting[0]} may say why."
                 )
-            time.sleep(_POLL_SECONDS)
+            stopping.wait(_POLL_SECONDS)
 
     def wait_for_new(self, new: Iterable[Container]) -> None:
-        """Until these have become healthy. Gives up on the first that turns out to be sick."""
+        """Waits until these are healthy. Raises UserError for the first that fails."""
         waiting = {each.id for each in new}
         deadline = time.monotonic() + _HEALTHY_SECONDS
         while waiting:
@@ -174,95 +181,121 @@ class Engine:
                     or each.deaths >= _DEATHS
                     or time.monotonic() > deadline
                 ):
-                    last = self._last_words(each)
-                    raise UserError(f"the new {each.service} does not become healthy{last}")
+                    raise UserError(
+                        f"the new {each.service} does not become healthy{self._last_line(each)}"
+                    )
             if waiting:
-                time.sleep(_POLL_SECONDS)
+                stopping.wait(_POLL_SECONDS)
 
     def retire(self, each: Container) -> None:
-        """It drains first. No error if it has gone already."""
+        """Stops a container, which drains first, and removes it. No-op if it does not exist."""
         if each.running:
-            seconds = str(_GRACE_SECONDS)
-            self._gone_or("stop", "--time", seconds, each.id, seconds=_GRACE_SECONDS + _ASK_SECONDS)
-        self._gone_or("rm", "--force", each.id)
+            grace = str(_GRACE_SECONDS)
+            seconds = _GRACE_SECONDS + _CALL_SECONDS
+            self._docker_unless_removed("stop", "--time", grace, each.id, seconds=seconds)
+        self._docker_unless_removed("rm", "--force", each.id)
+
+    def copy(
+        self,
+        *arguments: str,
+        source: io.BufferedIOBase | None = None,
+        target: io.BufferedIOBase | None = None,
+    ) -> bool:
+        """Runs docker with `source` as its input, or `target` as its output.
+
+        Returns whether it succeeded.
+        """
+        deadline = time.monotonic() + _COPY_SECONDS
+        process = subprocess.Popen(
+            ["docker", *arguments],
+            env=self._environ,
+            stdin=subprocess.PIPE if source else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if target else subprocess.DEVNULL,
+        )
+        # The process is killed first, so that the thread does not block.
+        with ThreadPoolExecutor(max_workers=1) as pool, process:
+            try:
+                copied = pool.submit(_copy, source or process.stdout, target or process.stdin)
+                while not copied.done() or process.poll() is None:
+                    stopping.wait(0.05)
+                    if time.monotonic() > deadline:
+                        raise UserError(f"docker {arguments[0]} took longer than four hours")
+                copied.result()
+                if process.returncode:
+                    stopping.raise_if_requested()  # Ctrl-C reaches docker too
+                return process.returncode == 0
+            finally:
+                process.kill()
 
     def become(self, *command: str) -> NoReturn:
-        """A command of docker instead of this program, with its terminal and exit status."""
+        """Replaces this program by a docker command, with its terminal and exit status."""
         os.execvpe("docker", ["docker", *command], self._environ)
 
     def become_compose(self, *command: str) -> NoReturn:
+        """Replaces this program by Docker Compose."""
         os.execvpe(self._compose[0], [*self._compose, *command], self._environ)
 
-    @contextlib.contextmanager
-    def piped(
-        self, *arguments: str, stdin: int | None = None, stdout: int | None = None
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """A command of docker whose input or output the caller copies. It is killed at the end, or
-        when its time is over."""
-        process = subprocess.Popen(
-            ["docker", *arguments], env=self._environ, stdin=stdin, stdout=stdout
-        )
-        over = threading.Timer(_COPY_SECONDS, process.kill)
-        over.start()
-        try:
-            yield process
-        finally:
-            over.cancel()
-            process.kill()
-            process.communicate()
-
     def _of_project(self, *listing: str) -> list[str]:
-        mine = f"label={_PROJECT}={self.project}"
-        return self.docker(*listing, "--quiet", "--filter", mine).split()
+        ours = f"label={_PROJECT}={self.project}"
+        return self.docker(*listing, "--quiet", "--filter", ours).split()
 
-    def _gone_or(self, *arguments: str, seconds: float = _ASK_SECONDS) -> None:
+    def _docker_unless_removed(self, *arguments: str, seconds: float = _CALL_SECONDS) -> None:
         try:
             self.docker(*arguments, seconds=seconds)
         except UserError as error:
             if "No such container" not in str(error):
                 raise
 
-    def _last_words(self, each: Container) -> str:
-        ran = self._run(
-            ["docker", "logs", "--tail", "20", each.id],
-            _ASK_SECONDS,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def _last_line(self, each: Container) -> str:
+        command = ["docker", "logs", "--tail", "20", each.id]
+        ran = self._run(command, _CALL_SECONDS, **{**_CAPTURED, "stderr": subprocess.STDOUT})
         lines = [line.strip() for line in ran.stdout.splitlines() if line.strip()]
-        return f", whose last words are {lines[-1][:300]!r}" if lines else ", whose log is empty"
+        return f"; its log ends with {lines[-1][:300]!r}" if lines else "; its log is empty"
 
     def _fails(self, *command: str) -> bool:
         try:
-            ran = self._run(command, _ASK_SECONDS, capture_output=True)
+            ran = self._run(command, _CALL_SECONDS, **_CAPTURED)
         except FileNotFoundError:
             return True
         return ran.returncode != 0
 
     def _run(
-        self, command: Iterable[str], seconds: float, **how: Any
+        self, command: Sequence[str], seconds: float, **options: Any
     ) -> subprocess.CompletedProcess[Any]:
-        command = list(command)
         try:
-            return subprocess.run(command, env=self._environ, timeout=seconds, check=False, **how)
+            return stopping.run(command, timeout=seconds, env=self._environ, **options)
         except subprocess.TimeoutExpired as error:
             words = " ".join(word for word in command if not word.startswith("/"))[:80]
             raise UserError(f"`{words}` took longer than {seconds:.0f} s") from error
 
 
+_CAPTURED: Mapping[str, Any] = {
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+    "text": True,
+}
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copies everything. Closes a pipe, so that its reader ends."""
+    # If the reader ends first, its exit status counts.
+    with contextlib.suppress(BrokenPipeError):
+        shutil.copyfileobj(source, target, 1 << 20)
+        if isinstance(target, io.BufferedWriter):
+            target.close()
+
+
 def _container(described: Mapping[str, Any]) -> Container:
     state = described["State"]
-    labels = described["Config"]["Labels"]
     published = [
         f"{each['HostIp']}:{each['HostPort']}"
-        for each_port in (described["NetworkSettings"].get("Ports") or {}).values()
-        for each in each_port or []
+        for bindings in (described["NetworkSettings"].get("Ports") or {}).values()
+        for each in bindings or []
     ]
     return Container(
         id=described["Id"],
         name=described["Name"].lstrip("/"),
-        service=labels[_SERVICE],
+        service=described["Config"]["Labels"][_SERVICE],
         running=state["Running"],
         health=(state.get("Health") or {}).get("Status", ""),
         deaths=described["RestartCount"],

@@ -1,26 +1,28 @@
-"""Replaces the programs, one kind at a time. May be interrupted anywhere, and run again."""
+"""Replaces the programs, one kind at a time. May be interrupted anywhere, and repeated."""
 
 from __future__ import annotations
 
+from harness import stopping
 from harness.containers.engine import Container, Engine
 from harness.containers.settings import PROGRAMS, Settings
 from harness.errors import UserError
 
 
 def roll(engine: Engine, settings: Settings) -> None:
-    """With an image that is built, and MariaDB running. Raises UserError if a new version does
-    not become healthy: its containers are gone then, and those of the old one go on.
+    """Replaces every program. The image must be built, and MariaDB must run.
 
-    Up to twice as many of a kind for a moment: memory and cores beyond the cap.
+    Raises UserError if a new version does not become healthy: its containers are removed then, and
+    the old ones stay. For a moment there are up to twice as many of a kind, with memory and cores
+    beyond the cap.
     """
     for left in engine.containers(one_off=True):
-        # A migration is better left to its end; the next one waits for it.
+        # A running migration goes on to its end; the next one waits for it.
         if left.service != "migrate" or not left.running:
             engine.retire(left)
-    engine.run_once("migrate", otherwise="the migration failed, and nothing was replaced.")
+    engine.run_once("migrate", failure="the migration failed, and nothing was replaced.")
     for service in PROGRAMS:
         print(f"Replacing {service}", flush=True)
-        old = _standing(engine, service)
+        old = _running(engine, service)
         if service == "gateway":
             _replace_gateways(engine, settings, old)
         else:
@@ -30,13 +32,13 @@ def roll(engine: Engine, settings: Settings) -> None:
 
 
 def _replace_gateways(engine: Engine, settings: Settings, old: list[Container]) -> None:
-    """Each has its port to itself, so an old one goes before the new one comes. That the new one
-    will serve is therefore tried first, in a container that has no port."""
+    """A port belongs to one gateway, so an old one must stop before the new one starts. A new one
+    is therefore tried first in a container without a port."""
     _try_out(engine, "gateway")
     surplus = len(old) - settings.scale
     if surplus < 0:
         _add(engine, "gateway", -surplus)
-    # Whoever has a port that no new one gets goes first.
+    # Those whose port is not needed any more stop first.
     old.sort(key=lambda each: any(port in settings.ports for port in each.ports))
     for position, each in enumerate(old):
         engine.retire(each)
@@ -44,20 +46,19 @@ def _replace_gateways(engine: Engine, settings: Settings, old: list[Container]) 
             _add(engine, "gateway", 1)
 
 
-def _standing(engine: Engine, service: str) -> list[Container]:
-    """Those that run, from whatever version. Those that do not are removed, for Compose would
-    count them, or start them."""
-    standing = []
+def _running(engine: Engine, service: str) -> list[Container]:
+    """The running containers, of any version. Removes the others, which Compose would start."""
+    running = []
     for each in engine.containers(service):
         if each.running:
-            standing.append(each)
+            running.append(each)
         else:
             engine.retire(each)
-    return standing
+    return running
 
 
 def _add(engine: Engine, service: str, count: int) -> None:
-    """So many new ones beside those that there are; none if not all become healthy."""
+    """Adds `count` new containers, or none if not all of them become healthy."""
     before = {each.id for each in engine.containers(service)}
 
     def new() -> list[Container]:
@@ -67,7 +68,7 @@ def _add(engine: Engine, service: str, count: int) -> None:
         engine.compose(
             *("up", "--detach", "--no-deps", "--no-recreate"),
             *("--scale", f"{service}={len(before) + count}", service),
-            otherwise=f"a new {service} did not start",
+            failure=f"a new {service} did not start",
         )
         if len(new()) != count:
             raise UserError(f"not {count} but {len(new())} new ones of {service} started")
@@ -75,22 +76,23 @@ def _add(engine: Engine, service: str, count: int) -> None:
     except UserError as error:
         for each in new():
             engine.retire(each)
-        raise _went_back(error) from error
+        raise _rolled_back(error) from error
 
 
 def _try_out(engine: Engine, service: str) -> None:
-    """One that callers do not find, until it is healthy."""
+    """Starts one that callers do not find, waits until it is healthy, and removes it."""
     try:
         engine.compose(
-            *("run", "--detach", "--no-deps", service), otherwise=f"a new {service} did not start"
+            *("run", "--detach", "--no-deps", service), failure=f"a new {service} did not start"
         )
         engine.wait_for_new(engine.containers(service, one_off=True))
     except UserError as error:
-        raise _went_back(error) from error
+        raise _rolled_back(error) from error
     finally:
-        for each in engine.containers(service, one_off=True):
-            engine.retire(each)
+        with stopping.cleaning_up():
+            for each in engine.containers(service, one_off=True):
+                engine.retire(each)
 
 
-def _went_back(error: UserError) -> UserError:
-    return UserError(f"{error}; it was removed, and the old ones go on.")
+def _rolled_back(error: UserError) -> UserError:
+    return UserError(f"{error}; it was removed, and the old ones stay.")

@@ -1,7 +1,7 @@
-"""What was asked for, now or last time, and what follows from it: the variables of compose.yml.
+"""The settings of one project, and the variables of compose.yml that follow from them.
 
-A project's settings and secrets are kept in .local/containers, for their owner alone: in
-<project>.settings what it was last started with, in <project>.env what nobody else may know.
+They are stored in .local/containers, readable by their owner only: <project>.settings has those of
+the last start, <project>.env the secrets.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ _LAST_PORT = 65535
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Named as in the environment, from where they come, and else from the last start. Text, since
-    that is where they go again; an empty one counts as not given."""
+    """Settings by the names of their environment variables; an empty variable counts as not set.
+
+    They are text, as in the environment and in compose.yml.
+    """
 
     CAP: str = _EXAMPLE_CAP
     """The total of cores and memory of all containers: a file of deploy/caps."""
 
     SCALE: str = "1"
-    """How many of each program, which share its cap: 1 up to SCALE_MAX of the cap's file."""
+    """The number of each program, which share its cap: 1 to SCALE_MAX of the cap's file."""
 
     SEED: str = "full"
-    """What is put on sale where nothing is yet: full, small or none."""
+    """What an empty database gets for sale: full, small or none."""
 
     PORT: str = "8080"
     """The gateway's port on this machine, 1 to 65535; a second gateway has the next one."""
@@ -54,16 +56,16 @@ class Settings:
     """The tag of the image frontrow: letters, digits, `_`, `.` and `-`, at most 128."""
 
     PAYMENT_PROVIDER: str = "sandbox"
-    """Who moves the money: sandbox (nobody) or http."""
+    """The payment provider: sandbox (moves no money) or http."""
 
     PAYMENT_HTTP_BASE_URL: str = ""
-    """Where the provider `http` is: http:// or https://; required with it."""
+    """The URL of the provider `http`, which requires it."""
 
     PAYMENT_HTTP_API_KEY: str = dataclasses.field(default="", repr=False)
-    """Its bearer key; kept with the secrets."""
+    """Its bearer key; stored with the secrets."""
 
     QUEUE_CAPACITY: str = "500"
-    """How many are admitted at once, 0 or more, when the room opens for the first time."""
+    """The number of people admitted at once, 0 or more, when the room opens for the first time."""
 
     @property
     def scale(self) -> int:
@@ -71,14 +73,14 @@ class Settings:
 
     @property
     def ports(self) -> range:
-        """One for each gateway."""
+        """A port for each gateway."""
         return range(int(self.PORT), int(self.PORT) + self.scale)
 
     def _complaints(self) -> Iterator[tuple[str, str]]:
-        """Each setting that is wrong, and what it must be. Only the first is to be trusted: those
-        after it are looked at in its light."""
+        """Each wrong setting, and what it must be. Only the first is reliable, because the later
+        checks assume that the earlier ones passed."""
         for field in dataclasses.fields(self):
-            # They are kept one a line.
+            # They are stored one on each line.
             if not getattr(self, field.name).isprintable():
                 yield field.name, "one line of text"
         known = sorted(file.stem for file in CAPS.glob("*.env"))
@@ -100,41 +102,41 @@ class Settings:
             yield "PAYMENT_PROVIDER", "sandbox or http"
         needs_address = self.PAYMENT_PROVIDER == "http" or self.PAYMENT_HTTP_BASE_URL
         if needs_address and not re.fullmatch(r"https?://\S+", self.PAYMENT_HTTP_BASE_URL):
-            yield "PAYMENT_HTTP_BASE_URL", "where the provider is, http://… or https://…"
+            yield "PAYMENT_HTTP_BASE_URL", "the URL of the provider, http://… or https://…"
         if not _is_number(self.QUEUE_CAPACITY, 0, 10**9):
             yield "QUEUE_CAPACITY", "0 or more"
 
-    def check(self, given: Mapping[str, str], remembered_in: Path) -> None:
-        """Raises UserError for the first that is wrong, and says if it is no new one."""
+    def check(self, given: Mapping[str, str], file: Path) -> None:
+        """Raises UserError for the first wrong setting; names `file` if it is stored there."""
         for name, rule in self._complaints():
             shown = "" if name == _SECRET_SETTING else f", not {getattr(self, name)!r}"
-            whence = "" if given.get(name) else f" as {remembered_in} remembers"
-            raise UserError(f"{name} must be {rule}{shown}{whence}.")
+            where = "" if given.get(name) else f" as in {file}"
+            raise UserError(f"{name} must be {rule}{shown}{where}.")
 
     def variables(self) -> dict[str, str]:
-        """What compose.yml asks for beside the secrets. Those of a kind share the cap of the kind,
-        so that the total stays what was asked for."""
+        """The variables of compose.yml that are not secret. The containers of a program share its
+        cap, so that the total stays the same."""
         caps = read_caps(self.CAP)
         del caps["SCALE_MAX"]
         for program in PROGRAMS:
             cores, memory = f"{program.upper()}_CPUS", f"{program.upper()}_MB"
             caps[cores] = round(caps[cores] / self.scale, 4)
             caps[memory] = caps[memory] // self.scale
-        asked = dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
         for name in ("CAP", "SCALE", "PORT"):
-            del asked[name]
+            del settings[name]
         return {
             **{name: f"{value:g}" for name, value in caps.items()},
-            **asked,
+            **settings,
             "FRONTROW_PORTS": f"{self.ports[0]}-{self.ports[-1]}",
         }
 
 
-class Remembered:
-    """What is kept of one project."""
+class Stored:
+    """The files of one project."""
 
     def __init__(self, project: str) -> None:
-        """Raises UserError for what Docker Compose would not take as a name, or would change."""
+        """Raises UserError for a name that Docker Compose refuses or changes."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", project):
             raise UserError(
                 f"PROJECT must be small letters, digits, _ and -, and begin with a letter or digit,"
@@ -142,35 +144,34 @@ class Remembered:
             )
         self.settings_file = STATE / f"{project}.settings"
         self.secrets_file = STATE / f"{project}.env"
-        #: There while the databases may be half empty.
+        #: Exists while the databases may be incomplete.
         self.restoring = STATE / f"{project}.restoring"
-        #: Locked by whoever starts, stops or replaces containers.
+        #: Locked by commands that start, stop or replace containers.
         self.lock = STATE / f"{project}.lock"
         self._forgettable = (self.settings_file, self.secrets_file, self.restoring)
 
     def settings(self, environ: Mapping[str, str]) -> Settings:
-        """What the environment says, and where it says nothing, what was said before. Raises
-        UserError."""
+        """The settings of the environment, and else those of the last start. Raises UserError."""
         before = {**read_variables(self.settings_file), **read_variables(self.secrets_file)}
         names = [field.name for field in dataclasses.fields(Settings)]
-        told = {name: environ.get(name) or before.get(name) for name in names}
-        settings = Settings(**{name: value for name, value in told.items() if value})
+        found = {name: environ.get(name) or before.get(name) for name in names}
+        settings = Settings(**{name: value for name, value in found.items() if value})
         settings.check(environ, self.settings_file)
         return settings
 
     def keep(self, settings: Settings) -> None:
-        """For all commands after this one."""
-        asked = dataclasses.asdict(settings)
-        key = asked.pop(_SECRET_SETTING)
-        write_variables(self.settings_file, asked)
+        """Stores them for later commands."""
+        values = dataclasses.asdict(settings)
+        key = values.pop(_SECRET_SETTING)
+        write_variables(self.settings_file, values)
         known = read_variables(self.secrets_file)
         if known.get(_SECRET_SETTING, "") != key:
             write_variables(self.secrets_file, {**known, _SECRET_SETTING: key})
 
-    def secrets(self, *, make: bool) -> dict[str, str]:
-        """Passwords and token keys; new ones if there are none and `make`. Raises UserError if
-        there are none, or somebody wrote there what does not work."""
-        if make and not self.secrets_file.exists():
+    def secrets(self, *, create: bool) -> dict[str, str]:
+        """Passwords and token keys. Raises UserError if there are none and `create` is false, or
+        if they are unusable."""
+        if create and not self.secrets_file.exists():
             write_variables(self.secrets_file, Secrets.new().variables())
         known = read_variables(self.secrets_file)
         if not known:
@@ -179,12 +180,12 @@ class Remembered:
         return {name: known[name] for name in secrets.NAMES}
 
     def cap(self) -> str:
-        """What the containers were last started with."""
+        """The cap of the last start."""
         return read_variables(self.settings_file).get("CAP", Settings.CAP)
 
     @contextlib.contextmanager
-    def half_restored(self) -> Iterator[None]:
-        """If this breaks off, nothing is started before a restore has come to its end."""
+    def incomplete(self) -> Iterator[None]:
+        """If the block fails, no command starts anything until a restore succeeds."""
         self.restoring.touch()
         yield
         self.restoring.unlink()
@@ -198,13 +199,12 @@ class Remembered:
 
 
 def placeholders() -> dict[str, str]:
-    """Something for each variable of compose.yml: for commands that go by names alone, and must
-    work whatever became of what is remembered."""
+    """A value for each variable of compose.yml, for commands that must work whatever is stored."""
     return {**Settings().variables(), **dict.fromkeys(secrets.NAMES, "unused")}
 
 
 def read_caps(name: str) -> dict[str, float]:
-    """What a file of deploy/caps says. Raises UserError if that is not what each of them says."""
+    """The numbers of a file of deploy/caps. Raises UserError if it lacks one or has another."""
     caps = _numbers(CAPS / f"{name}.env")
     example = _numbers(CAPS / f"{_EXAMPLE_CAP}.env")
     if odd := sorted(set(caps) ^ set(example)):

@@ -123,7 +123,7 @@ async def sent(shop: Shop) -> None:
 def test_a_damaged_backup_changes_nothing(stack: Containers, tmp_path: Path) -> None:
     file = tmp_path / "half.sql.gz"
     file.write_bytes(b"\x1f\x8b\x08")
-    with pytest.raises(AssertionError, match="no whole gzip file"):
+    with pytest.raises(AssertionError, match="no complete gzip file"):
         stack.run("restore", str(file))
     assert len(stack.all()) == 8
 

@@ -1,23 +1,28 @@
-"""Docker and docker-compose 1.29 as harness.containers uses them, in memory: containers come, turn
-healthy or sick, and go; an image is made by each build; MariaDB holds one dump."""
+"""Docker and docker-compose 1.29 in memory, as far as harness.containers uses them.
+
+Containers are created, healthy or sick, and removed; each build makes an image; MariaDB holds one
+dump.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import itertools
 import json
+import os
+import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness import stopping, topology
 from harness.containers.engine import Engine
 from harness.containers.settings import PROGRAMS
 
-SERVERS = ("mariadb", "redis", "kafka")
-ONE_SHOTS = ("migrate", "seed")
+SERVERS = tuple(server.name for server in topology.SERVERS)
+ONE_SHOTS = tuple(job.name for job in topology.JOBS)
 _SERVICES = (*SERVERS, *ONE_SHOTS, *PROGRAMS)
 DUMP = (
     b"/*M!999999\\- enable the sandbox mode */ \n"
@@ -35,7 +40,7 @@ class Fake:
     id: str
     service: str
     number: int
-    #: What it was made of: the number of the build, and compose.yml's variables.
+    #: The number of the build, and compose.yml's variables.
     image: int
     variables: Mapping[str, str]
     one_off: bool = False
@@ -46,7 +51,7 @@ class Fake:
 
 
 class FakeDocker:
-    """One engine, whatever becomes of the programs that talk to it."""
+    """One engine; commands come and go."""
 
     def __init__(self) -> None:
         self.containers: list[Fake] = []
@@ -58,13 +63,13 @@ class FakeDocker:
         #: Containers of steps of a build that failed.
         self.steps: list[str] = []
         self.data: bytes | None = None
-        #: The names that there are; Compose makes both before any container.
+        #: Compose creates both before any container.
         self.networks: set[str] = set()
         self.volumes: set[str] = set()
         self.dump = DUMP
-        #: What changed something, as "stop queue_1", "up queue", "run payment python -m …".
+        #: The changes, as "stop queue_1", "up queue", "run payment python -m …".
         self.log: list[str] = []
-        #: How many changes there may be before somebody presses Ctrl-C.
+        #: The number of changes before Ctrl-C is pressed.
         self.patience: int | None = None
         #: The fewest that served at any time since watch().
         self.fewest: dict[str, int] = {}
@@ -95,7 +100,7 @@ class FakeDocker:
             self.patience -= 1
             if self.patience < 0:
                 self.patience = None
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
 
     def _serving(self, service: str) -> list[Fake]:
         return [each for each in self.of(service) if each.running and each.health == "healthy"]
@@ -128,15 +133,16 @@ class FakeDocker:
 
 
 class FakeEngine(Engine):
-    """What it runs is done by the fake."""
+    """Commands are executed by the fake."""
 
     def __init__(self, fake: FakeDocker, project: str, environ: Mapping[str, str]) -> None:
         self._fake = fake
         super().__init__(project, environ)
 
     def _run(
-        self, command: Iterable[str], seconds: float, **how: Any
+        self, command: Sequence[str], seconds: float, **options: Any
     ) -> subprocess.CompletedProcess[Any]:
+        stopping.raise_if_requested()
         program, *words = command
         try:
             if program == "docker-compose":
@@ -145,21 +151,22 @@ class FakeEngine(Engine):
             else:
                 out = self._on_docker(*words)
         except _Refused as refused:
-            return subprocess.CompletedProcess([], 1, refused.out, str(refused))
+            return subprocess.CompletedProcess([], 1, "", str(refused))
         return subprocess.CompletedProcess([], 0, out, "")
 
-    @contextlib.contextmanager
-    def piped(
-        self, *arguments: str, stdin: int | None = None, stdout: int | None = None
-    ) -> Iterator[Any]:
-        where = self._one(arguments[1] if stdout else arguments[2])
-        assert where.service == "mariadb"
-        process = _Piped(self._fake.dump if stdout else b"")
-        if stdin:
+    def copy(
+        self,
+        *arguments: str,
+        source: io.BufferedIOBase | None = None,
+        target: io.BufferedIOBase | None = None,
+    ) -> bool:
+        assert self._one(arguments[1 if target else 2]).service == "mariadb"
+        if target:
+            target.write(self._fake.dump)
+        if source:
             self._fake.changed("import")
-        yield process
-        if stdin:
-            self._fake.data = process.stdin.taken
+            self._fake.data = source.read()
+        return True
 
     def become(self, *command: str) -> Any:
         self._fake.changed(f"exec {self._name(command[2])} {' '.join(command[3:])}")
@@ -233,7 +240,7 @@ class FakeEngine(Engine):
         said = " ".join([verb, *names])
         if fake.failing and said.startswith(fake.failing):
             fake.changed(f"{said}, which failed")
-            raise _Refused("as it was told to")
+            raise _Refused("as the test wants")
         if verb == "up":
             fake.networks, fake.volumes = {"outside"}, {"mariadb"}
             for service in names or _SERVICES:
@@ -294,23 +301,4 @@ class FakeEngine(Engine):
 
 
 class _Refused(Exception):
-    out = ""
-
-
-class _Piped:
-    """A process that prints something, or takes it."""
-
-    def __init__(self, out: bytes) -> None:
-        self.stdout = io.BytesIO(out)
-        self.stdin = _Taken()
-
-    def wait(self) -> int:
-        return 0
-
-
-class _Taken(io.BytesIO):
-    taken = b""
-
-    def close(self) -> None:
-        self.taken = self.getvalue()
-        super().close()
+    pass

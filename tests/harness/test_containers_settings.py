@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.containers import settings, start
+from harness.containers import settings, up
 from harness.files import REPOSITORY
 from tests.harness.conftest import Operator
 
@@ -91,8 +91,8 @@ def test_what_was_refused_is_not_remembered(operator: Operator) -> None:
         ({"FRONTROW_BIND": "192.0.2.1"}, "192.0.2.1 is no address of this machine."),
         ({"FRONTROW_VERSION": "a b"}, "FRONTROW_VERSION must be the tag of an image"),
         ({"PAYMENT_PROVIDER": "paypal"}, "PAYMENT_PROVIDER must be sandbox or http"),
-        ({"PAYMENT_PROVIDER": "http"}, "PAYMENT_HTTP_BASE_URL must be where the provider is"),
-        ({"PAYMENT_HTTP_BASE_URL": "ftp://x"}, "PAYMENT_HTTP_BASE_URL must be where"),
+        ({"PAYMENT_PROVIDER": "http"}, "PAYMENT_HTTP_BASE_URL must be the URL of"),
+        ({"PAYMENT_HTTP_BASE_URL": "ftp://x"}, "PAYMENT_HTTP_BASE_URL must be the URL"),
         ({"QUEUE_CAPACITY": "-1"}, "QUEUE_CAPACITY must be 0 or more, not '-1'."),
         ({"QUEUE_CAPACITY": "1\nSEED=none"}, "QUEUE_CAPACITY must be one line of text"),
         ({"PROJECT": "a/b"}, "PROJECT must be small letters, digits, _ and -"),
@@ -129,7 +129,7 @@ def test_what_the_servers_could_not_read_is_refused(
     file = tmp_path / "mariadb" / "start.sh"
     file.parent.mkdir(mode=0o755)
     file.touch(mode=0o644)
-    monkeypatch.setattr(start, "MOUNTS", (file.parent,))
+    monkeypatch.setattr(up, "MOUNTS", (file.parent,))
     operator.run("up", PORT=operator.port)
     file.chmod(0o600)
     assert f"chmod -R a+rX {file.parent}" in operator.refused("up")
@@ -138,7 +138,7 @@ def test_what_the_servers_could_not_read_is_refused(
 def test_the_mounts_that_are_looked_at_are_those_of_compose() -> None:
     compose = REPOSITORY / "deploy" / "compose.yml"
     named = re.findall(r"\./([^:]+):/", compose.read_text())
-    assert sorted(compose.parent / name for name in named) == sorted(start.MOUNTS)
+    assert sorted(compose.parent / name for name in named) == sorted(up.MOUNTS)
 
 
 def test_secrets_are_made_once(operator: Operator) -> None:
@@ -180,7 +180,7 @@ def test_what_is_remembered_and_became_wrong_does_not_stop_down(
     file = operator.state / "frontrow.settings"
     file.write_text(f"{file.read_text()}{line}\n")
     if "=" in line:
-        assert "frontrow.settings remembers" in operator.refused("up")
+        assert "as in" in operator.refused("up")
     operator.run("down", DATA="delete")
     assert not operator.docker.containers
     assert not file.exists()
@@ -211,7 +211,7 @@ def test_two_commands_at_once_do_not_mix(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     with (operator.state / "frontrow.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "at work" in operator.refused("roll")
+        assert "is running: wait" in operator.refused("roll")
 
 
 def test_a_cap_of_ones_own_must_be_complete(

@@ -36,7 +36,7 @@ def test_a_backup_that_fails_leaves_nothing(operator: Operator, tmp_path: Path, 
         assert "no container of mariadb runs" in operator.refused("backup", str(file))
     else:
         operator.docker.dump = DUMP[:-50]
-        assert "no whole dump" in operator.refused("backup", str(file))
+        assert "no complete dump" in operator.refused("backup", str(file))
     assert [each.name for each in tmp_path.iterdir()] == ["state"]
 
 
@@ -101,13 +101,13 @@ def test_on_an_empty_machine_no_gateway_opens_before_the_data_is_there(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no whole dump"),
-        (gzip.compress(b""), "no whole dump"),
-        (b"\x1f\x8b\x08", "no whole gzip file"),
-        (gzip.compress(DUMP)[:-9], "no whole gzip file"),
-        (DUMP, "no whole gzip file"),
-        (gzip.compress(b"hello\n" * 10), "no whole dump"),
-        (gzip.compress(DUMP[:-50]), "no whole dump"),
+        (b"", "no complete dump"),
+        (gzip.compress(b""), "no complete dump"),
+        (b"\x1f\x8b\x08", "no complete gzip file"),
+        (gzip.compress(DUMP)[:-9], "no complete gzip file"),
+        (DUMP, "no complete gzip file"),
+        (gzip.compress(b"hello\n" * 10), "no complete dump"),
+        (gzip.compress(DUMP[:-50]), "no complete dump"),
         (gzip.compress(DUMP.replace(b"`concert`", b"`mysql`")), "and no other"),
         (gzip.compress(DUMP.replace(b"-- Current Database: `concert`\n", b"")), "and no other"),
     ],

@@ -25,7 +25,7 @@ def test_down_says_what_became_of_the_data(operator: Operator) -> None:
     # Compose, which would complain of each network that is not there, is not asked again.
     assert operator.run("down") == kept
     assert operator.docker.log[-1] == "down"
-    gone = "The data and the passwords of frontrow are gone.\n"
+    gone = "The data and the passwords of frontrow are deleted.\n"
     assert operator.run("down", DATA="delete") == gone
     assert operator.docker.log[-2:] == ["down", "volume rm"]
     assert not operator.docker.volumes
@@ -34,7 +34,7 @@ def test_down_says_what_became_of_the_data(operator: Operator) -> None:
 
 def test_down_removes_all_at_once_if_told_to(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
-    assert "are gone" in operator.run("down", DATA="delete")
+    assert "are deleted" in operator.run("down", DATA="delete")
     assert not operator.docker.containers
     assert not operator.docker.networks
     assert not operator.docker.volumes
