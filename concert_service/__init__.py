@@ -1,5 +1,5 @@
-"""Concerts, their dates, their seats and prices: facts that hardly change.
+"""Concerts, their schedules, seats and prices: facts that hardly change.
 
-Owns the MariaDB schema `concert`. Calls nobody; publishes nothing. Whether a seat is still to be
-had is the reservation service's to say.
+Owns the MariaDB schema `concert`. Calls no other service and publishes nothing. Whether a seat is
+available is reservation_service's to decide.
 """

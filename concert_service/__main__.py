@@ -3,7 +3,7 @@
 from concert_service.repository import ConcertRepository
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
-from concert_service.settings import ConcertSettings
+from concert_service.settings import Settings
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit import logs
 from servicekit.mysql import Database
@@ -12,7 +12,7 @@ from servicekit.settings import load
 
 
 async def main() -> None:
-    settings = load(ConcertSettings)
+    settings = load(Settings)
     logs.configure(settings.log_level)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,

@@ -1,4 +1,4 @@
-"""Concerts, schedules and seats as facts, and the errors about them."""
+"""Concerts, schedules and seats, and their errors."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ class Concert:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One evening of a concert."""
+    """One date of a concert."""
 
     id: int
     concert_id: int
@@ -55,32 +55,34 @@ class ScheduleNotFound(NotFound):
 
 
 def page_size(asked: int) -> int:
-    """How many items a page has: 100 unless the client asks for fewer."""
+    """Returns the number of items of a page: at most 100, which is also the default (0). Raises
+    InvalidRequest for a negative size."""
     if asked < 0:
         raise InvalidRequest("page_size must not be below 0.")
     return min(asked or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def check_seats(seat_ids: Sequence[int]) -> None:
-    """Raises InvalidRequest for too many at once."""
+    """Raises InvalidRequest for more than 1,000 seats."""
     if len(seat_ids) > MAX_SEATS:
-        raise InvalidRequest(f"At most {MAX_SEATS} seats at once.")
+        raise InvalidRequest(f"At most {MAX_SEATS} seats per request.")
 
 
 def to_page_token(last_id: int) -> str:
-    """The token of the page after the item `last_id`."""
+    """Returns the token of the page that begins after the item `last_id`."""
     return base64.urlsafe_b64encode(str(last_id).encode()).decode().rstrip("=")
 
 
 def from_page_token(token: str) -> int:
-    """The id after which the page begins; 0 for the first page, whose token is empty."""
+    """Returns the id after which the page begins; 0 for an empty token, the first page. Raises
+    InvalidRequest for a token that `to_page_token` did not make."""
     if not token:
         return 0
     try:
         last_id = int(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii"))
     except (binascii.Error, ValueError):
         last_id = 0
-    # Only what this service gave: int() and the decoder alone would let other spellings pass.
+    # int() and the decoder also accept other spellings of a token.
     if not 0 < last_id <= MAX_ID or to_page_token(last_id) != token:
-        raise InvalidRequest("page_token is not one that this service gave.")
+        raise InvalidRequest("page_token is not a token from a previous response.")
     return last_id

@@ -1,25 +1,31 @@
 """Fills the schema with concerts to sell: `SEED=full python -m concert_service.seed`.
 
-SEED=full (the default) gives 100 concerts of 100 schedules of 150 seats, SEED=small 2 of 3 of
-150. Ids are the same everywhere: concert c, schedule (c - 1) * 100 + k, seat
-(schedule - 1) * 150 + n, each counted from 1. What is there is left alone and what is missing is
-added, so that a run that was cut short is simply started again; schedules whose dates have
-passed are moved to the coming days.
+SEED=full (the default) makes 100 concerts with 100 schedules of 150 seats each, SEED=small makes 2
+with 3 of 150. Ids are the same everywhere: concert c, schedule (c - 1) * 100 + k, seat
+(schedule - 1) * 150 + n, each counted from 1. Adds what is missing and keeps existing rows, so a
+run that was interrupted can be repeated. Moves schedules whose dates have passed to the coming
+days.
 """
 
+import asyncio
 import os
 import sys
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-import pymysql
-from pymysql.constants import ER
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from concert_service.settings import ConcertSettings
+from concert_service.settings import Settings
+from servicekit.errors import Unavailable
+from servicekit.mysql import AccessDenied, Connection, Database, DatabaseError
 from servicekit.settings import load
 
+# Longer than the wait for another seeder.
+QUERY_SECONDS = 150.0
+NO_SUCH_TABLE = 1146
+
+CONCERTS = 100
 SCHEDULES_A_CONCERT = 100
 SEATS_A_SCHEDULE = 150
 SEATS_A_ROW = 15
@@ -54,18 +60,24 @@ PROGRAMMES = (
     "An Evening Unplugged",
 )
 
-ADD_CONCERT = "INSERT INTO concert (id, title) VALUES (%(concert)s, %(title)s)"
+# The statements below share these variables of the session.
+SET_CONCERT = "SET @concert = %s, @schedules = %s"
+
+ADD_CONCERT = """
+INSERT INTO concert (id, title)
+SELECT @concert, %s FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM concert WHERE id = @concert)
+"""
 
 ADD_SCHEDULES = f"""
 INSERT INTO schedule (id, concert_id, date, seat_count)
-SELECT (%(concert)s - 1) * {SCHEDULES_A_CONCERT} + k.seq, %(concert)s,
+SELECT (@concert - 1) * {SCHEDULES_A_CONCERT} + k.seq, @concert,
        UTC_DATE() + INTERVAL k.seq DAY, {SEATS_A_SCHEDULE}
 FROM seq_1_to_{SCHEDULES_A_CONCERT} k
-WHERE k.seq <= %(schedules)s AND NOT EXISTS (
-    SELECT 1 FROM schedule s WHERE s.id = (%(concert)s - 1) * {SCHEDULES_A_CONCERT} + k.seq)
+WHERE k.seq <= @schedules AND NOT EXISTS (
+    SELECT 1 FROM schedule s WHERE s.id = (@concert - 1) * {SCHEDULES_A_CONCERT} + k.seq)
 """
 
-# Rows A to J: the front three, the middle three and the rest have a price each.
+# Rows A to J: one price for the first three rows, one for the next three, one for the others.
 ADD_SEATS = f"""
 INSERT INTO seat (id, schedule_id, position, seat_num, price)
 SELECT (s.id - 1) * {SEATS_A_SCHEDULE} + n.seq, s.id, n.seq,
@@ -75,28 +87,34 @@ SELECT (s.id - 1) * {SEATS_A_SCHEDULE} + n.seq, s.id, n.seq,
             WHEN n.seq <= 6 * {SEATS_A_ROW} THEN 120000
             ELSE 90000 END
 FROM schedule s JOIN seq_1_to_{SEATS_A_SCHEDULE} n
-WHERE s.id > (%(concert)s - 1) * {SCHEDULES_A_CONCERT}
-  AND s.id <= (%(concert)s - 1) * {SCHEDULES_A_CONCERT} + %(schedules)s
+WHERE s.id > (@concert - 1) * {SCHEDULES_A_CONCERT}
+  AND s.id <= (@concert - 1) * {SCHEDULES_A_CONCERT} + @schedules
   AND NOT EXISTS (SELECT 1 FROM seat WHERE seat.schedule_id = s.id)
 ORDER BY s.id, n.seq
 """
 
-# Only what this seeder made: its ids tell the concert.
-SEEDED = f"id <= %(last)s AND concert_id = 1 + (id - 1) DIV {SCHEDULES_A_CONCERT}"
-
-# A concert is added in one transaction, so its schedules tell that it is complete.
-SCHEDULES_BY_CONCERT = f"""
-SELECT concert_id, COUNT(*) FROM schedule
-WHERE {SEEDED} AND (id - 1) MOD {SCHEDULES_A_CONCERT} < %(schedules)s GROUP BY concert_id
+# Selects the seeder's own schedules: their ids follow from their concert.
+SEEDED = f"""
+id <= {CONCERTS * SCHEDULES_A_CONCERT} AND concert_id = 1 + (id - 1) DIV {SCHEDULES_A_CONCERT}
 """
 
-COUNT_PAST = f"SELECT COUNT(*) FROM schedule WHERE {SEEDED} AND date < UTC_DATE()"
+# A concert is added in one transaction: if its schedules exist, it is complete.
+SCHEDULES_BY_CONCERT = f"""
+SELECT concert_id, COUNT(*) AS schedules FROM schedule
+WHERE {SEEDED} AND (id - 1) MOD {SCHEDULES_A_CONCERT} < %s GROUP BY concert_id
+"""
+
+HAS_PAST = f"SELECT id FROM schedule WHERE {SEEDED} AND date < UTC_DATE() LIMIT 1"
 
 MOVE_TO_COMING_DAYS = f"""
 UPDATE schedule
 SET date = UTC_DATE() + INTERVAL (1 + (id - 1) MOD {SCHEDULES_A_CONCERT}) DAY
 WHERE {SEEDED}
 """
+
+LOCK = "SELECT GET_LOCK(CONCAT('frontrow-seed-', DATABASE()), 120) AS locked"
+
+UNLOCK = "DO RELEASE_LOCK(CONCAT('frontrow-seed-', DATABASE()))"
 
 
 @dataclass(frozen=True)
@@ -105,93 +123,92 @@ class Size:
     schedules: int
 
 
-SIZES = {"full": Size(100, SCHEDULES_A_CONCERT), "small": Size(2, 3)}
+SIZES = {"full": Size(CONCERTS, SCHEDULES_A_CONCERT), "small": Size(2, 3)}
 
 
 class CannotSeed(Exception):
-    """Why there is nothing to be done, in one sentence for a person."""
+    """Why seeding is impossible, in one sentence for the user."""
 
 
 def title(concert: int) -> str:
-    """The title of the concert with this id; all of the first 100 differ."""
+    """Returns the title of the concert with this id; the first 100 are all different."""
     row, band = divmod(concert - 1, len(BANDS))
     return f"{BANDS[band]}: {PROGRAMMES[(row + band) % len(PROGRAMMES)]}"
 
 
-def seed(mysql_url: str, size: Size, console: Console) -> None:
+async def seed(mysql_url: str, size: Size, console: Console) -> None:
     """Adds what is missing. Raises CannotSeed."""
-    parts = urlsplit(mysql_url)
+    server = f"MariaDB at {urlsplit(mysql_url).netloc.rpartition('@')[2]}"
     try:
-        connection = pymysql.connect(
-            host=parts.hostname or "127.0.0.1",
-            port=parts.port or 3306,
-            user=unquote(parts.username or ""),
-            password=unquote(parts.password or ""),
-            database=parts.path.lstrip("/"),
-            charset="utf8mb4",
-            connect_timeout=5,
-        )
-    except pymysql.err.OperationalError as error:
+        async with Database(mysql_url, max_size=2, query_timeout=QUERY_SECONDS) as database:
+            await _fill(database, size, console)
+    except AccessDenied as error:
         raise CannotSeed(
-            f"MariaDB at {parts.hostname}:{parts.port or 3306} does not let us in"
-            f" (error {error.args[0]}): start it, or set CONCERT_MYSQL_URL to where it is."
+            f"{server} refuses access (error {error.number}): check CONCERT_MYSQL_URL."
         ) from error
-    try:
-        with connection:
-            _fill(connection, size, console)
-    except pymysql.err.ProgrammingError as error:
-        if error.args[0] != ER.NO_SUCH_TABLE:
+    except (Unavailable, TimeoutError) as error:
+        raise CannotSeed(
+            f"{server} is unavailable: start it, or set CONCERT_MYSQL_URL to its address; then run"
+            " this again."
+        ) from error
+    except DatabaseError as error:
+        if error.number != NO_SUCH_TABLE:
             raise
         raise CannotSeed(
-            "The tables are not there yet: run `python -m servicekit.migrate concert_service`."
-        ) from error
-    except (pymysql.err.OperationalError, pymysql.err.InterfaceError) as error:
-        raise CannotSeed(
-            f"MariaDB went away or refused (error {error.args[0]}): run this again to go on."
+            "The tables do not exist yet: run `python -m servicekit.migrate concert_service`."
         ) from error
 
 
-def _fill(
-    connection: "pymysql.Connection[pymysql.cursors.Cursor]", size: Size, to: Console
-) -> None:
-    with connection.cursor() as cursor:
-        # Two seeders at once would trip over each other's keys; the second finds all done.
-        cursor.execute("SELECT GET_LOCK(CONCAT('frontrow-seed-', DATABASE()), 120)")
-        if cursor.fetchone() != (1,):
-            raise CannotSeed("Another seeder has been at work for two minutes: let it finish.")
-        values: dict[str, object] = {
-            "last": SIZES["full"].concerts * SCHEDULES_A_CONCERT,
-            "schedules": size.schedules,
-        }
-        cursor.execute(COUNT_PAST, values)
-        if cursor.fetchone() != (0,):
-            moved = cursor.execute(MOVE_TO_COMING_DAYS, values)
-            connection.commit()
-            to.print(f"Moved {moved:,} schedules to the coming days.")
-        cursor.execute(SCHEDULES_BY_CONCERT, values)
-        complete = {concert for concert, count in cursor.fetchall() if count == size.schedules}
-        missing = [c for c in range(1, size.concerts + 1) if c not in complete]
-        cursor.execute("SELECT id FROM concert")
-        known = {concert for (concert,) in cursor.fetchall()}
-        with _progress(to) as progress:
-            bar = progress.add_task(
-                "concerts", total=size.concerts, completed=size.concerts - len(missing)
-            )
-            for done, concert in enumerate(missing, start=size.concerts - len(missing) + 1):
-                values |= {"concert": concert, "title": title(concert)}
-                if concert not in known:
-                    cursor.execute(ADD_CONCERT, values)
-                cursor.execute(ADD_SCHEDULES, values)
-                cursor.execute(ADD_SEATS, values)
-                connection.commit()
-                progress.update(bar, completed=done)
-                if not to.is_terminal and (done % 10 == 0 or done == size.concerts):
-                    to.print(f"Seeded {done} of {size.concerts} concerts.")
+async def _fill(database: Database, size: Size, console: Console) -> None:
+    # Two seeders at once would conflict on their keys; the second one finds nothing missing.
+    async with database.connection() as lock:
+        row = await lock.fetch_one(LOCK)
+        if row is None or row.locked != 1:
+            raise CannotSeed("Another seeder has been running for two minutes: wait for its end.")
+        try:
+            async with database.connection() as connection:
+                await _move_past_schedules(connection, console)
+                missing = await _missing_concerts(connection, size)
+            await _add_concerts(database, missing, size, console)
+        finally:
+            await lock.execute(UNLOCK)
     seats = size.concerts * size.schedules * SEATS_A_SCHEDULE
-    to.print(
-        f"{size.concerts} concerts, {size.concerts * size.schedules:,} schedules,"
-        f" {seats:,} seats are there."
+    console.print(
+        f"The database has {size.concerts} concerts, {size.concerts * size.schedules:,} schedules"
+        f" and {seats:,} seats."
     )
+
+
+async def _move_past_schedules(connection: Connection, console: Console) -> None:
+    if await connection.fetch_one(HAS_PAST) is not None:
+        moved = await connection.execute(MOVE_TO_COMING_DAYS)
+        console.print(f"Moved {moved:,} schedules to the coming days.")
+
+
+async def _missing_concerts(connection: Connection, size: Size) -> list[int]:
+    """Lists the ids of the concerts that are missing or incomplete."""
+    rows = await connection.fetch_all(SCHEDULES_BY_CONCERT, size.schedules)
+    complete = {row.concert_id for row in rows if row.schedules == size.schedules}
+    return [concert for concert in range(1, size.concerts + 1) if concert not in complete]
+
+
+async def _add_concerts(
+    database: Database, concerts: list[int], size: Size, console: Console
+) -> None:
+    done = size.concerts - len(concerts)
+    with _progress(console) as progress:
+        bar = progress.add_task("concerts", total=size.concerts, completed=done)
+        for concert in concerts:
+            await database.execute_transaction(
+                (SET_CONCERT, concert, size.schedules),
+                (ADD_CONCERT, title(concert)),
+                (ADD_SCHEDULES,),
+                (ADD_SEATS,),
+            )
+            done += 1
+            progress.update(bar, completed=done)
+            if not console.is_terminal and (done % 10 == 0 or done == size.concerts):
+                console.print(f"Seeded {done} of {size.concerts} concerts.")
 
 
 def _progress(console: Console) -> Progress:
@@ -208,17 +225,18 @@ def _progress(console: Console) -> Progress:
 
 
 def main() -> int:
-    """Seeds as the environment says; returns the exit status."""
+    """Seeds as SEED and CONCERT_MYSQL_URL say; returns the exit status."""
     wanted = os.environ.get("SEED") or "full"
     try:
         if wanted not in SIZES:
             raise CannotSeed(f"SEED must be full or small, not {wanted!r}.")
-        seed(load(ConcertSettings).mysql_url, SIZES[wanted], Console(highlight=False))
+        url = load(Settings).mysql_url
+        asyncio.run(seed(url, SIZES[wanted], Console(highlight=False)))
     except CannotSeed as error:
         print(f"concert_service.seed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("concert_service.seed: stopped; run it again to go on.", file=sys.stderr)
+        print("concert_service.seed: stopped; run it again to continue.", file=sys.stderr)
         return 130
     return 0
 

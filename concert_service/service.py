@@ -1,7 +1,6 @@
-"""What one can ask about concerts."""
+"""The use cases of concerts: listing concerts, schedules and seats."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from cachetools import TLRUCache
 
@@ -16,29 +15,13 @@ from concert_service.domain import (
     page_size,
     to_page_token,
 )
+from concert_service.ports import ConcertStore
 from servicekit.clock import seconds_to_midnight
 
 
-class ConcertStore(Protocol):
-    """The facts. What has a date in the past (UTC) counts as not there."""
-
-    async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
-        """The first `limit` concerts with a larger id, by id."""
-
-    async def has_concert(self, concert_id: int) -> bool: ...
-
-    async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
-        """The schedules of a concert from today on, by date."""
-
-    async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
-        """The seats of a schedule in seat order; None without such a schedule."""
-
-    async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
-        """Those of these seats that there are, in any order. At least one must be asked for."""
-
-
 class ConcertService:
-    """Answers from the store; seats, the bulk of it, from memory for a while."""
+    """Reads from the store; caches the seats of up to `cached_schedules` schedules for
+    `cache_seconds`."""
 
     def __init__(
         self, store: ConcertStore, *, cached_schedules: int = 500, cache_seconds: float = 60.0
@@ -50,7 +33,8 @@ class ConcertService:
         )
 
     async def list_concerts(self, size: int, page_token: str) -> tuple[Sequence[Concert], str]:
-        """A page of concerts and the token of the next, empty after the last."""
+        """Lists a page of concerts. Returns them and the token of the next page, empty after the
+        last. Raises InvalidRequest."""
         limit = page_size(size)
         concerts = await self._store.concerts_after(from_page_token(page_token), limit + 1)
         if len(concerts) <= limit:
@@ -58,14 +42,14 @@ class ConcertService:
         return concerts[:limit], to_page_token(concerts[limit - 1].id)
 
     async def list_schedules(self, concert_id: int) -> Sequence[Schedule]:
-        """A concert's schedules from today on. Raises ConcertNotFound."""
+        """Lists the upcoming schedules of a concert, by date. Raises ConcertNotFound."""
         schedules = await self._store.upcoming_schedules(concert_id)
         if not schedules and not await self._store.has_concert(concert_id):
             raise ConcertNotFound(concert_id)
         return schedules
 
     async def list_seats(self, schedule_id: int) -> Sequence[Seat]:
-        """Every seat of a schedule, in seat order. Raises ScheduleNotFound."""
+        """Lists all seats of an upcoming schedule, in seat order. Raises ScheduleNotFound."""
         seats = self._seats.get(schedule_id)
         if seats is None:
             seats = await self._store.seats_of_upcoming(schedule_id)
@@ -75,7 +59,8 @@ class ConcertService:
         return seats
 
     async def get_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
-        """Those of these seats that there are, from the store itself: whoever asks is about to
-        sell them. Raises InvalidRequest beyond 1,000."""
+        """Returns those of these seats that exist and whose schedule is upcoming. Bypasses the
+        cache, because the caller is about to sell them. Raises InvalidRequest for more than
+        1,000 ids."""
         check_seats(seat_ids)
         return await self._store.upcoming_seats(seat_ids) if seat_ids else []

@@ -1,4 +1,4 @@
-"""proto <-> domain of frontrow.concert.v1."""
+"""Converts between frontrow.concert.v1 messages and the domain."""
 
 from concert_service.domain import Seat
 from concert_service.service import ConcertService

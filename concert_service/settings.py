@@ -5,8 +5,8 @@ from pydantic import Field
 from servicekit.settings import ListenAddress, ServiceSettings, config
 
 
-class ConcertSettings(ServiceSettings):
-    """Everything concert_service can be told."""
+class Settings(ServiceSettings):
+    """The settings of concert_service."""
 
     model_config = config("CONCERT_")
 
@@ -23,7 +23,7 @@ class ConcertSettings(ServiceSettings):
     """Most connections of this process to MariaDB."""
 
     cached_schedules: int = Field(default=500, ge=1)
-    """How many schedules' seats are kept in memory; 150 seats are about 40 kB."""
+    """Most schedules whose seats are cached in memory; 150 seats take about 40 kB."""
 
     cache_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """How old those seats may be, in seconds: prices and dates hardly change."""
+    """Maximum age of cached seats, in seconds: prices and dates hardly change."""

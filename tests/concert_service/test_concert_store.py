@@ -1,19 +1,18 @@
 """The store of concerts: one contract for the fake and for MariaDB, and the seeder."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
-from urllib.parse import urlsplit
 
-import pymysql
 import pytest
 from rich.console import Console
 
 from concert_service import seed
 from concert_service.domain import Concert, Schedule, Seat
+from concert_service.ports import ConcertStore
 from concert_service.repository import ConcertRepository
-from concert_service.service import ConcertStore
 from servicekit.mysql import Database
 from tests.fakes.concert import FakeConcertStore, today
 
@@ -125,26 +124,17 @@ def seeded_url(mysql_urls: dict[str, str]) -> Iterator[str]:
         ask(mysql_urls["concert"], f"DELETE FROM {table} WHERE id <= {most}")
 
 
-def ask(url: str, sql: str) -> tuple[object, ...]:
-    parts = urlsplit(url)
-    with (
-        pymysql.connect(
-            host=parts.hostname,
-            port=parts.port or 3306,
-            user=parts.username or "",
-            password=parts.password or "",
-            database=parts.path[1:],
-            autocommit=True,
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute(sql)
-        return cursor.fetchone() or ()
+def ask(url: str, sql: str) -> tuple[object, ...] | None:
+    async def fetch() -> tuple[object, ...] | None:
+        async with Database(url) as database, database.connection() as connection:
+            return await connection.fetch_one(sql)
+
+    return asyncio.run(fetch())
 
 
 def run_seeder(url: str, size: seed.Size) -> str:
     out = StringIO()
-    seed.seed(url, size, Console(file=out, width=200))
+    asyncio.run(seed.seed(url, size, Console(file=out, width=200)))
     return out.getvalue()
 
 

@@ -1,0 +1,28 @@
+"""What concert_service needs from its store."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from concert_service.domain import Concert, Schedule, Seat
+
+
+class ConcertStore(Protocol):
+    """The store of concerts, schedules and seats. A schedule is upcoming from now until its date
+    (UTC) has passed."""
+
+    async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
+        """Lists the first `limit` concerts with a larger id, ordered by id."""
+
+    async def has_concert(self, concert_id: int) -> bool:
+        """Returns whether a concert exists."""
+
+    async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
+        """Lists the upcoming schedules of a concert, ordered by date."""
+
+    async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
+        """Lists the seats of an upcoming schedule in seat order. None if there is no such
+        schedule."""
+
+    async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
+        """Returns those of these seats that exist and whose schedule is upcoming, in any order.
+        Expects at least one id."""
