@@ -105,7 +105,7 @@ class ReservationExpired(Gone):
 
 
 class QueueClosed(Exhausted):
-    """The waiting room admits no new places; `code` is QUEUE_FULL or QUEUE_PAUSED."""
+    """The waiting room accepts no new users; `code` is QUEUE_FULL or QUEUE_PAUSED."""
 
     code: str  # type: ignore[misc]  # one of two
 

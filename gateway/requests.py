@@ -11,10 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.errors import BodyTooLarge, FieldError, InvalidFields, UnsupportedMediaType
 
 MAX_BODY_BYTES = 16 * 1024
+MAX_KEY_LENGTH = 255
 # A client that sends more slowly than this would keep a connection, and a drain, open for ever.
 _BODY_SECONDS = 10.0
 _MAX_ID = 2**63 - 1
-_MAX_KEY_LENGTH = 255
 
 Id = Annotated[
     int, Field(strict=True, ge=1, le=_MAX_ID, json_schema_extra={"format": "int64"}, examples=[42])
@@ -82,7 +82,7 @@ async def read_body(request: Request, model: type[Body]) -> Body:
                 if len(content) > MAX_BODY_BYTES:
                     raise too_large
     except (ClientDisconnect, TimeoutError):
-        raise InvalidFields([FieldError("body", "ended early or came too slowly")]) from None
+        raise InvalidFields([FieldError("body", "ended early or arrived too slowly")]) from None
     try:
         return model.model_validate_json(content)
     except ValidationError as invalid:
@@ -108,8 +108,8 @@ def idempotency_key(request: Request) -> str:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return ""
-    if 1 <= len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable():
+    if 1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable():
         return key
     raise InvalidFields(
-        [FieldError("Idempotency-Key", f"must be 1 to {_MAX_KEY_LENGTH} printable characters")]
+        [FieldError("Idempotency-Key", f"must be 1 to {MAX_KEY_LENGTH} printable characters")]
     )

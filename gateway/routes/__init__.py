@@ -1,1 +1,1 @@
-"""The routes, a file per thing they are about."""
+"""The declarations and handlers of the routes, one file for each tag of the OpenAPI document."""

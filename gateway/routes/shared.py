@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway import schemas, tokens
+from gateway.requests import MAX_KEY_LENGTH
 from gateway.routing import Header, Parameter
 
 # Any route that calls a service.
@@ -28,6 +29,6 @@ TOKEN = Parameter(
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "header",
-    Annotated[str, Field(min_length=1, max_length=255)],
+    Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)],
     "A repeated key with the same body returns the first final response again.",
 )

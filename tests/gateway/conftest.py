@@ -1,4 +1,4 @@
-"""The gateway in this process, in front of fake services that a real gRPC server serves."""
+"""A gateway in this process, with fake services behind a real gRPC server."""
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,7 +19,7 @@ OpenGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
 def settings_for(services: Services, **changes: Any) -> Settings:
-    """Settings for a gateway before these services: no limit of requests, nothing cached."""
+    """Returns settings for a gateway of these services: no rate limit, no caching."""
     defaults: dict[str, Any] = {
         "queue_addr": services.address,
         "concert_addr": services.address,
@@ -45,14 +45,14 @@ async def _serving() -> AsyncIterator[Services]:
 
 @pytest.fixture
 async def services(_serving: Services) -> Services:
-    """The four services, as if nothing had been asked of them."""
+    """The four services, in their initial state."""
     await _serving.reset()
     return _serving
 
 
 @asynccontextmanager
 async def gateway(settings: Settings, drain: Drain) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway of its own."""
+    """A client of a new gateway."""
     clients = Clients(settings)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(settings, clients, drain)),
@@ -64,15 +64,15 @@ async def gateway(settings: Settings, drain: Drain) -> AsyncIterator[httpx.Async
 
 @pytest.fixture(scope="session")
 async def _gateway(_serving: Services) -> AsyncIterator[httpx.AsyncClient]:
-    # One for all tests that need no settings of their own: it remembers nothing, and to make
-    # one takes longer than most tests.
+    # Shared by all tests with default settings: it caches nothing, and creating one takes longer
+    # than most tests.
     async with gateway(settings_for(_serving), Drain()) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 async def declared(_gateway: httpx.AsyncClient) -> Declared:
-    """What the gateway says of itself."""
+    """The OpenAPI document of the gateway."""
     declared = Declared((await _gateway.get("/openapi.json")).json())
     _gateway.event_hooks["response"] = [declared.check]
     return declared
@@ -82,13 +82,13 @@ async def declared(_gateway: httpx.AsyncClient) -> Declared:
 async def client(
     services: Services, declared: Declared, _gateway: httpx.AsyncClient
 ) -> httpx.AsyncClient:
-    """A client of a gateway whose every answer is held against the OpenAPI page."""
+    """A client that checks every response against the OpenAPI document."""
     return _gateway
 
 
 @pytest.fixture
 async def open_gateway(services: Services, declared: Declared) -> AsyncIterator[OpenGateway]:
-    """Opens a gateway with settings of one's own; a `drain` may be handed in."""
+    """Opens a gateway with changed settings; `drain` replaces its own."""
     async with AsyncExitStack() as stack:
 
         async def open_one(drain: Drain | None = None, **changes: Any) -> httpx.AsyncClient:
@@ -103,7 +103,7 @@ async def open_gateway(services: Services, declared: Declared) -> AsyncIterator[
 
 @pytest.fixture
 def unused_address() -> Iterator[str]:
-    """An address where nobody answers: bound, so that nobody else gets it, but not listening."""
+    """An address without a server: bound, so that no other process uses it, but not listening."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"

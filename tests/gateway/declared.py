@@ -1,4 +1,4 @@
-"""Holds responses against the OpenAPI page: whatever is answered must be declared."""
+"""Checks responses against the OpenAPI document: every response must be declared."""
 
 import re
 from functools import cache
@@ -9,13 +9,13 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from gateway.errors import PROBLEM_JSON
 
-# Not of a route: these come before any is found.
+# Errors without a route.
 _WITHOUT_ROUTE = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
 _HEADERS_TO_DECLARE = ("Retry-After", "X-Access-Token")
 
 
 class Declared:
-    """What the gateway's OpenAPI page declares."""
+    """The gateway's OpenAPI document."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
@@ -24,7 +24,7 @@ class Declared:
         ]
 
     def operation(self, method: str, path: str) -> tuple[str, dict[str, Any]] | None:
-        """The path template and the operation of a request, if it is declared."""
+        """Returns the path template and the operation of a request, or None if none is declared."""
         for pattern, template in self._patterns:
             if pattern.fullmatch(path):
                 operation = self.spec["paths"][template].get(method.lower())
@@ -33,7 +33,7 @@ class Declared:
         return None
 
     async def check(self, response: httpx.Response) -> None:
-        """Fails unless status, content type, headers and body are as declared."""
+        """Fails unless status, content type, headers and body match the document."""
         await response.aread()
         found = self.operation(response.request.method, response.request.url.path)
         if found is None:

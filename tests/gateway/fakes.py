@@ -1,6 +1,6 @@
 """The four services behind the gateway, in memory, with faults on demand.
 
-They keep state as the real ones do, as far as the gateway can tell; one gRPC server serves all.
+They keep state like the real ones, as far as the gateway sees it. One gRPC server serves all.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def service_error(
     /,
     **metadata: str,
 ) -> ServiceError:
-    """An error as a service would raise it."""
+    """Returns an error as a service would raise it."""
     named: type[ServiceError] = type(code, (kind,), {"code": code})
     return named(detail, **metadata)
 
@@ -49,7 +49,7 @@ def service_error(
 def sign(
     place: queue_pb2.Place, key: str = KEYS[KEY_ID], /, *, algorithm: str = "HS256", **changes: Any
 ) -> str:
-    """The token of a place. `changes` are claims to state otherwise; None leaves one out."""
+    """Returns the token of a place. `changes` replace claims; None removes one."""
     claims = {
         "room": place.room,
         "place": place.number,
@@ -63,7 +63,7 @@ def sign(
 
 @dataclass
 class Call:
-    """One call that a fake got."""
+    """One call to a fake."""
 
     method: str
     request: Any
@@ -72,7 +72,7 @@ class Call:
 
 
 class Faults:
-    """What the fakes do instead of answering well, by method name; and what they were asked."""
+    """Errors and delays of the fakes, by method name, and a record of all calls."""
 
     def __init__(self) -> None:
         self.reset()
@@ -83,7 +83,7 @@ class Faults:
         self.calls: list[Call] = []
 
     async def before(self, method: str, request: Any) -> None:
-        """Every fake method begins with this."""
+        """Records the call, then delays or fails it; every fake method calls this first."""
         self.calls.append(
             Call(method, request, call_context.request_id.get(), call_context.remaining(3_600))
         )
@@ -92,19 +92,19 @@ class Faults:
             raise self.errors[method]
 
     def of(self, method: str) -> list[Call]:
-        """The calls of one method."""
+        """Returns the calls of one method."""
         return [call for call in self.calls if call.method == method]
 
 
 class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
-    """A waiting room for `capacity` people that admits whoever is next as soon as it can."""
+    """A waiting room that admits the next in line as soon as fewer than `capacity` are admitted."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.reset()
 
     def reset(self) -> None:
-        """An empty room."""
+        """Empties the room."""
         self.capacity = 10
         self.closed = ""
         self.recovering = False
@@ -114,7 +114,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self._places_given = 0
 
     def enter(self, user_id: int) -> queue_pb2.Place:
-        """The user's place, old or new."""
+        """Returns the user's place; gives a new one if there is none."""
         for place in (*self.admitted.values(), *self.waiting):
             if place.user_id == user_id:
                 return place
@@ -182,7 +182,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
 
 
 class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
-    """Three concerts; the first has two dates with three and with no more than one seat."""
+    """Three concerts; the first has two dates, with three seats and with one."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
@@ -238,11 +238,11 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
     async def GetSeats(
         self, request: concert_pb2.GetSeatsRequest, context: object
     ) -> concert_pb2.GetSeatsResponse:
-        raise NotImplementedError("the gateway does not ask this")
+        raise NotImplementedError("the gateway does not call this")
 
 
 class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
-    """Holds, on the seats of the fake concerts."""
+    """Reservations of the seats of the fake concerts."""
 
     def __init__(self, faults: Faults, concerts: FakeConcerts) -> None:
         self.faults = faults
@@ -250,11 +250,11 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         self.reset()
 
     def reset(self) -> None:
-        """No reservation yet."""
+        """Deletes all reservations."""
         self.reservations: dict[int, reservation_pb2.ReserveResponse] = {}
 
     def hold(self, user_id: int, seat_id: int) -> reservation_pb2.ReserveResponse:
-        """A new hold. SEAT_NOT_FOUND, SEAT_HELD, SEAT_SOLD."""
+        """Adds a hold. Raises SEAT_NOT_FOUND, SEAT_HELD or SEAT_SOLD."""
         seat = next((seat for seat in self.concerts.seats if seat.id == seat_id), None)
         if seat is None:
             raise service_error("SEAT_NOT_FOUND", NotFound)
@@ -276,7 +276,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         return reservation
 
     def owned(self, reservation_id: int, user_id: int) -> reservation_pb2.ReserveResponse:
-        """The user's reservation. RESERVATION_NOT_FOUND, NOT_YOURS."""
+        """Returns the user's reservation. Raises RESERVATION_NOT_FOUND or NOT_YOURS."""
         reservation = self.reservations.get(reservation_id)
         if reservation is None:
             raise service_error("RESERVATION_NOT_FOUND", NotFound)
@@ -334,12 +334,11 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     async def BeginPayment(
         self, request: reservation_pb2.BeginPaymentRequest, context: object
     ) -> reservation_pb2.BeginPaymentResponse:
-        raise NotImplementedError("the gateway does not ask this")
+        raise NotImplementedError("the gateway does not call this")
 
 
 class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
-    """Pays holds of the fake reservations, with the `outcome` it is told; success ends the
-    admission."""
+    """Pays holds of the fake reservations with the given `outcome`; success ends the admission."""
 
     def __init__(self, faults: Faults, reservations: FakeReservations, queue: FakeQueue) -> None:
         self.faults = faults
@@ -348,7 +347,7 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
         self.reset()
 
     def reset(self) -> None:
-        """No payment yet, and all will succeed."""
+        """Deletes all payments; the next ones succeed."""
         self.outcome: payment_pb2.PaymentStatus.ValueType = SUCCEEDED
         self.payments: dict[int, payment_pb2.PayResponse] = {}
 
@@ -385,7 +384,7 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
 
 @dataclass
 class Services:
-    """All four on one address."""
+    """All four services on one address."""
 
     faults: Faults = field(default_factory=Faults)
     address: str = ""
@@ -399,7 +398,7 @@ class Services:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        """Serves them as the real ones are served, but for signals and metrics."""
+        """Serves them like the real ones, without signals and metrics."""
         settings = ServiceSettings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0")
         self._server = server = Server(settings, "fakes").grpc
         queue_pb2_grpc.add_QueueServiceServicer_to_server(self.queue, server)
@@ -412,7 +411,7 @@ class Services:
         self.address = f"127.0.0.1:{port}"
 
     async def reset(self) -> None:
-        """As if nothing had been asked of them."""
+        """Restores the initial state of all four."""
         self.faults.reset()
         self.queue.reset()
         self.reservations.reset()
@@ -424,21 +423,21 @@ class Services:
             await self._server.stop(None)
 
     def token(self, user_id: int = 42) -> str:
-        """The token of the user's place, entered if need be: admitted while there is room."""
+        """Returns the token of the user's place; enters if needed. Admitted while there is room."""
         return sign(self.queue.enter(user_id))
 
     def waiting_token(self, user_id: int = 42) -> str:
-        """The token of a user who waits."""
+        """Returns the token of a waiting user."""
         self.queue.capacity = 0
         return self.token(user_id)
 
     def ended_token(self, user_id: int = 42) -> str:
-        """The token of a user whose place has ended."""
+        """Returns the token of a user whose place has ended."""
         place = self.queue.enter(user_id)
         self.queue.end(place.number)
         return sign(place)
 
     def numbers(self, method: str) -> Iterable[int]:
-        """How many items each call of a batched method had."""
+        """Yields the number of items of each call of a batched method."""
         for call in self.faults.of(method):
             yield len(call.request.places if method == "GetPositions" else call.request.user_ids)

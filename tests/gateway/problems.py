@@ -1,4 +1,4 @@
-"""What every problem body must be."""
+"""Checks problem bodies."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from gateway.errors import PROBLEM_JSON, TABLE
 def assert_problem(
     response: httpx.Response, status: int, code: str, retry_after: int | None = None
 ) -> dict[str, Any]:
-    """Fails unless this is the problem; returns its body. `retry_after` in seconds, None: the
-    header must be absent."""
+    """Fails unless the response is this problem; returns its body. `retry_after` is in seconds;
+    None means that the header must be absent."""
     assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM_JSON)
     body: dict[str, Any] = response.json()
     assert body["code"] == code

@@ -1,4 +1,4 @@
-"""A gateway on a real port, for what cannot be seen without connections."""
+"""A gateway on a real port, for tests of connections."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ def free_address() -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that tells nobody when it happens."""
+    """Polls until `condition` holds, for at most 30 s."""
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def serving(
     services: Services, announce_seconds: float
 ) -> AsyncIterator[tuple[DrainingServer, asyncio.Task[None], str]]:
-    """A gateway on a port of its own: the server, the task that runs it, its URL."""
+    """Serves a gateway on a free port; yields the server, its task and its URL."""
     settings = settings_for(services, listen=free_address(), drain_seconds=5)
     clients = Clients(settings)
     drain = Drain()

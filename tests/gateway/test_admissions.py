@@ -1,4 +1,4 @@
-"""The door of the shop, and how long it remembers a face."""
+"""Admission checks and their cache."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ def admitted(seconds: float = 600) -> queue_pb2.Position:
 
 
 class Room:
-    """Answers with the position it is given, and counts."""
+    """A waiting room that answers every place with `position` and counts the places."""
 
     def __init__(self) -> None:
         self.position = admitted()
@@ -41,28 +41,28 @@ def room() -> Room:
     return Room()
 
 
-def door(room: Room, ttl_seconds: float = 1) -> Admissions:
+def admissions_of(room: Room, ttl_seconds: float = 1) -> Admissions:
     return Admissions(Batcher(room, budget=1, max_batch=256), ttl_seconds)
 
 
-async def test_who_is_admitted_is_remembered_for_the_time_to_live(room: Room) -> None:
-    admissions = door(room)
+async def test_an_admission_is_cached(room: Room) -> None:
+    admissions = admissions_of(room)
     await admissions.check(PLACE)
     await admissions.check(PLACE)
     assert room.asked == 1
 
 
-async def test_who_is_admitted_is_not_remembered_for_longer(room: Room) -> None:
-    admissions = door(room, ttl_seconds=0.02)
+async def test_the_cache_ends_after_its_time_to_live(room: Room) -> None:
+    admissions = admissions_of(room, ttl_seconds=0.02)
     await admissions.check(PLACE)
     await asyncio.sleep(0.03)
     await admissions.check(PLACE)
     assert room.asked == 2
 
 
-async def test_who_is_admitted_is_not_remembered_beyond_the_admission(room: Room) -> None:
+async def test_the_cache_ends_with_the_admission(room: Room) -> None:
     room.position = admitted(seconds=0.03)
-    admissions = door(room)
+    admissions = admissions_of(room)
     await admissions.check(PLACE)
     await asyncio.sleep(0.04)
     room.position = ENDED
@@ -70,16 +70,16 @@ async def test_who_is_admitted_is_not_remembered_beyond_the_admission(room: Room
         await admissions.check(PLACE)
 
 
-async def test_a_clock_behind_the_room_remembers_nothing(room: Room) -> None:
+async def test_an_admission_that_has_ended_by_our_clock_is_not_cached(room: Room) -> None:
     room.position = admitted(seconds=-5)
-    admissions = door(room)
+    admissions = admissions_of(room)
     await admissions.check(PLACE)
     await admissions.check(PLACE)
     assert room.asked == 2
 
 
-async def test_one_face_is_not_another(room: Room) -> None:
-    admissions = door(room)
+async def test_places_are_cached_separately(room: Room) -> None:
+    admissions = admissions_of(room)
     await admissions.check(PLACE)
     room.position = WAITING
     with pytest.raises(StillWaiting):
@@ -87,10 +87,8 @@ async def test_one_face_is_not_another(room: Room) -> None:
 
 
 @pytest.mark.parametrize("position", [WAITING, ENDED])
-async def test_who_is_not_admitted_is_not_remembered(
-    room: Room, position: queue_pb2.Position
-) -> None:
-    admissions = door(room)
+async def test_other_states_are_not_cached(room: Room, position: queue_pb2.Position) -> None:
+    admissions = admissions_of(room)
     room.position = position
     with pytest.raises((StillWaiting, TokenExpired)):
         await admissions.check(PLACE)
@@ -98,43 +96,41 @@ async def test_who_is_not_admitted_is_not_remembered(
     await admissions.check(PLACE)
 
 
-async def test_who_waits_is_told_where_and_how_long(room: Room) -> None:
+async def test_a_waiting_place_gets_its_order_and_the_time_of_the_next_poll(room: Room) -> None:
     room.position = WAITING
     with pytest.raises(StillWaiting) as waiting:
-        await door(room).check(PLACE)
+        await admissions_of(room).check(PLACE)
     assert (waiting.value.order, waiting.value.retry_after) == (3, 2)
 
 
-async def test_who_has_no_time_told_waits_a_second(room: Room) -> None:
+async def test_the_next_poll_is_at_least_one_second_later(room: Room) -> None:
     room.position = queue_pb2.Position(state=queue_pb2.PLACE_STATE_WAITING, order=1)
     with pytest.raises(StillWaiting) as waiting:
-        await door(room).check(PLACE)
+        await admissions_of(room).check(PLACE)
     assert waiting.value.retry_after == 1
 
 
-async def test_forgetting_asks_again(room: Room) -> None:
-    admissions = door(room)
+async def test_forget_makes_the_next_check_ask_again(room: Room) -> None:
+    admissions = admissions_of(room)
     await admissions.check(PLACE)
     admissions.forget(PLACE)
     room.position = ENDED
     with pytest.raises(TokenExpired):
         await admissions.check(PLACE)
-    admissions.forget(PLACE)  # nothing to forget is no error
+    admissions.forget(PLACE)  # no-op without an entry
 
 
-async def test_the_position_is_always_asked(room: Room) -> None:
-    admissions = door(room)
+async def test_positions_are_never_cached(room: Room) -> None:
+    admissions = admissions_of(room)
     await admissions.check(PLACE)
     room.position = ENDED
     with pytest.raises(TokenExpired):
         await admissions.position(PLACE)
 
 
-async def test_it_remembers_so_many_and_no_more(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_size_is_bounded(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.admissions._MAX_CACHED", 2)
-    admissions = door(room)
+    admissions = admissions_of(room)
     places = [queue_pb2.Place(number=number) for number in (1, 2, 3)]
     for place in places:
         await admissions.check(place)

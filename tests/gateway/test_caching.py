@@ -1,4 +1,4 @@
-"""The cache of what may be stale for a moment."""
+"""The loading cache."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ def no_limit() -> float:
 
 
 class Loads:
-    """Loads the next number, once it is let go."""
+    """Loads the next number, or fails with `error`, while `gate` is set."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -46,22 +46,22 @@ async def test_a_crowd_waits_for_one_load() -> None:
     assert load.count == 1
 
 
-async def test_a_value_ends_counted_from_the_beginning_of_its_load() -> None:
+async def test_the_time_to_live_starts_with_the_load() -> None:
     cache, load = LoadingCache[str, int](0.05, 10, no_limit), Loads()
     load.gate.clear()
     first = asyncio.create_task(cache.get("a", load))
     await asyncio.sleep(0.06)
     load.gate.set()
     assert await first == 1
-    # It was already too old when it came.
+    # The value had expired when it arrived.
     assert await cache.get("a", load) == 2
 
 
-async def test_what_was_loaded_together_does_not_end_together() -> None:
+async def test_values_that_were_loaded_together_expire_at_different_times() -> None:
     cache, load = LoadingCache[int, int](0.2, 200, no_limit), Loads()
     await asyncio.gather(*(cache.get(key, load) for key in range(200)))
     await asyncio.sleep(0.15)
-    # Half of them have ended by now, give or take what chance and a busy machine may do.
+    # About half of them have expired; a busy machine may make it more.
     await asyncio.gather(*(cache.get(key, load) for key in range(100)))
     assert 200 < load.count <= 300
     await asyncio.sleep(0.2)
@@ -70,15 +70,15 @@ async def test_what_was_loaded_together_does_not_end_together() -> None:
     assert load.count == 100
 
 
-async def test_a_time_to_live_of_zero_keeps_nothing() -> None:
+async def test_a_time_to_live_of_zero_caches_nothing() -> None:
     cache, load = LoadingCache[str, int](0, 10, no_limit), Loads()
     assert [await cache.get("a", load) for _ in range(3)] == [1, 2, 3]
 
 
-async def test_a_failure_is_told_to_all_who_wait_and_not_kept() -> None:
+async def test_a_failure_reaches_all_waiting_callers_and_is_not_cached() -> None:
     cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
-    load.error = LookupError("away")
+    load.error = LookupError("unavailable")
     crowd = [asyncio.create_task(cache.get("a", load)) for _ in range(5)]
     await asyncio.sleep(0.001)
     load.gate.set()
@@ -88,16 +88,16 @@ async def test_a_failure_is_told_to_all_who_wait_and_not_kept() -> None:
     assert await cache.get("a", load) == 2
 
 
-async def test_a_failure_leaves_the_other_keys_alone() -> None:
+async def test_a_failure_does_not_affect_other_keys() -> None:
     cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     assert await cache.get("a", load) == 1
-    load.error = LookupError("away")
+    load.error = LookupError("unavailable")
     with pytest.raises(LookupError):
         await cache.get("b", load)
     assert await cache.get("a", load) == 1
 
 
-async def test_the_least_recently_used_goes_first() -> None:
+async def test_the_least_recently_used_value_is_evicted_first() -> None:
     cache, load = LoadingCache[str, int](10, 2, no_limit), Loads()
     await cache.get("a", load)
     await cache.get("b", load)
@@ -108,7 +108,7 @@ async def test_the_least_recently_used_goes_first() -> None:
     assert await cache.get("b", load) == 4
 
 
-async def test_who_goes_away_does_not_take_the_load_along() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_load() -> None:
     cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
     first, second = (asyncio.create_task(cache.get("a", load)) for _ in range(2))
@@ -121,12 +121,12 @@ async def test_who_goes_away_does_not_take_the_load_along() -> None:
     assert await cache.get("a", load) == 1
 
 
-async def test_a_failure_that_nobody_waits_for_is_no_trouble(
+async def test_a_failure_without_a_waiting_caller_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cache, load = LoadingCache[str, int](10, 10, no_limit), Loads()
     load.gate.clear()
-    load.error = LookupError("away")
+    load.error = LookupError("unavailable")
     only = asyncio.create_task(cache.get("a", load))
     await asyncio.sleep(0.001)
     only.cancel()
@@ -137,7 +137,7 @@ async def test_a_failure_that_nobody_waits_for_is_no_trouble(
     assert caplog.records == []
 
 
-async def test_the_limit_of_the_caller_ends_a_value_early() -> None:
+async def test_the_limit_of_the_owner_shortens_the_time_to_live() -> None:
     cache, load = LoadingCache[str, int](10, 10, lambda: 0.05), Loads()
     assert await cache.get("a", load) == 1
     assert await cache.get("a", load) == 1

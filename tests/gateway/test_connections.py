@@ -1,4 +1,4 @@
-"""What only shows on a real connection: raw HTTP to a real server."""
+"""Raw HTTP over real connections to a real server."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.gateway.serving import serving
 
 @dataclass
 class Connection:
-    """One connection, by hand."""
+    """One connection without an HTTP client."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -26,7 +26,7 @@ class Connection:
             await self.writer.drain()
 
     async def read_response(self, *, body: bool = True) -> tuple[int, dict[str, str], str]:
-        """Status, headers and body of the next response."""
+        """Returns status, headers and body of the next response."""
         async with asyncio.timeout(10):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
             fields = (line.split(": ", 1) for line in head[1:] if line)
@@ -39,7 +39,7 @@ class Connection:
             )
 
     async def is_closed(self) -> bool:
-        """Whether the server has closed it, with nothing more to say."""
+        """Returns whether the server closes it without another byte."""
         async with asyncio.timeout(10):
             return await self.reader.read() == b""
 
@@ -63,7 +63,7 @@ async def test_many_requests_on_one_connection(connection: Connection) -> None:
         status, headers, body = await connection.read_response()
         assert (status, body) == (200, '{"status":"live"}')
         assert "connection" not in headers
-    await connection.send(LIVE, LIVE, LIVE)  # not waiting for responses
+    await connection.send(LIVE, LIVE, LIVE)  # without waiting for responses
     assert [(await connection.read_response())[0] for _ in range(3)] == [200] * 3
 
 
@@ -77,7 +77,7 @@ async def test_a_body_in_chunks(connection: Connection) -> None:
     assert "x-access-token" in headers
 
 
-async def test_a_body_that_is_too_large_does_not_spoil_the_connection(
+async def test_the_connection_survives_a_body_that_is_too_large(
     connection: Connection,
 ) -> None:
     size = MAX_BODY_BYTES + 1
@@ -100,17 +100,17 @@ async def test_head_has_no_body(connection: Connection) -> None:
     await connection.send("HEAD /concerts HTTP/1.1\r\nHost: x\r\n\r\n")
     status, headers, _ = await connection.read_response(body=False)
     assert (status, headers["allow"]) == (405, "GET")
-    await connection.send(LIVE)  # had there been one, it would come now
+    await connection.send(LIVE)  # a body would be read here
     assert (await connection.read_response())[0] == 200
 
 
-async def test_old_and_shy_clients_get_a_closed_connection(connection: Connection) -> None:
+async def test_http_1_0_gets_a_closed_connection(connection: Connection) -> None:
     await connection.send("GET /health/live HTTP/1.0\r\n\r\n")
     assert (await connection.read_response())[0] == 200
     assert await connection.is_closed()
 
 
-async def test_who_hangs_up_harms_nobody(
+async def test_a_client_that_disconnects_causes_no_warning(
     connection: Connection, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     services.faults.delays["EnterQueue"] = 0.05
@@ -118,11 +118,11 @@ async def test_who_hangs_up_harms_nobody(
     connection.writer.close()
     while not services.faults.of("EnterQueue"):  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    await asyncio.sleep(0.1)  # the response has nowhere to go
+    await asyncio.sleep(0.1)  # the response has no receiver
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
-async def test_the_server_does_not_tell_what_it_is(connection: Connection) -> None:
+async def test_the_response_does_not_name_the_server(connection: Connection) -> None:
     await connection.send(LIVE)
     _, headers, _ = await connection.read_response()
     assert "server" not in headers
@@ -132,7 +132,7 @@ async def test_the_server_does_not_tell_what_it_is(connection: Connection) -> No
 @pytest.mark.parametrize(
     "line", ["GET /concerts/\xe9 HTTP/1.1", "FOO /concerts HTTP/1.1", "GET /concerts HTTP/9.7"]
 )
-async def test_what_is_not_http_gets_a_problem_too(connection: Connection, line: str) -> None:
+async def test_malformed_http_gets_a_problem(connection: Connection, line: str) -> None:
     connection.writer.write(line.encode("latin-1") + b"\r\nHost: x\r\n\r\n")
     status, headers, body = await connection.read_response()
     problem = json.loads(body)
@@ -143,7 +143,7 @@ async def test_what_is_not_http_gets_a_problem_too(connection: Connection, line:
     assert await connection.is_closed()
 
 
-async def test_half_a_head_does_not_keep_a_connection(
+async def test_half_a_head_does_not_keep_a_connection_open(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
@@ -151,7 +151,7 @@ async def test_half_a_head_does_not_keep_a_connection(
     assert await connection.is_closed()
 
 
-async def test_half_a_head_after_a_reply_does_not_keep_a_connection(
+async def test_half_a_head_after_a_response_does_not_keep_a_connection_open(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
@@ -161,7 +161,7 @@ async def test_half_a_head_after_a_reply_does_not_keep_a_connection(
     assert await connection.is_closed()
 
 
-async def test_a_head_in_pieces_is_a_head(
+async def test_a_head_in_pieces_is_accepted(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
@@ -174,7 +174,7 @@ async def test_a_head_in_pieces_is_a_head(
     assert (await connection.read_response())[0] == 200
 
 
-async def test_a_connection_without_a_first_byte_ends(
+async def test_a_connection_without_a_first_byte_is_closed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(services, 0) as (server, _, url):

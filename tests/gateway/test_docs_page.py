@@ -11,7 +11,7 @@ from tests.gateway.fakes import Services
 from tests.gateway.serving import serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# No name resolves, so that whatever the page wants from elsewhere is missing here as well.
+# No host name resolves, so that anything the page loads from elsewhere is missing.
 OPTIONS = [
     "--headless",
     "--no-sandbox",

@@ -1,4 +1,4 @@
-"""Stopping without cutting anybody off: real servers, real connections."""
+"""The drain, with real servers and real connections."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ import pytest
 from tests.gateway.fakes import KEYS, Services
 from tests.gateway.serving import free_address, serving, until
 
-# A client that has not been told in this time is cut off; a second signal ends it.
+# Longer than any test: a second signal ends the announcement.
 ANNOUNCE_SECONDS = 60.0
 
 
@@ -38,24 +38,24 @@ class Load:
                     return
 
     async def is_under_way(self) -> None:
-        """Returns once every client has been answered, and its connection kept."""
+        """Returns once every client has had a response that keeps its connection."""
         await until(lambda: all(len(answers) > 1 for answers in self.answers))
         assert not any(client.done() for client in self._clients)
 
     async def succeeds(self) -> None:
-        """Waits until every client was told to go. Raises whatever went wrong for any."""
+        """Waits until every client has had a closing response. Raises the first error of any."""
         await asyncio.wait_for(asyncio.gather(*self._clients), 30)
         assert {status for answers in self.answers for status in answers} == {200}
 
 
-async def test_nobody_is_cut_off(services: Services) -> None:
+async def test_no_client_is_disconnected(services: Services) -> None:
     token = services.token()
     async with serving(services, ANNOUNCE_SECONDS) as (server, running, url):
         load = Load(url, token)
         await load.is_under_way()
         server.handle_exit(signal.SIGTERM, None)
         await load.succeeds()
-        # Still there for who comes now, and saying that it will not be for long.
+        # New clients are still served, and their connections closed.
         async with httpx.AsyncClient(base_url=url) as late:
             ready = await late.get("/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "draining")
@@ -71,7 +71,7 @@ async def test_nobody_is_cut_off(services: Services) -> None:
                 await too_late.get("/health/live")
 
 
-async def test_what_was_accepted_is_answered_after_the_listener_closed(
+async def test_accepted_requests_are_answered_after_the_listener_closed(
     services: Services,
 ) -> None:
     services.faults.delays["Reserve"] = 0.5
@@ -92,7 +92,7 @@ async def test_what_was_accepted_is_answered_after_the_listener_closed(
         await running
 
 
-async def test_an_idle_connection_keeps_nobody_waiting(services: Services) -> None:
+async def test_an_idle_connection_does_not_delay_the_stop(services: Services) -> None:
     async with serving(services, 0) as (server, running, url), httpx.AsyncClient() as client:
         await client.get(f"{url}/health/live")
         started = time.monotonic()
@@ -161,7 +161,7 @@ async def test_the_program_and_its_workers_drain_at_sigterm(
 
 
 async def until_alive(url: str) -> None:
-    """Waits until the program answers."""
+    """Waits until the program answers, for at most 60 s."""
     async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(httpx.TransportError):

@@ -22,7 +22,7 @@ from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import CONFIRMED, Services, service_error
 from tests.gateway.problems import assert_problem
 
-# A request of user 42 for each RPC behind a route, with the methods that it calls in turn.
+# For each RPC a request that calls it.
 REQUESTS = {
     "EnterQueue": ("POST", "/queues/enqueue", {"userId": 42}),
     "GetPositions": ("GET", "/queues/order", None),
@@ -41,15 +41,15 @@ SECRET = "SELECT * FROM seats; host db-7.internal"
 
 
 async def ask(client: httpx.AsyncClient, services: Services, method: str) -> httpx.Response:
-    """The request that makes the gateway call this method, of user 42, admitted."""
+    """Sends the request that calls this RPC, as user 42, who is admitted."""
     verb, path, body = REQUESTS[method]
     return await client.request(
         verb, path, json=body, headers={"X-Access-Token": services.token(42)}
     )
 
 
-class TestWhatAServiceAnswers:
-    """One row of the contract's table each: method, error, status, Retry-After."""
+class TestErrorsOfAService:
+    """One row of the contract's table each: RPC, code, kind, status, Retry-After."""
 
     @pytest.mark.parametrize(
         ("method", "code", "kind", "status", "retry_after"),
@@ -74,7 +74,7 @@ class TestWhatAServiceAnswers:
             ("CancelReservation", "ALREADY_PAID", Conflict, 409, None),
         ],
     )
-    async def test_is_told(
+    async def test_reaches_the_client(
         self,
         client: httpx.AsyncClient,
         services: Services,
@@ -89,7 +89,7 @@ class TestWhatAServiceAnswers:
         body = assert_problem(response, status, code, retry_after)
         assert body["detail"] == "A sentence for a person."
 
-    async def test_seats_that_are_taken(
+    async def test_a_held_and_a_sold_seat(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         hold = services.reservations.hold(7, 101)
@@ -98,7 +98,7 @@ class TestWhatAServiceAnswers:
         assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_SOLD")
 
     @pytest.mark.parametrize("code", sorted(TABLE))
-    async def test_every_code_of_the_table_crosses(
+    async def test_every_code_of_the_table_reaches_the_client(
         self,
         services: Services,
         client: httpx.AsyncClient,
@@ -120,7 +120,7 @@ class TestWhatAServiceAnswers:
         assert_problem(response, 500, "INTERNAL")
         assert SECRET not in response.text
 
-    async def test_metadata_is_for_programs_of_ours_alone(
+    async def test_metadata_does_not_reach_the_client(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.faults.errors["Reserve"] = service_error(
@@ -133,7 +133,7 @@ class TestWhatAServiceAnswers:
 
 class TestTheWaitingRoom:
     @pytest.mark.parametrize(("code", "status"), [("QUEUE_FULL", 429), ("QUEUE_PAUSED", 503)])
-    async def test_takes_nobody_new(
+    async def test_closed_to_new_users(
         self, client: httpx.AsyncClient, services: Services, code: str, status: int
     ) -> None:
         services.queue.closed = code
@@ -141,7 +141,7 @@ class TestTheWaitingRoom:
         assert_problem(response, status, code, 10)
         assert "X-Access-Token" not in response.headers
 
-    async def test_one_bad_item_does_not_spoil_the_batch(
+    async def test_one_ended_place_does_not_fail_the_batch(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.faults.delays["EnterQueue"] = 0.02
@@ -155,7 +155,7 @@ class TestTheWaitingRoom:
     @pytest.mark.parametrize(
         "method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve", "Pay"]
     )
-    async def test_who_waits_does_not_pass(
+    async def test_a_waiting_place_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.queue.capacity = 0
@@ -166,7 +166,7 @@ class TestTheWaitingRoom:
         assert services.faults.of(method) == []
 
     @pytest.mark.parametrize("method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve"])
-    async def test_whose_place_ended_does_not_pass(
+    async def test_an_ended_place_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         verb, path, body = REQUESTS[method]
@@ -176,7 +176,7 @@ class TestTheWaitingRoom:
         assert services.faults.of(method) == []
 
     @pytest.mark.parametrize("method", ["Reserve", "Pay"])
-    async def test_nobody_acts_with_the_token_of_another(
+    async def test_the_token_of_another_user_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         verb, path, body = REQUESTS[method]
@@ -185,13 +185,13 @@ class TestTheWaitingRoom:
         assert_problem(response, 403, "NOT_YOURS")
         assert services.faults.of(method) == []
 
-    async def test_nobody_pays_the_reservation_of_another(
+    async def test_the_reservation_of_another_user_cannot_be_paid(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(43, 101)
         assert_problem(await ask(client, services, "Pay"), 403, "NOT_YOURS")
 
-    async def test_nobody_learns_of_the_payment_of_another(
+    async def test_the_payment_of_another_user_is_not_shown(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(43, 101)
@@ -203,20 +203,20 @@ class TestTheWaitingRoom:
 
 
 @pytest.mark.parametrize("method", REQUESTS)
-class TestAServiceInTrouble:
-    async def test_that_says_so(
+class TestAFailingService:
+    async def test_unavailable(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
-        services.faults.errors[method] = Unavailable("The store is away.")
+        services.faults.errors[method] = Unavailable("The store is unavailable.")
         assert_problem(await ask(client, services, method), 503, "UNAVAILABLE", 1)
 
-    async def test_that_found_something_too_slow(
+    async def test_timed_out(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.faults.errors[method] = TimedOut("The store took too long.")
         assert_problem(await ask(client, services, method), 504, "TIMEOUT", 1)
 
-    async def test_that_fails_tells_nothing(
+    async def test_a_defect_is_masked(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.faults.errors[method] = RuntimeError(SECRET)
@@ -224,7 +224,7 @@ class TestAServiceInTrouble:
         assert_problem(response, 500, "INTERNAL")
         assert "db-7" not in response.text
 
-    async def test_whose_error_has_no_code_tells_nothing(
+    async def test_an_error_without_a_code_is_masked(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
         services.faults.errors[method] = service_error("INTERNAL", Exhausted, SECRET)
@@ -233,10 +233,10 @@ class TestAServiceInTrouble:
         assert "db-7" not in response.text
 
 
-async def test_a_service_that_is_not_there(
+async def test_no_service_at_the_address(
     open_gateway: OpenGateway, services: Services, unused_address: str
 ) -> None:
-    # One method each: gRPC tries an idempotent one again, which takes a while.
+    # One RPC each: gRPC retries an idempotent one, which takes time.
     for address, method in {
         "queue_addr": "GetPositions",
         "concert_addr": "ListConcerts",

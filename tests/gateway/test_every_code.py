@@ -1,4 +1,4 @@
-"""Every error that a service can raise has its row in the gateway's table, or never gets there."""
+"""Every error code of a service has a row in the gateway's table or never reaches a client."""
 
 import importlib
 import pkgutil
@@ -10,7 +10,7 @@ from servicekit.errors import ServiceError
 
 SERVICES = ("queue_service", "concert_service", "reservation_service", "payment_service")
 
-# Kinds, which are never raised themselves, and errors that the gateway answers or avoids itself.
+# Kinds, which are not raised themselves, and errors that the gateway translates or prevents.
 NOT_FOR_CLIENTS = {
     "CONFLICT",
     "FORBIDDEN",
@@ -19,7 +19,7 @@ NOT_FOR_CLIENTS = {
     "EXHAUSTED",
     # An operator's mistake: GATEWAY_ROOM names a room that queue_service does not run.
     "ROOM_NOT_FOUND",
-    # The gateway reads it as an ended admission.
+    # The gateway answers TOKEN_EXPIRED instead.
     "PAYMENT_NOT_FOUND",
 }
 

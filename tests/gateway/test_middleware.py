@@ -12,7 +12,7 @@ from tests.gateway.problems import assert_problem
 
 class TestTheRequestId:
     @pytest.mark.parametrize("request_id", ["a", "A-1._z", "x" * 64])
-    async def test_of_the_client_is_taken(
+    async def test_of_the_client_is_used(
         self, client: httpx.AsyncClient, services: Services, request_id: str
     ) -> None:
         headers = {"X-Request-Id": request_id, "X-Access-Token": services.token()}
@@ -20,7 +20,7 @@ class TestTheRequestId:
         assert response.headers["X-Request-Id"] == request_id
 
     @pytest.mark.parametrize("request_id", [None, "", "x" * 65, "a b", "a\tb", "ünï", '"', "a,b"])
-    async def test_is_made_otherwise(
+    async def test_is_created_otherwise(
         self, client: httpx.AsyncClient, request_id: str | None
     ) -> None:
         sent = {} if request_id is None else {b"X-Request-Id": request_id.encode("latin-1")}
@@ -30,7 +30,7 @@ class TestTheRequestId:
         assert first.headers["X-Request-Id"] != second.headers["X-Request-Id"]
         assert_problem(first, 404, "NOT_FOUND")
 
-    async def test_goes_on_to_every_service(
+    async def test_is_sent_to_every_service(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(42, 101)
@@ -51,7 +51,7 @@ class TestTheRequestId:
             ("request-2", "Pay"),
         }
 
-    async def test_comes_back_with_a_defect(
+    async def test_is_part_of_an_internal_error(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.faults.errors["ListConcerts"] = RuntimeError()
@@ -79,7 +79,7 @@ class TestPathsAndMethods:
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
-    async def test_there_is_no_such_path(
+    async def test_an_unknown_path_is_not_found(
         self, client: httpx.AsyncClient, method: str, path: str
     ) -> None:
         assert_problem(await client.request(method, path), 404, "NOT_FOUND")
@@ -99,7 +99,7 @@ class TestPathsAndMethods:
             ("/health/ready", "GET"),
         ],
     )
-    async def test_a_path_says_what_it_takes(
+    async def test_a_wrong_method_gets_the_allowed_ones(
         self, client: httpx.AsyncClient, path: str, allowed: str
     ) -> None:
         methods = {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"}
@@ -110,12 +110,14 @@ class TestPathsAndMethods:
         head = await client.head(path)
         assert (head.status_code, head.headers["Allow"], head.content) == (405, allowed, b"")
 
-    async def test_a_static_file_says_what_it_takes(self, client: httpx.AsyncClient) -> None:
+    async def test_a_wrong_method_of_a_static_file_gets_the_allowed_ones(
+        self, client: httpx.AsyncClient
+    ) -> None:
         response = await client.post("/static-offline-docs/swagger-ui.css")
         assert_problem(response, 405, "METHOD_NOT_ALLOWED")
         assert response.headers["Allow"] == "GET, HEAD"
 
-    async def test_a_question_mark_changes_no_route(
+    async def test_a_query_does_not_change_the_route(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         response = await client.get(
@@ -124,9 +126,7 @@ class TestPathsAndMethods:
         assert response.status_code == 200
 
 
-async def test_requests_are_counted_by_route_not_by_path(
-    client: httpx.AsyncClient, services: Services
-) -> None:
+async def test_requests_are_counted_by_route(client: httpx.AsyncClient, services: Services) -> None:
     def count(route: str, status: int) -> float:
         labels = {"route": route, "status": str(status)}
         return REGISTRY.get_sample_value("http_requests_total", labels) or 0.0
@@ -143,7 +143,7 @@ async def test_requests_are_counted_by_route_not_by_path(
         assert count(route, status) == before + 1, path
 
 
-async def test_an_error_after_the_reply_began_ends_it(
+async def test_an_error_after_the_response_has_started_sends_nothing_more(
     client: httpx.AsyncClient, services: Services
 ) -> None:
 

@@ -15,7 +15,7 @@ GENUINE = {"INVALID_TOKEN", "TOKEN_EXPIRED", "TOO_MANY_REQUESTS"}
 ADMITTED = GENUINE | {"STILL_WAITING"}
 KEY = {"IDEMPOTENCY_KEY_REUSED", "IN_PROGRESS"}
 
-# What the contract says of each route: statuses of success, codes of errors.
+# The contract for each route: statuses of success, codes of errors.
 ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
     ("post", "/queues/enqueue"): (
         {"201"},
@@ -123,7 +123,7 @@ def test_its_tags_and_server_are_declared(declared: Declared) -> None:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 class TestARoute:
-    def test_states_its_replies(self, declared: Declared, method: str, path: str) -> None:
+    def test_declares_its_responses(self, declared: Declared, method: str, path: str) -> None:
         successes, codes = ROUTES[method, path]
         responses = declared.spec["paths"][path][method]["responses"]
         assert set(responses) == successes | {str(TABLE[code].status) for code in codes}
@@ -135,7 +135,7 @@ class TestARoute:
             stated |= here
         assert stated == codes
 
-    def test_states_its_headers(self, declared: Declared, method: str, path: str) -> None:
+    def test_declares_its_headers(self, declared: Declared, method: str, path: str) -> None:
         operation = declared.spec["paths"][path][method]
         parameters = {p["name"]: p for p in operation.get("parameters", [])}
         _, codes = ROUTES[method, path]
@@ -146,20 +146,20 @@ class TestARoute:
             assert (parameters[name]["in"], parameters[name]["required"]) == ("path", True)
         assert ("requestBody" in operation) == ("BODY_TOO_LARGE" in codes)
 
-    def test_says_what_it_does(self, declared: Declared, method: str, path: str) -> None:
+    def test_has_a_description_and_a_tag(self, declared: Declared, method: str, path: str) -> None:
         operation = declared.spec["paths"][path][method]
         assert operation["description"]
         assert operation["tags"]
 
 
-def test_the_bodies_state_the_limits_of_ids(declared: Declared) -> None:
+def test_the_bodies_declare_the_limits_of_ids(declared: Declared) -> None:
     schema = declared.spec["components"]["schemas"]["HoldSeatRequest"]
     assert set(schema["required"]) == {"userId", "concertSeatId"}
     for field in schema["properties"].values():
         assert (field["minimum"], field["maximum"]) == (1, 2**63 - 1)
 
 
-async def test_the_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+async def test_the_page_loads_nothing_from_another_host(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")

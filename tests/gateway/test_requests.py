@@ -1,4 +1,4 @@
-"""Bad input: every request that cannot be taken is told why, field by field."""
+"""Invalid requests get one error for each invalid field."""
 
 import asyncio
 import json
@@ -43,13 +43,13 @@ def fields(body: dict[str, list[dict[str, str]]]) -> list[str]:
 
 @pytest.fixture
 def headers(services: Services) -> dict[str, str]:
-    """Of an admitted user 42."""
+    """The headers of user 42, who is admitted."""
     return {"X-Access-Token": services.token(42), "Content-Type": "application/json"}
 
 
 class TestIdsInTheBody:
     @pytest.mark.parametrize(("path", "field", "others"), BODY_FIELDS)
-    async def test_that_are_bad(
+    async def test_invalid(
         self,
         client: httpx.AsyncClient,
         headers: dict[str, str],
@@ -69,7 +69,7 @@ class TestIdsInTheBody:
         response = await client.post("/queues/enqueue", json={"userId": 2**63 - 1})
         assert response.status_code == 201
 
-    async def test_every_bad_field_is_told(
+    async def test_every_invalid_field_is_reported(
         self, client: httpx.AsyncClient, headers: dict[str, str]
     ) -> None:
         response = await client.post(
@@ -78,7 +78,7 @@ class TestIdsInTheBody:
         body = assert_problem(response, 422, "INVALID_REQUEST")
         assert fields(body) == ["userId", "concertSeatId"]
 
-    async def test_bad_fields_of_path_body_and_key_are_told_at_once(
+    async def test_invalid_fields_of_path_body_and_key_are_reported_together(
         self, client: httpx.AsyncClient, headers: dict[str, str]
     ) -> None:
         response = await client.post(
@@ -89,7 +89,7 @@ class TestIdsInTheBody:
         body = assert_problem(response, 422, "INVALID_REQUEST")
         assert fields(body) == ["reservationId", "userId", "Idempotency-Key"]
 
-    async def test_names_of_another_style_are_not_taken(self, client: httpx.AsyncClient) -> None:
+    async def test_snake_case_names_are_not_accepted(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/queues/enqueue", json={"user_id": 42})
         assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == ["userId"]
 
@@ -105,7 +105,7 @@ class TestIdsInThePath:
             ("DELETE", "/concerts/reservations/{}", "reservationId"),
         ],
     )
-    async def test_that_are_bad(
+    async def test_invalid(
         self,
         client: httpx.AsyncClient,
         headers: dict[str, str],
@@ -164,7 +164,7 @@ class TestTheBody:
             b'{"userId": %b}' % (b"9" * 5_000),
         ],
     )
-    async def test_that_is_no_json_object(
+    async def test_not_a_json_object(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str, content: bytes
     ) -> None:
         response = await client.post(path, content=content, headers=headers)
@@ -181,7 +181,7 @@ class TestTheBody:
             "",
         ],
     )
-    async def test_of_another_type(
+    async def test_another_content_type(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str, media_type: str
     ) -> None:
         response = await client.post(
@@ -189,7 +189,7 @@ class TestTheBody:
         )
         assert_problem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
-    async def test_of_the_type_in_other_words(
+    async def test_the_content_type_in_another_spelling(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
     ) -> None:
         media_type = "Application/JSON ; charset=UTF-8"
@@ -205,7 +205,7 @@ class TestTheBody:
         response = await client.post(path, content=content, headers=headers)
         assert_problem(response, 422, "INVALID_REQUEST")
 
-    async def test_over_the_limit_is_not_even_read(
+    async def test_over_the_limit_is_not_read(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
     ) -> None:
         async def never() -> AsyncIterator[bytes]:
@@ -218,7 +218,7 @@ class TestTheBody:
         )
         assert_problem(response, 413, "BODY_TOO_LARGE")
 
-    async def test_of_no_told_length_is_read_up_to_the_limit(
+    async def test_without_a_length_is_read_up_to_the_limit(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
     ) -> None:
         sent = 0
@@ -234,7 +234,7 @@ class TestTheBody:
         assert_problem(response, 413, "BODY_TOO_LARGE")
 
 
-async def test_a_body_in_pieces_is_put_together(client: httpx.AsyncClient) -> None:
+async def test_a_body_in_pieces_is_accepted(client: httpx.AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for byte in b'{"userId": 42}':
             yield bytes([byte])
@@ -242,7 +242,7 @@ async def test_a_body_in_pieces_is_put_together(client: httpx.AsyncClient) -> No
     assert (await client.post("/queues/enqueue", content=pieces())).status_code == 201
 
 
-async def test_a_body_that_never_ends_is_given_up(
+async def test_a_stalled_body_is_refused(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.requests._BODY_SECONDS", 0.01)
@@ -258,7 +258,7 @@ async def test_a_body_that_never_ends_is_given_up(
 class TestTheIdempotencyKey:
     @pytest.mark.parametrize("path", BODY_PATHS[1:])
     @pytest.mark.parametrize("key", ["", "k" * 256, "tab\there", "ünï"])
-    async def test_that_is_bad(
+    async def test_invalid(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str, key: str
     ) -> None:
         response = await client.post(

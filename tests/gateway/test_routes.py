@@ -1,4 +1,4 @@
-"""The routes when all goes well, field by field."""
+"""The successful responses of the routes, field by field."""
 
 import asyncio
 
@@ -61,7 +61,7 @@ async def test_the_journey(client: httpx.AsyncClient, services: Services) -> Non
     assert paid.status_code == 200
     payment = schemas.Payment.model_validate_json(paid.content)
     assert payment.status == "SUCCEEDED"
-    # Paying has ended the admission; asking again tells the same, all else is over.
+    # Paying has ended the admission; repeating it returns the same, other routes refuse.
     again = await client.post(pay, json={"userId": 42}, headers=headers)
     assert (again.status_code, again.json()) == (200, paid.json())
     assert len(services.faults.of("Pay")) == 1
@@ -86,14 +86,14 @@ class TestEnteringTheQueue:
             "recovering": False,
         }
 
-    async def test_without_room_gives_a_place_in_line(
+    async def test_without_room_gives_a_waiting_place(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.queue.capacity = 0
         services.queue.enter(1)
         response = await client.post("/queues/enqueue", json={"userId": 42})
         assert response.status_code == 201
-        assert response.headers["Retry-After"] == "3"  # 2.5 s, and never too early
+        assert response.headers["Retry-After"] == "3"  # 2.5 s, rounded up
         assert response.json() == {
             "order": 2,
             "pollAfterSeconds": 2.5,
@@ -102,7 +102,7 @@ class TestEnteringTheQueue:
             "recovering": False,
         }
 
-    async def test_again_gives_the_same_place(
+    async def test_repeated_returns_the_same_place(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         first = await client.post("/queues/enqueue", json={"userId": 42})
@@ -115,12 +115,12 @@ class TestEnteringTheQueue:
         response = await client.post("/queues/enqueue", content=b'{"userId": 42}')
         assert response.status_code == 201
 
-    async def test_ignores_fields_it_does_not_know(self, client: httpx.AsyncClient) -> None:
+    async def test_ignores_unknown_fields(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/queues/enqueue", json={"userId": 42, "more": None})
         assert response.status_code == 201
 
 
-class TestAskingTheOrder:
+class TestPollingTheOrder:
     async def test_of_a_waiting_place(self, client: httpx.AsyncClient, services: Services) -> None:
         services.queue.recovering = True
         response = await client.get("/queues/order", headers=token(services.waiting_token()))
@@ -134,7 +134,7 @@ class TestAskingTheOrder:
             "recovering": True,
         }
 
-    async def test_sees_the_door_open_at_once(
+    async def test_an_admission_shows_at_once(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
         client = await open_gateway(admission_ttl_seconds=1)
@@ -150,7 +150,9 @@ class TestAskingTheOrder:
 
 
 class TestLeavingTheQueue:
-    async def test_lets_the_next_in(self, client: httpx.AsyncClient, services: Services) -> None:
+    async def test_admits_the_next_in_line(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
         services.queue.capacity = 1
         leaver, next_one = token(services.token(1)), token(services.token(2))
         left = await client.delete("/queues/order", headers=leaver)
@@ -158,7 +160,7 @@ class TestLeavingTheQueue:
         assert (await client.get("/queues/order", headers=next_one)).json()["order"] == 0
         assert (await client.delete("/queues/order", headers=leaver)).status_code == 204
 
-    async def test_is_noticed_at_once_by_this_gateway(
+    async def test_ends_the_cached_admission_at_once(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
         client = await open_gateway(admission_ttl_seconds=1)
@@ -196,7 +198,7 @@ class TestConcerts:
         assert "nextPageToken" not in rest
 
     @pytest.mark.parametrize("size", ["0", "101", "-1", "1.0", "", "x", "²", "9" * 400])
-    async def test_a_bad_page_size(
+    async def test_an_invalid_page_size(
         self, client: httpx.AsyncClient, services: Services, size: str
     ) -> None:
         response = await client.get(
@@ -206,7 +208,7 @@ class TestConcerts:
         assert [error["field"] for error in body["errors"]] == ["pageSize"]
 
     @pytest.mark.parametrize("page_token", ["forged", "9" * 257])
-    async def test_a_bad_page_token(
+    async def test_an_invalid_page_token(
         self, client: httpx.AsyncClient, services: Services, page_token: str
     ) -> None:
         response = await client.get(
@@ -223,7 +225,7 @@ class TestSchedules:
         headers = token(services.token())
         last_seat = services.reservations.hold(1, 201)
         path = "/concerts/1/schedules"
-        # Held is not sold.
+        # A held seat is not sold.
         response = await client.get(path, headers=headers)
         assert response.status_code == 200
         assert response.json() == {
@@ -239,7 +241,9 @@ class TestSchedules:
             "SOLD_OUT",
         ]
 
-    async def test_none_left(self, client: httpx.AsyncClient, services: Services) -> None:
+    async def test_without_upcoming_dates(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
         response = await client.get("/concerts/2/schedules", headers=token(services.token()))
         assert (response.status_code, response.json()) == (200, {"schedules": []})
         assert services.faults.of("CountSoldSeats") == []
@@ -255,7 +259,7 @@ class TestSchedules:
 
 
 class TestSeats:
-    async def test_every_seat_in_the_order_of_the_hall(
+    async def test_every_seat_in_seat_order(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(1, 101)
@@ -271,7 +275,7 @@ class TestSeats:
             ]
         }
 
-    async def test_a_crowd_on_one_map_is_one_read(
+    async def test_concurrent_requests_share_one_read(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
         client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
@@ -283,22 +287,20 @@ class TestSeats:
         assert len(services.faults.of("ListSeats")) == 1
         assert len(services.faults.of("ListTakenSeats")) == 1
 
-    async def test_a_failure_is_not_remembered(
+    async def test_a_failure_is_not_cached(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
         client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
         headers = token(services.token())
         path = "/concerts/schedules/11/seats"
-        services.faults.errors["ListTakenSeats"] = RuntimeError("away")
+        services.faults.errors["ListTakenSeats"] = RuntimeError("unavailable")
         assert_problem(await client.get(path, headers=headers), 500, "INTERNAL")
         services.faults.errors.clear()
         assert (await client.get(path, headers=headers)).status_code == 200
 
 
-class TestReserving:
-    async def test_answers_with_the_hold(
-        self, client: httpx.AsyncClient, services: Services
-    ) -> None:
+class TestHoldingASeat:
+    async def test_returns_the_hold(self, client: httpx.AsyncClient, services: Services) -> None:
         response = await client.post(
             "/concerts/reservation",
             json={"userId": 42, "concertSeatId": 101},
@@ -314,7 +316,7 @@ class TestReserving:
         assert (call.request.user_id, call.request.seat_id) == (42, 101)
         assert call.request.idempotency_key == "k-1"
 
-    async def test_sends_no_key_if_there_is_none(
+    async def test_without_an_idempotency_key(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         await client.post(
@@ -331,7 +333,7 @@ class TestPaying:
         """The path that pays a hold of user 42."""
         return f"/concerts/reservations/{services.reservations.hold(42, 101).id}/pay"
 
-    async def test_answers_with_the_payment(
+    async def test_returns_the_payment(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         response = await client.post(
@@ -345,7 +347,7 @@ class TestPaying:
         assert call.request.idempotency_key == "k-2"
         assert (call.request.admission.room, call.request.admission.place_number) == ("main", 1)
 
-    async def test_pending_is_202_and_asking_again_tells_the_outcome(
+    async def test_pending_is_202_and_a_repeated_request_returns_the_outcome(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = PENDING
@@ -367,7 +369,7 @@ class TestPaying:
         await client.post(pay, json={"userId": 42}, headers=headers)
         assert_problem(await client.get("/concerts", headers=headers), 401, "TOKEN_EXPIRED")
 
-    async def test_after_the_admission_tells_of_a_pending_payment(
+    async def test_after_the_admission_returns_a_pending_payment(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = PENDING
@@ -386,14 +388,14 @@ class TestPaying:
         assert_problem(response, 401, "TOKEN_EXPIRED")
         assert services.faults.of("Pay") == []
 
-    async def test_refunded_means_that_the_hold_was_lost(
+    async def test_refunded_is_an_expired_reservation(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = REFUNDED
         response = await client.post(pay, json={"userId": 42}, headers=token(services.token()))
         assert_problem(response, 410, "RESERVATION_EXPIRED")
 
-    async def test_an_outcome_that_should_not_be_is_not_taken_for_another(
+    async def test_an_unexpected_status_is_an_internal_error(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = payment_pb2.PAYMENT_STATUS_FAILED
@@ -402,7 +404,7 @@ class TestPaying:
 
 
 class TestOneReservation:
-    async def test_reading_it(self, client: httpx.AsyncClient, services: Services) -> None:
+    async def test_can_be_read(self, client: httpx.AsyncClient, services: Services) -> None:
         services.reservations.hold(42, 101)
         response = await client.get("/concerts/reservations/1", headers=token(services.token()))
         assert response.status_code == 200
@@ -416,7 +418,7 @@ class TestOneReservation:
             "status": "HELD",
         }
 
-    async def test_reading_it_needs_no_admission(
+    async def test_can_be_read_without_an_admission(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(42, 101).status = CONFIRMED
@@ -426,7 +428,7 @@ class TestOneReservation:
         assert (response.status_code, response.json()["status"]) == (200, "CONFIRMED")
         assert response.json()["heldUntil"] is None
 
-    async def test_giving_it_back(self, client: httpx.AsyncClient, services: Services) -> None:
+    async def test_can_be_cancelled(self, client: httpx.AsyncClient, services: Services) -> None:
         services.reservations.hold(42, 101)
         headers = token(services.token())
         response = await client.delete("/concerts/reservations/1", headers=headers)
@@ -446,7 +448,7 @@ class TestOneReservation:
         )
         assert_problem(response, 403, "NOT_YOURS")
 
-    async def test_a_paid_one_cannot_be_given_back(
+    async def test_cannot_be_cancelled_once_paid(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         services.reservations.hold(42, 101).status = CONFIRMED
@@ -459,7 +461,7 @@ class TestHealth:
         response = await client.get("/health/ready")
         assert (response.status_code, response.json()) == (200, {"status": "ready", "away": []})
 
-    async def test_not_ready_names_who_is_away(
+    async def test_not_ready_names_the_unavailable_services(
         self, open_gateway: OpenGateway, unused_address: str
     ) -> None:
         client = await open_gateway(payment_addr=unused_address)
@@ -469,14 +471,14 @@ class TestHealth:
         assert response.headers["Retry-After"] == "1"
         assert (await client.get("/health/live")).json() == {"status": "live"}
 
-    async def test_a_service_that_drains_is_away(
+    async def test_a_draining_service_is_unavailable(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
         await services.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         assert (await client.get("/health/ready")).status_code == 503
 
 
-def test_the_fakes_tokens_are_as_the_contract_of_the_services_says(services: Services) -> None:
+def test_the_tokens_of_the_fakes_have_the_claims_of_the_contract(services: Services) -> None:
     text = services.token(42)
     assert jwt.get_unverified_header(text)["kid"] == KEY_ID
     assert jwt.decode(text, options={"verify_signature": False}) == {

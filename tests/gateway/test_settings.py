@@ -1,4 +1,4 @@
-"""The gateway's own settings."""
+"""The gateway's settings."""
 
 import json
 
@@ -9,7 +9,7 @@ from servicekit.settings import load
 from tests.gateway.fakes import KEYS
 
 
-def test_the_keys_are_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_keys_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))
     settings = load(Settings)
     assert {key: secret.get_secret_value() for key, secret in settings.token_keys.items()} == KEYS
@@ -17,7 +17,7 @@ def test_the_keys_are_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("keys", [{}, {"a": "short"}, KEYS | {"b": "short"}])
-def test_weak_keys_are_refused_and_not_shown(
+def test_weak_keys_are_refused_without_showing_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keys: dict[str, str]
 ) -> None:
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(keys))
@@ -29,7 +29,7 @@ def test_weak_keys_are_refused_and_not_shown(
 
 
 @pytest.mark.parametrize("setting", ["ADMISSION_TTL_SECONDS", "SEATS_TTL_SECONDS"])
-def test_what_the_contract_says_is_a_second_cannot_be_more(
+def test_staleness_that_the_contract_limits_to_a_second_cannot_be_longer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
 ) -> None:
     monkeypatch.setenv("GATEWAY_TOKEN_KEYS", json.dumps(KEYS))

@@ -1,4 +1,4 @@
-"""Access tokens: only genuine ones pass, and nobody is asked about the others."""
+"""Access tokens: only genuine ones pass, and others cause no call."""
 
 import base64
 import json
@@ -21,13 +21,13 @@ OTHER_KEY = "another secret that has 32 bytes or more"
 
 
 def part(value: Any) -> str:
-    """One of the three parts of a token."""
+    """Encodes one of the three parts of a token."""
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def with_header(**header: Any) -> str:
-    """A genuine signature under a header that jwt.encode would not write."""
+    """Returns a correctly signed token with a header that jwt.encode would not write."""
     claims = sign(PLACE).split(".")[1]
     signed = f"{part(header)}.{claims}"
     signature = jwt.get_algorithm_by_name("HS256").sign(signed.encode(), KEYS[KEY_ID].encode())
@@ -79,10 +79,10 @@ NOT_GENUINE = {
     "header nested": f"{part(b'[' * 500)}.{CLAIMS}.{SIGNATURE}",
     "not base64": f"{HEADER}.ä.{SIGNATURE}",
     "another room": sign(PLACE, room="vip"),
-    "expired by its own word": sign(PLACE, exp=GIVEN_AT),
+    "expired by its exp claim": sign(PLACE, exp=GIVEN_AT),
     "place not a number": sign(PLACE, place="7"),
     "place too large": sign(PLACE, place=2**63),
-    "room not a text": sign(PLACE, room=1),
+    "room not a string": sign(PLACE, room=1),
     "iat not a number": sign(PLACE, iat="now"),
     "no room": sign(PLACE, room=None),
     "no place": sign(PLACE, place=None),
@@ -98,13 +98,13 @@ def test_a_genuine_token_states_its_place() -> None:
     assert verifier().place(with_token(GENUINE)) == PLACE
 
 
-def test_any_known_key_will_do() -> None:
+def test_any_known_key_is_accepted() -> None:
     keys = {"next": OTHER_KEY} | KEYS
     assert verifier(keys=keys).place(with_token(GENUINE)) == PLACE
 
 
 @pytest.mark.parametrize("what", NOT_GENUINE)
-def test_what_is_not_genuine_does_not_pass(what: str) -> None:
+def test_other_tokens_are_refused(what: str) -> None:
     with pytest.raises(InvalidToken):
         verifier().place(with_token(NOT_GENUINE[what]))
 
@@ -114,7 +114,7 @@ def test_a_token_ahead_of_our_clock_is_genuine() -> None:
     assert verifier().place(with_token(token)) == PLACE
 
 
-def test_age_counts_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_is_checked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = verifier(max_age_seconds=3_600)
     assert tokens.place(with_token(GENUINE)) == PLACE
     monkeypatch.setattr("gateway.tokens.time.time", lambda: GIVEN_AT + 3_601)
@@ -137,7 +137,7 @@ class TestOverHttp:
             ("DELETE", "/concerts/reservations/1"),
         ],
     )
-    async def test_nobody_is_asked_about_a_bad_token(
+    async def test_an_invalid_token_causes_no_call(
         self, client: httpx.AsyncClient, services: Services, method: str, path: str
     ) -> None:
         forged = sign(services.queue.enter(42), OTHER_KEY)
