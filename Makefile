@@ -28,7 +28,7 @@ logs: ## Follow the logs of all servers and programs
 
 demo: ## Buy one ticket through the public routes of the running system
 	@$(BOOTSTRAP) demo
-	@exec $(PYTHON) -m harness.demo
+	@exec $(PYTHON) -m harness.cli demo
 
 clean: ## Delete data, logs and secrets of `make run` (not while it runs)
 	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.cli clean; else rm -rf .local/data .local/log .local/secrets.json; fi

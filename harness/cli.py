@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-import click
 import typer
 
 from harness.errors import UserError
 from harness.stopping import Stopped, stop_on_signals
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help=__doc__, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 @app.command()
@@ -43,6 +44,14 @@ def clean() -> int:
     return supervisor.clean()
 
 
+@app.command()
+def demo() -> None:
+    """Buys one ticket at FRONTROW_URL, or at the gateway of `run`, and prints each step."""
+    from harness import demo
+
+    demo.run(os.environ)
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: that of this process) and returns its exit status.
 
@@ -64,7 +73,7 @@ def run_command(command: Callable[[], int]) -> int:
             return command()
         except UserError as error:
             _complain(str(error))
-        except click.ClickException as error:
+        except typer.TyperException as error:
             _complain(f"{error.format_message().rstrip('.')}; --help lists what there is.")
         except PermissionError as error:
             _complain(

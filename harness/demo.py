@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 
 import httpx
 from rich.console import Console
 
 from gateway.schemas import Seat
+from harness import stopping
 from harness.client import Client, Response, T, connect
 from harness.errors import UserError
 from harness.local.ports import Ports
@@ -146,18 +145,7 @@ async def buy(url: str) -> None:
             ) from error
 
 
-def main() -> int:
-    url = (
-        os.environ.get("FRONTROW_URL")
-        or f"http://{Ports.from_environ(os.environ).address('gateway')}"
-    )
-    try:
-        asyncio.run(buy(url))
-    except UserError as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(environ: Mapping[str, str]) -> None:
+    """Buys one ticket at FRONTROW_URL, or at the gateway of `make run`. Raises UserError."""
+    usual = f"http://{Ports.from_environ(environ).address('gateway')}"
+    stopping.run_async(buy(environ.get("FRONTROW_URL") or usual))

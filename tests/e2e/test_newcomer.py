@@ -66,7 +66,8 @@ async def test_the_demo_buys_a_ticket(shop: Shop, repository: Path) -> None:
         str(repository),
         sys.executable,
         "-m",
-        "harness.demo",
+        "harness.cli",
+        "demo",
         FRONTROW_URL=shop.url(),
     )
     for step in range(1, 8):

@@ -1,0 +1,72 @@
+"""How commands end: one sentence on standard error, and an exit status."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from harness import cli, stopping
+from harness.errors import UserError
+from harness.local import supervisor
+
+
+def _raises(error: Exception) -> Callable[[], int]:
+    def command() -> int:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("Redis does not start."), "Redis does not start."),
+        (FileNotFoundError(2, "No such file", "k6"), "No such file: k6."),
+        (OSError(28, "No space left on device"), "No space left on device: the disk."),
+        (PermissionError(13, "Permission denied", ".local/data"), "No permission for .local/data:"),
+    ],
+)
+def test_an_expected_error_is_one_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_command(_raises(error)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"frontrow: {sentence}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_request_is_the_status(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        os.kill(os.getpid(), number)
+        stopping.wait(60)
+        return 0
+
+    assert cli.run_command(command) == 128 + number
+    assert capsys.readouterr().err == "frontrow: Stopped.\n"
+
+
+def test_the_status_of_a_command_is_the_exit_status() -> None:
+    app = typer.Typer()
+    app.command()(lambda: 3)
+    assert cli.run_app(app, []) == 3
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["clean", "--everything"], []])
+def test_a_wrong_argument_is_one_sentence_and_runs_nothing(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervisor, "clean", lambda: pytest.fail("it ran"))
+    assert cli.run_app(cli.app, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("frontrow: ")
+    assert said.endswith("; --help lists what there is.\n")
+    assert said.count("\n") == 1
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_app(cli.app, ["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in ("run", "stop", "clean", "demo"))
