@@ -1,4 +1,4 @@
-"""Callers that go away while MariaDB is at work on what they sent together."""
+"""Callers that disconnect while MariaDB runs the statements that they sent together."""
 
 import asyncio
 import contextlib
@@ -12,15 +12,15 @@ _LOCK = "held up"
 
 
 class HeldUpDatabase(Database):
-    """What is sent together waits in the server until `abandon` lets it go on."""
+    """A database in which `execute_transaction` waits in the server until `abandon` continues it."""
 
     async def execute_transaction(self, *statements: Statement) -> list[Result]:
         return (await super().execute_transaction(("DO GET_LOCK(%s, 10)", _LOCK), *statements))[1:]
 
 
 async def abandon(call: Coroutine[Any, Any, object], database: Database) -> None:
-    """Cancels `call`, which goes by a HeldUpDatabase, once the server has what it sends, and
-    returns when the server has dealt with it. `database` is another pool of the same user."""
+    """Cancels `call`, which uses a HeldUpDatabase, once the server has received its statements.
+    Returns when the server has run them. `database` is another pool of the same user."""
     async with database.connection() as connection:
         assert await connection.fetch_one("SELECT GET_LOCK(%s, 10)", _LOCK) == (1,)
         task = asyncio.create_task(call)
@@ -33,7 +33,7 @@ async def abandon(call: Coroutine[Any, Any, object], database: Database) -> None
 
 
 async def _until(connection: Connection, condition: str, *, there: bool = True) -> None:
-    """Until another connection of this user is, or is no longer, in this condition."""
+    """Waits until another connection of this user is in this condition, or no longer is."""
     async with asyncio.timeout(10):
         while True:
             found = await connection.fetch_all(

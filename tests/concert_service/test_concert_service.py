@@ -1,4 +1,4 @@
-"""What concert_service answers, over the fake store and over gRPC; no server needed."""
+"""The use cases of concert_service on the fake store, directly and over gRPC."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -81,7 +81,7 @@ async def test_page_size_is_capped_and_never_negative(service: ConcertService) -
     "token",
     ["x", "MTA=", "é", " ", to_page_token(0), to_page_token(-1), to_page_token(2**63), "KzE"],
 )
-def test_foreign_page_tokens_are_refused(token: str) -> None:
+def test_invalid_page_tokens_are_refused(token: str) -> None:
     with pytest.raises(InvalidRequest):
         from_page_token(token)
 
@@ -91,16 +91,14 @@ def test_page_token_returns_its_id() -> None:
         assert from_page_token(to_page_token(last_id)) == last_id
 
 
-async def test_schedules_begin_today_and_go_by_date(service: ConcertService) -> None:
+async def test_schedules_start_today_in_order_of_date(service: ConcertService) -> None:
     assert [schedule.id for schedule in await service.list_schedules(7)] == [72, 70]
     assert await service.list_schedules(8) == []
     with pytest.raises(ConcertNotFound):
         await service.list_schedules(999)
 
 
-async def test_seats_are_read_once_a_while(
-    service: ConcertService, store: FakeConcertStore
-) -> None:
+async def test_seats_are_cached(service: ConcertService, store: FakeConcertStore) -> None:
     for _ in range(3):
         assert [seat.seat_num for seat in await service.list_seats(70)] == ["A1", "A2"]
     assert store.reads_of_seats == 1
@@ -115,7 +113,7 @@ async def test_past_and_unknown_schedules_are_not_found(
         await service.list_seats(schedule_id)
 
 
-async def test_a_seat_of_the_past_cannot_be_had(service: ConcertService) -> None:
+async def test_seats_of_past_schedules_do_not_exist(service: ConcertService) -> None:
     seats = await service.get_seats([711, 701, 999, 0])
     assert [(seat.id, seat.price) for seat in seats] == [(701, Decimal(150_000))]
     assert await service.get_seats([]) == []
@@ -141,7 +139,9 @@ async def stub(
     await server.stop(None)
 
 
-async def test_over_grpc_field_by_field(stub: "concert_pb2_grpc.ConcertServiceAsyncStub") -> None:
+async def test_grpc_responses_have_every_field(
+    stub: "concert_pb2_grpc.ConcertServiceAsyncStub",
+) -> None:
     page = await client.call(
         stub.ListConcerts, concert_pb2.ListConcertsRequest(page_size=7), budget=2
     )
@@ -166,7 +166,7 @@ async def test_over_grpc_field_by_field(stub: "concert_pb2_grpc.ConcertServiceAs
     assert list(some.seats) == [seats.seats[1]]
 
 
-async def test_over_grpc_errors_keep_their_code(
+async def test_grpc_errors_keep_their_code(
     stub: "concert_pb2_grpc.ConcertServiceAsyncStub",
 ) -> None:
     async def code(call: object) -> str:

@@ -1,4 +1,4 @@
-"""The store of concerts: one contract for the fake and for MariaDB, and the seeder."""
+"""The contract of the concert store, on the fake and on MariaDB, and the seeder."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -16,12 +16,12 @@ from concert_service.repository import ConcertRepository
 from servicekit.mysql import Database
 from tests.fakes.concert import FakeConcertStore, today
 
-# Far above what a seeder or another test may have put into the same schema.
+# Far above the ids that the seeder or another test uses in the same schema.
 BASE = 900_000_000
 
 
 class RealStore(ConcertRepository):
-    """The repository, and a way to put something there."""
+    """The repository, with methods to add and remove rows."""
 
     async def add(self, concert: Concert, schedules: dict[Schedule, list[Seat]]) -> None:
         async with self._database.transaction() as t:
@@ -31,7 +31,7 @@ class RealStore(ConcertRepository):
                     "INSERT INTO schedule VALUES (%s, %s, %s, %s)",
                     *(s.id, s.concert_id, s.date, s.seat_count),
                 )
-                # Last seat first, so that the order cannot come from the table by chance.
+                # Last seat first, so that the order cannot come from the order of the rows.
                 for position, seat in reversed(list(enumerate(seats))):
                     await t.execute(
                         "INSERT INTO seat (id, schedule_id, position, seat_num, price)"
@@ -64,7 +64,7 @@ def seats(schedule_id: int) -> list[Seat]:
     ]
 
 
-async def test_concerts_by_id_after_one(store: FakeConcertStore | RealStore) -> None:
+async def test_concerts_are_listed_by_id(store: FakeConcertStore | RealStore) -> None:
     for id in (BASE + 3, BASE + 1, BASE + 2):
         await store.add(Concert(id, f"Nº {id} ☂"), {})
     assert list(await store.concerts_after(BASE, 2)) == [
@@ -110,7 +110,7 @@ async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore
 
 
 def check(_: ConcertStore) -> None:
-    """Has mypy compare both stores with what the service needs."""
+    """Makes mypy compare both stores with the Protocol."""
 
 
 check(FakeConcertStore())
@@ -118,7 +118,7 @@ check(FakeConcertStore())
 
 @pytest.fixture
 def seeded_url(mysql_urls: dict[str, str]) -> Iterator[str]:
-    """The service's schema, without what the seeder put there."""
+    """The service's schema; afterwards, the rows of the seeder are deleted."""
     yield mysql_urls["concert"]
     for table, most in (("seat", 45_000), ("schedule", 300), ("concert", 3)):
         ask(mysql_urls["concert"], f"DELETE FROM {table} WHERE id <= {most}")
@@ -151,7 +151,7 @@ def test_seeder_adds_what_is_missing_and_nothing_else(seeded_url: str) -> None:
     assert ask(seeded_url, COUNTS) == (3, 15, 2250)
     assert "Seeded" not in run_seeder(seeded_url, seed.Size(3, 5))
     assert "Seeded" not in run_seeder(seeded_url, seed.SIZES["small"])
-    # Concert 3, schedule 2, last seat: the ids that everybody may count on.
+    # The documented ids: the last seat of schedule 2 of concert 3.
     assert ask(
         seeded_url,
         "SELECT s.concert_id, seat.schedule_id, seat_num, price FROM seat"
@@ -163,7 +163,7 @@ def test_seeder_adds_what_is_missing_and_nothing_else(seeded_url: str) -> None:
     )
 
 
-def test_seeder_goes_on_where_it_was_cut_short(seeded_url: str) -> None:
+def test_seeder_continues_after_an_interruption(seeded_url: str) -> None:
     run_seeder(seeded_url, seed.Size(3, 5))
     ask(seeded_url, "DELETE FROM seat WHERE schedule_id = 203")
     ask(seeded_url, "DELETE FROM schedule WHERE id = 203")
@@ -181,7 +181,7 @@ def test_seeder_moves_past_dates_to_the_coming_days(seeded_url: str) -> None:
     )
 
 
-def test_seeder_says_what_is_wrong(
+def test_seeder_reports_errors_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SEED", "medium")

@@ -1,4 +1,4 @@
-"""What every store of payments does: the same tests over the fake and MariaDB."""
+"""The contract of the payment store, tested on the fake and on MariaDB."""
 
 import asyncio
 import itertools
@@ -70,7 +70,7 @@ class Contract:
         assert await payments.get_payment(payment.id) == payment
         assert await payments.get_payment(payment.id + 1_000_000) is None
 
-    async def test_users_do_not_meet(self, payments: Payments) -> None:
+    async def test_users_have_separate_payments(self, payments: Payments) -> None:
         order = new_order()
         stranger = PayOrder(order.reservation_id, 43)
         assert (await create(payments, order)).created
@@ -84,7 +84,7 @@ class Contract:
         assert await end(payments, payment, DECLINED) == ended
         assert await payments.count_unsent() == before + 1
 
-    async def test_what_succeeded_or_was_refunded_answers_again(self, payments: Payments) -> None:
+    async def test_a_repeated_order_finds_a_success_or_a_refund(self, payments: Payments) -> None:
         order = new_order()
         payment = (await create(payments, order)).payment
         ended = await end(payments, payment, SUCCEEDED)
@@ -103,7 +103,9 @@ class Contract:
         assert await payments.count_unsent() == before
         assert await payments.get_payment(payment.id) == payment
 
-    async def test_a_decline_answers_until_it_was_told(self, payments: Payments) -> None:
+    async def test_a_repeated_order_finds_a_decline_until_it_was_returned(
+        self, payments: Payments
+    ) -> None:
         order = new_order()
         payment = (await create(payments, order)).payment
         await end(payments, payment, DECLINED)
@@ -126,7 +128,7 @@ class Contract:
         third = (await create(payments, order)).payment
         assert third.failed_payment_id == first.id
 
-    async def test_the_latest_payment_leaves_out_what_nobody_needs_to_be_told(
+    async def test_the_latest_payment_leaves_out_returned_and_failed_ones(
         self, payments: Payments
     ) -> None:
         order = new_order()
@@ -145,7 +147,7 @@ class Contract:
         assert await payments.paid_by_another(order.reservation_id, 43)
         assert not await payments.paid_by_another(order.reservation_id, 42)
 
-    async def test_an_unfinished_payment_is_claimed_once_its_lease_is_over(
+    async def test_an_unfinished_payment_is_claimed_once_after_its_lease(
         self, payments: Payments
     ) -> None:
         driven = (await create(payments, new_order())).payment
@@ -183,7 +185,9 @@ class Contract:
         assert given_up == replace(taken, failure_code="ANY")
         assert (await end(payments, taken, DECLINED)).declined
 
-    async def test_an_unannounced_success_is_claimed_now_and_then(self, payments: Payments) -> None:
+    async def test_an_unpublished_success_is_claimed_once_per_lease(
+        self, payments: Payments
+    ) -> None:
         async def claim() -> bool:
             found = await payments.claim_unannounced(older_than=0.5, lease_seconds=0.5, limit=1000)
             return payment.id in [p.id for p in found]
@@ -197,7 +201,7 @@ class Contract:
         await asyncio.sleep(0.55)
         assert await claim()
 
-    async def test_however_many_are_unannounced_each_has_its_turn(self, payments: Payments) -> None:
+    async def test_every_unpublished_success_is_claimed_in_turn(self, payments: Payments) -> None:
         async def succeed() -> int:
             payment = (await create(payments, new_order(), lease=0)).payment
             await end(payments, payment, SUCCEEDED)
@@ -206,21 +210,22 @@ class Contract:
         unseen: set[int] = set()
         for _ in range(50):
             unseen.update(await asyncio.gather(*(succeed() for _ in range(10))))
-        # Nobody's lease lasts, so every claim finds all of them. Others may have left some too.
+        # Every lease is over at once, so every claim may return any of them, and also payments of
+        # other tests.
         for _ in range(40):
             found = await payments.claim_unannounced(older_than=0, lease_seconds=0, limit=50)
             unseen -= {payment.id for payment in found}
         assert not unseen
 
-    async def test_a_key_stands_for_its_first_payment(self, payments: Payments) -> None:
+    async def test_a_key_returns_its_first_payment(self, payments: Payments) -> None:
         order = new_order("key 🎟")
         payment = (await create(payments, order)).payment
         with pytest.raises(InProgress):
             await create(payments, order)
         with pytest.raises(IdempotencyKeyReused):
             await create(payments, new_order("key 🎟"))
-        assert (await create(payments, new_order("KEY 🎟"))).created, "keys differ by case"
-        assert (await create(payments, new_order("key 🎟 "))).created, "and by blanks at the end"
+        assert (await create(payments, new_order("KEY 🎟"))).created, "keys are case-sensitive"
+        assert (await create(payments, new_order("key 🎟 "))).created, "trailing blanks count"
         await payments.release_key(order)
         assert await create(payments, order) == Attempt(payment, created=False)
         with pytest.raises(InProgress):
@@ -237,7 +242,7 @@ class Contract:
         await asyncio.sleep(0.06)
         assert not (await create(payments, order)).created
 
-    async def test_a_key_used_many_times_at_once_is_in_flight_once(
+    async def test_of_concurrent_calls_with_a_key_one_is_in_flight(
         self, payments: Payments
     ) -> None:
         order = new_order(f"key {random.random()}")
@@ -247,7 +252,9 @@ class Contract:
         assert sum(isinstance(attempt, Attempt) for attempt in attempts) == 1
         assert sum(isinstance(attempt, InProgress) for attempt in attempts) == 29
 
-    async def test_a_key_tries_again_after_what_is_not_final(self, payments: Payments) -> None:
+    async def test_a_key_allows_a_retry_after_a_failure_that_is_not_final(
+        self, payments: Payments
+    ) -> None:
         order = new_order(f"key {random.random()}")
         first = (await create(payments, order)).payment
         await end(payments, first, STUCK)
@@ -256,7 +263,7 @@ class Contract:
         ended = await end(payments, second.payment, SUCCEEDED)
         assert await create(payments, order) == Attempt(ended, created=False)
 
-    async def test_old_keys_are_forgotten(self, payments: Payments) -> None:
+    async def test_old_keys_are_deleted(self, payments: Payments) -> None:
         order = new_order(f"key {random.random()}")
         payment = (await create(payments, order)).payment
         await payments.forget_keys(older_than_hours=1)
@@ -278,7 +285,7 @@ class TestMariaDb(Contract):
         async with Database(mysql_urls["payment"]) as database:
             yield PaymentRepository(database, asyncio.Event())
 
-    async def test_an_outcome_and_its_event_are_one(self, mysql_urls: dict[str, str]) -> None:
+    async def test_an_outcome_and_its_event_are_atomic(self, mysql_urls: dict[str, str]) -> None:
         async with Database(mysql_urls["payment"]) as database:
             payments = PaymentRepository(database, asyncio.Event())
             payment = (await create(payments, new_order())).payment
@@ -287,7 +294,7 @@ class TestMariaDb(Contract):
                 await payments.record_outcome(payment, SUCCEEDED, too_long)
             assert await payments.get_payment(payment.id) == payment
 
-    async def test_an_outcome_and_its_event_are_one_for_who_goes_away_too(
+    async def test_an_outcome_and_its_event_are_atomic_when_the_caller_disconnects(
         self, mysql_urls: dict[str, str]
     ) -> None:
         url = mysql_urls["payment"]
@@ -308,9 +315,9 @@ class TestMariaDb(Contract):
 
 
 async def in_outbox(database: Database, payment: Payment) -> list[str]:
-    """The ids of the events of `payment` that wait to be sent."""
+    """Returns the ids of the unsent events of a payment."""
     async with database.connection() as connection:
         rows = await connection.fetch_all(
             "SELECT event_id FROM outbox WHERE payment_id = %s ORDER BY id", payment.id
         )
-    return [str(event_id) for (event_id,) in rows]
+    return [str(row.event_id) for row in rows]

@@ -23,9 +23,9 @@ from servicekit.mysql import (
 )
 
 
-class Link:
-    """A TCP link to the server that can be cut, refused, or made deaf: a server that restarts,
-    is away, or hangs, without touching the real one."""
+class Proxy:
+    """A TCP proxy in front of MariaDB. Simulates a server that restarts, is unavailable or hangs,
+    without touching the real one."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -35,7 +35,7 @@ class Link:
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.deaf = False
+        self.silent = False
         self.connections = 0
 
     @property
@@ -55,7 +55,7 @@ class Link:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Ends every connection and refuses new ones."""
+        """Aborts every connection and refuses new ones."""
         if self._server is not None:
             self._server.close()
         for writer in self._writers:
@@ -63,7 +63,7 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # the pool's side sees the end of file on its next turn
+        await asyncio.sleep(0.01)  # the pool's streams see the end of file
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -77,7 +77,7 @@ class Link:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
-                if not self.deaf:
+                if not self.silent:
                     sink.write(data)
         sink.close()
 
@@ -132,7 +132,7 @@ async def test_session_is_utc_read_committed_and_counts_matched_rows(database: D
         assert await transaction.execute("UPDATE pool_test SET amount = 9 WHERE id = 1") == 1
 
 
-async def test_a_list_is_spread_over_its_statement(database: Database) -> None:
+async def test_a_list_becomes_a_list_in_brackets(database: Database) -> None:
     async with database.connection() as connection:
         row = await connection.fetch_one(
             "SELECT 2 IN %s, 'a' IN %s, %s, 'x%%' LIKE 'x\\%%'", [1, 2], ("b", "c'"), "%s"
@@ -140,7 +140,7 @@ async def test_a_list_is_spread_over_its_statement(database: Database) -> None:
         assert row == (1, 0, "%s", 1)
 
 
-async def test_values_come_back_as_they_are(database: Database) -> None:
+async def test_values_survive_the_round_trip(database: Database) -> None:
     moment = datetime(2026, 12, 24, 20, 15, 0, 123456)
     values = (
         0,
@@ -158,7 +158,7 @@ async def test_values_come_back_as_they_are(database: Database) -> None:
     )
     async with database.connection() as connection:
         places = ", ".join(["%s"] * len(values))
-        # Together longer than what is read at once, and than three bytes of length.
+        # Longer together than one read from the socket; single values with each size of length.
         for _ in range(2):
             assert await connection.fetch_one(f"SELECT {places}", *values) == values
         assert await connection.fetch_one(
@@ -213,10 +213,10 @@ async def test_execute_together_runs_nothing_after_an_error(database: Database) 
     async with database.transaction() as transaction:
         with pytest.raises(DuplicateKey):
             await transaction.execute_together(*failing)
-        # The transaction goes on: it was not the whole of it that failed.
+        # The transaction continues: only its statement failed.
         assert await transaction.fetch_one("SELECT amount FROM pool_test WHERE id = 2") == (1,)
         assert await transaction.execute("UPDATE pool_test SET amount = 100 WHERE id = 2") == 1
-    # None of them cost a connection.
+    # Every connection was returned to the pool.
     assert len(database._idle) == 1
 
 
@@ -237,15 +237,15 @@ async def test_execute_transaction_is_retried_after_a_deadlock(
     assert (await amount(database, 1), await amount(database, 2)) == (100, 100)
 
 
-async def test_a_transaction_in_which_nothing_is_asked_asks_nothing(url: str) -> None:
-    async with Link(url) as link, Database(link.url, max_size=1, query_timeout=0.3) as database:
+async def test_an_empty_transaction_sends_nothing(url: str) -> None:
+    async with Proxy(url) as proxy, Database(proxy.url, max_size=1, query_timeout=0.3) as database:
         assert await amount(database, 2) == 100
-        link.deaf = True
+        proxy.silent = True
         async with database.transaction():
             pass
 
 
-async def test_a_caller_that_survives_its_cancellation_cannot_go_on_with_its_connection(
+async def test_after_a_timeout_the_connection_is_unusable(
     database: Database,
 ) -> None:
     async with database.connection() as connection:
@@ -257,13 +257,13 @@ async def test_a_caller_that_survives_its_cancellation_cannot_go_on_with_its_con
     assert await amount(database, 2) == 100
 
 
-async def test_statement_errors_are_told_apart_from_a_server_that_is_away(
+async def test_statement_errors_differ_from_an_unavailable_server(
     database: Database,
 ) -> None:
     with pytest.raises(DuplicateKey):
         async with database.transaction() as transaction:
             await transaction.execute("INSERT INTO pool_test VALUES (1, 1)")
-    # Defects: must not pass for an outage.
+    # Defects must not look like an outage.
     for defect, number in (
         ("SELECT no_such_column FROM pool_test", 1054),
         ("SELECT 1 FROM no_such_table", 1146),
@@ -275,7 +275,7 @@ async def test_statement_errors_are_told_apart_from_a_server_that_is_away(
                 await transaction.execute(defect)
         assert refused.value.number == number
         assert not is_transient(refused.value)
-    # None of them cost a connection.
+    # Every connection was returned to the pool.
     assert len(database._idle) == 1
 
 
@@ -286,7 +286,7 @@ async def test_cancelled_callers_do_not_starve_the_pool(database: Database) -> N
         sleeper.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sleeper
-    # Waiters that are cancelled while the pool is exhausted.
+    # Callers that are cancelled while they wait for a connection.
     sleepers = [asyncio.create_task(_sleep_in_transaction(database)) for _ in range(8)]
     await asyncio.sleep(0.02)
     for sleeper in reversed(sleepers):
@@ -301,7 +301,7 @@ async def _sleep_in_transaction(database: Database) -> None:
         await transaction.fetch_one("SELECT SLEEP(1)")
 
 
-async def test_a_reply_never_reaches_another_caller(database: Database) -> None:
+async def test_a_result_never_reaches_another_caller(database: Database) -> None:
     async def ask(number: int) -> None:
         async with database.connection() as connection:
             row = await connection.fetch_one("SELECT %s, SLEEP(0.002)", number)
@@ -343,7 +343,7 @@ async def test_statement_ends_with_the_deadline_of_the_call(database: Database) 
         await asyncio.create_task(call())
 
 
-async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database) -> None:
+async def test_deadlocked_transactions_are_retried_until_they_succeed(database: Database) -> None:
     attempts = 0
 
     async def move(source: int, target: int) -> None:
@@ -363,7 +363,7 @@ async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database
         await transaction.execute("UPDATE pool_test SET amount = 100")
 
 
-async def test_gives_up_after_eight_tries(database: Database) -> None:
+async def test_gives_up_after_eight_attempts(database: Database) -> None:
     attempts = 0
 
     async def work(connection: Connection) -> None:
@@ -377,7 +377,7 @@ async def test_gives_up_after_eight_tries(database: Database) -> None:
     assert await amount(database, 2) == 100
 
 
-async def test_other_errors_are_not_tried_again(database: Database) -> None:
+async def test_other_errors_are_not_retried(database: Database) -> None:
     attempts = 0
 
     async def work(connection: Connection) -> None:
@@ -390,7 +390,7 @@ async def test_other_errors_are_not_tried_again(database: Database) -> None:
     assert attempts == 1
 
 
-async def test_lock_wait_is_recognised(database: Database) -> None:
+async def test_lock_timeout_has_a_type_of_its_own(database: Database) -> None:
     async with database.transaction() as first:
         await first.execute("UPDATE pool_test SET amount = 100 WHERE id = 2")
         with pytest.raises(LockTimeout) as refused:
@@ -420,28 +420,28 @@ async def test_refused_access_is_unavailable_and_names_the_number(url: str) -> N
 
 async def test_server_restart_is_survived(url: str) -> None:
     async with (
-        Link(url) as link,
-        Database(link.url, max_size=2, acquire_timeout=2.0, query_timeout=2.0) as database,
+        Proxy(url) as proxy,
+        Database(proxy.url, max_size=2, acquire_timeout=2.0, query_timeout=2.0) as database,
     ):
         await asyncio.gather(amount(database, 2), amount(database, 2))
         with pytest.raises(Unavailable):  # noqa: PT012
             async with database.transaction() as transaction:
-                await link.cut()
+                await proxy.cut()
                 await transaction.execute("UPDATE pool_test SET amount = 0 WHERE id = 2")
-        for _ in range(4):  # more often than the pool has places
+        for _ in range(4):  # more often than the pool has connections
             with pytest.raises(Unavailable):
                 await amount(database, 2)
-        await link.open()
+        await proxy.open()
         assert await asyncio.gather(*(amount(database, 2) for _ in range(4))) == [100] * 4
 
 
-async def test_idle_connections_that_died_are_not_handed_out(url: str) -> None:
-    async with Link(url) as link, Database(link.url, max_size=2) as database:
+async def test_dead_idle_connections_are_not_lent(url: str) -> None:
+    async with Proxy(url) as proxy, Database(proxy.url, max_size=2) as database:
         await asyncio.gather(amount(database, 2), amount(database, 2))
-        await link.cut()
-        await link.open()
+        await proxy.cut()
+        await proxy.open()
         assert list(await asyncio.gather(amount(database, 2), amount(database, 2))) == [100, 100]
-        assert link.connections == 4
+        assert proxy.connections == 4
 
 
 async def test_connection_killed_by_the_server_is_unavailable_then_replaced(
@@ -460,24 +460,24 @@ async def test_connection_killed_by_the_server_is_unavailable_then_replaced(
     assert await amount(database, 2) == 100
 
 
-async def test_server_that_hangs_costs_no_more_than_the_timeouts(url: str) -> None:
+async def test_a_server_that_hangs_costs_at_most_the_timeouts(url: str) -> None:
     async with (
-        Link(url) as link,
-        Database(link.url, max_size=1, acquire_timeout=1.0, query_timeout=0.3) as database,
+        Proxy(url) as proxy,
+        Database(proxy.url, max_size=1, acquire_timeout=1.0, query_timeout=0.3) as database,
     ):
         assert await amount(database, 2) == 100
-        link.deaf = True
+        proxy.silent = True
         started = asyncio.get_running_loop().time()
         with pytest.raises(TimeoutError):
             await amount(database, 2)
         with pytest.raises(Unavailable):
             await amount(database, 2)
         assert asyncio.get_running_loop().time() - started < 3.0
-        link.deaf = False
+        proxy.silent = False
         assert await amount(database, 2) == 100
 
 
-async def test_statements_that_stand_alone_are_tried_again_too(database: Database) -> None:
+async def test_autocommitted_work_is_retried_too(database: Database) -> None:
     attempts = 0
 
     async def work(connection: Connection) -> int:
