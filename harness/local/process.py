@@ -227,11 +227,7 @@ class Process:
                 self._unswept = self._child
             self.wanted = True
         if wait:
-            self.wait_ready()
-
-    def wait_ready(self, timeout: float | None = None) -> None:
-        """Waits until the process serves; seconds, default `start_timeout`. Raises UserError."""
-        wait_until_ready([self], timeout)
+            wait_until_ready([self])
 
     @property
     def ending(self) -> str:
@@ -243,11 +239,11 @@ class Process:
 
     def how_it_ended(self) -> str:
         """`ending`, the path of the log and its last lines."""
-        return f"{self.ending}; its log is {self.log_path}{self.log_tail()}"
+        return f"{self.ending}; {self.log_tail()}"
 
     def log_tail(self) -> str:
-        """The last lines of the log of this run, as the end of a sentence."""
-        return tail_of(self.log_path, self._log_start)
+        """The path of the log and the last lines of this run, as the end of a sentence."""
+        return f"its log is {self.log_path}{tail_of(self.log_path, self._log_start)}"
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal (SIGSTOP and SIGCONT to make it hang). No-op if it does not run."""
@@ -308,16 +304,14 @@ class Process:
         if child is not None:
             kill_session(child)
 
-    def restart(
-        self, *, extra_env: Mapping[str, str] | None = None, module: str | None = None
-    ) -> None:
-        """stop(), then start() with the same arguments."""
+    def restart(self, *, extra_env: Mapping[str, str] | None = None) -> None:
+        """stop(), then start()."""
         self.stop()
-        self.start(extra_env=extra_env, module=module)
+        self.start(extra_env=extra_env)
 
 
-def wait_until_ready(processes: Sequence[Process], timeout: float | None = None) -> None:
-    """Waits until all of them serve; seconds, default the start_timeout of each.
+def wait_until_ready(processes: Sequence[Process]) -> None:
+    """Waits until all of them serve, at most the start_timeout of each.
 
     Raises UserError as soon as one of them dies, even if the others need more time.
     """
@@ -333,11 +327,10 @@ def wait_until_ready(processes: Sequence[Process], timeout: float | None = None)
                 if process.probe():
                     waiting.remove(process)
                     continue
-            limit = process.start_timeout if timeout is None else timeout
-            if time.monotonic() - began > limit:
+            if time.monotonic() - began > process.start_timeout:
                 raise UserError(
-                    f"{process.name} does not serve after {limit:.0f} s; its log is"
-                    f" {process.log_path}{process.log_tail()}"
+                    f"{process.name} does not serve after {process.start_timeout:.0f} s;"
+                    f" {process.log_tail()}"
                 )
         if not waiting:
             return

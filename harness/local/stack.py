@@ -47,7 +47,6 @@ class Stack:
         self.root = root.resolve()
         self.ports = ports
         self.secrets = Secrets.load_or_create(self.root / "secrets.json")
-        self.log_dir = self.root / "log"
         self._program_env = program_env or {}
         self._inherit_settings = inherit_settings
         self._stopping = threading.Event()
@@ -100,19 +99,18 @@ class Stack:
 
     # --- starting ------------------------------------------------------------------------
 
-    def start(self, *, seed: SeedSize = "small", only: Iterable[str] | None = None) -> Stack:
+    def start(self, *, seed: SeedSize = "small") -> None:
         """Starts servers, creates databases, topics and seats, and starts the programs.
 
-        `only`: start these programs and no other. On any error everything is stopped again.
+        On any error everything is stopped again.
         """
         try:
             self.start_servers(migrate=True)
             self.seed(seed)
-            self.start_services(only)
+            self.start_services()
         except BaseException:
             self.stop()
             raise
-        return self
 
     def start_servers(self, *, migrate: bool = False) -> None:
         """Starts Redis, MariaDB with its schemas and users, and Kafka with its topics in parallel.
@@ -238,7 +236,7 @@ class Stack:
     # -------------------------------------------------------------------------------------
 
     def _log(self, name: str) -> Path:
-        return self.log_dir / f"{name}.log"
+        return self.root / "log" / f"{name}.log"
 
     def _program(
         self, program: topology.Program, name: str, extra_env: Mapping[str, str]

@@ -125,9 +125,9 @@ def test_a_death_while_starting_is_told_with_the_end_of_the_log(make: Make) -> N
 
 def test_one_that_never_serves_is_told(make: Make) -> None:
     script = make("import time; time.sleep(60)")
-    script.start(wait=False)
+    script.start_timeout = 0.2
     with pytest.raises(UserError, match="does not serve after 0 s"):
-        script.wait_ready(0.2)
+        script.start()
 
 
 def test_a_kill_is_no_unexpected_death_but_a_crash_is(make: Make) -> None:

@@ -1,7 +1,8 @@
-"""`make run` from the first start to the last process, below a folder of its own."""
+"""`make run` from the first start to the last process, in a folder of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from harness import topology
 from harness.local.ports import Ports, setting_of
 
-# What `python -m harness.cli` does, but for where the data goes.
+# `python -m harness.cli`, with another folder for the data.
 PROGRAM = """
     import sys
     from pathlib import Path
@@ -27,29 +29,29 @@ PROGRAM = """
     supervisor._LOCK = supervisor.LOCAL / "supervisor.lock"
     sys.exit(cli.run_app(cli.app))
 """
-SERVERS = ["redis", "mariadb", "kafka"]
 
 
 class Tree:
-    """Where `make run` may run. All that it starts is known by a variable it inherits, or by
-    its folder: Redis writes its title over its environment."""
+    """A checkout for `make run`. Its processes inherit a variable; Redis, which writes its title
+    over its environment, works in its folder."""
 
     def __init__(self, root: Path, repository: Path) -> None:
         self.ports = Ports.free()
         self._root = root
         self._repository = repository
-        self._mark = f"FRONTROW_TEST={root}"
-        own = ("FRONTROW_", *(program.prefix for program in topology.PROGRAMS))
+        ours = ("FRONTROW_", *(program.prefix for program in topology.PROGRAMS))
         self._env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(own)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
             **{setting_of(name): str(port) for name, port in self.ports.numbers.items()},
             "SEED": "small",
             "FRONTROW_TEST": str(root),
         }
 
-    def start(self, action: str, output: Path) -> subprocess.Popen[bytes]:
+    @contextlib.contextmanager
+    def started(self, action: str, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Runs a command, and kills it if it still runs at the end."""
         with output.open("wb") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", textwrap.dedent(PROGRAM), self._root, action],
                 env=self._env,
                 cwd=self._repository,
@@ -57,21 +59,20 @@ class Tree:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-
-    def processes(self) -> list[str]:
-        """The command lines of all that lives."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
+        with process:
             try:
-                environ = (path / "environ").read_bytes().split(b"\0")
-                if (
-                    self._mark.encode() in environ
-                    or self._root in (path / "cwd").readlink().parents
-                ):
-                    found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:  # ended meanwhile, or another user's
-                continue
-        return found
+                yield process
+            finally:
+                process.kill()
+
+    def processes(self) -> list[psutil.Process]:
+        """All that live."""
+        return [
+            each
+            for each in psutil.process_iter(["environ", "cwd"])
+            if (each.info["environ"] or {}).get("FRONTROW_TEST") == str(self._root)
+            or (each.info["cwd"] or "").startswith(f"{self._root}/")
+        ]
 
 
 @pytest.fixture
@@ -89,57 +90,45 @@ def wait_for(text: str, output: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-# That fixture starts nothing here; it puts this test behind those that need no server.
-@pytest.mark.usefixtures("servers")
-def test_it_starts_serves_and_leaves_nothing_behind(tree: Tree, tmp_path: Path) -> None:
-    output = tmp_path / "output"
-
-    # A first start that `make stop`, which sends SIGTERM, interrupts when the servers are there.
-    first = tree.start("run", output)
-    try:
-        wait_for("… Concerts", output, first)
-        assert len(tree.processes()) >= 1 + len(SERVERS)
-        stop = tree.start("stop", tmp_path / "stop")
-        assert stop.wait(60) == 0
-        assert first.wait(10) == 0, output.read_text()
-    finally:
-        first.kill()
-        first.wait()
-    assert (tmp_path / "stop").read_text().endswith("Stopped; nothing is left running.\n")
-    assert_stopped(tree, output)
-
-    # The second, with what the first has left, ended by Ctrl-C.
-    second = tree.start("run", output)
-    try:
-        wait_for("Buy a ticket", output, second)
-        url = f"http://{tree.ports.address('gateway')}"
-        assert f"Frontrow serves on {url}" in output.read_text()
-        assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
-        assert len(tree.processes()) >= 1 + len(SERVERS) + len(topology.PROGRAMS)
-        second.send_signal(signal.SIGINT)
-        assert second.wait(60) == 0, output.read_text()
-    finally:
-        second.kill()
-        second.wait()
-    assert_stopped(tree, output)
-
-
 def assert_stopped(tree: Tree, output: Path) -> None:
     assert output.read_text().endswith("Stopped; nothing is left running.\n")
     assert "was killed" not in output.read_text()
     assert tree.processes() == []
 
 
+# The fixture starts nothing here; it orders this test after those that need no server.
+@pytest.mark.usefixtures("servers")
+def test_it_starts_serves_and_leaves_nothing_behind(tree: Tree, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    # A first start that `make stop`, which sends SIGTERM, interrupts when the servers run.
+    with tree.started("run", output) as first:
+        wait_for("… Concerts", output, first)
+        assert len(tree.processes()) > len(topology.SERVERS)
+        with tree.started("stop", tmp_path / "stop") as stop:
+            assert stop.wait(60) == 0
+        assert first.wait(10) == 0, output.read_text()
+    assert (tmp_path / "stop").read_text().endswith("Stopped; nothing is left running.\n")
+    assert_stopped(tree, output)
+
+    # The second, with the data of the first, ended by Ctrl-C.
+    with tree.started("run", output) as second:
+        wait_for("Buy a ticket", output, second)
+        url = f"http://{tree.ports.address('gateway')}"
+        assert f"Frontrow serves on {url}" in output.read_text()
+        assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
+        assert len(tree.processes()) > len(topology.SERVERS) + len(topology.PROGRAMS)
+        second.send_signal(signal.SIGINT)
+        assert second.wait(60) == 0, output.read_text()
+    assert_stopped(tree, output)
+
+
 @pytest.mark.usefixtures("servers")
 def test_it_can_be_stopped_while_it_starts(tree: Tree, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    process = tree.start("run", output)
-    try:
+    with tree.started("run", output) as process:
         wait_for("… Redis", output, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, output.read_text()
-    finally:
-        process.kill()
-        process.wait()
     assert "Serving after" not in output.read_text()
     assert_stopped(tree, output)

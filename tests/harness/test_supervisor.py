@@ -1,3 +1,5 @@
+"""Deaths and restarts under `make run`, and that it runs once."""
+
 from __future__ import annotations
 
 import io
@@ -26,64 +28,61 @@ class Sleeper(Process):
     def probe(self) -> bool:
         return True
 
+    def crash(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait(30)
+
 
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
-    process = Sleeper(
-        "sleeper", log_path=tmp_path / "log", cwd=tmp_path, stopping=threading.Event()
-    )
+    process = Sleeper("sleeper", log_path=tmp_path / "log", stopping=threading.Event())
     process.start()
     yield process
     process.kill()
 
 
 @pytest.fixture
-def said() -> io.StringIO:
+def output() -> io.StringIO:
     return io.StringIO()
 
 
 @pytest.fixture
-def watcher(sleeper: Sleeper, said: io.StringIO) -> Watcher:
+def watcher(sleeper: Sleeper, output: io.StringIO) -> Watcher:
     stack = SimpleNamespace(processes=lambda: [sleeper])
-    return Watcher(cast(Stack, stack), Console(file=said, width=200))
+    return Watcher(cast(Stack, stack), Console(file=output, width=200))
 
 
-def crash(process: Process) -> None:
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
-
-
-def test_what_dies_is_told_and_started_again(
-    sleeper: Sleeper, watcher: Watcher, said: io.StringIO
+def test_a_death_is_reported_and_the_process_restarted(
+    sleeper: Sleeper, watcher: Watcher, output: io.StringIO
 ) -> None:
-    crash(sleeper)
+    sleeper.crash()
     deadline = time.monotonic() + 30
-    while "serves again" not in said.getvalue():
+    while "serves again" not in output.getvalue():
         assert time.monotonic() < deadline
         watcher.check(sleeper)
         time.sleep(0.02)
-    assert "sleeper died (killed by SIGKILL; log: " in said.getvalue()
+    assert "sleeper died (killed by SIGKILL; log: " in output.getvalue()
     assert sleeper.running
 
 
-def test_what_was_stopped_on_purpose_stays_stopped(
-    sleeper: Sleeper, watcher: Watcher, said: io.StringIO
+def test_a_process_that_was_stopped_stays_stopped(
+    sleeper: Sleeper, watcher: Watcher, output: io.StringIO
 ) -> None:
     sleeper.stop()
     watcher.check(sleeper)
-    assert said.getvalue() == ""
+    assert output.getvalue() == ""
     assert not sleeper.running
 
 
-def test_what_keeps_dying_is_given_up(
+def test_a_process_that_keeps_dying_is_given_up(
     sleeper: Sleeper, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.0)
     for _ in range(supervisor._MAX_DEATHS):
-        crash(sleeper)
-        watcher.check(sleeper)  # sees the death
-        watcher.check(sleeper)  # starts it again
-    crash(sleeper)
+        sleeper.crash()
+        watcher.check(sleeper)  # notes the death
+        watcher.check(sleeper)  # restarts it
+    sleeper.crash()
     with pytest.raises(UserError, match="died 6 times"):
         watcher.check(sleeper)
 
