@@ -12,7 +12,7 @@ _LOCK = "held up"
 
 
 class HeldUpDatabase(Database):
-    """A database in which `execute_transaction` waits in the server until `abandon` continues it."""
+    """Makes `execute_transaction` wait in the server until `abandon` lets it continue."""
 
     async def execute_transaction(self, *statements: Statement) -> list[Result]:
         return (await super().execute_transaction(("DO GET_LOCK(%s, 10)", _LOCK), *statements))[1:]
