@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined, to_json
 from pydantic_settings import BaseSettings
 
 from gateway.errors import TABLE
+from harness.invariants import INVARIANTS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAMS = ("gateway", "queue_service", "concert_service", "reservation_service", "payment_service")
@@ -141,6 +142,15 @@ def _metric_row(metric: Counter | Gauge | Histogram, package: str) -> str:
     return f"| `{name}` | {family.type} | {labels} | {package} | {family.documentation} |"
 
 
+# --- invariants ------------------------------------------------------------------------------
+
+
+def invariant_table() -> str:
+    """A row for each invariant."""
+    rows = [f"| `{each.name}` | {each.sentence.splitlines()[0]} |" for each in INVARIANTS.values()]
+    return "\n".join(["| count | what must be true |", "|---|---|", *rows, ""])
+
+
 # --- examples --------------------------------------------------------------------------------
 
 
@@ -154,6 +164,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings_tables,
     "errors": error_table,
     "metrics": metric_table,
+    "invariants": invariant_table,
     "buy_over_grpc": buy_over_grpc,
 }
 

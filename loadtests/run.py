@@ -172,9 +172,9 @@ def seen_in_room(scripts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The invariants that were looked at while the load lasted."""
     rooms = [script["room"] for script in scripts]
     return {
-        "samples with more admitted than the capacity": sum(r["over_capacity"] for r in rooms),
-        "people admitted out of order": sum(room["overtakers"] for room in rooms),
-        "scripts whose waiting room could not be watched": sum(not r["samples"] for r in rooms),
+        "samples_over_capacity": sum(r["over_capacity"] for r in rooms),
+        "people_admitted_out_of_order": sum(room["overtakers"] for room in rooms),
+        "scripts_without_samples_of_the_room": sum(not r["samples"] for r in rooms),
     }
 
 

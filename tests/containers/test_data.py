@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.invariants import count, violated
 from harness.local.ports import HOST
 from tests.containers.stack import Containers, docker
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import SLOW, Shop, eventually, sandbox_user
-from tests.faults.invariants import assert_all_hold, violations
+from tests.faults.invariants import assert_all_hold
 from tests.faults.load import Load
 
 FANS = 5
@@ -113,7 +114,8 @@ async def test_a_seat_that_was_paid_when_the_backup_was_made_is_confirmed(
 
 async def nothing_is_wrong(shop: Shop) -> None:
     """In the databases; Kafka goes its own way after a restore."""
-    assert violations(shop) == {}
+    counts = violated(await in_thread(count, shop.stores))
+    assert counts.keys() <= {"payments_with_wrong_events", "payments_with_events_only"}, counts
 
 
 async def sent(shop: Shop) -> None:

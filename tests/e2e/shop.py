@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import ConsumerRecord
 from pydantic import BaseModel
 
 from gateway.schemas import Payment, Problem
 from harness.client import AnyResponse, Client, Response, TokenClaims, connect
+from harness.invariants import Stores, read_topic
 from harness.local.stack import Stack
 from protos.frontrow.payment.v1 import events_pb2
 
@@ -189,6 +190,10 @@ class Shop:
 
         await eventually(all_ready, within=30)
 
+    @property
+    def stores(self) -> Stores:
+        return Stores(self.stack.mariadb.administrator, self.stack.kafka_bootstrap)
+
     def new_schedule(self, seats: int = 5, *, price: str = PRICE) -> Schedule:
         """A concert with one date, tomorrow, and so many seats; seat ids are 10,000 times
         the schedule's id and on."""
@@ -225,29 +230,9 @@ class Shop:
         ((number,),) = self.rows(schema, sql, *values)
         return int(number)
 
-    async def records(self, topic: str) -> list[Any]:
+    async def records(self, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
         """Everything on the topic now; within a partition in order."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.stack.kafka_bootstrap,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
-        await consumer.start()
-        try:
-            partitions = [
-                TopicPartition(topic, number)
-                for number in sorted(await consumer._client._wait_on_metadata(topic))
-            ]
-            consumer.assign(partitions)
-            ends = await consumer.end_offsets(partitions)
-            found: list[Any] = []
-            for partition in partitions:
-                while await consumer.position(partition) < ends[partition]:
-                    batch = await consumer.getmany(partition, timeout_ms=500)
-                    found += batch.get(partition, [])
-            return found
-        finally:
-            await consumer.stop()
+        return await read_topic(self.stack.kafka_bootstrap, topic)
 
     async def payment_events(
         self, reservation_ids: Iterable[int]

@@ -1,0 +1,369 @@
+"""The invariants of the shop, in one list: fault tests, load tests and `verify` count these.
+
+Each is a function whose name is stable, whose docstring is what must be true, and whose result is
+the number of violations over everything that ever happened in the shop. Counts are meaningful once
+the work in progress has ended (`settled` waits for it), except those of the waiting room, which
+come from samples of Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import redis
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaError
+from google.protobuf.message import DecodeError
+from pymysql.cursors import Cursor
+
+from harness import stopping
+from harness.errors import UserError
+from protos.frontrow.payment.v1 import events_pb2
+from protos.topics import PAYMENT_EVENTS
+
+_KAFKA_SECONDS = 60.0
+_REDIS_SECONDS = 2.0
+_POLL_SECONDS = 0.2
+# Kafka keeps events for a week, so older payments may have none.
+_DAYS_OF_EVENTS = 1
+# Reading everybody who is admitted to a larger room would itself be load.
+_MOST_ADMITTED_READ = 5_000
+
+#: A payment and its reservation. The payment of one seat must not count for another.
+Pair = tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the facts are."""
+
+    #: Opens a cursor in the schema `reservation` or `payment`.
+    database: Callable[[str], AbstractContextManager[Cursor]]
+    kafka_bootstrap: str
+
+
+class RoomSamples:
+    """What samples of a waiting room in Redis showed. Calls block for two seconds at most."""
+
+    def __init__(self, redis_url: str, room: str = "main") -> None:
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=_REDIS_SECONDS)
+        self._prefix = f"{{queue:{room}}}:"
+        self.samples = 0
+        self.over_capacity = 0
+        self.most_waiting = 0
+        #: Places that were admitted while an earlier one waited.
+        self.overtakers: set[int] = set()
+
+    def sample(self) -> None:
+        """Takes one sample, unless nobody has entered the room yet. Raises `UserError`."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hget(self._prefix + "state", "capacity")
+        pipe.zcard(self._prefix + "admitted")
+        pipe.zcard(self._prefix + "waiting")
+        pipe.zrange(self._prefix + "waiting", 0, 0)
+        pipe.zrange(self._prefix + "admitted", 0, _MOST_ADMITTED_READ)
+        try:
+            capacity, admitted, waiting, first, places = pipe.execute()
+        except redis.RedisError as error:
+            raise UserError(
+                "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
+            ) from error
+        if capacity is None:
+            return
+        self.samples += 1
+        self.most_waiting = max(self.most_waiting, waiting)
+        self.over_capacity += admitted > int(capacity)
+        # Place numbers rise in the order of joining.
+        if first:
+            self.overtakers.update(place for place in map(int, places) if place > int(first[0]))
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+class Facts:
+    """What the stores hold. Facts that several invariants read are read once."""
+
+    def __init__(self, stores: Stores, room: RoomSamples | None) -> None:
+        self._stores = stores
+        self._room = room
+
+    def rows(self, schema: str, sql: str) -> list[tuple[Any, ...]]:
+        with self._stores.database(schema) as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    def number(self, schema: str, sql: str) -> int:
+        ((number,),) = self.rows(schema, sql)
+        return int(number)
+
+    @property
+    def room(self) -> RoomSamples:
+        assert self._room
+        return self._room
+
+    @cached_property
+    def charged(self) -> list[tuple[Pair, Decimal]]:
+        """Charges that were not refunded, by the sandbox provider's own book; of a payment that is
+        not in it (another provider), by the payment."""
+        return [
+            ((payment, reservation), amount)
+            for payment, reservation, amount in self.rows(
+                "payment",
+                """SELECT c.payment_id, p.reservation_id, c.amount
+                FROM sandbox_charge c LEFT JOIN payment p ON p.id = c.payment_id
+                WHERE c.status = 'APPROVED'
+                UNION ALL
+                SELECT p.id, p.reservation_id, p.amount
+                FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
+                WHERE c.payment_id IS NULL AND p.status = 'SUCCEEDED'""",
+            )
+        ]
+
+    @cached_property
+    def confirmed(self) -> dict[Pair, Decimal]:
+        """Confirmed reservations with their prices."""
+        return {
+            (payment, reservation): price
+            for payment, reservation, price in self.rows(
+                "reservation",
+                "SELECT payment_id, id, price FROM reservation WHERE status = 'CONFIRMED'",
+            )
+        }
+
+    @cached_property
+    def unfinished(self) -> set[int]:
+        """Payments without an outcome."""
+        rows = self.rows("payment", "SELECT id FROM payment WHERE status = 'INITIATED'")
+        return {payment for (payment,) in rows}
+
+    @cached_property
+    def events(self) -> Mapping[int, dict[str, str]]:
+        """Payment → id of each event → its kind. A repeated event has the id that it had before."""
+        events: dict[int, dict[str, str]] = defaultdict(dict)
+        for record in stopping.run_async(read_topic(self._stores.kafka_bootstrap, PAYMENT_EVENTS)):
+            try:
+                event = events_pb2.PaymentEvent.FromString(record.value)
+            except DecodeError:
+                continue  # consumers put it on the dead-letter topic
+            events[event.payment_id][event.event_id] = event.WhichOneof("event") or ""
+        return events
+
+
+@dataclass(frozen=True)
+class Invariant:
+    name: str
+    sentence: str
+    count: Callable[[Facts], int]
+
+
+#: By name, counted from the stores. Those that read Kafka come last, so that `settled` reads it
+#: once the others hold.
+STORED: dict[str, Invariant] = {}
+#: By name, counted from samples of the waiting room.
+SAMPLED: dict[str, Invariant] = {}
+
+
+def _in(listed: dict[str, Invariant]) -> Callable[[Callable[[Facts], int]], None]:
+    def add(count: Callable[[Facts], int]) -> None:
+        listed[count.__name__] = Invariant(count.__name__, count.__doc__ or "", count)
+
+    return add
+
+
+@_in(STORED)
+def seats_with_two_live_reservations(facts: Facts) -> int:
+    """A seat has at most one live reservation."""
+    return facts.number(
+        "reservation",
+        """SELECT COUNT(*) FROM (
+            SELECT seat_id FROM reservation
+            WHERE status = 'CONFIRMED'
+                OR (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
+            GROUP BY seat_id HAVING COUNT(*) > 1) twice""",
+    )
+
+
+@_in(STORED)
+def reservations_charged_twice(facts: Facts) -> int:
+    """A reservation is charged at most once."""
+    return len(facts.charged) - len({pair[1] for pair, _ in facts.charged})
+
+
+@_in(STORED)
+def charges_without_a_seat(facts: Facts) -> int:
+    """Every charge that was not refunded pays for a confirmed reservation."""
+    return sum(pair not in facts.confirmed for pair, _ in facts.charged)
+
+
+@_in(STORED)
+def seats_without_a_charge(facts: Facts) -> int:
+    """Every confirmed reservation was charged by its own payment."""
+    return len(facts.confirmed.keys() - dict(facts.charged).keys())
+
+
+@_in(STORED)
+def seats_charged_at_another_price(facts: Facts) -> int:
+    """A confirmed reservation was charged at its price."""
+    return sum(facts.confirmed.get(pair, amount) != amount for pair, amount in facts.charged)
+
+
+@_in(STORED)
+def payments_without_an_outcome(facts: Facts) -> int:
+    """Every payment has an outcome."""
+    return len(facts.unfinished)
+
+
+@_in(STORED)
+def payments_unlike_the_book(facts: Facts) -> int:
+    """A payment has succeeded if and only if the sandbox provider's book has its charge.
+
+    An empty book belongs to a shop with another provider.
+    """
+    return facts.number(
+        "payment",
+        """SELECT COUNT(*) FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
+        WHERE (p.status = 'SUCCEEDED') <> (COALESCE(c.status, '') = 'APPROVED')
+            AND EXISTS (SELECT 1 FROM sandbox_charge)""",
+    )
+
+
+@_in(STORED)
+def reservations_stuck_in_payment(facts: Facts) -> int:
+    """A live reservation is in payment only while its payment has no outcome."""
+    paying = facts.rows(
+        "reservation",
+        "SELECT payment_id FROM reservation WHERE status = 'PAYING' AND lapses_at > NOW(6)",
+    )
+    return sum(payment not in facts.unfinished for (payment,) in paying)
+
+
+@_in(STORED)
+def schedules_with_a_wrong_sold_count(facts: Facts) -> int:
+    """The sold count of a schedule is the number of its confirmed reservations."""
+    return facts.number(
+        "reservation",
+        """SELECT COUNT(*) FROM (
+            SELECT r.schedule_id, COALESCE(MAX(s.sold), 0) counted, SUM(r.status = 'CONFIRMED') sold
+            FROM reservation r LEFT JOIN schedule_sales s ON s.schedule_id = r.schedule_id
+            GROUP BY r.schedule_id HAVING counted <> sold) wrong""",
+    )
+
+
+@_in(STORED)
+def events_in_the_outbox(facts: Facts) -> int:
+    """Every event has been published."""
+    return facts.number("payment", "SELECT COUNT(*) FROM outbox")
+
+
+@_in(STORED)
+def payments_with_wrong_events(facts: Facts) -> int:
+    """Each outcome of a payment has exactly one event, however often it was published."""
+    payments = facts.rows(
+        "payment",
+        f"""SELECT id, status, amount IS NOT NULL FROM payment
+        WHERE updated_at > NOW(6) - INTERVAL {_DAYS_OF_EVENTS} DAY""",
+    )
+    return sum(
+        sorted(facts.events.get(payment, {}).values()) not in _right_events(status, bool(charged))
+        for payment, status, charged in payments
+    )
+
+
+@_in(STORED)
+def payments_with_events_only(facts: Facts) -> int:
+    """Every event belongs to a payment."""
+    known = facts.rows("payment", "SELECT id FROM payment")
+    return len(facts.events.keys() - {payment for (payment,) in known})
+
+
+@_in(SAMPLED)
+def samples_over_capacity(facts: Facts) -> int:
+    """The waiting room never admits more people than its capacity."""
+    return facts.room.over_capacity
+
+
+@_in(SAMPLED)
+def people_admitted_out_of_order(facts: Facts) -> int:
+    """Nobody is admitted while a person who joined earlier waits."""
+    return len(facts.room.overtakers)
+
+
+INVARIANTS = STORED | SAMPLED
+
+
+def _right_events(status: str, charge_was_tried: bool) -> list[list[str]]:
+    match status:
+        case "SUCCEEDED":
+            return [["succeeded"]]
+        case "REFUNDED":
+            return [["refunded", "succeeded"]]
+        case "FAILED" if charge_was_tried:
+            return [["failed"]]
+        case _:
+            # Rejected before the charge: the reservation may have to know of it, or not.
+            return [[], ["failed"]]
+
+
+def count(stores: Stores, room: RoomSamples | None = None) -> dict[str, int]:
+    """Counts the violations now, by name; those of the waiting room if `room` is given.
+
+    Blocks. Raises `UserError` if Kafka or Redis cannot be read, and what `stores.database` raises.
+    """
+    return settled(stores, room, within=0.0)
+
+
+def settled(
+    stores: Stores, room: RoomSamples | None = None, *, within: float = 45.0
+) -> dict[str, int]:
+    """Like `count`, as soon as the stores hold no violation, at the latest after `within` seconds.
+
+    Recovery and consumers need the time: a consumer group notices a member that was killed after
+    ten seconds. Meanwhile the waiting room is sampled. Raises `Stopped` as well.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        facts = Facts(stores, room)
+        if room:
+            room.sample()
+        holds = not any(invariant.count(facts) for invariant in STORED.values())
+        if holds or time.monotonic() >= deadline:
+            listed = INVARIANTS if room else STORED
+            return {name: invariant.count(facts) for name, invariant in listed.items()}
+        stopping.wait(_POLL_SECONDS)
+
+
+def violated(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts that are not 0."""
+    return {name: number for name, number in counts.items() if number}
+
+
+async def read_topic(bootstrap: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
+    """Reads everything on the topic; within a partition in order. Raises `UserError`."""
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    found: list[ConsumerRecord[bytes, bytes]] = []
+    try:
+        async with asyncio.timeout(_KAFKA_SECONDS):
+            await consumer.start()
+            partitions = consumer.assignment()
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(each) < ends[each] for each in partitions]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    found += records
+    except (KafkaError, TimeoutError) as error:
+        raise UserError(
+            f"Kafka at {bootstrap} cannot be read: set QUEUE_KAFKA_BOOTSTRAP to where it is."
+        ) from error
+    finally:
+        await consumer.stop()
+    return found

@@ -1,0 +1,288 @@
+"""Every invariant is violated once in real stores, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+import pytest
+import redis
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from harness import invariants
+from harness.errors import UserError
+from harness.invariants import RoomSamples, Stores
+from harness.local import Stack
+from protos.frontrow.payment.v1 import events_pb2
+
+R, P = "reservation", "payment"
+ROOM = "{queue:main}:"
+Statements = Sequence[tuple[str, str]]
+
+# A seat that was sold, one whose money went back, one whose payment was declined, and a payment
+# that was rejected before the charge.
+ORDINARY: Statements = [
+    *((R, f"DELETE FROM {table}") for table in ("reservation", "schedule_sales")),
+    *((P, f"DELETE FROM {table}") for table in ("payment", "outbox", "sandbox_charge")),
+    (
+        R,
+        """INSERT INTO reservation (id, status, payment_id, user_id, seat_id, schedule_id, seat_num,
+            price, held_until, lapses_at, created_at, updated_at)
+        SELECT id, status, payment_id, 1, id, 1, 'A1', 10, NOW(6), NOW(6) + INTERVAL 1 HOUR,
+            NOW(6), NOW(6)
+        FROM (SELECT 1 id, 'CONFIRMED' status, 7 payment_id UNION SELECT 2, 'EXPIRED', 8
+            UNION SELECT 3, 'HELD', NULL UNION SELECT 4, 'HELD', NULL) ordinary""",
+    ),
+    (R, "INSERT INTO schedule_sales (schedule_id, sold) VALUES (1, 1)"),
+    (
+        P,
+        """INSERT INTO payment (id, reservation_id, user_id, status, amount, driven_until) VALUES
+            (7, 1, 1, 'SUCCEEDED', 10, NOW(6)), (8, 2, 1, 'REFUNDED', 10, NOW(6)),
+            (9, 3, 1, 'FAILED', 10, NOW(6)), (10, 4, 1, 'FAILED', NULL, NOW(6))""",
+    ),
+    (
+        P,
+        """INSERT INTO sandbox_charge (payment_id, user_id, amount, status) VALUES
+            (7, 1, 10, 'APPROVED'), (8, 1, 10, 'REFUNDED'), (9, 1, 10, 'DECLINED')""",
+    ),
+]
+EVENTS = [
+    events_pb2.PaymentEvent(event_id="a", payment_id=7, succeeded=events_pb2.PaymentSucceeded()),
+    events_pb2.PaymentEvent(event_id="b", payment_id=8, succeeded=events_pb2.PaymentSucceeded()),
+    events_pb2.PaymentEvent(event_id="c", payment_id=8, refunded=events_pb2.PaymentRefunded()),
+    events_pb2.PaymentEvent(event_id="d", payment_id=9, failed=events_pb2.PaymentFailed()),
+]
+# Two days old, so that its events may have been deleted.
+OLD_PAYMENT = """INSERT INTO payment
+    (id, reservation_id, user_id, status, amount, driven_until, updated_at)
+    VALUES (11, {}, 2, '{}', 10, NOW(6), NOW(6) - INTERVAL 2 DAY)"""
+UNSOLD = (R, "UPDATE schedule_sales SET sold = 0")
+
+VIOLATIONS: dict[str, tuple[Statements, dict[str, int]]] = {
+    "nothing": ([], {}),
+    "a payment without a seat": (
+        [(R, "UPDATE reservation SET status = 'EXPIRED' WHERE id = 1"), UNSOLD],
+        {"charges_without_a_seat": 1},
+    ),
+    "a charge that no payment knows": (
+        [(P, "INSERT INTO sandbox_charge SELECT 12, 1, 10, 'APPROVED', 1, NULL, NULL")],
+        {"charges_without_a_seat": 1},
+    ),
+    "a seat whose payment was another seat's": (
+        [
+            (R, "UPDATE reservation SET status = 'CONFIRMED', payment_id = 7 WHERE id IN (3, 4)"),
+            (R, "UPDATE schedule_sales SET sold = 3"),
+        ],
+        {"seats_without_a_charge": 2},
+    ),
+    "a seat of an unknown payment": (
+        [(R, "UPDATE reservation SET payment_id = NULL WHERE id = 1")],
+        {"charges_without_a_seat": 1, "seats_without_a_charge": 1},
+    ),
+    "a second charge": (
+        [
+            (P, OLD_PAYMENT.format(1, "SUCCEEDED")),
+            (P, "INSERT INTO sandbox_charge SELECT 11, 2, 10, 'APPROVED', 1, NULL, NULL"),
+        ],
+        {"reservations_charged_twice": 1, "charges_without_a_seat": 1},
+    ),
+    "another price": (
+        [(P, "UPDATE sandbox_charge SET amount = 9.99 WHERE payment_id = 7")],
+        {"seats_charged_at_another_price": 1},
+    ),
+    "no outcome": (
+        [(P, OLD_PAYMENT.format(5, "INITIATED"))],
+        {"payments_without_an_outcome": 1},
+    ),
+    "a charge that the provider gave back": (
+        [(P, "UPDATE sandbox_charge SET status = 'REFUNDED' WHERE payment_id = 7")],
+        {"seats_without_a_charge": 1, "payments_unlike_the_book": 1},
+    ),
+    "a success that the provider does not know": (
+        [(P, "DELETE FROM sandbox_charge WHERE payment_id = 7")],
+        {"payments_unlike_the_book": 1},
+    ),
+    "another provider, a payment without a seat": (
+        [
+            (P, "DELETE FROM sandbox_charge"),
+            (R, "UPDATE reservation SET status = 'EXPIRED' WHERE id = 1"),
+            UNSOLD,
+        ],
+        {"charges_without_a_seat": 1},
+    ),
+    "a payment that the seat still waits for": (
+        [(R, "UPDATE reservation SET status = 'PAYING', payment_id = 9 WHERE id = 3")],
+        {"reservations_stuck_in_payment": 1},
+    ),
+    "a wrong sold count": ([UNSOLD], {"schedules_with_a_wrong_sold_count": 1}),
+    "an event that was not published": (
+        [
+            (
+                P,
+                """INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
+                VALUES (0, 'e', 1, 7, '')""",
+            )
+        ],
+        {"events_in_the_outbox": 1},
+    ),
+    "a refund without its event": (
+        [
+            (P, "UPDATE payment SET status = 'REFUNDED' WHERE id IN (7, 9)"),
+            (P, "UPDATE sandbox_charge SET status = 'REFUNDED' WHERE payment_id = 7"),
+            (R, "UPDATE reservation SET status = 'EXPIRED' WHERE id = 1"),
+            UNSOLD,
+        ],
+        {"payments_with_wrong_events": 2},
+    ),
+    "the events of another payment": (
+        [(P, "UPDATE payment SET id = 12 WHERE id = 9")],
+        {"payments_with_wrong_events": 1, "payments_with_events_only": 1},
+    ),
+}
+
+
+def topic_with(bootstrap: str, events: Sequence[events_pb2.PaymentEvent]) -> str:
+    """Makes a topic of its own with these events and a record that is no event."""
+    topic = f"invariants-{uuid.uuid4()}"
+
+    async def fill() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+        await admin.start()
+        try:
+            await admin.create_topics([NewTopic(topic, 2, 1)])
+            await producer.start()
+            for value in (b"\xff", *(event.SerializeToString() for event in events)):
+                await producer.send_and_wait(topic, value)
+        finally:
+            await producer.stop()
+            await admin.close()
+
+    asyncio.run(fill())
+    return topic
+
+
+@pytest.fixture(scope="module")
+def topic(kafka_bootstrap: str) -> str:
+    return topic_with(kafka_bootstrap, EVENTS)
+
+
+@pytest.fixture
+def stores(
+    servers: Stack,
+    mysql_urls: dict[str, str],
+    kafka_bootstrap: str,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Stores]:
+    """The stores of an ordinary shop."""
+    monkeypatch.setattr(invariants, "PAYMENT_EVENTS", topic)
+    stores = Stores(servers.mariadb.administrator, kafka_bootstrap)
+    execute(stores, ORDINARY)
+    yield stores
+    execute(stores, ORDINARY[:5])
+
+
+def execute(stores: Stores, statements: Statements) -> None:
+    for schema, sql in statements:
+        with stores.database(schema) as cursor:
+            cursor.execute(sql)
+
+
+def violated(stores: Stores) -> dict[str, int]:
+    return invariants.violated(invariants.count(stores))
+
+
+@pytest.mark.parametrize(("statements", "expected"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
+def test_a_violation_is_counted(
+    stores: Stores, statements: Statements, expected: dict[str, int]
+) -> None:
+    execute(stores, statements)
+    assert violated(stores) == expected
+
+
+def test_two_live_reservations_of_a_seat_are_counted(stores: Stores) -> None:
+    """The constraint prevents them, unless a migration loses it."""
+    index = "one_live_reservation_a_seat"
+    execute(stores, [(R, f"ALTER TABLE reservation DROP INDEX {index}")])
+    try:
+        execute(stores, [(R, "UPDATE reservation SET seat_id = 5 WHERE id IN (3, 4)")])
+        assert violated(stores) == {"seats_with_two_live_reservations": 1}
+    finally:
+        execute(stores, ORDINARY[:1])
+        execute(stores, [(R, f"ALTER TABLE reservation ADD UNIQUE KEY {index} (live_seat_id)")])
+
+
+def test_wrong_events_are_counted(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event of a success, a second event of a refund; a repeated event is no violation."""
+    second = events_pb2.PaymentEvent(event_id="e", payment_id=8)
+    second.refunded.SetInParent()
+    events = [*EVENTS[1:], *EVENTS[1:], second]
+    monkeypatch.setattr(invariants, "PAYMENT_EVENTS", topic_with(stores.kafka_bootstrap, events))
+    assert violated(stores) == {"payments_with_wrong_events": 2}
+
+
+def test_a_kafka_that_does_not_answer_is_one_sentence(stores: Stores) -> None:
+    with pytest.raises(UserError, match="set QUEUE_KAFKA_BOOTSTRAP"):
+        invariants.count(Stores(stores.database, "127.0.0.1:9"))
+
+
+def test_waits_until_the_work_in_progress_has_ended(stores: Stores) -> None:
+    execute(stores, [UNSOLD])
+    timer = threading.Timer(0.5, execute, (stores, [(R, "UPDATE schedule_sales SET sold = 1")]))
+    timer.start()
+    began = time.monotonic()
+    assert not any(invariants.settled(stores, within=30).values())
+    assert 0.5 <= time.monotonic() - began < 20
+    timer.join()
+
+
+def test_does_not_wait_for_ever(stores: Stores) -> None:
+    execute(stores, [UNSOLD])
+    assert invariants.settled(stores, within=0.1)["schedules_with_a_wrong_sold_count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("capacity", "admitted", "waiting", "over", "overtakers"),
+    [
+        (3, [1, 2, 3], [4, 5], 0, set()),
+        (2, [1, 2, 3], [4], 1, set()),
+        (9, [1, 5, 6], [3, 4], 0, {5, 6}),
+        (9, [1, 2], [], 0, set()),
+    ],
+)
+def test_the_waiting_room_is_sampled(
+    stores: Stores,
+    redis_url: str,
+    capacity: int,
+    admitted: list[int],
+    waiting: list[int],
+    over: int,
+    overtakers: set[int],
+) -> None:
+    keys = [ROOM + key for key in ("state", "admitted", "waiting")]
+    room = RoomSamples(redis_url)
+    with redis.Redis.from_url(redis_url) as connection:
+        connection.delete(*keys)
+        room.sample()
+        assert room.samples == 0, "nobody has entered yet"
+        connection.hset(keys[0], "capacity", capacity)
+        connection.zadd(keys[1], dict.fromkeys(map(str, admitted), 10**13))
+        if waiting:
+            connection.zadd(keys[2], {str(place): place for place in waiting})
+        counts = invariants.count(stores, room)
+        connection.delete(*keys)
+    room.close()
+    assert counts.keys() == invariants.INVARIANTS.keys()
+    assert counts["samples_over_capacity"] == over
+    assert counts["people_admitted_out_of_order"] == len(overtakers)
+    assert (room.samples, room.most_waiting, room.overtakers) == (1, len(waiting), overtakers)
+
+
+def test_each_invariant_of_the_stores_is_violated_here() -> None:
+    provoked = {name for _, expected in VIOLATIONS.values() for name in expected}
+    assert provoked | {"seats_with_two_live_reservations"} == invariants.STORED.keys()
