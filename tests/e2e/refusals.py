@@ -10,13 +10,13 @@ MAX_ID = 2**63 - 1
 
 
 async def routes_behind_the_door(fan: Fan) -> list[AnyResponse]:
-    """Routes 3 to 7."""
+    """Routes 3 to 7. No test makes the reservation that is paid: it would have an outcome."""
     return [
         await fan.concerts(),
         await fan.schedules(1),
         await fan.seats(1),
         await fan.reserve(1),
-        await fan.pay(1),
+        await fan.pay(2**62),
     ]
 
 
