@@ -56,6 +56,13 @@ class Program:
         return f"{self.name.upper()}_"
 
     @property
+    def health_check(self) -> tuple[int, str]:
+        """The port and path whose answer is 200 while it serves."""
+        if self.name == "gateway":
+            return self.port, "/health/ready"
+        return self.metrics_port, "/health"
+
+    @property
     def servers(self) -> tuple[str, ...]:
         """The servers that it connects to."""
         needs = {

@@ -14,13 +14,14 @@ import uvloop
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Histogram
 
 from servicekit import call_context, logs
 from servicekit.background import keep_running
 from servicekit.errors import ServiceError
+from servicekit.monitoring import MonitoringServer
 from servicekit.rpc_errors import to_status
-from servicekit.settings import ServiceSettings, split_address
+from servicekit.settings import ServiceSettings
 
 log = logs.get(__name__)
 
@@ -73,6 +74,7 @@ class Server:
         self._name = name
         self._health = health.aio.HealthServicer()
         self._service_names: set[str] = set()
+        self._serving = False
         self._background: dict[str, Callable[[], Awaitable[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.grpc = grpc.aio.server(
@@ -126,8 +128,8 @@ class Server:
         self._background[name] = work
 
     async def serve(self) -> None:
-        """Serves the added servicers, plus health and reflection, until SIGTERM or SIGINT.
-        Raises OSError if the address is taken."""
+        """Serves the added servicers, plus health and reflection over gRPC and HTTP (see
+        `monitoring`), until SIGTERM or SIGINT. Raises OSError if an address is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         names = sorted(self._service_names)
         reflection.enable_server_reflection(
@@ -144,18 +146,19 @@ class Server:
         await self.grpc.start()
         for name, work in self._background.items():
             self._tasks.append(asyncio.create_task(keep_running(name, work), name=name))
-        host, port = split_address(self._settings.metrics_listen)
-        metrics_server, _ = start_http_server(port, host)
+        monitoring = MonitoringServer(self._settings.metrics_listen, lambda: self._serving)
         tune_garbage_collector()
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._serving = True
         log.info("serving", address=self._settings.listen)
 
         await stop.wait()
         log.info("draining", seconds=self._settings.drain_seconds)
+        self._serving = False
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(self._settings.drain_seconds)
-        metrics_server.shutdown()
+        monitoring.close()
         log.info("stopped")
 
 

@@ -9,9 +9,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from harness import topology
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, Ports
@@ -92,8 +89,7 @@ class ProgramProcess(Process):
     @property
     def address(self) -> str:
         """host:port where it serves (gRPC; HTTP for the gateway), as seen from this machine."""
-        host, _, port = self._env[f"{self.program.prefix}LISTEN"].rpartition(":")
-        return f"{HOST if host in ('', '0.0.0.0', '[::]') else host}:{port}"
+        return self._address("LISTEN")
 
     def command(self, module: str | None) -> Sequence[str]:
         return [str(PYTHON), "-m", module or self.program.module]
@@ -102,9 +98,13 @@ class ProgramProcess(Process):
         return self._env
 
     def probe(self) -> bool:
-        if self.program.name == "gateway":
-            return _http_status(self.address, "/health/ready") == 200
-        return _grpc_serves(self.address)
+        port, path = self.program.health_check
+        variable = "LISTEN" if port == self.program.port else "METRICS_LISTEN"
+        return _http_status(self._address(variable), path) == 200
+
+    def _address(self, variable: str) -> str:
+        host, _, port = self._env[self.program.prefix + variable].rpartition(":")
+        return f"{HOST if host in ('', '0.0.0.0', '[::]') else host}:{port}"
 
 
 def _http_status(address: str, path: str) -> int:
@@ -116,15 +116,3 @@ def _http_status(address: str, path: str) -> int:
         return 0
     finally:
         connection.close()
-
-
-def _grpc_serves(address: str) -> bool:
-    """gRPC's standard health check, for the whole server."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            response = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=""), timeout=2
-            )
-        except grpc.RpcError:
-            return False
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

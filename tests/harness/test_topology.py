@@ -96,8 +96,8 @@ def _needed_by(name: str) -> set[str]:
 def test_a_health_check_asks_the_port_of_its_program(program: Program) -> None:
     healthcheck = SERVICES[program.name].healthcheck
     assert healthcheck
-    protocol = "http" if program.name == "gateway" else "grpc"
-    assert healthcheck.test[-2:] == [protocol, str(program.port)]
+    port, path = program.health_check
+    assert healthcheck.test[-2:] == [str(port), path]
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)

@@ -120,6 +120,8 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
         assert await program.ask("main") == "main"
         async with httpx.AsyncClient() as http:
             metrics = (await http.get(f"http://{program.metrics_address}/metrics")).text
+            health_url = f"http://{program.metrics_address}/health"
+            assert (await http.get(health_url)).status_code == 200
         method = "/frontrow.queue.v1.QueueAdminService/GetRoom"
         assert f'grpc_calls_total{{code="OK",method="{method}"}} 1.0' in metrics
         assert f'grpc_call_seconds_count{{method="{method}"}} 1.0' in metrics
@@ -135,6 +137,8 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
         assert (await anext(states)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
         assert await program.first_error() == "UNAVAILABLE"
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(health_url)).status_code == 503
         program.process.send_signal(signal.SIGUSR1)
         assert await asyncio.gather(*calls) == ["wait"] * 20
 
