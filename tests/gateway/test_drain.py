@@ -117,13 +117,13 @@ async def test_ctrl_c_does_not_announce(services: Services) -> None:
         await asyncio.wait_for(running, 5)
 
 
-async def test_the_program_and_its_workers_drain_at_sigterm(
+async def test_the_program_and_its_workers_serve_metrics_and_drain_at_sigterm(
     services: Services, repository: Path
 ) -> None:
-    address = free_address()
+    address, metrics_address = free_address(), free_address()
     settings = {
         "listen": address,
-        "metrics_listen": free_address(),
+        "metrics_listen": metrics_address,
         "workers": 2,
         "token_keys": json.dumps(KEYS),
         "requests_per_second": 0,
@@ -148,6 +148,9 @@ async def test_the_program_and_its_workers_drain_at_sigterm(
         await until_alive(url)
         load = Load(url, services.token())
         await load.is_under_way()
+        async with httpx.AsyncClient() as client:
+            metrics = (await client.get(f"http://{metrics_address}/metrics")).text
+        assert 'http_requests_total{route="/queues/order",status="200"}' in metrics
         program.send_signal(signal.SIGTERM)
         await load.succeeds()
         program.send_signal(signal.SIGTERM)
