@@ -1,4 +1,4 @@
-"""The wiring of reservation_service: `python -m reservation_service`."""
+"""Runs reservation_service: `python -m reservation_service`."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from reservation_service.locks import RedisSeatLocks
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
-from reservation_service.settings import ReservationSettings
+from reservation_service.settings import Settings
 from reservation_service.sweep import run_sweep
 from servicekit import client, logs, redis_client
 from servicekit.kafka import Consumer
@@ -20,7 +20,7 @@ from servicekit.settings import load
 
 
 async def main() -> None:
-    settings = load(ReservationSettings)
+    settings = load(Settings)
     logs.configure(settings.log_level)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
@@ -49,7 +49,7 @@ async def main() -> None:
                 "sweep", partial(run_sweep, service, settings.sweep_interval_seconds)
             )
         server.add_background(
-            "payment events",
+            PAYMENT_EVENTS,
             Consumer(
                 bootstrap=settings.kafka_bootstrap,
                 group=RESERVATION_GROUP,

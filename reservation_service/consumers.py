@@ -1,4 +1,4 @@
-"""What happened to payments: each event of `payment.events` is one call of the service."""
+"""Kafka records -> reservations."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,20 @@ from servicekit.kafka import Record
 
 
 class PaymentEvents:
-    """Handles payment events. Each may come more than once: what it does depends on the state of
-    the reservation alone, and so does what it publishes."""
+    """Handles payment.events: confirms reservations and returns them to their hold.
+
+    Idempotent: the effect, and the event that is published, depend on the reservation's state only.
+    """
 
     def __init__(self, service: ReservationService) -> None:
         self._service = service
 
     async def handle(self, record: Record) -> Sequence[Record]:
-        """Returns SeatLost for a payment whose seat is gone, otherwise nothing. Raises
-        DecodeError, ReservationNotFound or ValueError for an event that cannot be ours."""
+        """Returns a SeatLost event for a payment whose seat is lost, otherwise nothing.
+
+        Raises DecodeError, ReservationNotFound or ValueError for an event that no version of
+        payment_service can have published.
+        """
         event = payment_events_pb2.PaymentEvent.FromString(record.value)
         match event.WhichOneof("event"):
             case "succeeded":
@@ -31,7 +36,7 @@ class PaymentEvents:
             case "failed":
                 await self._service.return_to_hold(event.reservation_id, event.payment_id)
             case "refunded":
-                pass  # the reservation was gone before, that is why
+                pass  # The payment was refunded because this service reported the seat as lost.
             case unknown:
                 raise ValueError(f"payment event of unknown kind {unknown}")
         return []

@@ -1,4 +1,4 @@
-"""Reservations: their states, what may follow what, and the errors about them."""
+"""Reservations: their states, the rules of their transitions, and their errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ MAX_SCHEDULES = 1000
 
 class Status(StrEnum):
     """HELD -> PAYING -> CONFIRMED; PAYING -> HELD when a payment fails; HELD -> CANCELLED;
-    HELD and PAYING -> EXPIRED when they lapse. A payment that succeeded late may still take
-    EXPIRED to CONFIRMED, if the seat is free."""
+    HELD and PAYING -> EXPIRED when their time runs out. A payment that succeeds late takes EXPIRED
+    to CONFIRMED if the seat is free."""
 
     HELD = "HELD"
     PAYING = "PAYING"
@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What concert_service says about a seat."""
+    """A seat, as concert_service describes it."""
 
     id: int
     schedule_id: int
@@ -36,7 +36,7 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A reservation as it was stored at `read_at`, by the database's clock. Times are UTC."""
+    """A reservation as it was stored at `read_at` of the database's clock. Times are UTC."""
 
     id: int
     user_id: int
@@ -53,13 +53,13 @@ class Reservation:
 
     @property
     def status(self) -> Status:
-        """A hold that has lapsed is EXPIRED, whether anybody wrote that down or not."""
+        """The status at `read_at`: a hold that has run out is EXPIRED, whatever is stored."""
         if self.stored_status in (Status.HELD, Status.PAYING) and self.lapses_at <= self.read_at:
             return Status.EXPIRED
         return self.stored_status
 
-    def as_first_given(self) -> "Reservation":
-        """What the one who reserved it was told."""
+    def as_first_returned(self) -> "Reservation":
+        """Returns the reservation as the request that made it returned it."""
         return replace(
             self,
             stored_status=Status.HELD,
@@ -71,7 +71,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A client's name for one request; scoped to the user."""
+    """A client's name for one request, scoped to the user."""
 
     user_id: int
     value: str
@@ -79,23 +79,23 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The final answer a key got: a reservation, or that there was no such seat."""
+    """The stored result of an idempotency key: a reservation, or None for "seat not found"."""
 
     seat_id: int
     reservation: Reservation | None
 
-    def answer(self, seat_id: int) -> Reservation:
-        """The first answer again, for the same request. Raises IdempotencyKeyReused for another,
-        SeatNotFound if that was the answer."""
+    def result(self, seat_id: int) -> Reservation:
+        """Returns the first result, for a repeat of the request. Raises SeatNotFound if that was
+        the result, IdempotencyKeyReused for a request of another seat."""
         if seat_id != self.seat_id:
             raise IdempotencyKeyReused
         if self.reservation is None:
             raise SeatNotFound(seat_id)
-        return self.reservation.as_first_given()
+        return self.reservation.as_first_returned()
 
 
 class PaymentOutcome(StrEnum):
-    """What became of a reservation whose payment succeeded."""
+    """The effect of a successful payment on its reservation."""
 
     CONFIRMED = "CONFIRMED"
     SEAT_LOST = "SEAT_LOST"
@@ -112,7 +112,7 @@ class SeatHeld(Conflict):
     code = "SEAT_HELD"
 
     def __init__(self, seat_id: int) -> None:
-        super().__init__("Somebody holds this seat, or is taking it now.", seat_id=seat_id)
+        super().__init__("This seat is held, or another request is taking it now.", seat_id=seat_id)
 
 
 class SeatSold(Conflict):
@@ -147,32 +147,32 @@ class NotYours(Forbidden):
     code = "NOT_YOURS"
 
     def __init__(self) -> None:
-        super().__init__("This reservation is another user's.")
+        super().__init__("This reservation belongs to another user.")
 
 
 class ReservationExpired(Gone):
     code = "RESERVATION_EXPIRED"
 
     def __init__(self) -> None:
-        super().__init__("This reservation was cancelled, or its hold ran out.")
+        super().__init__("This reservation was cancelled, or its hold has expired.")
 
 
 class PaymentInProgress(Conflict):
     code = "PAYMENT_IN_PROGRESS"
 
     def __init__(self) -> None:
-        super().__init__("A payment for this reservation is under way.")
+        super().__init__("A payment of this reservation is in progress.")
 
 
 class AlreadyPaid(Conflict):
     code = "ALREADY_PAID"
 
     def __init__(self) -> None:
-        super().__init__("This reservation is paid.")
+        super().__init__("This reservation has been paid.")
 
 
 def check_hold_request(user_id: int, seat_id: int, key: str) -> None:
-    """Raises InvalidRequest for what can never be reserved."""
+    """Raises InvalidRequest for ids below 1 and for a key that is too long."""
     if user_id <= 0 or seat_id <= 0:
         raise InvalidRequest("user_id and seat_id must be positive.")
     if len(key) > MAX_KEY_LENGTH:
@@ -180,13 +180,14 @@ def check_hold_request(user_id: int, seat_id: int, key: str) -> None:
 
 
 def check_schedules(schedule_ids: Sequence[int]) -> None:
-    """Raises InvalidRequest for too many at once."""
+    """Raises InvalidRequest for more than MAX_SCHEDULES schedules."""
     if len(schedule_ids) > MAX_SCHEDULES:
         raise InvalidRequest(f"At most {MAX_SCHEDULES} schedules at once.")
 
 
-def why_not_cancelled(reservation: Reservation, user_id: int) -> ServiceError | None:
-    """Why this user cannot cancel this reservation; None if he can, or if it has ended anyway."""
+def cancellation_error(reservation: Reservation, user_id: int) -> ServiceError | None:
+    """Returns why this user cannot cancel this reservation. None if the user can, or if it is
+    cancelled or expired already."""
     if reservation.user_id != user_id:
         return NotYours()
     if reservation.status == Status.PAYING:
@@ -196,10 +197,10 @@ def why_not_cancelled(reservation: Reservation, user_id: int) -> ServiceError | 
     return None
 
 
-def why_not_payable(
+def payment_error(
     reservation: Reservation, *, user_id: int, payment_id: int, failed_payment_id: int
 ) -> ServiceError | None:
-    """Why this payment cannot begin; None if it can, or if it has succeeded already."""
+    """Returns why this payment cannot begin. None if it can, or if it has succeeded already."""
     if reservation.user_id != user_id:
         return NotYours()
     if reservation.stored_status == Status.CONFIRMED:
@@ -209,7 +210,7 @@ def why_not_payable(
         and reservation.payment_id == failed_payment_id
         and failed_payment_id != payment_id
     ):
-        # As good as HELD: the lease of a payment that failed counts no more.
+        # Counts as HELD: the lease of a failed payment does not extend the hold.
         return ReservationExpired() if reservation.held_until <= reservation.read_at else None
     if reservation.status in (Status.CANCELLED, Status.EXPIRED):
         return ReservationExpired()

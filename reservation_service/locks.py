@@ -1,4 +1,7 @@
-"""The Redis lock a seat. It spares the database a crowd on one seat; it decides nothing."""
+"""Per-seat Redis locks: an optimisation that keeps contention off the database.
+
+Correctness never depends on them.
+"""
 
 import asyncio
 import contextlib
@@ -16,13 +19,13 @@ from servicekit.errors import TimedOut, Unavailable
 
 log = logs.get(__name__)
 
-SKIPPED = Counter("seat_locks_skipped", "Seats that were taken without a lock.")
+SKIPPED = Counter("seat_locks_skipped", "Reservations made without a seat lock.")
 
-# After a failure, how long to go on without Redis, so that a dead one does not cost every
-# reservation its time-out.
+# How long to continue without Redis after a failure, so that not every reservation waits for the
+# timeout of a dead Redis.
 PAUSE_SECONDS = 1.0
 
-# Unlocks only what is still ours: the lock may have ended and be somebody else's by now.
+# Deletes the lock only if we still hold it: it may have expired and belong to another holder.
 UNLOCK = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
     return redis.call('DEL', KEYS[1])
@@ -30,21 +33,21 @@ end
 return 0
 """
 
-# How long a command may wait for its round trip; those before it take 100 ms at most.
+# How long a command may wait for its round trip to start. A round trip takes at most 100 ms.
 QUEUE_SECONDS = 0.5
 BATCH = 500
 
-_AWAY = (redis.exceptions.RedisError, OSError, TimeoutError, TimedOut, Unavailable)
+_UNAVAILABLE = (redis.exceptions.RedisError, OSError, TimeoutError, TimedOut, Unavailable)
 
 # Adds a command to a pipeline.
 _Command = Callable[[Pipeline], Any]
 
 
 class RedisSeatLocks:
-    """Locks that end by themselves after `lock_seconds`.
+    """Implements `ports.SeatLocks` with locks that expire after `lock_seconds`.
 
-    `client` must not wait longer than 100 ms for anything. While Redis is away, seats are handed
-    out without a lock.
+    `client` must have a timeout of at most 100 ms. While Redis is unavailable, blocks run without
+    a lock.
     """
 
     def __init__(self, client: Redis, *, lock_seconds: float) -> None:
@@ -58,24 +61,24 @@ class RedisSeatLocks:
 
     @contextlib.asynccontextmanager
     async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
-        """Locks a seat for the block. Yields None, or who has it if somebody else does."""
+        """See `ports.SeatLocks`."""
         key = f"seat-lock:{seat_id}"
         if self._paused:
             SKIPPED.inc()
             yield None
             return
         try:
-            # One round trip sets it and tells who has it otherwise (Redis 7).
+            # Returns the current holder if there is one (NX together with GET needs Redis 7).
             other = await self._send(
                 lambda pipe: pipe.set(key, holder, nx=True, px=self._milliseconds, get=True)
             )
-        except _AWAY as error:
-            log.warning("reserving without seat locks", error=type(error).__name__)
+        except _UNAVAILABLE as error:
+            log.warning("seat_locks_unavailable", error=type(error).__name__)
             SKIPPED.inc()
             yield None
             return
         except asyncio.CancelledError:
-            # It may be set all the same: unlocked behind it.
+            # The command may be sent nevertheless: release the lock after it.
             unlocking = asyncio.create_task(self._unlock(key, holder))
             self._unlocking.add(unlocking)
             unlocking.add_done_callback(self._unlocking.discard)
@@ -91,27 +94,27 @@ class RedisSeatLocks:
     async def _unlock(self, key: str, holder: str) -> None:
         try:
             await self._send(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
-        except _AWAY as error:
-            # It ends by itself soon.
-            log.warning("a seat lock was left behind", error=type(error).__name__)
+        except _UNAVAILABLE as error:
+            # It expires soon.
+            log.warning("seat_lock_not_released", error=type(error).__name__)
 
     async def _send(self, command: _Command) -> bytes | None:
-        """The reply to one command, which shares its round trip with those of others. Each alone,
-        they were a third of what a reservation took of this process."""
+        """Returns the reply to one command. Concurrent commands share a round trip: one each cost
+        a third of a reservation's CPU in this process."""
         reply = await self._commands.submit(command)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | Exception | None]:
-        if self._paused:  # since the batch before: one time-out is enough for all who wait
-            raise Unavailable("Redis is away.")
+        if self._paused:  # The previous batch failed: one timeout is enough for all callers.
+            raise Unavailable("Redis is unavailable.")
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             command(pipe)
         try:
             return await pipe.execute(raise_on_error=False)
-        except _AWAY:
+        except _UNAVAILABLE:
             self._paused_until = asyncio.get_running_loop().time() + PAUSE_SECONDS
             raise
 

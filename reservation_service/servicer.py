@@ -1,14 +1,13 @@
 """proto <-> domain of frontrow.reservation.v1."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from reservation_service.domain import Reservation, Status
 from reservation_service.service import ReservationService
+from servicekit.server import Context
 
-Context = Any  # grpc.aio.ServicerContext: nothing of it is used here
-
-STATUS = {
+_STATUSES = {
     Status.HELD: reservation_pb2.RESERVATION_STATUS_HELD,
     Status.PAYING: reservation_pb2.RESERVATION_STATUS_PAYING,
     Status.CONFIRMED: reservation_pb2.RESERVATION_STATUS_CONFIRMED,
@@ -28,6 +27,8 @@ Response = TypeVar(
 
 
 class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
+    """See protos/frontrow/reservation/v1/reservation.proto."""
+
     def __init__(self, service: ReservationService) -> None:
         self._service = service
 
@@ -85,7 +86,7 @@ def _response(kind: type[Response], reservation: Reservation) -> Response:
         schedule_id=reservation.schedule_id,
         seat_num=reservation.seat_num,
         price=f"{reservation.price:.2f}",
-        status=STATUS[reservation.status],
+        status=_STATUSES[reservation.status],
         payment_id=reservation.payment_id,
     )
     message.held_until.FromDatetime(reservation.lapses_at)

@@ -1,12 +1,12 @@
-"""The environment of reservation_service: RESERVATION_*."""
+"""The environment of reservation_service: RESERVATION_…"""
 
 from pydantic import Field
 
 from servicekit.settings import ListenAddress, ServiceSettings, config
 
 
-class ReservationSettings(ServiceSettings):
-    """Everything reservation_service can be told."""
+class Settings(ServiceSettings):
+    """Settings of reservation_service."""
 
     model_config = config("RESERVATION_")
 
@@ -20,17 +20,18 @@ class ReservationSettings(ServiceSettings):
     """The MariaDB schema, mysql://user:password@host:port/schema."""
 
     mysql_connections: int = Field(default=16, ge=1, le=1000)
-    """Most connections of this process to MariaDB. Two cores are busy with far fewer."""
+    """Maximum number of connections of this process to MariaDB. Two cores need far fewer."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """The Redis (7 or later) of the seat locks. May be away: that costs speed, never truth."""
+    """The Redis (7 or later) of the seat locks. While it is unavailable, reservations are slower
+    but correct."""
 
     redis_timeout_seconds: float = Field(default=0.1, gt=0, le=0.1)
-    """How long a lock may take before we go on without, in seconds."""
+    """How long a lock may take before the reservation continues without it, in seconds."""
 
     lock_seconds: float = Field(default=3.0, gt=0, le=60)
-    """After which a seat lock ends by itself, in seconds: longer than a reservation takes, and
-    as long as a seat seems held when a process dies in the middle of one."""
+    """When a seat lock expires, in seconds: longer than a reservation takes. A seat seems held for
+    that long after a process died during a reservation."""
 
     kafka_bootstrap: str = "127.0.0.1:9092"
     """Kafka's brokers, host:port[,host:port]."""
@@ -39,18 +40,18 @@ class ReservationSettings(ServiceSettings):
     """concert_service, host:port or a gRPC target."""
 
     cached_seats: int = Field(default=50_000, ge=1)
-    """How many seats' facts are kept in memory, about 0.5 kB each."""
+    """How many seats are cached, about 0.5 kB each."""
 
     cache_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """How old those facts may be, in seconds."""
+    """How old a cached seat may be, in seconds."""
 
     hold_seconds: float = Field(default=300.0, gt=0, le=86_400)
-    """How long a seat is held for its user to pay, in seconds."""
+    """How long a hold lasts, in seconds."""
 
     payment_lease_seconds: float = Field(default=600.0, gt=0, le=86_400)
-    """How long a seat stays held from the start of a payment, at least, in seconds: longer than
-    the payment service needs to find out what became of a charge, crashes included."""
+    """How long a seat stays held after the start of its payment, at least, in seconds: longer than
+    payment_service needs to learn the outcome of a charge, crashes included."""
 
     sweep_interval_seconds: float = Field(default=5.0, ge=0)
-    """Pause between two rounds of tidying lapsed holds, in seconds; 0 turns it off. Nothing but
+    """Pause between two sweeps, which mark expired holds, in seconds; 0 turns the sweep off. Only
     the size of the tables depends on it."""

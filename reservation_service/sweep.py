@@ -1,22 +1,20 @@
-"""Tidies lapsed holds in the background. Nothing depends on it but the size of the tables."""
-
-import asyncio
-import random
+"""Expires holds in the background. Only the size of the tables depends on it."""
 
 from reservation_service.service import ReservationService
 from servicekit import logs
-from servicekit.errors import Unavailable
+from servicekit.background import repeat
+from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
 
-async def run_sweep(service: ReservationService, interval: float) -> None:
-    """Tidies about every `interval` seconds, until cancelled; any number of replicas may."""
-    while True:
-        # Replicas that start together drift apart.
-        await asyncio.sleep(interval * random.uniform(0.8, 1.2))
-        try:
-            if expired := await service.tidy():
-                log.info("tidied lapsed holds", count=expired)
-        except (Unavailable, TimeoutError) as error:
-            log.warning("not tidied this time", error=str(error) or type(error).__name__)
+async def run_sweep(service: ReservationService, seconds: float) -> None:
+    """Expires holds about every `seconds` until cancelled. Any number of replicas may run it."""
+
+    async def sweep() -> None:
+        if expired := await service.expire_holds():
+            log.info("holds_expired", count=expired)
+
+    outage = Outage(log, "sweep_delayed", "sweep_resumed")
+    # Jitter, because replicas may start together.
+    await repeat(sweep, seconds=seconds, outage=outage, jitter=0.2)

@@ -216,7 +216,7 @@ async def test_a_paid_seat_is_confirmed_although_its_event_is_behind_the_consume
     # Hours later: the dump is as it was, the clock is not.
     await shop.store.lapse(lapsed.id)
     await shop.store.lapse(tidied.id)
-    await shop.reservations.tidy()
+    await shop.reservations.expire_holds()
     assert [await shop.stored(each) for each in (held, tidied)] == ["PAYING", "EXPIRED"]
     assert await shop.in_outbox() == 0
 

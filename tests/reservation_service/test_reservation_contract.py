@@ -292,7 +292,7 @@ async def test_a_late_success_takes_a_free_seat_again(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
-    await service.tidy()
+    await service.expire_holds()
     assert await store.stored(paying.id) == Status.EXPIRED
     for _ in range(2):
         assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
@@ -388,8 +388,8 @@ async def test_the_sweep_writes_down_what_has_lapsed_and_nothing_else(
     await store.lapse(sold.id)
     for held in made[3:]:
         await store.lapse(held.id)
-    assert await service.tidy() >= len(made) - 3
-    assert await service.tidy() == 0
+    assert await service.expire_holds() >= len(made) - 3
+    assert await service.expire_holds() == 0
     assert await store.stored(keep.id) == Status.HELD
     assert await store.stored(paying.id) == Status.PAYING
     assert await store.stored(sold.id) == Status.CONFIRMED

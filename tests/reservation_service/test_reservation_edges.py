@@ -333,19 +333,19 @@ async def test_the_sweep_goes_on_after_a_failure(
 ) -> None:
     held = await service.hold_seat(1, 1, "")
     await store.lapse(held.id)
-    rounds: list[ServiceError | None] = [Unavailable("The database is away."), None]
-    tidied = asyncio.Event()
-    tidy = service.tidy
+    rounds: list[ServiceError | None] = [Unavailable("The database is unavailable."), None]
+    swept = asyncio.Event()
+    expire_holds = service.expire_holds
 
     async def sometimes() -> int:
         if (error := rounds.pop(0)) is not None:
             raise error
-        tidied.set()
-        return await tidy()
+        swept.set()
+        return await expire_holds()
 
-    monkeypatch.setattr(service, "tidy", sometimes)
+    monkeypatch.setattr(service, "expire_holds", sometimes)
     sweep = asyncio.create_task(run_sweep(service, 0.001))
-    await tidied.wait()
+    await swept.wait()
     sweep.cancel()
     await asyncio.gather(sweep, return_exceptions=True)
     assert await store.stored(held.id) == Status.EXPIRED

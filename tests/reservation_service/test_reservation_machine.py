@@ -256,7 +256,7 @@ class Reservations(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.ask(self.service.tidy())
+        self.ask(self.service.expire_holds())
         for modelled in self.model.values():
             modelled.status = modelled.now
 

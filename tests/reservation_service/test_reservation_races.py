@@ -19,8 +19,9 @@ from reservation_service.domain import (
     Status,
 )
 from reservation_service.locks import RedisSeatLocks
+from reservation_service.ports import SeatLocks
 from reservation_service.repository import ReservationRepository
-from reservation_service.service import ReservationService, SeatLocks
+from reservation_service.service import ReservationService
 from servicekit import redis_client
 from servicekit.errors import ServiceError
 from servicekit.mysql import Database
@@ -265,7 +266,7 @@ async def test_late_success_against_taker(
         await bare_service.begin_payment(held.id, 1, payment, 0)
         await real_store.lapse(held.id)
         if number % 2:
-            await bare_service.tidy()
+            await bare_service.expire_holds()
         confirmed, again, taken = await outcomes(
             [
                 bare_service.confirm_payment(held.id, payment),
@@ -298,19 +299,19 @@ async def test_a_schedule_that_sells_out_at_once_is_counted_right(
 async def test_sweeps_of_several_replicas_and_takers(
     bare_service: ReservationService, real_store: RealReservationStore
 ) -> None:
-    await bare_service.tidy()
+    await bare_service.expire_holds()
     seats = new_seats(100)
     held = [await bare_service.hold_seat(1, seat, "") for seat in seats]
     for reservation in held:
         await real_store.lapse(reservation.id)
     results = await outcomes(
         [
-            *(bare_service.tidy() for _ in range(3)),
+            *(bare_service.expire_holds() for _ in range(3)),
             *(bare_service.hold_seat(2, seat, "") for seat in seats[::2]),
         ]
     )
     assert kinds(results[3:]) == {"Reservation": 50}
-    await bare_service.tidy()
+    await bare_service.expire_holds()
     assert {await real_store.stored(r.id) for r in held} == {Status.EXPIRED}
 
 
@@ -327,12 +328,12 @@ async def test_one_odd_row_does_not_stop_the_sweep(
             " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'odd'; END IF"
         )
         try:
-            await bare_service.tidy()
+            await bare_service.expire_holds()
         finally:
             await connection.execute("DROP TRIGGER odd_row")
     assert [await real_store.stored(r.id) for r in held].count(Status.EXPIRED) == 4
     assert await real_store.stored(odd) == Status.HELD
-    await bare_service.tidy()
+    await bare_service.expire_holds()
     assert await real_store.stored(odd) == Status.EXPIRED
 
 

@@ -1,0 +1,94 @@
+"""What reservation_service needs from its store, the seat directory and the seat locks."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from reservation_service.domain import (
+    IdempotencyKey,
+    PaymentOutcome,
+    Remembered,
+    Reservation,
+    Seat,
+)
+
+
+class ReservationStore(Protocol):
+    """The store of reservations; every write is durable when its method returns.
+
+    The store's own clock decides which holds have expired. A seat has at most one live
+    reservation (HELD, PAYING or CONFIRMED).
+    """
+
+    async def hold(
+        self, user_id: int, seat: Seat, hold_seconds: float, key: IdempotencyKey | None
+    ) -> Reservation | Remembered:
+        """Holds a seat that is free or whose hold has expired, and stores the result under `key`.
+        Returns the stored result instead if the key has one.
+
+        Raises SeatHeld, SeatSold, RequestInProgress.
+        """
+
+    async def remembered(self, key: IdempotencyKey) -> Remembered | None:
+        """Returns the stored result of a key."""
+
+    async def remember_missing_seat(self, key: IdempotencyKey, seat_id: int) -> Remembered | None:
+        """Stores "seat not found" as the result of a key. Returns the stored result instead if the
+        key has one. Raises RequestInProgress."""
+
+    async def get(self, reservation_id: int) -> Reservation | None:
+        """Reads a reservation."""
+
+    async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
+        """Cancels this user's hold. Returns whether it did, and the reservation afterwards."""
+
+    async def begin_payment(
+        self,
+        reservation_id: int,
+        user_id: int,
+        payment_id: int,
+        failed_payment_id: int,
+        lease_seconds: float,
+    ) -> tuple[bool, Reservation | None]:
+        """HELD -> PAYING, or renews the lease of this payment. Returns whether it did, and the
+        reservation afterwards.
+
+        `failed_payment_id` is the user's previous payment if it has failed, 0 if none. Its failure
+        event may not have arrived yet: a reservation that is still PAYING for it counts as HELD.
+        """
+
+    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Lists the ids of the held seats and of the sold seats of a schedule."""
+
+    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
+        """Counts the sold seats of each schedule; leaves out schedules without any."""
+
+    async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
+        """Applies a payment's success. Idempotent; the outcome of a payment never changes. Raises
+        ReservationNotFound."""
+
+    async def back_to_hold(self, reservation_id: int, payment_id: int) -> None:
+        """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent. Raises
+        ReservationNotFound."""
+
+    async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
+        """Marks holds that have run out as EXPIRED: at most `limit`, with ids above `after_id`.
+        Returns how many it marked, and the next `after_id`, 0 when there are no more."""
+
+    async def forget_keys(self, older_than_hours: int, limit: int) -> int:
+        """Deletes at most `limit` idempotency keys of that age; returns how many."""
+
+
+class SeatDirectory(Protocol):
+    """Facts about seats."""
+
+    async def seat(self, seat_id: int) -> Seat:
+        """Returns a seat. Raises SeatNotFound if it does not exist or its date has passed."""
+
+
+class SeatLocks(Protocol):
+    """Locks that keep contention on a seat away from the store. Correctness does not depend on
+    them."""
+
+    def seat(self, seat_id: int, holder: str) -> AbstractAsyncContextManager[str | None]:
+        """Locks a seat for the block. Yields None, or the current holder if there is another."""
