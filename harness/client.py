@@ -70,6 +70,11 @@ class Response(Generic[T]):
         return self.http.json()
 
     @property
+    def token(self) -> str:
+        """The access token, if the gateway gave a new one."""
+        return str(self.http.headers.get(TOKEN_HEADER, ""))
+
+    @property
     def body(self) -> T:
         """The body of a success. Raises `Refused` for another status."""
         if not self.http.is_success:
@@ -151,14 +156,15 @@ class Client:
         headers: dict[str, str] | None = None,
     ) -> Response[T]:
         token = {TOKEN_HEADER: self.token} if self.token else {}
-        response = await self.http.request(
+        http = await self.http.request(
             method,
             path,
             headers=token | (headers or {}),
             **({"json": body} if body is not None else {}),  # type: ignore[arg-type]
         )
-        self.token = response.headers.get(TOKEN_HEADER, self.token)
-        return Response(response, model)
+        response = Response(http, model)
+        self.token = response.token or self.token
+        return response
 
     async def ready(self) -> Response[Health]:
         return await self.send("GET", "/health/ready", Health)

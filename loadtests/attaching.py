@@ -128,14 +128,14 @@ def _require_same(target: Target) -> None:
     try:
         claims = gateway.claims(token)
         place = queue_pb2.Place(
-            room=room.ROOM, number=claims["place"], user_id=user, epoch=claims["epoch"]
+            room=room.ROOM, number=claims.place, user_id=user, epoch=claims.epoch
         )
         with (
             redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection,
             grpc.insecure_channel(target.queue_addr) as channel,
         ):
             users = f"{{queue:{room.ROOM}}}:users"
-            if connection.hget(users, str(user)) != str(claims["place"]).encode():
+            if connection.hget(users, str(user)) != str(claims.place).encode():
                 raise UserError(
                     f"Whoever enters through {target.base_url} is not in the Redis that would be"
                     " watched: set QUEUE_REDIS_URL to the one behind that gateway."

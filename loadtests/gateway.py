@@ -1,24 +1,22 @@
-"""What is asked of the gateway beside the load, each over a connection of its own."""
+"""The requests that a load test sends to the gateway beside the load."""
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
-import types
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from harness.errors import UserError
-from harness.local.ports import HOST
+import httpx
 
-_TOKEN = "X-Access-Token"
+from harness.client import AnyResponse, Client, TokenClaims, connect
+from harness.errors import UserError
+
 _SECONDS = 5.0
 
 
 def ready(base_url: str) -> int:
-    """The status of /health/ready; 0 if nobody answers. Raises UserError for what is no URL."""
+    """Returns the status of /health/ready, or 0 if there is no response. Raises UserError for a
+    URL that is not http."""
     parts = urlsplit(base_url)
     try:
         port = parts.port or 80
@@ -26,56 +24,47 @@ def ready(base_url: str) -> int:
         port = 0
     if parts.scheme != "http" or not parts.hostname or not port:
         raise UserError(f"BASE_URL must look like http://127.0.0.1:8080, not {base_url!r}.")
-    return _ask(base_url, "GET", "/health/ready")[0]
+    response = _send(base_url, Client.ready)
+    return response.status_code if response else 0
 
 
 def enter(base_url: str, user: int) -> str:
-    """The token of a new place. Raises UserError."""
-    headers = {"Content-Type": "application/json"}
-    status, answer = _ask(
-        base_url, "POST", "/queues/enqueue", headers, json.dumps({"userId": user})
-    )
-    token = answer.get(_TOKEN) if answer else None
-    if status != 201 or not token:
+    """Takes a place in the queue and returns its token. Raises UserError."""
+    response = _send(base_url, Client.enter, user)
+    if response is None or response.status_code != 201:
         raise UserError(
-            f"Nobody can enter through {base_url} ({f'status {status}' if status else 'no answer'})"
+            f"Nobody can enter through {base_url} ({response.summary if response else 'no answer'})"
             ": is the queue full or paused?"
         )
-    return token
+    return response.token
 
 
 def leave(base_url: str, token: str) -> None:
-    """Gives back the place that the token is for; nothing if the gateway does not answer."""
-    _ask(base_url, "DELETE", "/queues/order", {_TOKEN: token})
+    """Gives the token's place back; does nothing if the gateway does not answer."""
+    _send(base_url, Client.leave, token=token)
 
 
-def claims(token: str) -> dict[str, Any]:
-    """What the token states; the gateway has just signed it."""
+def claims(token: str) -> TokenClaims:
+    """Reads what the token states. Raises UserError."""
     try:
-        part = token.split(".")[1]
-        told = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-        return {"place": int(told["place"]), "epoch": int(told["epoch"])}
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+        return TokenClaims.of(token)
+    except ValueError as error:
         raise UserError("The gateway gives tokens of another kind than this version.") from error
 
 
-def _ask(
+def _send(
     base_url: str,
-    method: str,
-    path: str,
-    headers: Mapping[str, str] = types.MappingProxyType({}),
-    body: str | None = None,
-) -> tuple[int, http.client.HTTPMessage | None]:
-    """Status and headers of the answer; 0 and None if there is none."""
-    parts = urlsplit(base_url)
-    connection = http.client.HTTPConnection(
-        parts.hostname or HOST, parts.port or 80, timeout=_SECONDS
-    )
+    request: Callable[[Client], Awaitable[AnyResponse]],
+    user: int = 0,
+    token: str = "",
+) -> AnyResponse | None:
+    """Returns the response to one request, or None. Blocks for 5 s at most."""
+
+    async def send() -> AnyResponse:
+        async with asyncio.timeout(_SECONDS), connect(base_url) as http:
+            return await request(Client(http, user, token))
+
     try:
-        connection.request(method, parts.path + path, body, dict(headers))
-        answer = connection.getresponse()
-        return answer.status, answer.headers
-    except (OSError, http.client.HTTPException):
-        return 0, None
-    finally:
-        connection.close()
+        return asyncio.run(send())
+    except (httpx.TransportError, TimeoutError):
+        return None

@@ -1,4 +1,4 @@
-"""The waiting room as an operator sees it: how many it lets in, and who still waits."""
+"""The waiting room through its operator's interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVERYBODY = 10_000_000
 
 
 class Room:
-    """The waiting room, as an operator sees it."""
+    """Sets the capacity of the waiting room for a test, and sets it back. Raises UserError."""
 
     def __init__(self, target: Target) -> None:
         self._address = target.queue_addr
@@ -29,28 +29,29 @@ class Room:
         self._capacity = self._get().capacity
 
     def close(self) -> None:
-        """As it was before. What does not answer any more needs no capacity either."""
+        """Sets the capacity back, unless queue_service does not answer."""
         with contextlib.suppress(UserError):
             self._set(self._capacity)
         self._channel.close()
 
     def empty_line(self, seconds: float = 60.0) -> None:
-        """Lets everybody in who still waits, from an earlier test. Raises UserError."""
+        """Admits everybody who still waits since an earlier test. Raises UserError if people still
+        wait after so many seconds."""
         deadline = time.monotonic() + seconds
         room = self._get()
         while room.waiting:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{room.waiting} people still wait in line after {seconds:.0f} s of letting"
-                    " everybody in: is the waiting room paused?"
+                    f"{room.waiting} people still wait after {seconds:.0f} s with room for"
+                    " everybody: is the waiting room paused?"
                 )
             self._set(_EVERYBODY)
-            self._be_heard()
+            self._enter_and_leave()
             stopping.wait(0.2)
             room = self._get()
 
-    def _be_heard(self) -> None:
-        """A room that hears nobody thinks itself cut off and lets nobody in: enters, and leaves."""
+    def _enter_and_leave(self) -> None:
+        """Enters and leaves: a room admits nobody while it receives no requests."""
         user = random.randint(1_000_000_000, 90_000_000_000)
         request = queue_pb2.EnterQueueRequest(room=ROOM, user_ids=[user])
         try:
@@ -62,12 +63,12 @@ class Room:
             raise away(self._address) from error
 
     def admitted(self) -> int:
-        """How many are let in now."""
+        """Returns the number of admitted people."""
         return int(self._get().admitted)
 
     def make_room_for(self, count: int | None) -> int:
-        """Sets the capacity so that `count` more (None: as many as configured) can be let in;
-        returns it."""
+        """Sets the capacity so that `count` more people can be admitted (None: as many as the room
+        is configured for), and returns it."""
         capacity = self._get().admitted + (self._capacity if count is None else count)
         self._set(capacity)
         return capacity
@@ -87,7 +88,7 @@ class Room:
 
 
 def away(address: str) -> UserError:
-    """What to raise if nobody answers there."""
+    """Returns the error to raise if queue_service does not answer."""
     return UserError(
         f"The waiting room does not answer at {address}: set QUEUE_LISTEN to where queue_service"
         " is."

@@ -1,6 +1,7 @@
 """docker kill of each container in turn while fans buy: afterwards everything adds up."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -23,7 +24,9 @@ _AWAY_SECONDS = 3.0
 async def test_the_shop_survives_the_death_of(shop: Shop, stack: Containers, service: str) -> None:
     container = stack.one(service)
     seats = shop.new_schedule(seats=3000).seats
-    with opened({"BASE_URL": shop.url()}, "none") as target, Watch(target, {}) as watch:
+    with contextlib.ExitStack() as opening:
+        target = await in_thread(opening.enter_context, opened({"BASE_URL": shop.url()}, "none"))
+        watch = opening.enter_context(Watch(target, {}))
         async with Load(shop, seats, fans=FANS) as load:
             await in_thread(stack.kill, container.name)
             await asyncio.sleep(_AWAY_SECONDS)

@@ -27,6 +27,10 @@ Body = dict[str, Any]
 Mistakes = dict[str, tuple[int, Callable[[int, Body], tuple[int, Body]]]]
 
 
+_PROBLEM = {"type": "urn:test", "title": "Refused.", "detail": "Refused.", "requestId": "r"}
+_ORDER = {"pollAfterSeconds": 1, "estimatedWaitSeconds": 1, "admittedUntil": None}
+
+
 class FakeGateway:
     """Its state: who has entered, which seats are held and by which reservation."""
 
@@ -56,14 +60,16 @@ class FakeGateway:
         if path == "/queues/enqueue":
             given = f"a.{next(self._ids)}.b"
             self.users[given] = body["userId"]
-            return 201, {"order": 0 if self.lets_in else len(self.users)}, given
+            order = {"order": 0 if self.lets_in else len(self.users), "recovering": False}
+            return 201, _ORDER | order, given
         if method == "DELETE":
             self.left.add(token)
             return 204, {}, ""
         if token not in self.users:
             return 401, {"code": "INVALID_TOKEN"}, ""
         if path == "/queues/order":
-            return 200, {"order": 0 if self.lets_in else 1, "recovering": False}, ""
+            order = {"order": 0 if self.lets_in else 1, "recovering": False}
+            return 200, _ORDER | order, ""
         if path == "/concerts":
             return 200, {"concerts": [{"id": n + 1, "title": "T"} for n in range(CONCERTS)]}, ""
         if found := re.fullmatch(r"/concerts/(\d+)/schedules", path):
@@ -123,6 +129,8 @@ def serving(mistakes: Mistakes, *, lets_in: bool = True) -> Iterator[FakeGateway
             body = json.loads(self.rfile.read(length) or b"{}")
             token = self.headers.get("X-Access-Token") or ""
             status, answer, given = gateway.reply(self.command, self.path, token, body)
+            if status >= 400:
+                answer = {**_PROBLEM, "status": status, **answer}
             sent = b"" if status == 204 else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
