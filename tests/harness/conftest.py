@@ -1,4 +1,4 @@
-"""An operator of containers, on a Docker of the tests' own."""
+"""An operator of containers, with an in-memory Docker."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from tests.harness.fake_docker import Fake, FakeDocker
 
 
 class Operator:
-    """Types commands, each in a shell of its own: what is set for one is not set for the next."""
+    """Runs commands, each with an environment of its own."""
 
     def __init__(self, docker: FakeDocker, capsys: pytest.CaptureFixture[str], state: Path) -> None:
         self.docker = docker
         self.state = state
         self._capsys = capsys
-        #: As good as any; two are free.
         self.port = str(free_ports(1)[0])
 
     def run(self, *arguments: str, **environ: str) -> str:
-        """What it prints; it must succeed."""
-        status, out, complaint = self._run(arguments, environ)
-        assert (status, complaint) == (0, ""), complaint
+        """Runs a command that must succeed, and returns its output."""
+        status, out, error = self._run(arguments, environ)
+        assert (status, error) == (0, ""), error
         return out
 
     def refused(self, *arguments: str, **environ: str) -> str:
-        """The one sentence that it ends with."""
-        status, _, complaint = self._run(arguments, environ)
-        assert status == 2, complaint
-        assert complaint.startswith("frontrow: ")
-        assert complaint.endswith(".\n")
-        assert complaint.count("\n") == 1, complaint
-        return complaint
+        """Runs a command that must fail, and returns its one sentence."""
+        status, _, error = self._run(arguments, environ)
+        assert status == 2, error
+        assert error.startswith("frontrow: ")
+        assert error.endswith(".\n")
+        assert error.count("\n") == 1, error
+        return error
 
     def interrupted(self, *arguments: str, **environ: str) -> None:
-        status, _, complaint = self._run(arguments, environ)
-        assert status == 130, complaint
+        status, _, error = self._run(arguments, environ)
+        assert status == 130, error
 
     def one(self, service: str) -> Fake:
         (found,) = self.docker.of(service)

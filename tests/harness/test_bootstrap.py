@@ -1,4 +1,4 @@
-"""The set-up script on machines that lack things, played by a PATH of a few commands."""
+"""The set-up script on machines that lack something: PATH has only a few commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS += ["python3", "sha256sum", "tail", "tee"]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A fresh clone, as far as the script looks at it."""
+    """A fresh clone, as far as the script reads it."""
     for name in ("harness/bootstrap.sh", "deploy/config/kafka/pom.xml", "requirements.lock"):
         copy = tmp_path / "tree" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -37,8 +37,8 @@ def command(tree: Path, name: str, script: str) -> None:
 
 
 def sudo(tree: Path, script: str) -> Path:
-    """Plays sudo, for a user who is not root; returns the file that gets what it was asked for."""
-    asked = tree.parent / "asked"
+    """A sudo for a user who is not root; returns the file that records its arguments."""
+    recorded = tree.parent / "recorded"
     command(tree, "id", "echo 1000")
     command(tree, "apt-get", "exit 1")
     for name in ("update-rc.d", "systemctl"):
@@ -48,7 +48,7 @@ def sudo(tree: Path, script: str) -> Path:
         tree,
         "sudo",
         f"""
-        echo "$*" >> {asked}
+        echo "$*" >> {recorded}
         case "$*" in
             {script}
             *policy-rc.d\\ redis-server\\ start) exit 101 ;;
@@ -56,7 +56,7 @@ def sudo(tree: Path, script: str) -> Path:
         esac
         """,
     )
-    return asked
+    return recorded
 
 
 def bootstrap(tree: Path, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
@@ -71,7 +71,7 @@ def bootstrap(tree: Path, stdin: int = subprocess.DEVNULL) -> subprocess.Complet
     )
 
 
-def test_without_root_or_sudo_it_says_what_to_install(tree: Path) -> None:
+def test_without_root_or_sudo_it_names_what_to_install(tree: Path) -> None:
     command(tree, "apt-get", "echo apt-get was called; exit 1")
     command(tree, "id", "echo 1000")
     done = bootstrap(tree)
@@ -87,12 +87,12 @@ def test_without_root_or_sudo_it_says_what_to_install(tree: Path) -> None:
     [("exit 100", 2), ("kill -TERM $PPID", 130), ("kill -INT $PPID; kill -INT $$", 130)],
     ids=["apt-failed", "terminated", "interrupted"],
 )
-def test_redis_is_kept_from_booting_however_the_installation_ends(
+def test_redis_never_starts_at_boot_however_the_installation_ends(
     tree: Path, ends: str, status: int
 ) -> None:
-    asked = sudo(tree, f"*apt-get\\ install*) {ends} ;;")
+    recorded = sudo(tree, f"*apt-get\\ install*) {ends} ;;")
     assert bootstrap(tree).returncode == status
-    steps = asked.read_text().splitlines()
+    steps = recorded.read_text().splitlines()
     installed = next(i for i, step in enumerate(steps) if "apt-get install" in step)
     for step in (
         "-n update-rc.d redis-server disable",
@@ -106,17 +106,17 @@ def test_redis_is_kept_from_booting_however_the_installation_ends(
 NO_PASSWORD_NO_SUDO = "-n\\ true) exit 1 ;;"
 
 
-def test_without_a_terminal_nobody_is_asked_for_a_password(tree: Path) -> None:
-    asked = sudo(tree, NO_PASSWORD_NO_SUDO)
+def test_without_a_terminal_sudo_does_not_ask(tree: Path) -> None:
+    recorded = sudo(tree, NO_PASSWORD_NO_SUDO)
     done = bootstrap(tree)
     assert done.returncode == 2
     assert "neither root nor sudo is at hand" in done.stderr
-    assert asked.read_text().splitlines() == ["-n true"]
+    assert recorded.read_text().splitlines() == ["-n true"]
 
 
 @pytest.mark.parametrize("may", [True, False], ids=["a-sudoer", "no-sudoer"])
 def test_on_a_terminal_sudo_asks_for_the_password(tree: Path, may: bool) -> None:
-    asked = sudo(tree, f"{NO_PASSWORD_NO_SUDO} -v) exit {0 if may else 1} ;;")
+    recorded = sudo(tree, f"{NO_PASSWORD_NO_SUDO} -v) exit {0 if may else 1} ;;")
     keyboard, terminal = os.openpty()
     try:
         done = bootstrap(tree, stdin=terminal)
@@ -124,7 +124,7 @@ def test_on_a_terminal_sudo_asks_for_the_password(tree: Path, may: bool) -> None
         os.close(keyboard)
         os.close(terminal)
     assert "sudo may ask for your password" in done.stdout
-    steps = asked.read_text().splitlines()
+    steps = recorded.read_text().splitlines()
     assert steps[:2] == ["-n true", "-v"]
     if may:
         assert any(step.startswith("env ") and "apt-get install" in step for step in steps)
@@ -134,19 +134,19 @@ def test_on_a_terminal_sudo_asks_for_the_password(tree: Path, may: bool) -> None
         assert len(steps) == 2
 
 
-def test_without_apt_it_says_what_is_lacking(tree: Path) -> None:
+def test_without_apt_it_names_what_is_missing(tree: Path) -> None:
     done = bootstrap(tree)
     assert done.returncode == 2
     assert "no apt-get" in done.stderr
     assert "redis-server" in done.stderr
 
 
-def test_an_old_java_is_not_taken(tree: Path) -> None:
+def test_an_old_java_is_not_used(tree: Path) -> None:
     command(tree, "java", """echo 'openjdk version "11.0.2" 2019-01-15' >&2""")
     assert "openjdk-17-jre-headless" in bootstrap(tree).stderr
 
 
-def test_an_unknown_word_is_refused(tree: Path) -> None:
+def test_an_unknown_argument_is_refused(tree: Path) -> None:
     done = subprocess.run(
         [tree / "harness/bootstrap.sh", "dance"], capture_output=True, text=True, check=False
     )

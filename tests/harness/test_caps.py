@@ -1,4 +1,4 @@
-"""The files of deploy/caps add up to their names, and compose.yml finds what it asks for."""
+"""The files of deploy/caps add up to their names, and compose.yml gets all its variables."""
 
 import re
 
@@ -25,7 +25,7 @@ names = sorted(file.stem for file in CAPS.glob("*.env"))
 each_cap = pytest.mark.parametrize("name", names)
 
 
-def test_there_are_those_that_are_promised() -> None:
+def test_the_documented_caps_exist() -> None:
     assert {"2c4g", "6c8g"} <= set(names)
 
 
@@ -33,22 +33,22 @@ def test_there_are_those_that_are_promised() -> None:
 def test_a_cap_is_the_total_of_all_containers(name: str) -> None:
     caps = read_caps(name)
     match = re.fullmatch(r"(\d+)c(\d+)g", name)
-    assert match, "the name tells the total: cores, and GiB"
+    assert match, "the name is the total: cores and GiB"
     assert sum(caps[f"{each}_CPUS"] for each in CONTAINERS) == pytest.approx(int(match[1]))
     assert sum(caps[f"{each}_MB"] for each in CONTAINERS) == int(match[2]) * 1024
 
 
 @each_cap
-def test_what_the_servers_keep_in_memory_fits_into_their_containers(name: str) -> None:
+def test_the_memory_of_servers_fits_into_their_containers(name: str) -> None:
     caps = read_caps(name)
     assert caps["MARIADB_BUFFER_POOL_MB"] <= 0.7 * caps["MARIADB_MB"]
     assert caps["KAFKA_HEAP_MB"] <= 0.6 * caps["KAFKA_MB"]
-    # Rewriting the append-only file forks: pages that change meanwhile are there twice.
+    # Rewriting the append-only file forks: pages that change meanwhile exist twice.
     assert caps["REDIS_MAXMEMORY_MB"] <= 0.5 * caps["REDIS_MB"]
 
 
 @each_cap
-def test_at_the_largest_scale_each_program_has_the_memory_that_it_uses(name: str) -> None:
+def test_at_the_largest_scale_each_program_has_enough_memory(name: str) -> None:
     caps = read_caps(name)
     used = {**USED_MB, "GATEWAY": GATEWAY_WORKER_USED_MB * caps["GATEWAY_WORKERS"]}
     for program, megabytes in used.items():
@@ -57,26 +57,27 @@ def test_at_the_largest_scale_each_program_has_the_memory_that_it_uses(name: str
 
 
 @each_cap
-def test_at_the_largest_scale_mariadb_takes_the_connections_of_every_program(name: str) -> None:
+def test_at_the_largest_scale_mariadb_has_enough_connections(name: str) -> None:
     caps = read_caps(name)
-    # payment_service has a second pool, for the sandbox provider's book.
+    # payment_service has a second pool, for the sandbox provider's records.
     payment = 2 * caps["PAYMENT_MYSQL_CONNECTIONS"]
     others = [caps[f"{each}_MYSQL_CONNECTIONS"] for each in ("CONCERT", "RESERVATION")]
-    # While a new version is rolled out there are twice as many of one kind; some are for people.
+    # During a roll there are twice as many of one kind; ten are for people.
     most = caps["SCALE_MAX"] * (sum(others) + payment + max(*others, payment)) + 10
     assert most <= caps["MARIADB_MAX_CONNECTIONS"]
 
 
 @each_cap
 @pytest.mark.parametrize("scale", [1, 2])
-def test_however_many_there_are_they_share_the_total(name: str, scale: int) -> None:
-    caps, told = read_caps(name), Settings(CAP=name, SCALE=str(scale)).variables()
+def test_at_each_scale_the_containers_share_the_cap(name: str, scale: int) -> None:
+    caps = read_caps(name)
+    found = Settings(CAP=name, SCALE=str(scale)).variables()
     for program in (each.upper() for each in PROGRAMS):
-        assert scale * float(told[f"{program}_CPUS"]) == pytest.approx(caps[f"{program}_CPUS"])
-        assert scale * int(told[f"{program}_MB"]) == caps[f"{program}_MB"]
+        assert scale * float(found[f"{program}_CPUS"]) == pytest.approx(caps[f"{program}_CPUS"])
+        assert scale * int(found[f"{program}_MB"]) == caps[f"{program}_MB"]
 
 
-def test_compose_is_told_all_that_it_asks_for_and_nothing_else() -> None:
-    asked = set(re.findall(r"(?<!\$)\$\{(\w+):?\?\}", COMPOSE))
+def test_compose_gets_exactly_its_variables() -> None:
+    needed = set(re.findall(r"(?<!\$)\$\{(\w+):?\?\}", COMPOSE))
     assert "${" not in re.sub(r"\$\{\w+:?\?\}", "", COMPOSE), "a default belongs to Settings"
-    assert set(placeholders()) == asked
+    assert set(placeholders()) == needed

@@ -1,4 +1,4 @@
-"""backup and restore: what is written is whole, and what is read is looked at first."""
+"""backup and restore: files are complete, and are checked before anything changes."""
 
 import gzip
 from pathlib import Path
@@ -17,7 +17,7 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_backup_is_the_whole_dump_and_for_its_owner_alone(
+def test_a_backup_is_complete_and_readable_by_its_owner_only(
     operator: Operator, tmp_path: Path
 ) -> None:
     operator.run("up", PORT=operator.port)
@@ -27,11 +27,13 @@ def test_a_backup_is_the_whole_dump_and_for_its_owner_alone(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("away", [True, False])
-def test_a_backup_that_fails_leaves_nothing(operator: Operator, tmp_path: Path, away: bool) -> None:
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_backup_that_fails_leaves_nothing(
+    operator: Operator, tmp_path: Path, stopped: bool
+) -> None:
     operator.run("up", PORT=operator.port)
     file = tmp_path / "mine.sql.gz"
-    if away:
+    if stopped:
         operator.docker.of("mariadb")[0].running = False
         assert "no container of mariadb runs" in operator.refused("backup", str(file))
     else:
@@ -49,7 +51,7 @@ def test_a_backup_does_not_replace_another(operator: Operator, file: Path) -> No
     assert sorted(each.name for each in file.parent.iterdir()) == [file.name, "state"]
 
 
-def test_a_file_must_be_named_and_be_there(operator: Operator, tmp_path: Path) -> None:
+def test_the_file_must_be_named_and_usable(operator: Operator, tmp_path: Path) -> None:
     operator.run("up", PORT=operator.port)
     assert "name the file: make backup" in operator.refused("backup", "")
     assert "name the file: make restore" in operator.refused("restore")
@@ -64,7 +66,7 @@ def test_a_restore_without_a_file_changes_nothing(operator: Operator, tmp_path: 
     assert not operator.state.exists()
 
 
-def test_no_program_runs_until_the_data_is_whole(operator: Operator, file: Path) -> None:
+def test_no_program_runs_until_the_data_is_complete(operator: Operator, file: Path) -> None:
     operator.run("up", PORT=operator.port)
     begun = len(operator.docker.log)
     operator.run("restore", str(file))
@@ -83,13 +85,12 @@ def test_no_program_runs_until_the_data_is_whole(operator: Operator, file: Path)
     assert all(operator.docker.running()[name] == 1 for name in PROGRAMS)
 
 
-def test_on_an_empty_machine_no_gateway_opens_before_the_data_is_there(
+def test_on_an_empty_machine_no_gateway_starts_before_the_data_is_restored(
     operator: Operator, file: Path
 ) -> None:
     operator.docker.failing = "run migrate"
     operator.refused("restore", str(file), PORT=operator.port)
     assert dict(operator.docker.running()) == {"mariadb": 1, "kafka": 1}
-    # Nor by another way.
     assert "a restore broke off" in operator.refused("up")
     assert "a restore broke off" in operator.refused("roll")
     operator.docker.failing = None
@@ -112,7 +113,7 @@ def test_on_an_empty_machine_no_gateway_opens_before_the_data_is_there(
         (gzip.compress(DUMP.replace(b"-- Current Database: `concert`\n", b"")), "and no other"),
     ],
 )
-def test_another_file_changes_nothing(
+def test_a_file_that_is_no_backup_changes_nothing(
     operator: Operator, tmp_path: Path, content: bytes, says: str
 ) -> None:
     operator.run("up", PORT=operator.port)

@@ -1,4 +1,4 @@
-"""roll: a new version beside the old one, whatever happens on the way."""
+"""roll: a new version replaces the old one, also after failures and interruptions."""
 
 import pytest
 
@@ -27,11 +27,11 @@ def test_it_replaces_each_program_and_no_server(pair: Operator) -> None:
     assert pair.docker.running() == ALL
     assert images(pair) == {2}
     assert servers <= {each.id for each in pair.docker.containers}
-    # As many as before at any time, but for the gateways, which have a port each.
+    # No fewer at any time, except of the gateways, which have one port each.
     assert pair.docker.fewest == {**dict.fromkeys(PROGRAMS, 2), "gateway": 1}
 
 
-def test_it_ends_with_where_it_serves(pair: Operator) -> None:
+def test_it_ends_with_the_addresses(pair: Operator) -> None:
     last = pair.run("roll").splitlines()[-1]
     second = int(pair.port) + 1
     assert last == f"Serving on http://127.0.0.1:{pair.port} http://127.0.0.1:{second}"
@@ -44,21 +44,23 @@ def test_nothing_is_replaced_if_the_migration_fails(pair: Operator) -> None:
 
 
 @pytest.mark.parametrize("sick", PROGRAMS)
-def test_a_sick_new_version_goes_and_the_old_one_goes_on(pair: Operator, sick: str) -> None:
+def test_an_unhealthy_new_version_is_removed_and_the_old_one_stays(
+    pair: Operator, sick: str
+) -> None:
     pair.docker.sick = {(sick, 2)}
-    said = pair.refused("roll")
-    assert f"the new {sick} does not become healthy" in said
-    assert "ImportError" in said
+    error = pair.refused("roll")
+    assert f"the new {sick} does not become healthy" in error
+    assert "ImportError" in error
     assert pair.docker.running() == ALL
     assert {each.image for each in pair.docker.of(sick)} == {1}
     assert all(pair.docker.fewest[name] >= 1 for name in PROGRAMS)
-    # The way back, and the way on: the next build is well.
+    # The next build is healthy.
     pair.run("roll")
     assert pair.docker.running() == ALL
     assert images(pair) == {3}
 
 
-def test_one_that_dies_again_and_again_is_sick(
+def test_a_container_that_keeps_dying_is_unhealthy(
     pair: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = pair.docker.create
@@ -74,7 +76,7 @@ def test_one_that_dies_again_and_again_is_sick(
     assert pair.docker.running() == ALL
 
 
-def test_with_one_gateway_a_sick_version_is_found_before_the_old_one_goes(
+def test_an_unhealthy_gateway_is_found_before_the_only_old_one_stops(
     operator: Operator,
 ) -> None:
     operator.run("up", PORT=operator.port)
@@ -84,7 +86,7 @@ def test_with_one_gateway_a_sick_version_is_found_before_the_old_one_goes(
     assert operator.docker.fewest == dict.fromkeys(PROGRAMS, 1)
 
 
-def test_wherever_it_is_interrupted_it_can_be_run_again(pair: Operator) -> None:
+def test_after_an_interruption_anywhere_it_can_be_repeated(pair: Operator) -> None:
     begun = len(pair.docker.log)
     pair.run("roll")
     changes = len(pair.docker.log) - begun
@@ -101,7 +103,7 @@ def test_wherever_it_is_interrupted_it_can_be_run_again(pair: Operator) -> None:
     assert pair.docker.fewest == {**dict.fromkeys(PROGRAMS, 2), "gateway": 1}
 
 
-def test_it_replaces_those_that_do_not_run_too(pair: Operator) -> None:
+def test_it_replaces_stopped_containers_too(pair: Operator) -> None:
     for name in PROGRAMS:
         pair.docker.of(name)[0].running = False
         pair.docker.of(name)[0].port = None
@@ -112,7 +114,7 @@ def test_it_replaces_those_that_do_not_run_too(pair: Operator) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("1", "2"), ("2", "1")])
-def test_it_may_change_how_many_there_are(operator: Operator, before: str, after: str) -> None:
+def test_it_may_change_the_scale(operator: Operator, before: str, after: str) -> None:
     operator.run("up", PORT=operator.port, SCALE=before)
     operator.run("roll", SCALE=after)
     assert {name: operator.docker.running()[name] for name in PROGRAMS} == dict.fromkeys(
@@ -129,7 +131,7 @@ def test_fewer_gateways_take_the_first_ports(pair: Operator) -> None:
     assert pair.docker.fewest["queue"] == 1
 
 
-def test_nothing_goes_if_compose_makes_nothing_new(
+def test_no_container_stops_if_compose_creates_none(
     pair: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeEngine, "_up", lambda *_: None)
@@ -142,9 +144,8 @@ def test_another_cap_needs_up(pair: Operator) -> None:
     assert images(pair) == {1}
 
 
-def test_without_mariadb_nothing_is_touched(pair: Operator) -> None:
+def test_without_mariadb_nothing_changes(pair: Operator) -> None:
     pair.docker.of("mariadb")[0].running = False
     assert "no container of mariadb runs" in pair.refused("roll")
     assert images(pair) == {1}
-    # Nor is there a new image.
-    assert pair.docker.image == 1
+    assert pair.docker.image == 1, "no new image"

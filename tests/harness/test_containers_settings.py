@@ -1,4 +1,4 @@
-"""What an operator asks of containers: checked, remembered, and asked only once."""
+"""Settings and secrets of containers: checked, stored, and used by later commands."""
 
 import ast
 import fcntl
@@ -29,7 +29,7 @@ LIVE = {
 
 
 @pytest.mark.parametrize("later", ["up", "roll", "restore"])
-def test_a_later_command_in_a_clean_shell_goes_by_what_up_was_told(
+def test_a_later_command_uses_the_settings_of_up(
     operator: Operator, tmp_path: Path, later: str
 ) -> None:
     operator.run("up", PORT=operator.port, **LIVE)
@@ -40,31 +40,31 @@ def test_a_later_command_in_a_clean_shell_goes_by_what_up_was_told(
         assert len(operator.docker.of(service)) == 2
     ports = {each.port for each in operator.docker.of("gateway")}
     assert ports == {operator.port, str(int(operator.port) + 1)}
-    told = operator.docker.of("payment")[0].variables
+    variables = operator.docker.of("payment")[0].variables
     for name, value in LIVE.items():
         if name not in ("CAP", "SCALE"):
-            assert told[name] == value
-    assert told["MARIADB_MB"] == "3072"
-    assert told["PAYMENT_MB"] == "192"
+            assert variables[name] == value
+    assert variables["MARIADB_MB"] == "3072"
+    assert variables["PAYMENT_MB"] == "192"
 
 
-def test_what_is_given_wins_and_is_remembered(operator: Operator) -> None:
+def test_the_environment_wins_and_is_stored(operator: Operator) -> None:
     operator.run("up", PORT=operator.port, QUEUE_CAPACITY="800", SEED="small")
     operator.run("roll", FRONTROW_VERSION="2", SCALE="2")
     assert {each.variables["FRONTROW_VERSION"] for each in operator.docker.of("queue")} == {"2"}
     operator.run("up", SEED="none")
-    told = operator.docker.of("queue")[0].variables
-    assert (told["SEED"], told["QUEUE_CAPACITY"], told["FRONTROW_VERSION"]) == ("none", "800", "2")
+    found = operator.docker.of("queue")[0].variables
+    assert [found[name] for name in ("SEED", "QUEUE_CAPACITY", "FRONTROW_VERSION")] == [
+        "none",
+        "800",
+        "2",
+    ]
+    # An empty variable counts as not set.
+    operator.run("up", PORT="", SCALE="", CAP="")
     assert operator.docker.running()["queue"] == 2
 
 
-def test_an_empty_variable_counts_as_not_given(operator: Operator) -> None:
-    operator.run("up", PORT=operator.port, SCALE="2")
-    operator.run("up", PORT="", SCALE="", CAP="")
-    assert operator.docker.running()["gateway"] == 2
-
-
-def test_what_was_refused_is_not_remembered(operator: Operator) -> None:
+def test_refused_settings_are_not_stored(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     operator.refused("up", SEED="smal")
     operator.docker.failing = "run migrate"
@@ -99,15 +99,13 @@ def test_what_was_refused_is_not_remembered(operator: Operator) -> None:
         ({"PROJECT": "Front"}, "PROJECT must be small letters"),
     ],
 )
-def test_bad_input_is_refused_in_one_sentence(
-    operator: Operator, given: dict[str, str], says: str
-) -> None:
+def test_wrong_settings_are_refused(operator: Operator, given: dict[str, str], says: str) -> None:
     assert says in operator.refused("up", **given)
     assert not operator.state.exists() or not list(operator.state.glob("*.settings"))
     assert not operator.docker.containers
 
 
-def test_a_key_is_in_the_file_of_secrets_alone_and_not_shown(operator: Operator) -> None:
+def test_the_key_is_only_in_the_file_of_secrets_and_never_shown(operator: Operator) -> None:
     operator.run("up", PORT=operator.port, PAYMENT_HTTP_API_KEY="sk-1")
     assert "sk-1" not in (operator.state / "frontrow.settings").read_text()
     assert "sk-1" in (operator.state / "frontrow.env").read_text()
@@ -123,7 +121,7 @@ def test_a_taken_port_is_refused(operator: Operator) -> None:
         assert f"port {port} is taken" in operator.refused("up", PORT=port)
 
 
-def test_what_the_servers_could_not_read_is_refused(
+def test_mounts_that_the_servers_cannot_read_are_refused(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "mariadb" / "start.sh"
@@ -135,13 +133,13 @@ def test_what_the_servers_could_not_read_is_refused(
     assert f"chmod -R a+rX {file.parent}" in operator.refused("up")
 
 
-def test_the_mounts_that_are_looked_at_are_those_of_compose() -> None:
+def test_the_checked_mounts_are_those_of_compose() -> None:
     compose = REPOSITORY / "deploy" / "compose.yml"
     named = re.findall(r"\./([^:]+):/", compose.read_text())
     assert sorted(compose.parent / name for name in named) == sorted(up.MOUNTS)
 
 
-def test_secrets_are_made_once(operator: Operator) -> None:
+def test_secrets_are_created_once(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     first = (operator.state / "frontrow.env").read_text()
     operator.run("up")
@@ -157,7 +155,7 @@ def test_secrets_are_made_once(operator: Operator) -> None:
         (("KEY_ID='k1'", "KEY_ID='k2'"), "TOKEN_KEYS"),
     ],
 )
-def test_secrets_that_somebody_broke_are_refused(
+def test_unusable_secrets_are_refused(
     operator: Operator, damage: tuple[str, str], says: str
 ) -> None:
     operator.run("up", PORT=operator.port)
@@ -166,16 +164,14 @@ def test_secrets_that_somebody_broke_are_refused(
     assert says in operator.refused("roll")
 
 
-def test_what_needs_a_start_before_it_says_so(operator: Operator) -> None:
+def test_a_command_that_needs_a_start_is_refused_before_it(operator: Operator) -> None:
     assert "begin with make up" in operator.refused("roll")
     assert "begin with make up" in operator.refused("compose", "ps")
     assert "no container of queue runs" in operator.refused("exec", "queue", "true")
 
 
 @pytest.mark.parametrize("line", ["CAP='9c9g'", "PORT='$(touch x)'", "}{", "SCALE=${SCALE:-1}"])
-def test_what_is_remembered_and_became_wrong_does_not_stop_down(
-    operator: Operator, line: str
-) -> None:
+def test_down_works_with_wrong_stored_settings(operator: Operator, line: str) -> None:
     operator.run("up", PORT=operator.port)
     file = operator.state / "frontrow.settings"
     file.write_text(f"{file.read_text()}{line}\n")
@@ -196,7 +192,7 @@ def test_down_keeps_data_and_settings_unless_told_otherwise(operator: Operator) 
     assert operator.docker.running()["gateway"] == 2
 
 
-def test_compose_and_exec_go_on_as_what_they_name(operator: Operator) -> None:
+def test_compose_and_exec_become_their_commands(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     operator.run("compose", "logs", "--follow", "payment")
     assert (
@@ -207,14 +203,14 @@ def test_compose_and_exec_go_on_as_what_they_name(operator: Operator) -> None:
     assert operator.docker.log[-1] == "exec queue_2 python -m queue_service.admin capacity 800"
 
 
-def test_two_commands_at_once_do_not_mix(operator: Operator) -> None:
+def test_a_second_command_at_the_same_time_is_refused(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     with (operator.state / "frontrow.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "is running: wait" in operator.refused("roll")
 
 
-def test_a_cap_of_ones_own_must_be_complete(
+def test_a_custom_cap_must_be_complete(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     caps = tmp_path / "caps"

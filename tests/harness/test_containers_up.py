@@ -1,4 +1,4 @@
-"""up and down: what they leave behind, and what they say of it."""
+"""up and down: what they leave behind, and what they print."""
 
 from tests.harness.conftest import Operator
 
@@ -10,19 +10,19 @@ def test_an_image_that_cannot_be_built_leaves_no_container(operator: Operator) -
     assert operator.docker.containers == []
 
 
-def test_down_where_nothing_is_there_says_so_and_leaves_nothing(operator: Operator) -> None:
+def test_down_without_a_stack_leaves_nothing(operator: Operator) -> None:
     for data in ("keep", "delete"):
         assert operator.run("down", DATA=data) == "Nothing of frontrow is there.\n"
     assert operator.docker.log == []
     assert not operator.state.exists()
 
 
-def test_down_says_what_became_of_the_data(operator: Operator) -> None:
+def test_down_reports_whether_the_data_is_kept(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     kept = "The data and the passwords of frontrow are kept: make down DATA=delete deletes them.\n"
     assert operator.run("down") == kept
     assert operator.docker.volumes
-    # Compose, which would complain of each network that is not there, is not asked again.
+    # Compose would complain about missing networks, so it is not called again.
     assert operator.run("down") == kept
     assert operator.docker.log[-1] == "down"
     gone = "The data and the passwords of frontrow are deleted.\n"
@@ -32,7 +32,7 @@ def test_down_says_what_became_of_the_data(operator: Operator) -> None:
     assert operator.run("down", DATA="delete") == "Nothing of frontrow is there.\n"
 
 
-def test_down_removes_all_at_once_if_told_to(operator: Operator) -> None:
+def test_down_deletes_the_data_on_request(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     assert "are deleted" in operator.run("down", DATA="delete")
     assert not operator.docker.containers
@@ -40,7 +40,7 @@ def test_down_removes_all_at_once_if_told_to(operator: Operator) -> None:
     assert not operator.docker.volumes
 
 
-def test_after_a_start_that_made_nothing_but_passwords_down_tells_of_these(
+def test_down_after_a_failed_start_reports_the_passwords(
     operator: Operator,
 ) -> None:
     operator.docker.failing = "build"

@@ -9,7 +9,7 @@ from harness.local import Ports
 from harness.local.ports import free_ports, is_free
 
 
-def test_a_taken_port_is_named_with_its_purpose_and_the_mend() -> None:
+def test_a_taken_port_is_named_with_its_purpose_and_the_fix() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -52,7 +52,7 @@ def test_ports_come_from_the_environment() -> None:
     assert (ports["redis"], ports["queue"], ports["kafka"]) == (7000, 7001, Ports()["kafka"])
 
 
-def test_variables_of_other_servers_are_not_ours() -> None:
+def test_variables_of_other_servers_are_ignored() -> None:
     assert Ports.from_environ({"REDIS_LISTEN": "0.0.0.0:6379", "KAFKA_LISTEN": "x"}) == Ports()
 
 
@@ -66,5 +66,5 @@ def test_free_ports_differ() -> None:
     assert len(set(free_ports(50))) == 50
 
 
-def test_no_port_is_given_twice() -> None:
+def test_no_port_is_returned_twice() -> None:
     assert not set(free_ports(100)) & set(free_ports(100))

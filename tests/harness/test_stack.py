@@ -16,7 +16,7 @@ from harness.secrets import Secrets
 from harness.topology import BY_MODULE
 
 
-def test_secrets_are_kept_and_only_the_owner_can_read_them(tmp_path: Path) -> None:
+def test_secrets_are_stored_for_their_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "secrets.json"
     made = Secrets.load_or_create(path)
     assert Secrets.load_or_create(path) == made
@@ -26,7 +26,7 @@ def test_secrets_are_kept_and_only_the_owner_can_read_them(tmp_path: Path) -> No
         Secrets.load_or_create(path)
 
 
-def test_programs_are_told_where_the_others_are(tmp_path: Path) -> None:
+def test_programs_get_each_others_addresses(tmp_path: Path) -> None:
     ports = Ports.free()
     stack = Stack(tmp_path, ports)
     gateway = stack.environment("gateway")
@@ -37,7 +37,7 @@ def test_programs_are_told_where_the_others_are(tmp_path: Path) -> None:
     assert stack.environment("concert_service")["CONCERT_MYSQL_URL"] == stack.mysql_url("concert")
 
 
-def test_settings_of_the_shell_count_only_where_they_should(
+def test_settings_of_the_shell_count_only_under_make_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUEUE_LISTEN", "0.0.0.0:7001")
@@ -68,7 +68,7 @@ def test_every_program_has_an_address(tmp_path: Path) -> None:
         stack.process("nobody")
 
 
-def test_kafka_takes_every_id_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kafka_accepts_every_cluster_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One random id in 64 begins with "-", as an option does."""
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xf8" * 16))
     Stack(tmp_path, Ports.free()).kafka.prepare()
