@@ -4,11 +4,11 @@ set -eu
 settings=/tmp/server.properties
 {
     cat /etc/frontrow/server.properties
-    # Containers know the broker by its name; the machine that runs them (backups, load tests)
-    # only by its address, which may be another one after each start.
+    # Containers reach the broker by its name; the host (load tests) only by its address, which may
+    # change at each start.
     echo "advertised.listeners=CONTAINERS://kafka:9092,HOST://$(hostname -i):9094"
 } >$settings
-# The distribution's scripts would write logs beside the program, where all is read-only.
+# By default the distribution's scripts write logs beside the program, which is read-only.
 export LOG_DIR=/tmp/kafka-logs EXTRA_ARGS=
 export KAFKA_LOG4J_OPTS=-Dlog4j2.configurationFile=/etc/log4j2.properties
 # The cheapest to start and to run at this size.

@@ -1,11 +1,10 @@
 #!/bin/sh
-# Starts MariaDB in its container: prepares the data directory once, and at every start lets each
-# service in with the password it has now. Arguments go to the server.
+# Starts MariaDB in its container: prepares the data directory once, and sets the password of each
+# service at every start. Arguments go to the server.
 set -eu
 data=/var/lib/mysql/data
 if [ ! -e "$data" ]; then
-    # Under another name until it is complete, so that an interrupted installation is not taken
-    # for a database.
+    # Renamed once it is complete, so that an interrupted installation is not used.
     rm -rf "$data.unfinished"
     mariadb-install-db --no-defaults --datadir="$data.unfinished" --skip-test-db --skip-name-resolve \
         --auth-root-authentication-method=socket --auth-root-socket-user=mysql >/tmp/install.log 2>&1 ||
@@ -15,7 +14,7 @@ fi
 umask 077
 for schema in concert reservation payment; do
     password=$(printenv "MYSQL_$(echo $schema | tr '[:lower:]' '[:upper:]')_PASSWORD")
-    # A statement a line, as --init-file wants it. The passwords are hexadecimal.
+    # One statement on each line, as --init-file requires. The passwords are hexadecimal.
     cat <<SQL
 CREATE DATABASE IF NOT EXISTS \`$schema\` CHARACTER SET utf8mb4;
 CREATE USER IF NOT EXISTS '$schema'@'%';
@@ -23,7 +22,7 @@ ALTER USER '$schema'@'%' IDENTIFIED BY '$password';
 GRANT ALL PRIVILEGES ON \`$schema\`.* TO '$schema'@'%';
 SQL
 done >/tmp/init.sql
-# In /tmp, since nothing else can be written to.
+# In /tmp, the only writable place.
 exec mariadbd --no-defaults --datadir="$data" --socket=/tmp/mariadb.sock \
     --pid-file=/tmp/mariadb.pid --init-file=/tmp/init.sql --bind-address=0.0.0.0 \
     --skip-name-resolve --skip-log-bin --default-time-zone=+00:00 \
