@@ -57,7 +57,7 @@ image() {
             tag=$(tag ../compose.yml apache/kafka)
             command -v mvn >/dev/null || fail "Maven is needed for Kafka's jars: install it."
             rm -rf kafka/libs
-            mvn --batch-mode --quiet --file ../local/kafka/pom.xml \
+            mvn --batch-mode --quiet --file ../config/kafka/pom.xml \
                 -DoutputDirectory="$PWD/kafka/libs" dependency:copy-dependencies >>"$LOG" 2>&1 ||
                 fail "Maven could not fetch Kafka: see $LOG."
             system kafka trixie openjdk-21-jre-headless

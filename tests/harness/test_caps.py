@@ -81,3 +81,11 @@ def test_compose_gets_exactly_its_variables() -> None:
     needed = set(re.findall(r"(?<!\$)\$\{(\w+):?\?\}", COMPOSE))
     assert "${" not in re.sub(r"\$\{\w+:?\?\}", "", COMPOSE), "a default belongs to Settings"
     assert set(placeholders()) == needed
+
+
+def test_the_airgap_script_reads_files_that_exist() -> None:
+    folder = REPOSITORY / "deploy" / "airgap"
+    named = re.findall(r"\.\./[\w./-]+\w", (folder / "build.sh").read_text())
+    assert "../config/kafka/pom.xml" in named
+    for name in named:
+        assert (folder / name).exists(), name
