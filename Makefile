@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := harness/bootstrap.sh
-# Needs no virtual environment: a host with Docker has none.
+# Needs no virtual environment, because a host with Docker has none.
 CONTAINERS := python3 -m harness.containers
 # What pytest is given, as in: make test ARGS="tests/queue_service -x"
 ARGS ?=
@@ -36,16 +36,16 @@ clean: ## Delete data, logs and secrets of `make run` (not while it runs)
 up: ## Serve from capped containers on 127.0.0.1:8080 (CAP=2c4g|6c8g SCALE=2 SEED=full PORT=8080)
 	@exec $(CONTAINERS) up
 
-down: ## End and remove the containers of `make up` (DATA=delete: and their data)
+down: ## Stop and remove the containers of `make up` (DATA=delete: also their data)
 	@exec $(CONTAINERS) down
 
-roll: ## Replace the programs of `make up` one by one with what is here now
+roll: ## Replace the programs of `make up` one by one by those of this checkout
 	@exec $(CONTAINERS) roll
 
 backup: ## Dump the databases of `make up` into FILE, a gzipped SQL file
 	@exec $(CONTAINERS) backup "$(FILE)"
 
-restore: ## Put the databases of `make up` back as they are in FILE
+restore: ## Restore the databases of `make up` from FILE
 	@exec $(CONTAINERS) restore "$(FILE)"
 
 test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)

@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Brings a plain Debian or Ubuntu machine to the point where `python -m harness.local` can run.
+# Installs on a plain Debian or Ubuntu machine what `python -m harness.cli` needs.
 #
 #   harness/bootstrap.sh run     system packages, runtime packages of Python, Kafka's jars
 #   harness/bootstrap.sh test    the same with the development packages of Python
-#   harness/bootstrap.sh check   Python alone, for linting: no server is needed
+#   harness/bootstrap.sh check   development packages of Python only, for linting: no server
 #   harness/bootstrap.sh bench   as test, and wrk
-#   harness/bootstrap.sh demo    the runtime packages of Python alone
+#   harness/bootstrap.sh demo    runtime packages of Python only
 #
-# Whatever is there already is left alone: with everything in place this takes a fraction of a
-# second and calls neither apt nor pip nor Maven. Where packages and jars come from is the
-# machine's own configuration (apt, pip, Maven); no registry is named here.
-# Exit code 2: the machine lacks something this script may not or cannot install.
+# Idempotent: with everything installed it takes a fraction of a second and calls neither apt nor
+# pip nor Maven. The machine's configuration of apt, pip and Maven decides where packages come from.
+# Exit code 2: the machine lacks something that this script cannot or must not install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,7 +22,7 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# apt, pip and Maven are silent or noisy, never in between: count what they did instead.
+# Shows progress as a count, because apt, pip and Maven print either nothing or too much.
 # Usage: command | show_count PATTERN LABEL [TOTAL]
 show_count() {
     local count=0 line of=${3:+/$3}
@@ -40,7 +39,7 @@ show_count() {
     printf '  %s: %d, done\n' "$2" "$count"
 }
 
-# mariadbd and its kin live in /usr/sbin, which an ordinary user may not have on the path.
+# mariadbd is in /usr/sbin, which an ordinary user may not have on the path.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # --- system packages -----------------------------------------------------------------------
@@ -52,7 +51,7 @@ java_is_recent() {
     [ "${major:-0}" -ge 17 ]
 }
 
-# The usual Java of a release, but where that is older than 17.
+# The default Java of the release, or Java 17 where the default is older.
 java_package() {
     local ID='' VERSION_ID=''
     # shellcheck disable=SC1091
@@ -63,7 +62,7 @@ java_package() {
     esac
 }
 
-# The newest Python this project runs on; empty if there is none.
+# A Python that is new enough for this project; empty if there is none.
 find_python() {
     local candidate
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -79,12 +78,12 @@ venv_is_usable() { [ -n "$1" ] && "$1" -c 'import venv, ensurepip' 2>/dev/null; 
 
 missing_server_packages() {
     have redis-server || say redis-server
-    # The core packages have the binaries alone: no service, no configuration of a system server.
+    # The core packages have only the binaries: no service, no configuration of a system server.
     # mariadb-install-db (server-core) calls my_print_defaults (client-core).
     { have mariadbd && have mariadb-install-db; } || say mariadb-server-core
     have my_print_defaults || say mariadb-client-core
     java_is_recent || say "$(java_package)"
-    # Only needed to fetch Kafka's jars; once they are here it may go.
+    # Only needed to fetch Kafka's jars.
     kafka_is_current || have mvn || say maven
 }
 
@@ -101,10 +100,9 @@ missing_python_packages() {
     fi
 }
 
-# apt installs and *starts* Redis on a usual machine. policy-rc.d is Debian's way to hold that
-# back: invoke-rc.d and deb-systemd-invoke ask it before they start anything, 101 means "forbidden".
-# A file that is there already belongs to the administrator and stays as it is; if it allows
-# starting, nothing of ours may be installed under it.
+# apt installs and *starts* Redis. policy-rc.d is Debian's way to prevent the start: invoke-rc.d and
+# deb-systemd-invoke run it before they start anything, and status 101 means "forbidden". An existing
+# file belongs to the administrator and stays; if it allows starting, Redis is not installed.
 POLICY_FILE=/usr/sbin/policy-rc.d
 POLICY_IS_OURS=no
 REDIS_IS_NEW=no
@@ -117,12 +115,12 @@ hold_services_back() {
         return 0
     fi
     POLICY_IS_OURS=yes
-    printf '#!/bin/sh\n# Put here by frontrow while it installs packages; removed right after.\nexit 101\n' |
+    printf '#!/bin/sh\n# Created by frontrow while it installs packages; removed afterwards.\nexit 101\n' |
         "${AS_ROOT[@]}" tee $POLICY_FILE >/dev/null
     "${AS_ROOT[@]}" chmod 755 $POLICY_FILE
 }
 
-# However the installation ended: a failure or Ctrl-C may come after Redis was set up.
+# Runs however the installation ends: a failure or Ctrl-C may come after Redis was set up.
 release_services() {
     trap '' INT TERM HUP
     if [ $REDIS_IS_NEW = yes ]; then
@@ -136,10 +134,9 @@ release_services() {
     trap - INT TERM HUP EXIT
 }
 
-# The package's postinst enables its unit (start at boot) without asking policy-rc.d. Disabling
-# right after leaves it as if never enabled, also for later upgrades (they look whether the links
-# are still there), and unlike masking it does not get in the way of somebody who wants the
-# service one day. Both commands work on links alone and need no running init system.
+# The package's postinst enables its unit (start at boot) without asking policy-rc.d. Disabling it
+# afterwards also holds for later upgrades, which check the links, and unlike masking it lets the
+# administrator enable the service later. Both commands need no running init system.
 keep_redis_from_booting() {
     if have update-rc.d; then "${AS_ROOT[@]}" update-rc.d redis-server disable >/dev/null 2>&1 || true; fi
     if have systemctl; then "${AS_ROOT[@]}" systemctl disable redis-server.service >/dev/null 2>&1 || true; fi
@@ -157,7 +154,7 @@ install_packages() {
     elif [ -t 0 ] && have sudo && say "This machine lacks $*; to install them, sudo may ask for your password." && sudo -v; then
         AS_ROOT=(sudo)
     else
-        fail "this machine lacks $*, and neither root nor sudo is at hand: have them installed (apt-get install --no-install-recommends $*), or use \`make up\`, which needs Docker and little else."
+        fail "this machine lacks $*, and neither root nor sudo is at hand: have somebody install them (apt-get install --no-install-recommends $*), or use \`make up\`, which needs Docker and little else."
     fi
     local log=$LOG_DIR/apt.log
     say "Installing with apt: $*"
@@ -178,15 +175,15 @@ install_packages() {
         show_count '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up'
     then
         tail -n 5 "$log" >&2
-        fail "apt could not install $*; the whole output is in $log."
+        fail "apt could not install $*; the complete output is in $log."
     fi
     release_services
 }
 
 # --- Python ----------------------------------------------------------------------------------
 
-# A stamp says which lock files the environment was made from. `dev` contains the runtime
-# packages too, so a development environment serves `make run` as it is.
+# A stamp records the lock files of the environment. `dev` includes the runtime packages, so
+# `make run` can use a development environment.
 runtime_stamp() { sha256sum requirements.lock | cut -c1-64; }
 dev_stamp() { cat requirements.lock requirements-dev.lock | sha256sum | cut -c1-64; }
 stamped() { [ -x $VENV/bin/python ] && [ "$(cat "$VENV/.frontrow-$1" 2>/dev/null)" = "$2" ]; }
@@ -197,10 +194,10 @@ pip_install() {
     say "Installing Python packages ($kind, $total at most, from $lock)"
     if ! $VENV/bin/python -m pip install --no-input --disable-pip-version-check \
         --require-hashes -r "$lock" 2>&1 | tee "$log" |
-        show_count '^(Collecting|Requirement already satisfied)' 'packages looked at' "$total"
+        show_count '^(Collecting|Requirement already satisfied)' 'packages checked' "$total"
     then
         tail -n 5 "$log" >&2
-        fail "pip could not install $lock; the whole output is in $log."
+        fail "pip could not install $lock; the complete output is in $log."
     fi
 }
 
@@ -208,11 +205,11 @@ ensure_venv() {
     local kind=$1 python
     if stamped dev "$(dev_stamp)"; then return; fi
     if [ "$kind" = runtime ] && stamped runtime "$(runtime_stamp)"; then return; fi
-    # Without pip it is one whose making was interrupted.
+    # Without pip, its creation was interrupted.
     if ! $VENV/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$(find_python)
         [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system's packages only have an older one; install a newer python3 (with venv), or use \`make up\`, which needs Docker and little else."
-        say "Making a virtual environment in $VENV"
+        say "Creating a virtual environment in $VENV"
         rm -rf $VENV
         "$python" -m venv $VENV
     fi
@@ -242,12 +239,12 @@ ensure_kafka() {
         show_count 'Downloaded from ' 'files downloaded'
     then
         grep -m 3 -E 'WARNING|ERROR' "$log" >&2 || true
-        fail "Maven could not fetch Kafka; the whole output is in $log."
+        fail "Maven could not fetch Kafka; the complete output is in $log."
     fi
     kafka_stamp >$KAFKA_DIR/stamp
 }
 
-# --- what to do ------------------------------------------------------------------------------
+# --- steps ---------------------------------------------------------------------------------
 
 mkdir -p $LOCAL_DIR $LOG_DIR 2>/dev/null || true
 for place in . $LOCAL_DIR $LOG_DIR $LOCAL_DIR/bootstrap.lock $LOCAL_DIR/lib $VENV; do
@@ -255,7 +252,7 @@ for place in . $LOCAL_DIR $LOG_DIR $LOCAL_DIR/bootstrap.lock $LOCAL_DIR/lib $VEN
         "no permission to write to $PWD/$place: it probably belongs to another user who ran this before; make it yours with chown -R $(id -un), or delete it."
 done
 [ -d $LOG_DIR ] || fail "cannot make $PWD/$LOG_DIR: is the disk full?"
-# Two of these at once (make run beside make test) must not install over each other.
+# Two at the same time (make run beside make test) must not install over each other.
 exec 9>$LOCAL_DIR/bootstrap.lock
 flock -n 9 || { say "Waiting for another set-up of this tree to finish"; flock 9; }
 

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Makes the base images of deploy/Dockerfile and deploy/compose.yml where no image registry can be
-# reached: Debian's packages, put together by debootstrap, and Kafka's jars, through Maven. They
-# get the tags of the images that they stand in for, so nothing else has to change.
+# Builds the base images of deploy/Dockerfile and deploy/compose.yml without an image registry: from
+# Debian's packages, by debootstrap, and Kafka's jars, by Maven. They get the tags of the original
+# images, so nothing else has to change.
 #
 #   sudo deploy/airgap/build.sh images            all four base images
-#   sudo deploy/airgap/build.sh images redis      only this one, of python, mariadb, redis, kafka
-#   deploy/airgap/build.sh wheels                 Python packages, where no index can be reached
-#                                                 from within a container
+#   sudo deploy/airgap/build.sh images redis      only this one: python, mariadb, redis or kafka
+#   deploy/airgap/build.sh wheels                 Python packages, if containers reach no index
 #
-# Where packages come from is this machine's own configuration; DEBIAN_MIRROR, if set, is the
+# This machine's configuration decides where packages come from; DEBIAN_MIRROR, if set, is the
 # address of Debian's packages for debootstrap. Needs debootstrap, Docker, Maven (kafka) and pip.
 # To take images elsewhere: docker save IMAGE... | gzip > images.tar.gz, and there docker load.
 set -euo pipefail
@@ -16,10 +15,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
 
-# The tag that FILE names for an image, so that it is written down once.
+# tag FILE IMAGE: the tag of an image in FILE, so that it stands in one place.
 tag() { sed -nE "s|^(FROM\|    image:) ($2:[^ ]+).*|\2|p" "$1" | head -n 1; }
 
-# system NAME SUITE PACKAGE...: the image frontrow-airgap:NAME with these packages of Debian.
+# system NAME SUITE PACKAGE...: builds frontrow-airgap:NAME from these packages of Debian.
 system() {
     local name=$1 suite=$2 packages root
     shift 2
@@ -27,7 +26,7 @@ system() {
     root=$(mktemp -d /var/tmp/frontrow-airgap.XXXXXX)
     # shellcheck disable=SC2064
     trap "rm -rf '$root'" EXIT
-    printf 'Putting %s together from Debian %s (log: %s)\n' "$name" "$suite" "$LOG"
+    printf 'Building %s from Debian %s (log: %s)\n' "$name" "$suite" "$LOG"
     debootstrap --variant=minbase --include="$packages" "$suite" "$root/system" \
         ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >>"$LOG" 2>&1 || fail "debootstrap failed: see $LOG."
     rm -rf "$root"/system/var/cache/apt/* "$root"/system/var/lib/apt/lists/* \
@@ -66,13 +65,13 @@ image() {
     esac
     DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" "$1" >>"$LOG" 2>&1 ||
         fail "docker build failed: see $LOG."
-    printf 'Made %s\n' "$tag"
+    printf 'Built %s\n' "$tag"
 }
 
 images() {
     command -v debootstrap >/dev/null || fail "debootstrap is needed: install it."
     [ "$(id -u)" = 0 ] || fail "debootstrap needs root: run this with sudo."
-    docker info >/dev/null 2>&1 || fail "no Docker engine answers: start it."
+    docker info >/dev/null 2>&1 || fail "no Docker engine responds: start it."
     LOG=$(mktemp /var/tmp/frontrow-airgap-log.XXXXXX)
     [ $# -gt 0 ] || set -- python mariadb redis kafka
     local name
@@ -80,7 +79,7 @@ images() {
     rm -f "$LOG"
 }
 
-# For the Python of the image, whatever runs here.
+# For the Python of the image, not the one that runs here.
 wheels() {
     local python
     python=$(tag ../Dockerfile python | sed -E 's/^python:([0-9]+\.[0-9]+).*/\1/')

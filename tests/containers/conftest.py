@@ -1,4 +1,4 @@
-"""Stacks of containers. They are slow, and need an engine: `make test-containers`."""
+"""Stacks of containers. They are slow and need a Docker engine: `make test-containers`."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,10 +9,10 @@ from tests.containers.stack import Containers, why_not
 from tests.e2e.shop import Shop
 
 HERE = Path(__file__).parent
-# What ends with `down` comes last of those that share a stack; the second stack after that, for
-# two at once would have half the machine each.
+# The tests that end with `down` come last of those that share a stack. The second stack comes after
+# that, because two at the same time would have half of the machine each.
 _ORDER = ["test_locked_in", "test_killed", "test_data", "test_two_of_each"]
-# Starting everything with a tenth of a core each takes its time.
+# Starting everything with a tenth of a core each is slow.
 _SECONDS_A_TEST = 900
 
 
@@ -28,10 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def started(project: str, **settings: str) -> Iterator[Containers]:
     stack = Containers(project, **settings)
-    stack.run("down", DATA="delete")  # what a run that was killed left behind
+    stack.run("down", DATA="delete")  # left by a run that was killed
     try:
         stack.run("up")
-        stack.let_administrator_in()
+        stack.create_administrator()
         yield stack
     finally:
         stack.run("down", DATA="delete")

@@ -1,4 +1,4 @@
-"""Frontrow in containers, of a compose project of the tests' own."""
+"""Frontrow in containers, as a compose project of the tests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 import pymysql
 from pymysql.cursors import Cursor
 
-from harness.containers.settings import Settings, read_caps
+from harness import topology
+from harness.containers.settings import Settings
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, free_ports
 from harness.local.stack import Stack
@@ -23,22 +23,22 @@ from loadtests import containers
 from loadtests.containers import Container
 from tests.e2e.shop import Shop
 
-# What an operator types is tried with this, as on a host that has no virtual environment.
+# The system's Python, as on a host that has no virtual environment.
 PYTHON = "python3"
-PROGRAMS = ("gateway", "queue", "concert", "reservation", "payment")
-SERVERS = ("mariadb", "redis", "kafka")
+PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
+SERVERS = tuple(server.name for server in topology.SERVERS)
 
-# For everything that the tests do to databases beside what a service may.
+# For statements of the tests that no service may execute.
 _ADMINISTRATOR = "tests"
 _PASSWORD = "only in a database of the tests"
 
 
 def why_not() -> str | None:
-    """Why there can be no containers here, in one sentence; None if there can."""
+    """The reason why containers cannot run here; None if they can."""
     if not shutil.which("docker"):
         return "docker is not installed"
     if _run(["docker", "info"], check=False).returncode:
-        return "no Docker engine answers (docker info fails)"
+        return "no Docker engine responds (docker info fails)"
     if (
         not shutil.which("docker-compose")
         and _run(["docker", "compose", "version"], False).returncode
@@ -48,14 +48,14 @@ def why_not() -> str | None:
 
 
 class Containers:
-    """One project, started and stopped as `make up` and `make down` do. The methods block."""
+    """One project, started and stopped like `make up` and `make down`. The methods block."""
 
     def __init__(self, project: str, **settings: str) -> None:
         self.project = project
         self.scale = int(settings.get("SCALE", "1"))
         # Replicas of the gateway take the ports after the first.
         self.port = free_ports(1)[0]
-        #: What `up` is told, and `restore` where nothing is remembered.
+        #: The settings of `up`, and of `restore` after everything was deleted.
         self.settings = {"PORT": str(self.port), "SEED": "small", **settings}
         known = {field.name for field in dataclasses.fields(Settings)}
         self._environ = {name: value for name, value in os.environ.items() if name not in known}
@@ -63,15 +63,17 @@ class Containers:
 
     def run(self, *arguments: str, timeout: float = 600, **settings: str) -> str:
         """Runs python3 -m harness.containers and returns its output; fails the test if it fails.
-        Only `up` is given the settings: the later commands must remember them."""
-        told = {**(self.settings if arguments == ("up",) else {}), **settings}
+
+        Only `up` gets the settings: later commands must use the stored ones.
+        """
+        given = {**(self.settings if arguments == ("up",) else {}), **settings}
         command = [PYTHON, "-m", "harness.containers", *arguments]
-        ran = _run(command, False, timeout, {**self._environ, **told})
+        ran = _run(command, False, timeout, {**self._environ, **given})
         assert ran.returncode == 0, f"{arguments}: {ran.stdout}\n{ran.stderr}"
         return ran.stdout
 
     def all(self) -> list[Container]:
-        """Those that run."""
+        """The running containers."""
         return containers.of_project(self.project)
 
     def of(self, service: str) -> list[Container]:
@@ -98,7 +100,7 @@ class Containers:
             assert time.monotonic() < deadline, f"{name} is {state}: {docker('logs', name)[-2000:]}"
             time.sleep(0.5)
 
-    # What Shop wants of a Stack: where the gateways are, the databases with all rights, Kafka.
+    # The part of a Stack that Shop uses: gateways, databases with all rights, Kafka.
 
     def address(self, gateway: str = "gateway") -> str:
         """`gateway`, or `gateway_2` for the second."""
@@ -127,19 +129,19 @@ class Containers:
         with connection, connection.cursor() as cursor:
             yield cursor
 
-    def let_administrator_in(self) -> None:
+    def create_administrator(self) -> None:
         self.sql(
             f"CREATE OR REPLACE USER '{_ADMINISTRATOR}'@'%' IDENTIFIED BY '{_PASSWORD}';"
             f" GRANT ALL PRIVILEGES ON *.* TO '{_ADMINISTRATOR}'@'%'"
         )
 
     def sql(self, statement: str) -> str:
-        """As the administrator whom MariaDB knows inside its container alone."""
+        """Executes a statement as MariaDB's administrator, who exists only inside its container."""
         socket = "--socket=/tmp/mariadb.sock"
         return self.execute("mariadb", "mariadb", socket, "--skip-column-names", "-e", statement)
 
     def execute(self, service: str, *command: str) -> str:
-        """What a command in the first container of a service prints."""
+        """Runs a command in the first container of a service, and returns its output."""
         return docker("exec", self.of(service)[0].name, *command)
 
     def shop(self) -> Shop:
@@ -147,15 +149,10 @@ class Containers:
 
 
 def docker(*arguments: str, check: bool = True) -> str:
-    """What docker prints, without the line's end. Fails the test if docker fails."""
+    """The output of docker without the last line break. Fails the test if docker fails."""
     ran = _run(["docker", *arguments], False)
     assert not check or ran.returncode == 0, f"docker {arguments}: {ran.stdout}{ran.stderr}"
     return (ran.stdout + ran.stderr).strip() if arguments[0] == "logs" else ran.stdout.strip()
-
-
-def caps(name: str) -> dict[str, float]:
-    """What a file of deploy/caps says."""
-    return read_caps(name)
 
 
 def _run(
@@ -169,7 +166,7 @@ def _run(
         check=check,
         timeout=timeout,
         env=environ,
-        cwd=Path(REPOSITORY),
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )

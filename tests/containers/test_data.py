@@ -1,4 +1,4 @@
-"""What outlives the containers: data, until somebody says otherwise, and a backup of it."""
+"""Data outlives the containers until it is deleted, and a backup restores it."""
 
 import asyncio
 import contextlib
@@ -44,21 +44,20 @@ async def test_a_backup_brings_everything_back(
     lost, later = await buy(shop, seats[-1])
     await assert_all_hold(shop, within=90)
 
-    # Wiped: no container, no network, no volume is left of it.
+    # No container, network or volume is left.
     stack.run("down", DATA="delete")
     assert left(stack) == []
     stack.run("restore", str(file), **stack.settings)  # type: ignore[arg-type]  # not `timeout`
-    stack.let_administrator_in()
+    stack.create_administrator()
 
     await eventually(lambda: nothing_is_wrong(shop), within=90, every=0.5)
-    # Whoever was told before the backup began that they have bought, has.
+    # Purchases that fans knew of before the backup began are restored.
     statuses = dict(shop.rows("reservation", "SELECT id, status FROM reservation"))
     paid = dict(shop.rows("payment", "SELECT id, status FROM payment"))
     assert {statuses[reservation] for reservation in (first, *told)} == {"CONFIRMED"}
     assert {paid[payment] for payment in told.values()} == {"SUCCEEDED"}
     assert lost not in statuses
-    # What was sold after the dump can be sold again, under ids that nobody has seen yet; what was
-    # sold before it stays sold.
+    # Seats sold after the dump can be sold again, under new ids; seats sold before it stay sold.
     fan = await shop.admitted()
     refused = await fan.reserve(seats[0])
     assert (refused.status_code, refused.json()["code"]) == (409, "SEAT_SOLD")
@@ -72,8 +71,8 @@ async def test_a_backup_brings_everything_back(
 async def test_a_seat_that_was_paid_when_the_backup_was_made_is_confirmed(
     stack: Containers, shop: Shop, tmp_path: Path
 ) -> None:
-    """The event of its payment has left the outbox, for Kafka has it, and its effect is not in the
-    dump; when that is restored, the consumer is past the event."""
+    """Its event has left the outbox, because Kafka has it, and its effect is not in the dump; after
+    the restore, the consumer is past the event."""
     (seat,) = shop.new_schedule(seats=1).seats
     file = tmp_path / "frontrow.sql.gz"
     reservation_service = stack.one("reservation").name
@@ -107,13 +106,13 @@ async def test_a_seat_that_was_paid_when_the_backup_was_made_is_confirmed(
     await fan.until_out()
 
     await in_thread(stack.run, "restore", str(file))
-    stack.let_administrator_in()
+    stack.create_administrator()
     await becomes("reservation", of_reservation, "CONFIRMED")
     await eventually(lambda: nothing_is_wrong(shop), within=90, every=0.5)
 
 
 async def nothing_is_wrong(shop: Shop) -> None:
-    """In the databases; Kafka goes its own way after a restore."""
+    """In the databases; Kafka is not restored."""
     counts = violated(await in_thread(count, shop.stores))
     assert counts.keys() <= {"payments_with_wrong_events", "payments_with_events_only"}, counts
 
@@ -143,8 +142,7 @@ async def test_down_leaves_nothing_but_the_data(stack: Containers, shop: Shop) -
 
 
 def left(stack: Containers) -> list[str]:
-    """The containers, networks and volumes that there are of the project, and its port if somebody
-    listens there."""
+    """The containers, networks and volumes of the project, and its port if it is in use."""
     mine = f"label=com.docker.compose.project={stack.project}"
     names = [
         *docker("ps", "--all", "--filter", mine, "--format", "{{.Names}}").split(),

@@ -1,4 +1,4 @@
-"""docker kill of each container in turn while fans buy: afterwards everything adds up."""
+"""docker kill of each container in turn while fans buy: afterwards all invariants hold."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from tests.faults.invariants import assert_all_hold
 from tests.faults.load import Load
 
 FANS = 5
-# An operator notices, and starts it.
-_AWAY_SECONDS = 3.0
+# Until an operator starts it.
+_DOWN_SECONDS = 3.0
 
 
 @pytest.mark.parametrize("service", [*PROGRAMS, *SERVERS])
@@ -29,12 +29,12 @@ async def test_the_shop_survives_the_death_of(shop: Shop, stack: Containers, ser
         watch = opening.enter_context(Watch(target, {}))
         async with Load(shop, seats, fans=FANS) as load:
             await in_thread(stack.kill, container.name)
-            await asyncio.sleep(_AWAY_SECONDS)
+            await asyncio.sleep(_DOWN_SECONDS)
             await in_thread(stack.start, container.name)
             await load.goes_on(within=120)
     print(f"\n{service}: {load.journeys} journeys, {dict(load.refusals)}, {dict(load.broken)}")
     if service != "gateway":
-        # Only who is connected to the dead sees the connection break.
+        # Only the clients of the killed process lose a connection.
         assert not load.broken
     await assert_all_hold(shop, within=90)
     load.assert_nothing_told_was_lost()
@@ -42,28 +42,27 @@ async def test_the_shop_survives_the_death_of(shop: Shop, stack: Containers, ser
 
 
 @pytest.mark.parametrize("service", [*PROGRAMS, *SERVERS])
-async def test_what_dies_by_itself_comes_back_by_itself(
+async def test_a_process_that_dies_is_restarted(
     shop: Shop, stack: Containers, service: str
 ) -> None:
-    """docker kill counts as somebody's wish; a process that is killed does not."""
+    """docker kill counts as intended; the death of the process does not."""
     container = stack.one(service)
     os.kill(container.cgroup.pid, signal.SIGKILL)
 
-    async def came_back() -> None:
+    async def restarted() -> None:
         pids = {each.cgroup.pid for each in await in_thread(stack.of, service)}
         assert pids - {container.cgroup.pid}
 
-    await eventually(came_back, within=60, every=0.5)
+    await eventually(restarted, within=60, every=0.5)
     await in_thread(stack.wait_until_healthy, container.name)
     await shop.ready()
 
 
 @pytest.mark.parametrize("service", [*PROGRAMS, *SERVERS])
-async def test_what_is_told_to_stop_ends_by_itself(stack: Containers, service: str) -> None:
-    """Within its grace period, not killed at the end of it."""
+async def test_docker_stop_ends_it_within_its_grace_period(stack: Containers, service: str) -> None:
     name = stack.one(service).name
     await in_thread(docker, "stop", name)
     code = docker("inspect", "--format", "{{.State.ExitCode}}", name)
-    # Java says so that it was SIGTERM.
+    # Java reports SIGTERM with this status.
     assert code == ("143" if service == "kafka" else "0")
     await in_thread(stack.start, name)

@@ -1,4 +1,4 @@
-"""What a container may use and do: its caps, read from the kernel, and nothing beyond its work."""
+"""The caps of each container, read from the kernel, and the privileges that it does not have."""
 
 import json
 import re
@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from harness import topology
+from harness.containers.settings import read_caps
 from harness.files import REPOSITORY
-from tests.containers.stack import PROGRAMS, SERVERS, Containers, caps, docker
+from tests.containers.stack import PROGRAMS, SERVERS, Containers, docker
 from tests.e2e.shop import Shop
 
 SERVICES = (*PROGRAMS, *SERVERS)
-CAP = caps("2c4g")
-# Field of /proc/<pid>/status → what it must be of every process in every container.
+CAP = read_caps("2c4g")
+# Field of /proc/<pid>/status → its value for every process in every container.
 _LOCKED = {"CapEff": "0000000000000000", "CapBnd": "0000000000000000", "NoNewPrivs": "1"}
 _SECCOMP_FILTER = "2"
 
@@ -46,7 +48,7 @@ def test_no_container_gets_more_processor_time_than_its_cap(stack: Containers) -
     busy = "import time\nend = time.monotonic() + 4\nwhile time.monotonic() < end: pass"
     stack.execute("queue", "python", "-c", busy)
     used = (queue.cgroup.cpu_seconds() - before) / (time.monotonic() - began)
-    # It wants a whole core, as far as the machine has one to spare.
+    # It tries to use a whole core.
     assert used < CAP["QUEUE_CPUS"] * 1.15
     assert queue.cgroup.throttled()[0] > waited + 10
 
@@ -57,18 +59,18 @@ def test_no_container_gets_more_memory_than_its_cap(stack: Containers) -> None:
         "exec", stack.one("concert").name, "sh", "-c", f"python -c '{hungry}'; echo $?", check=False
     )
     assert code == "137"
-    # The kernel chose the hungry one, and the service goes on.
+    # The kernel killed only that process, and the service continues.
     assert stack.one("concert").cgroup.memory() < CAP["CONCERT_MB"] * 2**20
 
 
-def test_the_servers_keep_within_their_caps_by_themselves(stack: Containers) -> None:
+def test_the_servers_are_configured_for_their_caps(stack: Containers) -> None:
     pool = stack.sql("SELECT @@innodb_buffer_pool_size, @@max_connections").split()
     assert int(pool[0]) == CAP["MARIADB_BUFFER_POOL_MB"] * 2**20
     assert int(pool[1]) == CAP["MARIADB_MAX_CONNECTIONS"]
     memory = stack.execute("redis", "redis-cli", "CONFIG", "GET", "maxmemory*").split()
-    told = dict(zip(memory[::2], memory[1::2], strict=True))
-    assert int(told["maxmemory"]) == CAP["REDIS_MAXMEMORY_MB"] * 2**20
-    assert told["maxmemory-policy"] == "noeviction"
+    redis = dict(zip(memory[::2], memory[1::2], strict=True))
+    assert int(redis["maxmemory"]) == CAP["REDIS_MAXMEMORY_MB"] * 2**20
+    assert redis["maxmemory-policy"] == "noeviction"
     java = Path(f"/proc/{stack.one('kafka').cgroup.pid}/cmdline").read_text().split("\0")
     assert f"-Xmx{int(CAP['KAFKA_HEAP_MB'])}m" in java
 
@@ -82,31 +84,32 @@ def test_only_the_gateway_publishes_a_port(stack: Containers) -> None:
     assert published == {"gateway": [f"8080/tcp -> 127.0.0.1:{stack.port}"]}
 
 
-# Where each listens, and in which network its callers are.
+# Container → the network of its callers, and its port.
 _INNER = {
-    "mariadb": ("mariadb", 3306),
-    "redis": ("redis", 6379),
-    "kafka": ("kafka", 9092),
-    "queue": ("services", 9101),
-    "concert": ("services", 9102),
-    "reservation": ("services", 9103),
-    "payment": ("services", 9104),
+    **{server.name: (server.name, server.container_port) for server in topology.SERVERS},
+    **{
+        program.name: ("services", program.port)
+        for program in topology.PROGRAMS
+        if program.name != "gateway"
+    },
 }
 
 
 @pytest.mark.parametrize("service", _INNER)
-def test_who_is_outside_reaches_nothing_behind_the_gateway(stack: Containers, service: str) -> None:
-    """Neither from the gateway's own outer network nor from the one that leads to the payment
-    provider; a server only from the network of those that need it."""
+def test_nothing_behind_the_gateway_is_reachable_from_outside(
+    stack: Containers, service: str
+) -> None:
+    """Neither from the gateway's outer network nor from the one that leads to the payment provider;
+    a server only from its own network."""
     network, port = _INNER[service]
     address = stack.one(service).addresses[network]
-    assert _connects(stack, network, address, port), "it is there for its callers"
-    # `provider` reaches payment_service, at the address that it has there.
+    assert _connects(stack, network, address, port), "its callers reach it"
+    # payment_service has another address in `provider`.
     for other in {"outside", "provider", *(network for network, _ in _INNER.values())} - {network}:
         assert not _connects(stack, other, address, port), other
 
 
-def test_who_is_within_reaches_no_outer_port(stack: Containers) -> None:
+def test_the_outer_port_is_not_reachable_from_inside(stack: Containers) -> None:
     outer = stack.one("gateway").addresses["outside"]
     assert _connects(stack, "outside", outer, 8080)
     for network in sorted({network for network, _ in _INNER.values()}):
@@ -114,7 +117,7 @@ def test_who_is_within_reaches_no_outer_port(stack: Containers) -> None:
 
 
 def _connects(stack: Containers, network: str, host: str, port: int) -> bool:
-    """From a container that is in this network alone."""
+    """Whether a container that is only in this network can connect."""
     code = (
         "import socket\n"
         f"try: socket.create_connection(({host!r}, {port}), timeout=2)\n"
@@ -147,7 +150,7 @@ def test_nothing_runs_as_root_or_can_become_it(stack: Containers, service: str) 
 def test_the_file_system_is_read_only(stack: Containers, service: str) -> None:
     name = stack.one(service).name
     for place in ("/", "/etc", "/usr/bin", "/opt", "/var"):
-        # As root, whom its owner and mode would let in.
+        # As root, whom owner and mode of the folder admit.
         ran = docker("exec", "--user", "0", name, "sh", "-c", f"touch {place}/x 2>&1; echo $?")
         assert ran.endswith("Read-only file system\n1"), ran
     mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", name))
@@ -169,13 +172,13 @@ def test_the_image_has_nothing_to_build_with(stack: Containers) -> None:
 def test_the_image_does_not_depend_on_the_umask_of_the_checkout(
     stack: Containers, tmp_path: Path
 ) -> None:
-    """Its programs run as a user who owns none of their files."""
+    """The programs run as a user who owns none of their files."""
     checkout, tag = tmp_path / "checkout", f"frontrow:{stack.project}-umask"
     for name in _git_files():
         if (REPOSITORY / name).is_file():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, checkout / name)
-    # Those of the Python packages stay as they are, so that they need not be installed again.
+    # Wheels keep their mode, so that Docker's cache for the installed packages stays valid.
     wheels = REPOSITORY / "deploy" / "airgap" / "wheels"
     shutil.copytree(wheels, checkout / "deploy" / "airgap" / "wheels", dirs_exist_ok=True)
     for path in checkout.rglob("*"):
@@ -187,8 +190,8 @@ def test_the_image_does_not_depend_on_the_umask_of_the_checkout(
     try:
         # Reads every file, imports every module of a program.
         look = (
-            "find /opt/frontrow ! -readable; for program in gateway queue_service concert_service"
-            ' reservation_service payment_service; do python -c "import $program.__main__"; done'
+            f"find /opt/frontrow ! -readable; for program in {' '.join(topology.BY_MODULE)};"
+            ' do python -c "import $program.__main__"; done'
         )
         assert docker("run", "--rm", tag, "sh", "-ec", look) == ""
     finally:
@@ -196,14 +199,14 @@ def test_the_image_does_not_depend_on_the_umask_of_the_checkout(
 
 
 def _git_files() -> list[str]:
-    """What is checked in, or would be."""
+    """The files that are checked in, or would be."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     ran = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     return ran.stdout.splitlines()
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_logs_are_rotated_and_what_dies_is_started_again(stack: Containers, service: str) -> None:
+def test_logs_are_rotated_and_containers_restart(stack: Containers, service: str) -> None:
     host = json.loads(
         docker("inspect", "--format", "{{json .HostConfig}}", stack.one(service).name)
     )
@@ -212,7 +215,7 @@ def test_logs_are_rotated_and_what_dies_is_started_again(stack: Containers, serv
     assert host["RestartPolicy"]["Name"] == "unless-stopped"
 
 
-def test_secrets_are_in_no_image_and_for_their_owner_alone(stack: Containers) -> None:
+def test_secrets_are_in_no_image_and_readable_by_their_owner_only(stack: Containers) -> None:
     file = REPOSITORY / ".local" / "containers" / f"{stack.project}.env"
     assert file.stat().st_mode & 0o777 == 0o600
     secrets = re.findall(r"[0-9a-f]{48,}", file.read_text())
