@@ -48,6 +48,7 @@ class Stores:
     #: Opens a cursor in the schema `reservation` or `payment`.
     database: Callable[[str], AbstractContextManager[Cursor]]
     kafka_bootstrap: str
+    redis_url: str
 
 
 class RoomSamples:
@@ -92,9 +93,9 @@ class RoomSamples:
 class Facts:
     """What the stores hold. Facts that several invariants read are read once."""
 
-    def __init__(self, stores: Stores, room: RoomSamples | None) -> None:
+    def __init__(self, stores: Stores, room: RoomSamples) -> None:
         self._stores = stores
-        self._room = room
+        self.room = room
 
     def rows(self, schema: str, sql: str) -> list[tuple[Any, ...]]:
         with self._stores.database(schema) as cursor:
@@ -104,11 +105,6 @@ class Facts:
     def number(self, schema: str, sql: str) -> int:
         ((number,),) = self.rows(schema, sql)
         return int(number)
-
-    @property
-    def room(self) -> RoomSamples:
-        assert self._room
-        return self._room
 
     @cached_property
     def charged(self) -> list[tuple[Pair, Decimal]]:
@@ -165,21 +161,15 @@ class Invariant:
     count: Callable[[Facts], int]
 
 
-#: By name, counted from the stores. Those that read Kafka come last, so that `settled` reads it
-#: once the others hold.
-STORED: dict[str, Invariant] = {}
-#: By name, counted from samples of the waiting room.
-SAMPLED: dict[str, Invariant] = {}
+#: By name. Those that read Kafka come last, so that `settled` reads it once the others hold.
+INVARIANTS: dict[str, Invariant] = {}
 
 
-def _in(listed: dict[str, Invariant]) -> Callable[[Callable[[Facts], int]], None]:
-    def add(count: Callable[[Facts], int]) -> None:
-        listed[count.__name__] = Invariant(count.__name__, count.__doc__ or "", count)
-
-    return add
+def _invariant(count: Callable[[Facts], int]) -> None:
+    INVARIANTS[count.__name__] = Invariant(count.__name__, count.__doc__ or "", count)
 
 
-@_in(STORED)
+@_invariant
 def seats_with_two_live_reservations(facts: Facts) -> int:
     """A seat has at most one live reservation."""
     return facts.number(
@@ -192,37 +182,37 @@ def seats_with_two_live_reservations(facts: Facts) -> int:
     )
 
 
-@_in(STORED)
+@_invariant
 def reservations_charged_twice(facts: Facts) -> int:
     """A reservation is charged at most once."""
     return len(facts.charged) - len({pair[1] for pair, _ in facts.charged})
 
 
-@_in(STORED)
+@_invariant
 def charges_without_a_seat(facts: Facts) -> int:
     """Every charge that was not refunded pays for a confirmed reservation."""
     return sum(pair not in facts.confirmed for pair, _ in facts.charged)
 
 
-@_in(STORED)
+@_invariant
 def seats_without_a_charge(facts: Facts) -> int:
     """Every confirmed reservation was charged by its own payment."""
     return len(facts.confirmed.keys() - dict(facts.charged).keys())
 
 
-@_in(STORED)
+@_invariant
 def seats_charged_at_another_price(facts: Facts) -> int:
     """A confirmed reservation was charged at its price."""
     return sum(facts.confirmed.get(pair, amount) != amount for pair, amount in facts.charged)
 
 
-@_in(STORED)
+@_invariant
 def payments_without_an_outcome(facts: Facts) -> int:
     """Every payment has an outcome."""
     return len(facts.unfinished)
 
 
-@_in(STORED)
+@_invariant
 def payments_unlike_the_book(facts: Facts) -> int:
     """A payment has succeeded if and only if the sandbox provider's book has its charge.
 
@@ -236,7 +226,7 @@ def payments_unlike_the_book(facts: Facts) -> int:
     )
 
 
-@_in(STORED)
+@_invariant
 def reservations_stuck_in_payment(facts: Facts) -> int:
     """A live reservation is in payment only while its payment has no outcome."""
     paying = facts.rows(
@@ -246,7 +236,7 @@ def reservations_stuck_in_payment(facts: Facts) -> int:
     return sum(payment not in facts.unfinished for (payment,) in paying)
 
 
-@_in(STORED)
+@_invariant
 def schedules_with_a_wrong_sold_count(facts: Facts) -> int:
     """The sold count of a schedule is the number of its confirmed reservations."""
     return facts.number(
@@ -258,13 +248,25 @@ def schedules_with_a_wrong_sold_count(facts: Facts) -> int:
     )
 
 
-@_in(STORED)
+@_invariant
 def events_in_the_outbox(facts: Facts) -> int:
     """Every event has been published."""
     return facts.number("payment", "SELECT COUNT(*) FROM outbox")
 
 
-@_in(STORED)
+@_invariant
+def samples_over_capacity(facts: Facts) -> int:
+    """The waiting room never admits more people than its capacity."""
+    return facts.room.over_capacity
+
+
+@_invariant
+def people_admitted_out_of_order(facts: Facts) -> int:
+    """Nobody is admitted while a person who joined earlier waits."""
+    return len(facts.room.overtakers)
+
+
+@_invariant
 def payments_with_wrong_events(facts: Facts) -> int:
     """Each outcome of a payment has exactly one event, however often it was published."""
     payments = facts.rows(
@@ -278,26 +280,11 @@ def payments_with_wrong_events(facts: Facts) -> int:
     )
 
 
-@_in(STORED)
+@_invariant
 def payments_with_events_only(facts: Facts) -> int:
     """Every event belongs to a payment."""
     known = facts.rows("payment", "SELECT id FROM payment")
     return len(facts.events.keys() - {payment for (payment,) in known})
-
-
-@_in(SAMPLED)
-def samples_over_capacity(facts: Facts) -> int:
-    """The waiting room never admits more people than its capacity."""
-    return facts.room.over_capacity
-
-
-@_in(SAMPLED)
-def people_admitted_out_of_order(facts: Facts) -> int:
-    """Nobody is admitted while a person who joined earlier waits."""
-    return len(facts.room.overtakers)
-
-
-INVARIANTS = STORED | SAMPLED
 
 
 def _right_events(status: str, charge_was_tried: bool) -> list[list[str]]:
@@ -313,31 +300,24 @@ def _right_events(status: str, charge_was_tried: bool) -> list[list[str]]:
             return [[], ["failed"]]
 
 
-def count(stores: Stores, room: RoomSamples | None = None) -> dict[str, int]:
-    """Counts the violations now, by name; those of the waiting room if `room` is given.
-
-    Blocks. Raises `UserError` if Kafka or Redis cannot be read, and what `stores.database` raises.
-    """
-    return settled(stores, room, within=0.0)
-
-
 def settled(
     stores: Stores, room: RoomSamples | None = None, *, within: float = 45.0
 ) -> dict[str, int]:
-    """Like `count`, as soon as the stores hold no violation, at the latest after `within` seconds.
+    """Counts the violations of each invariant, by name, as soon as all hold, at the latest after
+    `within` seconds. Adds samples to those of `room`, if it is given.
 
     Recovery and consumers need the time: a consumer group notices a member that was killed after
-    ten seconds. Meanwhile the waiting room is sampled. Raises `Stopped` as well.
+    ten seconds. Blocks. Raises `UserError` if Kafka or Redis cannot be read, `Stopped`, and what
+    `stores.database` raises.
     """
     deadline = time.monotonic() + within
+    room = room or RoomSamples(stores.redis_url)
     while True:
+        room.sample()
         facts = Facts(stores, room)
-        if room:
-            room.sample()
-        holds = not any(invariant.count(facts) for invariant in STORED.values())
+        holds = not any(invariant.count(facts) for invariant in INVARIANTS.values())
         if holds or time.monotonic() >= deadline:
-            listed = INVARIANTS if room else STORED
-            return {name: invariant.count(facts) for name, invariant in listed.items()}
+            return {name: invariant.count(facts) for name, invariant in INVARIANTS.items()}
         stopping.wait(_POLL_SECONDS)
 
 

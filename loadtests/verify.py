@@ -12,19 +12,17 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from harness import invariants
-from harness.invariants import RoomSamples, Stores
+from harness.invariants import Stores
 from harness.local import Ports
 from loadtests import command
 from loadtests.opening import opened
 from loadtests.target import Target
 
 
-def settled(
-    target: Target, room: RoomSamples | None = None, *, within: float = 45.0
-) -> dict[str, int]:
+def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
     """Counts the violations of each invariant; see `harness.invariants.settled`."""
-    stores = Stores(target.database, target.kafka_bootstrap)
-    return invariants.settled(stores, room, within=within)
+    stores = Stores(target.database, target.kafka_bootstrap, target.redis_url)
+    return invariants.settled(stores, within=within)
 
 
 def lines(counts: Mapping[str, int]) -> str:
@@ -44,7 +42,7 @@ def _main(argv: Sequence[str]) -> int:
     usual = f"http://{Ports.from_environ(os.environ).address('gateway')}"
     # Given, so that no stack is started if nothing runs.
     with opened({"BASE_URL": usual, **os.environ}, "none") as target:
-        counts = settled(target, RoomSamples(target.redis_url))
+        counts = settled(target)
     print(lines(counts))
     return 1 if any(counts.values()) else 0
 

@@ -112,6 +112,11 @@ class Containers:
         return f"{self.one('kafka').addresses['kafka']}:9094"
 
     @property
+    def redis_url(self) -> str:
+        url = self.one("queue").env["QUEUE_REDIS_URL"]
+        return url.replace("@redis:", f"@{self.one('redis').addresses['redis']}:")
+
+    @property
     def mariadb(self) -> Containers:
         return self
 

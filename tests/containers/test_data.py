@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from harness.invariants import count, violated
+from harness.invariants import settled, violated
 from harness.local.ports import HOST
 from tests.containers.stack import Containers, docker
 from tests.e2e.conftest import in_thread
@@ -113,7 +114,7 @@ async def test_a_seat_that_was_paid_when_the_backup_was_made_is_confirmed(
 
 async def nothing_is_wrong(shop: Shop) -> None:
     """In the databases; Kafka is not restored."""
-    counts = violated(await in_thread(count, shop.stores))
+    counts = violated(await in_thread(partial(settled, shop.stores, within=0)))
     assert counts.keys() <= {"payments_with_wrong_events", "payments_with_events_only"}, counts
 
 

@@ -192,7 +192,8 @@ class Shop:
 
     @property
     def stores(self) -> Stores:
-        return Stores(self.stack.mariadb.administrator, self.stack.kafka_bootstrap)
+        stack = self.stack
+        return Stores(stack.mariadb.administrator, stack.kafka_bootstrap, stack.redis_url)
 
     def new_schedule(self, seats: int = 5, *, price: str = PRICE) -> Schedule:
         """A concert with one date, tomorrow, and so many seats; seat ids are 10,000 times

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness.errors import UserError
-from harness.invariants import STORED
+from harness.invariants import INVARIANTS
 from harness.local import Ports, Stack
 from loadtests import verify
 from loadtests.target import Target
@@ -31,7 +31,7 @@ def target(
 
 
 def test_the_services_users_can_read_what_the_invariants_need(target: Target) -> None:
-    assert verify.settled(target, within=0).keys() == STORED.keys()
+    assert verify.settled(target, within=0).keys() == INVARIANTS.keys()
 
 
 def test_a_store_that_does_not_answer_is_one_sentence(target: Target) -> None:
