@@ -1,9 +1,9 @@
-"""Payments, each driven to an end whatever crashes.
+"""Takes payments and finishes each one, also after a crash.
 
 Owns the MariaDB schema `payment` (payments, the outbox of their events, idempotency keys).
 Calls reservation_service (BeginPayment) and the payment provider. Publishes `payment.events`;
-listens to `reservation.events`.
+consumes `reservation.events`.
 
-Read `saga.py` first: it is the service. `recovery.py` finishes what a crash left unfinished,
-`relay.py` brings the committed events to Kafka.
+Read `saga.py` first: it has the steps of a payment. `recovery.py` finishes what a crash left
+unfinished, `relay.py` publishes the committed events to Kafka.
 """

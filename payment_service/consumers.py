@@ -1,4 +1,6 @@
-"""Events of others that concern payments."""
+"""Kafka records -> payments."""
+
+from collections.abc import Sequence
 
 from payment_service.service import PaymentService
 from protos.frontrow.reservation.v1 import events_pb2
@@ -6,14 +8,18 @@ from servicekit.kafka import Record
 
 
 class ReservationEvents:
-    """reservation.events: a lost seat gives the money back. If the provider refuses to, the event
-    goes to the dead letters: somebody has to look into it, and others wait for their money."""
+    """Handles reservation.events: refunds the payment of a lost seat.
+
+    If the provider refuses the refund, the event becomes a dead letter, so that other refunds do
+    not wait for an operator.
+    """
 
     def __init__(self, service: PaymentService) -> None:
         self._service = service
 
-    async def handle(self, record: Record) -> tuple[Record, ...]:
+    async def handle(self, record: Record) -> Sequence[Record]:
+        """Publishes nothing. Raises DecodeError and what `PaymentService.refund` raises."""
         event = events_pb2.ReservationEvent.FromString(record.value)
         if event.WhichOneof("event") == "seat_lost":
             await self._service.refund(event.seat_lost.payment_id)
-        return ()
+        return []

@@ -1,4 +1,4 @@
-"""What a payment is, what may become of it, and the errors a caller may be told."""
+"""Payments, their outcomes, and the errors that callers receive."""
 
 import enum
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from servicekit.errors import (
 
 
 class Status(enum.StrEnum):
-    """INITIATED is unfinished; of the others only SUCCEEDED goes on, to REFUNDED."""
+    """INITIATED -> SUCCEEDED or FAILED; SUCCEEDED -> REFUNDED. INITIATED is unfinished."""
 
     INITIATED = "INITIATED"
     SUCCEEDED = "SUCCEEDED"
@@ -28,7 +28,7 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Admission:
-    """The place in the waiting room that a successful payment gives up."""
+    """The place in the waiting room whose admission a successful payment ends."""
 
     room: str
     place_number: int
@@ -36,7 +36,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class PayOrder:
-    """A user's wish to pay a reservation. An empty idempotency key is none."""
+    """A user's request to pay a reservation. An empty idempotency key means none."""
 
     reservation_id: int
     user_id: int
@@ -53,16 +53,16 @@ class Payment:
     user_id: int
     status: Status
     amount: Decimal | None
-    # Why it is FAILED: PAYMENT_DECLINED, or the code of whatever stood in the way. If it is
-    # still INITIATED: why it is being given up, so that nobody charges it any more.
+    # Why it is FAILED: PAYMENT_DECLINED, or the code of the error that prevented it. While it is
+    # INITIATED: why it is being given up; nobody may charge it from then on.
     failure_code: str
-    # Whether a caller has been told of the decline; if not, the next one is.
+    # Whether a caller has received the decline; if not, the next caller receives it.
     outcome_told: bool
     admission: Admission | None
-    # The attempt before, whose failure the reservation may not have heard of; 0 if none.
+    # The previous payment, whose failure event the reservation may not have received; 0 if none.
     failed_payment_id: int
-    # How often recovery has taken it up. A driver with an old count has lost its lease, and may
-    # record nothing any more.
+    # How often recovery has claimed it. A driver with an older count has lost its lease and can
+    # no longer record anything.
     attempts: int
     created_at: datetime
 
@@ -77,8 +77,7 @@ class Payment:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The payment that answers an order, and whether it was created for it: whoever created it
-    drives it."""
+    """The payment of an order, and whether this order created it. The creator drives it."""
 
     payment: Payment
     created: bool
@@ -86,7 +85,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a payment ends."""
+    """The final status of a payment, with its amount or its failure."""
 
     status: Status
     amount: Decimal | None = None
@@ -95,7 +94,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    """An encoded event on its way to Kafka. Those of one reservation keep their order."""
+    """An encoded event for Kafka. Events of one reservation stay in order."""
 
     event_id: str
     reservation_id: int
@@ -104,8 +103,8 @@ class Event:
 
 
 class ChargeStatus(enum.StrEnum):
-    """What the provider knows of a charge. UNKNOWN: it never heard of it. REFUNDED: whatever was
-    charged went back, and nothing will be charged any more."""
+    """The provider's state of a charge. UNKNOWN: the provider has not received it. REFUNDED: the
+    provider has returned what it charged, and will not charge this payment any more."""
 
     UNKNOWN = "UNKNOWN"
     PENDING = "PENDING"
@@ -116,7 +115,7 @@ class ChargeStatus(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Charge:
-    """A charge as the provider sees it. `reason` of a decline is UPPER_SNAKE."""
+    """A charge at the provider. The `reason` of a decline is UPPER_SNAKE."""
 
     status: ChargeStatus
     amount: Decimal | None = None
@@ -160,18 +159,19 @@ class InProgress(Conflict):
 
 
 class ProviderUnavailable(Unavailable):
-    """The provider answered with an error, or not at all: whether it charged is not known."""
+    """The provider returned an error or did not answer; it may have charged."""
 
 
 class ProviderRefused(Exception):
-    """The provider will not do this, however often it is asked: somebody has to look into it."""
+    """The provider refuses a request for good; an operator has to investigate."""
 
 
-# The longest pause between two looks of recovery at a payment that the provider refuses: somebody
-# has to look into it. Below the reservations' payment lease; no `driven_until` is farther ahead.
+# The longest pause between two recovery attempts at a payment that the provider refuses. Shorter
+# than the payment lease of reservations; no `driven_until` is farther in the future.
 LONGEST_REFUSED_PARK_SECONDS = 300.0
 
-# Failures that a repeated idempotency key is told again; after any other it tries again.
+# Failures that a repeated idempotency key returns again; after any other failure the repeat starts
+# a new payment.
 FINAL_FAILURES = frozenset(
     kind.code for kind in (PaymentDeclined, ReservationNotFound, NotYours, ReservationExpired)
 )
@@ -179,30 +179,30 @@ FINAL_FAILURES = frozenset(
 _FAILURES: dict[str, tuple[type[ServiceError], str]] = {
     PaymentDeclined.code: (
         PaymentDeclined,
-        "The payment provider declined; the seat is still held for you.",
+        "The payment provider declined the charge; the seat is still held for you.",
     ),
     ReservationNotFound.code: (ReservationNotFound, "There is no such reservation."),
-    NotYours.code: (NotYours, "The reservation belongs to somebody else."),
+    NotYours.code: (NotYours, "The reservation belongs to another user."),
     ReservationExpired.code: (
         ReservationExpired,
-        "The reservation was cancelled, or its hold ran out.",
+        "The reservation was cancelled, or its hold has expired.",
     ),
     AlreadyPaid.code: (AlreadyPaid, "The reservation has been paid."),
     Unavailable.code: (Unavailable, "The payment could not be started; nothing was charged."),
-    # The reservation has not heard yet that the attempt before has failed: soon it will.
+    # The failure event of the previous payment has not reached the reservation yet.
     PaymentInProgress.code: (
         Unavailable,
-        "An earlier payment of this reservation is still being wound up; nothing was charged.",
+        "The previous payment of this reservation is not settled yet; nothing was charged.",
     ),
 }
 
-# What BeginPayment may refuse for good; anything else it says may pass.
+# The codes with which BeginPayment refuses for good; any other error may be temporary.
 REJECTIONS = frozenset(
     kind.code for kind in (ReservationNotFound, NotYours, ReservationExpired, AlreadyPaid)
 )
 
 
 def failure(payment: Payment) -> ServiceError:
-    """The error that a failed payment is to its caller."""
+    """Returns the error that the caller of a failed payment receives."""
     kind, detail = _FAILURES[payment.failure_code]
     return kind(detail)

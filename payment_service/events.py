@@ -1,7 +1,7 @@
-"""The events that payment_service publishes, encoded.
+"""Encodes the events that payment_service publishes.
 
-A payment has at most one event of each kind, so an event's id follows from what it tells, and an
-event that is announced again has the id that it had at first.
+A payment has at most one event of each kind. The event id is derived from the payment and the kind,
+so an event that is published again after a restore has its first id.
 """
 
 import uuid
@@ -21,13 +21,13 @@ from protos.frontrow.payment.v1 import events_pb2
 EVENT_ID_HEADER = "event-id"
 
 _EVENT_IDS = uuid.UUID("b0c5a7a1-6f0f-4d0e-9a35-8a1f5e7c2d94")
-# Payments that their reservation knows nothing of had no event. RESERVATION_EXPIRED may be one of
-# these, or one that the reservation waits for and whose charge was given back at the provider.
+# A payment that its reservation has refused has no event. RESERVATION_EXPIRED is either such a
+# refusal, or the failure of a payment that was refunded at the provider, which has an event.
 _WITHOUT_EVENT = REJECTIONS - {ReservationExpired.code} | {PaymentInProgress.code}
 
 
 def succeeded(payment: Payment, amount: Decimal | None, at: datetime | None = None) -> Event:
-    """The charge went through."""
+    """Encodes PaymentSucceeded. `at` is the time of the event, now by default."""
     event = events_pb2.PaymentEvent()
     event.succeeded.amount = f"{amount:.2f}"
     if payment.admission is not None:
@@ -37,22 +37,22 @@ def succeeded(payment: Payment, amount: Decimal | None, at: datetime | None = No
 
 
 def failed(payment: Payment, reason: str, at: datetime | None = None) -> Event:
-    """Nothing was charged, and nothing will be."""
+    """Encodes PaymentFailed. `at` is the time of the event, now by default."""
     event = events_pb2.PaymentEvent()
     event.failed.reason = reason
     return _encode(event, payment, at)
 
 
 def refunded(payment: Payment, at: datetime | None = None) -> Event:
-    """The money went back."""
+    """Encodes PaymentRefunded. `at` is the time of the event, now by default."""
     event = events_pb2.PaymentEvent()
     event.refunded.SetInParent()
     return _encode(event, payment, at)
 
 
 def of_outcome(payment: Payment, at: datetime) -> Event | None:
-    """The event of the state that the payment has reached, for the second time; None if that has
-    none. The provider's own reason of a decline is not kept, so it tells PAYMENT_DECLINED."""
+    """Encodes the event of a payment's current status again; None if that status has no event.
+    The provider's own reason for a decline is not stored, so the reason is PAYMENT_DECLINED."""
     match payment.status:
         case Status.SUCCEEDED:
             return succeeded(payment, payment.amount, at)
@@ -65,9 +65,9 @@ def of_outcome(payment: Payment, at: datetime) -> Event | None:
 
 
 def _encode(event: events_pb2.PaymentEvent, payment: Payment, at: datetime | None) -> Event:
-    # With the time: should a restored database give an id again, that is another payment.
-    tells = f"{payment.id} {payment.created_at.isoformat()} {event.WhichOneof('event')}"
-    event.event_id = str(uuid.uuid5(_EVENT_IDS, tells))
+    # Includes the time, because a restored database may give the same payment id again.
+    name = f"{payment.id} {payment.created_at.isoformat()} {event.WhichOneof('event')}"
+    event.event_id = str(uuid.uuid5(_EVENT_IDS, name))
     event.occurred_at.FromDatetime(at or datetime.now(UTC))
     event.payment_id = payment.id
     event.reservation_id = payment.reservation_id

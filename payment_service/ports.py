@@ -1,4 +1,4 @@
-"""What the payments need from the outside: their store, the reservations, a provider."""
+"""What payment_service needs from its store, from reservation_service and from a provider."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -8,109 +8,113 @@ from payment_service.domain import Attempt, Charge, Event, Outcome, Payment, Pay
 
 
 class Payments(Protocol):
-    """The store of payments. Every write is one transaction and durable when it returns."""
+    """The store of payments. Every write is one transaction, durable when its method returns."""
 
     async def create_payment(
         self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
     ) -> Attempt:
-        """Saga step 1: a new payment, driven by the caller for `lease_seconds`; or the one that
-        answers this order already: unfinished, paid, or declined with nobody told.
+        """Step 1 of the saga. Creates a payment that the caller drives for `lease_seconds`.
+        Returns the existing payment of this order instead if that is unfinished, has succeeded, or
+        was declined and no caller has received the decline.
 
-        With an idempotency key, the payment that the key first got; InProgress while the call
-        that uses the key has not answered (for at most its `answer_seconds`), and
-        IdempotencyKeyReused if the key was for another reservation.
+        With an idempotency key, returns the first payment of the key. Raises InProgress while
+        the call that uses the key has not answered (for at most its `answer_seconds`), and
+        IdempotencyKeyReused if the key belongs to another reservation.
         """
         ...
 
     async def release_key(self, order: PayOrder) -> None:
-        """The call that uses the order's idempotency key answers without an outcome."""
+        """Frees the order's idempotency key: the call that uses it returns without an outcome."""
         ...
 
-    async def get_payment(self, payment_id: int) -> Payment | None: ...
+    async def get_payment(self, payment_id: int) -> Payment | None:
+        """Reads a payment."""
+        ...
 
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
-        """The user's latest payment of a reservation that reached, or may reach, the provider;
-        of declined ones only one that nobody was told of."""
+        """Returns the user's latest payment of a reservation that has reached, or may reach, the
+        provider. Leaves out declines that a caller has received."""
         ...
 
     async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
-        """Whether somebody else has paid, or been declined for, this reservation."""
+        """Returns whether another user has paid, or was declined for, this reservation."""
         ...
 
     async def record_outcome(
         self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
-        """Saga step 4: ends an unfinished payment, its event in the same transaction. If it has
-        been ended, or taken up by another driver, changes nothing. Returns it as it is now."""
+        """Step 4 of the saga. Finishes a payment and writes its event in the same transaction.
+        No-op if it is finished or another driver has claimed it. Returns the payment as it is now.
+        """
         ...
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
-        """From now on nobody charges this unfinished payment. False if it has been ended, or
-        taken up by another driver."""
+        """Bars an unfinished payment from being charged. Returns False if it is finished or
+        another driver has claimed it."""
         ...
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
-        """SUCCEEDED -> REFUNDED, its event in the same transaction; otherwise nothing."""
+        """SUCCEEDED -> REFUNDED, with its event in the same transaction; otherwise a no-op."""
         ...
 
     async def mark_told(self, payment_id: int) -> None:
-        """A caller is being told of the decline."""
+        """Notes that a caller receives the decline."""
         ...
 
     async def park(self, payment: Payment, seconds: float) -> None:
-        """Its driver leaves this unfinished payment; recovery may take it up after `seconds`."""
+        """Ends the lease on an unfinished payment; recovery may claim it after `seconds`."""
         ...
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
-        """Unfinished payments that nobody drives, now driven by the caller."""
+        """Claims unfinished payments whose lease has ended; the caller now drives them."""
         ...
 
     async def claim_unannounced(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
-        """Paid ones whose event has waited in the outbox for `older_than` seconds; not given out
-        again for `lease_seconds`. Whoever has waited longest for it comes first, so that all
-        have their turn, however many there are."""
+        """Claims succeeded payments whose event has waited in the outbox for `older_than` seconds,
+        for `lease_seconds`. Starts with those that have waited longest for a claim."""
         ...
 
     async def forget_keys(self, older_than_hours: float) -> None:
-        """Deletes idempotency keys of that age, at most 1,000 at a time."""
+        """Deletes at most 1,000 idempotency keys of that age."""
         ...
 
     async def count_unsent(self) -> int:
-        """How many events are waiting for Kafka."""
+        """Counts the events that Kafka has not acknowledged."""
         ...
 
 
 class Reservations(Protocol):
-    """The reservations, as far as a payment needs them."""
+    """The part of reservation_service that payments need."""
 
     async def begin_payment(self, payment: Payment) -> Decimal:
-        """Saga step 2: starts the payment of a hold, or renews its lease; returns the price.
+        """Step 2 of the saga. Starts the payment of a hold or renews its lease; returns the price.
 
-        Raises ServiceError: one of domain.REJECTIONS for good; anything else may pass.
-        PaymentInProgress says for sure that this payment has not begun, and will not by this
-        call; Unavailable and TimedOut do not.
+        Raises ServiceError. The codes in domain.REJECTIONS are final; others may be temporary.
+        After PaymentInProgress it is certain that this payment has not begun and will not begin
+        by this call; after Unavailable or TimedOut it is not.
         """
         ...
 
 
 class PaymentProvider(Protocol):
-    """Whoever moves the money. Every call may be repeated: the payment id is the key.
+    """Moves the money. Every call is idempotent: the payment id is the key.
 
-    Raises ProviderUnavailable or TimeoutError; whether it charged is then to be asked. Raises
-    ProviderRefused if asking again will not help.
+    Raises ProviderUnavailable or TimeoutError: it may have charged, which `get_charge` tells later.
+    Raises ProviderRefused if a repeat will not help.
     """
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
-        """Saga step 3: APPROVED, DECLINED or PENDING; the first answer again if repeated."""
+        """Step 3 of the saga. Returns APPROVED, DECLINED or PENDING; a repeat returns the first
+        result."""
         ...
 
     async def get_charge(self, payment_id: int) -> Charge:
-        """What became of a charge."""
+        """Returns the state of a charge."""
         ...
 
     async def refund(self, payment_id: int) -> None:
-        """Gives back what was charged. A charge that the provider has not heard of is barred:
-        should it still arrive, it is declined."""
+        """Returns what was charged. Bars a charge that the provider has not received: if it arrives
+        later, the provider declines it."""
         ...

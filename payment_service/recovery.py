@@ -1,4 +1,4 @@
-"""Brings to an end whatever its driver left unfinished. Any number of replicas may run it."""
+"""Finishes the payments that their drivers left unfinished. Any number of replicas may run it."""
 
 import asyncio
 
@@ -16,19 +16,19 @@ log = logs.get(__name__)
 BACKLOG = Gauge("payment_outbox_backlog", "Committed events that Kafka has not acknowledged.")
 
 BATCH = 50
-# How many batches at once before it pauses, while there is more to take up: outpaces the sale
-# while Kafka is away, and lets the gauge below be set now and then.
+# Batches per poll while there are more payments to claim: faster than a sale while Kafka is
+# unavailable, and few enough that the gauge above stays current.
 BATCHES = 40
-# A success whose event waits longer than this has its hold renewed.
+# A succeeded payment whose event waits longer than this has its hold renewed.
 UNANNOUNCED_SECONDS = 60.0
-# And again at this pace: a fifth of the reservations' payment lease as it is by default, so that
-# it outlasts a few renewals that fail, and a long outage of Kafka costs little.
+# The interval of these renewals: a fifth of the default payment lease, so that the hold survives a
+# few failed renewals and a long outage of Kafka costs little.
 RENEWAL_SECONDS = 120.0
 KEEP_KEYS_HOURS = 24.0
 
 
 class Recovery:
-    """Looks every `interval` seconds for payments that nobody drives."""
+    """Claims the payments that nobody drives, every `interval` seconds."""
 
     def __init__(
         self,
@@ -53,18 +53,18 @@ class Recovery:
 
     async def recover_all(self) -> None:
         """Recovers unfinished payments, measures the backlog and deletes old idempotency keys."""
-        await self.look()
+        await self.poll_once()
         BACKLOG.set(await self._payments.count_unsent())
         await self._payments.forget_keys(KEEP_KEYS_HOURS)
 
-    async def look(self) -> None:
-        """Takes up what nobody drives, batch after batch, at most BATCHES."""
+    async def poll_once(self) -> None:
+        """Recovers batches of payments, at most BATCHES, until one is not full."""
         for _ in range(BATCHES):
-            if await self.recover() < BATCH:
+            if await self.recover_batch() < BATCH:
                 return
 
-    async def recover(self) -> int:
-        """One batch; returns how many payments it took up."""
+    async def recover_batch(self) -> int:
+        """Recovers one batch; returns how many payments it claimed."""
         unfinished = await self._payments.claim_unfinished(
             lease_seconds=self._lease_seconds, limit=BATCH
         )
@@ -78,13 +78,13 @@ class Recovery:
         return len(unfinished) + len(unannounced)
 
     async def _resume(self, payment: Payment) -> None:
-        # One payment that fails keeps no other from its end; its lease lets it be tried again.
+        # A payment that fails must not stop the others. It is claimed again after its lease.
         try:
             call_context.set_deadline(self._lease_seconds)
             async with asyncio.timeout(self._lease_seconds):
                 resumed = await self._saga.resume(payment)
         except Exception:
-            log.exception("cannot recover a payment yet", payment_id=payment.id)
+            log.exception("recovery_failed", payment_id=payment.id)
         else:
             if resumed.finished:
-                log.info("recovered", payment_id=payment.id, status=resumed.status.value)
+                log.info("payment_recovered", payment_id=payment.id, status=resumed.status.value)

@@ -1,7 +1,7 @@
-"""Brings committed events to Kafka: at least once, in order per reservation.
+"""Publishes committed events to Kafka: at least once, in order per reservation.
 
-Events are sharded by reservation. A relay locks the shards it sends, so any number of replicas
-may run, and no two of them send events of one reservation at once.
+Events are sharded by reservation. A relay locks the shards that it sends, so any number of replicas
+may run and no two of them send events of one reservation at the same time.
 """
 
 import asyncio
@@ -19,15 +19,17 @@ log = logs.get(__name__)
 
 BATCH = 500
 PUBLISH_SECONDS = 10.0
-# Finds what another replica committed and could not send; our own commits wake us at once.
-LOOK_SECONDS = 0.5
-# From one look to the next: what is committed meanwhile goes together. An event that comes alone
-# goes at once; at a hundred payments a second a look for each cost as much as the payments.
+# The longest pause between two batches. It finds what another replica committed and could not send;
+# this replica's own commits wake the relay at once.
+POLL_SECONDS = 0.5
+# The shortest pause between the starts of two batches: events that are committed meanwhile share a
+# batch. At a hundred payments per second, a batch for each cost as much as the payments. An event
+# after a pause is sent at once.
 COLLECT_SECONDS = 0.02
 
 
 class Relay:
-    """Sends the outbox; `committed` wakes it, at most every COLLECT_SECONDS."""
+    """Sends the events of the outbox. `committed` wakes it, at most every COLLECT_SECONDS."""
 
     def __init__(
         self, database: Database, outbox: Outbox, producer: Producer, committed: asyncio.Event
@@ -49,10 +51,9 @@ class Relay:
                 await asyncio.sleep(COLLECT_SECONDS - (loop.time() - started))
 
     async def send_batch(self) -> int:
-        """Sends the oldest events, at most BATCH; returns how many Kafka took.
+        """Sends the oldest events, at most BATCH; returns how many Kafka acknowledged.
 
-        They are deleted in the transaction that locks their shards: if it ends badly, they are
-        sent again.
+        The transaction that locks their shards deletes them: if it rolls back, they are sent again.
         """
         async with self._database.transaction() as transaction:
             batch = await self._outbox.lock_batch(transaction, BATCH)
@@ -62,7 +63,8 @@ class Relay:
         return len(batch)
 
     async def publish(self, events: list[Event]) -> None:
-        """Returns once Kafka has all of them."""
+        """Returns once Kafka has acknowledged all `events`. Raises Unavailable after
+        PUBLISH_SECONDS."""
         await self._producer.publish(
             [
                 Record(
@@ -78,7 +80,7 @@ class Relay:
 
     async def _wait_for_commit(self) -> None:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(POLL_SECONDS):
                 await self._committed.wait()
         except TimeoutError:
             return

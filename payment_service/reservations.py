@@ -1,4 +1,4 @@
-"""reservation_service, as far as a payment needs it."""
+"""The client of reservation_service."""
 
 from decimal import Decimal
 
@@ -10,14 +10,16 @@ from servicekit import client
 from servicekit.errors import TimedOut, Unavailable
 from servicekit.rpc_errors import RemoteError
 
-# No reply: it may have begun, or begin yet.
+# Without an answer: the payment may have begun, or may still begin.
 _IN_DOUBT = frozenset((Unavailable.code, TimedOut.code))
-# May pass within the budget: a restart, a hiccup, the event of the payment before on its way.
-_PASSING = _IN_DOUBT | {PaymentInProgress.code}
+# Worth a retry within the budget: a restart, a lost connection, or the failure event of the
+# previous payment that has not arrived yet.
+_TEMPORARY = _IN_DOUBT | {PaymentInProgress.code}
 
 
 class GrpcReservations:
-    """Asks reservation_service; the whole of a step takes at most about `budget` seconds."""
+    """Implements `ports.Reservations` over gRPC. A call takes at most about `budget` seconds,
+    retries included."""
 
     def __init__(self, stub: "reservation_pb2_grpc.ReservationServiceAsyncStub", budget: float):
         self._stub = stub
@@ -31,10 +33,10 @@ class GrpcReservations:
             payment_id=payment.id,
             failed_payment_id=payment.failed_payment_id,
         )
-        begun_perhaps = False
+        may_have_begun = False
         async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            # A try that has no reply gets half of the budget, so that there is a second one.
+            retry=tenacity.retry_if_exception(_is_temporary),
+            # An attempt without an answer takes half of the budget, so that there is a second one.
             stop=tenacity.stop_after_delay(self._budget / 2),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
             reraise=True,
@@ -46,10 +48,10 @@ class GrpcReservations:
                     )
                 except RemoteError as error:
                     if error.code in _IN_DOUBT:
-                        begun_perhaps = True
-                    elif error.code == PaymentInProgress.code and begun_perhaps:
-                        # An earlier try may still arrive, and begin after all once the payment
-                        # before is wound up: this is no clean refusal.
+                        may_have_begun = True
+                    elif error.code == PaymentInProgress.code and may_have_begun:
+                        # An earlier attempt may still arrive, and begin this payment once the
+                        # previous one has failed: this is not a certain refusal.
                         raise Unavailable(
                             "It is not known whether the payment has begun."
                         ) from error
@@ -57,5 +59,5 @@ class GrpcReservations:
         return Decimal(reservation.price)
 
 
-def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, RemoteError | Unavailable) and error.code in _PASSING
+def _is_temporary(error: BaseException) -> bool:
+    return isinstance(error, RemoteError | Unavailable) and error.code in _TEMPORARY

@@ -1,13 +1,13 @@
 """The steps of a payment, from its creation to its recorded outcome.
 
-    1  repository.create_payment       INITIATED; whoever creates it drives it
-    2  reservations.begin_payment      the hold becomes PAYING, for this payment alone
+    1  repository.create_payment       INITIATED; its creator drives it
+    2  reservations.begin_payment      HELD -> PAYING, for this payment only
     3  provider.charge                 the payment id is the idempotency key
     4  repository.record_outcome       SUCCEEDED or FAILED, and its event, in one transaction
     5  the answer; the relay publishes the event
 
-Each step may be done twice, and a driver that has lost its lease can record nothing, so after a
-crash anywhere `resume` goes on from what the provider and the reservation say.
+Every step is idempotent, and a driver that has lost its lease cannot record anything. After a crash
+at any point, `resume` therefore continues from the state at the provider and the reservation.
 """
 
 from datetime import UTC, datetime
@@ -33,16 +33,17 @@ from servicekit.errors import ServiceError, Unavailable
 
 log = logs.get(__name__)
 
-# Pauses between the looks of recovery at one payment: 0.5 s, doubling up to this. Below the
-# reservations' payment lease, so that the hold of a payment still under way does not lapse.
+# Pauses between recovery attempts at one payment: 0.5 s, doubled up to this. Shorter than the
+# payment lease of reservations, so that the hold of an unfinished payment does not expire.
 LONGEST_PARK_SECONDS = 15.0
 
 
 class Saga:
     """Drives one payment at a time through its steps.
 
-    `renewal_seconds` is how old a payment may be for its hold to be renewed while the provider
-    does not tell; after that the seat goes back on sale, and a late success is settled by events.
+    While the outcome at the provider is unknown, the hold is renewed until the payment is
+    `renewal_seconds` old. After that the seat is on sale again; if the charge succeeds late, events
+    confirm the reservation or refund the payment.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Saga:
         self._renewal_seconds = renewal_seconds
 
     async def drive(self, payment: Payment) -> Payment:
-        """Steps 2 to 4 of a payment just created. Returns it ended, or still INITIATED if the
-        provider did not tell: recovery settles it."""
+        """Runs steps 2 to 4 of a new payment. Returns it finished, or still INITIATED if the
+        provider did not decide: recovery finishes it then."""
         try:
             amount = await self._reservations.begin_payment(payment)
         except ServiceError as error:
@@ -70,13 +71,13 @@ class Saga:
         except (ProviderUnavailable, TimeoutError):
             return await self._park(payment)
         except ProviderRefused as error:
-            # What became of the charge is for recovery to find out.
+            # Recovery finds out whether it charged.
             _warn_refused(payment, error)
             return await self._park(payment)
         return await self._settle(payment, charge)
 
     async def resume(self, payment: Payment) -> Payment:
-        """Goes on with a payment that its driver left, wherever that was."""
+        """Continues a payment whose driver stopped at any step. Returns it as `drive` does."""
         longest_park = LONGEST_PARK_SECONDS
         try:
             if payment.failure_code:
@@ -100,12 +101,12 @@ class Saga:
         return await self._settle(payment, charge, longest_park)
 
     async def renew_hold(self, payment: Payment) -> None:
-        """Keeps the seat for a payment that has, or may have, been charged. If it is gone
-        already, the reservations will find out by the event."""
+        """Renews the hold of a payment that was, or may have been, charged. Logs a refusal: the
+        payment's event then decides about the seat."""
         try:
             await self._reservations.begin_payment(payment)
         except ServiceError as error:
-            log.warning("cannot renew the hold", payment_id=payment.id, code=error.code)
+            log.warning("hold_not_renewed", payment_id=payment.id, code=error.code)
 
     async def _charge_after_all(self, payment: Payment) -> Payment:
         try:
@@ -117,16 +118,16 @@ class Saga:
         try:
             charge = await self._provider.charge(payment.id, payment.user_id, amount)
         except ProviderRefused as error:
-            # It knew of no charge, and takes none.
+            # It had not received this charge, and does not accept it.
             _warn_refused(payment, error)
             return await self._give_up(payment, Unavailable.code)
         return await self._settle(payment, charge)
 
     async def _give_up(self, payment: Payment, failure_code: str) -> Payment:
-        # Written down first: once the provider has been told, the payment must not succeed.
+        # Stored first: after the provider has barred the charge, the payment must not succeed.
         if not await self._payments.give_up(payment, failure_code):
             return payment
-        # The lost driver's request may still be on its way to the provider.
+        # The request of the lost driver may still arrive at the provider: bar it.
         await self._provider.refund(payment.id)
         outcome = Outcome(Status.FAILED, failure_code=failure_code)
         # A reservation that has refused this payment needs no event.
@@ -135,11 +136,11 @@ class Saga:
 
     async def _end_uncharged(self, payment: Payment, error: ServiceError) -> Payment:
         if error.code in REJECTIONS or error.code == PaymentInProgress.code:
-            # The reservation knows nothing of this payment: nobody needs an event.
+            # The reservation never started this payment and needs no event.
             outcome = Outcome(Status.FAILED, failure_code=error.code)
             return await self._payments.record_outcome(payment, outcome, None)
-        # It may have begun, the reply lost. The caller is told that nothing was charged, so
-        # nothing may be charged behind his back: the hold goes back to him.
+        # The payment may have begun although the answer is lost. The caller learns that nothing
+        # was charged, so this payment ends here, and its event returns the reservation to its hold.
         outcome = Outcome(Status.FAILED, failure_code=Unavailable.code)
         event = events.failed(payment, Unavailable.code)
         return await self._payments.record_outcome(payment, outcome, event)
@@ -156,7 +157,7 @@ class Saga:
             outcome = Outcome(Status.FAILED, charge.amount, PaymentDeclined.code)
             event = events.failed(payment, charge.reason)
         else:
-            # Given back by somebody else, at the provider.
+            # Refunded at the provider, not by this service.
             outcome = Outcome(Status.FAILED, failure_code=ReservationExpired.code)
             event = events.failed(payment, ReservationExpired.code)
         return await self._payments.record_outcome(payment, outcome, event)
@@ -168,4 +169,4 @@ class Saga:
 
 
 def _warn_refused(payment: Payment, error: ProviderRefused) -> None:
-    log.warning("the provider refuses", payment_id=payment.id, answer=str(error))
+    log.warning("provider_refused", payment_id=payment.id, answer=str(error))

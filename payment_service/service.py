@@ -1,4 +1,4 @@
-"""What a fan does with payments: pay, and ask what became of it. And what a lost seat asks for."""
+"""The use cases of payments: pay, read the outcome, refund a lost seat."""
 
 import asyncio
 
@@ -20,20 +20,20 @@ from servicekit.errors import InvalidRequest, is_transient
 
 log = logs.get(__name__)
 
-PAYMENTS = Counter("payment_answers", "What callers of Pay were told.", ["outcome"])
+PAYMENTS = Counter("payment_answers", "Outcomes that Pay returned.", ["outcome"])
 
 KEY_LENGTH = 255
-# Left of the caller's deadline for the answer PENDING to reach him.
+# The part of the caller's deadline that is left for the answer PENDING to arrive.
 ANSWER_SECONDS = 0.25
-# How often to look for an outcome that another replica brings about.
-LOOK_SECONDS = 0.05
+# The pause between two reads of a payment that another replica drives.
+POLL_SECONDS = 0.05
 
 
 class PaymentService:
-    """Starts payments and tells their outcome.
+    """Starts payments and returns their outcomes.
 
-    A driver runs for at most `lease_seconds`, in a task of its own: neither a caller that hangs
-    up nor his deadline cuts it. `wait_seconds` is how long a caller without a deadline waits.
+    Each payment is driven by a task of its own for at most `lease_seconds`, which neither the
+    caller's disconnection nor its deadline ends. A caller without a deadline waits `wait_seconds`.
     """
 
     def __init__(
@@ -53,9 +53,12 @@ class PaymentService:
         self._drivers: dict[int, asyncio.Task[Payment]] = {}
 
     async def pay(self, order: PayOrder) -> Payment:
-        """The order's payment: ended well, or still INITIATED if its outcome is not known in
-        time. Raises the failure otherwise (see `domain`), and InProgress or IdempotencyKeyReused
-        because of the order's key."""
+        """Pays a reservation. Returns the payment: SUCCEEDED, REFUNDED, or still INITIATED if its
+        outcome is not known in time.
+
+        Raises InvalidRequest, the error of a failed payment (see `domain.failure`), and for the
+        order's idempotency key InProgress or IdempotencyKeyReused.
+        """
         _check_ids(order.reservation_id, order.user_id)
         if len(order.idempotency_key) > KEY_LENGTH:
             raise InvalidRequest(f"An idempotency key has at most {KEY_LENGTH} characters.")
@@ -73,25 +76,27 @@ class PaymentService:
             if not payment.finished and order.idempotency_key:
                 await self._release_key(order)
         PAYMENTS.labels(payment.failure_code or payment.status.value).inc()
-        return await self._tell(payment)
+        return await self._report(payment)
 
     async def payment_of_reservation(self, reservation_id: int, user_id: int) -> Payment:
-        """The user's latest payment of a reservation. Raises PaymentDeclined once, if the decline
-        was told by nobody yet; NotYours if it is another user who paid; PaymentNotFound."""
+        """Returns the user's latest payment of a reservation.
+
+        Raises InvalidRequest; PaymentDeclined if no caller has received the decline yet; NotYours
+        if another user has paid; PaymentNotFound.
+        """
         _check_ids(reservation_id, user_id)
         payment = await self._payments.latest_payment(reservation_id, user_id)
         if payment is None:
             if await self._payments.paid_by_another(reservation_id, user_id):
-                raise NotYours("The reservation belongs to somebody else.")
+                raise NotYours("The reservation belongs to another user.")
             raise PaymentNotFound("The reservation has no payment.")
-        return await self._tell(payment)
+        return await self._report(payment)
 
     async def refund(self, payment_id: int) -> None:
-        """Gives the money back, because the seat was lost. Again, it changes nothing.
+        """Refunds the payment of a lost seat. Idempotent.
 
-        Raises ProviderUnavailable or TimeoutError if the provider cannot, ProviderRefused if it
-        will not; PaymentNotFound or InvalidRequest if there is no such payment, or it has not
-        succeeded.
+        Raises ProviderUnavailable or TimeoutError if the provider does not answer, ProviderRefused
+        if it refuses, PaymentNotFound, and InvalidRequest if the payment has not succeeded.
         """
         payment = await self._payments.get_payment(payment_id)
         if payment is None:
@@ -102,10 +107,11 @@ class PaymentService:
             raise InvalidRequest("Only a payment that succeeded can be refunded.")
         await self._provider.refund(payment_id)
         await self._payments.record_refund(payment_id, events.refunded(payment))
-        log.info("refunded", payment_id=payment_id)
+        log.info("payment_refunded", payment_id=payment_id)
 
     async def drain(self, seconds: float) -> None:
-        """Waits for the drivers under way; what is left after `seconds` is recovery's."""
+        """Waits for the running drivers, then cancels those that are left after `seconds`;
+        recovery finishes their payments."""
         if self._drivers:
             _, late = await asyncio.wait(self._drivers.values(), timeout=seconds)
             for driver in late:
@@ -118,10 +124,11 @@ class PaymentService:
         except Exception as error:
             if not is_transient(error):
                 raise
-            # It ends by itself within seconds; the answer matters more.
-            log.warning("cannot release an idempotency key", error=type(error).__name__)
+            # The key becomes free within seconds anyway, and the caller needs the answer.
+            log.warning("idempotency_key_not_released", error=type(error).__name__)
 
-    async def _tell(self, payment: Payment) -> Payment:
+    async def _report(self, payment: Payment) -> Payment:
+        """Returns the payment, or raises its failure. Notes that its decline has been reported."""
         if payment.declined and not payment.outcome_told:
             await self._payments.mark_told(payment.id)
         if payment.status is Status.FAILED:
@@ -129,17 +136,17 @@ class PaymentService:
         return payment
 
     async def _outcome(self, payment: Payment) -> Payment:
-        """The payment once it has ended, or as it is when the caller's time is up or its driver
-        has failed: it may have been charged, and recovery goes on with it."""
+        """Waits until the payment is finished, the caller's time is up or the driver has failed.
+        After a failed driver the payment may have been charged; recovery finishes it."""
         clock = asyncio.get_running_loop().time
         until = clock() + call_context.remaining(self._wait_seconds) - ANSWER_SECONDS
         while not payment.finished and clock() < until:
             if driver := self._drivers.get(payment.id):
-                # Whoever waits may go; the driver goes on.
+                # Cancelling this wait does not cancel the driver.
                 await asyncio.wait([driver], timeout=until - clock())
                 ended = driver.done() and not driver.cancelled() and driver.exception() is None
                 return driver.result() if ended else payment
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             payment = await self._payments.get_payment(payment.id) or payment
         return payment
 
@@ -149,7 +156,7 @@ class PaymentService:
         driver.add_done_callback(lambda done: self._driven(payment.id, done))
 
     async def _drive(self, payment: Payment) -> Payment:
-        # The task began with a copy of its caller's deadline; it has a budget of its own.
+        # The task starts with a copy of the caller's deadline, which does not apply to it.
         call_context.set_deadline(self._lease_seconds)
         async with asyncio.timeout(self._lease_seconds):
             return await self._saga.drive(payment)
@@ -158,7 +165,7 @@ class PaymentService:
         del self._drivers[payment_id]
         if not driver.cancelled() and (error := driver.exception()):
             log.warning(
-                "a driver failed; recovery goes on with its payment",
+                "driver_failed",
                 payment_id=payment_id,
                 error=type(error).__name__,
                 exc_info=error,

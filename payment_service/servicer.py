@@ -1,14 +1,13 @@
-"""gRPC <-> payments."""
+"""proto <-> domain of frontrow.payment.v1."""
 
-from typing import Any, TypeVar
-
-import grpc
+from typing import TypeVar
 
 from payment_service.domain import Admission, Payment, PayOrder, Status
 from payment_service.service import PaymentService
 from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
+from servicekit.server import Context
 
-_STATUS = {
+_STATUSES = {
     Status.INITIATED: payment_pb2.PAYMENT_STATUS_PENDING,
     Status.SUCCEEDED: payment_pb2.PAYMENT_STATUS_SUCCEEDED,
     Status.FAILED: payment_pb2.PAYMENT_STATUS_FAILED,
@@ -27,14 +26,14 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self._service = service
 
     async def Pay(
-        self, request: payment_pb2.PayRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: payment_pb2.PayRequest, context: Context
     ) -> payment_pb2.PayResponse:
         return _response(payment_pb2.PayResponse, await self._service.pay(_to_order(request)))
 
     async def GetPaymentOfReservation(
         self,
         request: payment_pb2.GetPaymentOfReservationRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        context: Context,
     ) -> payment_pb2.GetPaymentOfReservationResponse:
         payment = await self._service.payment_of_reservation(
             request.reservation_id, request.user_id
@@ -60,5 +59,5 @@ def _response(kind: type[Response], payment: Payment) -> Response:
         reservation_id=payment.reservation_id,
         user_id=payment.user_id,
         amount="" if payment.amount is None else f"{payment.amount:.2f}",
-        status=_STATUS[payment.status],
+        status=_STATUSES[payment.status],
     )

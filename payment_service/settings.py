@@ -31,20 +31,21 @@ class Settings(ServiceSettings):
     """reservation_service: host:port or a gRPC target."""
 
     reservation_timeout_seconds: float = Field(default=3.0, gt=0)
-    """How long BeginPayment may take, retries included, in seconds: outlasts a quick restart."""
+    """How long BeginPayment may take, retries included, in seconds: longer than a quick restart of
+    reservation_service."""
 
     provider: Literal["sandbox", "http"] = "sandbox"
-    """Who moves the money; sandbox moves none."""
+    """The payment provider; sandbox moves no money."""
 
     provider_timeout_seconds: float = Field(default=3.0, gt=0)
     """How long the provider may take for one step, retries included, in seconds. After that the
-    caller is told PENDING, and recovery settles it."""
+    caller receives PENDING, and recovery settles the payment."""
 
     breaker_failures: int = Field(default=10, ge=1)
-    """Failed charges in a row after which the provider is left alone."""
+    """Consecutive failed charges after which no charge is sent for a while."""
 
     breaker_open_seconds: float = Field(default=5.0, gt=0)
-    """How long it is left alone before one charge is tried again, in seconds."""
+    """How long no charge is sent before one is tried again, in seconds."""
 
     http_base_url: str = "http://127.0.0.1:9999"
     """Base address of the provider `http`."""
@@ -53,18 +54,19 @@ class Settings(ServiceSettings):
     """Its bearer key."""
 
     lease_seconds: float = Field(default=10.0, gt=0)
-    """How long one driver has for a payment, in seconds; a crashed driver's payment is taken up
-    after that. Above the two time-outs above plus a second or two for the database."""
+    """How long one driver may work on a payment, in seconds; recovery claims the payment of a
+    crashed driver after that. Longer than the two timeouts above, plus two seconds for the
+    database."""
 
     recovery_interval_seconds: float = Field(default=2.0, gt=0)
-    """How often to look for payments that nobody drives, in seconds."""
+    """Pause between two polls for payments that nobody drives, in seconds."""
 
     hold_renewal_seconds: float = Field(default=600.0, ge=0)
-    """How long a hold is renewed while the provider does not tell what became of a charge, in
-    seconds; after that the seat goes back on sale and a late success is refunded if need be."""
+    """How long a hold is renewed while the outcome of its charge is unknown, in seconds. After that
+    the seat is on sale again; a late success is refunded if the seat is lost."""
 
     announce_again_seconds: float = Field(default=1800.0, gt=0, le=604_800)
-    """How far back `payment_service.announce_again` goes, in seconds before the newest change of
-    the restored database: longer than any consumer lay behind when the backup was made. Three
-    payment leases: what waits longer has lost its seat anyway, and even of a sale's busiest time
-    so much is handled within one lease, before new payments that wait behind it lapse."""
+    """How far back `payment_service.republish_outcomes` goes, in seconds before the newest change
+    of the restored database: longer than the lag of any consumer when the backup was made. The
+    default is three payment leases. A payment that waits longer has lost its seat anyway, and the
+    events of that time are handled within one lease, before the holds of new payments expire."""

@@ -84,7 +84,7 @@ def restore(engine: Engine, file: Path) -> None:
     # The event of a payment may have left the outbox before the dump, because Kafka had it, while
     # its reservation was confirmed only after the dump.
     engine.run_once(
-        *("payment", "python", "-m", "payment_service.announce_again"),
+        *("payment", "python", "-m", "payment_service.republish_outcomes"),
         failure=f"the payments could not be announced again, and {fix}",
     )
 

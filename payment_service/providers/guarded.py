@@ -1,4 +1,4 @@
-"""Any provider, with a deadline, bounded retries and a circuit breaker around it."""
+"""Adds a deadline, bounded retries and a circuit breaker to any provider."""
 
 import asyncio
 from decimal import Decimal
@@ -10,14 +10,15 @@ from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
 from servicekit import call_context
 
-CHARGE_TRIES = 4
+CHARGE_ATTEMPTS = 4
 
 
 class GuardedProvider:
-    """Every call takes at most `timeout` seconds, retries included, then raises TimeoutError.
+    """Wraps a `ports.PaymentProvider`. Every call takes at most `timeout` seconds, retries
+    included, then raises TimeoutError.
 
-    A charge that the provider answers with an error is tried again, at most 4 times in all, with
-    jitter; one that it does not answer is not, for it may be under way. While `breaker` is open
+    A charge that fails with ProviderUnavailable is retried with jitter, at most 4 attempts. A
+    charge without an answer is not retried, because it may be in progress. While `breaker` is open
     a charge raises ProviderUnavailable at once.
     """
 
@@ -30,7 +31,7 @@ class GuardedProvider:
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
         if not self._breaker.allows():
-            raise ProviderUnavailable("The payment provider has been away; not asked.")
+            raise ProviderUnavailable("The payment provider keeps failing; nothing was sent.")
         try:
             async with asyncio.timeout(call_context.remaining(self._timeout)):
                 charge = await self._try_charge(payment_id, user_id, amount)
@@ -51,7 +52,7 @@ class GuardedProvider:
     async def _try_charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(ProviderUnavailable),
-            stop=tenacity.stop_after_attempt(CHARGE_TRIES),
+            stop=tenacity.stop_after_attempt(CHARGE_ATTEMPTS),
             wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
             reraise=True,
         ):

@@ -7,8 +7,8 @@
 with `Authorization: Bearer <key>`; the POSTs also with `Idempotency-Key`. The first two answer
 200, 201 or 202 with {"status": "APPROVED" | "DECLINED" | "PENDING" | "REFUNDED", "amount":
 "150000.00", "reason": "CARD_DECLINED"}; a decline may also come as 402 with that body. 404 for a
-charge that the provider does not know. A refund answers 2xx, and has to bar a charge that is not
-known yet. A provider with another API needs an adapter like this one.
+charge that the provider does not know. A refund answers 2xx, and has to bar a charge that the
+provider has not received yet. A provider with another API needs an adapter like this one.
 """
 
 from decimal import Decimal
@@ -19,22 +19,22 @@ import pydantic
 
 from payment_service.domain import Charge, ChargeStatus, ProviderRefused, ProviderUnavailable
 
-# Of the 4xx: it took too long, or there were too many.
-_PASSING = (408, 429)
+# The 4xx that may succeed later: request timeout, too many requests.
+_TEMPORARY = (408, 429)
 
 
-class _Answer(pydantic.BaseModel):
+class _Response(pydantic.BaseModel):
     status: ChargeStatus
     amount: Decimal | None = None
     reason: str = "DECLINED"
 
 
 class HttpProvider:
-    """See `ports.PaymentProvider`. `client` has the base address and the credentials.
+    """Implements `ports.PaymentProvider`. `client` has the base address and the credentials.
 
-    An answer that is none of the above raises ProviderUnavailable: the money may have moved, so
-    it is asked for again rather than taken for a no. Only a 4xx that asking again will not change
-    raises ProviderRefused.
+    Any other response raises ProviderUnavailable: the provider may have charged, so recovery asks
+    again instead of treating it as a decline. Only a 4xx that a repeat will not change raises
+    ProviderRefused.
     """
 
     def __init__(self, client: httpx.AsyncClient) -> None:
@@ -72,7 +72,7 @@ class HttpProvider:
             headers={"Idempotency-Key": f"refund-{payment_id}"},
         )
         if not response.is_success:
-            raise _no_answer(response)
+            raise _error_of(response)
 
     async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
@@ -80,22 +80,22 @@ class HttpProvider:
         except httpx.TimeoutException as error:
             raise TimeoutError("The payment provider did not answer in time.") from error
         except httpx.HTTPError as error:
-            raise ProviderUnavailable("The payment provider is away.") from error
+            raise ProviderUnavailable("The payment provider is unavailable.") from error
 
 
-def _no_answer(response: httpx.Response) -> Exception:
+def _error_of(response: httpx.Response) -> Exception:
     status = response.status_code
-    if response.is_client_error and status not in _PASSING:
+    if response.is_client_error and status not in _TEMPORARY:
         return ProviderRefused(f"The payment provider refused with {status}.")
     return ProviderUnavailable(f"The payment provider answered with {status}.")
 
 
 def _read(response: httpx.Response) -> Charge:
     if response.status_code not in (200, 201, 202, 402):
-        raise _no_answer(response)
+        raise _error_of(response)
     try:
-        answer = _Answer.model_validate_json(response.content)
+        body = _Response.model_validate_json(response.content)
     except pydantic.ValidationError as error:
-        raise ProviderUnavailable("The payment provider's answer makes no sense.") from error
-    reason = answer.reason if answer.status is ChargeStatus.DECLINED else ""
-    return Charge(answer.status, answer.amount, reason)
+        raise ProviderUnavailable("The payment provider's response is invalid.") from error
+    reason = body.reason if body.status is ChargeStatus.DECLINED else ""
+    return Charge(body.status, body.amount, reason)

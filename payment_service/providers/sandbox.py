@@ -1,4 +1,4 @@
-"""A provider that moves no money: approves everything, except for magic users.
+"""A provider that moves no money. It approves every charge, except those of magic users.
 
 The millions of the user id decide (user 99402000007 is a 99402):
 
@@ -8,8 +8,8 @@ The millions of the user id decide (user 99402000007 is a 99402):
     99504   never answers in time, but the charge settles: approved after 2 seconds
     99505   the same, but declined
 
-It keeps its own durable book, as a real provider would: the table sandbox_charge, through
-connections of its own, so that what was charged can be told after any crash of the service.
+It keeps its charges in a table of its own, sandbox_charge, through its own connections, so that
+they survive a crash of the service, as at a real provider.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ SETTLING_SECONDS = 2.0
 FAILING_CALLS = 2
 DECLINE_REASON = "CARD_DECLINED"
 
-# Decided when it is first asked for, and whoever asks again is told the same; but for the failing
-# user, whose charge is decided at a later call. Assignments are made from left to right.
+# The first call decides, and a repeat returns the same decision; a charge of the failing user is
+# decided by a later call. MariaDB makes the assignments from left to right.
 CHARGE = """
 INSERT INTO sandbox_charge (payment_id, user_id, amount, status, decided_at, calls)
 VALUES (%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)
@@ -54,7 +54,7 @@ ON DUPLICATE KEY UPDATE status = 'REFUNDED', refunded_at = COALESCE(refunded_at,
 
 
 class SandboxProvider:
-    """See `ports.PaymentProvider` and above. A silent charge waits until it is cancelled."""
+    """Implements `ports.PaymentProvider`. A silent charge waits until it is cancelled."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -76,7 +76,7 @@ class SandboxProvider:
             )
         )
         if charge.status is ChargeStatus.UNKNOWN:
-            raise ProviderUnavailable("The sandbox fails, as this user wants it.")
+            raise ProviderUnavailable("The sandbox fails the charges of this user.")
         if kind == SLOW:
             await asyncio.sleep(SLOW_SECONDS)
         if charge.status is ChargeStatus.PENDING:
@@ -98,7 +98,7 @@ def _charge(row: Row | None) -> Charge:
     if row is None:
         return Charge(ChargeStatus.UNKNOWN)
     if row.status == ChargeStatus.UNKNOWN:
-        # Asked for, and failed.
+        # The call failed, and no charge was made.
         return Charge(ChargeStatus.UNKNOWN)
     if row.settling and row.status != ChargeStatus.REFUNDED:
         return Charge(ChargeStatus.PENDING)

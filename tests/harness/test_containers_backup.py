@@ -79,7 +79,7 @@ def test_no_program_runs_until_the_data_is_complete(operator: Operator, file: Pa
         "ALTER TABLE reservation.reservation AUTO_INCREMENT = 1000007",
         "ALTER TABLE payment.payment AUTO_INCREMENT = 1000007",
         "run migrate",
-        "run payment python -m payment_service.announce_again",
+        "run payment python -m payment_service.republish_outcomes",
         "up",
     ]
     assert all(operator.docker.running()[name] == 1 for name in PROGRAMS)

@@ -59,7 +59,7 @@ class Shop:
         """Looks until nothing is left that may be taken up now or soon."""
         async with asyncio.timeout(10):
             while any(not p.finished for p in self._all()):
-                await self.recovery.recover()
+                await self.recovery.recover_batch()
                 await asyncio.sleep(0.02)
 
     def _all(self) -> list[Payment]:

@@ -105,6 +105,6 @@ async def test_money_and_events_agree(decision: ChargeStatus) -> None:
 
 async def _recover(replica: Shop) -> None:
     try:
-        await replica.recovery.recover()
+        await replica.recovery.recover_batch()
     except (asyncio.CancelledError, ServiceError, ConnectionError):
         return  # this replica was lost while it recovered

@@ -119,8 +119,8 @@ async def test_two_recoveries_and_a_slow_driver_end_a_payment_once(shop: Shop) -
     attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
     await asyncio.gather(
         shop.service._saga.drive(attempt.payment),
-        shop.recovery.recover(),
-        shop.again().recovery.recover(),
+        shop.recovery.recover_batch(),
+        shop.again().recovery.recover_batch(),
     )
     assert shop.event_kinds == ["succeeded"]
     assert shop.provider.charged == [1]
@@ -131,7 +131,7 @@ async def test_a_pending_charge_keeps_its_hold_and_settles(shop: Shop) -> None:
     payment = await shop.service.pay(ORDER)
     assert payment.status is Status.INITIATED
     await asyncio.sleep(0.55)
-    await shop.recovery.recover()
+    await shop.recovery.recover_batch()
     assert shop.reservations.calls == [1, 1], "the hold was not renewed"
     shop.provider.settle(1, ChargeStatus.APPROVED)
     await shop.recover()
@@ -154,7 +154,7 @@ async def test_an_old_payment_renews_no_hold_until_it_is_known_to_be_charged(sho
 async def test_reservations_away_wait_for_recovery(shop: Shop) -> None:
     await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
     shop.reservations.troubles = [Unavailable("away")]
-    await shop.recovery.recover()
+    await shop.recovery.recover_batch()
     assert shop.provider.book == {}
     await shop.recover()
     assert shop.event_kinds == ["succeeded"]
@@ -165,7 +165,7 @@ async def test_one_payment_that_fails_keeps_no_other_back(shop: Shop) -> None:
     await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
     await shop.payments.create_payment(PayOrder(10, 42), lease_seconds=0, answer_seconds=0)
     shop.reservations.troubles = [ValueError("a defect")]
-    await shop.recovery.recover()
+    await shop.recovery.recover_batch()
     assert shop.provider.charged == [2]
 
 
@@ -177,7 +177,7 @@ async def test_a_success_that_kafka_does_not_take_keeps_its_hold(
     await shop.service._saga.drive(attempt.payment)
     await asyncio.sleep(0.35)
     for _ in range(3):
-        await shop.recovery.look()
+        await shop.recovery.poll_once()
     assert shop.reservations.calls == [1, 1], "renewed once in a while, not at every look"
 
 
@@ -191,9 +191,9 @@ async def test_all_of_many_successes_that_kafka_does_not_take_keep_their_holds(
         attempt = await shop.payments.create_payment(order, lease_seconds=0, answer_seconds=0)
         await shop.service._saga.drive(attempt.payment)
     shop.reservations.calls.clear()
-    await shop.recovery.look()
+    await shop.recovery.poll_once()
     assert sorted(shop.reservations.calls) == list(range(1, 501))
-    await shop.recovery.look()
+    await shop.recovery.poll_once()
     assert len(shop.reservations.calls) == 500, "renewed again before it was time"
 
 
@@ -207,7 +207,7 @@ async def test_a_charge_that_the_provider_refuses_is_given_up(shop: Shop) -> Non
         raise ProviderRefused("422")
 
     shop.provider.charge = refuse  # type: ignore[method-assign,assignment]
-    await shop.recovery.recover()
+    await shop.recovery.recover_batch()
     payment = await shop.payments.get_payment(1)
     assert payment is not None
     assert (payment.status, payment.failure_code) == (Status.FAILED, Unavailable.code)
@@ -232,20 +232,20 @@ async def test_a_refusal_to_tell_or_to_bar_is_logged_and_asked_again_ever_less_o
     refused = [ProviderRefused("401") for _ in range(12)]
     shop.provider.troubles = list[Exception](refused)
     for _ in range(6):
-        await shop.recovery.recover()
+        await shop.recovery.recover_batch()
     renewals = len(shop.reservations.calls)
     assert renewals == 6, "it may have been charged"
     assert await shop.payments.give_up(
         replace(attempt.payment, attempts=6), ReservationExpired.code
     )
     for _ in range(6):
-        await shop.recovery.recover()
+        await shop.recovery.recover_batch()
     assert len(shop.reservations.calls) == renewals, "it is not going to be charged"
     assert parks == sorted(parks)
     assert parks[0] == 1
     assert parks[-1] == LONGEST_REFUSED_PARK_SECONDS
-    assert caplog.text.count("the provider refuses") == 12
-    await shop.recovery.recover()
+    assert caplog.text.count("provider_refused") == 12
+    await shop.recovery.recover_batch()
     ended = await shop.payments.get_payment(attempt.payment.id)
     assert ended is not None
     assert ended.failure_code == ReservationExpired.code

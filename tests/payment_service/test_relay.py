@@ -11,7 +11,7 @@ import pytest
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
 from payment_service.outbox import Outbox
-from payment_service.relay import BATCH, COLLECT_SECONDS, LOOK_SECONDS, Relay
+from payment_service.relay import BATCH, COLLECT_SECONDS, POLL_SECONDS, Relay
 from servicekit.errors import Unavailable
 from servicekit.kafka import Producer, Record
 from servicekit.mysql import Database, Transaction
@@ -19,7 +19,7 @@ from tests.servicekit.fake_kafka import in_virtual_time, now
 
 # Round trips of the fakes: to lock, to publish, to delete and commit.
 TRIP_SECONDS = 0.001
-LOOK_TAKES = 3 * TRIP_SECONDS
+POLL_TAKES = 3 * TRIP_SECONDS
 AN_INSTANT = 1e-6
 
 
@@ -150,8 +150,8 @@ def test_an_event_that_comes_alone_goes_at_once() -> None:
             for _ in range(300):
                 office.commit()
                 # Not after a look that found nothing: from that, too, it pauses.
-                await asyncio.sleep(dice.uniform(COLLECT_SECONDS + LOOK_TAKES, LOOK_SECONDS))
-        assert max(office.waits()) <= LOOK_TAKES
+                await asyncio.sleep(dice.uniform(COLLECT_SECONDS + POLL_TAKES, POLL_SECONDS))
+        assert max(office.waits()) <= POLL_TAKES
         assert office.rows == {}
 
     play(scene)
@@ -183,7 +183,7 @@ def test_a_stream_is_sent_in_few_looks_and_no_event_waits_long() -> None:
                 await asyncio.sleep(dice.expovariate(300))
             assert len(office.looks) <= (now() - began) / COLLECT_SECONDS + 2
             await asyncio.sleep(1)
-        assert max(office.waits()) <= COLLECT_SECONDS + LOOK_TAKES
+        assert max(office.waits()) <= COLLECT_SECONDS + POLL_TAKES
         assert office.rows == {}
 
     play(scene)
@@ -200,7 +200,7 @@ def test_an_event_of_any_moment_of_a_look_waits_for_the_next_and_no_longer() -> 
                 await asyncio.sleep(moment)
                 office.commit()
                 await asyncio.sleep(0.1)
-            assert max(office.waits()) <= COLLECT_SECONDS + LOOK_TAKES
+            assert max(office.waits()) <= COLLECT_SECONDS + POLL_TAKES
             assert office.rows == {}
 
         return scene
@@ -218,8 +218,8 @@ def test_after_a_send_that_took_longer_than_the_collecting_the_next_goes_at_once
             office.commit()
             await asyncio.sleep(0.5)
         first, second = office.waits()
-        assert first <= 0.1 + LOOK_TAKES
-        assert second <= 0.05 + 0.1 + 2 * LOOK_TAKES
+        assert first <= 0.1 + POLL_TAKES
+        assert second <= 0.05 + 0.1 + 2 * POLL_TAKES
 
     play(scene)
 
@@ -235,9 +235,9 @@ def test_what_another_replica_left_is_found() -> None:
             await asyncio.sleep(1)
             # At rest it looks no oftener than it must.
             office.looks.clear()
-            await asyncio.sleep(100 * LOOK_SECONDS)
+            await asyncio.sleep(100 * POLL_SECONDS)
             assert len(office.looks) <= 100
-        assert max(office.waits()) <= LOOK_SECONDS + 2 * LOOK_TAKES
+        assert max(office.waits()) <= POLL_SECONDS + 2 * POLL_TAKES
 
     play(scene)
 
@@ -248,7 +248,7 @@ def test_full_batches_follow_each_other_without_a_pause() -> None:
             office.commit(10 * BATCH + 1)
             await asyncio.sleep(1)
         assert [len(batch) for batch in office.sent] == [BATCH] * 10 + [1]
-        assert max(office.waits()) <= 11 * LOOK_TAKES
+        assert max(office.waits()) <= 11 * POLL_TAKES
         assert office.rows == {}
 
     play(scene)

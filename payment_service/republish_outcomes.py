@@ -1,10 +1,11 @@
-"""Announces again what became of the latest payments: `python -m payment_service.announce_again`.
+"""Publishes the latest outcomes again after a restore:
+`python -m payment_service.republish_outcomes`.
 
-For a database that was restored from a backup, before the programs start. Kafka is not restored
-with it, and its consumers go on behind events whose effects the restore has undone: a payment that
-succeeded, its event sent, its reservation not confirmed yet. So the events of the payments that
-ended shortly before the backup go back into the outbox. Consumers do not mind those that they
-have dealt with; what they make of the others: docs/adr/0023-announced-again-after-a-restore.md.
+Run it on a database that was restored from a backup, before the programs start. Kafka is not
+restored, so its consumers have passed events whose effects the restore has undone: for example a
+payment that succeeded and whose event was sent, but whose reservation was not confirmed yet. The
+events of the payments that finished shortly before the backup therefore return to the outbox.
+Consumers are idempotent; docs/adr/0023-announced-again-after-a-restore.md says what each does.
 """
 
 import asyncio
@@ -21,11 +22,14 @@ from servicekit.settings import load
 BATCH = 500
 
 
-async def announce_again(announcements: Announcements, seconds: float) -> tuple[int, int]:
-    """Puts the events of what ended within `seconds` of the newest change back into the outbox.
-    How many, and how many more there were already. Again, before they are sent: it adds none."""
+async def republish_outcomes(announcements: Announcements, seconds: float) -> tuple[int, int]:
+    """Writes the events of the payments that finished within `seconds` before the newest change
+    into the outbox. Returns how many it wrote, and how many were in the outbox already.
+
+    Idempotent while the events are in the outbox.
+    """
     waiting = await announcements.waiting()
-    announced = there = 0
+    written = present = 0
     async for ended in announcements.ended(seconds, BATCH):
         missing = []
         for payment, at in ended:
@@ -33,24 +37,24 @@ async def announce_again(announcements: Announcements, seconds: float) -> tuple[
             if event is None:
                 continue
             if payment.id in waiting:
-                there += 1
+                present += 1
             else:
                 missing.append(event)
         if missing:
             await announcements.announce(missing)
-            announced += len(missing)
-    return announced, there
+            written += len(missing)
+    return written, present
 
 
 async def _run(settings: Settings) -> str:
     async with Database(settings.mysql_url, max_size=1) as database:
-        announced, there = await announce_again(
+        written, present = await republish_outcomes(
             Announcements(database), settings.announce_again_seconds
         )
     return (
-        f"Put the outcomes of {announced} payments back into the outbox, from the last"
+        f"Put the outcomes of {written} payments back into the outbox, from the last"
         f" {settings.announce_again_seconds:g} s before the newest change;"
-        f" {there} were in it already."
+        f" {present} were in it already."
     )
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from payment_service import events
-from payment_service.announce_again import announce_again
 from payment_service.announcements import Announcements
 from payment_service.consumers import ReservationEvents
 from payment_service.domain import (
@@ -34,6 +33,7 @@ from payment_service.providers import sandbox
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.relay import Relay
 from payment_service.repository import PaymentRepository
+from payment_service.republish_outcomes import republish_outcomes
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from protos.frontrow.payment.v1 import events_pb2
@@ -125,8 +125,8 @@ class Restored:
             sent += batch
         await until(lambda: len(self.told) >= sent)
 
-    async def announce_again(self, seconds: float = HOUR) -> tuple[int, int]:
-        return await announce_again(Announcements(self.database), seconds)
+    async def republish_outcomes(self, seconds: float = HOUR) -> tuple[int, int]:
+        return await republish_outcomes(Announcements(self.database), seconds)
 
     async def becomes(self, payment: Payment, status: Status) -> None:
         async with asyncio.timeout(30):
@@ -221,7 +221,7 @@ async def test_a_paid_seat_is_confirmed_although_its_event_is_behind_the_consume
     assert await shop.in_outbox() == 0
 
     shop.confirming = True
-    assert await shop.announce_again() == (3, 0)
+    assert await shop.republish_outcomes() == (3, 0)
     await shop.send()
     for each, payment in zip((held, lapsed, tidied), paid, strict=True):
         assert await shop.stored(each) == "CONFIRMED"
@@ -246,7 +246,7 @@ async def test_a_seat_that_was_taken_meanwhile_is_refunded(shop: Restored, sold:
     if sold:
         await shop.pay(taken)
         await shop.send()
-    await shop.announce_again()
+    await shop.republish_outcomes()
     await shop.send()
     await shop.becomes(paid, Status.REFUNDED)
     assert not await shop.charged(paid)
@@ -269,7 +269,7 @@ async def test_a_refund_that_was_asked_for_is_asked_for_again(shop: Restored) ->
     await shop.reservations.cancel_reservation(taken.id, USER + 1)
 
     shop.refunding = True
-    assert await shop.announce_again() == (1, 0)
+    assert await shop.republish_outcomes() == (1, 0)
     await shop.send()
     await shop.becomes(paid, Status.REFUNDED)
     assert not await shop.charged(paid)
@@ -284,7 +284,7 @@ async def test_a_declined_seat_goes_back_to_its_hold(shop: Restored) -> None:
     await shop.send()
     assert await shop.stored(held) == "PAYING"
     shop.confirming = True
-    await shop.announce_again()
+    await shop.republish_outcomes()
     await shop.send()
     assert await shop.stored(held) == "HELD"
     first, again = shop.told
@@ -326,7 +326,7 @@ async def test_what_consumers_have_dealt_with_stays_as_it_is(shop: Restored) -> 
     sold = await shop.reservations.sold_seats([each.schedule_id for each in everything])
     known = {event.event_id for event in shop.told}
 
-    assert await shop.announce_again() == (5, 0)
+    assert await shop.republish_outcomes() == (5, 0)
     await shop.send()
     after = [await shop.store.get(each.id) for each in everything]
     for was, now in zip(before, after, strict=True):
@@ -342,10 +342,10 @@ async def test_again_it_adds_nothing(shop: Restored) -> None:
     for _ in range(3):
         await shop.pay(await shop.hold())
     # Committed, not sent: the dump had them in its outbox.
-    assert await shop.announce_again() == (0, 3)
+    assert await shop.republish_outcomes() == (0, 3)
     await shop.send()
-    assert await shop.announce_again() == (3, 0)
-    assert await shop.announce_again() == (0, 3)
+    assert await shop.republish_outcomes() == (3, 0)
+    assert await shop.republish_outcomes() == (0, 3)
     assert await shop.in_outbox() == 3
 
 
@@ -355,7 +355,7 @@ async def test_it_goes_back_from_the_newest_change_and_no_farther(shop: Restored
     # As if all had been restored days later.
     for payment, hours in ((newest, 50), (old, 50.5), (older, 52)):
         await shop.ends_at(payment, hours)
-    assert await shop.announce_again(HOUR) == (2, 0)
+    assert await shop.republish_outcomes(HOUR) == (2, 0)
     shop.told.clear()
     await shop.send()
     assert {event.payment_id for event in shop.told} == {old.id, newest.id}
@@ -368,7 +368,7 @@ async def test_it_goes_back_from_the_newest_change_and_no_farther(shop: Restored
 async def test_all_are_found_however_many_end_at_one_moment(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("payment_service.announce_again.BATCH", 7)
+    monkeypatch.setattr("payment_service.republish_outcomes.BATCH", 7)
     monkeypatch.setattr("payment_service.announcements._OUTBOX_PAGE", 5)
     values = ", ".join(
         f"({number}, {USER}, '{status}', 1, '{code}', '2026-01-01 00:00:0{number // 20}')"
@@ -382,8 +382,8 @@ async def test_all_are_found_however_many_end_at_one_moment(
             f" driven_until) VALUES {values}"
         )
     # The reservations of the others never heard of them.
-    assert await shop.announce_again() == (80, 0)
-    assert await shop.announce_again() == (0, 80)
+    assert await shop.republish_outcomes() == (80, 0)
+    assert await shop.republish_outcomes() == (0, 80)
     async with shop.database.connection() as connection:
         row = await connection.fetch_one("SELECT COUNT(*), COUNT(DISTINCT event_id) FROM outbox")
     assert row == (80, 80)
@@ -409,7 +409,7 @@ async def test_it_reads_no_more_than_it_announces(
         return await fetch_all(self, sql, *values)
 
     monkeypatch.setattr(Connection, "fetch_all", explained)
-    assert await shop.announce_again(HOUR) == (66, 0)
+    assert await shop.republish_outcomes(HOUR) == (66, 0)
     monkeypatch.undo()
     # What the newest change is, the index tells without being read.
     of_payments = [row for row in plan if row[2] == "payment"]
@@ -419,7 +419,7 @@ async def test_it_reads_no_more_than_it_announces(
 
 def run(url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "payment_service.announce_again"],
+        [sys.executable, "-m", "payment_service.republish_outcomes"],
         env={**os.environ, "PAYMENT_MYSQL_URL": url},
         capture_output=True,
         text=True,
