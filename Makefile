@@ -15,7 +15,7 @@ ARGS ?=
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Set up what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none; Ctrl-C stops)
+run: ## Install what is missing and serve on 127.0.0.1:8080 (SEED=full|small|none; Ctrl-C stops)
 	@$(BOOTSTRAP) run
 	@exec $(PYTHON) -m harness.cli run
 
@@ -66,12 +66,12 @@ check: ## Check lint, format, types, the protos, and that the stubs fit them
 	protos/generate.sh && \
 	after=$$(find protos -name '*_pb2*.py*' -not -path '*/__pycache__/*' | sort | xargs sha256sum) && \
 	if [ "$$before" != "$$after" ]; then \
-		echo "The stubs did not fit the protos and were made anew: commit them."; \
+		echo "The stubs did not match the protos and were generated again: commit them."; \
 		diff <(echo "$$before") <(echo "$$after"); exit 1; \
 	fi; \
-	echo "The stubs fit the protos."
+	echo "The stubs match the protos."
 
-fmt: ## Format the code and mend what the linter can
+fmt: ## Format the code and fix what the linter can
 	@$(BOOTSTRAP) check
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .

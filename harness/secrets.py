@@ -1,4 +1,4 @@
-"""Passwords and token keys of one system: made at its first start, kept for their owner alone.
+"""Passwords and token keys of one system: made at its first start, readable by their owner only.
 
 `make run` keeps them in a JSON file, `make up` among the variables of deploy/compose.yml.
 Standard library only, and Python 3.9.

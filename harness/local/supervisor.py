@@ -62,7 +62,7 @@ def run(environ: Mapping[str, str]) -> int:
             # Printed before stopping, which takes a moment and would hide it.
             print(
                 f"frontrow: {error}\nFix that and type make run again. If the data is damaged, make"
-                " clean deletes it, and the next start creates it anew.",
+                " clean deletes it, and the next start creates it again.",
                 file=sys.stderr,
                 flush=True,
             )

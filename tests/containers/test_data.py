@@ -38,7 +38,7 @@ async def test_a_backup_brings_everything_back(
     first, _ = await buy(shop, seats[0])
     async with Load(shop, seats[1:-1], fans=FANS) as load:
         await load.goes_on(20, within=120)
-        told = dict(load.paid)
+        known = dict(load.paid)
         await in_thread(stack.run, "backup", str(file))
         held = set(load.held)
         await load.goes_on(20, within=120)
@@ -55,8 +55,8 @@ async def test_a_backup_brings_everything_back(
     # Purchases that fans knew of before the backup began are restored.
     statuses = dict(shop.rows("reservation", "SELECT id, status FROM reservation"))
     paid = dict(shop.rows("payment", "SELECT id, status FROM payment"))
-    assert {statuses[reservation] for reservation in (first, *told)} == {"CONFIRMED"}
-    assert {paid[payment] for payment in told.values()} == {"SUCCEEDED"}
+    assert {statuses[reservation] for reservation in (first, *known)} == {"CONFIRMED"}
+    assert {paid[payment] for payment in known.values()} == {"SUCCEEDED"}
     assert lost not in statuses
     # Seats sold after the dump can be sold again, under new ids; seats sold before it stay sold.
     fan = await shop.admitted()

@@ -124,12 +124,12 @@ def _connects(stack: Containers, network: str, host: str, port: int) -> bool:
         "except OSError: print('no')\n"
         "else: print('yes')"
     )
-    said = docker(
+    output = docker(
         *("run", "--rm", "--network", f"{stack.project}_{network}"),
         *("frontrow:local", "python", "-c", code),
     )
-    assert said in ("yes", "no"), said
-    return said == "yes"
+    assert output in ("yes", "no"), output
+    return output == "yes"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -162,8 +162,8 @@ def test_the_file_system_is_read_only(stack: Containers, service: str) -> None:
 
 
 def test_the_image_has_nothing_to_build_with(stack: Containers) -> None:
-    look = "for name in pip pip3 gcc cc c++ make ld; do command -v $name; done; true"
-    assert stack.execute("gateway", "sh", "-c", look) == ""
+    command = "for name in pip pip3 gcc cc c++ make ld; do command -v $name; done; true"
+    assert stack.execute("gateway", "sh", "-c", command) == ""
     for module in ("pip", "ensurepip", "setuptools"):
         find = f"import importlib.util as u; print(u.find_spec({module!r}))"
         assert stack.execute("gateway", "python", "-c", find) == "None"
@@ -189,11 +189,11 @@ def test_the_image_does_not_depend_on_the_umask_of_the_checkout(
     subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
     try:
         # Reads every file, imports every module of a program.
-        look = (
+        script = (
             f"find /opt/frontrow ! -readable; for program in {' '.join(topology.BY_MODULE)};"
             ' do python -c "import $program.__main__"; done'
         )
-        assert docker("run", "--rm", tag, "sh", "-ec", look) == ""
+        assert docker("run", "--rm", tag, "sh", "-ec", script) == ""
     finally:
         docker("rmi", tag)
 

@@ -1,6 +1,6 @@
 """Docker and docker-compose 1.29 in memory, as far as harness.containers uses them.
 
-Containers are created, healthy or sick, and removed; each build makes an image; MariaDB holds one
+Containers are created, healthy or not, and removed; each build makes an image; MariaDB holds one
 dump.
 """
 
@@ -57,7 +57,7 @@ class FakeDocker:
         self.containers: list[Fake] = []
         self.image = 0
         #: (service, image) whose containers never become healthy.
-        self.sick: set[tuple[str, int]] = set()
+        self.unhealthy: set[tuple[str, int]] = set()
         #: Words of a command that fails, such as "run migrate" or "build".
         self.failing: str | None = None
         #: Containers of steps of a build that failed.
@@ -118,7 +118,7 @@ class FakeDocker:
         )
         if service in ONE_SHOTS:
             made.running, made.health = False, ""
-        if (service, self.image) in self.sick:
+        if (service, self.image) in self.unhealthy:
             made.health = "unhealthy"
         if service == "gateway" and not one_off:
             taken = {each.port for each in self.of("gateway") if each.running}
@@ -237,9 +237,9 @@ class FakeEngine(Engine):
         flags = {word for word in words if word.startswith("-")}
         first = next((n for n, word in enumerate(words) if word in _SERVICES), len(words))
         names = words[first:]
-        said = " ".join([verb, *names])
-        if fake.failing and said.startswith(fake.failing):
-            fake.changed(f"{said}, which failed")
+        command = " ".join([verb, *names])
+        if fake.failing and command.startswith(fake.failing):
+            fake.changed(f"{command}, which failed")
             raise _Refused("as the test wants")
         if verb == "up":
             fake.networks, fake.volumes = {"outside"}, {"mariadb"}
@@ -259,7 +259,7 @@ class FakeEngine(Engine):
             if "--volumes" in flags:
                 fake.volumes.clear()
                 fake.data = None
-        fake.changed(said)
+        fake.changed(command)
         starts_gateways = verb == "up" and "gateway" in (names or PROGRAMS)
         if starts_gateways and not all(each.running for each in fake.of("gateway")):
             raise _Refused("port is already allocated")

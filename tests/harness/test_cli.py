@@ -32,9 +32,9 @@ def test_an_expected_error_is_one_sentence(
     error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run_command(_raises(error)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"frontrow: {sentence}")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"frontrow: {sentence}")
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -60,13 +60,13 @@ def test_a_wrong_argument_is_one_sentence_and_runs_nothing(
 ) -> None:
     monkeypatch.setattr(supervisor, "clean", lambda: pytest.fail("it ran"))
     assert cli.run_app(cli.app, arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("frontrow: ")
-    assert said.endswith("; --help lists what there is.\n")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("frontrow: ")
+    assert output.endswith("; --help lists what there is.\n")
+    assert output.count("\n") == 1
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_app(cli.app, ["--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in ("run", "stop", "clean", "demo"))
+    output = capsys.readouterr().out
+    assert all(f"\n  {name} " in output for name in ("run", "stop", "clean", "demo"))

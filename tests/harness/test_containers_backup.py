@@ -45,8 +45,8 @@ def test_a_backup_that_fails_leaves_nothing(
 def test_a_backup_does_not_replace_another(operator: Operator, file: Path) -> None:
     operator.run("up", PORT=operator.port)
     before = file.read_bytes()
-    said = operator.refused("backup", str(file))
-    assert f"{file} is there already: choose another FILE, or delete it." in said
+    error = operator.refused("backup", str(file))
+    assert f"{file} is there already: choose another FILE, or delete it." in error
     assert file.read_bytes() == before
     assert sorted(each.name for each in file.parent.iterdir()) == [file.name, "state"]
 
@@ -60,8 +60,8 @@ def test_the_file_must_be_named_and_usable(operator: Operator, tmp_path: Path) -
 
 def test_a_restore_without_a_file_changes_nothing(operator: Operator, tmp_path: Path) -> None:
     file = tmp_path / "x"
-    said = operator.refused("restore", str(file), PORT=operator.port)
-    assert f"No such file or directory: {file}; nothing was changed." in said
+    error = operator.refused("restore", str(file), PORT=operator.port)
+    assert f"No such file or directory: {file}; nothing was changed." in error
     assert operator.docker.log == []
     assert not operator.state.exists()
 
@@ -100,7 +100,7 @@ def test_on_an_empty_machine_no_gateway_starts_before_the_data_is_restored(
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "error"),
     [
         (b"", "no complete dump"),
         (gzip.compress(b""), "no complete dump"),
@@ -114,12 +114,12 @@ def test_on_an_empty_machine_no_gateway_starts_before_the_data_is_restored(
     ],
 )
 def test_a_file_that_is_no_backup_changes_nothing(
-    operator: Operator, tmp_path: Path, content: bytes, says: str
+    operator: Operator, tmp_path: Path, content: bytes, error: str
 ) -> None:
     operator.run("up", PORT=operator.port)
     begun = len(operator.docker.log)
     file = tmp_path / "other.gz"
     file.write_bytes(content)
-    assert says in operator.refused("restore", str(file))
+    assert error in operator.refused("restore", str(file))
     assert operator.docker.log[begun:] == []
     assert operator.docker.running()["gateway"] == 1

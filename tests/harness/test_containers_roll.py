@@ -43,14 +43,14 @@ def test_nothing_is_replaced_if_the_migration_fails(pair: Operator) -> None:
     assert images(pair) == {1}
 
 
-@pytest.mark.parametrize("sick", PROGRAMS)
-def test_an_unhealthy_new_version_is_removed(pair: Operator, sick: str) -> None:
-    pair.docker.sick = {(sick, 2)}
+@pytest.mark.parametrize("unhealthy", PROGRAMS)
+def test_an_unhealthy_new_version_is_removed(pair: Operator, unhealthy: str) -> None:
+    pair.docker.unhealthy = {(unhealthy, 2)}
     error = pair.refused("roll")
-    assert f"the new {sick} does not become healthy" in error
+    assert f"the new {unhealthy} does not become healthy" in error
     assert "ImportError" in error
     assert pair.docker.running() == ALL
-    assert {each.image for each in pair.docker.of(sick)} == {1}
+    assert {each.image for each in pair.docker.of(unhealthy)} == {1}
     assert all(pair.docker.fewest[name] >= 1 for name in PROGRAMS)
     # The next build is healthy.
     pair.run("roll")
@@ -79,7 +79,7 @@ def test_an_unhealthy_gateway_is_found_before_the_only_old_one_stops(
 ) -> None:
     operator.run("up", PORT=operator.port)
     operator.docker.watch()
-    operator.docker.sick = {("gateway", 2)}
+    operator.docker.unhealthy = {("gateway", 2)}
     operator.refused("roll")
     assert operator.docker.fewest == dict.fromkeys(PROGRAMS, 1)
 

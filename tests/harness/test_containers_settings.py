@@ -75,7 +75,7 @@ def test_refused_settings_are_not_stored(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "error"),
     [
         ({"CAP": "1c1g"}, "CAP must be 2c4g or 6c8g, not '1c1g'."),
         ({"CAP": "../caps/2c4g"}, "CAP must be 2c4g or 6c8g"),
@@ -99,8 +99,8 @@ def test_refused_settings_are_not_stored(operator: Operator) -> None:
         ({"PROJECT": "Front"}, "PROJECT must be small letters"),
     ],
 )
-def test_wrong_settings_are_refused(operator: Operator, given: dict[str, str], says: str) -> None:
-    assert says in operator.refused("up", **given)
+def test_wrong_settings_are_refused(operator: Operator, given: dict[str, str], error: str) -> None:
+    assert error in operator.refused("up", **given)
     assert not operator.state.exists() or not list(operator.state.glob("*.settings"))
     assert not operator.docker.containers
 
@@ -147,7 +147,7 @@ def test_secrets_are_created_once(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "error"),
     [
         (("MYSQL_PAYMENT_PASSWORD='", "MYSQL_PAYMENT_PASSWORD=''"), "must be letters and digits"),
         (("REDIS_PASSWORD", "REDIS_PASSPHRASE"), "lacks REDIS_PASSWORD"),
@@ -156,12 +156,12 @@ def test_secrets_are_created_once(operator: Operator) -> None:
     ],
 )
 def test_unusable_secrets_are_refused(
-    operator: Operator, damage: tuple[str, str], says: str
+    operator: Operator, damage: tuple[str, str], error: str
 ) -> None:
     operator.run("up", PORT=operator.port)
     file = operator.state / "frontrow.env"
     file.write_text(file.read_text().replace(*damage))
-    assert says in operator.refused("roll")
+    assert error in operator.refused("roll")
 
 
 def test_a_command_that_needs_a_start_is_refused_before_it(operator: Operator) -> None:

@@ -25,8 +25,8 @@ def test_down_reports_whether_the_data_is_kept(operator: Operator) -> None:
     # Compose would complain about missing networks, so it is not called again.
     assert operator.run("down") == kept
     assert operator.docker.log[-1] == "down"
-    gone = "The data and the passwords of frontrow are deleted.\n"
-    assert operator.run("down", DATA="delete") == gone
+    deleted = "The data and the passwords of frontrow are deleted.\n"
+    assert operator.run("down", DATA="delete") == deleted
     assert operator.docker.log[-2:] == ["down", "volume rm"]
     assert not operator.docker.volumes
     assert operator.run("down", DATA="delete") == "Nothing of frontrow is there.\n"
