@@ -1,4 +1,4 @@
-"""The service with nothing real around it."""
+"""payment_service over fakes, and the arrange steps that its tests share."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from payment_service.domain import Payment
+from payment_service.domain import (
+    ChargeStatus,
+    Payment,
+    PaymentDeclined,
+    PayOrder,
+    Status,
+)
 from payment_service.ports import PaymentProvider, Payments
 from payment_service.recovery import Recovery
 from payment_service.saga import Saga
@@ -19,7 +25,8 @@ LEASE = 5.0
 
 @dataclass
 class Shop:
-    """One payment_service; `again` is what a restart, or a replica, is."""
+    """One payment_service over fakes. `restarted` is another one over the same fakes: after a
+    restart, or a second replica."""
 
     payments: Payments = field(default_factory=MemoryPayments)
     reservations: FakeReservations = field(default_factory=FakeReservations)
@@ -43,7 +50,7 @@ class Shop:
             self.payments, saga, interval=0.05, lease_seconds=self.lease_seconds
         )
 
-    def again(self) -> "Shop":
+    def restarted(self) -> "Shop":
         return Shop(self.payments, self.reservations, self.provider, self.guard)
 
     @property
@@ -55,8 +62,27 @@ class Shop:
     def event_kinds(self) -> list[str | None]:
         return [event.WhichOneof("event") for event in self.events]
 
+    async def abandoned(self, order: PayOrder) -> Payment:
+        """Creates a payment whose driver has crashed: its lease is over at once."""
+        attempt = await self.payments.create_payment(order, lease_seconds=0, answer_seconds=0)
+        return attempt.payment
+
+    async def pay_without_answer(self, order: PayOrder) -> Payment:
+        """Pays; the provider decides, but does not answer in time."""
+        self.provider.late_troubles = [TimeoutError()]
+        payment = await self.service.pay(order)
+        assert payment.status is Status.INITIATED
+        return payment
+
+    async def pay_declined(self, order: PayOrder) -> None:
+        """Pays; the provider declines this charge and approves later ones."""
+        self.provider.answer = ChargeStatus.DECLINED
+        with pytest.raises(PaymentDeclined):
+            await self.service.pay(order)
+        self.provider.answer = ChargeStatus.APPROVED
+
     async def recover(self) -> None:
-        """Looks until nothing is left that may be taken up now or soon."""
+        """Runs recovery until every payment is finished."""
         async with asyncio.timeout(10):
             while any(not p.finished for p in self._all()):
                 await self.recovery.recover_batch()

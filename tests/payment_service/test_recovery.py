@@ -1,4 +1,4 @@
-"""A driver lost at each step, and what recovery makes of it."""
+"""Crashes of a driver at each step, and their recovery."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,11 +30,11 @@ ORDER = PayOrder(reservation_id=9, user_id=42)
 
 
 class Lost(BaseException):
-    """The process is killed: no handler of ours may run."""
+    """Simulates kill -9: no exception handler of the service catches it."""
 
 
 def lose(owner: Any, step: str, *, after: bool) -> None:
-    """Loses the driver before or after one of its steps."""
+    """Crashes the driver before or after one of its steps."""
     method: Callable[..., Awaitable[Any]] = getattr(owner, step)
 
     async def lost(*arguments: Any, **named: Any) -> Any:
@@ -54,79 +54,79 @@ STEPS = [
 
 
 async def crash(shop: Shop, owner: str, step: str, *, after: bool) -> None:
-    """Pays, and loses the driver at that step; its lease is over at once."""
-    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    """Pays, and crashes the driver at that step; its lease is over at once."""
+    payment = await shop.abandoned(ORDER)
     lose(getattr(shop, owner), step, after=after)
     with pytest.raises(Lost):
-        await shop.service._saga.drive(attempt.payment)
+        await shop.service._saga.drive(payment)
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("owner", "step"), STEPS)
 @pytest.mark.parametrize("decision", [ChargeStatus.APPROVED, ChargeStatus.DECLINED])
-async def test_a_lost_driver_is_made_up_for(
+async def test_recovery_finishes_the_payment_of_a_crashed_driver(
     shop: Shop, owner: str, step: str, after: bool, decision: ChargeStatus
 ) -> None:
     shop.provider.answer = decision
     await crash(shop, owner, step, after=after)
-    again = shop.again()
-    await again.recover()
+    restarted = shop.restarted()
+    await restarted.recover()
     assert len(shop.provider.book) == 1
     if decision is ChargeStatus.APPROVED:
-        assert (await again.service.pay(ORDER)).status is Status.SUCCEEDED
+        assert (await restarted.service.pay(ORDER)).status is Status.SUCCEEDED
         assert shop.event_kinds == ["succeeded"]
         assert shop.provider.charged == [1]
     else:
         with pytest.raises(PaymentDeclined):
-            await again.service.pay(ORDER)
+            await restarted.service.pay(ORDER)
         assert shop.event_kinds == ["failed"]
         assert shop.provider.charged == []
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("owner", "step"), STEPS)
-async def test_a_lost_driver_whose_hold_lapsed_never_charges_for_nothing(
+async def test_after_the_hold_expired_recovery_starts_no_charge(
     shop: Shop, owner: str, step: str, after: bool
 ) -> None:
     await crash(shop, owner, step, after=after)
     shop.reservations.lapse(9)
-    again = shop.again()
-    await again.recover()
+    restarted = shop.restarted()
+    await restarted.recover()
     assert isinstance(shop.payments, MemoryPayments)
     payment = shop.payments.payments[1]
     if shop.provider.charged:
-        # The money was taken: the reservations take the seat again, or have it refunded.
+        # Charged: by this event reservation_service confirms the seat or reports it as lost.
         assert payment.status is Status.SUCCEEDED
         assert shop.event_kinds == ["succeeded"]
     else:
         assert payment.status is Status.FAILED
         assert shop.events == []
         with pytest.raises(ReservationExpired):
-            await again.service.pay(ORDER)
+            await restarted.service.pay(ORDER)
         assert shop.provider.charged == []
 
 
 async def test_a_charge_that_arrives_after_recovery_gave_up_is_barred(shop: Shop) -> None:
-    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    payment = await shop.abandoned(ORDER)
     shop.reservations.lapse(9)
     await shop.recover()
-    charge = await shop.provider.charge(attempt.payment.id, 42, shop.reservations.price)
+    charge = await shop.provider.charge(payment.id, 42, shop.reservations.price)
     assert charge.status is ChargeStatus.DECLINED
     assert shop.provider.charged == []
 
 
-async def test_two_recoveries_and_a_slow_driver_end_a_payment_once(shop: Shop) -> None:
-    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+async def test_two_recoveries_and_a_slow_driver_finish_a_payment_once(shop: Shop) -> None:
+    payment = await shop.abandoned(ORDER)
     await asyncio.gather(
-        shop.service._saga.drive(attempt.payment),
+        shop.service._saga.drive(payment),
         shop.recovery.recover_batch(),
-        shop.again().recovery.recover_batch(),
+        shop.restarted().recovery.recover_batch(),
     )
     assert shop.event_kinds == ["succeeded"]
     assert shop.provider.charged == [1]
 
 
-async def test_a_pending_charge_keeps_its_hold_and_settles(shop: Shop) -> None:
+async def test_the_hold_of_a_pending_charge_is_renewed_until_it_settles(shop: Shop) -> None:
     shop.provider.answer = ChargeStatus.PENDING
     payment = await shop.service.pay(ORDER)
     assert payment.status is Status.INITIATED
@@ -138,12 +138,12 @@ async def test_a_pending_charge_keeps_its_hold_and_settles(shop: Shop) -> None:
     assert shop.event_kinds == ["succeeded"]
 
 
-async def test_an_old_payment_renews_no_hold_until_it_is_known_to_be_charged(shop: Shop) -> None:
+async def test_the_hold_of_an_old_payment_is_renewed_only_once_it_is_charged(shop: Shop) -> None:
     shop.provider.answer = ChargeStatus.PENDING
     payment = await shop.service.pay(ORDER)
     old = replace(payment, created_at=payment.created_at - timedelta(hours=1))
     await shop.service._saga.resume(old)
-    shop.provider.troubles = [ProviderUnavailable("away")]
+    shop.provider.troubles = [ProviderUnavailable("unavailable")]
     await shop.service._saga.resume(old)
     assert shop.reservations.calls == [1]
     shop.provider.settle(1, ChargeStatus.APPROVED)
@@ -151,50 +151,47 @@ async def test_an_old_payment_renews_no_hold_until_it_is_known_to_be_charged(sho
     assert shop.reservations.calls == [1, 1]
 
 
-async def test_reservations_away_wait_for_recovery(shop: Shop) -> None:
-    await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
-    shop.reservations.troubles = [Unavailable("away")]
+async def test_recovery_retries_while_reservation_service_is_unavailable(shop: Shop) -> None:
+    await shop.abandoned(ORDER)
+    shop.reservations.troubles = [Unavailable("unavailable")]
     await shop.recovery.recover_batch()
     assert shop.provider.book == {}
     await shop.recover()
     assert shop.event_kinds == ["succeeded"]
 
 
-async def test_one_payment_that_fails_keeps_no_other_back(shop: Shop) -> None:
+async def test_a_failing_recovery_does_not_stop_the_others(shop: Shop) -> None:
     shop.reservations.hold(10, user_id=42)
-    await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
-    await shop.payments.create_payment(PayOrder(10, 42), lease_seconds=0, answer_seconds=0)
+    await shop.abandoned(ORDER)
+    await shop.abandoned(PayOrder(10, 42))
     shop.reservations.troubles = [ValueError("a defect")]
     await shop.recovery.recover_batch()
     assert shop.provider.charged == [2]
 
 
-async def test_a_success_that_kafka_does_not_take_keeps_its_hold(
+async def test_the_hold_of_an_unpublished_success_is_renewed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.3)
-    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
-    await shop.service._saga.drive(attempt.payment)
+    await shop.service._saga.drive(await shop.abandoned(ORDER))
     await asyncio.sleep(0.35)
     for _ in range(3):
         await shop.recovery.poll_once()
-    assert shop.reservations.calls == [1, 1], "renewed once in a while, not at every look"
+    assert shop.reservations.calls == [1, 1], "renewed at intervals, not at every poll"
 
 
-async def test_all_of_many_successes_that_kafka_does_not_take_keep_their_holds(
+async def test_the_holds_of_many_unpublished_successes_are_all_renewed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.0)
     for reservation_id in range(1000, 1500):
         shop.reservations.hold(reservation_id, user_id=42)
-        order = PayOrder(reservation_id, 42)
-        attempt = await shop.payments.create_payment(order, lease_seconds=0, answer_seconds=0)
-        await shop.service._saga.drive(attempt.payment)
+        await shop.service._saga.drive(await shop.abandoned(PayOrder(reservation_id, 42)))
     shop.reservations.calls.clear()
     await shop.recovery.poll_once()
     assert sorted(shop.reservations.calls) == list(range(1, 501))
     await shop.recovery.poll_once()
-    assert len(shop.reservations.calls) == 500, "renewed again before it was time"
+    assert len(shop.reservations.calls) == 500, "renewed before the interval was over"
 
 
 async def test_a_charge_that_the_provider_refuses_is_given_up(shop: Shop) -> None:
@@ -217,7 +214,7 @@ async def test_a_charge_that_the_provider_refuses_is_given_up(shop: Shop) -> Non
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
 
 
-async def test_a_refusal_to_tell_or_to_bar_is_logged_and_asked_again_ever_less_often(
+async def test_refused_reads_and_refunds_are_logged_and_retried_less_and_less_often(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     parks: list[float] = []
@@ -228,32 +225,32 @@ async def test_a_refusal_to_tell_or_to_bar_is_logged_and_asked_again_ever_less_o
         await park(payment, 0)
 
     shop.payments.park = measured  # type: ignore[method-assign]
-    attempt = await shop.payments.create_payment(ORDER, lease_seconds=0, answer_seconds=0)
+    abandoned = await shop.abandoned(ORDER)
     refused = [ProviderRefused("401") for _ in range(12)]
     shop.provider.troubles = list[Exception](refused)
     for _ in range(6):
         await shop.recovery.recover_batch()
     renewals = len(shop.reservations.calls)
-    assert renewals == 6, "it may have been charged"
-    assert await shop.payments.give_up(
-        replace(attempt.payment, attempts=6), ReservationExpired.code
-    )
+    assert renewals == 6, "it may have been charged, so its hold is renewed"
+    assert await shop.payments.give_up(replace(abandoned, attempts=6), ReservationExpired.code)
     for _ in range(6):
         await shop.recovery.recover_batch()
-    assert len(shop.reservations.calls) == renewals, "it is not going to be charged"
+    assert len(shop.reservations.calls) == renewals, (
+        "it will not be charged: no renewal"
+    )
     assert parks == sorted(parks)
     assert parks[0] == 1
     assert parks[-1] == LONGEST_REFUSED_PARK_SECONDS
     assert caplog.text.count("provider_refused") == 12
     await shop.recovery.recover_batch()
-    ended = await shop.payments.get_payment(attempt.payment.id)
+    ended = await shop.payments.get_payment(abandoned.id)
     assert ended is not None
     assert ended.failure_code == ReservationExpired.code
     assert ended.finished
     assert shop.events == []
 
 
-async def test_an_ended_payment_stays_as_it_is(shop: Shop) -> None:
+async def test_a_finished_payment_does_not_change(shop: Shop) -> None:
     payment = await shop.service.pay(ORDER)
     now = await shop.payments.record_outcome(payment, Outcome(Status.FAILED), None)
     assert now == payment

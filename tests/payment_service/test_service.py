@@ -1,4 +1,4 @@
-"""Paying, with fakes for everything outside."""
+"""The use cases of payments, over fakes."""
 
 import asyncio
 from decimal import Decimal
@@ -40,14 +40,14 @@ async def test_a_payment_succeeds_with_one_event(shop: Shop) -> None:
     assert (event.payment_id, event.reservation_id, event.user_id) == (payment.id, 9, 42)
 
 
-async def test_paying_again_gets_the_first_payment(shop: Shop) -> None:
+async def test_paying_again_returns_the_first_payment(shop: Shop) -> None:
     first = await shop.service.pay(ORDER)
     assert await shop.service.pay(ORDER) == first
     assert len(shop.events) == 1
     assert shop.provider.charged == [first.id]
 
 
-async def test_fifty_at_once_are_one_payment(shop: Shop) -> None:
+async def test_fifty_concurrent_calls_make_one_payment(shop: Shop) -> None:
     payments = await asyncio.gather(*(shop.service.pay(ORDER) for _ in range(50)))
     assert {p.id for p in payments} == {1}
     assert {p.status for p in payments} == {Status.SUCCEEDED}
@@ -55,12 +55,9 @@ async def test_fifty_at_once_are_one_payment(shop: Shop) -> None:
     assert len(shop.events) == 1
 
 
-async def test_a_decline_keeps_the_hold_and_the_next_call_tries_again(shop: Shop) -> None:
-    shop.provider.answer = ChargeStatus.DECLINED
-    with pytest.raises(PaymentDeclined):
-        await shop.service.pay(ORDER)
+async def test_after_a_decline_the_next_call_starts_a_new_payment(shop: Shop) -> None:
+    await shop.pay_declined(ORDER)
     assert shop.events[0].failed.reason == "CARD_DECLINED"
-    shop.provider.answer = ChargeStatus.APPROVED
     # The event of the decline has not reached the reservation yet.
     assert shop.reservations.paying == {9: 1}
     payment = await shop.service.pay(ORDER)
@@ -79,7 +76,7 @@ async def test_a_decline_keeps_the_hold_and_the_next_call_tries_again(shop: Shop
         (PayOrder(9, 42, "k" * 256), InvalidRequest),
     ],
 )
-async def test_what_cannot_be_paid_is_refused_and_charges_nothing(
+async def test_a_refused_order_charges_nothing(
     shop: Shop, order: PayOrder, error: type[ServiceError]
 ) -> None:
     shop.reservations.hold(10, user_id=42)
@@ -91,7 +88,7 @@ async def test_what_cannot_be_paid_is_refused_and_charges_nothing(
     assert shop.events == []
 
 
-async def test_a_stranger_keeps_no_owner_waiting(shop: Shop) -> None:
+async def test_another_users_call_does_not_delay_the_owner(shop: Shop) -> None:
     stranger, owner = await asyncio.gather(
         shop.service.pay(PayOrder(9, 41)), shop.service.pay(ORDER), return_exceptions=True
     )
@@ -100,8 +97,8 @@ async def test_a_stranger_keeps_no_owner_waiting(shop: Shop) -> None:
     assert owner.status is Status.SUCCEEDED
 
 
-async def test_reservations_away_charge_nothing_then_or_later(shop: Shop) -> None:
-    shop.reservations.troubles = [Unavailable("away")]
+async def test_while_reservation_service_is_unavailable_nothing_is_charged(shop: Shop) -> None:
+    shop.reservations.troubles = [Unavailable("unavailable")]
     with pytest.raises(Unavailable):
         await shop.service.pay(ORDER)
     await shop.recover()
@@ -110,10 +107,10 @@ async def test_reservations_away_charge_nothing_then_or_later(shop: Shop) -> Non
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
 
 
-async def test_a_silent_provider_is_pending_and_settles_once(shop: Shop) -> None:
-    shop.provider.late_troubles = [TimeoutError()]
-    payment = await shop.service.pay(ORDER)
-    assert payment.status is Status.INITIATED
+async def test_without_an_answer_of_the_provider_a_payment_is_pending_and_settles_once(
+    shop: Shop,
+) -> None:
+    payment = await shop.pay_without_answer(ORDER)
     assert shop.events == []
     paying = asyncio.create_task(shop.service.pay(ORDER))
     await shop.recover()
@@ -122,10 +119,9 @@ async def test_a_silent_provider_is_pending_and_settles_once(shop: Shop) -> None
     assert shop.event_kinds == ["succeeded"]
 
 
-async def test_a_decline_that_nobody_was_told_is_told_once(shop: Shop) -> None:
+async def test_an_unreported_decline_is_reported_once_by_pay(shop: Shop) -> None:
     shop.provider.answer = ChargeStatus.DECLINED
-    shop.provider.late_troubles = [TimeoutError()]
-    assert (await shop.service.pay(ORDER)).status is Status.INITIATED
+    await shop.pay_without_answer(ORDER)
     await shop.recover()
     shop.provider.answer = ChargeStatus.APPROVED
     with pytest.raises(PaymentDeclined):
@@ -133,10 +129,9 @@ async def test_a_decline_that_nobody_was_told_is_told_once(shop: Shop) -> None:
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
 
 
-async def test_a_decline_that_nobody_was_told_is_told_once_to_whoever_asks(shop: Shop) -> None:
+async def test_an_unreported_decline_is_reported_once_by_a_read(shop: Shop) -> None:
     shop.provider.answer = ChargeStatus.DECLINED
-    shop.provider.late_troubles = [TimeoutError()]
-    assert (await shop.service.pay(ORDER)).status is Status.INITIATED
+    await shop.pay_without_answer(ORDER)
     assert (await shop.service.payment_of_reservation(9, 42)).status is Status.INITIATED
     await shop.recover()
     with pytest.raises(PaymentDeclined):
@@ -145,21 +140,26 @@ async def test_a_decline_that_nobody_was_told_is_told_once_to_whoever_asks(shop:
         await shop.service.payment_of_reservation(9, 42)
 
 
-async def test_a_provider_away_is_pending(shop: Shop) -> None:
-    shop.provider.troubles = [ProviderUnavailable("away"), ProviderUnavailable("away")]
+async def test_while_the_provider_is_unavailable_a_payment_is_pending(shop: Shop) -> None:
+    shop.provider.troubles = [
+        ProviderUnavailable("unavailable"),
+        ProviderUnavailable("unavailable"),
+    ]
     assert (await shop.service.pay(ORDER)).status is Status.INITIATED
     await shop.recover()
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
     assert shop.provider.charged == [1]
 
 
-async def test_a_deadline_that_comes_first_is_pending_and_the_driver_goes_on(shop: Shop) -> None:
+async def test_at_the_callers_deadline_a_payment_is_pending_and_its_driver_continues(
+    shop: Shop,
+) -> None:
     gate = asyncio.Event()
     begin = shop.reservations.begin_payment
 
     async def slow(payment):  # type: ignore[no-untyped-def]
         await gate.wait()
-        # The driver has a budget of its own.
+        # The deadline of the caller does not apply to the driver.
         assert call_context.remaining(4.0) > 3.0
         return await begin(payment)
 
@@ -175,7 +175,7 @@ async def test_a_deadline_that_comes_first_is_pending_and_the_driver_goes_on(sho
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
 
 
-async def test_a_caller_that_hangs_up_stops_nothing(shop: Shop) -> None:
+async def test_the_driver_continues_after_its_caller_disconnects(shop: Shop) -> None:
     callers = [asyncio.create_task(shop.service.pay(ORDER)) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -186,7 +186,7 @@ async def test_a_caller_that_hangs_up_stops_nothing(shop: Shop) -> None:
     assert shop.event_kinds == ["succeeded"]
 
 
-async def test_the_outcome_can_be_asked_for_without_paying(shop: Shop) -> None:
+async def test_the_outcome_can_be_read_without_paying(shop: Shop) -> None:
     service = shop.service
     with pytest.raises(PaymentNotFound):
         await service.payment_of_reservation(9, 42)
@@ -194,13 +194,10 @@ async def test_the_outcome_can_be_asked_for_without_paying(shop: Shop) -> None:
         await service.pay(PayOrder(9, 41))
     with pytest.raises(PaymentNotFound):
         await service.payment_of_reservation(9, 41)
-    shop.provider.answer = ChargeStatus.DECLINED
-    with pytest.raises(PaymentDeclined):
-        await service.pay(ORDER)
-    # The decline has been told; for another try the caller needs an admission again.
+    await shop.pay_declined(ORDER)
+    # Pay has reported the decline; another attempt needs an admission again.
     with pytest.raises(PaymentNotFound):
         await service.payment_of_reservation(9, 42)
-    shop.provider.answer = ChargeStatus.APPROVED
     payment = await service.pay(ORDER)
     assert await service.payment_of_reservation(9, 42) == payment
     with pytest.raises(NotYours):
@@ -210,15 +207,14 @@ async def test_the_outcome_can_be_asked_for_without_paying(shop: Shop) -> None:
 class TestIdempotencyKey:
     ORDER = PayOrder(9, 42, "key")
 
-    async def test_a_repeat_gets_the_first_answer(self, shop: Shop) -> None:
+    async def test_a_repeat_returns_the_first_result(self, shop: Shop) -> None:
         first = await shop.service.pay(self.ORDER)
         assert await shop.service.pay(self.ORDER) == first
 
-    async def test_a_decline_is_remembered_and_another_key_tries_again(self, shop: Shop) -> None:
-        shop.provider.answer = ChargeStatus.DECLINED
-        with pytest.raises(PaymentDeclined):
-            await shop.service.pay(self.ORDER)
-        shop.provider.answer = ChargeStatus.APPROVED
+    async def test_a_key_keeps_its_decline_and_another_key_starts_a_new_payment(
+        self, shop: Shop
+    ) -> None:
+        await shop.pay_declined(self.ORDER)
         for _ in range(2):
             with pytest.raises(PaymentDeclined):
                 await shop.service.pay(self.ORDER)
@@ -230,57 +226,60 @@ class TestIdempotencyKey:
         await shop.service.pay(self.ORDER)
         with pytest.raises(IdempotencyKeyReused):
             await shop.service.pay(PayOrder(10, 42, "key"))
-        # Another user's key of the same name is another key.
+        # The same key of another user is another key.
         shop.reservations.hold(10, user_id=43)
         assert (await shop.service.pay(PayOrder(10, 43, "key"))).status is Status.SUCCEEDED
 
-    async def test_while_the_first_is_in_flight(self, shop: Shop) -> None:
+    async def test_while_the_first_request_is_in_progress(self, shop: Shop) -> None:
         answers = await asyncio.gather(
             *(shop.service.pay(self.ORDER) for _ in range(10)), return_exceptions=True
         )
         assert sum(isinstance(answer, InProgress) for answer in answers) == 9
         assert (await shop.service.pay(self.ORDER)).status is Status.SUCCEEDED
 
-    async def test_after_pending_asking_again_tells(self, shop: Shop) -> None:
+    async def test_after_pending_a_repeat_returns_the_outcome(self, shop: Shop) -> None:
         shop.provider.answer = ChargeStatus.DECLINED
-        shop.provider.late_troubles = [TimeoutError()]
-        assert (await shop.service.pay(self.ORDER)).status is Status.INITIATED
+        await shop.pay_without_answer(self.ORDER)
         asking = asyncio.create_task(shop.service.pay(self.ORDER))
         await shop.recover()
         for answer in (asking, shop.service.pay(self.ORDER)):
             with pytest.raises(PaymentDeclined):
                 await answer
 
-    async def test_unavailable_is_not_remembered(self, shop: Shop) -> None:
-        shop.reservations.troubles = [Unavailable("away")]
+    async def test_a_key_does_not_keep_unavailable(self, shop: Shop) -> None:
+        shop.reservations.troubles = [Unavailable("unavailable")]
         with pytest.raises(Unavailable):
             await shop.service.pay(self.ORDER)
         assert (await shop.service.pay(self.ORDER)).status is Status.SUCCEEDED
 
-    async def test_a_driver_that_fails_is_pending_and_sticks_no_key(self, shop: Shop) -> None:
+    async def test_after_a_failed_driver_a_payment_is_pending_and_its_key_is_free(
+        self, shop: Shop
+    ) -> None:
         record = shop.payments.record_outcome
 
         async def lost(*_: object) -> Payment:
-            raise Unavailable("The database is away.")
+            raise Unavailable("The database is unavailable.")
 
         shop.payments.record_outcome = lost  # type: ignore[method-assign,assignment]
         payment = await shop.service.pay(self.ORDER)
         assert payment.status is Status.INITIATED
         assert shop.provider.charged == [payment.id]
         shop.payments.record_outcome = record  # type: ignore[method-assign]
-        # Recovery takes it up when its driver's lease is over.
+        # Recovery claims it after its driver's lease.
         await shop.payments.park(payment, 0)
         asking = asyncio.create_task(shop.service.pay(self.ORDER))
         await shop.recover()
         assert (await asking).status is Status.SUCCEEDED
         assert shop.provider.charged == [payment.id]
 
-    async def test_a_database_lost_while_waiting_sticks_no_key(self, shop: Shop) -> None:
+    async def test_after_the_database_failed_while_waiting_the_key_is_free(
+        self, shop: Shop
+    ) -> None:
         await shop.payments.create_payment(self.ORDER, lease_seconds=60, answer_seconds=0)
         get = shop.payments.get_payment
 
         async def lost(_: int) -> Payment | None:
-            raise Unavailable("The database is away.")
+            raise Unavailable("The database is unavailable.")
 
         shop.payments.get_payment = lost  # type: ignore[method-assign,assignment]
         with pytest.raises(Unavailable):
@@ -289,15 +288,16 @@ class TestIdempotencyKey:
         attempt = await shop.payments.create_payment(self.ORDER, lease_seconds=60, answer_seconds=0)
         assert not attempt.created
 
-    async def test_a_key_that_cannot_be_released_spoils_no_answer(self, shop: Shop) -> None:
+    async def test_a_key_that_cannot_be_released_does_not_change_the_answer(
+        self, shop: Shop
+    ) -> None:
         async def lost(_: PayOrder) -> None:
-            raise Unavailable("The database is away.")
+            raise Unavailable("The database is unavailable.")
 
         shop.payments.release_key = lost  # type: ignore[method-assign,assignment]
-        shop.provider.late_troubles = [TimeoutError()]
-        assert (await shop.service.pay(self.ORDER)).status is Status.INITIATED
+        await shop.pay_without_answer(self.ORDER)
 
-    async def test_a_crash_sticks_no_key(self, shop: Shop) -> None:
+    async def test_after_a_crash_the_key_is_free(self, shop: Shop) -> None:
         await shop.payments.create_payment(self.ORDER, lease_seconds=0, answer_seconds=0.1)
         with pytest.raises(InProgress):
             await shop.service.pay(self.ORDER)
@@ -306,7 +306,7 @@ class TestIdempotencyKey:
 
 
 class TestRefund:
-    async def test_a_lost_seat_gives_the_money_back_once(self, shop: Shop) -> None:
+    async def test_a_lost_seat_is_refunded_once(self, shop: Shop) -> None:
         payment = await shop.service.pay(ORDER)
         for _ in range(2):
             await shop.service.refund(payment.id)
@@ -315,9 +315,11 @@ class TestRefund:
         assert (await shop.service.pay(ORDER)).status is Status.REFUNDED
         assert (await shop.service.payment_of_reservation(9, 42)).status is Status.REFUNDED
 
-    async def test_a_provider_away_is_asked_again(self, shop: Shop) -> None:
+    async def test_a_refund_can_be_repeated_after_the_provider_was_unavailable(
+        self, shop: Shop
+    ) -> None:
         payment = await shop.service.pay(ORDER)
-        shop.provider.troubles = [ProviderUnavailable("away")]
+        shop.provider.troubles = [ProviderUnavailable("unavailable")]
         with pytest.raises(ProviderUnavailable):
             await shop.service.refund(payment.id)
         assert shop.event_kinds == ["succeeded"]
@@ -331,19 +333,17 @@ class TestRefund:
         assert shop.provider.refunds == [payment.id]
         assert shop.event_kinds == ["succeeded", "refunded"]
 
-    async def test_what_did_not_succeed_is_a_mistake(self, shop: Shop) -> None:
+    async def test_a_payment_that_did_not_succeed_cannot_be_refunded(self, shop: Shop) -> None:
         with pytest.raises(PaymentNotFound):
             await shop.service.refund(77)
-        shop.provider.answer = ChargeStatus.DECLINED
-        with pytest.raises(PaymentDeclined):
-            await shop.service.pay(ORDER)
+        await shop.pay_declined(ORDER)
         with pytest.raises(InvalidRequest):
             await shop.service.refund(1)
         assert shop.provider.refunds == []
 
 
-async def test_answers_of_another_replica_are_found(shop: Shop) -> None:
-    other = shop.again()
+async def test_the_outcome_of_another_replicas_payment_is_returned(shop: Shop) -> None:
+    other = shop.restarted()
     payments = await asyncio.gather(
         *(replica.service.pay(ORDER) for replica in (shop, other) for _ in range(10))
     )
@@ -352,7 +352,7 @@ async def test_answers_of_another_replica_are_found(shop: Shop) -> None:
     assert len(shop.payments.payments) == 1
 
 
-async def test_an_earlier_payment_still_being_wound_up_is_unavailable_for_a_while(
+async def test_while_the_previous_payment_is_unsettled_pay_is_unavailable(
     shop: Shop,
 ) -> None:
     shop.reservations.paying[9] = 77
