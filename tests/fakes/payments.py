@@ -1,4 +1,4 @@
-"""The outside of payment_service, in memory."""
+"""The store, the reservations and the provider of payment_service, in memory."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ from servicekit.errors import Unavailable
 
 
 class MemoryPayments:
-    """ports.Payments with the semantics of the real store; `events` are the outbox."""
+    """Implements ports.Payments like the real store; `events` is the outbox."""
 
     def __init__(self) -> None:
         self.payments: dict[int, Payment] = {}
@@ -200,7 +200,7 @@ class MemoryPayments:
 
 
 class FakeReservations:
-    """Holds by reservation id, and who is paying them. Nothing lapses but by `lapse`."""
+    """Implements ports.Reservations. Holds expire only by `lapse`."""
 
     def __init__(self, price: str = "150000.00") -> None:
         self.price = Decimal(price)
@@ -237,8 +237,8 @@ class FakeReservations:
 
 
 class FakeProvider:
-    """A provider with a book. `answer` is what it decides; `troubles` are raised by the next
-    calls, one each: before anything is charged, or after it if in `late_troubles`."""
+    """Implements ports.PaymentProvider. `answer` is its decision. The next calls raise `troubles`,
+    one each, before anything is charged; `late_troubles` after the charge."""
 
     def __init__(self) -> None:
         self.answer = ChargeStatus.APPROVED
@@ -249,7 +249,7 @@ class FakeProvider:
 
     @property
     def charged(self) -> list[int]:
-        """Payments whose money is with us."""
+        """The ids of the payments that are charged and not refunded."""
         return [i for i, charge in self.book.items() if charge.status is ChargeStatus.APPROVED]
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
@@ -277,7 +277,7 @@ class FakeProvider:
         self.book[payment_id] = Charge(ChargeStatus.REFUNDED, known.amount if known else None)
 
     def settle(self, payment_id: int, status: ChargeStatus) -> None:
-        """A pending charge comes to its end."""
+        """Decides a pending charge."""
         self.book[payment_id] = Charge(status, self.book[payment_id].amount, _reason(status))
 
 

@@ -1,4 +1,4 @@
-"""A store of reservations, a seat directory and seat locks in memory."""
+"""The store, the seat directory and the seat locks of reservation_service, in memory."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -19,11 +19,11 @@ from reservation_service.domain import (
     Status,
 )
 
-SEATS_A_SCHEDULE = 150
+SEATS_PER_SCHEDULE = 150
 
 
 class FakeReservationStore:
-    """Keeps the rules of the real one in plain sight; nothing in here ever waits."""
+    """Implements ports.ReservationStore; never waits."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Reservation] = {}
@@ -169,13 +169,13 @@ class FakeReservationStore:
     # What tests do to the store.
 
     async def lapse(self, reservation_id: int) -> None:
-        """Lets time pass until the hold, or the payment's lease, is over."""
+        """Expires the hold and the payment's lease."""
         row = self.rows[reservation_id]
         past = self._now() - timedelta(milliseconds=1)
         self._change(row, held_until=min(past, row.held_until), lapses_at=past)
 
     async def lapse_hold_only(self, reservation_id: int) -> None:
-        """The hold is over, the payment's lease runs on."""
+        """Expires the hold; the payment's lease continues."""
         past = self._now() - timedelta(milliseconds=1)
         self._change(self.rows[reservation_id], held_until=past)
 
@@ -184,7 +184,7 @@ class FakeReservationStore:
             self.keys[key] = (remembered, since - timedelta(hours=hours))
 
     async def stored(self, reservation_id: int) -> Status:
-        """The status as it is written down."""
+        """Returns the stored status."""
         return self.rows[reservation_id].stored_status
 
     def _live(self, seat_id: int) -> Reservation | None:
@@ -206,20 +206,21 @@ class FakeReservationStore:
 
 @dataclass
 class FakeDirectory:
-    """Every seat from 1 to `last` exists, 150 to a schedule, as the seeder makes them."""
+    """Implements ports.SeatDirectory. Every seat from 1 to `last` exists, 150 per schedule,
+    numbered as by the seeder."""
 
     last: int = 10**15
 
     async def seat(self, seat_id: int) -> Seat:
         if not 0 < seat_id <= self.last:
             raise SeatNotFound(seat_id)
-        schedule, n = divmod(seat_id - 1, SEATS_A_SCHEDULE)
+        schedule, n = divmod(seat_id - 1, SEATS_PER_SCHEDULE)
         row, number = divmod(n, 15)
         return Seat(seat_id, schedule + 1, f"{'ABCDEFGHIJ'[row]}{number + 1}", Decimal("150000.00"))
 
 
 class FakeLocks:
-    """Locks as they should be."""
+    """Implements ports.SeatLocks."""
 
     def __init__(self) -> None:
         self.held: dict[int, str] = {}
@@ -237,7 +238,7 @@ class FakeLocks:
 
 
 class UselessLocks:
-    """Locks that everybody gets: Redis has failed over, or is away."""
+    """Locks that exclude nobody, as after a failover of Redis or while it is unavailable."""
 
     @contextlib.asynccontextmanager
     async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:

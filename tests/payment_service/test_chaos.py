@@ -1,4 +1,4 @@
-"""Whatever goes wrong, and wherever: money and events agree in the end."""
+"""Failures at every step: money and events agree in the end."""
 
 import asyncio
 import random

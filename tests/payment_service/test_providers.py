@@ -60,7 +60,7 @@ class TestGuard:
     def guarded(self, inner: FakeProvider) -> GuardedProvider:
         return GuardedProvider(inner, timeout=1.0, breaker=CircuitBreaker(2, 60))
 
-    async def test_errors_are_tried_again_with_a_bound(
+    async def test_errors_are_retried_with_a_bound(
         self, inner: FakeProvider, guarded: GuardedProvider
     ) -> None:
         inner.troubles = [ProviderUnavailable("no")] * 3
@@ -70,7 +70,7 @@ class TestGuard:
             await guarded.charge(2, 42, PRICE)
         assert len(inner.troubles) == 1
 
-    async def test_silence_is_cut_and_not_tried_again(
+    async def test_a_timeout_is_not_retried(
         self, inner: FakeProvider, guarded: GuardedProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls = 0
@@ -90,7 +90,7 @@ class TestGuard:
             await guarded.charge(1, 42, PRICE)
         assert calls == 2, "the breaker lets nothing through"
 
-    async def test_a_decline_is_an_answer(
+    async def test_a_decline_is_not_retried(
         self, inner: FakeProvider, guarded: GuardedProvider
     ) -> None:
         inner.answer = ChargeStatus.DECLINED
@@ -109,7 +109,7 @@ class TestSandbox:
             yield SandboxProvider(database)
 
     @pytest.mark.parametrize(("kind", "decision"), [(0, APPROVED), (sandbox.DECLINED, DECLINED)])
-    async def test_it_decides_once(
+    async def test_a_charge_is_decided_once(
         self, provider: SandboxProvider, kind: int, decision: Charge
     ) -> None:
         payment_id = next(payment_ids)
@@ -120,13 +120,13 @@ class TestSandbox:
         assert charges == [decision] * 10
         assert await provider.get_charge(payment_id) == decision
 
-    async def test_a_slow_one(self, provider: SandboxProvider) -> None:
+    async def test_a_slow_charge(self, provider: SandboxProvider) -> None:
         started = asyncio.get_running_loop().time()
         charge = await provider.charge(next(payment_ids), sandbox.SLOW * sandbox.MAGIC, PRICE)
         assert charge == APPROVED
         assert asyncio.get_running_loop().time() - started >= 0.2
 
-    async def test_a_failing_one(self, provider: SandboxProvider) -> None:
+    async def test_a_failing_charge(self, provider: SandboxProvider) -> None:
         payment_id, user_id = next(payment_ids), sandbox.FAILING * sandbox.MAGIC
         for _ in range(2):
             with pytest.raises(ProviderUnavailable):
@@ -138,7 +138,7 @@ class TestSandbox:
         ("kind", "decision"),
         [(sandbox.SILENT_APPROVED, APPROVED), (sandbox.SILENT_DECLINED, DECLINED)],
     )
-    async def test_a_silent_one(
+    async def test_a_charge_without_an_answer(
         self, provider: SandboxProvider, kind: int, decision: Charge
     ) -> None:
         payment_id = next(payment_ids)
@@ -238,7 +238,7 @@ class TestHttp:
     @pytest.mark.parametrize(
         ("status", "body"), [(503, b"{}"), (200, b"<html>"), (200, b'{"status": "MAYBE"}')]
     )
-    async def test_an_answer_that_tells_nothing_is_no_answer(
+    async def test_an_invalid_response_means_unavailable(
         self, psp: Psp, provider: HttpProvider, status: int, body: bytes
     ) -> None:
         psp.status, psp.body = status, body
@@ -246,7 +246,7 @@ class TestHttp:
             await provider.charge(3, 42, PRICE)
 
     @pytest.mark.parametrize("status", [408, 429, 500, 503])
-    async def test_an_error_that_may_pass(
+    async def test_a_temporary_error_means_unavailable(
         self, psp: Psp, provider: HttpProvider, status: int
     ) -> None:
         psp.status = status
@@ -255,7 +255,7 @@ class TestHttp:
                 await call
 
     @pytest.mark.parametrize("status", [400, 401, 409, 422])
-    async def test_a_refusal_is_none_that_may_pass(
+    async def test_a_final_error_means_refused(
         self, psp: Psp, provider: HttpProvider, status: int
     ) -> None:
         psp.status = status
@@ -271,7 +271,9 @@ class TestHttp:
             (httpx.ConnectError("away"), ProviderUnavailable),
         ],
     )
-    async def test_a_provider_away(self, error: Exception, raised: type[Exception]) -> None:
+    async def test_a_provider_that_does_not_answer(
+        self, error: Exception, raised: type[Exception]
+    ) -> None:
         def fail(request: httpx.Request) -> httpx.Response:
             raise error
 

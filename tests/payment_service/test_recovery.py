@@ -235,9 +235,7 @@ async def test_refused_reads_and_refunds_are_logged_and_retried_less_and_less_of
     assert await shop.payments.give_up(replace(abandoned, attempts=6), ReservationExpired.code)
     for _ in range(6):
         await shop.recovery.recover_batch()
-    assert len(shop.reservations.calls) == renewals, (
-        "it will not be charged: no renewal"
-    )
+    assert len(shop.reservations.calls) == renewals, "it will not be charged: no renewal"
     assert parks == sorted(parks)
     assert parks[0] == 1
     assert parks[-1] == LONGEST_REFUSED_PARK_SECONDS

@@ -1,5 +1,5 @@
-"""When the relay looks, what goes together, and that nothing is lost: on an outbox and a Kafka in
-memory and in virtual time."""
+"""The timing and the batches of the relay, and that it loses no event: with an outbox and a Kafka
+in memory, in virtual time."""
 
 import asyncio
 import contextlib
@@ -19,41 +19,44 @@ from tests.servicekit.fake_kafka import in_virtual_time, now
 
 # Round trips of the fakes: to lock, to publish, to delete and commit.
 TRIP_SECONDS = 0.001
-POLL_TAKES = 3 * TRIP_SECONDS
+POLL_DURATION = 3 * TRIP_SECONDS
 AN_INSTANT = 1e-6
 
 
-class Office:
-    """The outbox as it is committed, and what Kafka has."""
+class FakeStores:
+    """An outbox of committed events, and the events that Kafka has."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Event] = {}
         self.events: dict[str, Event] = {}
-        self.came: dict[str, float] = {}
-        self.left: dict[str, float] = {}
-        self.looks: list[float] = []
+        self.committed_at: dict[str, float] = {}
+        self.published_at: dict[str, float] = {}
+        self.polls: list[float] = []
         self.sent: list[list[Event]] = []
         self.committed = asyncio.Event()
         self.publish_seconds: Callable[[], float] = lambda: TRIP_SECONDS
         self.trouble: Callable[[], None] = lambda: None
 
     def commit(self, count: int = 1, *, reservation_id: int = 1, elsewhere: bool = False) -> None:
-        """Events of one reservation, from this replica or from another one."""
+        """Commits events of one reservation; `elsewhere`: by another replica."""
         for _ in range(count):
-            number = len(self.came)
+            number = len(self.committed_at)
             event = Event(f"e{number:06}", reservation_id, number, b"payload")
             self.rows[number] = event
             self.events[event.event_id] = event
-            self.came[event.event_id] = now()
+            self.committed_at[event.event_id] = now()
         if not elsewhere:
             self.committed.set()
 
     def waits(self) -> list[float]:
-        """From the commit to Kafka, in seconds, of every event so far."""
-        return [self.left[event_id] - came for event_id, came in self.came.items()]
+        """Returns the seconds from the commit to Kafka of every event so far."""
+        return [
+            self.published_at[event_id] - committed_at
+            for event_id, committed_at in self.committed_at.items()
+        ]
 
     def events_sent(self, reservation_id: int) -> list[str]:
-        """In order, each when it came first."""
+        """Returns the event ids of a reservation in the order of their first delivery."""
         ids = [
             e.event_id for batch in self.sent for e in batch if e.reservation_id == reservation_id
         ]
@@ -61,18 +64,17 @@ class Office:
 
     @contextlib.asynccontextmanager
     async def relaying(self, seconds: float = 0.7) -> AsyncIterator[None]:
-        """A relay that has had nothing to do for so many seconds; at the end it must stop at
-        once."""
+        """Runs a relay that has been idle for `seconds`. At the end it must stop at once."""
         relay = Relay(_Database(self), _Outbox(self), _Producer(self), self.committed)
         task = asyncio.create_task(relay.run())
         await asyncio.sleep(seconds)
         yield
-        assert not task.done(), "it ended by itself"
+        assert not task.done(), "the relay ended"
         asked = now()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert now() - asked < AN_INSTANT, "it waited for something before it stopped"
+        assert now() - asked < AN_INSTANT, "the relay did not stop at once"
 
 
 class _Transaction(Transaction):
@@ -81,8 +83,8 @@ class _Transaction(Transaction):
 
 
 class _Database(Database):
-    def __init__(self, office: Office) -> None:
-        self._office = office
+    def __init__(self, stores: FakeStores) -> None:
+        self._office = stores
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -94,14 +96,14 @@ class _Database(Database):
 
 
 class _Outbox(Outbox):
-    def __init__(self, office: Office) -> None:
-        self._office = office
+    def __init__(self, stores: FakeStores) -> None:
+        self._office = stores
 
     async def lock_batch(self, transaction: Transaction, limit: int) -> list[tuple[int, Event]]:
-        self._office.looks.append(now())
+        self._office.polls.append(now())
         self._office.trouble()
         batch = list(self._office.rows.items())[:limit]
-        # What is committed after the look is not in it.
+        # Events that are committed from here on are not in the batch.
         await asyncio.sleep(TRIP_SECONDS)
         return batch
 
@@ -111,8 +113,8 @@ class _Outbox(Outbox):
 
 
 class _Producer(Producer):
-    def __init__(self, office: Office) -> None:
-        self._office = office
+    def __init__(self, stores: FakeStores) -> None:
+        self._office = stores
 
     async def publish(self, records: Sequence[Record], timeout: float) -> None:
         async with asyncio.timeout(timeout):
@@ -122,47 +124,47 @@ class _Producer(Producer):
         assert [record.key for record in records] == [b"%d" % e.reservation_id for e in batch]
         self._office.sent.append(batch)
         for event in batch:
-            self._office.left.setdefault(event.event_id, now())
-        # Acknowledged a moment after Kafka has it.
+            self._office.published_at.setdefault(event.event_id, now())
+        # Kafka acknowledges shortly after it has the events.
         await asyncio.sleep(AN_INSTANT / 10)
         self._office.trouble()
 
 
-Scene = Callable[[Office], Awaitable[None]]
+Scene = Callable[[FakeStores], Awaitable[None]]
 
 
-def play(scene: Scene) -> Office:
-    office = Office()
+def play(scene: Scene) -> FakeStores:
+    stores = FakeStores()
 
     async def main() -> None:
         async with asyncio.timeout(3600):
-            await scene(office)
+            await scene(stores)
 
     in_virtual_time(main)
-    return office
+    return stores
 
 
-def test_an_event_that_comes_alone_goes_at_once() -> None:
+def test_a_single_event_is_sent_at_once() -> None:
     dice = random.Random(1)
 
-    async def scene(office: Office) -> None:
-        async with office.relaying():
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
             for _ in range(300):
-                office.commit()
-                # Not after a look that found nothing: from that, too, it pauses.
-                await asyncio.sleep(dice.uniform(COLLECT_SECONDS + POLL_TAKES, POLL_SECONDS))
-        assert max(office.waits()) <= POLL_TAKES
-        assert office.rows == {}
+                stores.commit()
+                # The relay also pauses after a poll that found nothing.
+                await asyncio.sleep(dice.uniform(COLLECT_SECONDS + POLL_DURATION, POLL_SECONDS))
+        assert max(stores.waits()) <= POLL_DURATION
+        assert stores.rows == {}
 
     play(scene)
 
 
-def test_what_is_committed_within_the_collecting_time_goes_together() -> None:
-    async def scene(office: Office) -> None:
-        async with office.relaying():
-            # The first goes at once, those that follow it together.
+def test_events_within_the_collecting_time_share_a_batch() -> None:
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
+            # The first is sent at once, the following ones together.
             for _ in range(10):
-                office.commit()
+                stores.commit()
                 await asyncio.sleep(COLLECT_SECONDS / 11)
             await asyncio.sleep(COLLECT_SECONDS)
 
@@ -171,37 +173,37 @@ def test_what_is_committed_within_the_collecting_time_goes_together() -> None:
     assert [len(batch) for batch in rest] == [9]
 
 
-def test_a_stream_is_sent_in_few_looks_and_no_event_waits_long() -> None:
+def test_a_stream_is_sent_in_few_polls_and_no_event_waits_long() -> None:
     dice = random.Random(2)
 
-    async def scene(office: Office) -> None:
-        async with office.relaying():
-            office.looks.clear()
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
+            stores.polls.clear()
             began = now()
             for _ in range(2000):
-                office.commit()
+                stores.commit()
                 await asyncio.sleep(dice.expovariate(300))
-            assert len(office.looks) <= (now() - began) / COLLECT_SECONDS + 2
+            assert len(stores.polls) <= (now() - began) / COLLECT_SECONDS + 2
             await asyncio.sleep(1)
-        assert max(office.waits()) <= COLLECT_SECONDS + POLL_TAKES
-        assert office.rows == {}
+        assert max(stores.waits()) <= COLLECT_SECONDS + POLL_DURATION
+        assert stores.rows == {}
 
     play(scene)
 
 
-def test_an_event_of_any_moment_of_a_look_waits_for_the_next_and_no_longer() -> None:
-    """The second one at steps of a tenth of a millisecond, from before the look for the first
-    until after its collecting time. One that was overlooked would wait for half a second."""
+def test_an_event_waits_for_the_next_poll_at_most() -> None:
+    """Commits a second event at steps of 0.1 ms, from before the poll for the first until after its
+    collecting time. An event that is overlooked would wait for half a second."""
 
     def scene_of(moment: float) -> Scene:
-        async def scene(office: Office) -> None:
-            async with office.relaying():
-                office.commit()
+        async def scene(stores: FakeStores) -> None:
+            async with stores.relaying():
+                stores.commit()
                 await asyncio.sleep(moment)
-                office.commit()
+                stores.commit()
                 await asyncio.sleep(0.1)
-            assert max(office.waits()) <= COLLECT_SECONDS + POLL_TAKES
-            assert office.rows == {}
+            assert max(stores.waits()) <= COLLECT_SECONDS + POLL_DURATION
+            assert stores.rows == {}
 
         return scene
 
@@ -209,76 +211,75 @@ def test_an_event_of_any_moment_of_a_look_waits_for_the_next_and_no_longer() -> 
         play(scene_of(step * 0.0001))
 
 
-def test_after_a_send_that_took_longer_than_the_collecting_the_next_goes_at_once() -> None:
-    async def scene(office: Office) -> None:
-        office.publish_seconds = lambda: 0.1
-        async with office.relaying():
-            office.commit()
+def test_after_a_slow_send_the_next_event_is_sent_at_once() -> None:
+    async def scene(stores: FakeStores) -> None:
+        stores.publish_seconds = lambda: 0.1
+        async with stores.relaying():
+            stores.commit()
             await asyncio.sleep(0.05)
-            office.commit()
+            stores.commit()
             await asyncio.sleep(0.5)
-        first, second = office.waits()
-        assert first <= 0.1 + POLL_TAKES
-        assert second <= 0.05 + 0.1 + 2 * POLL_TAKES
+        first, second = stores.waits()
+        assert first <= 0.1 + POLL_DURATION
+        assert second <= 0.05 + 0.1 + 2 * POLL_DURATION
 
     play(scene)
 
 
-def test_what_another_replica_left_is_found() -> None:
+def test_events_of_another_replica_are_sent() -> None:
     dice = random.Random(3)
 
-    async def scene(office: Office) -> None:
-        async with office.relaying():
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
             for _ in range(200):
-                office.commit(elsewhere=True)
+                stores.commit(elsewhere=True)
                 await asyncio.sleep(dice.uniform(0.2, 2))
             await asyncio.sleep(1)
-            # At rest it looks no oftener than it must.
-            office.looks.clear()
+            # An idle relay polls once per POLL_SECONDS.
+            stores.polls.clear()
             await asyncio.sleep(100 * POLL_SECONDS)
-            assert len(office.looks) <= 100
-        assert max(office.waits()) <= POLL_SECONDS + 2 * POLL_TAKES
+            assert len(stores.polls) <= 100
+        assert max(stores.waits()) <= POLL_SECONDS + 2 * POLL_DURATION
 
     play(scene)
 
 
 def test_full_batches_follow_each_other_without_a_pause() -> None:
-    async def scene(office: Office) -> None:
-        async with office.relaying():
-            office.commit(10 * BATCH + 1)
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
+            stores.commit(10 * BATCH + 1)
             await asyncio.sleep(1)
-        assert [len(batch) for batch in office.sent] == [BATCH] * 10 + [1]
-        assert max(office.waits()) <= 11 * POLL_TAKES
-        assert office.rows == {}
+        assert [len(batch) for batch in stores.sent] == [BATCH] * 10 + [1]
+        assert max(stores.waits()) <= 11 * POLL_DURATION
+        assert stores.rows == {}
 
     play(scene)
 
 
 def test_a_stop_at_any_moment_is_prompt_and_loses_nothing() -> None:
-    """At steps of a fifth of a millisecond, over the idle waiting, the looks, the sending and the
-    collecting."""
+    """Stops at steps of 0.2 ms, during the idle wait, the polls, the sending and the collecting."""
 
     def scene_of(moment: float) -> Scene:
-        async def scene(office: Office) -> None:
+        async def scene(stores: FakeStores) -> None:
             async def commit_some() -> None:
                 for number in range(20):
                     await asyncio.sleep(0.003)
-                    office.commit(reservation_id=number % 3)
+                    stores.commit(reservation_id=number % 3)
 
             committing = asyncio.create_task(commit_some())
-            async with office.relaying(moment):
+            async with stores.relaying(moment):
                 pass
-            sent = len(office.sent)
+            sent = len(stores.sent)
             await committing
             await asyncio.sleep(1)
-            assert len(office.sent) == sent, "it went on after its end"
-            async with office.relaying():
+            assert len(stores.sent) == sent, "the relay sent events after it was stopped"
+            async with stores.relaying():
                 pass
-            assert office.rows == {}
+            assert stores.rows == {}
             for reservation_id in range(3):
-                ids = office.events_sent(reservation_id)
+                ids = stores.events_sent(reservation_id)
                 assert ids == sorted(ids)
-            assert len(office.left) == 20
+            assert len(stores.published_at) == 20
 
         return scene
 
@@ -286,27 +287,27 @@ def test_a_stop_at_any_moment_is_prompt_and_loses_nothing() -> None:
         play(scene_of(step * 0.0002))
 
 
-def test_troubles_lose_nothing_and_keep_the_order() -> None:
-    """The database or Kafka away at random, before or after the effect."""
+def test_failures_lose_nothing_and_keep_the_order() -> None:
+    """The database or Kafka fails at random, before or after the effect."""
 
     def scene_of(seed: int) -> Scene:
         dice = random.Random(seed)
 
         def fail_sometimes() -> None:
             if dice.random() < 0.1:
-                raise Unavailable("away")
+                raise Unavailable("unavailable")
 
-        async def scene(office: Office) -> None:
-            office.trouble = fail_sometimes
-            async with office.relaying():
+        async def scene(stores: FakeStores) -> None:
+            stores.trouble = fail_sometimes
+            async with stores.relaying():
                 for _ in range(50):
-                    office.commit(reservation_id=dice.randrange(3))
+                    stores.commit(reservation_id=dice.randrange(3))
                     await asyncio.sleep(dice.choice([0, 0.001, 0.01, 0.1]))
                 await asyncio.sleep(60)
-            assert office.rows == {}
-            assert len(office.left) == 50
+            assert stores.rows == {}
+            assert len(stores.published_at) == 50
             for reservation_id in range(3):
-                ids = office.events_sent(reservation_id)
+                ids = stores.events_sent(reservation_id)
                 assert ids == sorted(ids)
 
         return scene

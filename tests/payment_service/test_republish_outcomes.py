@@ -205,7 +205,7 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
         await shop.service.drain(5)
 
 
-async def test_a_paid_seat_is_confirmed_although_its_event_is_behind_the_consumer(
+async def test_a_paid_seat_is_confirmed_although_the_consumer_has_passed_its_event(
     shop: Restored,
 ) -> None:
     held, lapsed, tidied = [await shop.hold() for _ in range(3)]
@@ -234,7 +234,7 @@ async def test_a_paid_seat_is_confirmed_although_its_event_is_behind_the_consume
 
 
 @pytest.mark.parametrize("sold", [False, True])
-async def test_a_seat_that_was_taken_meanwhile_is_refunded(shop: Restored, sold: bool) -> None:
+async def test_a_seat_that_another_user_took_is_refunded(shop: Restored, sold: bool) -> None:
     held = await shop.hold()
     paid = await shop.pay(held)
     shop.confirming = False
@@ -255,7 +255,7 @@ async def test_a_seat_that_was_taken_meanwhile_is_refunded(shop: Restored, sold:
     assert {event.WhichOneof("event") for event in shop.told} == {"succeeded", "refunded"}
 
 
-async def test_a_refund_that_was_asked_for_is_asked_for_again(shop: Restored) -> None:
+async def test_a_requested_refund_is_requested_again(shop: Restored) -> None:
     """reservation_service has no outbox: that the seat is lost went to Kafka alone."""
     held = await shop.hold()
     paid = await shop.pay(held)
@@ -277,7 +277,7 @@ async def test_a_refund_that_was_asked_for_is_asked_for_again(shop: Restored) ->
     assert shop.asked_for_refunds == [paid.id] * 2
 
 
-async def test_a_declined_seat_goes_back_to_its_hold(shop: Restored) -> None:
+async def test_a_declined_seat_returns_to_its_hold(shop: Restored) -> None:
     held = await shop.hold(DECLINED)
     await shop.pay(held)
     shop.confirming = False
@@ -292,7 +292,7 @@ async def test_a_declined_seat_goes_back_to_its_hold(shop: Restored) -> None:
     assert (first.failed.reason, again.failed.reason) == ("CARD_DECLINED", "PAYMENT_DECLINED")
 
 
-async def test_what_consumers_have_dealt_with_stays_as_it_is(shop: Restored) -> None:
+async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
     confirmed, tried_again, returned = [await shop.hold() for _ in range(3)]
     await shop.pay(confirmed)
     # Declined, and then: paid for; under way.
@@ -338,7 +338,7 @@ async def test_what_consumers_have_dealt_with_stays_as_it_is(shop: Restored) -> 
     assert shop.asked_for_refunds == [refunded.id]
 
 
-async def test_again_it_adds_nothing(shop: Restored) -> None:
+async def test_a_second_run_adds_nothing(shop: Restored) -> None:
     for _ in range(3):
         await shop.pay(await shop.hold())
     # Committed, not sent: the dump had them in its outbox.
@@ -349,7 +349,7 @@ async def test_again_it_adds_nothing(shop: Restored) -> None:
     assert await shop.in_outbox() == 3
 
 
-async def test_it_goes_back_from_the_newest_change_and_no_farther(shop: Restored) -> None:
+async def test_the_window_ends_at_the_newest_change(shop: Restored) -> None:
     old, older, newest = [await shop.pay(await shop.hold()) for _ in range(3)]
     await shop.send()
     # As if all had been restored days later.
@@ -365,7 +365,7 @@ async def test_it_goes_back_from_the_newest_change_and_no_farther(shop: Restored
     )
 
 
-async def test_all_are_found_however_many_end_at_one_moment(
+async def test_payments_that_finished_at_the_same_time_are_all_found(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("payment_service.republish_outcomes.BATCH", 7)
@@ -391,7 +391,7 @@ async def test_all_are_found_however_many_end_at_one_moment(
         await connection.execute("DELETE FROM outbox")
 
 
-async def test_it_reads_no_more_than_it_announces(
+async def test_it_reads_no_more_than_it_publishes(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with shop.database.connection() as connection:
@@ -428,7 +428,7 @@ def run(url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_the_command_says_what_it_did(shop: Restored, mysql_urls: dict[str, str]) -> None:
+async def test_the_command_reports_what_it_did(shop: Restored, mysql_urls: dict[str, str]) -> None:
     await shop.pay(await shop.hold())
     await shop.send()
     for announced, there in ((1, 0), (0, 1)):
@@ -441,7 +441,7 @@ async def test_the_command_says_what_it_did(shop: Restored, mysql_urls: dict[str
     assert await shop.in_outbox() == 1
 
 
-async def test_what_it_cannot_do_is_one_sentence(mysql_urls: dict[str, str]) -> None:
+async def test_an_error_is_one_sentence(mysql_urls: dict[str, str]) -> None:
     away = "mysql://payment:secret@127.0.0.1:1/payment"
     stranger = mysql_urls["payment"].replace("//payment:", "//stranger:")
     for url, says in ((away, "does not answer"), (stranger, "refuses: error 1045")):

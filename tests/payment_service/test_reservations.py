@@ -1,4 +1,4 @@
-"""Beginning a payment at reservation_service: what a reply, or none, is taken for."""
+"""The client of reservation_service: how it treats each answer of BeginPayment, and none."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,7 +30,7 @@ PAYMENT = Payment(
 
 
 def reservations(*answers: str) -> GrpcReservations:
-    """One that gives these answers, an error code or a price; the last one again and again."""
+    """A client whose server gives these answers, an error code or a price, and repeats the last."""
     left = list(answers)
 
     async def begin_payment(
@@ -48,7 +48,7 @@ def reservations(*answers: str) -> GrpcReservations:
     )
 
 
-async def test_what_may_pass_is_tried_again() -> None:
+async def test_temporary_errors_are_retried() -> None:
     asked = reservations("UNAVAILABLE", "TIMEOUT", "PAYMENT_IN_PROGRESS", "150000.00")
     assert await asked.begin_payment(PAYMENT) == Decimal("150000.00")
 
@@ -59,15 +59,15 @@ async def test_what_may_pass_is_tried_again() -> None:
         (["PAYMENT_IN_PROGRESS"], "PAYMENT_IN_PROGRESS"),
         (["RESERVATION_EXPIRED"], "RESERVATION_EXPIRED"),
         (["TIMEOUT"], "TIMEOUT"),
-        # The try without a reply may begin the payment yet.
+        # The attempt without an answer may still begin the payment.
         (["TIMEOUT", "PAYMENT_IN_PROGRESS"], "UNAVAILABLE"),
         (["UNAVAILABLE", "PAYMENT_IN_PROGRESS"], "UNAVAILABLE"),
         (["PAYMENT_IN_PROGRESS", "TIMEOUT", "PAYMENT_IN_PROGRESS"], "UNAVAILABLE"),
-        # For good: it cannot begin any more.
+        # Final: the payment cannot begin any more.
         (["TIMEOUT", "RESERVATION_EXPIRED"], "RESERVATION_EXPIRED"),
     ],
 )
-async def test_what_does_not_pass(answers: list[str], code: str) -> None:
+async def test_the_error_after_all_attempts(answers: list[str], code: str) -> None:
     with pytest.raises(ServiceError) as raised:
         await reservations(*answers).begin_payment(PAYMENT)
     assert raised.value.code == code

@@ -1,4 +1,4 @@
-"""The service on MariaDB, the sandbox and Kafka; only the reservations are a fake."""
+"""payment_service on MariaDB, the sandbox and Kafka; only reservation_service is a fake."""
 
 import asyncio
 import contextlib
@@ -111,7 +111,7 @@ def of(events: list[events_pb2.PaymentEvent], order: PayOrder) -> list[str | Non
     return [e.WhichOneof("event") for e in events if e.reservation_id == order.reservation_id]
 
 
-async def test_fifty_pays_are_one_charge_one_row_one_event(real: Real) -> None:
+async def test_fifty_calls_make_one_charge_one_row_one_event(real: Real) -> None:
     order = real.hold()
     async with listening(real.bootstrap) as events, running(real.relay.run()):
         payments = await asyncio.gather(*(real.shop.service.pay(order) for _ in range(50)))
@@ -143,7 +143,7 @@ async def test_a_decline_then_a_success_arrive_in_order(real: Real) -> None:
 @pytest.mark.parametrize(
     ("kind", "event"), [(sandbox.SILENT_APPROVED, "succeeded"), (sandbox.SILENT_DECLINED, "failed")]
 )
-async def test_silence_is_pending_and_settled_by_recovery(
+async def test_a_charge_without_an_answer_is_pending_and_settled_by_recovery(
     real: Real, monkeypatch: pytest.MonkeyPatch, kind: int, event: str
 ) -> None:
     monkeypatch.setattr(sandbox, "SETTLING_SECONDS", 0.7)
@@ -181,7 +181,7 @@ async def test_two_relays_keep_the_order_of_each_reservation(real: Real) -> None
         assert ids == sorted(set(ids))
 
 
-async def test_events_outlast_a_relay_that_dies_between_publishing_and_deleting(
+async def test_events_survive_a_relay_that_dies_between_publishing_and_deleting(
     real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = real.hold()
@@ -202,7 +202,7 @@ async def test_events_outlast_a_relay_that_dies_between_publishing_and_deleting(
         assert event_id
 
 
-async def test_fifty_paid_while_kafka_is_away_arrive_when_it_is_back(
+async def test_events_committed_while_kafka_is_unavailable_arrive_later(
     real: Real, servers: Stack
 ) -> None:
     orders = [real.hold() for _ in range(50)]
@@ -262,7 +262,7 @@ def order_ids(order: PayOrder) -> tuple[int, int]:
     return order.reservation_id, order.user_id
 
 
-async def test_it_speaks_grpc(real: Real) -> None:
+async def test_pay_and_read_over_grpc(real: Real) -> None:
     order = real.hold()
     server = grpc.aio.server()
     payment_pb2_grpc.add_PaymentServiceServicer_to_server(

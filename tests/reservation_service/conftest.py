@@ -1,4 +1,4 @@
-"""Reservation services over a fake and over a real store, seats nobody else uses, and paying."""
+"""Services over the fake and the real store, unused seats, and the steps of a payment."""
 
 import itertools
 import time
@@ -11,7 +11,7 @@ from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit.mysql import Database
 from tests.fakes.reservation import (
-    SEATS_A_SCHEDULE,
+    SEATS_PER_SCHEDULE,
     FakeDirectory,
     FakeLocks,
     FakeReservationStore,
@@ -82,12 +82,12 @@ Store = FakeReservationStore | RealReservationStore
 
 def new_seats(count: int) -> list[int]:
     """Seats of one schedule that no other test has touched."""
-    first = (next(_schedules) - 1) * SEATS_A_SCHEDULE + 1
+    first = (next(_schedules) - 1) * SEATS_PER_SCHEDULE + 1
     return list(range(first, first + count))
 
 
 def schedule_of(seat_id: int) -> int:
-    return (seat_id - 1) // SEATS_A_SCHEDULE + 1
+    return (seat_id - 1) // SEATS_PER_SCHEDULE + 1
 
 
 @pytest.fixture
@@ -138,17 +138,17 @@ def service(store: Store) -> ReservationService:
 async def begin(
     service: ReservationService, held: Reservation, payment_id: int, *, failed: int = 0
 ) -> Reservation:
-    """Its user begins a payment, the one before having failed if there was one."""
+    """Its user begins a payment; `failed` is the previous payment, 0 if none."""
     return await service.begin_payment(held.id, held.user_id, payment_id, failed)
 
 
 async def pay(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
-    """Its user pays; the reservation as it is then."""
+    """Its user pays. Returns the reservation afterwards."""
     paying = await begin(service, held, payment_id)
     assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
     return await service.get_reservation(held.id, held.user_id)
 
 
 async def confirm(service: ReservationService, paying: Reservation) -> PaymentOutcome:
-    """The payment that has begun succeeds."""
+    """Applies the success of the payment that has begun."""
     return await service.confirm_payment(paying.id, paying.payment_id)

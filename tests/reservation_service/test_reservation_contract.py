@@ -1,4 +1,4 @@
-"""What holding, cancelling and paying mean: the same for the fake store and for MariaDB."""
+"""Holding, cancelling and paying: the same tests on the fake store and on MariaDB."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ HOLDER, OTHER = 1, 2
 
 @pytest.fixture
 async def held(service: ReservationService, seat_id: int) -> Reservation:
-    """HOLDER has just taken the seat."""
+    """HOLDER holds the seat."""
     return await service.hold_seat(HOLDER, seat_id, "")
 
 
@@ -64,7 +64,7 @@ def near(moment: datetime, seconds_from_now: float) -> bool:
 # Holding.
 
 
-async def test_a_hold_says_what_was_held_and_until_when(
+async def test_a_hold_returns_the_seat_and_its_end(
     service: ReservationService, seat_id: int
 ) -> None:
     held = await service.hold_seat(42, seat_id, "")
@@ -77,21 +77,21 @@ async def test_a_hold_says_what_was_held_and_until_when(
 
 
 @pytest.mark.parametrize("taker", [HOLDER, OTHER])
-async def test_a_held_seat_is_held_for_anybody(
+async def test_nobody_can_hold_a_held_seat(
     service: ReservationService, held: Reservation, taker: int
 ) -> None:
     with pytest.raises(SeatHeld):
         await service.hold_seat(taker, held.seat_id, "")
 
 
-async def test_a_sold_seat_is_sold(service: ReservationService, sold: Reservation) -> None:
+async def test_nobody_can_hold_a_sold_seat(service: ReservationService, sold: Reservation) -> None:
     with pytest.raises(SeatSold):
         await service.hold_seat(OTHER, sold.seat_id, "")
     with pytest.raises(SeatSold):
         await service.hold_seat(OTHER, sold.seat_id, f"sold-{sold.seat_id}")
 
 
-async def test_a_seat_being_paid_is_held(
+async def test_nobody_can_hold_a_seat_that_is_being_paid(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse_hold_only(paying.id)
@@ -99,7 +99,7 @@ async def test_a_seat_being_paid_is_held(
         await service.hold_seat(OTHER, paying.seat_id, "")
 
 
-async def test_no_such_seat(store: Store) -> None:
+async def test_an_unknown_seat_cannot_be_held(store: Store) -> None:
     service = make_service(store, directory=FakeDirectory(last=10))
     with pytest.raises(SeatNotFound):
         await service.hold_seat(1, 11, "")
@@ -109,17 +109,17 @@ async def test_no_such_seat(store: Store) -> None:
     ("user_id", "seat_id", "key"),
     [(0, 1, ""), (-1, 1, ""), (1, 0, ""), (1, -1, ""), (1, 1, "k" * 256)],
 )
-async def test_requests_that_can_never_succeed(
+async def test_invalid_requests_are_refused(
     service: ReservationService, user_id: int, seat_id: int, key: str
 ) -> None:
     with pytest.raises(InvalidRequest):
         await service.hold_seat(user_id, seat_id, key)
 
 
-# Lapsing. No sweep runs in any of these.
+# Expiry. No sweep runs in these tests.
 
 
-async def test_a_lapsed_hold_is_dead_at_once(
+async def test_an_expired_hold_is_void_at_once(
     service: ReservationService, store: Store, held: Reservation, payment_id: int
 ) -> None:
     await store.lapse(held.id)
@@ -134,7 +134,7 @@ async def test_a_lapsed_hold_is_dead_at_once(
     assert await service.taken_seats(held.schedule_id) == ([held.seat_id], [])
 
 
-async def test_a_short_hold_lapses_by_the_clock(store: Store, seat_id: int) -> None:
+async def test_a_hold_expires_by_the_clock(store: Store, seat_id: int) -> None:
     service = make_service(store, hold_seconds=0.05)
     held = await service.hold_seat(HOLDER, seat_id, "")
     with pytest.raises(SeatHeld):
@@ -144,7 +144,7 @@ async def test_a_short_hold_lapses_by_the_clock(store: Store, seat_id: int) -> N
     assert (await service.get_reservation(held.id, HOLDER)).status == Status.EXPIRED
 
 
-async def test_a_payment_whose_lease_lapsed_is_dead_too(
+async def test_a_payment_whose_lease_expired_is_void(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
@@ -156,7 +156,7 @@ async def test_a_payment_whose_lease_lapsed_is_dead_too(
 # Reading and cancelling.
 
 
-async def test_reservations_are_read_by_their_user_only(
+async def test_only_its_user_reads_a_reservation(
     service: ReservationService, held: Reservation
 ) -> None:
     with pytest.raises(NotYours):
@@ -174,12 +174,12 @@ async def test_cancelling_frees_the_seat_at_once(
         await begin(service, held, payment_id)
     assert await service.taken_seats(held.schedule_id) == ([], [])
     assert (await service.hold_seat(OTHER, held.seat_id, "")).user_id == OTHER
-    # The first user's cancelling again is no concern of the second's hold.
+    # Cancelling the first reservation again does not affect the second user's hold.
     await service.cancel_reservation(held.id, HOLDER)
     assert await service.taken_seats(held.schedule_id) == ([held.seat_id], [])
 
 
-async def test_what_cannot_be_cancelled(
+async def test_refused_cancellations(
     service: ReservationService, held: Reservation, payment_id: int
 ) -> None:
     with pytest.raises(NotYours):
@@ -194,7 +194,7 @@ async def test_what_cannot_be_cancelled(
         await service.cancel_reservation(held.id, HOLDER)
 
 
-async def test_cancelling_what_has_lapsed_is_no_error(
+async def test_cancelling_an_expired_hold_is_a_no_op(
     service: ReservationService, store: Store, held: Reservation
 ) -> None:
     await store.lapse(held.id)
@@ -233,7 +233,7 @@ async def test_a_lease_never_shortens_the_hold(store: Store, seat_id: int, payme
     assert paying.lapses_at == held.lapses_at
 
 
-async def test_a_payment_that_succeeded_gets_its_reservation(
+async def test_begin_payment_returns_the_reservation_of_a_succeeded_payment(
     service: ReservationService, sold: Reservation
 ) -> None:
     assert (await begin(service, sold, sold.payment_id)).status == Status.CONFIRMED
@@ -241,17 +241,17 @@ async def test_a_payment_that_succeeded_gets_its_reservation(
         await begin(service, sold, next(ids))
 
 
-async def test_a_failed_payment_makes_way_before_its_event_is_here(
+async def test_a_new_payment_begins_before_the_failure_event_of_the_previous_one(
     service: ReservationService, paying: Reservation
 ) -> None:
     first, second = paying.payment_id, next(ids)
     assert (await begin(service, paying, second, failed=first)).payment_id == second
-    # Now the event of the first arrives: it is about the past.
+    # The failure event of the first arrives late and has no effect.
     await service.return_to_hold(paying.id, first)
     assert (await service.get_reservation(paying.id, HOLDER)).payment_id == second
 
 
-async def test_the_lease_of_a_failed_payment_does_not_prolong_the_hold(
+async def test_the_lease_of_a_failed_payment_does_not_extend_the_hold(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse_hold_only(paying.id)
@@ -259,7 +259,7 @@ async def test_the_lease_of_a_failed_payment_does_not_prolong_the_hold(
         await begin(service, paying, next(ids), failed=paying.payment_id)
 
 
-async def test_after_a_failure_the_hold_is_as_before(
+async def test_after_a_failed_payment_the_hold_continues_unchanged(
     service: ReservationService, held: Reservation, paying: Reservation
 ) -> None:
     for _ in range(2):
@@ -280,7 +280,7 @@ async def test_confirming_twice_counts_once(
     assert await service.taken_seats(paying.schedule_id) == ([], [paying.seat_id])
 
 
-async def test_a_late_success_confirms_while_nobody_took_the_seat(
+async def test_a_late_success_confirms_an_expired_payment(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
@@ -288,7 +288,7 @@ async def test_a_late_success_confirms_while_nobody_took_the_seat(
     assert (await service.get_reservation(paying.id, HOLDER)).status == Status.CONFIRMED
 
 
-async def test_a_late_success_takes_a_free_seat_again(
+async def test_a_late_success_confirms_after_the_sweep(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
@@ -301,7 +301,7 @@ async def test_a_late_success_takes_a_free_seat_again(
         await service.hold_seat(OTHER, paying.seat_id, "")
 
 
-async def test_a_late_success_takes_a_seat_whose_taker_lapsed(
+async def test_a_late_success_takes_the_seat_of_an_expired_hold(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
@@ -311,20 +311,20 @@ async def test_a_late_success_takes_a_seat_whose_taker_lapsed(
     assert await store.stored(taken.id) == Status.EXPIRED
 
 
-async def test_a_late_success_loses_a_seat_that_was_taken_for_ever(
+async def test_a_late_success_loses_a_taken_seat_for_good(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
     taken = await service.hold_seat(OTHER, paying.seat_id, "")
     assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
-    # The seat comes free, the event comes again: the money is on its way back all the same.
+    # The seat is free now and the event is delivered again: the payment is refunded nevertheless.
     await service.cancel_reservation(taken.id, OTHER)
     assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
     assert await service.sold_seats([paying.schedule_id]) == {}
     assert (await service.hold_seat(3, paying.seat_id, "")).user_id == 3
 
 
-async def test_a_second_payment_of_a_sold_seat_is_given_back(
+async def test_a_second_payment_of_a_sold_seat_loses_it(
     service: ReservationService, sold: Reservation
 ) -> None:
     assert await service.confirm_payment(sold.id, next(ids)) == PaymentOutcome.SEAT_LOST
@@ -372,7 +372,7 @@ async def test_sold_seats_are_counted_by_schedule(service: ReservationService) -
         await service.sold_seats(list(range(1, 1002)))
 
 
-async def test_the_sweep_writes_down_what_has_lapsed_and_nothing_else(
+async def test_the_sweep_marks_expired_holds_and_nothing_else(
     service: ReservationService, store: Store
 ) -> None:
     # More than two batches.

@@ -1,4 +1,4 @@
-"""The ways into reservation_service, over fakes: gRPC, payment events, seat facts, the sweep."""
+"""The entrances of reservation_service over fakes: gRPC, events, the directory, the sweep."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -150,7 +150,7 @@ def payment_event(reservation_id: int, payment_id: int, kind: str) -> Record:
     )
 
 
-async def test_success_confirms_and_its_duplicate_changes_nothing(
+async def test_a_success_event_confirms_once(
     service: ReservationService, store: FakeReservationStore
 ) -> None:
     events = PaymentEvents(service)
@@ -162,7 +162,7 @@ async def test_success_confirms_and_its_duplicate_changes_nothing(
     assert store.sold == {1: 1}
 
 
-async def test_failure_gives_the_hold_back_and_a_refund_is_history(
+async def test_a_failure_event_returns_to_the_hold_and_a_refund_event_has_no_effect(
     service: ReservationService, store: FakeReservationStore
 ) -> None:
     events = PaymentEvents(service)
@@ -175,7 +175,7 @@ async def test_failure_gives_the_hold_back_and_a_refund_is_history(
     assert await store.stored(held.id) == Status.HELD
 
 
-async def test_a_lost_seat_is_told_every_time_the_event_comes(
+async def test_a_lost_seat_is_published_at_every_delivery(
     service: ReservationService, store: FakeReservationStore
 ) -> None:
     events = PaymentEvents(service)
@@ -191,7 +191,7 @@ async def test_a_lost_seat_is_told_every_time_the_event_comes(
         assert event.occurred_at.seconds > 0
 
 
-async def test_events_that_cannot_be_ours_are_refused(service: ReservationService) -> None:
+async def test_invalid_events_are_refused(service: ReservationService) -> None:
     events = PaymentEvents(service)
     with pytest.raises(ReservationNotFound):
         await events.handle(payment_event(99, 7, "succeeded"))
@@ -201,7 +201,7 @@ async def test_events_that_cannot_be_ours_are_refused(service: ReservationServic
         await events.handle(Record(topic="payment.events", key=b"1", value=b""))
 
 
-# Seat facts.
+# The directory of seats.
 
 
 class Concerts(concert_pb2_grpc.ConcertServiceServicer):
@@ -212,7 +212,7 @@ class Concerts(concert_pb2_grpc.ConcertServiceServicer):
         self, request: concert_pb2.GetSeatsRequest, context: object
     ) -> concert_pb2.GetSeatsResponse:
         self.calls.append(list(request.seat_ids))
-        if AWAY in request.seat_ids:
+        if UNAVAILABLE in request.seat_ids:
             raise Unavailable("Not now.")
         return concert_pb2.GetSeatsResponse(
             seats=[
@@ -223,7 +223,7 @@ class Concerts(concert_pb2_grpc.ConcertServiceServicer):
         )
 
 
-AWAY = 51
+UNAVAILABLE = 51
 UNKNOWN = 1_000_000
 
 
@@ -239,7 +239,7 @@ async def concerts() -> AsyncIterator[tuple[Concerts, ConcertDirectory]]:
     await server.stop(None)
 
 
-async def test_seat_facts_are_asked_for_once(
+async def test_a_seat_is_looked_up_once(
     concerts: tuple[Concerts, ConcertDirectory],
 ) -> None:
     asked, directory = concerts
@@ -249,20 +249,20 @@ async def test_seat_facts_are_asked_for_once(
     with pytest.raises(SeatNotFound):
         await directory.seat(UNKNOWN)
     with pytest.raises(RemoteError) as refused:
-        await directory.seat(AWAY)
+        await directory.seat(UNAVAILABLE)
     assert refused.value.code == "UNAVAILABLE"
-    # A failure is not remembered, and not the end of it.
+    # A failure is not cached and does not affect later lookups.
     assert (await directory.seat(6)).id == 6
 
 
-async def test_seats_asked_for_meanwhile_are_one_call(
+async def test_concurrent_lookups_share_a_call(
     concerts: tuple[Concerts, ConcertDirectory],
 ) -> None:
     asked, directory = concerts
     wanted = [*range(100, 2599), 100, 100, UNKNOWN]
     waiting = [asyncio.create_task(directory.seat(seat_id)) for seat_id in wanted]
     await asyncio.sleep(0)
-    # One who goes takes nothing from those who wait for the same seat, or in the same call.
+    # A cancelled caller does not affect others that wait for the same seat or the same call.
     gone = waiting[-2]
     gone.cancel()
     seats = await asyncio.gather(*waiting, return_exceptions=True)
@@ -273,21 +273,21 @@ async def test_seats_asked_for_meanwhile_are_one_call(
     assert [len(call) for call in asked.calls] == [1, 1000, 1000, 500]
 
 
-async def test_those_who_ask_together_share_a_failure(
+async def test_lookups_of_one_call_share_its_failure(
     concerts: tuple[Concerts, ConcertDirectory],
 ) -> None:
     _, directory = concerts
     first, *others = await asyncio.gather(
-        *(directory.seat(seat_id) for seat_id in (6, 7, AWAY)), return_exceptions=True
+        *(directory.seat(seat_id) for seat_id in (6, 7, UNAVAILABLE)), return_exceptions=True
     )
     assert isinstance(first, Seat)
     assert all(isinstance(answer, RemoteError) for answer in others)
 
 
-# Redis away.
+# Redis unavailable.
 
 
-async def test_a_dead_redis_costs_one_timeout_not_one_each() -> None:
+async def test_a_dead_redis_costs_one_timeout_for_all() -> None:
     async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
         locks = RedisSeatLocks(dead, lock_seconds=3)
         started = asyncio.get_running_loop().time()
@@ -298,7 +298,7 @@ async def test_a_dead_redis_costs_one_timeout_not_one_each() -> None:
         await dead.connection_pool.disconnect()
 
 
-async def test_a_redis_that_hangs_costs_one_timeout_not_one_each() -> None:
+async def test_a_redis_that_hangs_costs_one_timeout_for_all() -> None:
     async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(5)
         writer.close()
@@ -316,7 +316,7 @@ async def test_a_redis_that_hangs_costs_one_timeout_not_one_each() -> None:
     server.close()
 
 
-async def test_an_error_in_the_block_is_not_taken_for_redis() -> None:
+async def test_an_error_of_the_block_is_raised_unchanged() -> None:
     async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
         locks = RedisSeatLocks(dead, lock_seconds=3)
         with pytest.raises(redis.exceptions.RedisError):
@@ -328,7 +328,7 @@ async def test_an_error_in_the_block_is_not_taken_for_redis() -> None:
 # The sweep.
 
 
-async def test_the_sweep_goes_on_after_a_failure(
+async def test_the_sweep_continues_after_a_failure(
     service: ReservationService, store: FakeReservationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = await service.hold_seat(1, 1, "")

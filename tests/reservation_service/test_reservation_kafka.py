@@ -1,4 +1,4 @@
-"""Payment events through a real Kafka: duplicates, a lost seat, and an event that is nobody's."""
+"""Payment events through Kafka: duplicates, a lost seat, and an event without a reservation."""
 
 import asyncio
 import dataclasses
@@ -22,7 +22,7 @@ from tests.reservation_service.test_reservation_edges import payment_event
 
 
 async def new_topics(bootstrap: str) -> tuple[str, str]:
-    """An incoming and an outgoing topic of our own: other tests use the real ones."""
+    """Creates an incoming and an outgoing topic for this test; other tests use the real ones."""
     number = next(ids)
     incoming, outgoing = f"payments-{number}", f"reservations-{number}"
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
@@ -50,7 +50,7 @@ async def test_payment_events_through_kafka(
     payments = [next(ids) for _ in held]
     for reservation, payment in zip(held, payments, strict=True):
         await service.begin_payment(reservation.id, 1, payment, 0)
-    # The third loses its seat before its success is known.
+    # The third loses its seat before its success event.
     await real_store.lapse(held[2].id)
     await service.hold_seat(2, held[2].seat_id, "")
 

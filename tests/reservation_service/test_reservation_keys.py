@@ -1,4 +1,4 @@
-"""What an idempotency key means: the same for the fake store and for MariaDB."""
+"""Idempotency keys: the same tests on the fake store and on MariaDB."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ from tests.reservation_service.conftest import (
 
 
 @pytest.mark.parametrize("locks", [FakeLocks, UselessLocks])
-async def test_the_same_key_gets_the_first_answer(
+async def test_a_repeat_with_the_same_key_returns_the_first_result(
     store: Store, seat_id: int, payment_id: int, locks: type
 ) -> None:
     service = make_service(store, locks=locks())
@@ -39,13 +39,13 @@ async def test_the_same_key_gets_the_first_answer(
     assert (await service.hold_seat(user, seat_id, "key")).id == first.id
     with pytest.raises(IdempotencyKeyReused):
         await service.hold_seat(user, seat_id + 1, "key")
-    # Only the same user's key to the letter is the same key.
+    # Keys differ by user and by every character.
     for taker, key in ((user, "KEY"), (user, "key "), (other, "key")):
         with pytest.raises(SeatSold):
             await service.hold_seat(taker, seat_id, key)
 
 
-async def test_a_seat_taken_by_others_does_not_hide_the_first_answer(
+async def test_a_lock_of_another_request_does_not_hide_the_first_result(
     store: Store, seat_id: int
 ) -> None:
     locks = FakeLocks()
@@ -60,7 +60,7 @@ async def test_a_seat_taken_by_others_does_not_hide_the_first_answer(
             await service.hold_seat(user, seat_id, "another key")
 
 
-async def test_a_taken_seat_is_not_remembered(service: ReservationService, seat_id: int) -> None:
+async def test_a_key_does_not_keep_seat_held(service: ReservationService, seat_id: int) -> None:
     first, second = next(ids), next(ids)
     held = await service.hold_seat(first, seat_id, "")
     with pytest.raises(SeatHeld):
@@ -69,27 +69,27 @@ async def test_a_taken_seat_is_not_remembered(service: ReservationService, seat_
     assert (await service.hold_seat(second, seat_id, "key")).user_id == second
 
 
-async def test_a_missing_seat_is_remembered(store: Store) -> None:
+async def test_a_key_keeps_seat_not_found(store: Store) -> None:
     user = next(ids)
     nowhere, somewhere = new_seats(2)
     without = make_service(store, directory=FakeDirectory(last=10))
     for _ in range(2):
         with pytest.raises(SeatNotFound):
             await without.hold_seat(user, nowhere, "key")
-    # Even if there is such a seat by now.
+    # Also if the seat exists by now.
     service = make_service(store)
     with pytest.raises(SeatNotFound):
         await service.hold_seat(user, nowhere, "key")
     with pytest.raises(IdempotencyKeyReused):
         await service.hold_seat(user, somewhere, "key")
-    # And a hold is remembered though its seat is no more.
+    # A hold is returned although its seat no longer exists.
     held = await service.hold_seat(user, somewhere, "second key")
     assert (await without.hold_seat(user, somewhere, "second key")).id == held.id
     with pytest.raises(IdempotencyKeyReused):
         await without.hold_seat(user, nowhere, "second key")
 
 
-async def test_keys_are_forgotten_after_a_day(
+async def test_keys_are_deleted_after_a_day(
     service: ReservationService, store: Store, seat_id: int
 ) -> None:
     user = next(ids)
@@ -103,9 +103,9 @@ async def test_keys_are_forgotten_after_a_day(
         await service.hold_seat(user, seat_id, "key")
 
 
-async def test_while_the_first_is_in_flight(store: Store, seat_id: int) -> None:
+async def test_while_the_first_request_is_in_progress(store: Store, seat_id: int) -> None:
     class SlowStore:
-        """Lets a test look while a request is at the store."""
+        """Holds a request at the store until `go` is set."""
 
         def __init__(self) -> None:
             self.there, self.go = asyncio.Event(), asyncio.Event()

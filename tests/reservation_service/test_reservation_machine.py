@@ -1,4 +1,4 @@
-"""Any sequence of reserving, cancelling, lapsing and paying, against a model of a few lines."""
+"""Random sequences of reserving, cancelling, expiring and paying, compared with a small model."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -33,15 +33,15 @@ Result = TypeVar("Result")
 
 USERS = st.integers(1, 2)
 SEATS = st.integers(0, 1)
-# Reservations and payments are picked among those that there are, the latest first.
+# Picks an existing reservation or payment; 0 is the latest.
 PICK = st.integers(0, 3)
-# Mostly the sensible thing, so that sequences get somewhere.
+# Mostly valid requests, so that sequences reach later states.
 MOSTLY = st.sampled_from([True, True, True, True, False])
 
 
 @dataclass
 class Modelled:
-    """A reservation as the rules say it should be."""
+    """The expected state of a reservation."""
 
     user: int
     seat: int
@@ -75,7 +75,7 @@ class Reservations(RuleBasedStateMachine):
         raise NotImplementedError
 
     def ask(self, call: Awaitable[Result]) -> Result | str:
-        """The answer, or the code of the refusal."""
+        """Returns the result, or the code of the refusal."""
 
         async def answer() -> Result | str:
             try:
@@ -99,7 +99,7 @@ class Reservations(RuleBasedStateMachine):
         )
 
     def refusal(self, seat: int) -> str | None:
-        """What a taker of this seat should be told; expires what he may take over."""
+        """Returns the expected refusal for a taker of this seat; expires an old hold."""
         live = self.live(seat)
         if live is None:
             return None
@@ -115,7 +115,7 @@ class Reservations(RuleBasedStateMachine):
 
     @rule(user=USERS, seat=SEATS)
     def reserve_and_begin(self, user: int, seat: int) -> None:
-        """The usual way, so that payments are not rare."""
+        """Reserves and begins the payment, so that payments are not rare."""
         known = len(self.model)
         self.reserve(user, seat)
         if len(self.model) > known:

@@ -1,4 +1,4 @@
-"""Many at once, on a real MariaDB and Redis: what must be true whoever is faster."""
+"""Concurrent requests on MariaDB and Redis: the invariants hold in every order."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ def bare_service(real_store: RealReservationStore) -> ReservationService:
 
 
 async def outcomes(calls: list[Awaitable[Any]]) -> list[Any]:
-    """What each returned, or the refusal it got; anything else is a defect."""
+    """Returns each result or refusal; raises any other error."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, ServiceError):
@@ -127,13 +127,13 @@ async def test_holds_and_cancels_never_lose_a_seat(
     assert (await bare_service.hold_seat(99, seat_id, "")).user_id == 99
 
 
-async def test_paying_against_lapse_and_taker_at_the_same_instant(
+async def test_paying_against_expiry_and_a_taker_at_the_same_moment(
     bare_service: ReservationService, real_store: RealReservationStore
 ) -> None:
-    """Never both, never neither, 300 times: the hold lapses while its payment begins and
-    somebody else takes the seat."""
+    """The hold expires while its payment begins and another user takes the seat: exactly one of
+    the two succeeds, 300 times."""
     tally: Counter[str] = Counter()
-    # How far ahead the hold lapses: follows the outcomes, so that it stays at the instant.
+    # When the hold expires, in microseconds from now; adapts, so that both outcomes occur.
     ahead = 3000
     for number, seat_id in enumerate(seat for _ in range(3) for seat in new_seats(100)):
         held = await bare_service.hold_seat(1, seat_id, "")
@@ -147,7 +147,7 @@ async def test_paying_against_lapse_and_taker_at_the_same_instant(
         else:
             taken, began = await outcomes(calls[::-1])
         if isinstance(began, ServiceError) and isinstance(taken, ServiceError):
-            # The taker was a moment early: now the seat must be his.
+            # The taker came a moment too early; now it must get the seat.
             assert isinstance(began, ReservationExpired)
             assert isinstance(taken, SeatHeld)
             taken = await bare_service.hold_seat(2, seat_id, "")
@@ -158,18 +158,18 @@ async def test_paying_against_lapse_and_taker_at_the_same_instant(
         tally["paid" if paid else "taken"] += 1
         ahead = max(100, ahead - 100) if paid else ahead + 100
     assert tally["paid"] + tally["taken"] == 300
-    assert min(tally["paid"], tally["taken"]) > 50, "the instant was missed"
+    assert min(tally["paid"], tally["taken"]) > 50, "one of the outcomes hardly occurred"
 
 
 async def test_renewing_a_lease_against_a_taker(real_store: RealReservationStore) -> None:
-    """The same for a payment that goes on."""
+    """The same for a payment that renews its lease."""
     for seat_id in new_seats(100):
         service = make_service(real_store, locks=UselessLocks())
         payment = next(ids)
         held = await service.hold_seat(1, seat_id, "")
         await service.begin_payment(held.id, 1, payment, 0)
         await real_store.lapse(held.id)
-        # Lapsed before either began: the taker must win.
+        # Expired before either began: the taker must win.
         began, taken = await outcomes(
             [service.begin_payment(held.id, 1, payment, 0), service.hold_seat(2, seat_id, "")]
         )
@@ -237,7 +237,7 @@ async def test_a_crash_leaves_no_key_stuck(
     bare_service: ReservationService, database: Database, seat_id: int
 ) -> None:
     user = next(ids)
-    # A process dies in the middle of its transaction: its connection closes, no more.
+    # A process dies during its transaction: its connection closes and nothing else happens.
     with contextlib.suppress(asyncio.CancelledError):
         async with database.transaction() as transaction:
             await transaction.execute(
@@ -259,7 +259,7 @@ async def test_a_crash_leaves_no_key_stuck(
 async def test_late_success_against_taker(
     bare_service: ReservationService, real_store: RealReservationStore
 ) -> None:
-    """The seat of a payment whose lease lapsed goes to exactly one of two."""
+    """The seat of a payment whose lease has expired goes to exactly one of two users."""
     for number, seat_id in enumerate(new_seats(100)):
         payment = next(ids)
         held = await bare_service.hold_seat(1, seat_id, "")
@@ -282,7 +282,7 @@ async def test_late_success_against_taker(
         assert (seat_id in sold_seats, seat_id in held_seats) == (sold == 1, sold == 0)
 
 
-async def test_a_schedule_that_sells_out_at_once_is_counted_right(
+async def test_a_schedule_that_sells_out_at_once_is_counted_correctly(
     bare_service: ReservationService,
 ) -> None:
     seats = new_seats(60)
@@ -315,7 +315,7 @@ async def test_sweeps_of_several_replicas_and_takers(
     assert {await real_store.stored(r.id) for r in held} == {Status.EXPIRED}
 
 
-async def test_one_odd_row_does_not_stop_the_sweep(
+async def test_a_row_that_cannot_be_updated_does_not_stop_the_sweep(
     bare_service: ReservationService, real_store: RealReservationStore, database: Database
 ) -> None:
     held = [await bare_service.hold_seat(1, seat, "") for seat in new_seats(5)]
@@ -340,7 +340,7 @@ async def test_one_odd_row_does_not_stop_the_sweep(
 # The Redis locks by themselves.
 
 
-async def test_a_lock_tells_its_holder_and_ends_with_the_block(redis: Redis, seat_id: int) -> None:
+async def test_a_lock_names_its_holder_and_ends_with_the_block(redis: Redis, seat_id: int) -> None:
     locks = RedisSeatLocks(redis, lock_seconds=10)
     async with locks.seat(seat_id, "a:1") as first:
         assert first is None
@@ -352,7 +352,7 @@ async def test_a_lock_tells_its_holder_and_ends_with_the_block(redis: Redis, sea
         assert third is None
 
 
-async def test_a_lock_that_ended_early_is_not_taken_from_its_next_holder(
+async def test_an_expired_lock_is_not_released_for_its_next_holder(
     redis: Redis, seat_id: int
 ) -> None:
     locks = RedisSeatLocks(redis, lock_seconds=0.02)
@@ -389,7 +389,7 @@ async def test_cancelled_requests_leave_no_lock_behind(redis: Redis) -> None:
                 assert other is None
 
 
-async def test_locks_that_are_wanted_together_share_their_round_trips(
+async def test_concurrent_locks_share_their_round_trips(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locks = RedisSeatLocks(redis, lock_seconds=10)
@@ -415,7 +415,7 @@ async def test_locks_that_are_wanted_together_share_their_round_trips(
     assert trips < 20
 
 
-async def test_a_sale_and_its_count_are_one_for_who_goes_away_too(
+async def test_a_sale_and_its_count_are_atomic_when_the_caller_disconnects(
     mysql_urls: dict[str, str], database: Database, bare_service: ReservationService
 ) -> None:
     async with HeldUpDatabase(mysql_urls["reservation"]) as slow:
