@@ -4,7 +4,7 @@ from functools import partial
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
-from queue_service.consumers import payment_handler
+from queue_service.consumers import PaymentEvents
 from queue_service.repository import RedisWaitingRoom
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
@@ -53,7 +53,7 @@ async def main() -> None:
                 bootstrap=settings.kafka_bootstrap,
                 group=QUEUE_GROUP,
                 topic=PAYMENT_EVENTS,
-                handler=payment_handler(service),
+                handler=PaymentEvents(service).handle,
             ).run,
         )
         await server.serve()

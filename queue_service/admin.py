@@ -1,4 +1,4 @@
-"""What an operator does with a room: `python -m queue_service.admin show|pause|resume|…`."""
+"""The operator's commands for a room: `python -m queue_service.admin show|pause|resume|…`."""
 
 import asyncio
 from typing import Annotated
@@ -11,9 +11,7 @@ from servicekit.errors import ServiceError
 
 BUDGET_SECONDS = 5.0
 
-app = typer.Typer(
-    help="Looks at a waiting room, or changes it while it runs.", no_args_is_help=True
-)
+app = typer.Typer(help="Shows a waiting room, or changes it while it runs.", no_args_is_help=True)
 RoomOption = Annotated[str, typer.Option("--room", help="The room.")]
 AddressOption = Annotated[
     str, typer.Option("--address", envvar="QUEUE_LISTEN", help="A queue_service, host:port.")
@@ -30,7 +28,7 @@ def show(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
 
 @app.command()
 def pause(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
-    """Takes nobody new and admits nobody; who is admitted goes on."""
+    """Accepts no new fans and admits none; current admissions continue."""
     asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, paused=True)))
 
 
@@ -42,20 +40,21 @@ def resume(room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
 
 @app.command()
 def capacity(number: Limit, room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
-    """Sets how many may be admitted at once; throws nobody out."""
+    """Sets how many fans may be admitted at once; ends no admission."""
     asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, capacity=number)))
 
 
 @app.command()
 def max_waiting(number: Limit, room: RoomOption = MAIN, address: AddressOption = LOCAL) -> None:
-    """Sets how many may wait at once."""
+    """Sets how many fans may wait at once."""
     asyncio.run(ask(address, queue_pb2.UpdateRoomRequest(room=room, max_waiting=number)))
 
 
 async def ask(
     address: str, request: queue_pb2.GetRoomRequest | queue_pb2.UpdateRoomRequest
 ) -> None:
-    """Makes one call and prints the room; exits with 2 and one sentence if it fails."""
+    """Calls the service and prints the room; if that fails, prints one sentence and exits with
+    status 2."""
     async with client.connect(address) as channel:
         stub = queue_pb2_grpc.QueueAdminServiceStub(channel)
         room: queue_pb2.GetRoomResponse | queue_pb2.UpdateRoomResponse
@@ -66,7 +65,9 @@ async def ask(
                 room = await client.call(stub.UpdateRoom, request, budget=BUDGET_SECONDS)
         except ServiceError as error:
             reason = {
-                "UNAVAILABLE": f"Nothing answers at {address}, or its Redis is away.",
+                "UNAVAILABLE": (
+                    f"No queue_service answers at {address}, or its Redis is unavailable."
+                ),
                 "TIMEOUT": f"{address} did not answer within {BUDGET_SECONDS:.0f} s.",
             }.get(error.code, error.detail)
             typer.echo(reason, err=True)

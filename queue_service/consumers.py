@@ -1,24 +1,23 @@
 """payment.events -> the waiting room."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from protos.frontrow.payment.v1 import events_pb2
 from queue_service.service import QueueService
 from servicekit.kafka import Record
 
 
-def payment_handler(service: QueueService) -> Callable[[Record], Awaitable[Sequence[Record]]]:
-    """Who has paid leaves the shop, and the next one enters.
+class PaymentEvents:
+    """Handles payment events: a successful payment ends the admission of its buyer. Idempotent,
+    since a place number is never given twice."""
 
-    A second delivery changes nothing, since a place is never given twice. Raises DecodeError on a
-    record that is no event.
-    """
+    def __init__(self, service: QueueService) -> None:
+        self._service = service
 
-    async def handle(record: Record) -> Sequence[Record]:
+    async def handle(self, record: Record) -> Sequence[Record]:
+        """Publishes nothing. Raises DecodeError for a record that is not a payment event."""
         event = events_pb2.PaymentEvent.FromString(record.value)
         if event.WhichOneof("event") == "succeeded" and event.succeeded.HasField("admission"):
             admission = event.succeeded.admission
-            await service.leave_queue(admission.room, admission.place_number, event.user_id)
+            await self._service.leave_queue(admission.room, admission.place_number, event.user_id)
         return ()
-
-    return handle

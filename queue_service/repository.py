@@ -1,8 +1,9 @@
-"""The waiting room in Redis: every step is one Lua script (see lua/prelude.lua for the keys)."""
+"""The waiting room in Redis: each operation is one Lua script (lua/prelude.lua lists the keys)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
@@ -11,24 +12,40 @@ from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules
 from servicekit.redis_client import translated_errors
 
 _KEYS = ("state", "waiting", "admitted", "unclaimed", "users", "places", "known", "ended")
-_FULL, _PAUSED = 4, 5
+_STATES = {
+    b"waiting": PlaceState.WAITING,
+    b"admitted": PlaceState.ADMITTED,
+    b"ended": PlaceState.ENDED,
+}
+_REFUSALS = {b"full": Refusal.QUEUE_FULL, b"paused": Refusal.QUEUE_PAUSED}
 _LUA = Path(__file__).parent / "lua"
 
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """What this replica last saw of a room, for a Redis that remembers nothing."""
+    """What this replica last saw of a room, in case Redis loses it."""
 
     limits: Limits
     last: int
 
 
-class RedisWaitingRoom:
-    """Rooms in Redis, shared by all replicas.
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """What a script replied about each place, a list per field; empty if it was not asked."""
 
-    Every method is idempotent, takes one round trip, and raises Unavailable if Redis is away,
-    still loading, read-only, full or cannot write.
-    """
+    state: Sequence[bytes] = ()
+    order: Sequence[int] = ()
+    admitted_until: Sequence[int] = ()
+    place: Sequence[int] = ()
+    epoch: Sequence[int] = ()
+
+    def standing(self, n: int) -> Standing:
+        return Standing(_STATES[self.state[n]], self.order[n], self.admitted_until[n])
+
+
+class RedisWaitingRoom:
+    """Rooms in Redis; a WaitingRoom. Every method takes one round trip, and raises Unavailable if
+    Redis cannot be reached, is loading, is read-only, is full or cannot write."""
 
     def __init__(self, redis: Redis, rules: Rules, defaults: Limits) -> None:
         self._redis = redis
@@ -48,36 +65,33 @@ class RedisWaitingRoom:
     async def enter(
         self, room: str, user_ids: Sequence[int]
     ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
-        """Gives each user a place, or the one it has; at most MAX_ITEMS positive ids."""
+        """See WaitingRoom."""
         seen, items = await self._run(self._enter, room, user_ids)
         results: list[tuple[Place, Standing] | Refusal] = []
-        for user_id, at in zip(user_ids, range(0, len(items), 4), strict=True):
-            state, value, number, epoch = items[at : at + 4]
-            if state == _FULL:
-                results.append(Refusal.QUEUE_FULL)
-            elif state == _PAUSED:
-                results.append(Refusal.QUEUE_PAUSED)
+        for n, user_id in enumerate(user_ids):
+            if refusal := _REFUSALS.get(items.state[n]):
+                results.append(refusal)
             else:
-                results.append((Place(room, number, user_id, epoch), _standing(state, value)))
+                place = Place(room, items.place[n], user_id, items.epoch[n])
+                results.append((place, items.standing(n)))
         return seen, results
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
-        """Where each place stands; at most MAX_ITEMS `possible` places of this room. Claims what
-        was just admitted, brings back what was lost."""
+        """See WaitingRoom."""
         arguments = [
             part for place in places for part in (place.number, place.user_id, place.epoch)
         ]
         seen, items = await self._run(self._positions, room, arguments)
-        return seen, [_standing(*items[at : at + 2]) for at in range(0, len(items), 2)]
+        return seen, [items.standing(n) for n in range(len(items.state))]
 
     async def leave(self, room: str, number: int, user_id: int) -> Room:
-        """Ends a `possible` place if it is this user's and has not ended."""
+        """See WaitingRoom."""
         return (await self._run(self._leave, room, (number, user_id)))[0]
 
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:
-        """Changes the limits that are given."""
+        """See WaitingRoom."""
         changes = {"capacity": capacity, "max_waiting": max_waiting, "paused": paused}
         arguments = [
             part
@@ -88,12 +102,12 @@ class RedisWaitingRoom:
         return (await self._run(self._update, room, arguments))[0]
 
     async def tick(self, room: str) -> Room:
-        """Ends what lapsed, admits who can be, and tells how the room is."""
+        """See WaitingRoom."""
         return (await self._run(self._tick, room, ()))[0]
 
     async def _run(
         self, script: AsyncScript, room: str, arguments: Sequence[int | str]
-    ) -> tuple[Room, list[int]]:
+    ) -> tuple[Room, _Items]:
         memory = self._memories.get(room, _Memory(self._defaults, last=0))
         common = (
             self._rules.grace_ms,
@@ -108,36 +122,29 @@ class RedisWaitingRoom:
             memory.last,
         )
         async with translated_errors(self._redis, "The waiting room is unavailable."):
-            header, items = await script(
+            reply = await script(
                 # The hash tag keeps a room on one node of a cluster, and lets rooms spread.
                 keys=[f"{{queue:{room}}}:{key}" for key in _KEYS],
                 args=[*common, *arguments],
             )
-        now, epoch, last, capacity, max_waiting, paused = header[:6]
-        grace_until, settled_at, pace_at, pace_now, pace_before = header[6:11]
-        waiting, admitted, admissions = header[11:]
-        limits = Limits(capacity, max_waiting, bool(paused))
-        self._memories[room] = _Memory(limits, last)
+        fields = _by_name(reply)
+        limits = Limits(fields["capacity"], fields["max_waiting"], bool(fields["paused"]))
+        self._memories[room] = _Memory(limits, fields["last"])
         return Room(
             limits=limits,
-            waiting=waiting,
-            admitted=admitted,
-            epoch=epoch,
-            now=now,
-            grace_until=grace_until,
-            settled_at=settled_at,
-            pace_at=pace_at,
-            pace_now=pace_now,
-            pace_before=pace_before,
-            admissions=admissions,
-        ), items
+            waiting=fields["waiting"],
+            admitted=fields["admitted"],
+            epoch=fields["epoch"],
+            now=fields["now"],
+            grace_until=fields["grace_until"],
+            settled_at=fields["settled_at"],
+            pace_at=fields["pace_at"],
+            pace_now=fields["pace_now"],
+            pace_before=fields["pace_before"],
+            admissions=fields["admissions"],
+        ), _Items(**_by_name(fields["items"]))
 
 
-def _standing(state: int, value: int) -> Standing:
-    match PlaceState(state):
-        case PlaceState.WAITING:
-            return Standing(PlaceState.WAITING, order=value)
-        case PlaceState.ADMITTED:
-            return Standing(PlaceState.ADMITTED, admitted_until_ms=value)
-        case PlaceState.ENDED:
-            return Standing(PlaceState.ENDED)
+def _by_name(reply: Sequence[Any]) -> dict[str, Any]:
+    """The values of a list of names and values."""
+    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}

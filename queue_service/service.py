@@ -1,12 +1,11 @@
 """What fans and operators do with a waiting room.
 
-Whom it admits, and when, is decided in Redis: `admit` and `step` in `lua/prelude.lua`.
+Redis decides who is admitted and when: `admit` and `step` in `lua/prelude.lua`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from prometheus_client import Counter, Gauge
 
@@ -23,9 +22,9 @@ from queue_service.domain import (
     Refusal,
     Room,
     RoomNotFound,
-    Standing,
     TooManyItems,
 )
+from queue_service.ports import WaitingRoom
 from queue_service.tokens import Signer
 from servicekit import logs
 from servicekit.background import repeat
@@ -34,24 +33,8 @@ from servicekit.retries import Outage
 log = logs.get(__name__)
 
 WAITING = Gauge("queue_waiting", "Places in line.", ["room"])
-ADMITTED = Gauge("queue_admitted", "Admissions in force.", ["room"])
+ADMITTED = Gauge("queue_admitted", "Current admissions.", ["room"])
 ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["room"])
-
-
-class WaitingRoom(Protocol):
-    """The store; see RedisWaitingRoom for what each method promises."""
-
-    async def enter(
-        self, room: str, user_ids: Sequence[int]
-    ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]: ...
-    async def positions(
-        self, room: str, places: Sequence[Place]
-    ) -> tuple[Room, list[Standing]]: ...
-    async def leave(self, room: str, number: int, user_id: int) -> Room: ...
-    async def update(
-        self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
-    ) -> Room: ...
-    async def tick(self, room: str) -> Room: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +47,7 @@ class Entered:
 
 
 class QueueService:
-    """The use cases. All of them raise Unavailable while the store is away."""
+    """The use cases. All raise Unavailable while the store is unavailable."""
 
     def __init__(
         self, store: WaitingRoom, signer: Signer, pacing: Pacing, rooms: Sequence[str]
@@ -75,58 +58,58 @@ class QueueService:
         self._rooms = rooms
 
     async def enter_queue(self, room: str, user_ids: Sequence[int]) -> list[Entered | Refusal]:
-        """A place for each user, in the order given; the one it has if it has one.
+        """Returns a place for each user, in the given order: the one the user has, or a new one.
 
-        Raises TooManyItems, RoomNotFound.
+        Raises TooManyItems and RoomNotFound.
         """
         self._require_room(room)
-        _require_few(user_ids)
+        _check_count(user_ids)
         known = [user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID]
         if not known:
             return [Refusal.INVALID_REQUEST for _ in user_ids]
         state, entries = await self._store.enter(room, known)
         self._count(room, state)
-        answers = iter(entries)
+        stored = iter(entries)
         results: list[Entered | Refusal] = []
         for user_id in user_ids:
-            answer = next(answers) if 0 < user_id <= MAX_USER_ID else Refusal.INVALID_REQUEST
-            if isinstance(answer, Refusal):
-                results.append(answer)
+            entry = next(stored) if 0 < user_id <= MAX_USER_ID else Refusal.INVALID_REQUEST
+            if isinstance(entry, Refusal):
+                results.append(entry)
             else:
-                place, standing = answer
+                place, standing = entry
                 position = self._pacing.position(standing, state)
                 results.append(Entered(place, self._signer.sign(place), position))
         return results
 
     async def get_positions(self, places: Sequence[Place]) -> list[Position]:
-        """Where each place stands; what cannot be a place has ended.
+        """Returns where each place stands; an impossible place has ended.
 
-        Raises TooManyItems, MixedRooms, RoomNotFound.
+        Raises TooManyItems, MixedRooms and RoomNotFound.
         """
         if not places:
             return []
-        _require_few(places)
+        _check_count(places)
         room = places[0].room
         if any(place.room != room for place in places):
-            raise MixedRooms("All places of one call must be of one room.")
+            raise MixedRooms("All places of one call must belong to one room.")
         self._require_room(room)
         state, standings = await self._store.positions(room, [p for p in places if p.possible])
         self._count(room, state)
-        answers = iter(standings)
+        stored = iter(standings)
         return [
-            self._pacing.position(next(answers) if place.possible else ENDED, state)
+            self._pacing.position(next(stored) if place.possible else ENDED, state)
             for place in places
         ]
 
     async def leave_queue(self, room: str, number: int, user_id: int) -> None:
-        """Ends a place or an admission and admits the next. Again, it changes nothing; nor does
-        it for a place of another user. Raises RoomNotFound."""
+        """Ends a place or an admission and admits the next in line. Idempotent. No-op for another
+        user's place. Raises RoomNotFound."""
         self._require_room(room)
         if Place(room, number, user_id, epoch=0).possible:
             self._count(room, await self._store.leave(room, number, user_id))
 
     async def get_room(self, room: str) -> Room:
-        """The room's limits and counts. Raises RoomNotFound."""
+        """Returns the limits and counts of a room. Raises RoomNotFound."""
         self._require_room(room)
         return await self._tick(room)
 
@@ -138,14 +121,14 @@ class QueueService:
         max_waiting: int | None = None,
         paused: bool | None = None,
     ) -> Room:
-        """Changes the limits that are given, for all replicas at once.
+        """Changes the limits that are not None, for all replicas at once.
 
-        Raises BadLimit, RoomNotFound.
+        Raises BadLimit and RoomNotFound.
         """
         self._require_room(room)
         for limit in (capacity, max_waiting):
             if limit is not None and not 0 <= limit < MAX_NUMBER:
-                raise BadLimit("A limit is a number from 0 on.")
+                raise BadLimit("A limit must be a number from 0 to 2^53 - 1.")
         state = await self._store.update(
             room, capacity=capacity, max_waiting=max_waiting, paused=paused
         )
@@ -176,6 +159,6 @@ class QueueService:
             raise RoomNotFound("There is no such waiting room.")
 
 
-def _require_few(items: Sequence[object]) -> None:
+def _check_count(items: Sequence[object]) -> None:
     if len(items) > MAX_ITEMS:
-        raise TooManyItems(f"At most {MAX_ITEMS} items a call.")
+        raise TooManyItems(f"A call may have at most {MAX_ITEMS} items.")

@@ -1,4 +1,4 @@
-"""Settings of the waiting room: the environment variables that begin with QUEUE_."""
+"""Settings of queue_service: the environment variables that begin with QUEUE_."""
 
 from typing import Annotated, Self
 
@@ -11,13 +11,13 @@ from servicekit.settings import ListenAddress, ServiceSettings, config
 RoomName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 MIN_KEY_BYTES = 32
-"""As long as an HS256 signature; shorter ones can be guessed (RFC 7518, 3.2)."""
+"""The length of an HS256 signature; shorter keys can be guessed (RFC 7518, 3.2)."""
 
 
 class Settings(ServiceSettings):
-    """Everything the waiting room can be told."""
+    """The settings of queue_service."""
 
-    # Of a wrong value the message must not repeat it: it may be a key.
+    # Never echo invalid input: it may be a secret.
     model_config = SettingsConfigDict(**config("QUEUE_"), hide_input_in_errors=True)
 
     listen: ListenAddress = "127.0.0.1:9101"
@@ -27,64 +27,66 @@ class Settings(ServiceSettings):
     """Address of the Prometheus metrics over HTTP, host:port."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Where the waiting room is kept. Wants the append-only file and no eviction."""
+    """The Redis that stores the waiting room. It needs the append-only file and no eviction."""
 
     redis_timeout_seconds: float = Field(default=1.0, gt=0)
-    """How long one command may take, in seconds. A script takes about a millisecond; the rest is
-    for a Redis that is busy saving or failing over."""
+    """The longest time of one command, in seconds. A script takes about a millisecond; the rest is
+    for a Redis that saves or fails over."""
 
     kafka_bootstrap: str = "127.0.0.1:9092"
-    """Kafka's address, host:port, for the payments that end admissions."""
+    """Kafka, host:port, for the payment events that end admissions."""
 
     token_keys: dict[str, SecretStr]
-    """Signing keys as JSON, {"key id": "secret"}; each secret at least 32 bytes. More than one
-    while keys are changed: the gateway accepts all it knows."""
+    """Signing keys as JSON, {"key id": "secret"}; each secret has at least 32 bytes. Use several
+    while keys rotate: the gateway accepts all of its keys."""
 
     token_signing_key_id: str
-    """The key id that new tokens are signed with."""
+    """The id of the key that signs new tokens."""
 
     rooms: tuple[RoomName, ...] = Field(default=("main",), min_length=1)
-    """The rooms that are run, as JSON."""
+    """The names of the rooms, as JSON."""
 
     capacity: int = Field(default=500, ge=0)
-    """How many may be admitted at once, when the room is opened for the first time. The room
-    remembers it; later it is changed with `python -m queue_service.admin capacity`."""
+    """How many fans may be admitted at once, when the room opens for the first time. The room
+    stores it; change it later with `python -m queue_service.admin capacity`."""
 
     max_waiting: int = Field(default=1_000_000, ge=0)
-    """How many may wait at once, when the room is opened for the first time. A million take
-    0.31 GB of Redis."""
+    """How many fans may wait at once, when the room opens for the first time. A million take
+    0.31 GB of Redis memory."""
 
     admission_ttl_seconds: float = Field(default=600.0, gt=0)
-    """How long an admission lasts, in seconds. Long enough to choose a seat and to pay within its
+    """How long an admission lasts, in seconds: long enough to choose a seat and to pay within its
     hold of five minutes."""
 
     claim_window_seconds: float = Field(default=90.0, gt=0)
-    """Who is admitted and does not ask within this many seconds loses the slot. Above
-    poll_max_seconds, and above the minute to which browsers stretch the timers of a hidden tab."""
+    """A fan who is admitted and does not poll within this many seconds loses the slot. Must be
+    above poll_max_seconds, and should be above the minute to which browsers stretch the timers of a
+    hidden tab."""
 
     absent_after_seconds: float = Field(default=180.0, gt=0)
-    """Who has not asked for this many seconds is skipped when the turn comes. Above one and a half
-    times poll_max_seconds, since a sign of life is only noted to a quarter of this, at most 5 s;
-    and well above the minute at which hidden tabs ask."""
+    """A fan who has not polled for this many seconds is skipped at admission. Must be above 1.5
+    times poll_max_seconds, because polls are recorded with an error of up to a quarter of this, at
+    most 5 s; should be well above the minute at which hidden tabs poll."""
 
     poll_min_seconds: float = Field(default=1.0, gt=0)
-    """How soon those in front are told to ask again, in seconds."""
+    """The shortest time between polls, for the front of the line, in seconds."""
 
     poll_max_seconds: float = Field(default=10.0, gt=0)
-    """How late anybody is told to ask again, in seconds; up to a quarter earlier, so that polls do
-    not come in waves. 100,000 waiting make about 11,000 polls/s."""
+    """The longest time between polls, in seconds; up to a quarter less, so that polls do not come
+    in waves. 100,000 waiting fans make about 11,000 polls/s."""
 
     grace_seconds: float = Field(default=12.0, gt=0)
-    """After Redis lost places, for how long nobody is admitted who may stand behind a lost one,
-    in seconds. Above poll_max_seconds, so that everybody asks, and thereby returns, in time. A
-    room that hears nobody for as long assumes that nobody can reach it."""
+    """After Redis lost places, how long no place that may stand behind a lost one is admitted, in
+    seconds. Must be above poll_max_seconds, so that all fans poll in time and get their places
+    back. A room without any poll for this long assumes that no fan can reach it."""
 
     heal_within_seconds: float = Field(default=86_400.0, gt=0)
-    """A lost place older than this does not come back, in seconds: a token of last month's sale
-    shall not lead the line of today's."""
+    """A lost place older than this is not restored, in seconds: a token of last month's sale must
+    not lead today's line."""
 
     tick_seconds: float = Field(default=0.1, gt=0, le=1)
-    """How often lapsed admissions are looked for, in seconds. Other slots are refilled at once."""
+    """Time between searches for expired admissions, in seconds. Other slots are refilled at
+    once."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -105,17 +107,17 @@ class Settings(ServiceSettings):
 
     @property
     def signing_secret(self) -> str:
-        """The secret that new tokens are signed with."""
+        """The secret that signs new tokens."""
         return self.token_keys[self.token_signing_key_id].get_secret_value()
 
     @property
     def limits(self) -> Limits:
-        """The limits of a room that has not been told otherwise."""
+        """The limits of a room that no operator has changed."""
         return Limits(self.capacity, self.max_waiting)
 
     @property
     def rules(self) -> Rules:
-        """The times that the store goes by."""
+        """The times that the store uses."""
         return Rules(
             grace_ms=_ms(self.grace_seconds),
             claim_window_ms=_ms(self.claim_window_seconds),
@@ -126,7 +128,7 @@ class Settings(ServiceSettings):
 
     @property
     def pacing(self) -> Pacing:
-        """How often to ask again."""
+        """How often fans poll."""
         return Pacing(
             poll_min_ms=_ms(self.poll_min_seconds),
             poll_max_ms=_ms(self.poll_max_seconds),

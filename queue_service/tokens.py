@@ -1,4 +1,4 @@
-"""Signing access tokens. The gateway verifies them on its own, with the same keys."""
+"""Signs access tokens. The gateway verifies them with the same keys, without a call."""
 
 import jwt
 
@@ -6,15 +6,16 @@ from queue_service.domain import Place
 
 
 class Signer:
-    """Signs places as JWTs (HS256). Equal places give equal tokens: the issue time is when the
-    place was given. They name no end, since a place may end at any time: the room knows."""
+    """Signs places as JWTs (HS256). Equal places give equal tokens: the issue time is the time at
+    which the place was given. A token has no expiry, because only the room knows whether a place
+    has ended."""
 
     def __init__(self, key_id: str, secret: str) -> None:
         self._headers = {"kid": key_id}
         self._secret = secret
 
     def sign(self, place: Place) -> str:
-        """The token of a place; takes about 15 µs."""
+        """Returns the token of a place; takes about 15 µs."""
         claims = {
             "room": place.room,
             "place": place.number,

@@ -1,4 +1,4 @@
--- Ends a place (arguments: place, user), unless it is another user's.
+-- Ends a place (arguments: place, user); no-op for another user's place.
 local place, user = ARGV[FIRST_ARGUMENT], ARGV[FIRST_ARGUMENT + 1]
 local owner = owner_of(place)
 if owner == nil or owner == user then

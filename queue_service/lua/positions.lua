@@ -1,6 +1,6 @@
--- Where each place stands. Arguments: place, user, epoch, again and again. Items: state, value.
+-- Returns where each place stands. Arguments: place, user and epoch of each.
 hear()
-local theirs = {}
+local owned = {}
 for i = FIRST_ARGUMENT, #ARGV, 3 do
   local place, user, epoch = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local owner, seen, recorded = owner_of(place)
@@ -9,16 +9,16 @@ for i = FIRST_ARGUMENT, #ARGV, 3 do
   elseif not owner and is_lost(place) then
     restore(place, user, epoch)
   end
-  theirs[i] = owner == nil or owner == user
+  owned[i] = owner == nil or owner == user
 end
 step()
-local items = {}
+local states, orders, ends = {}, {}, {}
 for i = FIRST_ARGUMENT, #ARGV, 3 do
-  local state, value = HAS_ENDED, 0
-  if theirs[i] then
-    state, value = show_up(ARGV[i])
+  local state, order, until_ms = 'ended', 0, 0
+  if owned[i] then
+    state, order, until_ms = claim(ARGV[i])
   end
-  items[#items + 1] = state
-  items[#items + 1] = value
+  local n = #states + 1
+  states[n], orders[n], ends[n] = state, order, until_ms
 end
-return reply(items)
+return reply({ 'state', states, 'order', orders, 'admitted_until', ends })

@@ -279,35 +279,44 @@ local function step()
   end
 end
 
-local WAITS, ADMITS, HAS_ENDED, IS_FULL, IS_PAUSED = 1, 2, 3, 4, 5
-
--- Where a place stands: its state, and its order or the end of its admission. Its owner asks:
--- whoever was just admitted has shown up, and the admission begins.
-local function show_up(place)
+-- Where a place stands: its state, its order (0 unless it waits) and the end of its admission
+-- (0 unless it is admitted). Called when its owner asks: if the place was just admitted, its
+-- claim window ends and its admission begins.
+local function claim(place)
   local rank = redis.call('ZRANK', WAITING, place)
   if rank then
-    return WAITS, rank + 1
+    return 'waiting', rank + 1, 0
   end
   local until_ms = tonumber(redis.call('ZSCORE', ADMITTED, place) or 0)
   if until_ms <= now then
-    return HAS_ENDED, 0
+    return 'ended', 0, 0
   end
   if redis.call('SREM', UNCLAIMED, place) == 1 then
     until_ms = now + admission_ttl
     redis.call('ZADD', ADMITTED, int(until_ms), place)
   end
-  return ADMITS, until_ms
+  return 'admitted', 0, until_ms
 end
 
--- Every script's reply: the room, then its own items.
+-- The reply of every script: name, value, name, value and so on. `items` is such a list too, with
+-- one list of values per name, so that each name is sent once however many items there are.
 local function reply(items)
   return {
-    {
-      now, room.epoch, room.last, room.capacity, room.max_waiting, room.paused,
-      room.grace_until, room.settled_at, room.pace_at, room.pace_now, room.pace_before,
-      redis.call('ZCARD', WAITING), redis.call('ZCARD', ADMITTED), admissions,
-    },
-    items or {},
+    'now', now,
+    'epoch', room.epoch,
+    'last', room.last,
+    'capacity', room.capacity,
+    'max_waiting', room.max_waiting,
+    'paused', room.paused,
+    'grace_until', room.grace_until,
+    'settled_at', room.settled_at,
+    'pace_at', room.pace_at,
+    'pace_now', room.pace_now,
+    'pace_before', room.pace_before,
+    'waiting', redis.call('ZCARD', WAITING),
+    'admitted', redis.call('ZCARD', ADMITTED),
+    'admissions', admissions,
+    'items', items or {},
   }
 end
 

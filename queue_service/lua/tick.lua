@@ -1,6 +1,7 @@
--- What happens without anybody asking; run several times a second, so that little is left to do.
+-- Expires admissions and admits from the line without a request; runs several times per second,
+-- so that each run has little to do.
 step()
--- Nobody may come back from so far ago: what is kept about them can go.
+-- Places this old are not restored: delete what was kept to recognise them.
 for _, key in ipairs({ ENDED, KNOWN }) do
   local old = redis.call(
     'ZRANGEBYSCORE', key, '-inf', int(number_at(now - heal_within)), 'LIMIT', 0, MAX_STEP)

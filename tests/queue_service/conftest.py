@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules, Standing
+from queue_service.ports import WaitingRoom
 from queue_service.repository import RedisWaitingRoom
-from queue_service.service import WaitingRoom
 from servicekit import redis_client
 from tests.fakes.waiting_room import FakeWaitingRoom
 

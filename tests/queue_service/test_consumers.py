@@ -7,7 +7,7 @@ from functools import partial
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2
-from queue_service.consumers import payment_handler
+from queue_service.consumers import PaymentEvents
 from queue_service.domain import Limits, Pacing, Place, PlaceState
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
@@ -43,7 +43,7 @@ async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
             bootstrap=kafka_bootstrap,
             group="queue_service_test",
             topic=topic,
-            handler=payment_handler(service),
+            handler=PaymentEvents(service).handle,
         ).run()
     )
     async with Producer(kafka_bootstrap) as producer:

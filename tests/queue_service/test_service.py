@@ -10,7 +10,7 @@ from structlog.testing import CapturingLogger
 
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2
 from queue_service import service as service_module
-from queue_service.consumers import payment_handler
+from queue_service.consumers import PaymentEvents
 from queue_service.domain import (
     MAX_ITEMS,
     BadLimit,
@@ -180,7 +180,7 @@ def payment_event(**kind: object) -> Record:
 
 async def test_a_payment_ends_its_admission_once(service: QueueService) -> None:
     first, second = await enter(service, 11, 12)
-    handle = payment_handler(service)
+    handle = PaymentEvents(service).handle
     admission = payment_pb2.Admission(room="main", place_number=first.place.number)
     paid = payment_event(succeeded=events_pb2.PaymentSucceeded(admission=admission))
     for _ in range(3):
@@ -197,7 +197,7 @@ async def test_a_payment_ends_its_admission_once(service: QueueService) -> None:
 
 async def test_other_payment_events_end_nothing(service: QueueService) -> None:
     (first,) = await enter(service, 11)
-    handle = payment_handler(service)
+    handle = PaymentEvents(service).handle
     number = first.place.number
     await handle(payment_event(succeeded=events_pb2.PaymentSucceeded()))
     await handle(payment_event(failed=events_pb2.PaymentFailed(reason="NO_FUNDS")))

@@ -172,4 +172,7 @@ async def test_the_operators_command_without_a_service(capsys: pytest.CaptureFix
     with pytest.raises(typer.Exit) as end:
         await admin.ask("127.0.0.1:1", pb.GetRoomRequest(room="main"))
     assert end.value.exit_code == 2
-    assert capsys.readouterr().err == "Nothing answers at 127.0.0.1:1, or its Redis is away.\n"
+    assert (
+        capsys.readouterr().err
+        == "No queue_service answers at 127.0.0.1:1, or its Redis is unavailable.\n"
+    )

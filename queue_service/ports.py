@@ -1,0 +1,34 @@
+"""What queue_service needs from its store."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from queue_service.domain import Place, Refusal, Room, Standing
+
+
+class WaitingRoom(Protocol):
+    """The store of rooms, shared by all replicas.
+
+    Every method is idempotent, first expires and admits what is due, and returns the room as it
+    is then. All raise Unavailable while the store is unavailable.
+    """
+
+    async def enter(
+        self, room: str, user_ids: Sequence[int]
+    ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
+        """Gives each user a place, or returns the one it has. At most MAX_ITEMS positive ids."""
+
+    async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
+        """Returns where each place stands; at most MAX_ITEMS `possible` places of this room.
+        Starts the admission of a place that was just admitted, and restores lost places."""
+
+    async def leave(self, room: str, number: int, user_id: int) -> Room:
+        """Ends a `possible` place. No-op for a place of another user."""
+
+    async def update(
+        self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
+    ) -> Room:
+        """Changes the limits that are not None."""
+
+    async def tick(self, room: str) -> Room:
+        """Changes nothing but what is due."""
