@@ -97,8 +97,8 @@ bench: ## Measure the hot paths with wrk and print the table
 
 loadtest: ## Load the gateway with k6 and report (SCRIPT=journey PROFILE=x10; else all, baseline)
 	@$(BOOTSTRAP) test
-	@exec $(PYTHON) -m loadtests.run
+	@exec $(PYTHON) -m loadtests.cli loadtest
 
 capacity: ## Find how many users each route stands, and what the bottleneck is (SCRIPT=seats)
 	@$(BOOTSTRAP) test
-	@exec $(PYTHON) -m loadtests.capacity
+	@exec $(PYTHON) -m loadtests.cli capacity

@@ -1,4 +1,7 @@
-"""The yardstick: a FastAPI route that does nothing, served the way the gateway is served.
+"""The yardstick: a FastAPI route that does nothing, on plain uvicorn with httptools and uvloop.
+
+It stays the same whatever serves the gateway, so that results of different versions compare. The
+gateway is measured through its real front, and the front's processor time counts as the gateway's.
 
 Run as `python -m benchmarks.nothing PORT`.
 """
@@ -6,12 +9,8 @@ Run as `python -m benchmarks.nothing PORT`.
 import sys
 
 import uvicorn
-import uvloop
 from fastapi import FastAPI
-from pydantic import SecretStr
 
-from gateway.server import server_config
-from gateway.settings import Settings
 from servicekit.server import tune_garbage_collector
 
 app = FastAPI()
@@ -22,13 +21,21 @@ async def nothing() -> dict[str, str]:
     return {}
 
 
-async def main(port: int) -> None:
-    # The options of the gateway, so that the application is all that differs.
-    settings = Settings(listen=f"127.0.0.1:{port}", token_keys={"unused": SecretStr("-" * 32)})
-    config = server_config(settings, app)
+def main(port: int) -> None:
     tune_garbage_collector()
-    await uvicorn.Server(config).serve()
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=port,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1])))
+    main(int(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""What the routes are measured with: people in the queue, free seats, holds to pay.
+"""The data of the measurements: people in the queue, free seats, holds to pay.
 
-Set up over gRPC, which is quicker than over HTTP and not part of any measurement.
+Prepared over gRPC, which is faster than HTTP and not part of any measurement.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 
 ROOM = "main"
-#: What queue_service takes in one call.
+#: The most users that queue_service takes in one call.
 _BATCH = 256
-#: How many holds are made at once; more makes it no quicker on two cores.
+#: Concurrent holds; more of them are no faster on two cores.
 _RESERVING = 16
 _BUDGET_SECONDS = 30.0
-#: User ids, so that no two kinds of people meet.
+#: First user ids, so that no user belongs to two kinds of people.
 _FIRST_SHOPPER = 1
 _FIRST_WAITING = 10_000_000
 _FIRST_NEWCOMER = 20_000_000
@@ -75,16 +75,16 @@ class Shop:
     # --- people ------------------------------------------------------------------------------
 
     def admit(self, *, shoppers: int, payers: int) -> list[Ticket]:
-        """Lets people in: returns those who look around and hold seats, keeps those who pay."""
+        """Admits people: returns those who read and hold seats, keeps those who pay."""
         self._set_capacity(shoppers + payers)
         inside = self._enter(range(_FIRST_SHOPPER, _FIRST_SHOPPER + shoppers), order=0)
         self._payers = iter(self._enter(range(_FIRST_PAYER, _FIRST_PAYER + payers), order=0))
-        # Nobody else gets in, even though payers leave: lowering it throws nobody out.
+        # Nobody else is admitted when payers leave. Lowering the capacity evicts nobody.
         self._set_capacity(1)
         return inside
 
     def queue_up(self, count: int) -> list[Ticket]:
-        """People who stand in line for as long as the measurements last."""
+        """Adds people who wait in line for as long as the measurements last."""
         return self._enter(range(_FIRST_WAITING, _FIRST_WAITING + count), order=None)
 
     def _set_capacity(self, capacity: int) -> None:
@@ -102,8 +102,8 @@ class Shop:
             for user, result in zip(users, reply.results, strict=True):
                 if result.error_code or (order == 0) != (result.position.order == 0):
                     raise RunError(
-                        f"User {user} stands at order {result.position.order}"
-                        f" {result.error_code}, not where the measurement wants them."
+                        f"User {user} has the unexpected order {result.position.order}"
+                        f" {result.error_code}."
                     )
                 tickets.append(Ticket(user, result.access_token))
         return tickets
@@ -111,14 +111,14 @@ class Shop:
     # --- requests ----------------------------------------------------------------------------
 
     def newcomers(self, count: int) -> list[Request]:
-        """Enters people who have never been seen."""
+        """Requests of new users who enter the queue."""
         return [
             Request("POST", "/queues/enqueue", body=json.dumps({"userId": next(self._newcomers)}))
             for _ in range(count)
         ]
 
     def reservations(self, shoppers: Sequence[Ticket], count: int) -> list[Request]:
-        """Holds seats that nobody has."""
+        """Requests that hold free seats."""
         requests = []
         for number in range(count):
             shopper = shoppers[number % len(shoppers)]
@@ -129,7 +129,7 @@ class Shop:
         return requests
 
     def payments(self, count: int) -> list[Request]:
-        """Pays holds, which are made here, each by somebody else."""
+        """Requests that pay holds. Makes the holds, each for another payer."""
 
         def hold(payer: Ticket, seat: int) -> Request:
             stopping.raise_if_requested()
@@ -142,13 +142,13 @@ class Shop:
 
         payers = list(itertools.islice(self._payers, count))
         if len(payers) < count:
-            raise RunError("There are no more people to pay; this is a mistake in the benchmark.")
+            raise RunError("There are no more payers: this is a mistake in the benchmark.")
         with ThreadPoolExecutor(_RESERVING) as pool:
             return list(pool.map(hold, payers, [self._free_seat() for _ in payers]))
 
     def settle(self, seconds: float = 20.0) -> None:
-        """Waits until what the last payments set off has reached everybody: the room's count of
-        admissions stands still. Raises RunError if it does not."""
+        """Waits until the waiting room has processed the last payments, so that its number of
+        admissions is stable. Raises RunError if that takes longer."""
         deadline = time.monotonic() + seconds
         request = queue_pb2.GetRoomRequest(room=ROOM)
         before = -1
@@ -166,8 +166,6 @@ class Shop:
             raise RunError("All seats are taken: measure with BENCH_SEED=full.")
         return seat
 
-    # --- where to look -----------------------------------------------------------------------
-
     def any_schedules(self, count: int) -> list[int]:
-        """Schedules by chance; one may come twice."""
+        """Random schedules, with repetition."""
         return self._random.choices(self._schedules, k=count)

@@ -1,4 +1,4 @@
-"""One run of wrk: 50 connections that ask as fast as they get answers."""
+"""One run of wrk: 50 connections, each with one request in flight at any time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from harness import stopping
 
 CONNECTIONS = 50
-# Above the gateway's longest budget (paying, 8 s): slower than that is no answer at all.
+# Above the gateway's longest budget (paying, 8 s): a slower reply is a failure.
 TIMEOUT_SECONDS = 10
 _SCRIPT = Path(__file__).with_name("cycle.lua")
 
 
 class RunError(Exception):
-    """The run is worth nothing, said in one sentence."""
+    """Why a measurement is invalid, in one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What wrk saw: every request of it was answered with success."""
+    """What wrk measured. Every reply was a success."""
 
     requests: int
-    #: How many of the requests given have been begun (or more: it went round).
+    #: Requests that wrk started; above the number of given requests, it repeated some.
     issued: int
     seconds: float
     p50_ms: float
@@ -47,14 +47,14 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.requests / self.seconds
 
 
 def run(url: str, requests: Sequence[Request], *, seconds: int, work: Path, what: str) -> Run:
-    """Sends `requests` round and round for `seconds`. `work` is a directory for the file of them.
+    """Sends `requests` in a cycle for `seconds`. `work` is a folder for a temporary file.
 
-    Raises RunError if anything but a success came back.
+    Raises RunError if a reply was no success.
     """
     file = work / "requests.tsv"
     file.write_text("".join(request.line() for request in requests))
@@ -76,17 +76,17 @@ def run(url: str, requests: Sequence[Request], *, seconds: int, work: Path, what
 
 
 def parse(output: str, what: str) -> Run:
-    """Reads what cycle.lua printed. Raises RunError if anything but a success came back."""
+    """Reads the output of cycle.lua. Raises RunError if a reply was no success."""
     numbers = json.loads(output.strip().splitlines()[-1])
     bad = {
-        "answers that were no success": numbers["not_2xx"],
+        "replies that were no success": numbers["not_2xx"],
         "connection errors": numbers["socket_errors"],
-        f"answers that took over {TIMEOUT_SECONDS} s": numbers["timeouts"],
+        f"replies that took over {TIMEOUT_SECONDS} s": numbers["timeouts"],
     }
     if told := ", ".join(f"{count} {name}" for name, count in bad.items() if count):
         raise RunError(f"{what}: {told} among {numbers['requests']} requests.")
     if not numbers["requests"]:
-        raise RunError(f"{what}: not one answer.")
+        raise RunError(f"{what}: no reply at all.")
     return Run(
         requests=numbers["requests"],
         issued=numbers["issued"],

@@ -1,4 +1,4 @@
-"""Frontrow in containers on this machine (`make up`): where its parts are, and what each uses."""
+"""Frontrow in containers on this machine (`make up`): addresses, and what the kernel counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from loadtests.machine import PACKAGES, version_in
 
@@ -20,8 +19,9 @@ _ESTABLISHED = "01"
 
 @dataclasses.dataclass(frozen=True)
 class Cgroup:
-    """What the kernel counts for one container, and where it draws the line. Raises OSError once
-    the container has ended."""
+    """What the kernel counts for one container, and the container's limits.
+
+    All methods raise OSError once the container has ended."""
 
     pid: int
 
@@ -42,7 +42,7 @@ class Cgroup:
         return None if quota.strip() in ("max", "-1") else int(quota) / int(period)
 
     def throttled(self) -> tuple[int, int]:
-        """In how many periods it was made to wait, and how many there were in which it ran."""
+        """The periods in which its cap made it wait, and all periods in which it ran."""
         found = _table((self._v2() or self._v1("cpu")) / "cpu.stat")
         return found["nr_throttled"], found["nr_periods"]
 
@@ -77,7 +77,7 @@ class Cgroup:
         return {kind: path.lstrip("/") for _, kinds, path in found for kind in kinds.split(",")}
 
     def _v2(self) -> Path | None:
-        """Where the one tree of version 2 has it, if that is what counts here."""
+        """Its folder in the tree of cgroup version 2, if this machine uses that version."""
         path = _CGROUPS / self._paths().get("", "")
         return path if (path / "cpu.stat").exists() and (path / "memory.current").exists() else None
 
@@ -87,7 +87,7 @@ class Cgroup:
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """One container that runs."""
+    """One running container."""
 
     id: str
     name: str
@@ -100,8 +100,8 @@ class Container:
 
 
 def find(port: int) -> list[Container]:
-    """The containers of the project whose gateway publishes this port; none if there is none, or
-    no engine."""
+    """The containers of the project whose gateway publishes this port; empty without such a project
+    or without an engine."""
     project = _docker(
         "ps",
         *("--filter", f"publish={port}", "--filter", f"label={_SERVICE}=gateway"),
@@ -113,13 +113,28 @@ def find(port: int) -> list[Container]:
 def of_project(project: str) -> list[Container]:
     """The running containers of one compose project, by service and name."""
     ids = _docker("ps", "--quiet", "--filter", f"label={_PROJECT}={project}").split()
-    described = json.loads(_docker("inspect", *ids) or "[]") if ids else []
-    found = [_container(project, each) for each in described if each["State"]["Pid"]]
+    found = []
+    for each in json.loads((ids and _docker("inspect", *ids)) or "[]"):
+        if pid := each["State"]["Pid"]:
+            networks = each["NetworkSettings"]["Networks"].items()
+            found.append(
+                Container(
+                    id=each["Id"],
+                    name=each["Name"].lstrip("/"),
+                    service=each["Config"]["Labels"][_SERVICE],
+                    cgroup=Cgroup(pid),
+                    addresses={
+                        name.removeprefix(f"{project}_"): network["IPAddress"]
+                        for name, network in networks
+                    },
+                    env=dict(setting.split("=", 1) for setting in each["Config"]["Env"]),
+                )
+            )
     return sorted(found, key=lambda each: (each.service, each.name))
 
 
 def versions(found: Sequence[Container]) -> dict[str, str]:
-    """Of what runs in them, as `machine.versions` has them of this machine."""
+    """The versions of what runs in the containers, with the keys of `machine.versions`."""
     first = {each.service: each.id for each in reversed(found)}
     lines = f"""
 import importlib.metadata, json, platform
@@ -134,22 +149,8 @@ print(json.dumps(rows | {{n: importlib.metadata.version(n) for n in {PACKAGES!r}
     return rows
 
 
-def _container(project: str, described: Mapping[str, Any]) -> Container:
-    networks = described["NetworkSettings"]["Networks"]
-    return Container(
-        id=described["Id"],
-        name=described["Name"].lstrip("/"),
-        service=described["Config"]["Labels"][_SERVICE],
-        cgroup=Cgroup(described["State"]["Pid"]),
-        addresses={
-            name.removeprefix(f"{project}_"): value["IPAddress"] for name, value in networks.items()
-        },
-        env=dict(each.split("=", 1) for each in described["Config"]["Env"]),
-    )
-
-
 def _docker(*arguments: str) -> str:
-    """What docker prints; nothing where it is not there or does not answer."""
+    """The output of docker; empty if docker is not installed or fails."""
     try:
         ran = subprocess.run(
             ["docker", *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False

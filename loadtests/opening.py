@@ -1,31 +1,54 @@
-"""Which system is put under load: the one that answers, else a stack of our own."""
+"""Which system is put under load: the one that answers, otherwise a stack that is started for it.
+
+A running system is found in the containers of `make up` or by settings, and refused unless its
+gateway, queue_service and Redis certainly belong together.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
+import random
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import psutil
+import redis
 
 from harness.errors import UserError
 from harness.local import Ports, Stack
+from harness.local.programs import mysql_url, redis_url
 from harness.local.stack import SeedSize
 from harness.local.supervisor import LOCAL
+from harness.secrets import Secrets
 from harness.topology import SCHEMAS
-from loadtests import gateway
-from loadtests.attaching import attached
+from loadtests import containers, gateway, room
+from loadtests.containers import Container
 from loadtests.target import Target
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
-#: In the folder of a stack of our own, held while it is in use.
+#: Settings that say where the parts of a running system are.
+_SETTINGS = (
+    *(f"{name.upper()}_MYSQL_URL" for name in SCHEMAS),
+    "QUEUE_REDIS_URL",
+    "QUEUE_KAFKA_BOOTSTRAP",
+    "QUEUE_LISTEN",
+)
+_SECONDS = 10.0
+#: In the folder of a stack of our own; locked while the stack is in use.
 _LOCK = "in-use"
 
 
 @contextlib.contextmanager
 def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
-    """The gateway at BASE_URL or at the usual port if one answers; otherwise a stack of our own,
-    with `seed` for sale, which is stopped afterwards. Raises UserError or UserError."""
+    """Attaches to the gateway at BASE_URL, or at the usual port, if one answers; otherwise starts a
+    stack with `seed` for sale and stops it afterwards. Raises UserError."""
     ports = Ports.from_environ(environ)
     asked_for = environ.get("BASE_URL", "").rstrip("/")
     base_url = asked_for or f"http://{ports.address('gateway')}"
@@ -53,7 +76,7 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
 
 
 def target_of(stack: Stack) -> Target:
-    """Where everything is of a stack of our own."""
+    """The parts of a stack that this process started."""
     return Target(
         base_url=stack.gateway_url,
         mysql_urls={name: stack.mysql_url(name) for name in SCHEMAS},
@@ -67,11 +90,11 @@ def target_of(stack: Stack) -> Target:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for a stack of our own, on the disk that `make run` uses: where the temporary files
-    are may be memory, on which a commit costs nothing. Deletes those of runs that were killed."""
+    """A folder for a stack, on the disk that `make run` uses: the folder for temporary files may be
+    in memory, where a commit costs nothing. Deletes the folders of runs that were killed."""
     LOCAL.mkdir(exist_ok=True)
     for left in LOCAL.glob("loadtest-*"):
-        # One without a lock is being made just now.
+        # A folder without this file is just being made.
         with contextlib.suppress(OSError), (left / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
@@ -79,6 +102,129 @@ def _scratch() -> Iterator[Path]:
         tempfile.TemporaryDirectory(prefix="loadtest-", dir=LOCAL) as name,
         (Path(name) / _LOCK).open("w") as lock,
     ):
-        # The kernel gives the lock back whichever way we end.
+        # The kernel releases the lock however this process ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield Path(name)
+
+
+def attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
+    """The parts behind a gateway that runs. Defaults are those of `make up` or `make run`, and hold
+    only for a gateway on this machine. Raises UserError."""
+    found: Sequence[Container] = ()
+    if _is_here(base_url):
+        found = containers.find(urlsplit(base_url).port or 80)
+    elif missing := [name for name in _SETTINGS if not environ.get(name)]:
+        raise UserError(
+            f"The gateway at {base_url} is on another machine: set {', '.join(missing)} to what is"
+            " behind it."
+        )
+    target = (
+        _attached_to_containers(base_url, ports, found)
+        if found
+        else _attached_to_settings(base_url, environ, ports)
+    )
+    _require_same(target)
+    return target
+
+
+def _is_here(base_url: str) -> bool:
+    """Whether the URL's host is this machine."""
+    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
+    try:
+        found = socket.getaddrinfo(urlsplit(base_url).hostname, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = {str(each[4][0]) for each in found}
+    return all(each in own or ipaddress.ip_address(each).is_loopback for each in addresses)
+
+
+def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Container]) -> Target:
+    """Uses the containers' own addresses, which only their host can reach."""
+    first = {each.service: each for each in reversed(found)}
+    missing = sorted({"mariadb", "redis", "kafka", "queue", *SCHEMAS} - first.keys())
+    if missing:
+        raise UserError(f"No container runs of {', '.join(missing)}: see docker ps, and make up.")
+
+    def at(service: str, port: int) -> str:
+        network = "services" if service == "queue" else service
+        return f"{first[service].addresses[network]}:{port}"
+
+    def here(url: str, service: str, port: int) -> str:
+        """A program's URL with the container's address in place of the service's name."""
+        return url.replace(f"@{service}:{port}", f"@{at(service, port)}")
+
+    return Target(
+        base_url=base_url,
+        mysql_urls={
+            name: here(first[name].env[f"{name.upper()}_MYSQL_URL"], "mariadb", 3306)
+            for name in SCHEMAS
+        },
+        redis_url=here(first["queue"].env["QUEUE_REDIS_URL"], "redis", 6379),
+        kafka_bootstrap=at("kafka", 9094),
+        queue_addr=at("queue", 9101),
+        ports=ports,
+        own=False,
+        containers=found,
+    )
+
+
+def _attached_to_settings(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
+    secrets = LOCAL / "secrets.json"
+    urls = {}
+    for name in SCHEMAS:
+        url = environ.get(f"{name.upper()}_MYSQL_URL")
+        if not url and not secrets.exists():
+            raise UserError(
+                f"The gateway at {base_url} was not started by make run here: set"
+                f" {', '.join(_SETTINGS)} to what is behind it."
+            )
+        urls[name] = url or mysql_url(name, ports, Secrets.load_or_create(secrets))
+    return Target(
+        base_url=base_url,
+        mysql_urls=urls,
+        redis_url=environ.get("QUEUE_REDIS_URL") or redis_url(ports),
+        kafka_bootstrap=environ.get("QUEUE_KAFKA_BOOTSTRAP") or ports.address("kafka"),
+        queue_addr=environ.get("QUEUE_LISTEN") or ports.address("queue"),
+        ports=ports,
+        own=False,
+    )
+
+
+def _require_same(target: Target) -> None:
+    """Raises UserError unless the gateway, queue_service and Redis belong to one system: a user who
+    enters through the gateway must be in Redis, and after leaving through queue_service must not
+    be."""
+    user = random.randint(1_000_000_000, 90_000_000_000)
+    token = gateway.enter(target.base_url, user)
+    try:
+        claims = gateway.claims(token)
+        place = queue_pb2.Place(
+            room=room.ROOM, number=claims.place, user_id=user, epoch=claims.epoch
+        )
+        with (
+            redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection,
+            grpc.insecure_channel(target.queue_addr) as channel,
+        ):
+            users = f"{{queue:{room.ROOM}}}:users"
+            if connection.hget(users, str(user)) != str(claims.place).encode():
+                raise UserError(
+                    f"A user who enters through {target.base_url} is not in this Redis: set"
+                    " QUEUE_REDIS_URL to the one behind that gateway."
+                )
+            queue_pb2_grpc.QueueServiceStub(channel).LeaveQueue(
+                queue_pb2.LeaveQueueRequest(place=place), timeout=_SECONDS
+            )
+            if connection.hexists(users, str(user)):
+                raise UserError(
+                    f"A user who enters through {target.base_url} cannot leave through"
+                    f" {target.queue_addr}: set QUEUE_LISTEN to the queue_service behind that"
+                    " gateway."
+                )
+    except (redis.RedisError, ValueError) as error:
+        raise UserError(
+            "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
+        ) from error
+    except grpc.RpcError as error:
+        raise room.away(target.queue_addr) from error
+    finally:
+        gateway.leave(target.base_url, token)

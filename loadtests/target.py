@@ -1,4 +1,4 @@
-"""What is put under load, and what is behind it: databases, processes, containers."""
+"""The system under load: its gateway, databases, processes and containers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,17 @@ from harness.local import Ports
 from harness.local.ports import HOST
 from loadtests import containers, gateway, machine
 from loadtests.containers import Cgroup, Container
+from loadtests.model import Cap, Volume
 
 #: A port of topology.PORTS, or a service of deploy/compose.yml → its name in the report.
 _NAMES = {program.name: program.module for program in topology.PROGRAMS} | {
     server.name: server.name for server in topology.SERVERS
 }
 
-#: What uses processor and memory under one name: a process and its children, or containers.
-Source = int | Sequence[Cgroup]
-
-
-@dataclasses.dataclass(frozen=True)
-class Volume:
-    """What is for sale."""
-
-    concerts: int
-    schedules: int
-    seats: int
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where everything is that a load test needs."""
+    """Where a load test finds the parts of the system."""
 
     base_url: str
     mysql_urls: Mapping[str, str]
@@ -49,12 +38,12 @@ class Target:
     ports: Ports
     #: Whether it was started for this test, with data of its own.
     own: bool
-    #: Those that it runs in, if it was started by `make up` here.
+    #: Its containers, if `make up` started it on this machine.
     containers: Sequence[Container] = ()
 
     @contextlib.contextmanager
     def database(self, schema: str) -> Iterator[pymysql.cursors.Cursor]:
-        """A cursor in concert, reservation or payment. Raises UserError."""
+        """Opens a cursor in a schema. Raises UserError if the database does not answer."""
         parts = urlsplit(self.mysql_urls[schema])
         try:
             connection = pymysql.connect(
@@ -81,7 +70,7 @@ class Target:
             ) from error
 
     def volume(self) -> Volume:
-        """Counts what is for sale. Raises UserError if that is nothing."""
+        """Counts what is for sale. Raises UserError if the database is not seeded."""
         counts = []
         with self.database("concert") as cursor:
             for table in ("concert", "schedule", "seat"):
@@ -96,18 +85,19 @@ class Target:
                 "The database is not seeded: if make run started the system, make stop and then"
                 " make run (or SEED=small make run) fill it; if make up did, make up SEED=full."
             )
-        return Volume(*counts)
+        concerts, schedules, seats = counts
+        return Volume(concerts=concerts, schedules=schedules, seats=seats)
 
     def sold(self) -> int:
-        """The number of the newest reservation; grows with each seat that is held."""
+        """The id of the newest reservation, which grows with each hold."""
         with self.database("reservation") as cursor:
             cursor.execute("SELECT COALESCE(MAX(id), 0) FROM reservation")
             row = cursor.fetchone()
         return int(row[0]) if row else 0
 
     def require_sold(self, before: int, seats: int) -> None:
-        """Raises UserError if the database does not know of so many seats that were held since
-        `sold` gave `before`: then it is not that of the gateway that held them."""
+        """Raises UserError if the database has fewer than `seats` new reservations since `sold`
+        returned `before`: then it is not the database behind this gateway."""
         if (known := self.sold() - before) < seats:
             raise UserError(
                 f"The database shows {known:,} reservations since the start and the gateway gave"
@@ -115,19 +105,18 @@ class Target:
             )
 
     def wait_until_ready(self, seconds: float = 60.0) -> None:
-        """Until the gateway says that it can serve: it may have been overloaded. Raises
-        UserError."""
+        """Waits until the gateway, which may have been overloaded, is ready. Raises UserError."""
         deadline = time.monotonic() + seconds
         while (status := gateway.ready(self.base_url)) != 200:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"The gateway at {self.base_url} is not ready any more after {seconds:.0f} s"
+                    f"The gateway at {self.base_url} is still not ready after {seconds:.0f} s"
                     f" ({f'status {status}' if status else 'no answer'})."
                 )
             stopping.wait(0.5)
 
     def schedule_without_reservations(self) -> int:
-        """One date by chance that nobody ever took a seat of. Raises UserError."""
+        """A random schedule without any reservation. Raises UserError if there is none."""
         with self.database("reservation") as cursor:
             cursor.execute("SELECT DISTINCT schedule_id FROM reservation")
             taken = {row[0] for row in cursor.fetchall()}
@@ -135,34 +124,30 @@ class Target:
             cursor.execute("SELECT id FROM schedule")
             free = [row[0] for row in cursor.fetchall() if row[0] not in taken]
         if not free:
-            raise UserError("There is no date left of which no seat was ever taken.")
+            raise UserError("Every date already has reservations: seed the database again.")
         return int(random.choice(free))
 
-    def sources(self) -> dict[str, Source]:
-        """What is behind each name, as far as this user may see it."""
-        if not self.containers:
-            return {**self.pids()}
-        groups: dict[str, list[Cgroup]] = {}
+    def cgroups(self) -> dict[str, list[Cgroup]]:
+        """The containers by the name that the report uses; empty without containers."""
+        found: dict[str, list[Cgroup]] = {}
         for each in self.containers:
-            groups.setdefault(_NAMES.get(each.service, each.service), []).append(each.cgroup)
-        return {**groups}
-
-    def caps(self) -> dict[str, dict[str, float]]:
-        """What the containers of each name may use together: cores and MiB, and how many they
-        are."""
-        found: dict[str, dict[str, float]] = {}
-        for name, groups in self.sources().items():
-            if not isinstance(groups, int):
-                found[name] = {
-                    "cores": round(sum(group.cores() or 0 for group in groups), 3),
-                    "mib": round(sum(group.memory_limit() or 0 for group in groups) / 2**20),
-                    "containers": len(groups),
-                }
+            found.setdefault(_NAMES.get(each.service, each.service), []).append(each.cgroup)
         return found
 
+    def caps(self) -> dict[str, Cap]:
+        """What the containers of each name may use together; empty without containers."""
+        return {
+            name: Cap(
+                cores=round(sum(group.cores() or 0 for group in groups), 3),
+                mib=round(sum(group.memory_limit() or 0 for group in groups) / 2**20),
+                containers=len(groups),
+            )
+            for name, groups in self.cgroups().items()
+        }
+
     def versions(self) -> tuple[str, dict[str, str]]:
-        """Where the versions were looked up ("containers", "machine" or, if it runs elsewhere,
-        ""), and the versions."""
+        """Where the versions were found ("containers", "machine", or "" for a system that runs
+        elsewhere), and the versions."""
         if self.containers:
             return "containers", containers.versions(self.containers)
         if set(_NAMES.values()) <= self.pids().keys():
@@ -171,18 +156,18 @@ class Target:
         return "", {}
 
     def pids(self) -> dict[str, int]:
-        """The process that listens at each port of `make run`, or of a stack of our own."""
+        """The process that listens on each of `ports`, by the name that the report uses."""
         names = {self.ports[port]: name for port, name in _NAMES.items()}
         found: dict[str, int] = {}
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid:
                 name = names.get(connection.laddr.port)
                 if name:
-                    # Workers of one program listen at the same port; the first is their parent.
+                    # Workers of one program share its port; the lowest pid is their parent.
                     found[name] = min(connection.pid, found.get(name, connection.pid))
         return found
 
 
 def _number_of(error: Exception) -> str:
-    """Of an error of the database; its text may tell secrets."""
+    """The number of a database error, because its text may contain secrets."""
     return f"error {error.args[0] if error.args else type(error).__name__}"

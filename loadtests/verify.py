@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+import typer
 
 from harness import invariants
+from harness.cli import run_app
 from harness.invariants import Stores
 from harness.local import Ports
-from loadtests import command
 from loadtests.opening import opened
 from loadtests.target import Target
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
@@ -33,14 +37,10 @@ def lines(counts: Mapping[str, int]) -> str:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    return command.run(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str]) -> int:
-    command.Parser("verify", __doc__).parse_args(argv)
+@app.command(help=__doc__)
+def main() -> int:
     usual = f"http://{Ports.from_environ(os.environ).address('gateway')}"
-    # Given, so that no stack is started if nothing runs.
+    # With BASE_URL, no stack is started if nothing runs.
     with opened({"BASE_URL": usual, **os.environ}, "none") as target:
         counts = settled(target)
     print(lines(counts))
@@ -48,4 +48,4 @@ def _main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_app(app))

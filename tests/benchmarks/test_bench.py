@@ -4,15 +4,17 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks import bench, bench_page
+from benchmarks import bench, page
+from benchmarks.model import Bench, Measurement
 from benchmarks.wrk import Request, RunError, parse
 from harness import stopping
+from harness.cli import run_app
 from harness.errors import UserError
-from loadtests.machine import Meter, describe
+from loadtests.machine import describe
+from loadtests.metrics import Meter, ProcessTree
 
 NUMBERS = {
     "requests": 1_000,
@@ -32,21 +34,21 @@ def output(**changes: int) -> str:
     return f"Running 2s test @ http://127.0.0.1:1\n\n{json.dumps(NUMBERS | changes)}\n"
 
 
-def a_run(rate: float, ratio: float, steal: float = 0.0) -> dict[str, Any]:
-    return {
-        "rate": rate,
-        "p50_ms": 1.0,
-        "p99_ms": 2.0,
-        "max_ms": 3.0,
-        "requests": 10,
-        "steal": steal,
-        "cpu_ms": {"gateway": 0.1, "queue_service": 0.02, "redis": 0.01, "wrk": 0.005},
-        "ratio": ratio,
-    }
+def a_run(rate: float, ratio: float, steal: float = 0.0) -> Measurement:
+    return Measurement(
+        rate=rate,
+        p50_ms=1.0,
+        p99_ms=2.0,
+        max_ms=3.0,
+        requests=10,
+        steal=steal,
+        cpu_ms={"gateway": 0.1, "queue_service": 0.02, "redis": 0.01, "wrk": 0.005},
+        ratio=ratio,
+    )
 
 
-def a_result(*orders: dict[str, Any]) -> dict[str, Any]:
-    return {
+def a_result(*orders: Measurement) -> Bench:
+    figures = {
         "taken": "2026-01-02T03:04:05Z",
         "minutes": 7.5,
         "seed": "full",
@@ -57,11 +59,12 @@ def a_result(*orders: dict[str, Any]) -> dict[str, Any]:
         "gateway_megabytes": [100, 120],
         "machine": {"processor": "some, 2 cores"},
         "routes": [
-            {"name": "nothing", "title": "nothing", "target": None, "runs": [a_run(5000, 1)]},
-            {"name": "order", "title": "order", "target": 0.6, "runs": list(orders)},
-            {"name": "pay", "title": "pay", "target": None, "runs": [a_run(500, 0.1)]},
+            {"name": "nothing", "title": "nothing", "runs": [a_run(5000, 1)]},
+            {"name": "order", "title": "order", "target": 0.6, "runs": orders},
+            {"name": "pay", "title": "pay", "runs": [a_run(500, 0.1)]},
         ],
     }
+    return Bench.model_validate(figures)
 
 
 def test_reads_what_wrk_saw() -> None:
@@ -76,8 +79,8 @@ def test_anything_but_success_is_an_error(bad: str) -> None:
         parse(output(**{bad: 3}), "pay")
 
 
-def test_no_answer_at_all_is_an_error() -> None:
-    with pytest.raises(RunError, match="not one answer"):
+def test_no_reply_at_all_is_an_error() -> None:
+    with pytest.raises(RunError, match="no reply at all"):
         parse(output(requests=0), "pay")
 
 
@@ -87,63 +90,57 @@ def test_a_request_is_one_line_for_the_script() -> None:
 
 
 def test_table_quotes_medians_and_judges_them_as_printed() -> None:
-    rows = bench_page.table(
-        a_result(a_run(1, 0.1), a_run(3_210, 0.596), a_run(9_999, 0.9))
-    ).splitlines()
+    rows = page.table(a_result(a_run(1, 0.1), a_run(3_210, 0.596), a_run(9_999, 0.9))).splitlines()
     assert "| order | 3,210 | **0.60** | 0.6: met | 1.0 / 2.0 / 3.0 |" in rows[3]
     assert "0.100 + 0.020 + 0.010 + 0.005" in rows[3]
     assert "| as it comes |" in rows[4]
 
 
 def test_a_missed_target_is_said() -> None:
-    assert "0.6: MISSED" in bench_page.table(a_result(a_run(3_000, 0.594)))
+    assert "0.6: MISSED" in page.table(a_result(a_run(3_000, 0.594)))
 
 
 def test_runs_that_lost_the_machine_do_not_count() -> None:
     good, stolen = a_run(3_000, 0.7), a_run(900, 0.2, steal=0.2)
-    assert bench_page.counted([good, stolen]) == [good]
-    assert bench_page.counted([good, stolen, stolen]) == [good, stolen, stolen]
-    assert "1 of 4 runs were left out" in " ".join(
-        bench_page.section(a_result(good, stolen)).split()
-    )
+    assert page.counted([good, stolen]) == [good]
+    assert page.counted([good, stolen, stolen]) == [good, stolen, stolen]
+    assert "1 of 4 runs were excluded" in " ".join(page.section(a_result(good, stolen)).split())
 
 
 def test_page_keeps_what_is_written_by_hand() -> None:
-    text = f"# Title\n\nbefore\n{bench_page.BEGIN}\nold\n{bench_page.END}\nafter\n"
-    once = bench_page.inserted(text, a_result(a_run(3_000, 0.7)))
+    text = f"# Title\n\nbefore\n{page.BEGIN}\nold\n{page.END}\nafter\n"
+    once = page.inserted(text, a_result(a_run(3_000, 0.7)))
     assert once.startswith("# Title\n\nbefore\n")
     assert once.endswith("\nafter\n")
     assert "old" not in once
-    assert bench_page.inserted(once, a_result(a_run(3_000, 0.7))) == once
+    assert page.inserted(once, a_result(a_run(3_000, 0.7))) == once
 
 
 def test_page_without_markers_is_refused() -> None:
-    with pytest.raises(bench_page.PageError, match="markers"):
-        bench_page.inserted("# Title\n", a_result(a_run(3_000, 0.7)))
+    with pytest.raises(UserError, match="markers"):
+        page.inserted("# Title\n", a_result(a_run(3_000, 0.7)))
 
 
 def test_json_survives_its_writing(tmp_path: Path) -> None:
     result = a_result(a_run(3_000, 0.7), a_run(3_100, 0.72))
-    file = tmp_path / "bench.json"
-    file.write_text(bench_page.to_json(result))
-    assert bench_page.read(file) == result
-    assert sum('"rate"' in line for line in file.read_text().splitlines()) == 4
+    result.write(tmp_path / "bench.json")
+    assert Bench.read(tmp_path / "bench.json") == result
 
 
 def test_committed_page_is_made_from_the_committed_figures() -> None:
-    text = bench_page.PAGE.read_text()
-    assert bench_page.inserted(text, bench_page.read(bench_page.SOURCE)) == text
+    text = page.PAGE.read_text()
+    assert page.inserted(text, Bench.read(page.SOURCE)) == text
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "told"),
     [
-        (["--rounds", "0"], {}, "--rounds must be 1 to 20"),
-        (["--seconds", "x"], {}, "invalid int value"),
+        (["--rounds", "0"], {}, "'--rounds': 0 is not in the range 1<=x<=20"),
+        (["--seconds", "x"], {}, "valid integer"),
         (["--only", "order,lunch"], {}, "lunch"),
-        ([], {"BENCH_SEED": "huge"}, "BENCH_SEED must be full or small"),
+        ([], {"BENCH_SEED": "huge"}, "BENCH_SEED"),
         (["--page", "/nowhere/bench.json"], {}, "cannot be read"),
-        (["--page", __file__], {}, "is not a bench.json"),
+        (["--page", __file__], {}, "is not a Bench of this version"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(
@@ -155,7 +152,7 @@ def test_bad_input_is_one_sentence_and_status_2(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert bench.main(arguments) == 2
+    assert run_app(bench.app, arguments) == 2
     said = capsys.readouterr().err
     assert told in said
     assert said.startswith("frontrow: ")
@@ -165,7 +162,7 @@ def test_bad_input_is_one_sentence_and_status_2(
 @pytest.mark.parametrize(
     ("happens", "status", "told"),
     [
-        (RunError("pay: not one answer."), 1, "pay: not one answer."),
+        (RunError("pay: no reply at all."), 1, "pay: no reply at all."),
         (UserError("redis-server is not installed."), 2, "redis-server is not installed."),
         (OSError(28, "No space left on device", "bench.json"), 2, "No space left on device: "),
         (signal.SIGINT, 130, "Stopped."),
@@ -188,14 +185,14 @@ def test_what_ends_it_is_one_sentence_and_its_status(
         pytest.fail("was not stopped")
 
     monkeypatch.setattr(bench, "measure", measure)
-    assert bench.main([]) == status
+    assert run_app(bench.app, []) == status
     said = capsys.readouterr().err
     assert said.startswith(f"frontrow: {told}")
     assert said.count("\n") == 1
 
 
 def test_meter_and_machine() -> None:
-    meter = Meter({"me": os.getpid()})
+    meter = Meter({"me": ProcessTree(os.getpid())})
     assert meter.used()["me"] >= 0
     assert 0 <= meter.stolen() <= 1
     assert "cores" in describe()["processor"]

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
+from loadtests.metrics import Watch
 from loadtests.opening import opened
-from loadtests.watch import Watch
 from tests.containers.stack import PROGRAMS, SERVERS, Containers, docker
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import Shop, eventually

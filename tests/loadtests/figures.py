@@ -1,14 +1,16 @@
-"""Figures of load tests that nobody ran."""
+"""Results of load tests that never ran."""
 
 from typing import Any
 
+from loadtests.model import Result, Script, Series
+
 STATS = {
-    "avg": 3.0, "min": 1.0, "med": 2.0, "max": 30.0, "p(90)": 5.0, "p(95)": 6.0, "p(99)": 20.0,
+    "avg": 3.0, "min": 1.0, "med": 2.0, "max": 30.0, "p90": 5.0, "p95": 6.0, "p99": 20.0,
 }  # fmt: skip
 
 
-def a_script(name: str = "seats", **changes: Any) -> dict[str, Any]:
-    return {
+def a_script(name: str = "seats", **changes: Any) -> Script:
+    figures = {
         "name": name,
         "passed": True,
         "thresholds": {"http_req_duration{phase:run} p(99)<200": True},
@@ -18,10 +20,8 @@ def a_script(name: str = "seats", **changes: Any) -> dict[str, Any]:
         "duration": STATS,
         "wrong": 0,
         "prepared_wrong": 0,
-        "routes": {name: STATS | {"requests": 3_700}},
+        "routes": {name: {"requests": 3_700, "times": STATS}},
         "counted": {},
-        "waited_ms": {},
-        "polls": {},
         "cpu": {"gateway": {"mean": 0.2, "peak": 0.4}, "k6": {"mean": 0.1, "peak": 0.2}},
         "other_cores": 0.01,
         "steal": 0.001,
@@ -33,11 +33,12 @@ def a_script(name: str = "seats", **changes: Any) -> dict[str, Any]:
         "room": {
             "capacity": 10, "samples": 3, "over_capacity": 0, "overtakers": 0, "most_waiting": 0,
         },
-    } | changes  # fmt: skip
+    }  # fmt: skip
+    return Script.model_validate(figures | changes)
 
 
-def a_result(*scripts: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {
+def a_result(*scripts: Script, **changes: Any) -> Result:
+    figures = {
         "taken": "2026-01-02T03:04:05Z",
         "profile": "baseline",
         "about": "some users",
@@ -48,4 +49,17 @@ def a_result(*scripts: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "invariants": {"charged and not confirmed": 0},
         "passed": True,
         "scripts": list(scripts or [a_script()]),
-    } | changes
+    }
+    return Result.model_validate(figures | changes)
+
+
+def a_series() -> Series:
+    requests = [
+        {"t": t, "n": 50 + t, "p50": 1.0 + t, "p99": 9.0 + t, "avg": 2.0, "at": 1000.0 + t}
+        for t in range(5)
+    ]
+    machine = [
+        {"at": 1000.4 + t, "cpu": {"gateway": 0.2, "k6": 0.1}, "mb": {"gateway": 80, "k6": 40}}
+        for t in range(5)
+    ]
+    return Series.model_validate({"requests": requests, "machine": machine})

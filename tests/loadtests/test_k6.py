@@ -1,4 +1,4 @@
-"""What the load tests make of k6: its settings, its samples, its last words. Little is run."""
+"""The requests of load tests, and what is read from k6: plans, samples, errors. Little is run."""
 
 import os
 import re
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import run_app
 from harness.errors import UserError
-from loadtests import capacity, k6, run
+from loadtests import scripts
+from loadtests.cli import app
+from loadtests.request import EVERYBODY, Request
 
 HEAD = "metric_name,timestamp,metric_value,expected_response,name,status,extra_tags,metadata\n"
 
@@ -19,10 +22,10 @@ def environ(**settings: str) -> dict[str, str]:
 
 
 def test_there_is_a_script_for_each_route_and_the_journey() -> None:
-    assert {path.stem for path in k6.SCRIPTS.glob("*.js")} == set(k6.NAMES)
+    assert {path.stem for path in scripts.SCRIPTS.glob("*.js")} == set(scripts.NAMES)
 
 
-@pytest.mark.parametrize("file", [*k6.SCRIPTS.glob("*.js"), *k6.SCRIPTS.glob("lib/*.js")])
+@pytest.mark.parametrize("file", [*scripts.SCRIPTS.glob("*.js"), *scripts.SCRIPTS.glob("lib/*.js")])
 def test_no_script_loads_anything_from_the_network(file: Path) -> None:
     text = file.read_text()
     imports = re.findall(r"""\b(?:from|import|require)\b\s*\(?\s*["'`]([^"'`]*)["'`]""", text)
@@ -64,28 +67,24 @@ def test_the_ways_to_load_that_the_test_above_sees(tmp_path: Path) -> None:
     ],
 )
 def test_profiles(script: str, profile: str, users: int, seconds: float) -> None:
-    plan = k6.plan(script, environ(PROFILE=profile))
-    assert (plan["users"], plan["seconds"]) == (users, seconds)
+    plan = scripts.plan(script, environ(PROFILE=profile))
+    assert (plan.users, plan.seconds) == (users, seconds)
 
 
 def test_smoke_takes_20_seconds_in_all() -> None:
-    smoke = k6.PROFILES["smoke"]
-    total = sum(
-        k6.seconds(stage["duration"])
-        for name in k6.NAMES
-        for stage in smoke["journey" if name == "journey" else "route"]["stages"]
-    )
-    assert total == 20
+    smoke = scripts.PROFILES["smoke"]
+    loads = (smoke.journey if name == "journey" else smoke.route for name in scripts.NAMES)
+    assert sum(load.seconds() for load in loads) == 20
 
 
 def test_the_environment_changes_the_numbers() -> None:
-    plan = k6.plan("seats", environ(STAGES="2s:7,1m:9"))
-    assert (plan["users"], plan["seconds"]) == (9, 62)
+    plan = scripts.plan("seats", environ(STAGES="2s:7,1m:9"))
+    assert (plan.users, plan.seconds) == (9, 62)
     settings = {"DURATION": "90s", "RATE": "3", "PREALLOCATED_VUS": "7"}
-    plan = k6.plan("journey", environ(PROFILE="soak", **settings))
-    assert (plan["users"], plan["seconds"]) == (7, 90)
-    assert plan["scenario"]["rate"] == 3
-    assert k6.plan("reserve", environ(PROFILE="hotseat", VUS="9"))["users"] == 9
+    plan = scripts.plan("journey", environ(PROFILE="soak", **settings))
+    assert (plan.users, plan.seconds) == (7, 90)
+    assert plan.scenario["rate"] == 3
+    assert scripts.plan("reserve", environ(PROFILE="hotseat", VUS="9")).users == 9
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_the_environment_changes_the_numbers() -> None:
 )
 def test_bad_settings_are_one_sentence(settings: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"^seats: (STAGES|CONCERTS|THINK_SECONDS|MAX_P99_MS) "):
-        k6.plan("seats", environ(**settings))
+        scripts.plan("seats", environ(**settings))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_a_setting_that_changes_nothing_is_refused(
     (name,) = settings
     said = rf"^{script}: {name} changes nothing in the profile {profile}\.$"
     with pytest.raises(UserError, match=said):
-        k6.plan(script, environ(PROFILE=profile, **settings))
+        scripts.plan(script, environ(PROFILE=profile, **settings))
 
 
 @pytest.mark.parametrize(
@@ -131,27 +130,26 @@ def test_a_setting_that_changes_nothing_is_refused(
 def test_a_bad_load_is_one_sentence(profile: str, settings: dict[str, str]) -> None:
     (name,) = settings
     with pytest.raises(UserError, match=rf"^journey: {name} must [^\n]+\.$"):
-        k6.plan("journey", environ(PROFILE=profile, **settings))
+        scripts.plan("journey", environ(PROFILE=profile, **settings))
 
 
 def test_several_scripts_run_in_their_order() -> None:
-    asked = run.Asked({"SCRIPT": "pay, seats"})
-    assert asked.scripts == ["seats", "pay"]
-    assert run.Asked({"PROFILE": "rush"}).scripts == ["journey"]
-    assert run.Asked({}).scripts == list(k6.NAMES)
+    assert Request.from_environ({"SCRIPT": "pay, seats"}).scripts == ["seats", "pay"]
+    assert Request.from_environ({"PROFILE": "rush"}).scripts == ["journey"]
+    assert Request.from_environ({}).scripts == list(scripts.NAMES)
 
 
-def test_how_many_are_let_in() -> None:
-    asked = run.Asked({})
-    assert asked.capacity_for("seats") == run.EVERYBODY
-    assert asked.capacity_for("order") == 0
-    assert asked.capacity_for("enqueue") is None
-    assert run.Asked({"PROFILE": "rush"}).capacity_for("journey") == 50
-    asked = run.Asked({"PROFILE": "rush", "CAPACITY": "7"})
-    assert asked.capacity_for("journey") == 7
-    assert asked.capacity_for("seats") == run.EVERYBODY
+def test_how_many_are_admitted() -> None:
+    request = Request.from_environ({})
+    assert request.capacity_for("seats") == EVERYBODY
+    assert request.capacity_for("order") == 0
+    assert request.capacity_for("enqueue") is None
+    assert Request.from_environ({"PROFILE": "rush"}).capacity_for("journey") == 50
+    request = Request.from_environ({"PROFILE": "rush", "CAPACITY": "7"})
+    assert request.capacity_for("journey") == 7
+    assert request.capacity_for("seats") == EVERYBODY
     with pytest.raises(UserError, match="CAPACITY"):
-        run.Asked({"CAPACITY": "-1"})
+        Request.from_environ({"CAPACITY": "-1"})
 
 
 @pytest.mark.parametrize(
@@ -176,32 +174,16 @@ def test_bad_input_is_one_sentence_and_status_2(
         monkeypatch.delenv(name, raising=False)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    assert run.main([]) == 2
+    assert run_app(app, ["loadtest"]) == 2
     said = capsys.readouterr().err
     assert told in said
     assert said.startswith("frontrow: ")
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [({"FIRST_USERS": "0"}, "FIRST_USERS must be"), ({"STEP_SECONDS": "x"}, "STEP_SECONDS must")],
-)
-def test_bad_input_of_the_search(
-    settings: dict[str, str],
-    told: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    assert capacity.main([]) == 2
-    assert told in capsys.readouterr().err
-
-
 def test_durations() -> None:
-    assert k6.seconds("1m30s") == 90
-    assert k6.seconds("500ms") == 0.5
+    assert scripts.seconds("1m30s") == 90
+    assert scripts.seconds("500ms") == 0.5
 
 
 def test_samples_become_points_of_a_second(tmp_path: Path) -> None:
@@ -215,18 +197,18 @@ def test_samples_become_points_of_a_second(tmp_path: Path) -> None:
     ]
     file = tmp_path / "samples.csv"
     file.write_text(HEAD + "vus,1700000000000,1,,,,,\n" + "".join(rows))
-    first, empty, last = k6.read_series(file)
-    assert (first["n"], first["avg"], first["p50"]) == (10, 4.5, 4.5)
-    assert first["routes"] == {"seats": 10}
-    assert empty["n"] == 0
-    assert (last["t"], last["n"], last["routes"]) == (2, 1, {"pay": 1})
-    assert "p99" not in last, "one request has no percentiles"
-    assert last["at"] == first["at"] + 2
+    first, empty, last = scripts.read_seconds(file)
+    assert (first.n, first.avg, first.p50) == (10, 4.5, 4.5)
+    assert first.routes == {"seats": 10}
+    assert empty.n == 0
+    assert (last.t, last.n, last.routes) == (2, 1, {"pay": 1})
+    assert last.p99 is None, "one request has no percentiles"
+    assert last.at == first.at + 2
 
 
 def test_percentiles_lie_between_neighbours() -> None:
-    assert k6.percentile([1, 2, 3, 4], 50) == 2.5
-    assert k6.percentile([5], 99) == 5
+    assert scripts.percentile([1, 2, 3, 4], 50) == 2.5
+    assert scripts.percentile([5], 99) == 5
 
 
 def test_the_last_words_of_k6() -> None:
@@ -235,11 +217,11 @@ def test_the_last_words_of_k6() -> None:
         'time="x" level=error msg="test aborted: There are no concerts: seed the database.'
         ' at file:///a/b.js:1:2(3)" hint="script"\n'
     )
-    assert k6._reason(told) == "There are no concerts: seed the database."
-    assert k6._reason("") == "k6 ended without a word."
+    assert scripts._reason(told) == "There are no concerts: seed the database."
+    assert scripts._reason("") == "k6 printed no error."
     told = 'level=error msg="test aborted: Seats cannot be held: are there any left?"'
-    assert k6._reason(told) == "Seats cannot be held: are there any left?"
+    assert scripts._reason(told) == "Seats cannot be held: are there any left?"
     told = 'level=error msg="GoError: the room is full, look at it\\n\\tat a (file:///a.js:1:2(3))"'
-    assert k6._reason(told) == "the room is full, look at it."
+    assert scripts._reason(told) == "the room is full, look at it."
     told = 'level=error msg="Error: stop at once at default (file:///a.js:1:2(3))"'
-    assert k6._reason(told) == "stop at once."
+    assert scripts._reason(told) == "stop at once."

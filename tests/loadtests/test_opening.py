@@ -1,11 +1,45 @@
-"""The folder of a stack of our own, and what is left of those of others."""
+"""Which system is tested, and the folders of stacks that were started for a test."""
 
 import fcntl
 from pathlib import Path
 
 import pytest
 
-from loadtests import opening
+from harness.errors import UserError
+from harness.local import Ports
+from loadtests import containers, opening
+
+SETTINGS = dict.fromkeys(opening._SETTINGS, "x")
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://localhost:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://192.0.2.1:8080", False),
+        ("http://no-such-host.invalid", False),
+    ],
+)
+def test_what_is_here(url: str, here: bool) -> None:
+    assert opening._is_here(url) == here
+
+
+def test_a_gateway_elsewhere_has_no_defaults() -> None:
+    given = SETTINGS | {"PAYMENT_MYSQL_URL": "", "QUEUE_LISTEN": ""}
+    with pytest.raises(UserError, match="another machine: set PAYMENT_MYSQL_URL, QUEUE_LISTEN to"):
+        opening.attached("http://192.0.2.1:8080", given, Ports())
+
+
+def test_containers_here_are_no_part_of_a_gateway_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(containers, "find", None)
+    monkeypatch.setattr(opening, "_require_same", lambda found: None)
+    found = opening.attached("http://192.0.2.1:8080", SETTINGS, Ports())
+    assert found.redis_url == "x"
+    assert not found.containers
 
 
 def test_what_a_killed_run_left_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from loadtests import k6, prepare
+from loadtests import prepare, scripts
 from loadtests.prepare import Wanted
 from tests.loadtests import fake_gateway
 from tests.loadtests.fake_gateway import Mistakes, serving
@@ -140,4 +140,4 @@ def test_who_must_be_ready(
 ) -> None:
     for name in ("PROFILE", "STAGES", "VUS", "RATE", "DURATION", "PREALLOCATED_VUS"):
         monkeypatch.delenv(name, raising=False)
-    assert k6.plan(script, settings)["people"] == wanted
+    assert scripts.plan(script, settings).people == wanted

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import UserError
-from loadtests import k6
+from loadtests import scripts
+from loadtests.scripts import Ran
 from tests.loadtests import fake_gateway
 from tests.loadtests.fake_gateway import Body, Mistakes, schedules, seats, serving
 
@@ -20,34 +21,34 @@ _ENTER, _RESERVE = "POST /queues/enqueue", "POST /concerts/reservation"
 
 def ran(
     script: str, folder: Path, mistakes: Mistakes, *, lets_in: bool = True, **settings: str
-) -> dict[str, Any]:
-    """What k6 found, with two users for a moment unless `settings` say otherwise."""
+) -> Ran:
+    """Runs a script, with two users for half a second unless `settings` say otherwise."""
     environ = {name: value for name, value in os.environ.items() if name not in _OURS}
     environ |= {"PROFILE": "smoke", "STAGES": "100ms:2,400ms:2", "THINK_SECONDS": "0.1"}
     with serving(mistakes, lets_in=lets_in) as gateway:
         environ |= {**fake_gateway.ENVIRON, "BASE_URL": gateway.url, **settings}
-        return k6.run(script, folder, environ, lambda state, spent: None)
+        return scripts.run(script, folder, environ, lambda state, spent: None)
 
 
-def broken(found: dict[str, Any]) -> set[str]:
+def broken(ran: Ran) -> set[str]:
     """The limits that did not hold."""
     return {
         f"{metric} {limit}"
-        for metric, values in found["metrics"].items()
-        for limit, is_broken in values.get("thresholds", {}).items()
+        for metric, values in ran.metrics.items()
+        for limit, is_broken in values.thresholds.items()
         if is_broken
     }
 
 
 def test_a_run_in_which_all_is_right(tmp_path: Path) -> None:
     found = ran("journey", tmp_path, {})
-    assert found["passed"], broken(found)
-    assert found["metrics"]["journeys_bought"]["count"] > 0
+    assert found.passed, broken(found)
+    assert found.metrics["journeys_bought"].count > 0
 
 
 def test_a_threshold_that_does_not_hold(tmp_path: Path) -> None:
     found = ran("concerts", tmp_path, {}, MAX_AVG_MS="0.001")
-    assert not found["passed"]
+    assert not found.passed
     assert broken(found) == {"http_req_duration{phase:run} avg<0.001"}
 
 
@@ -76,7 +77,7 @@ _NOW_HELD = {"seats": [seat | {"status": "HELD"} for seat in seats(1)]}
 )
 def test_a_mixed_up_body_is_a_wrong_reply(script: str, mistakes: Mistakes, tmp_path: Path) -> None:
     found = ran(script, tmp_path, mistakes, MAX_FAILED="0.01")
-    assert found["metrics"]["wrong_replies{phase:run}"]["passes"] > 0
+    assert found.metrics["wrong_replies{phase:run}"].passes > 0
     assert "wrong_replies{phase:run} rate<0.01" in broken(found)
 
 
@@ -90,7 +91,7 @@ def test_a_mixed_up_body_is_a_wrong_reply(script: str, mistakes: Mistakes, tmp_p
 )
 def test_another_right_body_is_right(script: str, mistakes: Mistakes, tmp_path: Path) -> None:
     found = ran(script, tmp_path, mistakes)
-    assert found["passed"], broken(found)
+    assert found.passed, broken(found)
 
 
 def away(status: int, body: Body) -> tuple[int, Body]:
@@ -111,7 +112,7 @@ def test_a_run_that_measured_nothing_fails(tmp_path: Path) -> None:
 def test_a_journey_in_which_nobody_is_let_in_fails(tmp_path: Path) -> None:
     found = ran("journey", tmp_path, {}, lets_in=False, MAX_WAIT_SECONDS="0.5", POLL_SECONDS="0.1")
     assert {"journeys_bought count>=1", "journeys_failed rate<0.02"} <= broken(found)
-    assert found["metrics"]["wrong_replies"]["passes"] == 0, "each reply was right"
+    assert found.metrics["wrong_replies"].passes == 0, "each reply was right"
 
 
 def test_a_run_in_which_no_seat_is_won_fails(tmp_path: Path) -> None:
@@ -128,14 +129,14 @@ def test_a_rush_without_a_queue_is_none(tmp_path: Path) -> None:
         MAX_AVG_MS="5000", MAX_P99_MS="5000",
     )  # fmt: skip
     assert broken(found) == {"journey_waited med>1000", "journey_polls avg>2"}
-    assert "count>=8" in found["metrics"]["journeys_bought"]["thresholds"]
+    assert "count>=8" in found.metrics["journeys_bought"].thresholds
 
 
 def test_a_line_in_which_nobody_stands_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Nobody has to stand in line"):
         ran("order", tmp_path, {})
     found = ran("order", tmp_path, {}, lets_in=False)
-    assert found["passed"], broken(found)
+    assert found.passed, broken(found)
 
 
 def test_people_from_a_file_and_those_who_come_late(tmp_path: Path) -> None:
@@ -148,6 +149,6 @@ def test_people_from_a_file_and_those_who_come_late(tmp_path: Path) -> None:
     file.write_text(json.dumps(people))
     # The first one's token is one that the gateway never gave.
     found = ran("pay", tmp_path, {}, PREPARED_FILE=str(file), STAGES="100ms:1,1s:1")
-    metrics = found["metrics"]
-    assert metrics["prepared_late"]["count"] == metrics["iterations"]["count"] - 1
-    assert metrics["wrong_replies{phase:run}"]["passes"] == 1
+    metrics = found.metrics
+    assert metrics["prepared_late"].count == metrics["iterations"].count - 1
+    assert metrics["wrong_replies{phase:run}"].passes == 1

@@ -11,8 +11,8 @@ from harness.errors import UserError
 from harness.invariants import INVARIANTS
 from harness.local import Ports, Stack
 from loadtests import verify
+from loadtests.metrics import ProcessTree, Watch
 from loadtests.target import Target
-from loadtests.watch import Watch
 
 
 @pytest.fixture
@@ -73,11 +73,12 @@ def test_a_database_that_does_not_show_what_was_sold_is_another(target: Target) 
 def test_a_process_that_has_just_ended_is_left_out(target: Target) -> None:
     child = subprocess.Popen(["sleep", "0"])
     child.wait()
-    with Watch(target, {"gone": child.pid, "here": os.getpid()}) as watch:
+    with Watch(target, {"gone": ProcessTree(child.pid), "here": ProcessTree(os.getpid())}) as watch:
         deadline = time.monotonic() + 20
         while not watch.points and time.monotonic() < deadline:
             time.sleep(0.1)
-    assert watch.points[0]["cpu"].keys() == {"here"}
+    assert watch.points[0].cpu["gone"] == 0
+    assert watch.points[0].mb["here"] > 0
 
 
 def test_listeners_are_found(target: Target) -> None:

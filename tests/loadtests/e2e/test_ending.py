@@ -1,7 +1,6 @@
 """How a run ends that is not all well: its exit status, what it leaves, what it puts back."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -18,10 +17,13 @@ import psutil
 import pytest
 import redis
 
+from harness.cli import run_app
 from harness.local.ports import Ports, free_ports, setting_of
 from harness.local.stack import Stack
 from harness.local.supervisor import LOCAL
-from loadtests import k6, run, verify
+from loadtests import scripts, verify
+from loadtests.cli import app
+from loadtests.model import Result
 from loadtests.opening import target_of
 
 _UNSET = ("PROFILE", "SCRIPT", "SEED", "STAGES", "BASE_URL", "GATEWAY_LISTEN")
@@ -74,9 +76,9 @@ def newest(results: Path) -> Path:
     return max(results.glob("*-smoke"))
 
 
-def saved(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
+def saved(results: Path) -> Result:
+    """The newest result."""
+    return Result.read(newest(results) / "result.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ def run_with(
     def run_with(**settings: str) -> Ended:
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
-        status = run.main([])
+        status = run_app(app, ["loadtest"])
         said = capsys.readouterr()
         print(said.out, said.err)  # for whoever reads why the test failed
         return Ended(status, said.out, said.err)
@@ -123,27 +125,27 @@ def test_a_broken_threshold_is_status_1(run_with: RunWith, results: Path) -> Non
     ended = run_with(MAX_AVG_MS="0.001")
     assert ended.status == 1
     assert "THRESHOLDS BROKEN" in ended.out
-    result = saved(newest(results))
-    assert not result["passed"]
-    assert set(result["invariants"].values()) == {0}
-    assert result["scripts"][0]["room"]["samples"] > 0
+    result = saved(results)
+    assert not result.passed
+    assert set(result.invariants.values()) == {0}
+    assert result.scripts[0].room.samples > 0
 
 
 def test_a_journey_in_which_nobody_is_let_in_is_status_1(run_with: RunWith, results: Path) -> None:
     assert run_with(SCRIPT="journey", CAPACITY="0", MAX_WAIT_SECONDS="1").status == 1
-    (script,) = saved(newest(results))["scripts"]
-    assert script["wrong"] == 0
-    assert script["counted"]["journeys_bought"] == 0
-    assert not script["thresholds"]["journeys_bought count>=1"]
+    (script,) = saved(results).scripts
+    assert script.wrong == 0
+    assert script.counted.journeys_bought == 0
+    assert not script.thresholds["journeys_bought count>=1"]
 
 
 def test_people_who_do_not_fit_into_setup_are_ready_before(
     run_with: RunWith, results: Path
 ) -> None:
     assert run_with(SCRIPT="order,reserve,pay", PREPARED_MEGABYTES="0").status == 0
-    for script in saved(newest(results))["scripts"]:
-        assert "prepared_late" not in script["counted"]
-        assert script["requests"] > 0
+    for script in saved(results).scripts:
+        assert script.counted.prepared_late is None
+        assert script.requests > 0
 
 
 def test_a_violation_is_status_1(
@@ -168,32 +170,32 @@ def test_a_violation_is_status_1(
             cursor.execute("DELETE FROM reservation WHERE seat_id = %s", (seat,))
     assert ended.status == 1
     assert "seats_without_a_charge   VIOLATED" in ended.out
-    assert all(script["passed"] for script in saved(newest(results))["scripts"])
+    assert all(script.passed for script in saved(results).scripts)
 
 
 def test_what_was_measured_before_a_script_failed_is_verified_and_reported(
     stack: Stack, run_with: RunWith, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = k6.run
+    real = scripts.run
 
-    def second_gives_up(script: str, *rest: Any) -> dict[str, Any]:
+    def second_gives_up(script: str, *rest: Any) -> scripts.Ran:
         if script == "seats":
-            so_far = saved(newest(results))
-            assert [each["name"] for each in so_far["scripts"]] == ["concerts"]
-            raise k6.GaveUp("seats: The sky has fallen.")
+            so_far = saved(results)
+            assert [each.name for each in so_far.scripts] == ["concerts"]
+            raise scripts.GaveUp("seats: The sky has fallen.")
         return real(script, *rest)
 
-    monkeypatch.setattr(k6, "run", second_gives_up)
+    monkeypatch.setattr(scripts, "run", second_gives_up)
     before = capacity(stack)
     ended = run_with(SCRIPT="concerts,seats,order")
     assert ended.status == 2
     assert "frontrow: seats is missing: seats: The sky has fallen." in ended.err
     assert "frontrow: order is missing: not run after seats failed" in ended.err
-    result = saved(newest(results))
-    assert not result["passed"]
-    assert [script["name"] for script in result["scripts"]] == ["concerts"]
-    assert result["missing"]["seats"] == "seats: The sky has fallen."
-    assert result["invariants"]
+    result = saved(results)
+    assert not result.passed
+    assert [script.name for script in result.scripts] == ["concerts"]
+    assert result.missing["seats"] == "seats: The sky has fallen."
+    assert result.invariants
     assert "The sky has fallen." in (newest(results) / "report.html").read_text()
     assert capacity(stack) == before
 
@@ -204,9 +206,9 @@ def test_what_cannot_be_verified_is_said(
     ended = run_with(PAYMENT_MYSQL_URL=attached["CONCERT_MYSQL_URL"])
     assert ended.status == 2
     assert "frontrow: Not verified: The database payment at" in ended.err
-    result = saved(newest(results))
-    assert result["unverified"]
-    assert not result["passed"]
+    result = saved(results)
+    assert result.unverified
+    assert not result.passed
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ class Started:
         self.pids: set[int] = set()
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.run"],
+            [sys.executable, "-m", "loadtests.cli", "loadtest"],
             cwd=repository,
             env={k: v for k, v in os.environ.items() if k not in _UNSET} | environ,
             stdout=subprocess.PIPE,

@@ -1,6 +1,5 @@
 """All eight scripts against a stack of their own, for a few seconds: does everything work?"""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.local.ports import free_ports
-from loadtests import k6
+from loadtests import scripts
+from loadtests.model import Result
 
 
 @pytest.mark.timeout(400)
@@ -24,7 +24,7 @@ def test_smoke_of_all_scripts(repository: Path) -> None:
     for name in ("SCRIPT", "SEED", "BASE_URL", "GATEWAY_LISTEN"):
         environ.pop(name, None)
     ran = subprocess.run(
-        [sys.executable, "-m", "loadtests.run"],
+        [sys.executable, "-m", "loadtests.cli", "loadtest"],
         cwd=repository,
         env=environ,
         capture_output=True,
@@ -35,20 +35,19 @@ def test_smoke_of_all_scripts(repository: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     told = ran.stdout.splitlines()[-1]
     folder = repository / Path(told).parent
-    result = json.loads((folder / "result.json").read_text())
-    assert [script["name"] for script in result["scripts"]] == list(k6.NAMES)
-    assert set(result["invariants"].values()) == {0}
-    for script in result["scripts"]:
-        assert script["requests"] > 0
-        assert script["wrong"] == 0
-        # Those whom setup() has made are those who are used.
-        assert not script["counted"].get("prepared_late")
-        assert script["room"]["samples"] > 0
-        assert {"gateway", "redis", "mariadb", "kafka", "k6"} <= script["cpu"].keys()
-        summary = json.loads((folder / script["name"] / "summary.json").read_text())
+    result = Result.read(folder / "result.json")
+    assert [script.name for script in result.scripts] == list(scripts.NAMES)
+    assert set(result.invariants.values()) == {0}
+    for script in result.scripts:
+        assert script.requests > 0
+        assert script.wrong == 0
+        # The people that setup() prepared are those who are used.
+        assert not script.counted.prepared_late
+        assert script.room.samples > 0
+        assert {"gateway", "redis", "mariadb", "kafka", "k6"} <= script.cpu.keys()
+        summary = (folder / script.name / "summary.json").read_text()
         assert "setup_data" not in summary, "access tokens stay out of results"
-    journey = next(script for script in result["scripts"] if script["name"] == "journey")
-    assert journey["counted"]["journeys_bought"] > 0
+    assert result.scripts[0].counted.journeys_bought
     page = (folder / "report.html").read_text()
     assert (folder / "charts.png").read_bytes().startswith(b"\x89PNG")
     for loading in ("<script", "<link", "<img", "@import", "url(http", "src="):

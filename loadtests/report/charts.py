@@ -1,12 +1,10 @@
-"""Drawings of a load test: latency, requests, processor time and memory over time."""
+"""The charts of a load test: latency, requests, processor time and memory over time."""
 
 from __future__ import annotations
 
 import io
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from loadtests.model import Result, Script, Series
+from loadtests.report.words import BASELINE
 
 #: Always the same colour for the same process, dark to light from front to back.
 COLORS = {
@@ -31,10 +32,8 @@ COLORS = {
     "k6": "#c9ced8",
 }
 _P50, _P99, _RATE = "#2f5fb3", "#d0643c", "#3d9a8b"
-_LIMIT_LINE: Any = {"color": "#a83250", "lw": 0.8, "ls": "--"}
+_LIMIT_LINE: Mapping[str, Any] = {"color": "#a83250", "lw": 0.8, "ls": "--"}
 _INK, _GRID = "#1f2430", "#e3e6ec"
-#: What the report to beat says; see also the page of the committed runs.
-BASELINE = json.loads((Path(__file__).parent / "baseline.json").read_text())
 _STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": _GRID,
@@ -56,19 +55,19 @@ _STYLE: Any = {
     "svg.hashsalt": "frontrow",
     "font.family": ["DejaVu Sans"],
 }
-# Between two scripts people are sent home and others made ready; that is left out.
+# Between two scripts people leave and others are prepared; that time is not drawn.
 _GAP_SECONDS = 3.0
 # As many fit on one line above the charts.
 _TITLE_COLUMNS = 135
-# How a result names the threshold of it, before the number.
+# The name of the threshold in a result, before its number.
 _P99_THRESHOLD = "http_req_duration{phase:run} p(99)<"
 
 
-def overview(title: str, result: Mapping[str, Any], series: Mapping[str, Any], form: str) -> bytes:
+def overview(title: str, result: Result, series: Mapping[str, Series], form: str) -> bytes:
     """The percentiles of each script, and all scripts one after the other: what users saw, and
-    what the machine did."""
-    scripts = result["scripts"]
-    names = [script["name"] for script in scripts]
+    what the machine did. `form` is png or svg."""
+    scripts = result.scripts
+    names = [script.name for script in scripts]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 9.4 + 0.3 * len(names)), layout="constrained")
         figure.suptitle(
@@ -80,7 +79,7 @@ def overview(title: str, result: Mapping[str, Any], series: Mapping[str, Any], f
         )
         parts: Any = figure.subfigures(2, 1, height_ratios=[1.2 + 0.3 * len(names), 8.2])
         above, below = parts
-        _percentiles(above.subplots(), scripts, compared=result["profile"] == "baseline")
+        _percentiles(above.subplots(), scripts, compared=result.profile == "baseline")
         axes: Sequence[Axes] = below.subplots(
             4, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 1, 1.4, 1]}
         )
@@ -105,24 +104,23 @@ def overview(title: str, result: Mapping[str, Any], series: Mapping[str, Any], f
         return _saved(figure, form)
 
 
-def _percentiles(axis: Axes, scripts: Sequence[Mapping[str, Any]], *, compared: bool) -> None:
-    """A row a script: average to p99; with the baseline's p99 beside it if it can be compared."""
+def _percentiles(axis: Axes, scripts: Sequence[Script], *, compared: bool) -> None:
+    """A row per script from median to p99, with the baseline's p99 if it can be compared."""
     limit = limit_ms(scripts)
-    scripts = [script for script in scripts if script["duration"]][::-1]
-    rows = range(len(scripts))
-    stats = [script["duration"] for script in scripts]
-    axis.hlines(
-        rows, [s["med"] for s in stats], [s["p(99)"] for s in stats], color=_GRID, lw=5, zorder=1
-    )
-    for key, color, label in (
-        ("med", _P50, "median"),
-        ("p(95)", _RATE, "p95"),
-        ("p(99)", _P99, "p99"),
+    measured = [(each.name, each.duration) for each in scripts if each.duration][::-1]
+    names = [name for name, _ in measured]
+    stats = [times for _, times in measured]
+    rows = range(len(stats))
+    axis.hlines(rows, [s.med for s in stats], [s.p99 for s in stats], color=_GRID, lw=5, zorder=1)
+    for label, color, values in (
+        ("median", _P50, [s.med for s in stats]),
+        ("p95", _RATE, [s.p95 for s in stats]),
+        ("p99", _P99, [s.p99 for s in stats]),
     ):
-        axis.scatter([s[key] for s in stats], rows, color=color, s=28, label=label, zorder=3)
+        axis.scatter(values, rows, color=color, s=28, label=label, zorder=3)
     if compared:
         axis.scatter(
-            [BASELINE["scripts"][script["name"]]["p(99)"] for script in scripts],
+            [BASELINE.scripts[name].p99 for name in names],
             rows,
             facecolors="none",
             edgecolors=_INK,
@@ -134,28 +132,26 @@ def _percentiles(axis: Axes, scripts: Sequence[Mapping[str, Any]], *, compared: 
         axis.axvline(limit, **_LIMIT_LINE, label=_limit_label(limit))
     axis.set_xscale("log")
     _plain(axis.xaxis)
-    axis.set_yticks(rows, [script["name"] for script in scripts])
-    axis.set_ylim(-0.6, len(scripts) - 0.4)
+    axis.set_yticks(rows, names)
+    axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_title("Percentiles of the whole run (ms, logarithmic)")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def of_script(script: Mapping[str, Any], series: Mapping[str, Any], form: str) -> bytes:
+def of_script(script: Script, series: Series, form: str) -> bytes:
     """One script, larger."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 6.5), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(4, 1, sharex=True)
-        start = _spans([script["name"]], {script["name"]: series})[script["name"]][0]
-        _draw(axes, series, start, limit_ms([script]), legend=True)
+        _draw(axes, series, 0.0, limit_ms([script]), legend=True)
         _finish(axes)
         return _saved(figure, form)
 
 
-def limit_ms(scripts: Sequence[Mapping[str, Any]]) -> float | None:
-    """What p99 had to stay below, which all scripts of one run have in common; None if nothing was
-    asked of it."""
+def limit_ms(scripts: Sequence[Script]) -> float | None:
+    """The threshold of p99, which all scripts of one run share; None if there was none."""
     for script in scripts:
-        for threshold in script["thresholds"]:
+        for threshold in script.thresholds:
             if threshold.startswith(_P99_THRESHOLD):
                 return float(threshold.removeprefix(_P99_THRESHOLD))
     return None
@@ -165,11 +161,11 @@ def _limit_label(limit: float) -> str:
     return f"limit of p99, {limit:,g}"
 
 
-def _spans(names: Sequence[str], series: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+def _spans(names: Sequence[str], series: Mapping[str, Series]) -> dict[str, tuple[float, float]]:
     """Where each script lies on the common axis of seconds."""
     spans, at = {}, 0.0
     for name in names:
-        length = max(1, len(series[name]["requests"]))
+        length = max(1, len(series[name].requests))
         spans[name] = (at, at + length)
         at += length + _GAP_SECONDS
     return spans
@@ -177,39 +173,36 @@ def _spans(names: Sequence[str], series: Mapping[str, Any]) -> dict[str, tuple[f
 
 def _draw(
     axes: Sequence[Axes],
-    series: Mapping[str, Any],
+    series: Series,
     start: float,
     limit: float | None,
     *,
     legend: bool,
 ) -> None:
     latency, rate, cpu, memory = axes
-    requests = series["requests"]
-    known = [point for point in requests if "p99" in point]
-    seconds = [start + point["t"] for point in known]
-    latency.plot(seconds, [p["p99"] for p in known], color=_P99, lw=1.1, label="p99")
-    latency.plot(seconds, [p["p50"] for p in known], color=_P50, lw=1.1, label="median")
+    requests = series.requests
+    p99 = [(start + point.t, point.p99) for point in requests if point.p99 is not None]
+    p50 = [(start + point.t, point.p50) for point in requests if point.p50 is not None]
+    latency.plot([t for t, _ in p99], [ms for _, ms in p99], color=_P99, lw=1.1, label="p99")
+    latency.plot([t for t, _ in p50], [ms for _, ms in p50], color=_P50, lw=1.1, label="median")
+    # The last second is not a whole one.
     rate.plot(
-        [start + p["t"] for p in requests[:-1]],
-        [p["n"] for p in requests[:-1]],
-        color=_RATE,
-        lw=1.1,
+        [start + p.t for p in requests[:-1]], [p.n for p in requests[:-1]], color=_RATE, lw=1.1
     )
-    first = requests[0]["at"] if requests else 0.0
-    last = first + len(requests)
-    machine = [p for p in series["machine"] if first <= p["at"] <= last]
-    seconds = [start + p["at"] - first for p in machine]
-    names = [name for name in COLORS if machine and name in machine[0]["cpu"]]
+    first = requests[0].at if requests else 0.0
+    machine = [p for p in series.machine if first <= p.at <= first + len(requests)]
+    times = [start + p.at - first for p in machine]
+    names = [name for name in COLORS if machine and name in machine[0].cpu]
     if names:
         cpu.stackplot(
-            seconds,
-            *([p["cpu"][name] for p in machine] for name in names),
+            times,
+            *([p.cpu[name] for p in machine] for name in names),
             colors=[COLORS[name] for name in names],
             labels=names,
             linewidth=0,
         )
     for name in names:
-        memory.plot(seconds, [p["mb"][name] for p in machine], color=COLORS[name], lw=1.2)
+        memory.plot(times, [p.mb[name] for p in machine], color=COLORS[name], lw=1.2)
     if not legend:
         return
     if limit:
@@ -223,7 +216,7 @@ def _finish(axes: Sequence[Axes]) -> None:
     """Titles and scales, once everything is drawn."""
     latency, rate, cpu, memory = axes
     latency.set_title("Latency of each second's requests (ms, logarithmic)", pad=14)
-    rate.set_title("Requests a second")
+    rate.set_title("Requests per second")
     cpu.set_title("Processor: cores used by each process")
     memory.set_title("Memory of each process (MB, logarithmic; colours as above)")
     memory.set_xlabel("seconds under load")

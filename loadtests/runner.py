@@ -1,0 +1,303 @@
+"""Runs k6 scripts against one system, each watched, and writes the folder of the results."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from concert_service.seed import SCHEDULES_A_CONCERT
+from harness.errors import UserError
+from harness.files import REPOSITORY
+from harness.stopping import Stopped
+from loadtests import machine, prepare, scripts, verify
+from loadtests.metrics import ProcessTree, Watch, resources, sources_of
+from loadtests.model import (
+    Counted,
+    K6Metric,
+    Load,
+    Resources,
+    Result,
+    RoomFigures,
+    Route,
+    Script,
+    Series,
+    Volume,
+    now,
+)
+from loadtests.opening import opened
+from loadtests.report import run_report
+from loadtests.report.words import PROCESSES, one_line, say
+from loadtests.request import Request
+from loadtests.room import Room
+from loadtests.scripts import Plan, Ran
+from loadtests.target import Target
+
+RESULTS = REPOSITORY / "results" / "loadtest"
+_PRINT_EVERY_SECONDS = 10.0
+_ROUTE_METRIC = "http_req_duration{phase:run,name:"
+
+
+def measure(request: Request) -> Result:
+    """Runs the scripts and writes the result's folder.
+
+    If a script cannot be ended, what was measured before it is verified and written nevertheless,
+    and `missing` says why the rest is not there. Raises UserError if nothing was measured.
+    """
+    environ = {**request.environ, "PROFILE": request.profile_name}
+    plans = {name: scripts.plan(name, environ) for name in request.scripts}
+    taken = now()
+    with opened(request.environ, request.seed) as target:
+        volume = target.volume()
+        folder = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}-{request.profile_name}"
+        folder.mkdir(parents=True)
+        if request.profile.hotSchedule:
+            environ["HOT_SCHEDULE"] = str(target.schedule_without_reservations())
+        versions_of, machine_rows = described_machine(target)
+        result = Result(
+            folder=str(folder.relative_to(REPOSITORY)),
+            taken=taken,
+            profile=request.profile_name,
+            about=request.profile.about,
+            changed=request.changed,
+            own_stack=target.own,
+            caps=target.caps(),
+            volume=volume,
+            machine=machine_rows,
+            versions_of=versions_of,
+            missing=dict.fromkeys(request.scripts, "the run was stopped"),
+        )
+        sold_before = target.sold()
+        try:
+            with Runner(target, environ | settings_of(target, volume)) as runner:
+                _run_scripts(request, plans, runner, folder, result)
+        except Stopped:
+            if result.scripts:
+                say(f"What was measured so far: {result.folder}/result.json")
+            raise
+        say("Counting what must be 0")
+        try:
+            result.invariants = verify.settled(target) | _seen_in_room(result)
+            won = sum(script.counted.seats_won or 0 for script in result.scripts)
+            target.require_sold(sold_before, won)
+        except UserError as error:
+            result.unverified = str(error)
+    result.passed = (
+        not result.missing
+        and not result.unverified
+        and not any(result.invariants.values())
+        and all(script.passed for script in result.scripts)
+    )
+    result.write(folder / "result.json")
+    run_report.write(folder)
+    return result
+
+
+def _run_scripts(
+    request: Request, plans: Mapping[str, Plan], runner: Runner, folder: Path, result: Result
+) -> None:
+    """Runs one script after another into the result, which is written after each of them because
+    the next may be stopped. Raises UserError if not even the first can be measured."""
+    for name in request.scripts:
+        try:
+            script = runner.run(name, plans[name], request.capacity_for(name), folder / name)
+        except UserError as error:
+            if not result.scripts:
+                raise
+            say(f"  {error}")
+            result.missing = dict.fromkeys(result.missing, f"not run after {name} failed")
+            result.missing[name] = str(error)
+            return
+        result.scripts.append(script)
+        del result.missing[name]
+        result.write(folder / "result.json")
+
+
+def _seen_in_room(result: Result) -> dict[str, int]:
+    """The invariants of the waiting room, sampled while the scripts ran."""
+    rooms = [script.room for script in result.scripts]
+    return {
+        "samples_over_capacity": sum(r.over_capacity for r in rooms),
+        "people_admitted_out_of_order": sum(room.overtakers for room in rooms),
+        "scripts_without_samples_of_the_room": sum(not r.samples for r in rooms),
+    }
+
+
+def settings_of(target: Target, volume: Volume) -> dict[str, str]:
+    """The environment variables that tell the scripts where the system is and what it sells."""
+    return {
+        "BASE_URL": target.base_url,
+        "CONCERTS": str(volume.concerts),
+        "SCHEDULES": str(volume.schedules // volume.concerts),
+        "SCHEDULE_IDS": str(SCHEDULES_A_CONCERT),
+        "SEATS": str(volume.seats // volume.schedules),
+    }
+
+
+def described_machine(target: Target) -> tuple[str, dict[str, str]]:
+    """Where the versions were found (see `System`), and the machine with the versions."""
+    versions_of, versions = target.versions()
+    return versions_of, machine.hardware() | versions | {"k6": scripts.version()}
+
+
+class Runner:
+    """Runs scripts against one target, each watched and with the capacity that it needs.
+
+    The waiting room gets its old capacity back at the end. Raises UserError if it does not answer.
+    """
+
+    def __init__(self, target: Target, environ: Mapping[str, str]) -> None:
+        self._target = target
+        self._environ = environ
+        self._room = Room(target)
+
+    def __enter__(self) -> Runner:
+        unseen = sorted(set(PROCESSES) - sources_of(self._target).keys() - {"k6"})
+        if unseen:
+            say(f"Not visible from here, so without figures: {', '.join(unseen)}.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.close()
+
+    def run(
+        self,
+        name: str,
+        plan: Plan,
+        wanted: int | None,
+        folder: Path,
+        settings: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> Script:
+        """Runs one script with a room that admits `wanted` people (None: as many as configured).
+
+        `settings` are environment variables of this script alone. Raises scripts.GaveUp, with what
+        was used until then, if the script ended itself, and UserError.
+        """
+        capacity = self._capacity_for(wanted)
+        say(f"{name}: up to {plan.users:,} users, {plan.seconds:.0f} s")
+        environ = {**self._environ, **settings}
+        watches: list[Watch] = []
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(_progress(plan.seconds))
+            people = prepare.prepared(plan.people, plan.seconds, environ, progress)
+            ready = stack.enter_context(people)
+            # A program that was restarted since the last script has another process id.
+            sources = sources_of(self._target)
+            before = resources(sources)
+
+            def started(pid: int) -> None:
+                watch = Watch(self._target, {**sources, "k6": ProcessTree(pid)})
+                watches.append(stack.enter_context(watch))
+
+            try:
+                ran = scripts.run(name, folder, {**environ, **ready.environ}, progress, started)
+            except scripts.GaveUp as gave_up:
+                gave_up.load = watches[0].load() if watches else Load()
+                raise
+        # Everybody who paid has left. Each iteration takes one payer, in their order.
+        iterations = ran.metrics.get("iterations")
+        turns = int(iterations.count) if iterations else 0
+        ready.send_home(without=turns if plan.people.holds else 0)
+        (watch,) = watches
+        Series(requests=ran.seconds, machine=watch.points).write(folder / "series.json")
+        room = RoomFigures(
+            capacity=capacity,
+            samples=watch.room.samples,
+            over_capacity=watch.room.over_capacity,
+            overtakers=len(watch.room.overtakers),
+            most_waiting=watch.room.most_waiting,
+        )
+        script = summarised(name, plan, ran, watch, room, before, resources(sources))
+        say("  " + one_line(script))
+        return script
+
+    def _capacity_for(self, wanted: int | None) -> int:
+        """Empties the line and sets the capacity, which it returns. Raises UserError."""
+        self._target.wait_until_ready()
+        self._room.empty_line()
+        admitted = self._room.admitted()
+        if 0 < (wanted or 0) < admitted:
+            raise UserError(
+                f"{admitted:,} people of an earlier test are still admitted, too many for a test of"
+                f" a room for {wanted:,}: wait until their admissions expire, or restart the"
+                " system."
+            )
+        return self._room.make_room_for(wanted)
+
+
+def summarised(
+    name: str,
+    plan: Plan,
+    ran: Ran,
+    watch: Watch,
+    room: RoomFigures,
+    before: Resources,
+    after: Resources,
+) -> Script:
+    """The figures of one script, from k6's metrics and the samples of the machine."""
+    metrics, seconds = ran.metrics, ran.seconds
+    empty = K6Metric()
+    # Before and after the load, people are prepared and leave.
+    load = watch.load(seconds[0].at, seconds[-1].at + 2) if seconds else watch.load()
+    requests = sum(second.n for second in seconds)
+    wrong = metrics.get("wrong_replies{phase:run}", empty).passes
+    routes = {
+        metric.removeprefix(_ROUTE_METRIC).removesuffix("}"): found.stats()
+        for metric, found in metrics.items()
+        if metric.startswith(_ROUTE_METRIC)
+    }
+    return Script(
+        **load.model_dump(),
+        name=name,
+        passed=ran.passed,
+        thresholds={
+            f"{metric} {limit}": not broken
+            for metric, found in sorted(metrics.items())
+            for limit, broken in found.thresholds.items()
+        },
+        requests=requests,
+        per_second=round(requests / max(1, len(seconds)), 1),
+        seconds=len(seconds),
+        duration=metrics.get("http_req_duration{phase:run}", empty).stats(),
+        wrong=int(wrong),
+        prepared_wrong=int(metrics.get("wrong_replies", empty).passes - wrong),
+        routes={
+            route: Route(requests=sum(s.routes.get(route, 0) for s in seconds), times=times)
+            for route, times in routes.items()
+        },
+        counted=Counted(
+            **{key: int(metrics[key].count) for key in Counted.model_fields if key in metrics}
+        ),
+        waited_ms=metrics.get("journey_waited", empty).stats(),
+        polls=metrics.get("journey_polls", empty).stats(),
+        users=plan.users,
+        scheduled_seconds=plan.seconds,
+        scenario=plan.scenario,
+        before=before,
+        after=after,
+        room=room,
+    )
+
+
+@contextlib.contextmanager
+def _progress(total: float) -> Iterator[prepare.Progress]:
+    """A function that prints the state: on a terminal over one line, elsewhere every 10 s."""
+    printed = time.monotonic()
+
+    def show(state: str, spent: float) -> None:
+        nonlocal printed
+        line = f"  {min(spent, total):3.0f}/{total:.0f} s  {state}"
+        if sys.stdout.isatty():
+            print(f"\r\033[K{line}", end="", flush=True)
+        elif time.monotonic() - printed >= _PRINT_EVERY_SECONDS:
+            printed = time.monotonic()
+            say(line)
+
+    try:
+        yield show
+    finally:
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)

@@ -1,0 +1,276 @@
+"""The k6 scripts: their profiles, their plans, one run of one of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+
+from harness import stopping
+from harness.errors import UserError
+from harness.files import REPOSITORY
+from harness.local.process import kill_session, spawn
+from loadtests.model import K6Metric, K6Metrics, Load, Second
+from loadtests.prepare import Wanted
+
+SCRIPTS = Path(__file__).parent / "k6"
+
+
+class _Stage(BaseModel):
+    duration: str
+    target: int = 0
+
+
+class _Scenario(BaseModel):
+    """As in profiles.json and in the output of k6 inspect."""
+
+    model_config = ConfigDict(extra="allow")
+
+    stages: list[_Stage] | None = None
+    duration: str | None = None
+
+    def seconds(self) -> float:
+        durations = [stage.duration for stage in self.stages or ()] or [self.duration or "0s"]
+        return sum(map(seconds, durations))
+
+
+class Profile(BaseModel):
+    """One profile of profiles.json."""
+
+    about: str
+    #: The scripts that it is for; default: all.
+    only: list[str] = []
+    #: Script → how many the waiting room admits at once.
+    capacity: dict[str, int] = {}
+    pollSeconds: float = 0
+    hotSchedule: bool = False
+    route: _Scenario = _Scenario()
+    journey: _Scenario = _Scenario()
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        return tuple(self.only) or NAMES
+
+
+#: Names of the scripts, in the order in which they run. The journey comes first, because in `x10`
+#: many users of the others stay admitted for a while and the journey needs a room of a certain
+#: size; `enqueue` comes last, because those who enter would be in the way of every other script.
+NAMES = ("journey", "concerts", "schedules", "seats", "order", "reserve", "pay", "enqueue")
+PROFILES = TypeAdapter(dict[str, Profile]).validate_json((SCRIPTS / "profiles.json").read_text())
+THRESHOLDS_FAILED = 99
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PROGRESS = re.compile(rb"running \(([\dhms.]+)\), (\d+)/(\d+) VUs, (\d+) complete")
+#: A second with fewer requests gets no percentiles.
+_FEW = 5
+
+
+class GaveUp(UserError):
+    """The script ended itself. `load` is what was used until then."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.load = Load()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a script is going to do."""
+
+    #: At most, at once.
+    users: int
+    seconds: float
+    scenario: dict[str, JsonValue]
+    people: Wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What k6 measured. `passed`: all thresholds held."""
+
+    passed: bool
+    metrics: K6Metrics
+    seconds: list[Second]
+
+
+class _Requirements(BaseModel):
+    """The output of k6 inspect."""
+
+    class _Ext(BaseModel):
+        frontrow: Wanted
+
+    maxVUs: int
+    scenarios: dict[str, _Scenario]
+    ext: _Ext
+
+
+class _Summary(BaseModel):
+    metrics: dict[str, K6Metric]
+
+
+def binary() -> str:
+    """k6 on the path, otherwise that of the development packages. Raises UserError."""
+    found = shutil.which("k6") or shutil.which("k6", path=str(Path(sys.executable).parent))
+    if not found:
+        raise UserError("k6 is not installed: run harness/bootstrap.sh test, which installs it.")
+    return found
+
+
+def version() -> str:
+    told = subprocess.run([binary(), "version"], capture_output=True, text=True, check=False)
+    match = re.search(r"\d+\.\d+\.\d+", told.stdout)
+    return match[0] if match else "unknown"
+
+
+def plan(script: str, environ: Mapping[str, str]) -> Plan:
+    """Asks k6 what the script would do. Raises UserError for settings that it does not take."""
+    told = subprocess.run(
+        [
+            binary(),
+            "inspect",
+            "--include-system-env-vars",
+            "--execution-requirements",
+            str(SCRIPTS / f"{script}.js"),
+        ],
+        env=dict(environ),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        raise UserError(f"{script}: {_reason(told.stderr)}")
+    required = _Requirements.model_validate_json(told.stdout)
+    (scenario,) = required.scenarios.values()
+    return Plan(
+        users=required.maxVUs,
+        seconds=scenario.seconds(),
+        scenario=scenario.model_dump(exclude_none=True),
+        people=required.ext.frontrow,
+    )
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration in k6's notation, such as 1m30s."""
+    return sum(
+        float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", duration)
+    )
+
+
+def run(
+    script: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    progress: Callable[[str, float], None],
+    started: Callable[[int], None] = lambda pid: None,
+) -> Ran:
+    """Runs the script to its end; its files go to `folder`.
+
+    `progress` is called with the state in words and the seconds of load so far, `started` with the
+    process id. Raises GaveUp if the script ended itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary, samples, log = folder / "summary.json", folder / "samples.csv", folder / "k6.log"
+    command = [binary(), "run", "--no-color", "--no-usage-report", "--address", ""]
+    command += ["--summary-export", str(summary), "--out", f"csv={samples}"]
+    with log.open("wb") as output:
+        child = spawn(
+            [*command, str(SCRIPTS / f"{script}.js")],
+            env={**_memory(), **environ, "K6_CSV_TIME_FORMAT": "unix_milli"},
+            cwd=REPOSITORY,
+            output=output,
+        )
+        try:
+            started(child.pid)
+            while child.poll() is None:
+                stopping.wait(0.25)
+                progress(*_state(log))
+        finally:
+            # Also after a stop request: nothing is left running.
+            kill_session(child)
+    if child.returncode not in (0, THRESHOLDS_FAILED):
+        raise GaveUp(f"{script}: {_reason(log.read_text(errors='replace'))}")
+    measured = read_seconds(samples)
+    samples.unlink()
+    found = json.loads(summary.read_text())
+    # The result of setup() contains a thousand access tokens, which must not leave this machine.
+    found.pop("setup_data", None)
+    summary.write_text(json.dumps(found, indent=1) + "\n")
+    metrics = _Summary.model_validate(found).metrics
+    return Ran(passed=child.returncode == 0, metrics=metrics, seconds=measured)
+
+
+def _memory() -> dict[str, str]:
+    """Settings of k6's runtime. k6 shares the machine with what it measures, and collecting the
+    garbage of 1,500 users stops it for a second: so it may use half of the available memory first.
+    """
+    available = psutil.virtual_memory().available
+    return {"GOGC": "off", "GOMEMLIMIT": str(available // 2)}
+
+
+def _state(log: Path) -> tuple[str, float]:
+    with log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 2_000))
+        found = _PROGRESS.findall(file.read())
+    if not found:
+        return "getting ready", 0.0
+    spent, users, most, done = (part.decode() for part in found[-1])
+    return f"{int(users):,} of {int(most):,} users, {int(done):,} done", seconds(spent)
+
+
+def _reason(told: str) -> str:
+    """The last error in k6's output, without k6's prefixes and positions, as one sentence."""
+    errors = re.findall(r'level=error msg="((?:[^"\\]|\\.)*)"', told)
+    if not errors:
+        text = told.strip().rsplit("\n", 1)[-1] or "k6 printed no error"
+    else:
+        text = errors[-1].split("\\n")[0].replace('\\"', '"')
+        text = re.sub(r"^(GoError|Error|test aborted): ", "", text)
+        # The position in the script.
+        text = re.sub(r"\s+at (\S+ )?\(?(file:|native|go\.k6\.io).*", "", text)
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def read_seconds(samples: Path) -> list[Second]:
+    """The requests of the measured phase in k6's samples, by second since the first of them."""
+    times: defaultdict[int, list[float]] = defaultdict(list)
+    routes: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    first = None
+    with samples.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["metric_name"] != "http_req_duration" or "phase=run" not in row["extra_tags"]:
+                continue
+            at = int(row["timestamp"])
+            first = at if first is None else first
+            t = max(0, at - first) // 1000
+            times[t].append(float(row["metric_value"]))
+            routes[t][row["name"]] += 1
+    found = []
+    for t in range(max(times, default=-1) + 1):
+        ordered = sorted(times[t])
+        second = Second(t=t, at=(first or 0) / 1000 + t, n=len(ordered), routes=routes[t])
+        if len(ordered) >= _FEW:
+            second.avg = round(statistics.fmean(ordered), 2)
+            second.p50 = round(percentile(ordered, 50), 2)
+            second.p99 = round(percentile(ordered, 99), 2)
+        found.append(second)
+    return found
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """A percentile of sorted numbers, interpolated between neighbours as k6 does."""
+    place = (len(ordered) - 1) * share / 100
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
