@@ -135,7 +135,7 @@ def test_committed_page_is_made_from_the_committed_figures() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "told"),
     [
-        (["--rounds", "0"], {}, "'--rounds': 0 is not in the range 1<=x<=20"),
+        (["--rounds", "0"], {}, "'--rounds': Input should be greater than or equal to 1"),
         (["--seconds", "x"], {}, "valid integer"),
         (["--only", "order,lunch"], {}, "lunch"),
         ([], {"BENCH_SEED": "huge"}, "BENCH_SEED"),
