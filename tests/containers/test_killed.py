@@ -37,7 +37,7 @@ async def test_the_shop_survives_the_death_of(shop: Shop, stack: Containers, ser
         # Only the clients of the killed process lose a connection.
         assert not load.broken
     await assert_all_hold(shop, within=90)
-    load.assert_nothing_told_was_lost()
+    load.assert_no_success_was_lost()
     assert (watch.room.over_capacity, watch.room.overtakers) == (0, set())
 
 

@@ -85,7 +85,7 @@ async def test_a_new_version_is_rolled_out_while_fans_buy(pair: Containers, shop
     assert load.broken.total() <= FANS * len(GATEWAYS)
     assert_refused_rarely(load)
     await assert_all_hold(shop, within=90)
-    load.assert_nothing_told_was_lost()
+    load.assert_no_success_was_lost()
 
 
 @pytest.mark.parametrize("service", PROGRAMS)
@@ -106,7 +106,7 @@ async def test_one_of_two_may_die(pair: Containers, shop: Shop, service: str) ->
     assert load.broken.total() <= (2 * FANS if service == "gateway" else 0), load.broken
     assert_refused_rarely(load)
     await assert_all_hold(shop, within=90)
-    load.assert_nothing_told_was_lost()
+    load.assert_no_success_was_lost()
 
 
 def assert_refused_rarely(load: Load) -> None:

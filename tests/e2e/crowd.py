@@ -1,4 +1,4 @@
-"""A crowd before a room: what each of them sees, from joining to leaving."""
+"""A crowd in a waiting room: what each visitor sees, from joining to leaving."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from harness.client import AnyResponse
 from tests.e2e.shop import Fan, Shop, place_of
 
 _BATCH = 25
-# What a fan is told while a part of the shop is away for a moment.
-_ASK_AGAIN = (503, 504)
+# Statuses after which a visitor retries: a part of the shop is briefly unavailable.
+_RETRIED = (503, 504)
 _NEVER = float("inf")
 
 
 @dataclass
 class Visitor:
-    """One of the crowd; `number` counts from 0 in the order of joining."""
+    """One visitor; `number` counts from 0 in the order of joining."""
 
     fan: Fan
     number: int
-    # Each order told, and whether the room said that it recovers from a loss.
+    # Each order that the gateway returned, and whether it was marked as recovering.
     orders: list[tuple[int, bool]] = field(default_factory=list)
-    # By time.monotonic(): the questions that were answered with "wait", the answer "come in".
+    # By time.monotonic(): the requests whose response was to wait, and the response of order 0.
     told_to_wait: list[float] = field(default_factory=list)
     told_to_come_in: float = 0.0
     refused: int = 0
 
 
 class Crowd:
-    """Visitors who join, wait, look around for a moment, and leave. `inside` are those who know
-    that they are admitted and have not asked to leave."""
+    """Visitors who join, wait, list the concerts, and leave. `inside` holds those who know that
+    they are admitted and have not left."""
 
     def __init__(self, shop: Shop, gateway: str) -> None:
         self._shop = shop
@@ -42,8 +42,8 @@ class Crowd:
         self.through = 0
 
     async def join(self, count: int) -> None:
-        """In batches: who joined before whom is beyond doubt between batches, and told by the
-        place number within one."""
+        """Lets visitors join in batches. Batches join one after another; within a batch the place
+        number gives the order."""
         for _ in range(count // _BATCH):
             batch = [self._shop.fan(self._gateway) for _ in range(_BATCH)]
             replies = await asyncio.gather(*(fan.enter() for fan in batch))
@@ -58,7 +58,7 @@ class Crowd:
         assert places == sorted(places)
 
     async def go_through(self) -> None:
-        """Returns when everybody has been inside and left."""
+        """Returns when every visitor has been admitted and has left."""
         await asyncio.gather(*(self._visit(visitor) for visitor in self.visitors))
 
     async def _visit(self, visitor: Visitor) -> None:
@@ -69,7 +69,7 @@ class Crowd:
             self.most_inside = max(self.most_inside, len(self.inside))
             reply = await self._ask(visitor, "GET", "/concerts")
             self.inside.discard(visitor.number)
-            # Back in line, if the room has just lost that the fan was admitted.
+            # 403: the room has just lost the admission, so the fan waits again.
             looked_around = reply.status_code != 403
             assert reply.status_code in (200, 403), reply.text
         reply = await self._ask(visitor, "DELETE", "/queues/order")
@@ -88,23 +88,23 @@ class Crowd:
                 visitor.told_to_come_in = time.monotonic()
                 return
             visitor.told_to_wait.append(asked)
-            # Sooner than told, for a quick test: the slot of a fan who sleeps stays empty.
+            # Earlier than the response says: a slot stays empty while its fan sleeps.
             await asyncio.sleep(min(body["pollAfterSeconds"], 0.03 * order))
 
     async def _ask(self, visitor: Visitor, method: str, path: str) -> AnyResponse:
         while True:
             reply = await visitor.fan.request(method, path)
-            if reply.status_code not in _ASK_AGAIN:
+            if reply.status_code not in _RETRIED:
                 return reply
             visitor.refused += 1
             await asyncio.sleep(0.2)
 
     def assert_nobody_was_overtaken(self, *, loss: tuple[float, float] = (_NEVER, _NEVER)) -> None:
-        """Nobody was told to wait after one who joined later knew of being admitted.
+        """Asserts that no response to wait came after a visitor who joined later was admitted.
 
-        `loss` is when Redis began to lose the room, and when it had. Who was admitted before it
-        and had not asked yet waits again, though others of the same moment knew already; so what
-        was known before a loss does not count after it.
+        `loss` is the time in which Redis lost the room. A visitor who was admitted before it
+        without knowing waits again, so responses before the loss are not compared with responses
+        after it.
         """
         began, ended = loss
         earliest = earliest_since = _NEVER  # of those who joined later
@@ -120,7 +120,7 @@ class Crowd:
                 earliest_since = min(earliest_since, visitor.told_to_come_in)
 
     def assert_no_order_grew(self) -> None:
-        """But for estimates, which are marked as such."""
+        """Asserts that no visitor's order grew, except for orders marked as recovering."""
         for visitor in self.visitors:
             firm = [order for order, recovering in visitor.orders if not recovering]
             assert firm == sorted(firm, reverse=True), visitor.number

@@ -1,4 +1,4 @@
-"""Where the shop refuses and how it says so, for the tests of the contract's error table.
+"""Assertions for the tests of the contract's error table.
 
 These are test_errors_<what is to blame>.py; the first line of each names its rows by status.
 """
@@ -9,7 +9,7 @@ from tests.e2e.shop import Fan, assert_problem
 MAX_ID = 2**63 - 1
 
 
-async def routes_behind_the_door(fan: Fan) -> list[AnyResponse]:
+async def routes_for_admitted_users(fan: Fan) -> list[AnyResponse]:
     """Routes 3 to 7. No test makes the reservation that is paid: it would have an outcome."""
     return [
         await fan.concerts(),
@@ -21,6 +21,6 @@ async def routes_behind_the_door(fan: Fan) -> list[AnyResponse]:
 
 
 def assert_refused_for_now(reply: AnyResponse, status: int, code: str) -> None:
-    """That it is this problem, and says when to ask again."""
+    """Asserts that the response is this problem and names the time of the next try."""
     assert_problem(reply, status, code)
     assert int(reply.headers["Retry-After"]) >= 1

@@ -1,7 +1,7 @@
-"""The running system as a test sees it, and the fans who buy there.
+"""The running system, and the fans who buy there.
 
-A Shop is a Stack with what tests need beside HTTP: seats of their own, rows of the databases,
-records of the topics. A Fan is one person with one connection.
+A Shop wraps a Stack with what tests need beside HTTP: their own seats, rows of the databases and
+records of the topics. A Fan is one user with one connection.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from protos.frontrow.payment.v1 import events_pb2
 PROBLEM_JSON = "application/problem+json"
 PRICE = "150000.00"
 
-# Far from the seeded ids, and from the user ids that mean something to the sandbox provider.
+# No seeded ids, and no user ids that the sandbox provider treats specially.
 _user_ids = itertools.count(5_000_001)
 _schedule_ids = itertools.count(1_000_001)
 
@@ -34,23 +34,23 @@ Answer = TypeVar("Answer")
 
 
 def new_user_id() -> int:
-    """A user id that no other test uses."""
+    """Returns a user id that no other test uses."""
     return next(_user_ids)
 
 
-# What the sandbox provider does to a user is decided by the millions of the user id.
+# The sandbox provider decides by the user id, divided by a million, what it does.
 DECLINED, SLOW, FAILING, SILENT_APPROVED, SILENT_DECLINED = 99402, 99200, 99503, 99504, 99505
 
 
 def sandbox_user(kind: int) -> int:
-    """A user id that no other test uses, of one of the kinds above."""
+    """Returns a user id of one of the kinds above that no other test uses."""
     return kind * 1_000_000 + new_user_id() % 1_000_000
 
 
 async def eventually(
     check: Callable[[], Awaitable[Answer]], *, within: float = 10.0, every: float = 0.05
 ) -> Answer:
-    """Repeats `check` until it raises no AssertionError; after `within` seconds that error."""
+    """Repeats `check` until it raises no AssertionError. Raises the last one after `within` s."""
     deadline = time.monotonic() + within
     while True:
         try:
@@ -62,7 +62,7 @@ async def eventually(
 
 
 def place_of(token: str) -> int:
-    """The place number that a token states."""
+    """Returns the place number of a token."""
     return TokenClaims.of(token).place
 
 
@@ -83,7 +83,7 @@ def assert_problem(response: AnyResponse, status: int, code: str) -> Problem:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A date with seats that belong to one test alone."""
+    """A date whose seats only one test uses."""
 
     concert_id: int
     id: int
@@ -100,7 +100,7 @@ class Fan(Client):
         await self.http.aclose()
 
     def at(self, url: str) -> bool:
-        """Whether this gateway is the fan's."""
+        """Returns whether the fan uses this gateway."""
         return self.http.base_url == httpx.URL(url)
 
     async def request(
@@ -111,7 +111,7 @@ class Fan(Client):
         *,
         headers: dict[str, str] | None = None,
     ) -> AnyResponse:
-        """Sends any request, also one that no route takes."""
+        """Sends any request, also one that matches no route."""
         return await self.send(method, path, BaseModel, body, headers)
 
     # Several requests, or one that must succeed.
@@ -121,8 +121,8 @@ class Fan(Client):
         return (await self.reserve(seat_id)).body.reservation_id
 
     async def until_out(self, within: float = 20.0) -> None:
-        """Waits until the admission has ended, as it does after a payment; it comes through
-        Kafka, whose consumers may first have to wait for the time-out of a session (10 s)."""
+        """Waits until the admission has ended, as it does after a payment. Kafka carries the
+        event, and its consumers may have to wait for the time-out of a session (10 s)."""
 
         async def out() -> None:
             assert_problem(await self.concerts(), 401, "TOKEN_EXPIRED")
@@ -130,7 +130,7 @@ class Fan(Client):
         await eventually(out, within=within)
 
     async def seat_status(self, schedule_id: int, seat_id: int) -> str:
-        """What the seat map says of one seat; at most a second old."""
+        """Returns the status of one seat on the seat map, which is at most a second old."""
         seats = (await self.seats(schedule_id)).body.seats
         (status,) = [seat.status for seat in seats if seat.id == seat_id]
         return status
@@ -138,12 +138,12 @@ class Fan(Client):
     async def pay_to_the_end(
         self, reservation_id: int, *, within: float = 20.0
     ) -> Response[Payment]:
-        """Pays, and asks again while the outcome is not known: the first other reply than 202."""
+        """Pays, retries while the response is 202, and returns the last response."""
         deadline = time.monotonic() + within
         while True:
-            reply = await self.pay(reservation_id)
-            if reply.status_code != 202 or time.monotonic() > deadline:
-                return reply
+            response = await self.pay(reservation_id)
+            if response.status_code != 202 or time.monotonic() > deadline:
+                return response
             await asyncio.sleep(0.1)
 
 
@@ -161,28 +161,28 @@ class Shop:
         return f"http://{self.stack.address(gateway)}"
 
     def fan(self, gateway: str = "gateway", user_id: int | None = None) -> Fan:
-        """Somebody who has not entered yet, at one of the gateways."""
+        """Makes a fan of one of the gateways, who has not entered yet."""
         fan = Fan(self.url(gateway), new_user_id() if user_id is None else user_id)
         self._fans.append(fan)
         return fan
 
     async def admitted(self, gateway: str = "gateway", user_id: int | None = None) -> Fan:
-        """Somebody who may shop; the room must have a free slot."""
+        """Makes a fan who is admitted; the room must have a free slot."""
         fan = self.fan(gateway, user_id)
         assert (await fan.enter()).body.order == 0
         return fan
 
     async def crowd(self, count: int, gateway: str = "gateway") -> list[Fan]:
-        """That many who may shop."""
+        """Makes that many fans who are admitted."""
         return list(await asyncio.gather(*(self.admitted(gateway) for _ in range(count))))
 
     async def empty(self, gateway: str) -> None:
-        """Everybody who entered there leaves the queue."""
+        """Lets every fan of this gateway leave the queue."""
         fans = [fan for fan in self._fans if fan.token and fan.at(self.url(gateway))]
         await asyncio.gather(*(fan.leave() for fan in fans))
 
     async def ready(self) -> None:
-        """Waits until the gateway finds every service ready, after some were started anew."""
+        """Waits until the gateway reports every service as ready."""
 
         async def all_ready() -> None:
             response = await self.fan().ready()
@@ -196,8 +196,8 @@ class Shop:
         return Stores(stack.mariadb.administrator, stack.kafka_bootstrap, stack.redis_url)
 
     def new_schedule(self, seats: int = 5, *, price: str = PRICE) -> Schedule:
-        """A concert with one date, tomorrow, and so many seats; seat ids are 10,000 times
-        the schedule's id and on."""
+        """Inserts a concert with one date, tomorrow, and `seats` seats. Seat ids start at 10,000
+        times the schedule's id plus 1."""
         schedule_id = next(_schedule_ids)
         ids = [schedule_id * 10_000 + number for number in range(1, seats + 1)]
         with self.stack.mariadb.administrator("concert") as cursor:
@@ -221,24 +221,24 @@ class Shop:
         return Schedule(schedule_id, schedule_id, ids)
 
     def rows(self, schema: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """What a query of one schema gives, seen with all rights."""
+        """Returns the rows of a query of one schema, run as the administrator."""
         with self.stack.mariadb.administrator(schema) as cursor:
             cursor.execute(sql, values or None)
             return list(cursor.fetchall())
 
     def number(self, schema: str, sql: str, *values: object) -> int:
-        """The one number that a query gives."""
+        """Returns the single number that a query selects."""
         ((number,),) = self.rows(schema, sql, *values)
         return int(number)
 
     async def records(self, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
-        """Everything on the topic now; within a partition in order."""
+        """Returns all records of the topic; within a partition in order."""
         return await read_topic(self.stack.kafka_bootstrap, topic)
 
     async def payment_events(
         self, reservation_ids: Iterable[int]
     ) -> dict[int, list[events_pb2.PaymentEvent]]:
-        """The events of these reservations on payment.events, in order."""
+        """Returns the events of these reservations on payment.events, in order."""
         events: dict[int, list[events_pb2.PaymentEvent]] = {id_: [] for id_ in reservation_ids}
         for record in await self.records("payment.events"):
             if record.key and record.key.isdigit() and int(record.key) in events:

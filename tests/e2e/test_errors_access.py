@@ -9,7 +9,7 @@ import jwt
 from harness.client import AnyResponse
 from harness.local.stack import Stack
 from tests.e2e.conftest import NOBODY, in_thread, start_all
-from tests.e2e.refusals import routes_behind_the_door
+from tests.e2e.refusals import routes_for_admitted_users
 from tests.e2e.shop import Fan, Shop, assert_problem, eventually
 
 # 401 INVALID_TOKEN.
@@ -19,7 +19,7 @@ async def every_route_with_a_token(fan: Fan) -> list[AnyResponse]:
     return [
         await fan.order(),
         await fan.leave(),
-        *await routes_behind_the_door(fan),
+        *await routes_for_admitted_users(fan),
         await fan.reservation(1),
         await fan.cancel(1),
     ]
@@ -70,7 +70,7 @@ async def test_a_token_that_is_not_genuine(shop: Shop, stack: Stack) -> None:
 async def test_the_token_of_a_place_that_was_left(shop: Shop) -> None:
     fan = await shop.admitted()
     await fan.leave()
-    for reply in [await fan.order(), *await routes_behind_the_door(fan)]:
+    for reply in [await fan.order(), *await routes_for_admitted_users(fan)]:
         assert_problem(reply, 401, "TOKEN_EXPIRED")
 
 
@@ -97,7 +97,7 @@ async def test_the_token_of_an_admission_that_ran_out(shop: Shop, stack: Stack) 
 
         assert (await fan.concerts()).status_code == 200
         await eventually(over, within=3)
-        for reply in await routes_behind_the_door(fan):
+        for reply in await routes_for_admitted_users(fan):
             assert_problem(reply, 401, "TOKEN_EXPIRED")
     finally:
         gateway.kill()

@@ -9,7 +9,7 @@ import pytest
 from harness.local.stack import Stack
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from tests.e2e.conftest import DOOR
-from tests.e2e.refusals import assert_refused_for_now, routes_behind_the_door
+from tests.e2e.refusals import assert_refused_for_now, routes_for_admitted_users
 from tests.e2e.shop import Shop, assert_problem, eventually
 
 
@@ -60,7 +60,7 @@ async def test_who_still_waits(shop: Shop, door: str, room: Room) -> None:
         assert entered.json()["admittedUntil"] is None
         assert int(entered.headers["Retry-After"]) >= 1
     for order, fan in enumerate(waiting, start=1):
-        for reply in await routes_behind_the_door(fan):
+        for reply in await routes_for_admitted_users(fan):
             problem = assert_problem(reply, 403, "STILL_WAITING")
             assert problem.order == order
         reply = await fan.order()

@@ -1,4 +1,4 @@
-"""Fans who buy without pause while the system is being broken, and what they were told."""
+"""Fans who buy without pause during a fault, and the responses that they got."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import httpx
 from harness.client import Response, T
 from tests.e2e.shop import Fan, Shop
 
-# Told so, a fan waits a moment and asks again.
+# After these statuses a fan waits for _PAUSE seconds and retries.
 _ASK_AGAIN = (429, 500, 503, 504)
 _PAUSE = 0.1
-# After the end of the load, how long a journey may still need: a consumer group takes ten seconds
-# to notice a member that was killed.
+# How long a journey may take after the end of the load: a consumer group notices a member that was
+# killed after ten seconds.
 _LAST_JOURNEYS = 60.0
 
 
 class Load:
-    """Journeys one after the other, by `fans` fans at once, each journey by a new user.
+    """`fans` concurrent fans who buy one ticket after another, each as a new user.
 
         async with Load(shop, seats, fans=8) as load:
-            ...break something and mend it...
+            ...break something and repair it...
             await load.goes_on()
 
-    `gateways` are tried in turn: a fan goes to the next when told `Connection: close`, as a load
-    balancer would, or when nobody answers.
+    After `Connection: close` or a broken connection a fan uses the next of the `gateways`, as a
+    load balancer would.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Load:
         self._gateways = list(gateways)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
-        #: What fans were told to have: reservation -> seat, and reservation -> payment.
+        #: The successes that fans got: reservation → seat, and reservation → payment.
         self.held: dict[int, int] = {}
         self.paid: dict[int, int] = {}
-        #: Replies other than success, as "status code", and connections that broke.
+        #: Responses other than success by status and code, and broken connections by exception.
         self.refusals: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
         self.without_retry_after: Counter[str] = Counter()
@@ -71,18 +71,18 @@ class Load:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def goes_on(self, journeys: int = 10, within: float = 60.0) -> None:
-        """Waits until so many more journeys have ended well."""
+        """Waits until `journeys` more tickets are bought."""
         goal = self.journeys + journeys
         deadline = time.monotonic() + within
         while self.journeys < goal:
             for task in self._tasks:
                 if task.done():
                     task.result()
-            assert time.monotonic() < deadline, f"nobody can buy: {self.refusals} {self.broken}"
+            assert time.monotonic() < deadline, f"nothing was bought: {self.refusals} {self.broken}"
             await asyncio.sleep(0.02)
 
-    def assert_nothing_told_was_lost(self) -> None:
-        """Every success that a fan was told of is in the databases."""
+    def assert_no_success_was_lost(self) -> None:
+        """Asserts that every success that a fan got is in the databases."""
         reservations = {
             reservation: (seat, status, payment)
             for reservation, seat, status, payment in self._shop.rows(
@@ -111,7 +111,7 @@ class Load:
     async def _buy(self, seat: int) -> None:
         fan = self._shop.fan(self._gateways[0])
         await self._until_admitted(fan)
-        # With a key, so that asking again after a doubtful answer gets the same hold.
+        # With a key, so that a retry after a lost response returns the same hold.
         held = await self._ask_inside(fan, lambda: fan.reserve(seat, key=f"seat-{seat}"))
         reservation = held.body.reservation_id
         self.held[reservation] = seat
@@ -129,39 +129,39 @@ class Load:
     async def _ask_inside(
         self, fan: Fan, send: Callable[[], Awaitable[Response[T]]]
     ) -> Response[T]:
-        """Back to the door if need be: a room that lost its memory lets its guests in again."""
-        while (reply := await self._ask(fan, send)).status_code in (401, 403):
-            self.refusals[f"{reply.status_code} {reply.code}"] += 1
+        """Enters again if the token is refused, as by a room that lost its data."""
+        while (response := await self._ask(fan, send)).status_code in (401, 403):
+            self.refusals[f"{response.status_code} {response.code}"] += 1
             await self._until_admitted(fan)
-        return reply
+        return response
 
     async def _ask(self, fan: Fan, send: Callable[[], Awaitable[Response[T]]]) -> Response[T]:
         while True:
             try:
-                reply = await send()
+                response = await send()
             except httpx.TransportError as error:
                 self.broken[type(error).__name__] += 1
-                self._leave_gateway(fan)
+                self._use_next_gateway(fan)
                 await asyncio.sleep(_PAUSE)
                 continue
-            if reply.headers.get("connection") == "close":
-                self._leave_gateway(fan)
-            in_progress = reply.status_code == 409 and reply.code in (
+            if response.headers.get("connection") == "close":
+                self._use_next_gateway(fan)
+            in_progress = response.status_code == 409 and response.code in (
                 "IN_PROGRESS",
                 "PAYMENT_IN_PROGRESS",
-                # Of a first try that died with the lock in its hand; it ends by itself.
+                # The lock of a first try whose service died; it expires.
                 "SEAT_HELD",
             )
-            if reply.status_code not in _ASK_AGAIN and not in_progress:
-                return reply
-            what = f"{reply.status_code} {reply.code}"
+            if response.status_code not in _ASK_AGAIN and not in_progress:
+                return response
+            what = f"{response.status_code} {response.code}"
             self.refusals[what] += 1
-            if "retry-after" not in reply.headers and not in_progress:
+            if "retry-after" not in response.headers and not in_progress:
                 self.without_retry_after[what] += 1
             await asyncio.sleep(_PAUSE)
 
-    def _leave_gateway(self, fan: Fan) -> None:
-        """On to the next one, as are all new fans from now on."""
+    def _use_next_gateway(self, fan: Fan) -> None:
+        """Moves the fan, and all new fans, to the next gateway."""
         if fan.http.base_url.netloc == httpx.URL(self._shop.url(self._gateways[0])).netloc:
             self._gateways.append(self._gateways.pop(0))
         fan.http.base_url = httpx.URL(self._shop.url(self._gateways[0]))

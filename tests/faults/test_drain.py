@@ -32,7 +32,7 @@ async def test_a_service_that_is_restarted_costs_a_503_at_most(
     assert set(load.refusals) <= {"503 UNAVAILABLE", "409 PAYMENT_IN_PROGRESS"}
     assert not load.without_retry_after
     await assert_all_hold(shop)
-    load.assert_nothing_told_was_lost()
+    load.assert_no_success_was_lost()
 
 
 async def test_a_gateway_that_stops_sends_its_clients_away_and_cuts_nobody_off(
@@ -57,7 +57,7 @@ async def test_a_gateway_that_stops_sends_its_clients_away_and_cuts_nobody_off(
     assert not load.broken
     assert not load.refusals
     await assert_all_hold(shop)
-    load.assert_nothing_told_was_lost()
+    load.assert_no_success_was_lost()
 
 
 async def test_a_gateway_that_drains_says_so(shop: Shop, stack: Stack) -> None:

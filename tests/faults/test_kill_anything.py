@@ -24,4 +24,4 @@ async def test_the_shop_survives_the_death_of(shop: Shop, stack: Stack, name: st
         # Only who is connected to the dead sees the connection break.
         assert not load.broken
     await assert_all_hold(shop)
-    load.assert_nothing_told_was_lost()
+    load.assert_no_success_was_lost()
