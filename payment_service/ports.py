@@ -57,7 +57,7 @@ class Payments(Protocol):
         """SUCCEEDED -> REFUNDED, with its event in the same transaction; otherwise a no-op."""
         ...
 
-    async def mark_told(self, payment_id: int) -> None:
+    async def mark_decline_returned(self, payment_id: int) -> None:
         """Notes that a caller receives the decline."""
         ...
 
@@ -76,7 +76,7 @@ class Payments(Protocol):
         for `lease_seconds`. Starts with those that have waited longest for a claim."""
         ...
 
-    async def forget_keys(self, older_than_hours: float) -> None:
+    async def delete_old_keys(self, older_than_hours: float) -> None:
         """Deletes at most 1,000 idempotency keys of that age."""
         ...
 

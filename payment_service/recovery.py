@@ -55,7 +55,7 @@ class Recovery:
         """Recovers unfinished payments, measures the backlog and deletes old idempotency keys."""
         await self.poll_once()
         BACKLOG.set(await self._payments.count_unsent())
-        await self._payments.forget_keys(KEEP_KEYS_HOURS)
+        await self._payments.delete_old_keys(KEEP_KEYS_HOURS)
 
     async def poll_once(self) -> None:
         """Recovers batches of payments, at most BATCHES, until one is not full."""

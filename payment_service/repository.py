@@ -156,7 +156,7 @@ class PaymentRepository:
         )
         self._committed.set()
 
-    async def mark_told(self, payment_id: int) -> None:
+    async def mark_decline_returned(self, payment_id: int) -> None:
         async with self._database.connection() as connection:
             await connection.execute(
                 "UPDATE payment SET outcome_told = TRUE WHERE id = %s", payment_id
@@ -209,7 +209,7 @@ class PaymentRepository:
 
         return await self._database.run(claim)
 
-    async def forget_keys(self, older_than_hours: float) -> None:
+    async def delete_old_keys(self, older_than_hours: float) -> None:
         async with self._database.connection() as connection:
             await connection.execute(
                 """DELETE FROM idempotency_key

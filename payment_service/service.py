@@ -130,7 +130,7 @@ class PaymentService:
     async def _report(self, payment: Payment) -> Payment:
         """Returns the payment, or raises its failure. Notes that its decline has been reported."""
         if payment.declined and not payment.outcome_told:
-            await self._payments.mark_told(payment.id)
+            await self._payments.mark_decline_returned(payment.id)
         if payment.status is Status.FAILED:
             raise failure(payment)
         return payment

@@ -67,7 +67,7 @@ class ReservationStore(Protocol):
         """Applies a payment's success. Idempotent; the outcome of a payment never changes. Raises
         ReservationNotFound."""
 
-    async def back_to_hold(self, reservation_id: int, payment_id: int) -> None:
+    async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent. Raises
         ReservationNotFound."""
 
@@ -75,7 +75,7 @@ class ReservationStore(Protocol):
         """Marks holds that have run out as EXPIRED: at most `limit`, with ids above `after_id`.
         Returns how many it marked, and the next `after_id`, 0 when there are no more."""
 
-    async def forget_keys(self, older_than_hours: int, limit: int) -> int:
+    async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         """Deletes at most `limit` idempotency keys of that age; returns how many."""
 
 

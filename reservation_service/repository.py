@@ -78,7 +78,9 @@ FROM idempotency_key k LEFT JOIN reservation r ON r.id = k.reservation_id
 WHERE k.user_id = %s AND k.idem_key = %s
 """
 
-FORGET_KEYS = "DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s HOUR LIMIT %s"
+DELETE_OLD_KEYS = (
+    "DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s HOUR LIMIT %s"
+)
 
 CANCEL = """
 UPDATE reservation SET status = 'CANCELLED', updated_at = NOW(6)
@@ -138,7 +140,7 @@ IS_LOST = "SELECT payment_id FROM lost_seat WHERE payment_id = %s"
 
 LOSE = "INSERT INTO lost_seat (payment_id, reservation_id, lost_at) VALUES (%s, %s, NOW(6))"
 
-BACK_TO_HOLD = """
+RETURN_TO_HOLD = """
 UPDATE reservation
 SET status = 'HELD', payment_id = NULL, lapses_at = held_until, updated_at = NOW(6)
 WHERE id = %s AND payment_id = %s AND status = 'PAYING'
@@ -266,9 +268,9 @@ class ReservationRepository:
 
         return await self._database.run(work)
 
-    async def back_to_hold(self, reservation_id: int, payment_id: int) -> None:
+    async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         async def work(connection: Connection) -> None:
-            returned = await connection.execute(BACK_TO_HOLD, reservation_id, payment_id)
+            returned = await connection.execute(RETURN_TO_HOLD, reservation_id, payment_id)
             if not returned and await _get(connection, reservation_id) is None:
                 raise ReservationNotFound(reservation_id)
 
@@ -300,9 +302,9 @@ class ReservationRepository:
                 log.exception("expire_failed", reservation_id=id)
         return expired
 
-    async def forget_keys(self, older_than_hours: int, limit: int) -> int:
+    async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         async with self._database.connection() as connection:
-            return await connection.execute(FORGET_KEYS, older_than_hours, limit)
+            return await connection.execute(DELETE_OLD_KEYS, older_than_hours, limit)
 
 
 async def _get(connection: Connection, reservation_id: int) -> Reservation | None:

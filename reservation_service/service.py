@@ -161,7 +161,7 @@ class ReservationService:
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         """Applies a payment's failure: the hold continues until its original end. Idempotent.
         Raises ReservationNotFound."""
-        await self._store.back_to_hold(reservation_id, payment_id)
+        await self._store.return_to_hold(reservation_id, payment_id)
 
     async def expire_holds(self) -> int:
         """Marks all holds that have run out as EXPIRED and deletes idempotency keys older than
@@ -174,7 +174,7 @@ class ReservationService:
         while after_id:
             total += expired
             expired, after_id = await self._store.expire_lapsed(after_id, SWEEP_BATCH)
-        while await self._store.forget_keys(KEY_HOURS, SWEEP_BATCH) == SWEEP_BATCH:
+        while await self._store.delete_old_keys(KEY_HOURS, SWEEP_BATCH) == SWEEP_BATCH:
             pass
         return total + expired
 

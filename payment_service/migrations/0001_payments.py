@@ -46,7 +46,7 @@ def upgrade() -> None:
             KEY waiting (created_at)
         ) ENGINE = InnoDB
     """)
-    # One row a shard, locked by the relay that sends the shard's events.
+    # One row per shard, locked by the relay that sends the shard's events.
     op.execute("CREATE TABLE outbox_shard (shard TINYINT UNSIGNED NOT NULL PRIMARY KEY)")
     op.execute("INSERT INTO outbox_shard (shard) SELECT seq FROM seq_0_to_15")
     op.execute("""
@@ -62,8 +62,8 @@ def upgrade() -> None:
             KEY age (created_at)
         ) ENGINE = InnoDB
     """)
-    # What a real provider would keep on its side. The service reads it through the provider
-    # port alone.
+    # The charges that a real provider would store. The service reads them through the provider
+    # port only.
     op.execute("""
         CREATE TABLE sandbox_charge (
             payment_id BIGINT NOT NULL PRIMARY KEY,

@@ -36,8 +36,8 @@ def upgrade() -> None:
             sold INT NOT NULL
         ) ENGINE = InnoDB CHARACTER SET utf8mb4
     """)
-    # Payments that succeeded when their seat had gone to somebody else: their money goes back,
-    # so they may never confirm anything later.
+    # Payments that succeeded after another user had taken the seat. They are refunded, so they
+    # must never confirm a reservation later.
     op.execute("""
         CREATE TABLE lost_seat (
             payment_id BIGINT NOT NULL PRIMARY KEY,
@@ -45,8 +45,8 @@ def upgrade() -> None:
             lost_at DATETIME(6) NOT NULL
         ) ENGINE = InnoDB CHARACTER SET utf8mb4
     """)
-    # A row without a reservation: the answer was that there is no such seat. Keys differ by
-    # every character, case and trailing blanks included.
+    # A row without a reservation means that the result was "seat not found". Keys differ by every
+    # character, including case and trailing blanks.
     op.execute("""
         CREATE TABLE idempotency_key (
             user_id BIGINT NOT NULL,

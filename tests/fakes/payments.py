@@ -155,7 +155,7 @@ class MemoryPayments:
             self.events.append(event)
             self._event_times[event.event_id] = time.monotonic()
 
-    async def mark_told(self, payment_id: int) -> None:
+    async def mark_decline_returned(self, payment_id: int) -> None:
         self.payments[payment_id] = replace(self.payments[payment_id], outcome_told=True)
 
     async def park(self, payment: Payment, seconds: float) -> None:
@@ -183,7 +183,7 @@ class MemoryPayments:
     async def count_unsent(self) -> int:
         return len(self.events)
 
-    async def forget_keys(self, older_than_hours: float) -> None:
+    async def delete_old_keys(self, older_than_hours: float) -> None:
         if older_than_hours <= 0:
             self._keys.clear()
 

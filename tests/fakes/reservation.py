@@ -140,7 +140,7 @@ class FakeReservationStore:
         self.sold[row.schedule_id] = self.sold.get(row.schedule_id, 0) + 1
         return PaymentOutcome.CONFIRMED
 
-    async def back_to_hold(self, reservation_id: int, payment_id: int) -> None:
+    async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         row = self.rows.get(reservation_id)
         if row is None:
             raise ReservationNotFound(reservation_id)
@@ -159,7 +159,7 @@ class FakeReservationStore:
             self._change(row, stored_status=Status.EXPIRED)
         return len(lapsed), lapsed[-1].id if len(lapsed) == limit else 0
 
-    async def forget_keys(self, older_than_hours: int, limit: int) -> int:
+    async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         before = self._now() - timedelta(hours=older_than_hours)
         old = [key for key, (_, since) in self.keys.items() if since < before][:limit]
         for key in old:

@@ -108,7 +108,7 @@ async def test_a_crash_there_is_recovered_from(shop: Shop, stack: Stack, step: s
 DECLINE_STEPS = {
     "3 declined": f"{SANDBOX}.charge payment_service",
     "4 decline recorded": f"{REPOSITORY}.record_outcome payment_service",
-    "6 seat held again, offset not committed": f"{RESERVATIONS}.back_to_hold reservation_service",
+    "6 seat held again, offset not committed": f"{RESERVATIONS}.return_to_hold reservation_service",
 }
 
 

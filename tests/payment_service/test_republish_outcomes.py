@@ -304,7 +304,7 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
         failed = Outcome(Status.FAILED, Decimal("150000.00"), PaymentDeclined.code)
         event = events.failed(attempt.payment, "CARD_DECLINED")
         await shop.payments.record_outcome(attempt.payment, failed, event)
-        await shop.payments.mark_told(attempt.payment.id)
+        await shop.payments.mark_decline_returned(attempt.payment.id)
     await shop.send()
     await shop.pay(tried_again)
     order = PayOrder(returned.id, USER)

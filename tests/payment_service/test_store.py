@@ -111,7 +111,7 @@ class Contract:
         await end(payments, payment, DECLINED)
         untold = await create(payments, order)
         assert (untold.payment.id, untold.created) == (payment.id, False)
-        await payments.mark_told(payment.id)
+        await payments.mark_decline_returned(payment.id)
         second = await create(payments, order)
         assert second.created
         assert second.payment.failed_payment_id == payment.id
@@ -138,7 +138,7 @@ class Contract:
         assert await payments.latest_payment(*ids) == first
         declined = await end(payments, first, DECLINED)
         assert await payments.latest_payment(*ids) == declined
-        await payments.mark_told(first.id)
+        await payments.mark_decline_returned(first.id)
         assert await payments.latest_payment(*ids) is None
         second = (await create(payments, order)).payment
         assert await payments.latest_payment(*ids) == second
@@ -231,7 +231,7 @@ class Contract:
         with pytest.raises(InProgress):
             await create(payments, order)
         await end(payments, payment, DECLINED)
-        await payments.mark_told(payment.id)
+        await payments.mark_decline_returned(payment.id)
         assert (await create(payments, order)).payment.id == payment.id
         other = PayOrder(order.reservation_id, 42, "another key")
         assert (await create(payments, other)).created
@@ -266,10 +266,10 @@ class Contract:
     async def test_old_keys_are_deleted(self, payments: Payments) -> None:
         order = new_order(f"key {random.random()}")
         payment = (await create(payments, order)).payment
-        await payments.forget_keys(older_than_hours=1)
+        await payments.delete_old_keys(older_than_hours=1)
         with pytest.raises(InProgress):
             await create(payments, order)
-        await payments.forget_keys(older_than_hours=0)
+        await payments.delete_old_keys(older_than_hours=0)
         assert await create(payments, order) == Attempt(payment, created=False)
 
 
