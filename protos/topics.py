@@ -26,7 +26,7 @@ TOPICS: Mapping[str, int] = {
 }
 
 
-async def create(bootstrap: str, *, request_timeout_ms: int = 5000) -> None:
+async def create(bootstrap: str) -> None:
     """Creates the missing topics, with one replica each.
 
     Raises aiokafka's errors if Kafka is unavailable.
@@ -34,7 +34,7 @@ async def create(bootstrap: str, *, request_timeout_ms: int = 5000) -> None:
     # Imported here, so that the constants cost no import of aiokafka.
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=request_timeout_ms)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
     await admin.start()
     try:
         existing = set(await admin.list_topics())
@@ -56,5 +56,5 @@ async def create(bootstrap: str, *, request_timeout_ms: int = 5000) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(create(os.environ["KAFKA_BOOTSTRAP"], request_timeout_ms=30_000))
+    asyncio.run(create(os.environ["KAFKA_BOOTSTRAP"]))
     print(f"Kafka has all {len(TOPICS)} topics.")

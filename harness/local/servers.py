@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import pwd
 import shutil
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,12 +19,10 @@ from pymysql.cursors import Cursor
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from harness import stopping as stop_request
 from harness.errors import UserError
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, Ports
 from harness.local.process import Process, find_binary, run_to_end
-from protos import topics
 
 KAFKA_JARS = REPOSITORY / ".local" / "lib" / "kafka" / "libs"
 KAFKA_CONFIG = REPOSITORY / "deploy" / "config" / "kafka"
@@ -263,19 +258,3 @@ class Kafka(_Server):
         # The broker opens its port last.
         with socket.create_connection((HOST, self._ports["kafka"]), timeout=1):
             return True
-
-    def create_topics(self, timeout: float = 30.0) -> None:
-        """Creates the missing topics. Raises UserError after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                # In a thread, because the caller's thread may run an event loop.
-                with ThreadPoolExecutor(max_workers=1) as pool:
-                    pool.submit(asyncio.run, topics.create(self._ports.address("kafka"))).result()
-                return
-            except Exception as error:
-                if time.monotonic() > deadline or self._stopping.is_set() or not self.running:
-                    raise UserError(
-                        f"Kafka does not accept topics ({error!r}); its log is {self.log_path}."
-                    ) from error
-                stop_request.wait(0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -136,8 +137,15 @@ class Stack:
             self.mariadb.create_database(name, self.secrets.mysql[name])
 
     def create_topics(self) -> None:
-        """Creates the missing Kafka topics."""
-        self.kafka.create_topics()
+        """Creates the missing Kafka topics. Log: topics.log."""
+        run_to_end(
+            [str(PYTHON), "-m", "protos.topics"],
+            what="creating Kafka's topics",
+            env={**os.environ, "KAFKA_BOOTSTRAP": self.kafka_bootstrap},
+            log_path=self._log("topics"),
+            stopping=self._stopping,
+            timeout=60,
+        )
 
     def migrate(self) -> None:
         """Brings the schemas to the newest version. Logs: migrate-<program>.log."""

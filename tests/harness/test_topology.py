@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
+from docs.generate import PROGRAMS as DOCUMENTED
 from docs.generate import settings_class
 from harness import topology
 from harness.files import REPOSITORY
@@ -138,6 +139,10 @@ def test_the_settings_of_the_topology_are_settings_of_the_program(program: Progr
     assert fields["metrics_listen"].default == f"127.0.0.1:{program.metrics_port}"
     for name in program.calls:
         assert fields[f"{name}_addr"].default == f"127.0.0.1:{topology.PORTS[name]}"
+
+
+def test_the_documentation_describes_every_program() -> None:
+    assert set(DOCUMENTED) == topology.BY_MODULE.keys()
 
 
 @each_program
