@@ -83,8 +83,8 @@ def parse(output: str, what: str) -> Run:
         "connection errors": numbers["socket_errors"],
         f"replies that took over {TIMEOUT_SECONDS} s": numbers["timeouts"],
     }
-    if told := ", ".join(f"{count} {name}" for name, count in bad.items() if count):
-        raise RunError(f"{what}: {told} among {numbers['requests']} requests.")
+    if failures := ", ".join(f"{count} {name}" for name, count in bad.items() if count):
+        raise RunError(f"{what}: {failures} among {numbers['requests']} requests.")
     if not numbers["requests"]:
         raise RunError(f"{what}: no reply at all.")
     return Run(

@@ -57,8 +57,8 @@ class Cgroup:
     def memory_limit(self) -> int | None:
         """How many bytes it may use; None: all."""
         if v2 := self._v2():
-            told = (v2 / "memory.max").read_text().strip()
-            return None if told == "max" else int(told)
+            output = (v2 / "memory.max").read_text().strip()
+            return None if output == "max" else int(output)
         limit = _number(self._v1("memory") / "memory.limit_in_bytes")
         return None if limit > 1 << 60 else limit
 
@@ -142,8 +142,8 @@ rows = {{"python": platform.python_version()}}
 print(json.dumps(rows | {{n: importlib.metadata.version(n) for n in {PACKAGES!r}}}))
 """
     rows: dict[str, str] = {"python": "unknown"}
-    if told := _docker("exec", first["gateway"], "python", "-c", lines):
-        rows = json.loads(told)
+    if output := _docker("exec", first["gateway"], "python", "-c", lines):
+        rows = json.loads(output)
     for service, program in (("redis", "redis-server"), ("mariadb", "mariadbd")):
         rows[program] = version_in(_docker("exec", first[service], program, "--version"))
     return rows

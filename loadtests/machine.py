@@ -61,15 +61,15 @@ def _version_of(command: list[str]) -> str:
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
     try:
         # wrk prints its version and then fails, because it was given no URL.
-        told = subprocess.run(
+        output = subprocess.run(
             command, capture_output=True, text=True, env={"PATH": path}, check=False
         )
     except FileNotFoundError:
         return "unknown"
-    return version_in(told.stdout + told.stderr)
+    return version_in(output.stdout + output.stderr)
 
 
-def version_in(told: str) -> str:
+def version_in(output: str) -> str:
     """The first part of the text that looks like a version."""
-    match = re.search(r"\d+\.\d+[\w.]*", told)
+    match = re.search(r"\d+\.\d+[\w.]*", output)
     return match[0] if match else "unknown"

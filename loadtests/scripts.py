@@ -128,14 +128,14 @@ def binary() -> str:
 
 
 def version() -> str:
-    told = subprocess.run([binary(), "version"], capture_output=True, text=True, check=False)
-    match = re.search(r"\d+\.\d+\.\d+", told.stdout)
+    output = subprocess.run([binary(), "version"], capture_output=True, text=True, check=False)
+    match = re.search(r"\d+\.\d+\.\d+", output.stdout)
     return match[0] if match else "unknown"
 
 
 def plan(script: str, environ: Mapping[str, str]) -> Plan:
     """Asks k6 what the script would do. Raises UserError for settings that it does not take."""
-    told = subprocess.run(
+    output = subprocess.run(
         [
             binary(),
             "inspect",
@@ -149,9 +149,9 @@ def plan(script: str, environ: Mapping[str, str]) -> Plan:
         text=True,
         check=False,
     )
-    if told.returncode:
-        raise UserError(f"{script}: {_reason(told.stderr)}")
-    required = _Requirements.model_validate_json(told.stdout)
+    if output.returncode:
+        raise UserError(f"{script}: {_reason(output.stderr)}")
+    required = _Requirements.model_validate_json(output.stdout)
     (scenario,) = required.scenarios.values()
     return Plan(
         users=required.maxVUs,
@@ -229,11 +229,11 @@ def _state(log: Path) -> tuple[str, float]:
     return f"{int(users):,} of {int(most):,} users, {int(done):,} done", seconds(spent)
 
 
-def _reason(told: str) -> str:
+def _reason(output: str) -> str:
     """The last error in k6's output, without k6's prefixes and positions, as one sentence."""
-    errors = re.findall(r'level=error msg="((?:[^"\\]|\\.)*)"', told)
+    errors = re.findall(r'level=error msg="((?:[^"\\]|\\.)*)"', output)
     if not errors:
-        text = told.strip().rsplit("\n", 1)[-1] or "k6 printed no error"
+        text = output.strip().rsplit("\n", 1)[-1] or "k6 printed no error"
     else:
         text = errors[-1].split("\\n")[0].replace('\\"', '"')
         text = re.sub(r"^(GoError|Error|test aborted): ", "", text)

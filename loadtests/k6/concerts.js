@@ -1,4 +1,4 @@
-// GET /concerts: people who are in look what there is.
+// GET /concerts: admitted people list the concerts.
 
 import { sleep } from 'k6';
 

@@ -1,4 +1,4 @@
-// POST /queues/enqueue: somebody enters the queue.
+// POST /queues/enqueue: new people enter the queue.
 
 import { sleep } from 'k6';
 

@@ -1,5 +1,5 @@
-// The whole journey: queue, wait, look around, hold a seat, pay. Each iteration is another person,
-// who stops early only without a place, an admission or a seat.
+// The whole journey: enter, wait, browse, hold a seat, pay. Each iteration is a new person, who stops
+// early only without a place, an admission or a seat.
 
 import exec from 'k6/execution';
 import { sleep } from 'k6';
@@ -34,10 +34,10 @@ const failed = new Rate('journeys_failed');
 const waited = new Trend('journey_waited', true);
 const polls = new Trend('journey_polls');
 
-// A person's patience, in line and in looking for a seat.
+// The limits of a person's patience: waiting in line, and trying seats.
 const MAX_WAIT_SECONDS = number('MAX_WAIT_SECONDS', 600);
 const MAX_SEATS_TRIED = number('MAX_SEATS_TRIED', 5);
-// Whoever waits in vain leaves before k6 ends the iteration, so that it is counted as stopped.
+// A person who waits too long leaves before k6 ends the iteration, so that it counts as stopped.
 const LAST_CALL_SECONDS = lastSecond('journey') - 3;
 
 export function setup() {

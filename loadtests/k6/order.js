@@ -1,4 +1,4 @@
-// GET /queues/order: people in line ask where they stand.
+// GET /queues/order: waiting people poll their position.
 
 import { sleep } from 'k6';
 

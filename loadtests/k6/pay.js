@@ -1,5 +1,5 @@
-// POST /concerts/reservations/{reservationId}/pay: each iteration is another person, who was let
-// in and holds a seat already, and pays for it.
+// POST /concerts/reservations/{reservationId}/pay: each iteration is a new person, who is
+// already admitted and holds a seat, and pays for it.
 
 import { sleep } from 'k6';
 

@@ -1,4 +1,5 @@
-// POST /concerts/reservation: people hold any seat; that somebody else has it is a right answer.
+// POST /concerts/reservation: people hold random seats. A seat that somebody else has (409) is a
+// correct reply.
 
 import { sleep } from 'k6';
 

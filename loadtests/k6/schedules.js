@@ -1,4 +1,4 @@
-// GET /concerts/{concertId}/schedules: people look at the dates of any concert.
+// GET /concerts/{concertId}/schedules: people read the dates of a random concert.
 
 import { sleep } from 'k6';
 

@@ -1,4 +1,4 @@
-// GET /concerts/schedules/{scheduleId}/seats: people look at the seats of some 20 dates.
+// GET /concerts/schedules/{scheduleId}/seats: people read the seats of 20 dates.
 
 import { sleep } from 'k6';
 

@@ -133,7 +133,7 @@ def test_committed_page_is_made_from_the_committed_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("arguments", "environment", "message"),
     [
         (["--rounds", "0"], {}, "'--rounds': Input should be greater than or equal to 1"),
         (["--seconds", "x"], {}, "valid integer"),
@@ -146,7 +146,7 @@ def test_committed_page_is_made_from_the_committed_figures() -> None:
 def test_bad_input_is_one_sentence_and_status_2(
     arguments: list[str],
     environment: dict[str, str],
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -154,13 +154,13 @@ def test_bad_input_is_one_sentence_and_status_2(
         monkeypatch.setenv(name, value)
     assert run_app(bench.app, arguments) == 2
     said = capsys.readouterr().err
-    assert told in said
+    assert message in said
     assert said.startswith("frontrow: ")
     assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("happens", "status", "told"),
+    ("happens", "status", "message"),
     [
         (RunError("pay: no reply at all."), 1, "pay: no reply at all."),
         (UserError("redis-server is not installed."), 2, "redis-server is not installed."),
@@ -173,7 +173,7 @@ def test_bad_input_is_one_sentence_and_status_2(
 def test_what_ends_it_is_one_sentence_and_its_status(
     happens: Exception | signal.Signals,
     status: int,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -187,7 +187,7 @@ def test_what_ends_it_is_one_sentence_and_its_status(
     monkeypatch.setattr(bench, "measure", measure)
     assert run_app(bench.app, []) == status
     said = capsys.readouterr().err
-    assert said.startswith(f"frontrow: {told}")
+    assert said.startswith(f"frontrow: {message}")
     assert said.count("\n") == 1
 
 

@@ -220,7 +220,7 @@ def test_two_gateways_fill_two_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"FIRST_USERS": "0"}, "FIRST_USERS must be"),
         ({"STEP_SECONDS": "x"}, "STEP_SECONDS must"),
@@ -231,7 +231,7 @@ def test_two_gateways_fill_two_cores() -> None:
 )
 def test_bad_input_is_refused_before_anything_starts(
     settings: dict[str, str],
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -240,5 +240,5 @@ def test_bad_input_is_refused_before_anything_starts(
         monkeypatch.setenv(name, value)
     assert run_app(app, ["capacity"]) == 2
     said = capsys.readouterr().err
-    assert told in said
+    assert message in said
     assert said.count("\n") == 1

@@ -153,7 +153,7 @@ def test_how_many_are_admitted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"SCRIPT": "seats,lunch"}, "no script 'lunch'"),
         ({"SCRIPT": "lunch"}, "no script 'lunch'"),
@@ -166,7 +166,7 @@ def test_how_many_are_admitted() -> None:
 )
 def test_bad_input_is_one_sentence_and_status_2(
     settings: dict[str, str],
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -176,7 +176,7 @@ def test_bad_input_is_one_sentence_and_status_2(
         monkeypatch.setenv(name, value)
     assert run_app(app, ["loadtest"]) == 2
     said = capsys.readouterr().err
-    assert told in said
+    assert message in said
     assert said.startswith("frontrow: ")
     assert said.count("\n") == 1
 
@@ -212,16 +212,18 @@ def test_percentiles_lie_between_neighbours() -> None:
 
 
 def test_the_last_words_of_k6() -> None:
-    told = (
+    message = (
         'time="x" level=info msg="all well"\n'
         'time="x" level=error msg="test aborted: There are no concerts: seed the database.'
         ' at file:///a/b.js:1:2(3)" hint="script"\n'
     )
-    assert scripts._reason(told) == "There are no concerts: seed the database."
+    assert scripts._reason(message) == "There are no concerts: seed the database."
     assert scripts._reason("") == "k6 printed no error."
-    told = 'level=error msg="test aborted: Seats cannot be held: are there any left?"'
-    assert scripts._reason(told) == "Seats cannot be held: are there any left?"
-    told = 'level=error msg="GoError: the room is full, look at it\\n\\tat a (file:///a.js:1:2(3))"'
-    assert scripts._reason(told) == "the room is full, look at it."
-    told = 'level=error msg="Error: stop at once at default (file:///a.js:1:2(3))"'
-    assert scripts._reason(told) == "stop at once."
+    message = 'level=error msg="test aborted: Seats cannot be held: are there any left?"'
+    assert scripts._reason(message) == "Seats cannot be held: are there any left?"
+    message = (
+        'level=error msg="GoError: the room is full, look at it\\n\\tat a (file:///a.js:1:2(3))"'
+    )
+    assert scripts._reason(message) == "the room is full, look at it."
+    message = 'level=error msg="Error: stop at once at default (file:///a.js:1:2(3))"'
+    assert scripts._reason(message) == "stop at once."

@@ -27,10 +27,10 @@ def quiet(state: str, spent: float) -> None:
 
 def test_each_holds_a_seat_of_its_own() -> None:
     with serving({}) as gateway:
-        told: list[str] = []
+        message: list[str] = []
         wanted = Wanted(people=40, holds=True, in_setup=False)
         people = prepare.make(
-            wanted, 20, environ(gateway.url), lambda state, spent: told.append(state)
+            wanted, 20, environ(gateway.url), lambda state, spent: message.append(state)
         )
         assert len({person.user_id for person in people}) == 40
         assert len({person.reservation_id for person in people}) == 40
@@ -41,7 +41,7 @@ def test_each_holds_a_seat_of_its_own() -> None:
         first = [(concert * ids) * fake_gateway.SEATS for concert in range(fake_gateway.CONCERTS)]
         each = fake_gateway.SCHEDULES * fake_gateway.SEATS
         assert all(any(0 < seat - start <= each for start in first) for seat in gateway.seats)
-        assert told[-1] == "40 of 40 people ready"
+        assert message[-1] == "40 of 40 people ready"
 
 
 def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
@@ -53,7 +53,7 @@ def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistakes", "people", "told"),
+    ("mistakes", "people", "message"),
     [
         ({}, _SEATS + 1, "Seats cannot be held before the measurement: are there any left"),
         (
@@ -68,9 +68,9 @@ def test_a_seat_that_somebody_else_has_is_no_hindrance() -> None:
         ),
     ],
 )
-def test_a_preparation_that_fails_is_told(mistakes: Mistakes, people: int, told: str) -> None:
+def test_a_preparation_that_fails_is_told(mistakes: Mistakes, people: int, message: str) -> None:
     wanted = Wanted(people=people, holds=True, in_setup=False)
-    with serving(mistakes) as gateway, pytest.raises(UserError, match=told):
+    with serving(mistakes) as gateway, pytest.raises(UserError, match=message):
         prepare.make(wanted, 20, environ(gateway.url), quiet)
 
 

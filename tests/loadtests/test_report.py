@@ -28,10 +28,10 @@ from tests.loadtests.figures import STATS, a_result, a_script, a_series
 
 
 def test_table_of_the_terminal() -> None:
-    told = words.table(a_result(a_script(), a_script("pay", passed=False)))
-    assert "GET …/seats" in told
-    assert told.splitlines()[1].endswith("ok")
-    assert told.splitlines()[2].endswith("THRESHOLDS BROKEN")
+    text = words.table(a_result(a_script(), a_script("pay", passed=False)))
+    assert "GET …/seats" in text
+    assert text.splitlines()[1].endswith("ok")
+    assert text.splitlines()[2].endswith("THRESHOLDS BROKEN")
 
 
 def test_broken_thresholds_are_named() -> None:
@@ -75,16 +75,16 @@ def in_containers(**changes: Any) -> Result:
 
 
 def test_page_says_what_the_caps_did() -> None:
-    told = run_report.page(in_containers(own_stack=False), {"seats": a_series()})
-    assert "a running system of 3 containers, 2c4g in all" in told
-    assert words.ABOUT_CAPS in told
-    assert "<th>containers</th><th>cap, MiB</th><th>cap, cores</th><th>held up</th>" in told
-    assert "<td>gateway</td><td>2</td><td>3,072</td><td>1.50</td><td>25 %</td><td>0.20" in told
-    assert "<td>redis</td><td>1</td><td>1,024</td><td>0.50</td><td>0 %</td><td>0.20" in told
-    assert "<td>k6</td><td></td><td></td><td></td><td></td><td>0.20" in told
-    told = run_report.page(a_result(), {"seats": a_series()})
-    assert "a stack started for it</p>" in told
-    assert "cap, cores" not in told
+    text = run_report.page(in_containers(own_stack=False), {"seats": a_series()})
+    assert "a running system of 3 containers, 2c4g in all" in text
+    assert words.ABOUT_CAPS in text
+    assert "<th>containers</th><th>cap, MiB</th><th>cap, cores</th><th>held up</th>" in text
+    assert "<td>gateway</td><td>2</td><td>3,072</td><td>1.50</td><td>25 %</td><td>0.20" in text
+    assert "<td>redis</td><td>1</td><td>1,024</td><td>0.50</td><td>0 %</td><td>0.20" in text
+    assert "<td>k6</td><td></td><td></td><td></td><td></td><td>0.20" in text
+    text = run_report.page(a_result(), {"seats": a_series()})
+    assert "a stack started for it</p>" in text
+    assert "cap, cores" not in text
 
 
 def test_charts_say_what_was_changed_and_capped() -> None:
@@ -117,13 +117,13 @@ def test_charts_show_the_limit_of_the_run(draw: Callable[[Script], bytes]) -> No
 
 def test_one_is_not_many() -> None:
     counted = {"seats_won": 1, "seats_taken": 1, "prepared_late": 1, "dropped_iterations": 1}
-    told = words.facts(a_script(requests=1, counted=counted))
-    assert told.startswith("1 request in 60 s, 0 wrong; 1 seat was held, 1 time somebody else had")
-    assert "1 person was prepared during the load, and not before; k6 could not start 1 it" in told
+    text = words.facts(a_script(requests=1, counted=counted))
+    assert text.startswith("1 request in 60 s, 0 wrong; 1 seat was held, 1 time somebody else had")
+    assert "1 person was prepared during the load, and not before; k6 could not start 1 it" in text
     counted = {"seats_won": 2, "seats_taken": 1_000, "journeys_bought": 0}
-    told = words.facts(a_script(counted=counted))
-    assert "0 people bought a seat" in told
-    assert "2 seats were held, 1,000 times somebody else had the seat (409)" in told
+    text = words.facts(a_script(counted=counted))
+    assert "0 people bought a seat" in text
+    assert "2 seats were held, 1,000 times somebody else had the seat (409)" in text
 
 
 def test_a_script_without_requests_can_be_reported(tmp_path: Path) -> None:
@@ -172,35 +172,35 @@ def test_figures_of_a_script_are_those_under_load() -> None:
 
 
 def test_violations_stand_out() -> None:
-    told = verify.lines({"good": 0, "bad": 2})
-    assert "0  good" in told
-    assert told.endswith("2  bad   VIOLATED")
+    text = verify.lines({"good": 0, "bad": 2})
+    assert "0  good" in text
+    assert text.endswith("2  bad   VIOLATED")
 
 
 # --- the committed page ----------------------------------------------------------------------
 
 
 def test_page_compares_with_the_report_to_beat() -> None:
-    told = committed.page({"baseline": a_result(a_script("seats"), a_script("journey"))}, None)
+    text = committed.page({"baseline": a_result(a_script("seats"), a_script("journey"))}, None)
     assert (
         "| GET …/seats | 82.5 → **3.0** (28) | 435 → **6.0** (72) | 847 → **20.0** (42)"
-        " | 58.7 → **61.7** | overload |" in told
+        " | 58.7 → **61.7** | overload |" in text
     )
-    assert "Targets: 3 of 3 met." in told
-    assert "x10, rush, hotseat, soak" in told
+    assert "Targets: 3 of 3 met." in text
+    assert "x10, rush, hotseat, soak" in text
 
 
 def test_page_names_what_was_left_out_and_what_is_missing() -> None:
     scripts = [a_script(name) for name in ("concerts", "schedules", "seats", "order", "journey")]
-    told = committed.page({"x10": a_result(*scripts, profile="x10")}, None)
-    assert "Left out: POST /queues/enqueue, POST /concerts/reservation, POST …/pay." in told
+    text = committed.page({"x10": a_result(*scripts, profile="x10")}, None)
+    assert "Left out: POST /queues/enqueue, POST /concerts/reservation, POST …/pay." in text
     missing = {"pay": "pay: Seats cannot be held.", "enqueue": "not run after pay failed"}
     gone = a_result(*scripts, passed=False, missing=missing, invariants={}, unverified="Kafka died")
-    told = committed.page({"baseline": gone}, None)
-    assert "Left out: POST /concerts/reservation." in told
-    assert "**Not measured: POST …/pay: pay: Seats cannot be held.**" in told
-    assert "**Not verified: Kafka died.**" in told
-    assert "What must be 0" not in told
+    text = committed.page({"baseline": gone}, None)
+    assert "Left out: POST /concerts/reservation." in text
+    assert "**Not measured: POST …/pay: pay: Seats cannot be held.**" in text
+    assert "**Not verified: Kafka died.**" in text
+    assert "What must be 0" not in text
     rush = a_result(a_script("journey"), profile="rush")
     assert "Left out" not in committed.page({"rush": rush}, None)
 
@@ -208,8 +208,8 @@ def test_page_names_what_was_left_out_and_what_is_missing() -> None:
 def test_page_of_a_script_without_requests() -> None:
     none = a_script("journey", duration=None, requests=0, per_second=0.0,
                     routes={"pay": {"requests": 0}})  # fmt: skip
-    told = committed.page({"baseline": a_result(none, passed=False)}, None)
-    assert "Targets: 0 of 1 met. **Missed**: the journey p99 not measured (target 40)." in told
+    text = committed.page({"baseline": a_result(none, passed=False)}, None)
+    assert "Targets: 0 of 1 met. **Missed**: the journey p99 not measured (target 40)." in text
 
 
 def test_page_says_what_ran_on_the_machine() -> None:
@@ -217,20 +217,20 @@ def test_page_says_what_ran_on_the_machine() -> None:
     together = a_result(a_script(cpu=everything))
     assert "Everything ran on it together, k6 and Kafka" in committed.page({"x10": together}, None)
     apart = a_result(a_script(cpu={"k6": everything["k6"]}))
-    told = committed.page({"x10": apart}, None)
-    assert "Everything ran on it" not in told
-    assert "k6 ran on it; gateway, queue_service," in told
-    assert "kafka elsewhere, or out of sight." in told
+    text = committed.page({"x10": apart}, None)
+    assert "Everything ran on it" not in text
+    assert "k6 ran on it; gateway, queue_service," in text
+    assert "kafka elsewhere, or out of sight." in text
 
 
 def test_page_has_no_versions_of_the_machine_around_containers() -> None:
     machine = {"processor": "some", "python": "3.11.7", "k6": "1.1.0"}
-    told = committed.page({"baseline-2c4g": in_containers(machine=machine)}, None)
-    assert "processor some, k6 1.1.0. Which versions ran in the containers was not" in told
-    assert "3.11.7" not in told
+    text = committed.page({"baseline-2c4g": in_containers(machine=machine)}, None)
+    assert "processor some, k6 1.1.0. Which versions ran in the containers was not" in text
+    assert "3.11.7" not in text
     known = in_containers(machine=machine, versions_of="containers")
-    told = committed.page({"baseline-2c4g": known}, None)
-    assert "processor some, python 3.11.7, k6 1.1.0." in told
+    text = committed.page({"baseline-2c4g": known}, None)
+    assert "processor some, python 3.11.7, k6 1.1.0." in text
 
 
 def test_page_of_what_the_search_found() -> None:
@@ -245,35 +245,35 @@ def test_page_of_what_the_search_found() -> None:
         "missing": {"pay": "the search was stopped"},
         "scripts": {"seats": one, "order": none, "pay": one},
     })  # fmt: skip
-    told = committed.page({}, found)
-    assert "| GET …/seats | 800 | 700.0 | 150 | p99 999 ms | gateway: its core is full |" in told
-    assert "| GET /queues/order | 0 | 700.0 |  | the queue is full |" in told
-    assert "with the 3 s in which they arrived in all figures" in told
-    assert "- Not found: POST …/pay: the search was stopped." in told
-    assert "| POST …/pay |" not in told
+    text = committed.page({}, found)
+    assert "| GET …/seats | 800 | 700.0 | 150 | p99 999 ms | gateway: its core is full |" in text
+    assert "| GET /queues/order | 0 | 700.0 |  | the queue is full |" in text
+    assert "with the 3 s in which they arrived in all figures" in text
+    assert "- Not found: POST …/pay: the search was stopped." in text
+    assert "| POST …/pay |" not in text
 
 
 def test_page_says_what_was_missed_or_broken() -> None:
     slow = a_script("seats", duration=STATS | {"p99": 250.0}, thresholds={"p(99)<200": False})
-    told = committed.page(
+    text = committed.page(
         {"baseline": a_result(slow, invariants={"charged and not confirmed": 3}, passed=False)},
         None,
     )
-    assert "**Missed**: GET …/seats p99 250 ms (target 25)" in told
-    assert "- GET …/seats: `p(99)<200`" in told
-    assert "| charged and not confirmed | **3** |" in told
-    assert "All thresholds and invariants held" not in told
+    assert "**Missed**: GET …/seats p99 250 ms (target 25)" in text
+    assert "- GET …/seats: `p(99)<200`" in text
+    assert "| charged and not confirmed | **3** |" in text
+    assert "All thresholds and invariants held" not in text
 
 
 def test_a_run_in_containers_stands_beside_the_one_without() -> None:
     free, capped = a_result(a_script("seats")), in_containers()
-    told = committed.page({"baseline": free, "baseline-2c4g": capped}, None)
-    assert "## Profile `baseline` in containers, 2c4g" in told
-    assert "a stack started for it of 3 containers." in told
-    assert "p99 uncapped | capped" in told
-    assert "| cap, cores | 1.50 | 0.50 |" in told
-    assert "| GET …/seats | 25 % | 0 % |" in told
-    assert "load-test-report/baseline-2c4g/charts.png" in told
+    text = committed.page({"baseline": free, "baseline-2c4g": capped}, None)
+    assert "## Profile `baseline` in containers, 2c4g" in text
+    assert "a stack started for it of 3 containers." in text
+    assert "p99 uncapped | capped" in text
+    assert "| cap, cores | 1.50 | 0.50 |" in text
+    assert "| GET …/seats | 25 % | 0 % |" in text
+    assert "load-test-report/baseline-2c4g/charts.png" in text
 
 
 def test_committed_page_is_made_from_the_committed_runs() -> None:

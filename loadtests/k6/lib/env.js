@@ -2,16 +2,16 @@
 //
 //   BASE_URL      the gateway; default http://127.0.0.1:8080
 //   USERS         user ids are from 1 to this; default 1,000,000
-//   SCHEDULES_OF_SEATS   among how many dates the seats route chooses; default 20
+//   SCHEDULES_OF_SEATS   how many dates the seats route chooses from; default 20
 //
-// What is for sale. loadtests.run counts it, and sets these; they are for a script that is run
+// What is for sale. `make loadtest` counts it and sets these; set them for a script that you run
 // alone:
 //
 //   CONCERTS      concerts, with ids from 1; default 100
 //   SCHEDULES     dates of each concert; default 100
-//   SCHEDULE_IDS  how far apart the dates of two concerts are numbered; default 100
+//   SCHEDULE_IDS  difference between the first date ids of two concerts; default 100
 //   SEATS         seats of each date; default 150
-//   HOT_SCHEDULE  the one date that everybody wants; default: any, or in hotseat one by chance
+//   HOT_SCHEDULE  the one date that everybody wants; default: any; in hotseat a random one
 
 /** The variable `name`, or the default if it is not set or empty. */
 export function text(name, otherwise) {
@@ -81,7 +81,7 @@ export function anyUser() {
   return among(USERS);
 }
 
-// Coprime to the number of users, unless that is a multiple of so large a prime.
+// A prime, so coprime to the number of users unless that number is one of its multiples.
 const STRIDE = 618_041;
 
 /** The user of an iteration: as if by chance, but never the same one twice (of a million), since

@@ -1,9 +1,9 @@
-// People who are made ready before the measurement: let in, or with a seat held.
+// People who are prepared before the measurement: admitted, or with a seat held.
 //
-// setup() makes them and hands them out, if they fit into PREPARED_MEGABYTES. For more of them
+// setup() prepares and returns them if they fit into PREPARED_MEGABYTES. Otherwise
 // loadtests/prepare.py writes a file before k6 starts, PREPARED_FILE, of which k6 keeps one copy
-// for all virtual users. Whoever still finds nobody makes a person of its own, in the phase
-// `prepare`, before the request that is measured: the metric prepared_late counts them.
+// for all virtual users. A virtual user that finds no person left prepares one, in the phase
+// `prepare`, before the measured request: the metric prepared_late counts them.
 
 import { SharedArray } from 'k6/data';
 import exec from 'k6/execution';
@@ -25,7 +25,7 @@ import {
 const BATCH = 32;
 const TRIES = 5;
 const LOOKS_EACH = 15;
-// Whose hold ends sooner cannot be sure to pay in time.
+// A hold with less time left may expire before the payment.
 const HOLD_LEFT_MS = 5_000;
 
 const preparedLate = new Counter('prepared_late');
@@ -78,7 +78,7 @@ function requireConcerts(fan) {
  * they will look at}. `look(token, id, tags)` looks at the page of each of `ids`. */
 export function letIn(script, look = null, ids = []) {
   const fans = enter(countFor(script));
-  // Nobody may ask too often.
+  // Below the gateway's rate limit.
   const lookers = enter(1 + Math.floor(ids.length / LOOKS_EACH));
   requireAdmitted([...fans, ...lookers]);
   requireConcerts(lookers[0]);

@@ -1,21 +1,21 @@
-// How hard a script pushes, and what it must stand: k6's options from a profile of profiles.json
-// and from the environment.
+// The load and the thresholds of a script: k6's options from a profile of profiles.json and from
+// the environment.
 //
 //   PROFILE              baseline (default), x10, rush, hotseat, soak, smoke
-//   STAGES               as in 15s:50,15s:150,15s:0: users, in rush people a second; of a
-//                        profile with stages: baseline, x10, rush, smoke
-//   VUS                  users of hotseat
-//   RATE                 people a second of soak
-//   DURATION             of hotseat and soak
-//   PREALLOCATED_VUS     how many people of rush and soak may be there at once; who comes when
-//                        they are more is dropped, which breaks a threshold
+//   STAGES               such as 15s:50,15s:150,15s:0: users, in rush people per second;
+//                        for profiles with stages: baseline, x10, rush, smoke
+//   VUS                  users; for hotseat
+//   RATE                 people per second; for soak
+//   DURATION             for hotseat and soak
+//   PREALLOCATED_VUS     concurrent people of rush and soak; more than these are dropped, which
+//                        breaks a threshold
 //   THINK_SECONDS        pause after each iteration
-//   POLL_SECONDS         pause between two looks at the order; default of some profiles: what
-//                        the gateway's Retry-After says
+//   POLL_SECONDS         pause between two polls of the order; default of some profiles: the
+//                        gateway's Retry-After
 //   MAX_AVG_MS, MAX_P99_MS, MAX_FAILED    thresholds: milliseconds, milliseconds, share
-//   PREPARED_MEGABYTES   what setup() may hand out, over all virtual users; see people.js
+//   PREPARED_MEGABYTES   how much setup() may return, over all virtual users; see people.js
 //
-// What the profile has no use for is refused.
+// A variable that the profile does not use is rejected.
 
 import { number, text } from './env.js';
 
@@ -24,7 +24,7 @@ const PROFILES = JSON.parse(open(import.meta.resolve('../profiles.json')));
 /** The routes that the whole journey measures. */
 export const ROUTES = ['enqueue', 'order', 'concerts', 'schedules', 'seats', 'reserve', 'pay'];
 
-// Scripts that need nobody before they begin.
+// Scripts that need no prepared people.
 const ALONE = ['enqueue', 'journey'];
 
 const name = text('PROFILE', 'baseline');
@@ -43,10 +43,10 @@ export function options(script, measures = [script]) {
   return {
     scenarios: { [script]: scenarioOf(script) },
     thresholds: thresholds(script, measures),
-    // No option of k6, but shown by `k6 inspect`: who is to be made ready, see people.js.
+    // Not an option of k6, but shown by `k6 inspect`: the people to prepare, see people.js.
     ext: { frontrow: peopleOf(script) },
     summaryTrendStats: ['avg', 'min', 'med', 'max', 'p(90)', 'p(95)', 'p(99)'],
-    // The fewest tags that the report needs: each costs k6 time, on a machine that is shared.
+    // Only the tags that the report needs: each costs k6 time on the shared machine.
     systemTags: ['name', 'status', 'expected_response', 'error_code'],
     setupTimeout: '300s',
     teardownTimeout: '120s',
@@ -60,7 +60,7 @@ function scenarioOf(script) {
   if (!scenario || !(profile.only ?? [script]).includes(script)) {
     throw new Error(`the profile ${name} is for ${profile.only.join(', ')}, not for ${script}`);
   }
-  // What has begun is finished, unless it hangs.
+  // Lets started iterations end, unless they hang.
   const changed = { gracefulStop: '60s', ...scenario };
   for (const [variable, [key, read]] of Object.entries(CHANGES)) {
     if (!text(variable, '')) continue;
@@ -76,7 +76,7 @@ function scenarioOf(script) {
 
 const DURATION = /^([\d.]+(ms|s|m|h))+$/;
 
-// Variable -> which option of k6 it changes, and how it is read.
+// Variable -> the option of k6 that it changes, and its parser.
 const CHANGES = {
   STAGES: ['stages', (variable) => text(variable).split(',').map(stageOf)],
   VUS: ['vus', whole],
@@ -114,22 +114,22 @@ function thresholds(script, measures) {
     ],
     'http_req_failed{phase:run}': failed,
     'wrong_replies{phase:run}': failed,
-    // Who cannot be made ready makes no request, which must not pass for a good one.
+    // A person who cannot be prepared sends no request, which must not count as success.
     'wrong_replies{phase:prepare}': ['rate==0'],
     dropped_iterations: ['count==0'],
     ...profile.limits,
   };
   for (const route of measures) {
-    // A limit on what never happened holds, says k6: so it must have happened.
+    // For k6 a limit on a metric without samples holds: so require samples.
     limits[`http_reqs{phase:run,name:${route}}`] = ['count>0'];
-    // Without limits of their own: so that the summary tells each route apart.
+    // No limits, so that the summary only lists each route.
     limits[`http_req_duration{phase:run,name:${route}}`] = [];
     limits[`wrong_replies{phase:run,name:${route}}`] = [];
   }
   if (script === 'reserve') limits['seats_won{phase:run}'] = ['count>0'];
   if (script === 'journey') {
-    // Everybody who arrives buys (of whom k6 leaves out the last one); how many turns users take
-    // depends on how long they wait.
+    // Everybody who arrives buys (k6 does not start the last one). In other profiles the number
+    // of iterations depends on the waiting time.
     const arrive = isOpen(script) ? maxIterations(script) - 1 : 0;
     const least = Math.max(1, Math.floor((1 - MAX_FAILED) * arrive));
     limits.journeys_bought = [`count>=${least}`];
@@ -176,7 +176,7 @@ export function lastSecond(script) {
   return [...each, gracefulStop].reduce((sum, part) => sum + seconds(part), 0);
 }
 
-// What a person takes in the memory of a virtual user.
+// Memory of one person in a virtual user.
 const BYTES_EACH = 400;
 const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
 

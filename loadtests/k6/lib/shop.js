@@ -1,12 +1,12 @@
-// The seven routes: each function makes one request, and looks whether the reply is right.
+// The seven routes: each function sends one request and checks the reply.
 //
-// What is measured carries the tag phase=run, what prepares a measurement phase=prepare; the tag
+// Measured requests have the tag phase=run, those that prepare a measurement phase=prepare; the tag
 // name is the route. A reply counts as wrong (metric wrong_replies) unless its status, its body
 // and its headers are what the contract says.
 //
-// k6 shares the machine with what it measures, and reading 150 seats costs it more than the gateway
-// needs to send them. So setup() judges each page once, and hands out the fingerprints of those
-// that were right: a page with the same bytes is right as well, and is not read again.
+// k6 shares the machine with what it measures, and parsing 150 seats costs it more than the gateway
+// needs to send them. So setup() checks each page once and returns the fingerprints of the correct
+// ones: a page with the same bytes is correct too, and is not parsed.
 
 import { md5 } from 'k6/crypto';
 import http from 'k6/http';
@@ -23,7 +23,7 @@ export const PREPARE = { phase: 'prepare' };
 
 const CREATED = http.expectedStatuses(201);
 const OK = http.expectedStatuses(200);
-// Somebody else has the seat: a right answer, which says so at once.
+// Somebody else has the seat: a correct reply.
 const OK_OR_TAKEN = http.expectedStatuses(200, 409);
 const NO_CONTENT = http.expectedStatuses(204);
 
@@ -33,7 +33,7 @@ const DATE = /^\d{4}-\d\d-\d\d$/;
 const PRICE = /^\d+\.\d\d$/;
 const STATUSES = ['AVAILABLE', 'HELD', 'SOLD'];
 const DAY_MS = 86_400_000;
-// The contract's: who asks for no page size gets as many concerts, if there are.
+// The contract's default page size.
 const PAGE_SIZE = 100;
 
 let complaints = 0;
@@ -180,7 +180,7 @@ function areSchedules(schedules, concertId) {
         (status === 'AVAILABLE' || status === 'SOLD_OUT') &&
         (index === 0 || schedules[index - 1].date < date),
     ) &&
-    // The first that has not passed is of today (or, around midnight, of a day beside it).
+    // The first date that has not passed is today (around midnight a day earlier or later).
     (!passed || Math.abs(Date.parse(schedules[0].date) - Date.now()) < 2 * DAY_MS)
   );
 }

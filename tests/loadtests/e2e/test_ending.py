@@ -212,14 +212,14 @@ def test_what_cannot_be_verified_is_said(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("QUEUE_REDIS_URL", "set QUEUE_REDIS_URL to the one behind that gateway"),
         ("QUEUE_LISTEN", "set QUEUE_LISTEN to where queue_service is"),
     ],
 )
 def test_the_waiting_room_of_another_system_is_refused(
-    stack: Stack, run_with: RunWith, setting: str, told: str
+    stack: Stack, run_with: RunWith, setting: str, message: str
 ) -> None:
     others = {
         "QUEUE_REDIS_URL": stack.redis_url.removesuffix("/0") + "/1",
@@ -228,7 +228,7 @@ def test_the_waiting_room_of_another_system_is_refused(
     before = inside(stack)
     ended = run_with(**{setting: others[setting]})
     assert ended.status == 2
-    assert told in ended.err
+    assert message in ended.err
     assert ended.err.count("\n") == 1
     assert inside(stack) <= before, "who looked has left"
 

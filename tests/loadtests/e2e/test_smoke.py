@@ -33,8 +33,8 @@ def test_smoke_of_all_scripts(repository: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    told = ran.stdout.splitlines()[-1]
-    folder = repository / Path(told).parent
+    message = ran.stdout.splitlines()[-1]
+    folder = repository / Path(message).parent
     result = Result.read(folder / "result.json")
     assert [script.name for script in result.scripts] == list(scripts.NAMES)
     assert set(result.invariants.values()) == {0}
