@@ -54,7 +54,7 @@ export default function ({ first, pages }) {
   sleep(THINK_SECONDS);
 }
 
-/** Whether the person was let in. */
+/** Waits in line; returns whether the person was admitted. */
 function wait(me) {
   const began = Date.now();
   const lastCall = exec.scenario.startTime + LAST_CALL_SECONDS * 1000;
@@ -74,7 +74,7 @@ function wait(me) {
   return false;
 }
 
-/** Whether the person has bought a seat. */
+/** Returns whether the person bought a seat. */
 function buy(me) {
   concerts(me.token);
   schedules(me.token, anyConcert());

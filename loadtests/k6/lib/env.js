@@ -18,7 +18,7 @@ export function text(name, otherwise) {
   return __ENV[name] || otherwise;
 }
 
-/** The same as a number. */
+/** The same, as a number. */
 export function number(name, otherwise) {
   if (!__ENV[name]) return otherwise;
   const value = Number(__ENV[name]);
@@ -53,17 +53,17 @@ function upTo(count) {
 
 export const ALL_CONCERTS = upTo(CONCERTS);
 
-/** The ids of all dates of a concert, in their order. */
+/** The ids of all dates of a concert, in order. */
 export function schedulesOf(concertId) {
   return upTo(SCHEDULES).map((number) => (concertId - 1) * SCHEDULE_IDS + number);
 }
 
-/** Of all dates. */
+/** The id of a random date, or of HOT_SCHEDULE. */
 export function anySchedule() {
   return HOT_SCHEDULE || (anyConcert() - 1) * SCHEDULE_IDS + among(SCHEDULES);
 }
 
-/** The few dates that most people look at. */
+/** The few dates whose seats most people read. */
 export const POPULAR_SCHEDULES = HOT_SCHEDULE
   ? [HOT_SCHEDULE]
   : upTo(Math.min(SCHEDULES_OF_SEATS, SCHEDULES));
@@ -72,7 +72,7 @@ export function popularSchedule() {
   return POPULAR_SCHEDULES[among(POPULAR_SCHEDULES.length) - 1];
 }
 
-/** Of all seats. */
+/** The id of a random seat. */
 export function anySeat() {
   return (anySchedule() - 1) * SEATS + among(SEATS);
 }
@@ -84,14 +84,14 @@ export function anyUser() {
 // A prime, so coprime to the number of users unless that number is one of its multiples.
 const STRIDE = 618_041;
 
-/** The user of an iteration: as if by chance, but never the same one twice (of a million), since
- * two people cannot share a place. `first` is any user, the same for all virtual users. */
+/** The user of an iteration: seemingly random, but never the same twice (among a million), because
+ * two people cannot share a place. `first` is a random user, the same for all virtual users. */
 export function userOf(iteration, first) {
   return 1 + ((first + iteration * STRIDE) % USERS);
 }
 
-/** A user id that is used for nothing else: those who were let in before the measurement. Below
- * the ids that mean something to the sandbox payment provider. */
+/** A user id for a person who is admitted before the measurement. Above those of the measurement,
+ * and below the ids that the sandbox payment provider treats specially. */
 export function newUser() {
   return 1_000_000_000 + Math.floor(Math.random() * 90_000_000_000);
 }

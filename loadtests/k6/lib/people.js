@@ -33,7 +33,7 @@ const preparedLate = new Counter('prepared_late');
 const FILE = text('PREPARED_FILE', '');
 const prepared = FILE && new SharedArray('prepared', () => JSON.parse(open(FILE)));
 
-/** How many setup() makes: all; one to try it with; or none, if there is a file. */
+/** How many people setup() prepares: all; one as a trial; or none, if there is a file. */
 function countFor(script) {
   const { people, in_setup: inSetup } = peopleOf(script);
   return prepared ? 0 : inSetup ? people : 1;
@@ -61,7 +61,7 @@ function requireAdmitted(fans) {
   }
 }
 
-/** Raises an error that stops the test unless there is something for sale. */
+/** Throws an error, which stops the test, unless something is for sale. */
 export function requireSeeded() {
   const [fan] = enter(1);
   if (fan.order === 0) requireConcerts(fan);
@@ -74,8 +74,8 @@ function requireConcerts(fan) {
   }
 }
 
-/** {fans: people who are in, one for each user of the script; pages: fingerprints of the pages
- * they will look at}. `look(token, id, tags)` looks at the page of each of `ids`. */
+/** {fans: admitted people, one for each user of the script; pages: fingerprints of the pages that
+ * they will read}. `look(token, id, tags)` reads the page of each of `ids`. */
 export function letIn(script, look = null, ids = []) {
   const fans = enter(countFor(script));
   // Below the gateway's rate limit.
@@ -87,7 +87,7 @@ export function letIn(script, look = null, ids = []) {
   return { fans, pages: pagesSeen() };
 }
 
-/** People who stand in line, one for each user of the script. */
+/** Waiting people, one for each user of the script. */
 export function lineUp(script) {
   const fans = enter(countFor(script));
   if (!(prepared || fans).some((fan) => fan.order > 0)) {
@@ -118,12 +118,12 @@ export function withSeats(script) {
   return fans;
 }
 
-/** Those whom setup() made leave, so that the room is as it was. */
+/** Lets the people of setup() leave, so that the room is as it was. */
 export function sendHome(fans) {
   for (let at = 0; at < fans.length; at += BATCH) leaveMany(fans.slice(at, at + BATCH));
 }
 
-/** Who was made ready for this user or iteration, if anybody. */
+/** The person prepared for this user or iteration, if there is one. */
 function ready(fans, index) {
   return (prepared || fans)[index];
 }
@@ -135,7 +135,7 @@ function enterLate() {
 
 let own = null;
 
-/** The person that this virtual user is, in every iteration. */
+/** The person that this virtual user plays in every iteration. */
 export function myself(fans) {
   if (own === null) own = ready(fans, exec.vu.idInTest - 1) ?? enterLate();
   return own;

@@ -35,10 +35,10 @@ if (!profile) {
 
 const MAX_FAILED = number('MAX_FAILED', 0.02);
 export const THINK_SECONDS = number('THINK_SECONDS', profile.thinkSeconds ?? 1);
-/** Undefined: as long as the gateway says. */
+/** Undefined: as the gateway says. */
 export const POLL_SECONDS = number('POLL_SECONDS', profile.pollSeconds);
 
-/** k6's options for a script that is called `script` and measures these routes. */
+/** k6's options for the script named `script`, which measures these routes. */
 export function options(script, measures = [script]) {
   return {
     scenarios: { [script]: scenarioOf(script) },
@@ -139,19 +139,19 @@ function thresholds(script, measures) {
   return limits;
 }
 
-/** Whether people arrive however many are there already. */
+/** Whether people arrive at a fixed rate (an open model). */
 function isOpen(script) {
   return scenarioOf(script).executor.endsWith('arrival-rate');
 }
 
-/** The most users that are there at once. */
+/** The most concurrent users. */
 export function maxUsers(script) {
   const { stages, vus, preAllocatedVUs } = scenarioOf(script);
   return preAllocatedVUs ?? vus ?? Math.max(...stages.map((stage) => stage.target));
 }
 
-/** At least as many iterations as there will be in all, if none is faster than its pause; of an
- * open model as many as arrive. */
+/** An upper bound of the number of iterations, if none is shorter than its pause; in an open model
+ * the number of arrivals. */
 export function maxIterations(script) {
   const { stages, vus, rate, duration } = scenarioOf(script);
   if (vus) return Math.ceil(vus * turns(seconds(duration))) + vus;
@@ -169,7 +169,7 @@ function turns(time) {
   return time / THINK_SECONDS;
 }
 
-/** Seconds after the start at which k6 ends an iteration that is still under way. */
+/** Seconds after the start at which k6 ends iterations that still run. */
 export function lastSecond(script) {
   const { stages, duration, gracefulStop } = scenarioOf(script);
   const each = stages ? stages.map((stage) => stage.duration) : [duration];
@@ -180,9 +180,9 @@ export function lastSecond(script) {
 const BYTES_EACH = 400;
 const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
 
-/** Who is to be made ready before the script: {people: how many, holds: whether each holds a seat,
- * in_setup: whether setup() can hand them out}. k6 copies what setup() returns to every virtual
- * user, which takes memory and, while users come, processor time. */
+/** The people to prepare before the script: {people: how many, holds: whether each holds a seat,
+ * in_setup: whether setup() can return them}. k6 copies the result of setup() to every virtual
+ * user, which takes memory and, while users arrive, processor time. */
 export function peopleOf(script) {
   const holds = script === 'pay';
   const people = ALONE.includes(script) ? 0 : holds ? maxIterations(script) : maxUsers(script);

@@ -40,12 +40,12 @@ let complaints = 0;
 
 let rightPages = {};
 
-/** Fingerprints of the pages that were found right so far: page -> MD5. */
+/** Fingerprints of the pages that were correct so far: page -> MD5. */
 export function pagesSeen() {
   return rightPages;
 }
 
-/** Takes the fingerprints that setup() found. */
+/** Uses the fingerprints of setup(). */
 export function recognise(pages) {
   rightPages = pages;
 }
@@ -59,7 +59,7 @@ function params(name, tags, expected, token) {
   };
 }
 
-/** The body of a right reply, otherwise null; counts which it is. */
+/** Returns the body of a correct reply, otherwise null; counts both. */
 function judged(response, name, tags, status, isRight) {
   let body = null;
   if (response.status === status) {
@@ -75,7 +75,7 @@ function judged(response, name, tags, status, isRight) {
   return body;
 }
 
-/** Whether the page has been found right before, in each byte, or is found right now. */
+/** Whether the page has the bytes of a page that was correct, or is correct itself. */
 function isRightPage(page, response, name, tags, isRight) {
   const known = rightPages[page];
   if (response.status === 200 && known && known === md5(response.body, 'hex')) {
@@ -119,7 +119,7 @@ export function enqueue(userId, tags = RUN) {
   return entered(http.request(...enqueueRequest(userId, tags)), userId, tags);
 }
 
-/** The same for many users at once; those who got no place are left out. */
+/** The same for many users at once, without those who got no place. */
 export function enqueueMany(userIds, tags) {
   const responses = http.batch(userIds.map((userId) => enqueueRequest(userId, tags)));
   return responses
@@ -127,8 +127,7 @@ export function enqueueMany(userIds, tags) {
     .filter((fan) => fan !== null);
 }
 
-/** {order, retryAfter}, or null. `before`: the order that was seen before, if any; a place in
- * line only ever comes nearer. */
+/** {order, retryAfter}, or null. `before` is the previous order, if any: an order never grows. */
 export function order(token, before = Infinity, tags = RUN) {
   const response = http.get(`${BASE_URL}/queues/order`, params('order', tags, OK, token));
   const retryAfter = Number(response.headers['Retry-After']);
@@ -142,7 +141,7 @@ export function order(token, before = Infinity, tags = RUN) {
   return body && { order: body.order, retryAfter };
 }
 
-/** Gives up the places of many; not one of the seven routes, and not measured. */
+/** Gives back the places of many; not one of the seven routes, and not measured. */
 export function leaveMany(fans) {
   http.batch(
     fans.map(({ token }) => [
@@ -153,7 +152,7 @@ export function leaveMany(fans) {
 
 // --- what is for sale ------------------------------------------------------------------------
 
-/** Looks at the concerts; whether the reply was right. */
+/** Lists the concerts; returns whether the reply was correct. */
 export function concerts(token, tags = RUN) {
   const page = '/concerts';
   const response = http.get(BASE_URL + page, params('concerts', tags, OK, token));
@@ -165,8 +164,8 @@ export function concerts(token, tags = RUN) {
   );
 }
 
-/** Whether these are the dates of the concert, in their order: all of them, or the last ones if
- * the others have passed. */
+/** Whether these are the dates of the concert in order: all, or the last ones if the others have
+ * passed. */
 function areSchedules(schedules, concertId) {
   const ids = schedulesOf(concertId).slice(-schedules.length);
   const passed = schedulesOf(concertId).length > ids.length;
@@ -185,7 +184,7 @@ function areSchedules(schedules, concertId) {
   );
 }
 
-/** Looks at the dates of a concert; whether the reply was right. */
+/** Reads the dates of a concert; returns whether the reply was correct. */
 export function schedules(token, concertId, tags = RUN) {
   const page = `/concerts/${concertId}/schedules`;
   const response = http.get(BASE_URL + page, params('schedules', tags, OK, token));
@@ -195,7 +194,7 @@ export function schedules(token, concertId, tags = RUN) {
   );
 }
 
-/** Looks at the seats of a date; whether the reply was right. */
+/** Reads the seats of a date; returns whether the reply was correct. */
 export function seats(token, scheduleId, tags = RUN) {
   const page = `/concerts/schedules/${scheduleId}/seats`;
   const response = http.get(BASE_URL + page, params('seats', tags, OK, token));
@@ -244,7 +243,7 @@ export function reserve(fan, seatId, tags = RUN) {
   return reserved(http.request(...reserveRequest(fan, seatId, tags)), tags);
 }
 
-/** The same for many, each a seat. */
+/** The same for many people, a seat for each. */
 export function reserveMany(fans, seatIds, tags) {
   const requests = fans.map((fan, index) => reserveRequest(fan, seatIds[index], tags));
   return http.batch(requests).map((response) => reserved(response, tags));
