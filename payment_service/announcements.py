@@ -20,7 +20,7 @@ class Announcements:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def waiting(self) -> set[int]:
+    async def payments_with_unsent_events(self) -> set[int]:
         """Returns the ids of the payments that have an event in the outbox. The events of a payment
         leave the outbox in order, so the event of its last change is among them."""
         found: set[int] = set()
@@ -37,7 +37,7 @@ class Announcements:
             last = rows[-1].id
             found.update(row.payment_id for row in rows)
 
-    async def ended(
+    async def finished_payments(
         self, seconds: float, limit: int
     ) -> AsyncIterator[list[tuple[Payment, datetime]]]:
         """Yields finished payments with the time of their last change, `limit` at a time: all that
@@ -83,7 +83,7 @@ class Announcements:
                 yield [(payment_from(row), row.updated_at.replace(tzinfo=UTC)) for row in rows]
                 before = (rows[-1].driven_until, rows[-1].id)
 
-    async def announce(self, events: Sequence[Event]) -> None:
+    async def write_events(self, events: Sequence[Event]) -> None:
         """Writes events, at least one, into the outbox."""
         values = [
             value

@@ -28,9 +28,9 @@ async def republish_outcomes(announcements: Announcements, seconds: float) -> tu
 
     Idempotent while the events are in the outbox.
     """
-    waiting = await announcements.waiting()
+    waiting = await announcements.payments_with_unsent_events()
     written = present = 0
-    async for ended in announcements.ended(seconds, BATCH):
+    async for ended in announcements.finished_payments(seconds, BATCH):
         missing = []
         for payment, at in ended:
             event = events.of_outcome(payment, at)
@@ -41,7 +41,7 @@ async def republish_outcomes(announcements: Announcements, seconds: float) -> tu
             else:
                 missing.append(event)
         if missing:
-            await announcements.announce(missing)
+            await announcements.write_events(missing)
             written += len(missing)
     return written, present
 
