@@ -25,17 +25,17 @@ PAY_DEADLINE = 10.0
 
 
 def enter_queue(stub: queue_pb2_grpc.QueueServiceStub, room: str, user: int) -> queue_pb2.Place:
-    """Takes a place in line and returns it once it is admitted."""
+    """Enters the queue and returns the place once it is admitted."""
     request = queue_pb2.EnterQueueRequest(room=room, user_ids=[user])
     (entered,) = stub.EnterQueue(request, timeout=DEADLINE).results
     if entered.error_code:
-        raise SystemExit(f"the waiting room takes nobody: {entered.error_code}")
+        raise SystemExit(f"the waiting room gives no place: {entered.error_code}")
     position = entered.position
     while position.state == queue_pb2.PLACE_STATE_WAITING:
         print(f"waiting: number {position.order} in line")
         time.sleep(position.poll_after_ms / 1000)
-        look = queue_pb2.GetPositionsRequest(places=[entered.place])
-        (position,) = stub.GetPositions(look, timeout=DEADLINE).positions
+        poll = queue_pb2.GetPositionsRequest(places=[entered.place])
+        (position,) = stub.GetPositions(poll, timeout=DEADLINE).positions
     if position.state != queue_pb2.PLACE_STATE_ADMITTED:
         raise SystemExit("the place has ended; enter again")
     print(f"admitted with place {entered.place.number}")
@@ -46,7 +46,7 @@ def free_seats(
     concerts: concert_pb2_grpc.ConcertServiceStub,
     reservations: reservation_pb2_grpc.ReservationServiceStub,
 ) -> Iterator[concert_pb2.Seat]:
-    """The seats that are to be had: all of a date, without those that are held or sold."""
+    """Yields the available seats: all seats of a date that are neither held nor sold."""
     page = concerts.ListConcerts(concert_pb2.ListConcertsRequest(), timeout=DEADLINE)
     for concert in page.concerts:
         dates = concerts.ListSchedules(
@@ -60,9 +60,9 @@ def free_seats(
             taken = reservations.ListTakenSeats(
                 reservation_pb2.ListTakenSeatsRequest(schedule_id=date.id), timeout=DEADLINE
             )
-            gone = {*taken.held_seat_ids, *taken.sold_seat_ids}
-            free = [seat for seat in seats if seat.id not in gone]
-            # At random, so that many buyers do not all want the first one.
+            taken_ids = {*taken.held_seat_ids, *taken.sold_seat_ids}
+            free = [seat for seat in seats if seat.id not in taken_ids]
+            # At random, so that many buyers do not compete for the same seat.
             yield from random.sample(free, len(free))
 
 
@@ -71,17 +71,17 @@ def hold_seat(
     reservations: reservation_pb2_grpc.ReservationServiceStub,
     user: int,
 ) -> reservation_pb2.ReserveResponse:
-    """Holds any seat."""
+    """Holds the first available seat."""
     for seat in free_seats(concerts, reservations):
         try:
             return reservations.Reserve(
                 reservation_pb2.ReserveRequest(user_id=user, seat_id=seat.id), timeout=DEADLINE
             )
         except grpc.RpcError as error:
-            # SEAT_HELD or SEAT_SOLD: somebody was quicker.
+            # SEAT_HELD or SEAT_SOLD: another buyer was faster.
             if error.code() != grpc.StatusCode.ALREADY_EXISTS:
                 raise
-    raise SystemExit("everything is taken")
+    raise SystemExit("no seat is available")
 
 
 def pay(
@@ -89,18 +89,18 @@ def pay(
     reservation: reservation_pb2.ReserveResponse,
     place: queue_pb2.Place,
 ) -> payment_pb2.PayResponse:
-    """Pays, and asks again while the outcome is not known. Paying twice charges once."""
+    """Pays, and repeats the call while the outcome is unknown. Paying twice charges once."""
     request = payment_pb2.PayRequest(
         reservation_id=reservation.id,
         user_id=reservation.user_id,
-        # The payment gives this place up, and the next in line is admitted.
+        # The payment ends the admission of this place, and the next in line is admitted.
         admission=payment_pb2.Admission(room=place.room, place_number=place.number),
     )
     while True:
         payment = stub.Pay(request, timeout=PAY_DEADLINE)
         if payment.status != payment_pb2.PAYMENT_STATUS_PENDING:
             return payment
-        print("the outcome is not known yet, asking again")
+        print("the outcome is not known yet, repeating the call")
         time.sleep(1)
 
 

@@ -206,7 +206,7 @@ class FakeReservations:
         self.price = Decimal(price)
         self.owners: dict[int, int] = {}
         self.paying: dict[int, int] = {}
-        self.gone: set[int] = set()
+        self.lapsed: set[int] = set()
         self.calls: list[int] = []
         # Raised by the next calls, one each.
         self.troubles: list[Exception] = []
@@ -215,7 +215,7 @@ class FakeReservations:
         self.owners[reservation_id] = user_id
 
     def lapse(self, reservation_id: int) -> None:
-        self.gone.add(reservation_id)
+        self.lapsed.add(reservation_id)
 
     async def begin_payment(self, payment: Payment) -> Decimal:
         await asyncio.sleep(0)
@@ -226,8 +226,8 @@ class FakeReservations:
         if owner is None:
             raise ReservationNotFound("There is no such reservation.")
         if owner != payment.user_id:
-            raise ReservationOfAnother("The reservation belongs to somebody else.")
-        if payment.reservation_id in self.gone:
+            raise ReservationOfAnother("The reservation belongs to another user.")
+        if payment.reservation_id in self.lapsed:
             raise ReservationExpired("The hold ran out.")
         paying = self.paying.get(payment.reservation_id, 0)
         if paying not in (0, payment.id, payment.failed_payment_id):

@@ -95,8 +95,8 @@ async def test_money_and_events_agree(decision: ChargeStatus) -> None:
         assert all(payment.finished for payment in payments), f"seed {seed}"
         assert shop.provider.charged == succeeded, f"seed {seed}"
         assert len(succeeded) <= 1, f"seed {seed}"
-        told = [e.payment_id for e in shop.events if e.WhichOneof("event") == "succeeded"]
-        assert told == succeeded, f"seed {seed}"
+        published = [e.payment_id for e in shop.events if e.WhichOneof("event") == "succeeded"]
+        assert published == succeeded, f"seed {seed}"
         per_payment = [event.payment_id for event in shop.events]
         assert len(per_payment) == len(set(per_payment)), f"seed {seed}"
         paid += len(succeeded)

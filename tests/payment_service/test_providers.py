@@ -268,7 +268,7 @@ class TestHttp:
         ("error", "raised"),
         [
             (httpx.ReadTimeout("slow"), TimeoutError),
-            (httpx.ConnectError("away"), ProviderUnavailable),
+            (httpx.ConnectError("unavailable"), ProviderUnavailable),
         ],
     )
     async def test_a_provider_that_does_not_answer(

@@ -1,7 +1,7 @@
-"""After a restore, what Kafka's consumers have behind them and the databases do not know of.
+"""Republishing after a restore: events that the consumers have passed, but the databases lack.
 
-Both services are real, on MariaDB and Kafka. A consumer that lets an event pass without effect is
-one whose work the restore has undone: its offset is behind the event, its database before it.
+Both services run on MariaDB and Kafka. A consumer that skips an event stands for one whose work the
+restore has undone: its offset is after the event, its database is from before the event.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ SUCCEEDED = Outcome(Status.SUCCEEDED, Decimal("150000.00"))
 
 
 class Reservations:
-    """reservation_service, without the wire."""
+    """reservation_service, called without gRPC."""
 
     def __init__(self, service: ReservationService) -> None:
         self._service = service
@@ -76,10 +76,10 @@ class Restored:
     service: PaymentService
     relay: Relay
     database: Database
-    #: Whether what a consumer does with an event is there after the restore.
+    #: Whether the restored database has the effects of the consumer.
     confirming: bool = True
     refunding: bool = True
-    told: list[events_pb2.PaymentEvent] = field(default_factory=list)
+    published: list[events_pb2.PaymentEvent] = field(default_factory=list)
     asked_for_refunds: list[int] = field(default_factory=list)
     ours: set[int] = field(default_factory=set)
 
@@ -90,7 +90,7 @@ class Restored:
         results: Sequence[Record] = ()
         if self.confirming:
             results = await PaymentEvents(self.reservations).handle(record)
-        self.told.append(event)
+        self.published.append(event)
         return results
 
     async def on_reservation_event(self, record: Record) -> Sequence[Record]:
@@ -108,7 +108,7 @@ class Restored:
         return await self.reservations.hold_seat(user_id, seat, "")
 
     async def pay(self, held: Reservation) -> Payment:
-        """Its event committed, not sent."""
+        """Pays a hold; the event is in the outbox and not sent."""
         order = PayOrder(held.id, held.user_id, admission=Admission("main", 17))
         with contextlib.suppress(PaymentDeclined):
             await self.service.pay(order)
@@ -119,11 +119,11 @@ class Restored:
         return payment
 
     async def send(self) -> None:
-        """The outbox, until the consumers have it behind them."""
-        sent = len(self.told)
+        """Sends the outbox and waits until the consumers have passed its events."""
+        sent = len(self.published)
         while batch := await self.relay.send_batch():
             sent += batch
-        await until(lambda: len(self.told) >= sent)
+        await until(lambda: len(self.published) >= sent)
 
     async def republish_outcomes(self, seconds: float = HOUR) -> tuple[int, int]:
         return await republish_outcomes(Announcements(self.database), seconds)
@@ -171,7 +171,7 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
         Producer(kafka_bootstrap) as producer,
     ):
         async with database.transaction() as transaction:
-            # Left by tests of the same schema.
+            # Events of other tests on the same schema.
             await transaction.execute("DELETE FROM outbox")
             await transaction.execute("DELETE FROM payment")
         store = RealReservationStore(reservation_database)
@@ -213,7 +213,7 @@ async def test_a_paid_seat_is_confirmed_although_the_consumer_has_passed_its_eve
     assert {payment.status for payment in paid} == {Status.SUCCEEDED}
     shop.confirming = False
     await shop.send()
-    # Hours later: the dump is as it was, the clock is not.
+    # The restore happens hours after the dump.
     await shop.store.lapse(lapsed.id)
     await shop.store.lapse(tidied.id)
     await shop.reservations.expire_holds()
@@ -226,8 +226,8 @@ async def test_a_paid_seat_is_confirmed_although_the_consumer_has_passed_its_eve
     for each, payment in zip((held, lapsed, tidied), paid, strict=True):
         assert await shop.stored(each) == "CONFIRMED"
         assert await shop.charged(payment)
-    # To whoever remembers ids they are the events that they were.
-    first, again = shop.told[:3], shop.told[3:]
+    # The event ids are the same, so consumers that store ids recognise them.
+    first, again = shop.published[:3], shop.published[3:]
     assert {event.event_id for event in first} == {event.event_id for event in again}
     assert {e.succeeded.admission.place_number for e in again} == {17}
     assert {e.succeeded.amount for e in again} == {"150000.00"}
@@ -252,11 +252,11 @@ async def test_a_seat_that_another_user_took_is_refunded(shop: Restored, sold: b
     assert not await shop.charged(paid)
     assert await shop.stored(taken) == ("CONFIRMED" if sold else "HELD")
     await shop.send()
-    assert {event.WhichOneof("event") for event in shop.told} == {"succeeded", "refunded"}
+    assert {event.WhichOneof("event") for event in shop.published} == {"succeeded", "refunded"}
 
 
 async def test_a_requested_refund_is_requested_again(shop: Restored) -> None:
-    """reservation_service has no outbox: that the seat is lost went to Kafka alone."""
+    """reservation_service has no outbox: its SeatLost event is in Kafka only."""
     held = await shop.hold()
     paid = await shop.pay(held)
     await shop.store.lapse(held.id)
@@ -265,7 +265,7 @@ async def test_a_requested_refund_is_requested_again(shop: Restored) -> None:
     await shop.send()
     await until(lambda: shop.asked_for_refunds == [paid.id])
     assert await shop.charged(paid)
-    # Even if the seat is free again: once lost is lost, the money may be on its way.
+    # Also if the seat is free again: the refund may be in progress.
     await shop.reservations.cancel_reservation(taken.id, USER + 1)
 
     shop.refunding = True
@@ -287,7 +287,7 @@ async def test_a_declined_seat_returns_to_its_hold(shop: Restored) -> None:
     await shop.republish_outcomes()
     await shop.send()
     assert await shop.stored(held) == "HELD"
-    first, again = shop.told
+    first, again = shop.published
     assert first.event_id == again.event_id
     assert (first.failed.reason, again.failed.reason) == ("CARD_DECLINED", "PAYMENT_DECLINED")
 
@@ -295,7 +295,7 @@ async def test_a_declined_seat_returns_to_its_hold(shop: Restored) -> None:
 async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
     confirmed, tried_again, returned = [await shop.hold() for _ in range(3)]
     await shop.pay(confirmed)
-    # Declined, and then: paid for; under way.
+    # Both are declined; then one is paid and one has a payment in progress.
     for held in (tried_again, returned):
         order = PayOrder(held.id, USER)
         attempt = await shop.payments.create_payment(order, lease_seconds=30, answer_seconds=30)
@@ -310,7 +310,7 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
     order = PayOrder(returned.id, USER)
     under_way = await shop.payments.create_payment(order, lease_seconds=30, answer_seconds=30)
     await Reservations(shop.reservations).begin_payment(under_way.payment)
-    # And one whose money went back.
+    # And one that was refunded.
     lost = await shop.hold()
     refunded = await shop.pay(lost)
     await shop.store.lapse(lost.id)
@@ -324,7 +324,7 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
         *("CONFIRMED", "CONFIRMED", "PAYING", "EXPIRED")
     ]
     sold = await shop.reservations.sold_seats([each.schedule_id for each in everything])
-    known = {event.event_id for event in shop.told}
+    known = {event.event_id for event in shop.published}
 
     assert await shop.republish_outcomes() == (5, 0)
     await shop.send()
@@ -334,14 +334,14 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
         assert now is not None
         assert replace(now, read_at=was.read_at) == was
     assert sold == await shop.reservations.sold_seats([e.schedule_id for e in everything])
-    assert {event.event_id for event in shop.told} == known
+    assert {event.event_id for event in shop.published} == known
     assert shop.asked_for_refunds == [refunded.id]
 
 
 async def test_a_second_run_adds_nothing(shop: Restored) -> None:
     for _ in range(3):
         await shop.pay(await shop.hold())
-    # Committed, not sent: the dump had them in its outbox.
+    # The events are in the outbox of the dump, not sent.
     assert await shop.republish_outcomes() == (0, 3)
     await shop.send()
     assert await shop.republish_outcomes() == (3, 0)
@@ -352,16 +352,16 @@ async def test_a_second_run_adds_nothing(shop: Restored) -> None:
 async def test_the_window_ends_at_the_newest_change(shop: Restored) -> None:
     old, older, newest = [await shop.pay(await shop.hold()) for _ in range(3)]
     await shop.send()
-    # As if all had been restored days later.
+    # As if the restore happened days later.
     for payment, hours in ((newest, 50), (old, 50.5), (older, 52)):
         await shop.ends_at(payment, hours)
     assert await shop.republish_outcomes(HOUR) == (2, 0)
-    shop.told.clear()
+    shop.published.clear()
     await shop.send()
-    assert {event.payment_id for event in shop.told} == {old.id, newest.id}
-    # When it happened, not when it was told again.
+    assert {event.payment_id for event in shop.published} == {old.id, newest.id}
+    # The time of the outcome, not of the second event.
     assert all(
-        e.occurred_at.ToDatetime() < newest.created_at.replace(tzinfo=None) for e in shop.told
+        e.occurred_at.ToDatetime() < newest.created_at.replace(tzinfo=None) for e in shop.published
     )
 
 
@@ -381,7 +381,7 @@ async def test_payments_that_finished_at_the_same_time_are_all_found(
             "INSERT INTO payment (reservation_id, user_id, status, amount, failure_code,"
             f" driven_until) VALUES {values}"
         )
-    # The reservations of the others never heard of them.
+    # The others were refused by their reservation and have no event.
     assert await shop.republish_outcomes() == (80, 0)
     assert await shop.republish_outcomes() == (0, 80)
     async with shop.database.connection() as connection:
@@ -395,7 +395,7 @@ async def test_it_reads_no_more_than_it_publishes(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with shop.database.connection() as connection:
-        # One a minute.
+        # One payment per minute.
         await connection.execute(
             """INSERT INTO payment (reservation_id, user_id, status, amount, driven_until)
             SELECT seq, 1, 'SUCCEEDED', 1, '2026-01-01' + INTERVAL seq MINUTE
@@ -411,7 +411,7 @@ async def test_it_reads_no_more_than_it_publishes(
     monkeypatch.setattr(Connection, "fetch_all", explained)
     assert await shop.republish_outcomes(HOUR) == (66, 0)
     monkeypatch.undo()
-    # What the newest change is, the index tells without being read.
+    # MariaDB reads the newest change from the end of the index.
     of_payments = [row for row in plan if row[2] == "payment"]
     assert {(kind, key) for _, _, _, kind, _, key, *_ in of_payments} == {("range", "recovery")}
     assert sum(int(rows) for *_, rows, _ in of_payments) < 300
@@ -442,9 +442,9 @@ async def test_the_command_reports_what_it_did(shop: Restored, mysql_urls: dict[
 
 
 async def test_an_error_is_one_sentence(mysql_urls: dict[str, str]) -> None:
-    away = "mysql://payment:secret@127.0.0.1:1/payment"
+    unavailable = "mysql://payment:secret@127.0.0.1:1/payment"
     stranger = mysql_urls["payment"].replace("//payment:", "//stranger:")
-    for url, says in ((away, "does not answer"), (stranger, "refuses: error 1045")):
+    for url, says in ((unavailable, "does not answer"), (stranger, "refuses: error 1045")):
         ran = await asyncio.to_thread(run, url)
         assert (ran.returncode, ran.stdout) == (2, "")
         assert says in ran.stderr

@@ -303,15 +303,15 @@ class TestMariaDb(Contract):
             hasty = PaymentRepository(slow, asyncio.Event())
             for _ in range(10):
                 payment = (await create(patient, new_order())).payment
-                told = events.succeeded(payment, SUCCEEDED.amount)
-                await abandon(hasty.record_outcome(payment, SUCCEEDED, told), database)
+                event = events.succeeded(payment, SUCCEEDED.amount)
+                await abandon(hasty.record_outcome(payment, SUCCEEDED, event), database)
                 ended = await patient.get_payment(payment.id)
                 assert ended is not None
                 assert ended.status is Status.SUCCEEDED
-                assert await in_outbox(database, payment) == [told.event_id]
+                assert await in_outbox(database, payment) == [event.event_id]
                 back = events.refunded(payment)
                 await abandon(hasty.record_refund(payment.id, back), database)
-                assert await in_outbox(database, payment) == [told.event_id, back.event_id]
+                assert await in_outbox(database, payment) == [event.event_id, back.event_id]
 
 
 async def in_outbox(database: Database, payment: Payment) -> list[str]:

@@ -263,8 +263,8 @@ async def test_concurrent_lookups_share_a_call(
     waiting = [asyncio.create_task(directory.seat(seat_id)) for seat_id in wanted]
     await asyncio.sleep(0)
     # A cancelled caller does not affect others that wait for the same seat or the same call.
-    gone = waiting[-2]
-    gone.cancel()
+    cancelled = waiting[-2]
+    cancelled.cancel()
     seats = await asyncio.gather(*waiting, return_exceptions=True)
     assert isinstance(seats[-1], SeatNotFound)
     assert isinstance(seats[-2], asyncio.CancelledError)
