@@ -1,5 +1,5 @@
-"""How any service of ours runs: server, client, deadlines, errors, stores, events, logs, metrics.
+"""How a service runs: server, client, deadlines, errors, stores, events, logs, metrics.
 
-No ticketing noun in here. A module enters with three real callers or a runtime concern of its
-own, and brings its test.
+It knows nothing about tickets. A module enters with three real callers or a runtime concern of its
+own, and with its own test.
 """

@@ -1,8 +1,8 @@
-"""Natural batching: while one call is under way, collect the callers; then send them as one.
+"""Natural batching: collects callers while one call is in flight, then sends them as one call.
 
-No wait is added when idle, and every answer is exact. A short pause after a batch with several
-callers keeps the next ones from being small, and dear, long before the machine is full. Only for
-reads and idempotent writes, since callers share the fate of their batch. See
+It adds no wait when idle, and every answer is exact. A short pause after a batch with several
+callers prevents small, expensive batches long before the machine is full. Use it only for reads
+and idempotent writes, because the callers of a batch fail together. See
 docs/adr/0003-natural-batching.md.
 """
 
@@ -18,7 +18,7 @@ from servicekit.errors import TimedOut, Unavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# The pause after a batch, for each of its callers: so it grows with the load, from nearly nothing.
+# The pause after a batch, per caller in it: it grows with the load, from nearly nothing.
 PAUSE_EACH_SECONDS = 0.002
 
 
@@ -31,14 +31,13 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Turns calls for one item into calls for many.
+    """Combines calls for one item into calls for many.
 
-    `send` gets at most `max_batch` items and returns a result for each, in order; at most
-    `max_in_flight` sends run at once. From the beginning of one to that of the next it pauses for
-    2 ms for each caller of the first, at most `longest_pause` seconds. A caller waits at most
-    `budget` seconds for its batch to start and as long again for its answer. More than
-    `max_waiting` callers: Unavailable.
-    A batch runs in the context of its first caller, and so with that caller's request id.
+    `send` gets at most `max_batch` items and returns one result per item, in order; at most
+    `max_in_flight` sends run at once. The next one starts at the earliest 2 ms per caller of the
+    last one after that started, but at most `longest_pause` seconds after it. A caller waits at
+    most `budget` seconds for its batch to start. `max_waiting` is the most callers that wait.
+    A batch runs in the context of its first caller, hence with that caller's request id.
     """
 
     def __init__(
@@ -63,9 +62,9 @@ class Batcher(Generic[Item, Result]):
         self._pause: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Result:
-        """The result of one item.
+        """Returns the result of one item.
 
-        Raises Unavailable if too many wait, TimedOut if the batches before took too long, and
+        Raises Unavailable if too many callers wait, TimedOut if earlier batches took too long, and
         whatever `send` raised for the batch of this item.
         """
         if len(self._waiting) >= self._max_waiting:
@@ -107,7 +106,7 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
-            if waiting.answer.done():  # the caller has gone away
+            if waiting.answer.done():  # the caller was cancelled
                 continue
             if now > waiting.starts_before:
                 waiting.answer.set_exception(TimedOut("The answer took too long."))
@@ -119,7 +118,7 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._send([waiting.item for waiting in batch])
             if len(results) != len(batch):
-                raise RuntimeError("a batch came back with another number of results")
+                raise RuntimeError("`send` returned another number of results than items")
         except asyncio.CancelledError:
             for waiting in batch:
                 waiting.answer.cancel()

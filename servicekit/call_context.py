@@ -1,6 +1,6 @@
-"""What belongs to the call that is being served: its deadline and its request id.
+"""The deadline and the request id of the call that is being served.
 
-grpc.aio hands neither on to the calls that a handler makes, so we do (see `client`).
+grpc.aio passes neither on to the calls that a handler makes; `client` does.
 """
 
 import asyncio
@@ -14,20 +14,18 @@ _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 def new_request_id() -> str:
-    """A fresh request id: 32 hex digits."""
+    """Returns a new request id: 32 hex digits."""
     return uuid.uuid4().hex
 
 
 def set_deadline(seconds_from_now: float) -> None:
-    """Gives the current call an end. A deadline never outlives the call's task."""
+    """Sets the deadline of the current call. It ends with the task of the call."""
     _deadline.set(asyncio.get_running_loop().time() + seconds_from_now)
 
 
 def remaining(budget: float) -> float:
-    """Seconds this step may take: its own budget, or less if the caller waits less long.
-
-    Never below 0; a step that gets 0 fails at once, as it should.
-    """
+    """Returns how many seconds this step may take: its own budget, or the rest of the deadline of
+    the call if that is less. Never below 0; a step with 0 seconds fails at once."""
     deadline = _deadline.get()
     if deadline is None:
         return budget

@@ -1,14 +1,14 @@
-"""Telling our own cancellation from one that escaped a library."""
+"""Distinguishes the cancellation of the current task from one that escaped a library."""
 
 import asyncio
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether this error is the cancellation of the current task, as opposed to that of a future
-    which the task waited for.
+    """Returns whether this error is the cancellation of the current task, and not of a future that
+    the task awaited.
 
-    aiokafka cancels futures of its own when it loses its broker; their CancelledError passes every
-    `except Exception` and would end the task that it meets, silently and for ever.
+    aiokafka cancels its own futures when it loses its broker. Their CancelledError passes every
+    `except Exception` and would silently end the task that awaits them.
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

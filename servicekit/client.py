@@ -1,4 +1,4 @@
-"""Calling another service: the channel, and one call with a deadline."""
+"""Calls another service: the channel, and one call with a deadline."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -11,17 +11,17 @@ from servicekit.rpc_errors import RemoteError, from_rpc_error
 
 Response = TypeVar("Response")
 
-# Pings every 30 s find a dead peer; the server allows them from 20 s on (see `server`). More
-# often, and gRPC servers answer with GOAWAY "too many pings".
+# A ping every 30 s detects a dead peer. The server allows an interval of 20 s or more (see
+# `server`); with a shorter one it would send GOAWAY "too many pings".
 KEEPALIVE_MS = 30_000
 
 
 def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> grpc.aio.Channel:
-    """A channel to one service; connects on first use and reconnects for ever.
+    """Returns a channel to one service, which connects on first use and always reconnects.
 
     `address` is host:port or any gRPC target (dns:///name:port spreads calls over all replicas).
-    `idempotent` names the methods of each full service name that gRPC may send again when the
-    service was unavailable: at most 3 tries, within the call's deadline.
+    `idempotent` maps a full service name to the methods that gRPC may retry while the service is
+    unavailable: at most 3 attempts, within the deadline of the call.
     """
     service_config = {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -45,7 +45,7 @@ def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> 
             ("grpc.service_config", json.dumps(service_config)),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", 5_000),
-            # A service that comes back is used again within a second, not after two minutes.
+            # Reconnects to a restarted service within a second, not after two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -56,14 +56,17 @@ def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> 
 async def call(
     method: Callable[..., Awaitable[Response]], request: Any, *, budget: float
 ) -> Response:
-    """Makes one unary call and returns its reply.
+    """Makes one unary call and returns its response.
 
-    Takes at most `budget` seconds, or what is left of the deadline of the call being served.
-    Raises RemoteError with the code the other side gave, UNAVAILABLE or TIMEOUT if it gave none.
+    Takes at most `budget` seconds, or the rest of the deadline of the call that is being served.
+    Raises RemoteError with the code of the other service, or UNAVAILABLE or TIMEOUT if there is
+    none.
     """
     seconds = call_context.remaining(budget)
-    if seconds <= 0:  # gRPC may well send a call that has no time
-        raise RemoteError("TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "No time was left to ask.")
+    if seconds <= 0:  # gRPC may send a call that has no time left
+        raise RemoteError(
+            "TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "No time was left for the call."
+        )
     try:
         return await method(
             request,

@@ -1,11 +1,11 @@
-"""Looks at dead letters, and gives them another chance.
+"""Lists and replays dead letters.
 
     python -m servicekit.dead_letters list payment.events.dlq --bootstrap 127.0.0.1:9092
     python -m servicekit.dead_letters replay payment.events.dlq --bootstrap 127.0.0.1:9092
 
-A replay sends every letter that is there now, and was not replayed before, back to the topic it
-came from, with the key, value and headers it had, for the group that failed at it; the others skip
-it. One that fails again becomes a new dead letter.
+A replay publishes every dead letter that exists now and was not replayed before to its original
+topic, with its original key, value and headers. Only the group that failed on it handles it; other
+groups skip it. A record that fails again becomes a new dead letter.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from servicekit.errors import Unavailable
 from servicekit.kafka import Producer, Record
 from servicekit.kafka.records import DEAD_LETTER_HEADER, DEAD_LETTER_SUFFIX, REPLAY_HEADER
 
-# Each step (connect, read on, publish, commit) takes at most so many seconds.
+# The time limit of each step: connect, read, publish, commit.
 STEP_SECONDS = 15.0
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Dead letters of Kafka topics.")
@@ -31,8 +31,8 @@ Bootstrap = Annotated[str, typer.Option(envvar="KAFKA_BOOTSTRAP", help="Brokers,
 
 
 async def replay(topic: str, bootstrap: str) -> int:
-    """Replays `topic`; returns how many letters went back. Raises KafkaError, Unavailable or
-    TimeoutError if Kafka is away; what went back by then is not sent again."""
+    """Replays `topic` and returns the number of replayed letters. Raises KafkaError, Unavailable or
+    TimeoutError if Kafka is unavailable; letters replayed until then are not replayed again."""
     count = 0
     async with _open(topic, bootstrap) as consumer, Producer(bootstrap) as producer:
         async with asyncio.timeout(STEP_SECONDS):
@@ -48,7 +48,7 @@ async def replay(topic: str, bootstrap: str) -> int:
 
 
 async def describe(topic: str, bootstrap: str) -> list[str]:
-    """One line a letter, the oldest of each partition first."""
+    """Returns one line per letter, the oldest of each partition first."""
     lines = []
     async with _open(topic, bootstrap) as consumer:
         async with asyncio.timeout(STEP_SECONDS):
@@ -72,7 +72,7 @@ async def describe(topic: str, bootstrap: str) -> list[str]:
 async def _open(topic: str, bootstrap: str) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
-        # Its committed offsets tell what was replayed; nobody ever joins it.
+        # Its committed offsets record what was replayed; no consumer joins it.
         group_id=f"{topic}.replay",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -90,7 +90,7 @@ async def _open(topic: str, bootstrap: str) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 async def _replayed(consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
-    """The offset up to which each partition was replayed."""
+    """Returns the offset up to which each partition was replayed."""
     partitions = consumer.assignment()
     beginnings = await consumer.beginning_offsets(partitions)
     return {
@@ -100,7 +100,7 @@ async def _replayed(consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
 
 
 async def _read(consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[TopicPartition, list[Any]]]:
-    """Batches from where the consumer stands up to the end as of now."""
+    """Yields batches from the position of the consumer to the end as of now."""
     async with asyncio.timeout(STEP_SECONDS):
         ends = await consumer.end_offsets(consumer.assignment())
         unread = {p for p, end in ends.items() if await consumer.position(p) < end}
@@ -135,14 +135,14 @@ def _original(letter: Any) -> Record:
 
 @app.command("replay")
 def replay_command(topic: Topic, bootstrap: Bootstrap = "127.0.0.1:9092") -> None:
-    """Sends the letters that were not replayed yet back to the topic they came from."""
+    """Replays the letters that were not replayed yet to their original topic."""
     count = _run(replay(topic, bootstrap), bootstrap)
     typer.echo(f"{topic}: {count} replayed.")
 
 
 @app.command("list")
 def list_command(topic: Topic, bootstrap: Bootstrap = "127.0.0.1:9092") -> None:
-    """Shows the letters: partition/offset, whether replayed, key, and where they came from."""
+    """Lists the letters: partition/offset, whether replayed, key, and origin."""
     lines = _run(describe(topic, bootstrap), bootstrap)
     for line in lines:
         typer.echo(line)

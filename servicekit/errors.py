@@ -1,33 +1,33 @@
-"""Errors that are part of an API, without any transport.
+"""Errors that are part of an API, independent of the transport.
 
-    ServiceError            what a caller may be told: `code`, `detail`, `metadata`
+    ServiceError            an error with a public `code`, `detail` and `metadata`
     ├── InvalidRequest      the request can never succeed
-    ├── NotFound            what it names does not exist
-    ├── Conflict            somebody else has it, or was first
-    ├── Forbidden           not this caller's
-    ├── Gone                it was there and has ended
-    ├── Declined            a third party said no
-    ├── Exhausted           full; later there may be room
-    ├── Unavailable         cannot answer now; ask again later
+    ├── NotFound            the named object does not exist
+    ├── Conflict            another caller has the object, or was first
+    ├── Forbidden           the object belongs to another caller
+    ├── Gone                the object existed and has ended
+    ├── Declined            a third party refused
+    ├── Exhausted           full; there may be room later
+    ├── Unavailable         cannot answer now; retry later
     └── TimedOut            no answer in time; the outcome is unknown
 
-A service raises a subclass whose name says all, where the rule lives:
+A service raises a precise subclass where the rule lives:
 
     class SeatHeld(Conflict):
         code = "SEAT_HELD"
 
-It crosses every hop intact (see `rpc_errors`). Any other exception is a defect: it is logged
-where it happened and masked as INTERNAL.
+It crosses every call unchanged (see `rpc_errors`). Any other exception is a defect: it is logged
+where it happened, and callers see INTERNAL.
 """
 
 from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """An error a caller may be told.
+    """An error that callers see.
 
-    `code` is stable and UPPER_SNAKE; `detail` is one sentence for a person and holds nothing
-    private; `metadata` are facts about the error for a program.
+    `code` is stable and UPPER_SNAKE; `detail` is one sentence for a person, with nothing private;
+    `metadata` holds facts about the error for a program.
     """
 
     code: ClassVar[str] = "INTERNAL"
@@ -75,8 +75,8 @@ class TimedOut(ServiceError):
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later, because something it needs was unavailable or too
-    slow."""
+    """Returns whether the same call may succeed later, because something it needs was unavailable
+    or too slow."""
     if isinstance(error, ServiceError) and error.code in (Unavailable.code, TimedOut.code):
         return True  # also as a RemoteError
     return isinstance(error, Unavailable | TimedOut | TimeoutError | OSError)

@@ -1,8 +1,8 @@
-"""Brings the tables of one service up to date: `python -m servicekit.migrate payment_service`.
+"""Migrates the tables of one service: `python -m servicekit.migrate payment_service`.
 
 The migrations are Alembic revisions in <service>/migrations/, plain SQL through op.execute; the
-schema is the one of the service's MYSQL_URL (as in PAYMENT_MYSQL_URL). Running it again changes
-nothing; running it twice at once is safe, the second waits.
+schema is that of the service's MYSQL_URL (as in PAYMENT_MYSQL_URL). Idempotent. Two runs at the
+same time are safe: the second waits.
 """
 
 import importlib
@@ -18,10 +18,10 @@ LOCK_WAIT_SECONDS = 60
 
 
 def migrate(service: str, mysql_url: str) -> None:
-    """Applies every migration of `service` that the schema lacks.
+    """Applies the migrations of `service` that the schema lacks.
 
     `mysql_url` is mysql://user:password@host:port/schema. Raises RuntimeError if another
-    migration of this schema runs for over a minute, and SQLAlchemy's errors otherwise.
+    migration of this schema runs for more than a minute, and SQLAlchemy's errors.
     """
     package = importlib.import_module(service)
     config = Config()
@@ -34,7 +34,7 @@ def migrate(service: str, mysql_url: str) -> None:
     )
     lock = f"frontrow-migrate-{engine.url.database}"
     with engine.connect() as connection:
-        # DDL commits by itself in MariaDB, so a lock of the server's keeps a second run away.
+        # DDL commits implicitly in MariaDB, so a server lock excludes a second run.
         taken = connection.execute(
             sqlalchemy.text("SELECT GET_LOCK(:lock, :wait)"),
             {"lock": lock, "wait": LOCK_WAIT_SECONDS},
@@ -50,7 +50,7 @@ def migrate(service: str, mysql_url: str) -> None:
 
 
 def main(service: str) -> None:
-    """Brings the tables of SERVICE (such as payment_service) up to date."""
+    """Migrates the tables of SERVICE (such as payment_service)."""
     variable = service.removesuffix("_service").upper() + "_MYSQL_URL"
     url = os.environ.get(variable)
     if not url:

@@ -33,19 +33,19 @@ _STATUS_OF_KIND: dict[type[ServiceError], grpc.StatusCode] = {
 _CODE_OF_BARE_STATUS = {
     grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
     grpc.StatusCode.DEADLINE_EXCEEDED: "TIMEOUT",
-    # A call that its server gave up while stopping.
+    # A call that its server cancelled while stopping.
     grpc.StatusCode.CANCELLED: "UNAVAILABLE",
 }
 
 
 class RemoteError(ServiceError):
-    """What a service behind us answered instead of a reply; `code` says which error it was.
+    """The error that a called service raised; `code` is its code.
 
     UNAVAILABLE and TIMEOUT also stand for a service that did not answer at all, INTERNAL for one
-    that failed without a reason that could be told.
+    that failed without a public reason.
     """
 
-    code: str  # type: ignore[misc]  # known only once the answer is here
+    code: str  # type: ignore[misc]  # known only when the answer arrives
 
     def __init__(self, code: str, status: grpc.StatusCode, detail: str, /, **metadata: str) -> None:
         super().__init__(detail, **metadata)
@@ -54,7 +54,7 @@ class RemoteError(ServiceError):
 
 
 def to_status(error: ServiceError) -> grpc.Status:
-    """The gRPC status that carries this error to the caller."""
+    """Returns the gRPC status that carries this error to the caller."""
     if isinstance(error, RemoteError):
         status = error.status
     else:
@@ -71,7 +71,7 @@ def to_status(error: ServiceError) -> grpc.Status:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> RemoteError:
-    """The error the other side raised. What it did not raise as a ServiceError has no detail."""
+    """Returns the error that the other service raised. Only a ServiceError keeps its detail."""
     status: grpc.StatusCode = error.code()
     carried = rpc_status.from_call(error)
     for detail in carried.details if carried is not None else ():

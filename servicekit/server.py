@@ -27,7 +27,7 @@ log = logs.get(__name__)
 
 Servicer = TypeVar("Servicer")
 Context = grpc.aio.ServicerContext[Any, Any]
-"""What every method of a servicer gets beside its request."""
+"""The second argument of every servicer method."""
 
 CALLS = Counter("grpc_calls", "Calls served.", ["method", "code"])
 CALL_SECONDS = Histogram(
@@ -36,19 +36,20 @@ CALL_SECONDS = Histogram(
     ["method"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-# Longer than background work may take to clean up (a Kafka consumer leaves its group in 2 s).
+# Longer than background work takes to clean up (a Kafka consumer leaves its group in 2 s).
 _CANCEL_AGAIN_SECONDS = 4.0
 _CANCEL_TIMES = 3
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Runs a program's main coroutine on uvloop (grpc.aio is a third slower on asyncio's own)."""
+    """Runs the main coroutine of a program on uvloop (grpc.aio is a third slower on asyncio's)."""
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(main())
 
 
 def tune_garbage_collector() -> None:
-    """Call once everything is loaded: full collections found nothing and cost 35-49 ms a pause."""
+    """Makes full collections rare: they found nothing and each paused for 35-49 ms. Call once
+    everything is loaded."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
@@ -80,7 +81,7 @@ class Server:
         self.grpc = grpc.aio.server(
             interceptors=[_CallInterceptor(settings.default_deadline_seconds)],
             options=[
-                # Clients see new replicas only when they connect again.
+                # Clients discover new replicas only when they reconnect.
                 ("grpc.max_connection_age_ms", 600_000),
                 ("grpc.max_connection_age_grace_ms", 30_000),
                 # Below the clients' ping interval (see `client`).
@@ -101,8 +102,8 @@ class Server:
     ) -> None:
         pending = set(self._tasks)
         for _ in range(_CANCEL_TIMES):
-            # More than once if need be: before Python 3.12, asyncio.wait_for (under every command
-            # of redis-py) may swallow a cancellation, and the drain would hang.
+            # Repeated, because before Python 3.12 asyncio.wait_for (used by every command of
+            # redis-py) may swallow a cancellation, and the drain would hang.
             for task in pending:
                 task.cancel()
             if pending:
@@ -123,8 +124,8 @@ class Server:
         self._service_names.update(s.full_name for s in descriptor.services_by_name.values())
 
     def add_background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs `work` beside the server until the drain is over. It should never return or
-        raise; if it does, that is logged and it is started again after a second."""
+        """Runs `work` beside the server until the drain is over; restarts it if it ends (see
+        `keep_running`)."""
         self._background[name] = work
 
     async def serve(self) -> None:
@@ -163,7 +164,7 @@ class Server:
 
 
 class _CallInterceptor(grpc.aio.ServerInterceptor):
-    """Around every unary call: its deadline and request id, its error, its metrics."""
+    """Gives every unary call its deadline and request id, and records its error and metrics."""
 
     def __init__(self, default_deadline: float) -> None:
         self._default_deadline = default_deadline
@@ -200,12 +201,12 @@ class _CallInterceptor(grpc.aio.ServerInterceptor):
                 code = "TIMEOUT"
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time")
             except asyncio.CancelledError:
-                # Escaping from the handler it has hung clients (grpc#29248).
+                # If it escapes the handler, clients may hang (grpc#29248).
                 code = "CANCELLED"
                 await context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled")
             except Exception:
                 code = "INTERNAL"
-                log.exception("call failed", method=method)
+                log.exception("call_failed", method=method)
                 await context.abort(grpc.StatusCode.INTERNAL, "internal error")
             finally:
                 CALLS.labels(method, code).inc()

@@ -1,4 +1,4 @@
-"""What every service's settings have in common. Read from the environment, with its prefix."""
+"""The settings that all services share, read from prefixed environment variables."""
 
 import re
 import sys
@@ -20,12 +20,12 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 def config(prefix: str) -> SettingsConfigDict:
-    """Settings come from environment variables that begin with this prefix."""
+    """Returns a configuration that reads environment variables with this prefix."""
     return SettingsConfigDict(env_prefix=prefix, use_attribute_docstrings=True, frozen=True)
 
 
 class ServiceSettings(BaseSettings):
-    """Settings of every gRPC service."""
+    """The settings that every gRPC service has."""
 
     model_config = config("")
 
@@ -39,15 +39,15 @@ class ServiceSettings(BaseSettings):
     """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
 
     drain_seconds: float = Field(default=10.0, ge=0)
-    """After SIGTERM, how long accepted calls may take to finish, in seconds. Below the grace
-    period of whatever starts the process."""
+    """How long accepted calls may take to finish after SIGTERM, in seconds. Must be below the grace
+    period of the process supervisor."""
 
     default_deadline_seconds: float = Field(default=10.0, gt=0)
-    """End of a call whose caller gave it none, in seconds."""
+    """Deadline of a call without one, in seconds."""
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """host:port as a pair, the host of [::1]:9101 without its brackets."""
+    """Splits host:port into a pair; the host of [::1]:9101 loses its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -56,8 +56,8 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 def load(settings: type[Settings]) -> Settings:
-    """Reads the settings from the environment; ends the program with one clear message, and
-    status 2, if they are not valid. No value is shown: it may be a secret."""
+    """Reads the settings from the environment. If one is invalid, prints a message for each and
+    exits with status 2; never echoes a value, because it may be a secret."""
     prefix = str(settings.model_config.get("env_prefix", ""))
     try:
         return settings()
@@ -67,7 +67,7 @@ def load(settings: type[Settings]) -> Settings:
             print(f"{name}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
     except SettingsError as error:
-        # A value that should be JSON is not; only the message tells of which field.
+        # A value is not valid JSON; only the message names its field.
         field = re.search(r'field "(\w+)"', str(error))
         name = prefix + field.group(1).upper() if field else str(error)
         print(f"{name}: must be JSON", file=sys.stderr)

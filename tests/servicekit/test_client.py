@@ -73,7 +73,7 @@ class TestErrors:
                 error = await error_of(outer)
         assert (error.code, error.status) == ("INTERNAL", grpc.StatusCode.INTERNAL)
         assert "db-7" not in str(error)
-        assert [record.message for record in caplog.records] == ["call failed"]
+        assert [record.message for record in caplog.records] == ["call_failed"]
 
     async def test_of_a_method_that_there_is_not(self) -> None:
         server, address = await start(echo)
