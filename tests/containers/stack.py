@@ -113,7 +113,7 @@ class Containers:
 
     @property
     def redis_url(self) -> str:
-        url = self.one("queue").env["QUEUE_REDIS_URL"]
+        url = self.of("queue")[0].env["QUEUE_REDIS_URL"]
         return url.replace("@redis:", f"@{self.one('redis').addresses['redis']}:")
 
     @property
