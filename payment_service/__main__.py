@@ -78,6 +78,7 @@ async def main() -> None:
                 group=PAYMENT_GROUP,
                 topic=RESERVATION_EVENTS,
                 handler=ReservationEvents(service).handle,
+                session_timeout=settings.kafka_session_seconds,
             ).run,
         )
         await server.serve()

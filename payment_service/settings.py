@@ -27,6 +27,10 @@ class Settings(ServiceSettings):
     kafka_bootstrap: str = "127.0.0.1:9092"
     """Kafka brokers, host:port, separated by commas."""
 
+    kafka_session_seconds: float = Field(default=10.0, gt=0)
+    """After how many seconds without a heartbeat Kafka gives the partitions of this consumer to
+    another one. The broker rejects less than its group.min.session.timeout.ms, 6 s by default."""
+
     reservation_addr: str = "127.0.0.1:9103"
     """reservation_service: host:port or a gRPC target."""
 

@@ -54,6 +54,7 @@ async def main() -> None:
                 group=QUEUE_GROUP,
                 topic=PAYMENT_EVENTS,
                 handler=PaymentEvents(service).handle,
+                session_timeout=settings.kafka_session_seconds,
             ).run,
         )
         await server.serve()

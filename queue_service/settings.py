@@ -36,6 +36,10 @@ class Settings(ServiceSettings):
     kafka_bootstrap: str = "127.0.0.1:9092"
     """Kafka, host:port, for the payment events that end admissions."""
 
+    kafka_session_seconds: float = Field(default=10.0, gt=0)
+    """After how many seconds without a heartbeat Kafka gives the partitions of this consumer to
+    another one. The broker rejects less than its group.min.session.timeout.ms, 6 s by default."""
+
     token_keys: dict[str, SecretStr]
     """Signing keys as JSON, {"key id": "secret"}; each secret has at least 32 bytes. Use several
     while keys rotate: the gateway accepts all of its keys."""

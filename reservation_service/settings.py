@@ -36,6 +36,10 @@ class Settings(ServiceSettings):
     kafka_bootstrap: str = "127.0.0.1:9092"
     """Kafka's brokers, host:port[,host:port]."""
 
+    kafka_session_seconds: float = Field(default=10.0, gt=0)
+    """After how many seconds without a heartbeat Kafka gives the partitions of this consumer to
+    another one. The broker rejects less than its group.min.session.timeout.ms, 6 s by default."""
+
     concert_addr: str = "127.0.0.1:9102"
     """concert_service, host:port or a gRPC target."""
 

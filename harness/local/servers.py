@@ -235,6 +235,8 @@ class Kafka(_Server):
             + f"listeners=CONTAINERS://{broker},CONTROLLER://{controller}\n"
             + f"advertised.listeners=CONTAINERS://{broker}\n"
             + f"log.dirs={self._data / 'logs'}\n"
+            # Tests shorten the sessions of their consumers below Kafka's minimum of 6 s.
+            + "group.min.session.timeout.ms=500\n"
         )
 
     def _java(self, main_class: str, *arguments: object) -> list[str]:

@@ -62,6 +62,9 @@ class Consumer:
     partition waits meanwhile. Any other exception counts as the record's fault: after 3 attempts
     the record goes to `<topic>.dlq` and the partition continues, which breaks the order of that
     key. Kafka may be unavailable for any length of time.
+
+    After `session_timeout` seconds without a heartbeat, Kafka gives the member's partitions to
+    others.
     """
 
     def __init__(
@@ -72,12 +75,14 @@ class Consumer:
         topic: str,
         handler: Handler,
         handler_timeout: float = 30.0,
+        session_timeout: float = 10.0,
     ) -> None:
         self._bootstrap = bootstrap
         self._group = group
         self._topic = topic
         self._handler = handler
         self._handler_timeout = handler_timeout
+        self._session_timeout = session_timeout
 
     async def run(self) -> None:
         """Consumes until cancelled."""
@@ -103,6 +108,9 @@ class Consumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=_BATCH_BYTES,
+            session_timeout_ms=round(self._session_timeout * 1000),
+            # A third, as Kafka recommends: two lost heartbeats do not end the membership.
+            heartbeat_interval_ms=round(self._session_timeout * 1000 / 3),
             rebalance_timeout_ms=30_000,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=RECONNECT_PAUSE_MS,

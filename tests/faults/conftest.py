@@ -23,16 +23,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "queue_service": {
                 "QUEUE_ROOMS": json.dumps(["main", LINE]),
                 "QUEUE_CAPACITY": "100000",
+                "QUEUE_KAFKA_SESSION_SECONDS": "2",
                 "QUEUE_POLL_MIN_SECONDS": "0.1",
                 "QUEUE_POLL_MAX_SECONDS": "2",
                 # Three times as long as anybody sleeps between two looks.
                 "QUEUE_GRACE_SECONDS": "6",
             },
             # Crashed drivers are succeeded, and dead services given up, within seconds.
+            "reservation_service": {"RESERVATION_KAFKA_SESSION_SECONDS": "2"},
             "payment_service": {
+                "PAYMENT_KAFKA_SESSION_SECONDS": "2",
                 "PAYMENT_RESERVATION_TIMEOUT_SECONDS": "1",
                 "PAYMENT_PROVIDER_TIMEOUT_SECONDS": "1",
-                "PAYMENT_LEASE_SECONDS": "4",
+                "PAYMENT_LEASE_SECONDS": "2.5",
                 "PAYMENT_RECOVERY_INTERVAL_SECONDS": "0.3",
             },
             "gateway": {
@@ -49,6 +52,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 async def shop(stack: Stack) -> AsyncIterator[Shop]:
     shop = Shop(stack)
+    # The test before may have restarted a program to which the gateway reconnects only now.
+    await shop.ready()
     yield shop
     await shop.close()
 
