@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop logs demo clean up down backup restore roll test test-containers check fmt protos breaking lock bench loadtest capacity
+.PHONY: help run stop logs demo clean up down backup restore roll test test-long test-containers check fmt protos breaking lock bench loadtest capacity
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := harness/bootstrap.sh
@@ -51,6 +51,10 @@ restore: ## Restore the databases of `make up` from FILE
 test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)
 	@$(BOOTSTRAP) test
 	@exec $(PYTHON) -m pytest $(ARGS)
+
+test-long: ## Run the tests that need real time or large numbers; at most 45 minutes
+	@$(BOOTSTRAP) test
+	@exec $(PYTHON) -m pytest -m long $(ARGS)
 
 test-containers: ## Run the tests of `make up` on stacks of their own; skipped without a Docker engine
 	@$(BOOTSTRAP) check

@@ -54,6 +54,7 @@ def attached(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "QUEUE_LISTEN": target.queue_addr,
         "PROFILE": "smoke",
         "SCRIPT": "concerts",
+        "STAGES": "200ms:3,600ms:3,200ms:0",
     }
     for name in _UNSET:
         monkeypatch.delenv(name, raising=False)
