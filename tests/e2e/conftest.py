@@ -42,7 +42,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "PAYMENT_RECOVERY_INTERVAL_SECONDS": "0.5",
             },
             # Crowds here come from one machine, and one user pays 50 times at once.
-            "gateway": {"GATEWAY_REQUESTS_PER_SECOND": "0"},
+            "gateway": {
+                "GATEWAY_REQUESTS_PER_SECOND": "0",
+                "GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2",
+            },
         },
     )
     with stack:

@@ -40,7 +40,7 @@ async def kill_and_restart(stack: Stack) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("size", [150, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("size", [150, pytest.param(500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("loss", [flush, kill_and_restart], ids=lambda loss: loss.__name__)
 async def test_everybody_gets_in_in_the_original_order(
     shop: Shop, stack: Stack, line: str, loss: Callable[[Stack], Awaitable[None]], size: int

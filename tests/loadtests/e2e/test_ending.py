@@ -31,7 +31,11 @@ _UNSET = ("PROFILE", "SCRIPT", "SEED", "STAGES", "BASE_URL", "GATEWAY_LISTEN")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("attached"), Ports.free())
+    stack = Stack(
+        tmp_path_factory.mktemp("attached"),
+        Ports.free(),
+        program_env={"gateway": {"GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2"}},
+    )
     with stack:
         stack.start(seed="small")
         yield stack
