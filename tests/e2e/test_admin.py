@@ -125,7 +125,8 @@ async def test_what_is_set_outlives_a_restart_of_the_service(
 
 async def test_a_wrong_command_or_address_says_so() -> None:
     code, output = await run("show", address=NOBODY)
-    assert (code, output.strip()) == (2, f"Nothing answers at {NOBODY}, or its Redis is away.")
+    message = f"No queue_service answers at {NOBODY}, or its Redis is unavailable."
+    assert (code, output.strip()) == (2, message)
     code, output = await run("capacity", "-1", address=NOBODY)
     assert code == 2
     assert "-1" in output
