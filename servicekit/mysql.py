@@ -25,8 +25,8 @@ from pymysql.constants import CR, ER
 
 from servicekit import call_context, logs
 from servicekit.errors import Unavailable
-from servicekit.mysql_connection import MysqlConnection, Result
-from servicekit.mysql_connection import Row as Row  # callers name it
+from servicekit.mysql_protocol import MysqlConnection, Result
+from servicekit.mysql_protocol import Row as Row  # callers name it
 
 log = logs.get(__name__)
 
@@ -127,7 +127,7 @@ class Connection:
     async def _query(self, sql: str, timeout: float) -> list[Result]:
         async with asyncio.timeout(timeout):
             try:
-                return await self._connection.run(sql)
+                return await self._connection.query(sql)
             except pymysql.err.MySQLError as error:
                 raise _translated(error) from error
 
@@ -206,7 +206,7 @@ class Database:
             connection, _since = self._idle.pop()
             try:
                 async with asyncio.timeout(1.0):
-                    await connection.ensure_closed()
+                    await connection.quit()
             except (TimeoutError, OSError, pymysql.err.MySQLError):
                 connection.close()
 
@@ -287,7 +287,7 @@ class Database:
             connection.close()
         try:
             async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
-                return await MysqlConnection.open(**self._arguments)
+                return await MysqlConnection.connect(**self._arguments)
         except (TimeoutError, OSError) as error:
             raise Unavailable("The database is unavailable.") from error
         except pymysql.err.MySQLError as error:
@@ -302,7 +302,7 @@ class Database:
         if not connection.reusable:
             try:
                 async with asyncio.timeout(self._query_timeout):
-                    await connection.run("ROLLBACK")
+                    await connection.query("ROLLBACK")
             except (TimeoutError, OSError, pymysql.err.MySQLError):
                 return False
         return connection.reusable

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from servicekit.mysql import Connection, Database, Statement
-from servicekit.mysql_connection import Result
+from servicekit.mysql_protocol import Result
 
 _LOCK = "held up"
 
