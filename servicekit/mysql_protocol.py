@@ -2,7 +2,8 @@
 
 aiomysql's own cursors await twice for each packet and decode the description of every column
 again for each result. This reader takes what has arrived at once, remembers descriptions, and
-accepts several statements in one round trip. What that gains: docs/adr/0026-mysql-reader.md.
+accepts several statements in one round trip. What that gains:
+docs/adr/0026-our-mysql-reader-stays.md.
 
 It relies on these parts of aiomysql and asyncio that are not in their documentation;
 tests/servicekit/test_mysql_protocol.py fails when a new version changes them:
