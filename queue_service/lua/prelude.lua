@@ -1,44 +1,44 @@
--- Stands before each of the other scripts: the room, its epoch, its line, its admissions.
+-- Precedes each of the other scripts: the room, its epoch, its line, its admissions.
 --
--- Each script runs alone in Redis and each is idempotent, so that any replica may run any of them
--- again after a lost reply. Nothing here reads a whole key; every loop has a bound.
+-- Redis runs one script at a time. Every script is idempotent, so any replica may repeat it after a
+-- lost reply. No script reads a whole key, and every loop has a bound.
 --
 --   waiting    sorted set  place -> its number: the line
 --   admitted   sorted set  place -> when its admission ends, ms
---   unclaimed  set         admitted places that have not shown up since
+--   unclaimed  set         admitted places whose owner has not polled since
 --   users      hash        user -> its place, while that is live (waiting or admitted)
 --   places     hash        live place -> "user:last seen ms", or "user:last seen ms:epoch" if it
---                          was brought back
---   known      sorted set  "first-last" -> last: numbers whose fate survived a restart of Redis
---   ended      sorted set  place -> its number: ended although its epoch was lost
+--                          was restored after a loss
+--   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis
+--   ended      sorted set  place -> its number: ended in an epoch whose data was lost
 --   state      hash        the fields below, the run id of the Redis process that wrote them, and
---                          told_<limit> for each limit that an operator has set
+--                          told_<limit> for each limit that an operator set
 --
--- A place number is the millisecond it was given times 4096, or one more than the last if that is
--- greater: it rises even if the clock steps back, and if Redis lost the last numbers it gave, the
--- next ones are greater still. Until 2095 it is exact in a double, which is all that Lua has.
+-- A place number is the millisecond of its creation times 4096, or one more than the last number if
+-- that is greater. So numbers increase even if the clock steps back, and a number assigned after a
+-- loss is greater than the lost ones. They are exact in a double, Lua's only number, until 2095.
 
 local STATE, WAITING, ADMITTED, UNCLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local USERS, PLACES, KNOWN, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
-local grace = tonumber(ARGV[1]) -- also the silence after which nobody is thought to reach us
+local grace = tonumber(ARGV[1]) -- also the silence after which we assume that no poll reaches us
 local claim_window = tonumber(ARGV[2])
 local admission_ttl = tonumber(ARGV[3])
 local absent_after = tonumber(ARGV[4])
 local seen_resolution = tonumber(ARGV[5])
 local heal_within = tonumber(ARGV[6])
--- What the caller remembers of the room, for the case that Redis does not.
+-- What the caller remembers about the room, in case Redis has lost it.
 local remembered = {
   capacity = tonumber(ARGV[7]),
   max_waiting = tonumber(ARGV[8]),
   paused = tonumber(ARGV[9]),
-  last = tonumber(ARGV[10]), -- 0: the caller has not met this room since it started
+  last = tonumber(ARGV[10]), -- 0: the caller has not seen this room since its start
 }
 local FIRST_ARGUMENT = 11
 
-local MAX_STEP = 256 -- places that one step moves or ends; the next step goes on
+local MAX_STEP = 256 -- places that one step moves or ends; the next step continues
 local PACE_WINDOW = 60000
-local NOTE_AFTER = math.min(1000, grace / 4) -- what is written rarely, and thus roughly
+local NOTE_AFTER = math.min(1000, grace / 4) -- precision of timestamps that are written rarely
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -52,16 +52,16 @@ local function number_at(ms)
 end
 
 local FIELDS = {
-  'epoch', -- every number given in it is greater
-  'last', -- the greatest number given
+  'epoch', -- every number assigned in it is greater
+  'last', -- the greatest number assigned
   'capacity', 'max_waiting', 'paused',
-  'grace_until', -- before it only places up to `safe` are admitted
-  'safe', -- no lost place comes before these
-  'settled_at', -- before it orders may still grow, by places that come back
-  'resumed_at', -- absence counts from here: epoch began, or first sign of life after a silence
-  'heard_at', -- last sign of life of anybody, roughly
-  'pace_at', 'pace_now', 'pace_before', -- window of admissions from the line; count; the one before
-  'blind', -- the epoch, if its opener knew nothing of any before and nobody else has told; or 0
+  'grace_until', -- until then only places up to `safe` are admitted
+  'safe', -- no lost place stands in front of these
+  'settled_at', -- until then orders may grow, because lost places return
+  'resumed_at', -- absence counts from here: start of the epoch, or first poll after a silence
+  'heard_at', -- the last poll of any place, roughly
+  'pace_at', 'pace_now', 'pace_before', -- window of admissions: start, count, count before
+  'blind', -- the epoch, if its opener knew no earlier one and no caller has reported one; else 0
 }
 local LIMITS = { 'capacity', 'max_waiting', 'paused' }
 local room = {}
@@ -73,7 +73,7 @@ local function set(field, value)
 end
 
 local function open_room()
-  -- A few microseconds, and no way past it: whatever connection, replica or fail-over it is.
+  -- Takes a few microseconds, and no connection, replica or fail-over can bypass it.
   local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   local stored = redis.call('HMGET', STATE, 'run_id', unpack(FIELDS))
   for i, field in ipairs(FIELDS) do
@@ -82,11 +82,11 @@ local function open_room()
   if stored[1] == run_id then
     return
   end
-  -- Redis was restarted or failed over, and may have lost the last things it said; or it has lost
-  -- all. A new epoch begins.
+  -- Redis restarted or failed over and may have lost its last writes, or everything. A new epoch
+  -- begins.
   local survived = stored[1] ~= false
   local last = room.last
-  local unsafe = room.grace_until > room.heard_at -- this interrupts the grace of an earlier loss
+  local unsafe = room.grace_until > room.heard_at -- an earlier grace period has not ended
   if survived then
     if last > room.epoch then
       redis.call('ZADD', KNOWN, int(last), int(room.epoch) .. '-' .. int(last))
@@ -96,20 +96,20 @@ local function open_room()
       set(limit, remembered[limit])
     end
   end
-  -- The next millisecond's, since this one's may have been given before the loss.
+  -- The next millisecond: numbers of this one may have been assigned before the loss.
   local epoch = math.max(number_at(now + 1), last + 1, remembered.last + 1)
   redis.call('HSET', STATE, 'run_id', run_id)
   set('epoch', epoch)
   set('last', epoch)
-  -- Those up to `last` survived and stand before all that were lost: they need not wait.
+  -- Places up to `last` survived and stand in front of all lost ones: they need not wait.
   if not unsafe then
     set('safe', last)
   end
   set('resumed_at', now)
   set('heard_at', now)
-  -- A caller that did not know the room before is most likely the first start of all, and makes
-  -- nobody wait: there the grace begins once a lost place comes back, see restore(), or somebody
-  -- remembers, see hand_over(). Where a line or a full shop survived, newcomers have to wait anyhow.
+  -- If the caller does not know the room, this is most likely the first start, and nobody has to
+  -- wait: the grace period begins when a lost place returns (restore) or a caller remembers the
+  -- room (hand_over). If a line or a full shop survived, new users have to wait anyway.
   local crowded = survived
     and (redis.call('ZCARD', WAITING) > 0
       or redis.call('ZCOUNT', ADMITTED, '(' .. int(now), '+inf') >= room.capacity)
@@ -120,8 +120,8 @@ local function open_room()
   end
 end
 
--- Whoever opened the room guessed, and the caller remembers it from before: now the limits are as
--- they were, unless set since, and the grace begins.
+-- The room was opened by a guess, and this caller remembers it: restores its limits, except those
+-- set meanwhile, and begins the grace period.
 local function hand_over()
   if remembered.last == 0 or remembered.last >= room.blind then
     return
@@ -162,7 +162,7 @@ local function see(place, user, seen, epoch)
   end
 end
 
-local function range_of(place) -- the epoch of a number whose fate is known, or nil
+local function range_of(place) -- the epoch of a number that survived its epoch, or nil
   local range = redis.call('ZRANGEBYSCORE', KNOWN, place, '+inf', 'LIMIT', 0, 1)[1]
   local first = range and string.match(range, '^(%d+)-')
   return first and tonumber(place) > tonumber(first) and first or nil
@@ -178,7 +178,7 @@ local function epoch_of(place, recorded)
   return tonumber(range_of(place) or 0)
 end
 
--- Whether we do not know what became of a place that is not live.
+-- Whether a place that is not live was lost, rather than ended.
 local function is_lost(place)
   local number = tonumber(place)
   return number <= room.epoch
@@ -201,8 +201,8 @@ local function end_place(place)
   end
 end
 
--- Puts a lost place back where it stood. Of two places of one user the older one lives, unless
--- the newer one is admitted.
+-- Restores a lost place at its number. If the user has two places, the older one stays, unless the
+-- newer one is admitted.
 local function restore(place, user, epoch)
   local other = redis.call('HGET', USERS, user)
   if other then
@@ -215,7 +215,7 @@ local function restore(place, user, epoch)
   redis.call('ZADD', WAITING, place, place)
   redis.call('HSET', USERS, user, place)
   redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. ':' .. epoch)
-  -- Where one was lost there are others.
+  -- If one place was lost, others were, too.
   if room.resumed_at + grace > math.max(now, room.grace_until) then
     set('grace_until', room.resumed_at + grace)
   end
@@ -233,10 +233,10 @@ local function free_slots()
   return room.capacity - redis.call('ZCARD', ADMITTED)
 end
 
--- Ends the admissions that ran out and gives the free slots to the line.
+-- Ends expired admissions and gives the free slots to the line.
 local function step()
-  -- While nobody at all is heard, it is our road that is broken and not the people who left:
-  -- nobody is admitted, nobody is absent, and whoever was just admitted may still show up.
+  -- If no place polls at all, the connection is broken rather than everybody absent: admits nobody,
+  -- skips nobody as absent, and extends the claim windows.
   local silent = now - room.heard_at > grace
   local back = silent and now or room.resumed_at
   local lapsed = redis.call('ZRANGEBYSCORE', ADMITTED, '-inf', int(now), 'LIMIT', 0, MAX_STEP)
