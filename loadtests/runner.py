@@ -80,7 +80,7 @@ def measure(request: Request) -> Result:
             raise
         say("Counting what must be 0")
         try:
-            result.invariants = verify.settled(target) | _seen_in_room(result)
+            result.invariants = added(verify.settled(target), _seen_in_room(result))
             won = sum(script.counted.seats_won or 0 for script in result.scripts)
             target.require_sold(sold_before, won)
         except UserError as error:
@@ -124,6 +124,11 @@ def _seen_in_room(result: Result) -> dict[str, int]:
         "people_admitted_out_of_order": sum(room.overtakers for room in rooms),
         "scripts_without_samples_of_the_room": sum(not r.samples for r in rooms),
     }
+
+
+def added(settled: Mapping[str, int], seen: Mapping[str, int]) -> dict[str, int]:
+    """Adds the violations seen during the load to those counted after it."""
+    return {name: settled.get(name, 0) + seen.get(name, 0) for name in {**settled, **seen}}
 
 
 def settings_of(target: Target, volume: Volume) -> dict[str, str]:

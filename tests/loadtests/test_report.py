@@ -294,3 +294,11 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"scripts": []}')
     with pytest.raises(UserError, match="is not a Result of this version"):
         committed.take_over(tmp_path)
+
+
+def test_violations_during_and_after_the_load_are_added() -> None:
+    settled = {"lost_seats": 1, "samples_over_capacity": 2}
+    assert runner.added(settled, {"samples_over_capacity": 3}) == {
+        "lost_seats": 1,
+        "samples_over_capacity": 5,
+    }

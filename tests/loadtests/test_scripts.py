@@ -77,8 +77,14 @@ _NOW_HELD = {"seats": [seat | {"status": "HELD"} for seat in seats(1)]}
 )
 def test_a_mixed_up_body_is_a_wrong_reply(script: str, mistakes: Mistakes, tmp_path: Path) -> None:
     # One date of seats, and enough requests that a random concert is the second one for certain.
-    chosen = {"SCHEDULES_OF_SEATS": "1", "STAGES": "100ms:2,1s:2"}
-    found = ran(script, tmp_path, mistakes, MAX_FAILED="0.01", **chosen)
+    found = ran(
+        script,
+        tmp_path,
+        mistakes,
+        MAX_FAILED="0.01",
+        SCHEDULES_OF_SEATS="1",
+        STAGES="100ms:2,1s:2",
+    )
     assert found.metrics["wrong_replies{phase:run}"].passes > 0
     assert "wrong_replies{phase:run} rate<0.01" in broken(found)
 
