@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from concert_service.seed import SCHEDULES_A_CONCERT
@@ -37,7 +35,6 @@ from loadtests.scripts import Plan, Ran
 from loadtests.target import Target
 
 RESULTS = REPOSITORY / "results" / "loadtest"
-_PRINT_EVERY_SECONDS = 10.0
 _ROUTE_METRIC = "http_req_duration{phase:run,name:"
 
 
@@ -186,9 +183,8 @@ class Runner:
         environ = {**self._environ, **settings}
         watches: list[Watch] = []
         with contextlib.ExitStack() as stack:
-            progress = stack.enter_context(_progress(plan.seconds))
-            people = prepare.prepared(plan.people, plan.seconds, environ, progress)
-            ready = stack.enter_context(people)
+            people = prepare.prepared(plan.people, plan.seconds, environ)
+            environ |= stack.enter_context(people)
             # A program that was restarted since the last script has another process id.
             sources = sources_of(self._target)
             before = resources(sources)
@@ -198,14 +194,10 @@ class Runner:
                 watches.append(stack.enter_context(watch))
 
             try:
-                ran = scripts.run(name, folder, {**environ, **ready.environ}, progress, started)
+                ran = scripts.run(name, folder, environ, started)
             except scripts.GaveUp as gave_up:
                 gave_up.load = watches[0].load() if watches else Load()
                 raise
-        # Everybody who paid has left. Each iteration takes one payer, in their order.
-        iterations = ran.metrics.get("iterations")
-        turns = int(iterations.count) if iterations else 0
-        ready.send_home(without=turns if plan.people.holds else 0)
         (watch,) = watches
         Series(requests=ran.seconds, machine=watch.points).write(folder / "series.json")
         room = RoomFigures(
@@ -285,24 +277,3 @@ def summarised(
         after=after,
         room=room,
     )
-
-
-@contextlib.contextmanager
-def _progress(total: float) -> Iterator[prepare.Progress]:
-    """A function that prints the state: on a terminal over one line, elsewhere every 10 s."""
-    printed = time.monotonic()
-
-    def show(state: str, spent: float) -> None:
-        nonlocal printed
-        line = f"  {min(spent, total):3.0f}/{total:.0f} s  {state}"
-        if sys.stdout.isatty():
-            print(f"\r\033[K{line}", end="", flush=True)
-        elif time.monotonic() - printed >= _PRINT_EVERY_SECONDS:
-            printed = time.monotonic()
-            say(line)
-
-    try:
-        yield show
-    finally:
-        if sys.stdout.isatty():
-            print("\r\033[K", end="", flush=True)

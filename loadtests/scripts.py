@@ -11,8 +11,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ from harness.errors import UserError
 from harness.files import REPOSITORY
 from harness.local.process import kill_session, spawn
 from loadtests.model import K6Metric, K6Metrics, Load, Second
-from loadtests.prepare import Wanted
+from loadtests.report.words import say
 
 SCRIPTS = Path(__file__).parent / "k6"
 
@@ -71,7 +72,7 @@ NAMES = ("journey", "concerts", "schedules", "seats", "order", "reserve", "pay",
 PROFILES = TypeAdapter(dict[str, Profile]).validate_json((SCRIPTS / "profiles.json").read_text())
 THRESHOLDS_FAILED = 99
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PROGRESS = re.compile(rb"running \(([\dhms.]+)\), (\d+)/(\d+) VUs, (\d+) complete")
+_PRINT_EVERY_SECONDS = 10.0
 #: A second with fewer requests gets no percentiles.
 _FEW = 5
 
@@ -82,6 +83,17 @@ class GaveUp(UserError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.load = Load()
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The people that a script needs, see peopleOf() in lib/profile.js."""
+
+    people: int
+    #: Whether each holds a seat.
+    holds: bool
+    #: Whether k6's setup() prepares them itself.
+    in_setup: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +151,7 @@ def plan(script: str, environ: Mapping[str, str]) -> Plan:
         [
             binary(),
             "inspect",
+            "--log-format=json",
             "--include-system-env-vars",
             "--execution-requirements",
             str(SCRIPTS / f"{script}.js"),
@@ -172,43 +185,54 @@ def run(
     script: str,
     folder: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, float], None],
     started: Callable[[int], None] = lambda pid: None,
 ) -> Ran:
-    """Runs the script to its end; its files go to `folder`.
-
-    `progress` is called with the state in words and the seconds of load so far, `started` with the
-    process id. Raises GaveUp if the script ended itself.
-    """
+    """Runs the script to its end; its files go to `folder`. `started` is called with the process
+    id. Raises GaveUp if the script ended itself."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary, samples, log = folder / "summary.json", folder / "samples.csv", folder / "k6.log"
-    command = [binary(), "run", "--no-color", "--no-usage-report", "--address", ""]
-    command += ["--summary-export", str(summary), "--out", f"csv={samples}"]
-    with log.open("wb") as output:
-        child = spawn(
-            [*command, str(SCRIPTS / f"{script}.js")],
-            env={**_memory(), **environ, "K6_CSV_TIME_FORMAT": "unix_milli"},
-            cwd=REPOSITORY,
-            output=output,
-        )
-        try:
-            started(child.pid)
-            while child.poll() is None:
-                stopping.wait(0.25)
-                progress(*_state(log))
-        finally:
-            # Also after a stop request: nothing is left running.
-            kill_session(child)
-    if child.returncode not in (0, THRESHOLDS_FAILED):
-        raise GaveUp(f"{script}: {_reason(log.read_text(errors='replace'))}")
+    summary, samples = folder / "summary.json", folder / "samples.csv"
+    passed = execute(
+        [script, "--summary-export", str(summary), "--out", f"csv={samples}"],
+        {**environ, "K6_CSV_TIME_FORMAT": "unix_milli"},
+        folder / "k6.log",
+        started,
+    )
     measured = read_seconds(samples)
     samples.unlink()
     found = json.loads(summary.read_text())
     # The result of setup() contains a thousand access tokens, which must not leave this machine.
     found.pop("setup_data", None)
     summary.write_text(json.dumps(found, indent=1) + "\n")
-    metrics = _Summary.model_validate(found).metrics
-    return Ran(passed=child.returncode == 0, metrics=metrics, seconds=measured)
+    return Ran(passed=passed, metrics=_Summary.model_validate(found).metrics, seconds=measured)
+
+
+def execute(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    log: Path,
+    started: Callable[[int], None] = lambda pid: None,
+) -> bool:
+    """Runs k6 with a script and options to its end, and prints its progress. Returns whether all
+    thresholds held. Raises GaveUp if the script ended itself."""
+    script, *options = arguments
+    command = [binary(), "run", "--no-color", "--no-usage-report", "--address", ""]
+    command += ["--log-format", "json", *options, str(SCRIPTS / f"{script}.js")]
+    with log.open("wb") as output:
+        child = spawn(command, env={**_memory(), **environ}, cwd=REPOSITORY, output=output)
+        try:
+            started(child.pid)
+            printed = time.monotonic()
+            while child.poll() is None:
+                stopping.wait(0.25)
+                if time.monotonic() - printed > _PRINT_EVERY_SECONDS:
+                    printed = time.monotonic()
+                    _say_progress(log)
+        finally:
+            # Also after a stop request: nothing is left running.
+            kill_session(child)
+    if child.returncode not in (0, THRESHOLDS_FAILED):
+        raise GaveUp(f"{script}: {_reason(log.read_text(errors='replace'))}")
+    return child.returncode == 0
 
 
 def _memory() -> dict[str, str]:
@@ -219,26 +243,23 @@ def _memory() -> dict[str, str]:
     return {"GOGC": "off", "GOMEMLIMIT": str(available // 2)}
 
 
-def _state(log: Path) -> tuple[str, float]:
+def _say_progress(log: Path) -> None:
+    """Prints the newest state in k6's log: seconds, users and iterations so far."""
     with log.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 2_000))
-        found = _PROGRESS.findall(file.read())
-    if not found:
-        return "getting ready", 0.0
-    spent, users, most, done = (part.decode() for part in found[-1])
-    return f"{int(users):,} of {int(most):,} users, {int(done):,} done", seconds(spent)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 10_000))
+        found = re.findall(rb"^running .* complete", file.read(), re.M)
+    if found:
+        say(f"  {found[-1].decode()}")
 
 
 def _reason(output: str) -> str:
     """The last error in k6's output, without k6's prefixes and positions, as one sentence."""
-    errors = re.findall(r'level=error msg="((?:[^"\\]|\\.)*)"', output)
-    if not errors:
-        text = output.strip().rsplit("\n", 1)[-1] or "k6 printed no error"
-    else:
-        text = errors[-1].split("\\n")[0].replace('\\"', '"')
-        text = re.sub(r"^(GoError|Error|test aborted): ", "", text)
-        # The position in the script.
-        text = re.sub(r"\s+at (\S+ )?\(?(file:|native|go\.k6\.io).*", "", text)
+    errors = re.findall(r'^{.*"level":"error".*', output, re.M)
+    text = json.loads(errors[-1])["msg"].split("\n")[0] if errors else output.strip()
+    text = re.sub(r"^(GoError|Error|test aborted): ", "", text.rpartition("\n")[2])
+    # The position in the script.
+    text = re.sub(r"\s+at (\S+ )?\(?(file:|native|go\.k6\.io).*", "", text)
+    text = text or "k6 printed no error"
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
@@ -258,19 +279,11 @@ def read_seconds(samples: Path) -> list[Second]:
             routes[t][row["name"]] += 1
     found = []
     for t in range(max(times, default=-1) + 1):
-        ordered = sorted(times[t])
-        second = Second(t=t, at=(first or 0) / 1000 + t, n=len(ordered), routes=routes[t])
-        if len(ordered) >= _FEW:
-            second.avg = round(statistics.fmean(ordered), 2)
-            second.p50 = round(percentile(ordered, 50), 2)
-            second.p99 = round(percentile(ordered, 99), 2)
+        second = Second(t=t, at=(first or 0) / 1000 + t, n=len(times[t]), routes=routes[t])
+        if second.n >= _FEW:
+            # Interpolated as k6 does it.
+            percentiles = statistics.quantiles(times[t], n=100, method="inclusive")
+            second.avg = round(statistics.fmean(times[t]), 2)
+            second.p50, second.p99 = round(percentiles[49], 2), round(percentiles[98], 2)
         found.append(second)
     return found
-
-
-def percentile(ordered: list[float], share: float) -> float:
-    """A percentile of sorted numbers, interpolated between neighbours as k6 does."""
-    place = (len(ordered) - 1) * share / 100
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

@@ -22,7 +22,8 @@ def environ(**settings: str) -> dict[str, str]:
 
 
 def test_there_is_a_script_for_each_route_and_the_journey() -> None:
-    assert {path.stem for path in scripts.SCRIPTS.glob("*.js")} == set(scripts.NAMES)
+    found = {path.stem for path in scripts.SCRIPTS.glob("*.js")}
+    assert found == {*scripts.NAMES, "prepare"}
 
 
 @pytest.mark.parametrize("file", [*scripts.SCRIPTS.glob("*.js"), *scripts.SCRIPTS.glob("lib/*.js")])
@@ -198,32 +199,9 @@ def test_samples_become_points_of_a_second(tmp_path: Path) -> None:
     file = tmp_path / "samples.csv"
     file.write_text(HEAD + "vus,1700000000000,1,,,,,\n" + "".join(rows))
     first, empty, last = scripts.read_seconds(file)
-    assert (first.n, first.avg, first.p50) == (10, 4.5, 4.5)
+    assert (first.n, first.avg, first.p50, first.p99) == (10, 4.5, 4.5, 8.91)
     assert first.routes == {"seats": 10}
     assert empty.n == 0
     assert (last.t, last.n, last.routes) == (2, 1, {"pay": 1})
     assert last.p99 is None, "one request has no percentiles"
     assert last.at == first.at + 2
-
-
-def test_percentiles_lie_between_neighbours() -> None:
-    assert scripts.percentile([1, 2, 3, 4], 50) == 2.5
-    assert scripts.percentile([5], 99) == 5
-
-
-def test_the_last_words_of_k6() -> None:
-    message = (
-        'time="x" level=info msg="all well"\n'
-        'time="x" level=error msg="test aborted: There are no concerts: seed the database.'
-        ' at file:///a/b.js:1:2(3)" hint="script"\n'
-    )
-    assert scripts._reason(message) == "There are no concerts: seed the database."
-    assert scripts._reason("") == "k6 printed no error."
-    message = 'level=error msg="test aborted: Seats cannot be held: are there any left?"'
-    assert scripts._reason(message) == "Seats cannot be held: are there any left?"
-    message = (
-        'level=error msg="GoError: the room is full, look at it\\n\\tat a (file:///a.js:1:2(3))"'
-    )
-    assert scripts._reason(message) == "the room is full, look at it."
-    message = 'level=error msg="Error: stop at once at default (file:///a.js:1:2(3))"'
-    assert scripts._reason(message) == "stop at once."

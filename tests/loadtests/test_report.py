@@ -21,9 +21,8 @@ from loadtests.model import (
     Series,
     Stats,
 )
-from loadtests.prepare import Wanted
 from loadtests.report import charts, committed, run_report, words
-from loadtests.scripts import Plan, Ran
+from loadtests.scripts import Plan, Ran, Wanted
 from tests.loadtests.figures import STATS, a_result, a_script, a_series
 
 

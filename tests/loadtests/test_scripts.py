@@ -27,7 +27,7 @@ def ran(
     environ |= {"PROFILE": "smoke", "STAGES": "100ms:2,400ms:2", "THINK_SECONDS": "0.1"}
     with serving(mistakes, lets_in=lets_in) as gateway:
         environ |= {**fake_gateway.ENVIRON, "BASE_URL": gateway.url, **settings}
-        return scripts.run(script, folder, environ, lambda state, spent: None)
+        return scripts.run(script, folder, environ)
 
 
 def broken(ran: Ran) -> set[str]:
@@ -141,7 +141,7 @@ def test_a_rush_without_a_queue_is_none(tmp_path: Path) -> None:
 
 
 def test_a_line_in_which_nobody_stands_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Nobody has to stand in line"):
+    with pytest.raises(UserError, match=r"^order: Nobody has to stand in line: [^\n]+ capacity\.$"):
         ran("order", tmp_path, {})
     found = ran("order", tmp_path, {}, lets_in=False)
     assert found.passed, broken(found)

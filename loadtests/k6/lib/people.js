@@ -1,9 +1,9 @@
 // People who are prepared before the measurement: admitted, or with a seat held.
 //
-// setup() prepares and returns them if they fit into PREPARED_MEGABYTES. Otherwise
-// loadtests/prepare.py writes a file before k6 starts, PREPARED_FILE, of which k6 keeps one copy
-// for all virtual users. A virtual user that finds no person left prepares one, in the phase
-// `prepare`, before the measured request: the metric prepared_late counts them.
+// setup() prepares and returns them if they fit into PREPARED_MEGABYTES. Otherwise prepare.js
+// prepares them before the script starts, and they are read from PREPARED_FILE, of which k6 keeps
+// one copy for all virtual users. A virtual user that finds no person left prepares one, in the
+// phase `prepare`, before the measured request: the metric prepared_late counts them.
 
 import { SharedArray } from 'k6/data';
 import exec from 'k6/execution';
@@ -20,11 +20,15 @@ import {
   pagesSeen,
   reserve,
   reserveMany,
+  whatWasWrong,
 } from './shop.js';
 
 const BATCH = 32;
-const TRIES = 5;
+// Random seats that each person tries to hold.
+const TRIES = 20;
 const LOOKS_EACH = 15;
+// Those who cannot leave in time leave when their admission ends.
+const LEAVING_MS = 60_000;
 // A hold with less time left may expire before the payment.
 const HOLD_LEFT_MS = 5_000;
 
@@ -45,7 +49,9 @@ function enter(count) {
     const users = Array.from({ length: Math.min(BATCH, count - fans.length) }, newUser);
     const entered = enqueueMany(users, PREPARE);
     if (entered.length < users.length) {
-      exec.test.abort('Somebody got no place in the queue: is it full or paused?');
+      exec.test.abort(
+        `Somebody got no place in the queue${whatWasWrong()}: is it full or paused?`,
+      );
     }
     fans.push(...entered);
   }
@@ -65,7 +71,7 @@ function requireAdmitted(fans) {
 export function requireSeeded() {
   const [fan] = enter(1);
   if (fan.order === 0) requireConcerts(fan);
-  leaveMany([fan]);
+  leave([fan]);
 }
 
 function requireConcerts(fan) {
@@ -83,7 +89,7 @@ export function letIn(script, look = null, ids = []) {
   requireAdmitted([...fans, ...lookers]);
   requireConcerts(lookers[0]);
   ids.forEach((id, index) => look(lookers[Math.floor(index / LOOKS_EACH)].token, id, PREPARE));
-  sendHome(lookers);
+  leave(lookers);
   return { fans, pages: pagesSeen() };
 }
 
@@ -102,15 +108,27 @@ export function lineUp(script) {
 /** People who hold a seat, one for each iteration of the script: {userId, token, reservationId,
  * heldUntil}. */
 export function withSeats(script) {
-  const fans = enter(countFor(script));
+  return hold(enter(countFor(script)));
+}
+
+/** A person for PREPARED_FILE. */
+export function prepareOne(holds) {
+  const fans = enter(1);
+  return (holds ? hold(fans) : fans)[0];
+}
+
+/** Holds a random seat for each, and returns them. */
+function hold(fans) {
   requireAdmitted(fans);
   for (let at = 0; at < fans.length; at += BATCH) {
     let without = fans.slice(at, at + BATCH);
     for (let tries = 0; without.length > 0; tries += 1) {
-      if (tries === TRIES) exec.test.abort('Seats cannot be held: are there any left?');
+      if (tries === TRIES) {
+        exec.test.abort(`Seats cannot be held${whatWasWrong()}: are there any left?`);
+      }
       const results = reserveMany(without, without.map(anySeat), PREPARE);
       results.forEach((result, index) => {
-        Object.assign(without[index], result && hold(result));
+        Object.assign(without[index], result && heldBy(result));
       });
       without = without.filter((fan) => !fan.reservationId);
     }
@@ -118,9 +136,16 @@ export function withSeats(script) {
   return fans;
 }
 
-/** Lets the people of setup() leave, so that the room is as it was. */
+function leave(fans) {
+  const deadline = Date.now() + LEAVING_MS;
+  for (let at = 0; at < fans.length && Date.now() < deadline; at += BATCH) {
+    leaveMany(fans.slice(at, at + BATCH));
+  }
+}
+
+/** Lets the prepared people leave, so that the room is as it was. */
 export function sendHome(fans) {
-  for (let at = 0; at < fans.length; at += BATCH) leaveMany(fans.slice(at, at + BATCH));
+  leave(prepared || fans);
 }
 
 /** The person prepared for this user or iteration, if there is one. */
@@ -141,7 +166,7 @@ export function myself(fans) {
   return own;
 }
 
-function hold({ reservationId, heldUntil }) {
+function heldBy({ reservationId, heldUntil }) {
   return { reservationId, heldUntil };
 }
 
@@ -153,7 +178,7 @@ export function payer(fans) {
   if (fan === null) return null;
   for (let tries = 0; tries < TRIES; tries += 1) {
     const result = reserve(fan, anySeat(), PREPARE);
-    if (result && !result.taken) return { ...fan, ...hold(result) };
+    if (result && !result.taken) return { ...fan, ...heldBy(result) };
   }
   return null;
 }

@@ -37,6 +37,12 @@ const DAY_MS = 86_400_000;
 const PAGE_SIZE = 100;
 
 let complaints = 0;
+let lastWrong = '';
+
+/** Status and beginning of the last wrong reply, in brackets; empty if all were right. */
+export function whatWasWrong() {
+  return lastWrong && ` (${lastWrong})`;
+}
 
 let rightPages = {};
 
@@ -88,10 +94,11 @@ function isRightPage(page, response, name, tags, isRight) {
 }
 
 function complain(name, response) {
+  const told = response.error || String(response.body).slice(0, 200);
+  lastWrong = `status ${response.status}: ${told}`;
   complaints += 1;
   if (complaints > 2) return; // of each virtual user
-  const told = response.error || String(response.body).slice(0, 200);
-  console.error(`${name}: wrong reply, status ${response.status}: ${told}`);
+  console.error(`${name}: wrong reply, ${lastWrong}`);
 }
 
 const isId = (value) => Number.isInteger(value) && value > 0;
