@@ -12,8 +12,8 @@
     python3 -m harness.containers compose ...     Docker Compose with these settings
 
 settings.py lists the settings. Exit status 2: something is missing or wrong; one sentence names it.
-Needs Docker 20.10 with docker-compose 1.29 or Compose v2, and Python 3.9 with its standard library
-only, because a host has no virtual environment.
+Needs Docker 20.10 with docker-compose 1.29 or Compose v2, gzip, and Python 3.9 with its standard
+library only, because a host has no virtual environment.
 """
 
 import sys

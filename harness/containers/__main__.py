@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +23,25 @@ from harness.stopping import Stopped, stop_on_signals
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Runs one command and returns the exit status."""
-    given = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python3 -m harness.containers",
+        description=harness.containers.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [name for name in vars(Command) if not name.startswith("_")]
+    parser.add_argument("command", choices=names, metavar="COMMAND")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    try:
+        inspect.signature(getattr(Command, given.command)).bind(None, *given.words)
+    except TypeError as error:
+        parser.error(f"{given.command}: {error}")
     with stop_on_signals():
         try:
             project = environ.get("PROJECT") or "frontrow"
             stored = Stored(project)
-            given.run(Command(stored, Engine(project, environ), environ), given)
+            command = Command(stored, Engine(project, environ), environ)
+            getattr(command, given.command)(*given.words)
         except UserError as error:
             return _complain(f"{str(error).rstrip('.')}.", 2)
         except OSError as error:
@@ -43,22 +57,24 @@ def _complain(sentence: str, status: int) -> int:
 
 
 class Command:
-    """A method for each command. Settings come from the environment, and else from the last start
-    (up, roll or restore)."""
+    """A method for each command and its arguments.
+
+    Settings come from the environment, and else from the last start (up, roll or restore).
+    """
 
     def __init__(self, stored: Stored, engine: Engine, environ: Mapping[str, str]) -> None:
         self._stored = stored
         self._engine = engine
         self._environ = environ
 
-    def up(self, given: argparse.Namespace) -> None:
+    def up(self) -> None:
         settings = self._load_settings(create_secrets=True)
         with self._locked():
             self._require_complete_data()
             self._prepare_start(settings)
             up.start(self._engine, settings)
 
-    def down(self, given: argparse.Namespace) -> None:
+    def down(self) -> None:
         data = self._environ.get("DATA") or "keep"
         if data not in ("keep", "delete"):
             raise UserError(f"DATA must be keep or delete, not {data!r}.")
@@ -74,10 +90,10 @@ class Command:
                 self._stored.forget()
                 print(f"The data and the passwords of {project} are deleted.")
             else:
-                kept = "data and the passwords" if self._engine.volumes() else "passwords"
+                kept = "data and the passwords" if self._engine.listed("volume") else "passwords"
                 print(f"The {kept} of {project} are kept: make down DATA=delete deletes them.")
 
-    def roll(self, given: argparse.Namespace) -> None:
+    def roll(self) -> None:
         settings = self._load_settings()
         if self._stored.cap() != settings.CAP:
             raise UserError(
@@ -86,32 +102,32 @@ class Command:
         with self._locked():
             self._require_complete_data()
             self._engine.one_running("mariadb")
-            up.build(self._engine, settings)
+            self._engine.build(f"frontrow:{settings.FRONTROW_VERSION}")
             roll(self._engine, settings)
             self._stored.keep(settings)
             up.print_addresses(self._engine)
 
-    def backup(self, given: argparse.Namespace) -> None:
-        backup(self._engine, _file(given))
+    def backup(self, file: str = "") -> None:
+        backup(self._engine, _path(file, "backup"))
 
-    def restore(self, given: argparse.Namespace) -> None:
-        file = _file(given)
-        require_dump(file)
+    def restore(self, file: str = "") -> None:
+        path = _path(file, "restore")
+        require_dump(path)
         settings = self._load_settings(create_secrets=True)
         with self._locked():
             self._prepare_start(settings)
             with self._stored.incomplete():
-                restore(self._engine, file)
+                restore(self._engine, path)
             up.start(self._engine, settings)
 
-    def execute(self, given: argparse.Namespace) -> None:
+    def exec(self, service: str, *words: str) -> None:
         terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
-        found = self._engine.one_running(given.service)
-        self._engine.become("exec", "--interactive", *terminal, found.id, *given.words)
+        found = self._engine.one_running(service)
+        self._engine.become("exec", "--interactive", *terminal, found.id, *words)
 
-    def compose(self, given: argparse.Namespace) -> None:
+    def compose(self, *words: str) -> None:
         self._load_settings()
-        self._engine.become_compose(*given.words)
+        self._engine.become_compose(*words)
 
     def _load_settings(self, *, create_secrets: bool = False) -> Settings:
         """The settings, which the engine gets as well."""
@@ -121,9 +137,9 @@ class Command:
         return settings
 
     def _prepare_start(self, settings: Settings) -> None:
-        up.require_readable_mounts()
+        up.require_readable_config()
         up.require_ports(self._engine, settings)
-        up.build(self._engine, settings)
+        self._engine.build(f"frontrow:{settings.FRONTROW_VERSION}")
         self._stored.keep(settings)
 
     def _require_complete_data(self) -> None:
@@ -147,33 +163,10 @@ class Command:
             yield
 
 
-def _file(given: argparse.Namespace) -> Path:
-    if not given.file:
-        raise UserError(f"name the file: make {given.command} FILE=frontrow.sql.gz.")
-    return Path(given.file)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m harness.containers",
-        description=harness.containers.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("up", "down", "roll"):
-        commands.add_parser(name).set_defaults(run=getattr(Command, name))
-    for name in ("backup", "restore"):
-        command = commands.add_parser(name)
-        command.add_argument("file", metavar="FILE", nargs="?")
-        command.set_defaults(run=getattr(Command, name))
-    execute = commands.add_parser("exec")
-    execute.add_argument("service", metavar="SERVICE")
-    execute.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER)
-    execute.set_defaults(run=Command.execute)
-    compose = commands.add_parser("compose", add_help=False)
-    compose.add_argument("words", nargs=argparse.REMAINDER)
-    compose.set_defaults(run=Command.compose)
-    return parser
+def _path(file: str, command: str) -> Path:
+    if not file:
+        raise UserError(f"name the file: make {command} FILE=frontrow.sql.gz.")
+    return Path(file)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -26,11 +27,11 @@ def backup(engine: Engine, file: Path) -> None:
     mariadb = engine.one_running("mariadb").id
     command = ("mariadb-dump", _AS_ADMINISTRATOR, "--single-transaction", "--add-drop-database")
     with replaced(file) as raw:
-        with gzip.GzipFile("", "wb", 6, raw) as target:
+        with subprocess.Popen(["gzip"], stdin=subprocess.PIPE, stdout=raw) as packer:
             dump = ("exec", mariadb, *command, "--databases", *SCHEMAS)
-            if not engine.copy(*dump, target=target):
-                raise UserError("the dump failed, and nothing was written.")
-        raw.flush()
+            dumped = engine.stream(*dump, stdout=packer.stdin)
+        if not dumped or packer.returncode:
+            raise UserError("the dump failed, and nothing was written.")
         require_dump(Path(raw.name))
     print(f"Wrote {file}")
 
@@ -92,9 +93,14 @@ def restore(engine: Engine, file: Path) -> None:
 def _import(engine: Engine, file: Path, *, failure: str) -> None:
     mariadb = engine.one_running("mariadb").id
     client = ("mariadb", _AS_ADMINISTRATOR)
-    with gzip.open(file) as source:
-        if not engine.copy("exec", "--interactive", mariadb, *client, source=source):
-            raise UserError(failure)
+    with file.open("rb") as packed:
+        unpack = ["gzip", "--decompress", "--stdout"]
+        with subprocess.Popen(unpack, stdin=packed, stdout=subprocess.PIPE) as unpacker:
+            imported = engine.stream(
+                *("exec", "--interactive", mariadb, *client), stdin=unpacker.stdout
+            )
+    if not imported:
+        raise UserError(failure)
     # Ids assigned after the dump must not be assigned again: the payment provider and Kafka's
     # topics know them.
     for table in ("reservation.reservation", "payment.payment"):

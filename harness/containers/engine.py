@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from harness import stopping
 from harness.errors import UserError
@@ -25,7 +20,7 @@ _CALL_SECONDS = 60.0
 # tenth of a core each, takes minutes.
 _COMPOSE_SECONDS = 1200.0
 # To dump or import all databases.
-_COPY_SECONDS = 4 * 3600.0
+_STREAM_SECONDS = 4 * 3600.0
 # Above every stop_grace_period, so that a program drains and ends by itself.
 _GRACE_SECONDS = 60
 # From started to healthy, for the slowest.
@@ -47,6 +42,8 @@ class Container:
     name: str
     #: The service of compose.yml.
     service: str
+    #: Started by `docker-compose run`: callers do not find it.
+    one_off: bool
     running: bool
     #: healthy, starting or unhealthy; empty without a health check.
     health: str
@@ -54,6 +51,10 @@ class Container:
     deaths: int
     #: address:port of this machine.
     published: tuple[str, ...]
+
+    @property
+    def serves(self) -> bool:
+        return self.running and self.health == "healthy"
 
     @property
     def ports(self) -> set[int]:
@@ -108,11 +109,14 @@ class Engine:
         once = ("run", "--rm", "--no-deps", "-T", service, *command)
         self.compose(*once, failure=failure)
 
-    def build(self, tag: str, dockerfile: Path, context: Path) -> None:
+    def build(self, tag: str) -> None:
+        """Builds the image of the programs from this checkout."""
+        print(f"Building the image {tag}", flush=True)
+        dockerfile = REPOSITORY / "deploy" / "Dockerfile"
         arguments = ["--tag", tag, "--build-arg", "PIP_INDEX_URL", "--file", str(dockerfile)]
         ran = self._run(
             # --force-rm: the classic builder would keep the container of a step that fails.
-            ["docker", "build", "--quiet", "--force-rm", *arguments, str(context)],
+            ["docker", "build", "--quiet", "--force-rm", *arguments, str(REPOSITORY)],
             _COMPOSE_SECONDS,
             stdout=subprocess.DEVNULL,
         )
@@ -120,29 +124,22 @@ class Engine:
             raise UserError(
                 f"the image {tag} could not be built: see the error above. If no package index was"
                 " reached, begin with deploy/airgap/build.sh wheels. To see more: docker build -f"
-                f" {dockerfile} {context}."
+                f" {dockerfile} {REPOSITORY}."
             )
+
+    def listed(self, kind: str) -> list[str]:
+        """The ids of all that the project has of a kind: container, network or volume."""
+        ours = f"label={_PROJECT}={self.project}"
+        options = ("--all", "--no-trunc") if kind == "container" else ()
+        return self.docker(kind, "ls", "--quiet", *options, "--filter", ours).split()
 
     def containers(self, *services: str, one_off: bool = False) -> list[Container]:
         """The containers of these services (default: of all), running or not."""
-        ids = self.docker(
-            *("ps", "--all", "--quiet", "--no-trunc"),
-            *("--filter", f"label={_PROJECT}={self.project}"),
-            *("--filter", f"label={_ONE_OFF}={one_off}"),
-        ).split()
-        if not ids:
-            return []
-        # Fails if one of them was removed meanwhile, and still describes the others.
-        ran = self._run(["docker", "inspect", *ids], _CALL_SECONDS, **_CAPTURED)
-        found = [_container(each) for each in json.loads(ran.stdout or "[]")]
-        chosen = [each for each in found if not services or each.service in services]
-        return sorted(chosen, key=lambda each: (each.service, each.name))
-
-    def networks(self) -> list[str]:
-        return self._of_project("network", "ls")
-
-    def volumes(self) -> list[str]:
-        return self._of_project("volume", "ls")
+        return [
+            each
+            for each in self._inspect(self.listed("container"))
+            if each.one_off == one_off and (not services or each.service in services)
+        ]
 
     def one_running(self, service: str) -> Container:
         """A running container of the service, healthy if there is one."""
@@ -166,26 +163,22 @@ class Engine:
 
     def wait_for_new(self, new: Iterable[Container]) -> None:
         """Waits until these are healthy. Raises UserError for the first that fails."""
-        waiting = {each.id for each in new}
+        ids = [each.id for each in new]
         deadline = time.monotonic() + _HEALTHY_SECONDS
-        while waiting:
-            known = {each.id: each for each in [*self.containers(), *self.containers(one_off=True)]}
-            for id_ in sorted(waiting):
-                each = known.get(id_)
-                if each is None:
-                    raise UserError("somebody removed a new container before it was healthy.")
-                if each.running and each.health == "healthy":
-                    waiting.discard(id_)
-                elif (
-                    each.health != "starting"
-                    or each.deaths >= _DEATHS
-                    or time.monotonic() > deadline
-                ):
+        while True:
+            found = self._inspect(ids)
+            if len(found) < len(ids):
+                raise UserError("somebody removed a new container before it was healthy.")
+            waiting = [each for each in found if not each.serves]
+            if not waiting:
+                return
+            late = time.monotonic() > deadline
+            for each in waiting:
+                if each.health != "starting" or each.deaths >= _DEATHS or late:
                     raise UserError(
                         f"the new {each.service} does not become healthy{self._last_line(each)}"
                     )
-            if waiting:
-                stopping.wait(_POLL_SECONDS)
+            stopping.wait(_POLL_SECONDS)
 
     def retire(self, each: Container) -> None:
         """Stops a container, which drains first, and removes it. No-op if it does not exist."""
@@ -195,37 +188,9 @@ class Engine:
             self._docker_unless_removed("stop", "--time", grace, each.id, seconds=seconds)
         self._docker_unless_removed("rm", "--force", each.id)
 
-    def copy(
-        self,
-        *arguments: str,
-        source: io.BufferedIOBase | None = None,
-        target: io.BufferedIOBase | None = None,
-    ) -> bool:
-        """Runs docker with `source` as its input, or `target` as its output.
-
-        Returns whether it succeeded.
-        """
-        deadline = time.monotonic() + _COPY_SECONDS
-        process = subprocess.Popen(
-            ["docker", *arguments],
-            env=self._environ,
-            stdin=subprocess.PIPE if source else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if target else subprocess.DEVNULL,
-        )
-        # The process is killed first, so that the thread does not block.
-        with ThreadPoolExecutor(max_workers=1) as pool, process:
-            try:
-                copied = pool.submit(_copy, source or process.stdout, target or process.stdin)
-                while not copied.done() or process.poll() is None:
-                    stopping.wait(0.05)
-                    if time.monotonic() > deadline:
-                        raise UserError(f"docker {arguments[0]} took longer than four hours")
-                copied.result()
-                if process.returncode:
-                    stopping.raise_if_requested()  # Ctrl-C reaches docker too
-                return process.returncode == 0
-            finally:
-                process.kill()
+    def stream(self, *arguments: str, **streams: IO[bytes] | None) -> bool:
+        """Runs docker with `stdin` or `stdout`, and returns whether it succeeded."""
+        return self._run(["docker", *arguments], _STREAM_SECONDS, **streams).returncode == 0
 
     def become(self, *command: str) -> NoReturn:
         """Replaces this program by a docker command, with its terminal and exit status."""
@@ -235,9 +200,14 @@ class Engine:
         """Replaces this program by Docker Compose."""
         os.execvpe(self._compose[0], [*self._compose, *command], self._environ)
 
-    def _of_project(self, *listing: str) -> list[str]:
-        ours = f"label={_PROJECT}={self.project}"
-        return self.docker(*listing, "--quiet", "--filter", ours).split()
+    def _inspect(self, ids: Sequence[str]) -> list[Container]:
+        """Those of the containers that still exist, by service and name."""
+        if not ids:
+            return []
+        # Fails if one of them was removed meanwhile, and still describes the others.
+        ran = self._run(["docker", "inspect", *ids], _CALL_SECONDS, **_CAPTURED)
+        found = [_container(each) for each in json.loads(ran.stdout or "[]")]
+        return sorted(found, key=lambda each: (each.service, each.name))
 
     def _docker_unless_removed(self, *arguments: str, seconds: float = _CALL_SECONDS) -> None:
         try:
@@ -276,17 +246,8 @@ _CAPTURED: Mapping[str, Any] = {
 }
 
 
-def _copy(source: Any, target: Any) -> None:
-    """Copies everything. Closes a pipe, so that its reader ends."""
-    # If the reader ends first, its exit status counts.
-    with contextlib.suppress(BrokenPipeError):
-        shutil.copyfileobj(source, target, 1 << 20)
-        if isinstance(target, io.BufferedWriter):
-            target.close()
-
-
 def _container(described: Mapping[str, Any]) -> Container:
-    state = described["State"]
+    state, labels = described["State"], described["Config"]["Labels"]
     published = [
         f"{each['HostIp']}:{each['HostPort']}"
         for bindings in (described["NetworkSettings"].get("Ports") or {}).values()
@@ -295,7 +256,8 @@ def _container(described: Mapping[str, Any]) -> Container:
     return Container(
         id=described["Id"],
         name=described["Name"].lstrip("/"),
-        service=described["Config"]["Labels"][_SERVICE],
+        service=labels[_SERVICE],
+        one_off=labels[_ONE_OFF] == "True",
         running=state["Running"],
         health=(state.get("Health") or {}).get("Status", ""),
         deaths=described["RestartCount"],

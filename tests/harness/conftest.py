@@ -8,7 +8,7 @@ import pytest
 
 from harness.containers import __main__ as program
 from harness.containers import engine, settings
-from harness.local.ports import free_ports
+from harness.local.ports import free_ports, is_free
 from tests.harness.fake_docker import Fake, FakeDocker
 
 
@@ -19,7 +19,8 @@ class Operator:
         self.docker = docker
         self.state = state
         self._capsys = capsys
-        self.port = str(free_ports(1)[0])
+        # With two gateways, the next port must be free as well.
+        self.port = str(next(port for port in free_ports(20) if is_free(port + 1)))
 
     def run(self, *arguments: str, **environ: str) -> str:
         """Runs a command that must succeed, and returns its output."""

@@ -7,7 +7,6 @@ dump.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 import os
@@ -49,6 +48,13 @@ class Fake:
     deaths: int = 0
     port: str | None = None
 
+    @property
+    def name(self) -> str:
+        return f"{self.service}_{self.number}"
+
+    def stop(self) -> None:
+        self.running, self.port = False, None
+
 
 class FakeDocker:
     """One engine; commands come and go."""
@@ -56,12 +62,10 @@ class FakeDocker:
     def __init__(self) -> None:
         self.containers: list[Fake] = []
         self.image = 0
-        #: (service, image) whose containers never become healthy.
-        self.unhealthy: set[tuple[str, int]] = set()
-        #: Words of a command that fails, such as "run migrate" or "build".
+        #: (service, image) → the attributes of its containers, which never become healthy.
+        self.unhealthy: dict[tuple[str, int], Mapping[str, Any]] = {}
+        #: The beginning of an entry of the log, which fails instead.
         self.failing: str | None = None
-        #: Containers of steps of a build that failed.
-        self.steps: list[str] = []
         self.data: bytes | None = None
         #: Compose creates both before any container.
         self.networks: set[str] = set()
@@ -73,7 +77,7 @@ class FakeDocker:
         self.patience: int | None = None
         #: The fewest that served at any time since watch().
         self.fewest: dict[str, int] = {}
-        self._made = 0
+        self._ids = itertools.count(1)
 
     def engine(self, project: str, environ: Mapping[str, str]) -> Engine:
         return FakeEngine(self, project, environ)
@@ -90,89 +94,95 @@ class FakeDocker:
         )
 
     def watch(self) -> None:
-        self.fewest = {name: len(self._serving(name)) for name in PROGRAMS}
+        self.fewest = {name: len(self.containers) for name in PROGRAMS}
+        self.observe()
 
-    def changed(self, what: str) -> None:
-        self.log.append(what)
+    def observe(self) -> None:
+        """Each command calls this before it changes anything."""
         for name, fewest in self.fewest.items():
-            self.fewest[name] = min(fewest, len(self._serving(name)))
+            serving = [each for each in self.of(name) if each.running and each.health == "healthy"]
+            self.fewest[name] = min(fewest, len(serving))
+
+    def change(self, what: str) -> None:
+        """Records a change, or refuses it."""
+        if self.failing and what.startswith(self.failing):
+            raise _Refused("as the test wants")
+        self.log.append(what)
         if self.patience is not None:
             self.patience -= 1
             if self.patience < 0:
                 self.patience = None
                 os.kill(os.getpid(), signal.SIGINT)
 
-    def _serving(self, service: str) -> list[Fake]:
-        return [each for each in self.of(service) if each.running and each.health == "healthy"]
-
-    def create(self, service: str, variables: Mapping[str, str], *, one_off: bool = False) -> Fake:
-        self._made += 1
-        numbers = [each.number for each in self.of(service)]
+    def create(self, service: str, variables: Mapping[str, str], *, one_off: bool = False) -> None:
         made = Fake(
-            id=f"{self._made:064x}",
+            id=f"{next(self._ids):064x}",
             service=service,
-            number=max(numbers, default=0) + 1,
+            number=max((each.number for each in self.of(service)), default=0) + 1,
             image=self.image,
             variables=dict(variables),
             one_off=one_off,
         )
         if service in ONE_SHOTS:
             made.running, made.health = False, ""
-        if (service, self.image) in self.unhealthy:
-            made.health = "unhealthy"
+        for name, value in self.unhealthy.get((service, self.image), {}).items():
+            setattr(made, name, value)
         if service == "gateway" and not one_off:
-            taken = {each.port for each in self.of("gateway") if each.running}
             first, _, last = variables["FRONTROW_PORTS"].partition("-")
-            free = [str(n) for n in range(int(first), int(last) + 1) if str(n) not in taken]
-            made.running, made.port = bool(free), free[0] if free else None
+            taken = {each.port for each in self.containers}
+            free = {str(port) for port in range(int(first), int(last) + 1)} - taken
+            made.port = min(free, default=None)
+            made.running = made.port is not None
         self.containers.append(made)
-        return made
 
-    def remove(self, each: Fake) -> None:
-        self.containers.remove(each)
+    def up(self, service: str, count: int, environ: Mapping[str, str], *, recreate: bool) -> None:
+        """Makes `count` containers of a service run, with the latest image of a program."""
+        variables = {
+            name: value
+            for name, value in environ.items()
+            if service not in SERVERS or name.startswith(service.upper())
+        }
+        for position, each in enumerate(self.of(service)):
+            outdated = (service not in SERVERS and each.image != self.image) or (
+                each.variables != variables
+            )
+            if position >= count or (recreate and outdated):
+                self.containers.remove(each)
+            elif service not in ONE_SHOTS:
+                each.running = True
+        while len(self.of(service)) < count:
+            self.create(service, variables)
 
 
 class FakeEngine(Engine):
-    """Commands are executed by the fake."""
+    """Its commands are executed by the fake."""
 
     def __init__(self, fake: FakeDocker, project: str, environ: Mapping[str, str]) -> None:
         self._fake = fake
         super().__init__(project, environ)
 
     def _run(
-        self, command: Sequence[str], seconds: float, **options: Any
+        self, command: Sequence[str], seconds: float, **streams: Any
     ) -> subprocess.CompletedProcess[Any]:
         stopping.raise_if_requested()
+        self._fake.observe()
         program, *words = command
+        out = ""
         try:
-            if program == "docker-compose":
-                assert words[:2] == ["--project-name", self.project] or words == ["version"]
-                out = self._on_compose(*words[4:]) if len(words) > 1 else ""
-            else:
-                out = self._on_docker(*words)
+            if program == "docker":
+                out = self._on_docker(*words, **streams)
+            elif words != ["version"]:
+                assert words[:2] == ["--project-name", self.project]
+                self._on_compose(*words[4:])
         except _Refused as refused:
             return subprocess.CompletedProcess([], 1, "", str(refused))
         return subprocess.CompletedProcess([], 0, out, "")
 
-    def copy(
-        self,
-        *arguments: str,
-        source: io.BufferedIOBase | None = None,
-        target: io.BufferedIOBase | None = None,
-    ) -> bool:
-        assert self._one(arguments[1 if target else 2]).service == "mariadb"
-        if target:
-            target.write(self._fake.dump)
-        if source:
-            self._fake.changed("import")
-            self._fake.data = source.read()
-        return True
-
     def become(self, *command: str) -> Any:
-        self._fake.changed(f"exec {self._name(command[2])} {' '.join(command[3:])}")
+        self._fake.change(f"exec {self._one(command[2]).name} {' '.join(command[3:])}")
 
     def become_compose(self, *command: str) -> Any:
-        self._fake.changed(f"compose {' '.join(command)} {self._environ['FRONTROW_PORTS']}")
+        self._fake.change(f"compose {' '.join(command)} {self._environ['FRONTROW_PORTS']}")
 
     def _one(self, id_: str) -> Fake:
         for each in self._fake.containers:
@@ -180,122 +190,89 @@ class FakeEngine(Engine):
                 return each
         raise _Refused(f"Error: No such container: {id_}")
 
-    def _name(self, id_: str) -> str:
-        each = self._one(id_)
-        return f"{each.service}_{each.number}"
-
-    def _on_docker(self, verb: str, *words: str) -> str:
+    def _on_docker(self, verb: str, *words: str, **streams: Any) -> str:
         fake = self._fake
         if verb == "compose":
             raise _Refused("docker: 'compose' is not a docker command.")
         if verb == "build":
-            if fake.failing == "build":
-                fake.steps += [] if "--force-rm" in words else ["naughty_greider"]
-                raise _Refused("no matching distribution found")
+            assert "--force-rm" in words, "the container of a step that fails would stay"
+            fake.change("build")
             fake.image += 1
-            fake.changed("build")
-        elif verb == "ps":
-            one_off = f"label=com.docker.compose.oneoff={True}" in words
-            return "\n".join(each.id for each in fake.containers if each.one_off == one_off)
+        elif words and words[0] == "ls":
+            ids = {"network": fake.networks, "volume": fake.volumes}
+            return "\n".join(ids.get(verb) or [each.id for each in fake.containers])
         elif verb == "inspect":
             return json.dumps([self._described(self._one(id_)) for id_ in words])
-        elif verb == "stop":
-            name, stopped = self._name(words[-1]), self._one(words[-1])
-            stopped.running, stopped.port = False, None
-            fake.changed(f"stop {name}")
-        elif verb == "rm":
-            name = self._name(words[-1])
-            fake.remove(self._one(words[-1]))
-            fake.changed(f"rm {name}")
+        elif verb in ("stop", "rm"):
+            each = self._one(words[-1])
+            fake.change(f"{verb} {each.name}")
+            each.stop()
+            if verb == "rm":
+                fake.containers.remove(each)
         elif verb == "logs":
             return "Traceback (most recent call last):\nImportError: no module named new\n"
         elif verb == "exec":
-            assert self._one(words[0]).service == "mariadb"
-            if words[-1].startswith("ALTER"):
-                fake.changed(words[-1])
-            return "7\n"
-        elif verb == "network":
-            assert words[0] == "ls"
-            return "\n".join(fake.networks)
-        elif verb == "volume" and words[0] == "ls":
-            return "\n".join(fake.volumes)
+            return self._on_mariadb(*words, **streams)
         elif verb == "volume":
             assert words[0] == "rm"
             assert not fake.containers
+            fake.change("volume rm")
             fake.volumes -= set(words[1:])
-            fake.data = None
-            fake.changed("volume rm")
         else:
             assert verb in ("--version", "info"), verb
         return ""
 
-    def _on_compose(self, verb: str, *words: str) -> str:
+    def _on_mariadb(self, *words: str, **streams: Any) -> str:
+        if "stdin" in streams:
+            self._fake.change("import")
+            self._fake.data = streams["stdin"].read()
+        elif streams["stdout"] != subprocess.PIPE:
+            streams["stdout"].write(self._fake.dump)
+        elif words[-1].startswith("ALTER"):
+            self._fake.change(words[-1])
+        return "7\n"
+
+    def _on_compose(self, verb: str, *words: str) -> None:
         fake = self._fake
         scales = dict(
             after.split("=") for before, after in itertools.pairwise(words) if before == "--scale"
         )
-        flags = {word for word in words if word.startswith("-")}
         first = next((n for n, word in enumerate(words) if word in _SERVICES), len(words))
         names = words[first:]
-        command = " ".join([verb, *names])
-        if fake.failing and command.startswith(fake.failing):
-            fake.changed(f"{command}, which failed")
-            raise _Refused("as the test wants")
+        fake.change(" ".join([verb, *names]))
         if verb == "up":
             fake.networks, fake.volumes = {"outside"}, {"mariadb"}
             for service in names or _SERVICES:
-                self._up(service, int(scales.get(service, "1")), "--no-recreate" in flags)
-        elif verb == "run":
-            if "--detach" in flags:
-                fake.create(names[0], self._environ, one_off=True)
+                count = int(scales.get(service, "1"))
+                fake.up(service, count, self._environ, recreate="--no-recreate" not in words)
+            gateways = fake.of("gateway") if "gateway" in (names or PROGRAMS) else []
+            if not all(each.running for each in gateways):
+                raise _Refused("port is already allocated")
+        elif verb == "run" and "--detach" in words:
+            fake.create(names[0], self._environ, one_off=True)
         elif verb == "stop":
             for each in fake.containers:
                 if each.service in names:
-                    each.running, each.port = False, None
-        else:
-            assert verb == "down", verb
+                    each.stop()
+        elif verb == "down":
             fake.containers.clear()
             fake.networks.clear()
-            if "--volumes" in flags:
+            if "--volumes" in words:
                 fake.volumes.clear()
-                fake.data = None
-        fake.changed(command)
-        starts_gateways = verb == "up" and "gateway" in (names or PROGRAMS)
-        if starts_gateways and not all(each.running for each in fake.of("gateway")):
-            raise _Refused("port is already allocated")
-        return ""
-
-    def _up(self, service: str, count: int, no_recreate: bool) -> None:
-        fake = self._fake
-        variables = {
-            name: value
-            for name, value in self._environ.items()
-            if service not in SERVERS or name.startswith(service.upper())
-        }
-        there = fake.of(service)
-        for each in there[count:]:
-            fake.remove(each)
-        for each in there[:count]:
-            image = each.image if service in SERVERS else fake.image
-            if not no_recreate and (each.image, each.variables) != (image, variables):
-                fake.remove(each)
-            elif service not in ONE_SHOTS:
-                each.running = True
-        while len(fake.of(service)) < count:
-            fake.create(service, variables)
 
     def _described(self, each: Fake) -> dict[str, Any]:
         address = each.variables.get("FRONTROW_BIND", "")
         ports = {"8080/tcp": [{"HostIp": address, "HostPort": each.port}]} if each.port else {}
+        labels = {"service": each.service, "oneoff": str(each.one_off)}
         return {
             "Id": each.id,
-            "Name": f"/{self.project}_{each.service}_{each.number}",
+            "Name": f"/{self.project}_{each.name}",
             "RestartCount": each.deaths,
             "State": {
                 "Running": each.running,
                 **({"Health": {"Status": each.health}} if each.health else {}),
             },
-            "Config": {"Labels": {"com.docker.compose.service": each.service}},
+            "Config": {"Labels": {f"com.docker.compose.{key}": labels[key] for key in labels}},
             "NetworkSettings": {"Ports": ports},
         }
 

@@ -4,7 +4,6 @@ import pytest
 
 from harness.containers.settings import PROGRAMS
 from tests.harness.conftest import Operator
-from tests.harness.fake_docker import FakeEngine
 
 ALL = {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
 
@@ -45,7 +44,7 @@ def test_nothing_is_replaced_if_the_migration_fails(pair: Operator) -> None:
 
 @pytest.mark.parametrize("unhealthy", PROGRAMS)
 def test_an_unhealthy_new_version_is_removed(pair: Operator, unhealthy: str) -> None:
-    pair.docker.unhealthy = {(unhealthy, 2)}
+    pair.docker.unhealthy = {(unhealthy, 2): {"health": "unhealthy"}}
     error = pair.refused("roll")
     assert f"the new {unhealthy} does not become healthy" in error
     assert "ImportError" in error
@@ -59,17 +58,9 @@ def test_an_unhealthy_new_version_is_removed(pair: Operator, unhealthy: str) -> 
 
 
 def test_a_container_that_keeps_dying_is_unhealthy(
-    pair: Operator, monkeypatch: pytest.MonkeyPatch
+    pair: Operator,
 ) -> None:
-    create = pair.docker.create
-
-    def dying(service: str, *arguments: object, **more: object) -> object:
-        made = create(service, *arguments, **more)  # type: ignore[arg-type]
-        if service == "payment":
-            made.running, made.health, made.deaths = False, "starting", 3
-        return made
-
-    monkeypatch.setattr(pair.docker, "create", dying)
+    pair.docker.unhealthy = {("payment", 2): {"running": False, "health": "starting", "deaths": 3}}
     assert "the new payment does not become healthy" in pair.refused("roll")
     assert pair.docker.running() == ALL
 
@@ -79,7 +70,7 @@ def test_an_unhealthy_gateway_is_found_before_the_only_old_one_stops(
 ) -> None:
     operator.run("up", PORT=operator.port)
     operator.docker.watch()
-    operator.docker.unhealthy = {("gateway", 2)}
+    operator.docker.unhealthy = {("gateway", 2): {"health": "unhealthy"}}
     operator.refused("roll")
     assert operator.docker.fewest == dict.fromkeys(PROGRAMS, 1)
 
@@ -132,7 +123,7 @@ def test_fewer_gateways_take_the_first_ports(pair: Operator) -> None:
 def test_no_container_stops_if_compose_creates_none(
     pair: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeEngine, "_up", lambda *_: None)
+    monkeypatch.setattr(pair.docker, "up", lambda *_, **__: None)
     assert "not 2 but 0 new ones of concert" in pair.refused("roll")
     assert pair.docker.running() == ALL
 

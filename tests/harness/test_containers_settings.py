@@ -2,7 +2,6 @@
 
 import ast
 import fcntl
-import re
 import shutil
 import socket
 import subprocess
@@ -124,19 +123,13 @@ def test_a_taken_port_is_refused(operator: Operator) -> None:
 def test_mounts_that_the_servers_cannot_read_are_refused(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    file = tmp_path / "mariadb" / "start.sh"
+    file = tmp_path / "config" / "start.sh"
     file.parent.mkdir(mode=0o755)
     file.touch(mode=0o644)
-    monkeypatch.setattr(up, "MOUNTS", (file.parent,))
+    monkeypatch.setattr(up, "CONFIG", file.parent)
     operator.run("up", PORT=operator.port)
     file.chmod(0o600)
     assert f"chmod -R a+rX {file.parent}" in operator.refused("up")
-
-
-def test_the_checked_mounts_are_those_of_compose() -> None:
-    compose = REPOSITORY / "deploy" / "compose.yml"
-    named = re.findall(r"\./([^:]+):/", compose.read_text())
-    assert sorted(compose.parent / name for name in named) == sorted(up.MOUNTS)
 
 
 def test_secrets_are_created_once(operator: Operator) -> None:
