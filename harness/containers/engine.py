@@ -91,10 +91,15 @@ class Engine:
         """Sets the variables of compose.yml from now on."""
         self._environ.update(variables)
 
-    def docker(self, *arguments: str, seconds: float = _CALL_SECONDS) -> str:
-        """Runs docker and returns its output."""
+    def docker(
+        self, *arguments: str, seconds: float = _CALL_SECONDS, may_be_removed: bool = False
+    ) -> str:
+        """Runs docker and returns its output.
+
+        With `may_be_removed` it is a no-op for a container that does not exist.
+        """
         ran = self._run(["docker", *arguments], seconds, **_CAPTURED)
-        if ran.returncode:
+        if ran.returncode and not (may_be_removed and "No such container" in ran.stderr):
             reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(f"docker {arguments[0]} failed: {reason}")
         return str(ran.stdout)
@@ -183,10 +188,9 @@ class Engine:
     def retire(self, each: Container) -> None:
         """Stops a container, which drains first, and removes it. No-op if it does not exist."""
         if each.running:
-            grace = str(_GRACE_SECONDS)
-            seconds = _GRACE_SECONDS + _CALL_SECONDS
-            self._docker_unless_removed("stop", "--time", grace, each.id, seconds=seconds)
-        self._docker_unless_removed("rm", "--force", each.id)
+            stop = ("stop", "--time", str(_GRACE_SECONDS), each.id)
+            self.docker(*stop, seconds=_GRACE_SECONDS + _CALL_SECONDS, may_be_removed=True)
+        self.docker("rm", "--force", each.id, may_be_removed=True)
 
     def stream(self, *arguments: str, **streams: IO[bytes] | None) -> bool:
         """Runs docker with `stdin` or `stdout`, and returns whether it succeeded."""
@@ -208,13 +212,6 @@ class Engine:
         ran = self._run(["docker", "inspect", *ids], _CALL_SECONDS, **_CAPTURED)
         found = [_container(each) for each in json.loads(ran.stdout or "[]")]
         return sorted(found, key=lambda each: (each.service, each.name))
-
-    def _docker_unless_removed(self, *arguments: str, seconds: float = _CALL_SECONDS) -> None:
-        try:
-            self.docker(*arguments, seconds=seconds)
-        except UserError as error:
-            if "No such container" not in str(error):
-                raise
 
     def _last_line(self, each: Container) -> str:
         command = ["docker", "logs", "--tail", "20", each.id]

@@ -37,35 +37,25 @@ class Settings:
     They are text, as in the environment and in compose.yml.
     """
 
+    #: The total of cores and memory of all containers: a file of deploy/caps.
     CAP: str = _EXAMPLE_CAP
-    """The total of cores and memory of all containers: a file of deploy/caps."""
-
+    #: The number of each program, which share its cap: 1 to SCALE_MAX of the cap's file.
     SCALE: str = "1"
-    """The number of each program, which share its cap: 1 to SCALE_MAX of the cap's file."""
-
+    #: What an empty database gets for sale.
     SEED: str = "full"
-    """What an empty database gets for sale: full, small or none."""
-
+    #: The gateway's port on this machine; a second gateway has the next one.
     PORT: str = "8080"
-    """The gateway's port on this machine, 1 to 65535; a second gateway has the next one."""
-
+    #: The address of this machine that the ports are published on; 0.0.0.0: all.
     FRONTROW_BIND: str = "127.0.0.1"
-    """The IPv4 address of this machine that the ports are published on; 0.0.0.0: all."""
-
+    #: The tag of the image frontrow.
     FRONTROW_VERSION: str = "local"
-    """The tag of the image frontrow: letters, digits, `_`, `.` and `-`, at most 128."""
-
+    #: `sandbox` moves no money; `http` requires the URL.
     PAYMENT_PROVIDER: str = "sandbox"
-    """The payment provider: sandbox (moves no money) or http."""
-
     PAYMENT_HTTP_BASE_URL: str = ""
-    """The URL of the provider `http`, which requires it."""
-
+    #: The provider's bearer key; stored with the secrets.
     PAYMENT_HTTP_API_KEY: str = dataclasses.field(default="", repr=False)
-    """Its bearer key; stored with the secrets."""
-
+    #: The number of people admitted at once when the room opens for the first time.
     QUEUE_CAPACITY: str = "500"
-    """The number of people admitted at once, 0 or more, when the room opens for the first time."""
 
     @property
     def scale(self) -> int:

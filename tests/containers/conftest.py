@@ -1,11 +1,14 @@
 """Stacks of containers. They are slow and need a Docker engine: `make test-containers`."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.containers.stack import Containers, why_not
+from harness.containers.engine import Engine
+from harness.errors import UserError
+from tests.containers.stack import Containers
 from tests.e2e.shop import Shop
 
 HERE = Path(__file__).parent
@@ -17,13 +20,16 @@ _SECONDS_A_TEST = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = why_not()
+    try:
+        Engine("frontrow-test", os.environ)
+        reason = ""
+    except UserError as error:
+        reason = f"no containers here: {error}"
     items.sort(key=lambda item: _ORDER.index(item.path.stem) if item.path.parent == HERE else -1)
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(_SECONDS_A_TEST))
-            if reason:
-                item.add_marker(pytest.mark.skip(reason=f"no containers here: {reason}"))
+            item.add_marker(pytest.mark.skipif(bool(reason), reason=reason))
 
 
 def started(project: str, **settings: str) -> Iterator[Containers]:

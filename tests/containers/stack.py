@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import pymysql
 from pymysql.cursors import Cursor
 
 from harness import topology
+from harness.containers.engine import Engine
 from harness.containers.settings import Settings
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, free_ports
@@ -33,26 +32,11 @@ _ADMINISTRATOR = "tests"
 _PASSWORD = "only in a database of the tests"
 
 
-def why_not() -> str | None:
-    """The reason why containers cannot run here; None if they can."""
-    if not shutil.which("docker"):
-        return "docker is not installed"
-    if _run(["docker", "info"], check=False).returncode:
-        return "no Docker engine responds (docker info fails)"
-    if (
-        not shutil.which("docker-compose")
-        and _run(["docker", "compose", "version"], False).returncode
-    ):
-        return "neither docker-compose nor Docker's compose plugin is installed"
-    return None
-
-
 class Containers:
     """One project, started and stopped like `make up` and `make down`. The methods block."""
 
     def __init__(self, project: str, **settings: str) -> None:
         self.project = project
-        self.scale = int(settings.get("SCALE", "1"))
         # Replicas of the gateway take the ports after the first.
         self.port = free_ports(1)[0]
         #: The settings of `up`, and of `restore` after everything was deleted.
@@ -60,15 +44,23 @@ class Containers:
         known = {field.name for field in dataclasses.fields(Settings)}
         self._environ = {name: value for name, value in os.environ.items() if name not in known}
         self._environ["PROJECT"] = project
+        self._engine = Engine(project, os.environ)
 
-    def run(self, *arguments: str, timeout: float = 600, **settings: str) -> str:
+    def run(self, *arguments: str, **settings: str) -> str:
         """Runs python3 -m harness.containers and returns its output; fails the test if it fails.
 
         Only `up` gets the settings: later commands must use the stored ones.
         """
         given = {**(self.settings if arguments == ("up",) else {}), **settings}
-        command = [PYTHON, "-m", "harness.containers", *arguments]
-        ran = _run(command, False, timeout, {**self._environ, **given})
+        ran = subprocess.run(
+            [PYTHON, "-m", "harness.containers", *arguments],
+            check=False,
+            timeout=600,
+            env={**self._environ, **given},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
         assert ran.returncode == 0, f"{arguments}: {ran.stdout}\n{ran.stderr}"
         return ran.stdout
 
@@ -87,18 +79,13 @@ class Containers:
     def kill(self, name: str) -> None:
         docker("kill", name)
 
-    def start(self, name: str, *, within: float = 180.0) -> None:
-        """Starts a container that was killed, and waits until it is healthy."""
+    def start(self, name: str) -> None:
+        """Starts a container that was killed, and waits until all are healthy."""
         docker("start", name)
-        self.wait_until_healthy(name, within=within)
+        self.wait_until_healthy()
 
-    def wait_until_healthy(self, name: str, *, within: float = 180.0) -> None:
-        deadline = time.monotonic() + within
-        while (
-            state := docker("inspect", "--format", "{{.State.Health.Status}}", name)
-        ) != "healthy":
-            assert time.monotonic() < deadline, f"{name} is {state}: {docker('logs', name)[-2000:]}"
-            time.sleep(0.5)
+    def wait_until_healthy(self) -> None:
+        self._engine.wait_until_healthy()
 
     # The part of a Stack that Shop uses: gateways, databases with all rights, Kafka.
 
@@ -155,23 +142,8 @@ class Containers:
 
 def docker(*arguments: str, check: bool = True) -> str:
     """The output of docker without the last line break. Fails the test if docker fails."""
-    ran = _run(["docker", *arguments], False)
-    assert not check or ran.returncode == 0, f"docker {arguments}: {ran.stdout}{ran.stderr}"
-    return (ran.stdout + ran.stderr).strip() if arguments[0] == "logs" else ran.stdout.strip()
-
-
-def _run(
-    command: Sequence[str],
-    check: bool = True,
-    timeout: float = 120,
-    environ: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        check=check,
-        timeout=timeout,
-        env=environ,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
+    ran = subprocess.run(
+        ["docker", *arguments], check=False, timeout=120, capture_output=True, text=True
     )
+    assert not check or ran.returncode == 0, f"docker {arguments}: {ran.stdout}{ran.stderr}"
+    return ran.stdout.strip()

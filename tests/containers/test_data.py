@@ -48,7 +48,7 @@ async def test_a_backup_brings_everything_back(
     # No container, network or volume is left.
     stack.run("down", DATA="delete")
     assert left(stack) == []
-    stack.run("restore", str(file), **stack.settings)  # type: ignore[arg-type]  # not `timeout`
+    stack.run("restore", str(file), **stack.settings)
     stack.create_administrator()
 
     await eventually(lambda: nothing_is_wrong(shop), within=90, every=0.5)

@@ -54,7 +54,7 @@ async def test_a_process_that_dies_is_restarted(
         assert pids - {container.cgroup.pid}
 
     await eventually(restarted, within=60, every=0.5)
-    await in_thread(stack.wait_until_healthy, container.name)
+    await in_thread(stack.wait_until_healthy)
     await shop.ready()
 
 

@@ -1,11 +1,16 @@
 """roll: a new version replaces the old one, also after failures and interruptions."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from harness.containers.settings import PROGRAMS
 from tests.harness.conftest import Operator
 
 ALL = {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
+UNHEALTHY = {"health": "unhealthy"}
+DYING = {"running": False, "health": "starting", "deaths": 3}
 
 
 @pytest.fixture
@@ -22,7 +27,9 @@ def images(operator: Operator) -> set[int]:
 
 def test_it_replaces_each_program_and_no_server(pair: Operator) -> None:
     servers = {each.id for name in ("mariadb", "redis", "kafka") for each in pair.docker.of(name)}
-    pair.run("roll")
+    last = pair.run("roll").splitlines()[-1]
+    second = int(pair.port) + 1
+    assert last == f"Serving on http://127.0.0.1:{pair.port} http://127.0.0.1:{second}"
     assert pair.docker.running() == ALL
     assert images(pair) == {2}
     assert servers <= {each.id for each in pair.docker.containers}
@@ -30,49 +37,34 @@ def test_it_replaces_each_program_and_no_server(pair: Operator) -> None:
     assert pair.docker.fewest == {**dict.fromkeys(PROGRAMS, 2), "gateway": 1}
 
 
-def test_it_ends_with_the_addresses(pair: Operator) -> None:
-    last = pair.run("roll").splitlines()[-1]
-    second = int(pair.port) + 1
-    assert last == f"Serving on http://127.0.0.1:{pair.port} http://127.0.0.1:{second}"
-
-
-def test_nothing_is_replaced_if_the_migration_fails(pair: Operator) -> None:
+def test_if_it_cannot_begin_nothing_is_replaced(pair: Operator) -> None:
+    assert "CAP=6c8g needs make up" in pair.refused("roll", CAP="6c8g")
+    pair.one("mariadb").running = False
+    assert "no container of mariadb runs" in pair.refused("roll")
+    assert pair.docker.image == 1, "no new image"
+    pair.one("mariadb").running = True
     pair.docker.failing = "run migrate"
     assert "migration failed" in pair.refused("roll")
     assert images(pair) == {1}
 
 
-@pytest.mark.parametrize("unhealthy", PROGRAMS)
-def test_an_unhealthy_new_version_is_removed(pair: Operator, unhealthy: str) -> None:
-    pair.docker.unhealthy = {(unhealthy, 2): {"health": "unhealthy"}}
+@pytest.mark.parametrize(
+    ("service", "attributes"), [*((name, UNHEALTHY) for name in PROGRAMS), ("payment", DYING)]
+)
+def test_an_unhealthy_new_version_is_removed_before_an_old_one_stops(
+    pair: Operator, service: str, attributes: Mapping[str, Any]
+) -> None:
+    pair.docker.unhealthy = {(service, 2): attributes}
     error = pair.refused("roll")
-    assert f"the new {unhealthy} does not become healthy" in error
+    assert f"the new {service} does not become healthy" in error
     assert "ImportError" in error
     assert pair.docker.running() == ALL
-    assert {each.image for each in pair.docker.of(unhealthy)} == {1}
-    assert all(pair.docker.fewest[name] >= 1 for name in PROGRAMS)
+    assert {each.image for each in pair.docker.of(service)} == {1}
+    assert pair.docker.fewest == dict.fromkeys(PROGRAMS, 2)
     # The next build is healthy.
     pair.run("roll")
     assert pair.docker.running() == ALL
     assert images(pair) == {3}
-
-
-def test_a_container_that_keeps_dying_is_unhealthy(
-    pair: Operator,
-) -> None:
-    pair.docker.unhealthy = {("payment", 2): {"running": False, "health": "starting", "deaths": 3}}
-    assert "the new payment does not become healthy" in pair.refused("roll")
-    assert pair.docker.running() == ALL
-
-
-def test_an_unhealthy_gateway_is_found_before_the_only_old_one_stops(
-    operator: Operator,
-) -> None:
-    operator.run("up", PORT=operator.port)
-    operator.docker.watch()
-    operator.docker.unhealthy = {("gateway", 2): {"health": "unhealthy"}}
-    operator.refused("roll")
-    assert operator.docker.fewest == dict.fromkeys(PROGRAMS, 1)
 
 
 def test_after_an_interruption_anywhere_it_can_be_repeated(pair: Operator) -> None:
@@ -94,8 +86,7 @@ def test_after_an_interruption_anywhere_it_can_be_repeated(pair: Operator) -> No
 
 def test_it_replaces_stopped_containers_too(pair: Operator) -> None:
     for name in PROGRAMS:
-        pair.docker.of(name)[0].running = False
-        pair.docker.of(name)[0].port = None
+        pair.docker.of(name)[0].stop()
     pair.run("roll")
     assert pair.docker.running() == ALL
     assert images(pair) == {2}
@@ -106,9 +97,8 @@ def test_it_replaces_stopped_containers_too(pair: Operator) -> None:
 def test_it_may_change_the_scale(operator: Operator, before: str, after: str) -> None:
     operator.run("up", PORT=operator.port, SCALE=before)
     operator.run("roll", SCALE=after)
-    assert {name: operator.docker.running()[name] for name in PROGRAMS} == dict.fromkeys(
-        PROGRAMS, int(after)
-    )
+    running = operator.docker.running()
+    assert {name: running[name] for name in PROGRAMS} == dict.fromkeys(PROGRAMS, int(after))
     assert images(operator) == {2}
 
 
@@ -126,15 +116,3 @@ def test_no_container_stops_if_compose_creates_none(
     monkeypatch.setattr(pair.docker, "up", lambda *_, **__: None)
     assert "not 2 but 0 new ones of concert" in pair.refused("roll")
     assert pair.docker.running() == ALL
-
-
-def test_another_cap_needs_up(pair: Operator) -> None:
-    assert "CAP=6c8g needs make up" in pair.refused("roll", CAP="6c8g")
-    assert images(pair) == {1}
-
-
-def test_without_mariadb_nothing_changes(pair: Operator) -> None:
-    pair.docker.of("mariadb")[0].running = False
-    assert "no container of mariadb runs" in pair.refused("roll")
-    assert images(pair) == {1}
-    assert pair.docker.image == 1, "no new image"
