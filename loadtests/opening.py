@@ -18,19 +18,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
+import httpx
 import psutil
 import redis
 
+from harness import stopping
+from harness.client import Client, TokenClaims, connect
 from harness.errors import UserError
 from harness.local import Ports, Stack
 from harness.local.programs import mysql_url, redis_url
 from harness.local.stack import SeedSize
 from harness.local.supervisor import LOCAL
 from harness.secrets import Secrets
-from harness.topology import SCHEMAS
-from loadtests import containers, gateway, room
+from harness.topology import BY_MODULE, SCHEMAS
+from loadtests import containers, room
 from loadtests.containers import Container
-from loadtests.target import Target
+from loadtests.target import Target, ready
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 
 #: Settings that say where the parts of a running system are.
@@ -52,10 +55,12 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
     ports = Ports.from_environ(environ)
     asked_for = environ.get("BASE_URL", "").rstrip("/")
     base_url = asked_for or f"http://{ports.address('gateway')}"
-    status = gateway.ready(base_url)
+    status = ready(base_url)
     if status == 200:
         print(f"The gateway at {base_url} answers: testing that.", flush=True)
-        yield attached(base_url, environ, ports)
+        target = attached(base_url, environ, ports)
+        stopping.run_async(_require_same(target))
+        yield target
         return
     if status:
         raise UserError(
@@ -118,13 +123,16 @@ def attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
             f"The gateway at {base_url} is on another machine: set {', '.join(missing)} to what is"
             " behind it."
         )
-    target = (
-        _attached_to_containers(base_url, ports, found)
-        if found
-        else _attached_to_settings(base_url, environ, ports)
+    settings = _in_containers(found) if found else _around(base_url, environ, ports)
+    return Target(
+        base_url=base_url,
+        mysql_urls={name: settings[f"{name.upper()}_MYSQL_URL"] for name in SCHEMAS},
+        redis_url=settings["QUEUE_REDIS_URL"],
+        kafka_bootstrap=settings["QUEUE_KAFKA_BOOTSTRAP"],
+        queue_addr=settings["QUEUE_LISTEN"],
+        ports=ports,
+        containers=found,
     )
-    _require_same(target)
-    return target
 
 
 def _is_here(base_url: str) -> bool:
@@ -138,75 +146,89 @@ def _is_here(base_url: str) -> bool:
     return all(each in own or ipaddress.ip_address(each).is_loopback for each in addresses)
 
 
-def _attached_to_containers(base_url: str, ports: Ports, found: Sequence[Container]) -> Target:
-    """Uses the containers' own addresses, which only their host can reach."""
+def _in_containers(found: Sequence[Container]) -> dict[str, str]:
+    """The settings with the containers' own addresses, which only their host can reach."""
     first = {each.service: each for each in reversed(found)}
     missing = sorted({"mariadb", "redis", "kafka", "queue", *SCHEMAS} - first.keys())
     if missing:
         raise UserError(f"No container runs of {', '.join(missing)}: see docker ps, and make up.")
-
-    def at(service: str, port: int) -> str:
-        network = "services" if service == "queue" else service
-        return f"{first[service].addresses[network]}:{port}"
-
-    def here(url: str, service: str, port: int) -> str:
-        """A program's URL with the container's address in place of the service's name."""
-        return url.replace(f"@{service}:{port}", f"@{at(service, port)}")
-
-    return Target(
-        base_url=base_url,
-        mysql_urls={
-            name: here(first[name].env[f"{name.upper()}_MYSQL_URL"], "mariadb", 3306)
-            for name in SCHEMAS
-        },
-        redis_url=here(first["queue"].env["QUEUE_REDIS_URL"], "redis", 6379),
-        kafka_bootstrap=at("kafka", 9094),
-        queue_addr=at("queue", 9101),
-        ports=ports,
-        own=False,
-        containers=found,
-    )
+    settings = {
+        name: first[name.partition("_")[0].lower()].env[name]
+        for name in _SETTINGS
+        if name.endswith("_URL")
+    }
+    for service in ("mariadb", "redis"):
+        address = first[service].addresses[service]
+        for name, url in settings.items():
+            settings[name] = url.replace(f"@{service}:", f"@{address}:")
+    kafka, queue = first["kafka"].addresses["kafka"], first["queue"].addresses["services"]
+    port = BY_MODULE["queue_service"].port
+    # The port for clients in other networks than Kafka's own.
+    return settings | {"QUEUE_KAFKA_BOOTSTRAP": f"{kafka}:9094", "QUEUE_LISTEN": f"{queue}:{port}"}
 
 
-def _attached_to_settings(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
-    secrets = LOCAL / "secrets.json"
-    urls = {}
-    for name in SCHEMAS:
-        url = environ.get(f"{name.upper()}_MYSQL_URL")
-        if not url and not secrets.exists():
-            raise UserError(
-                f"The gateway at {base_url} was not started by make run here: set"
-                f" {', '.join(_SETTINGS)} to what is behind it."
-            )
-        urls[name] = url or mysql_url(name, ports, Secrets.load_or_create(secrets))
-    return Target(
-        base_url=base_url,
-        mysql_urls=urls,
-        redis_url=environ.get("QUEUE_REDIS_URL") or redis_url(ports),
-        kafka_bootstrap=environ.get("QUEUE_KAFKA_BOOTSTRAP") or ports.address("kafka"),
-        queue_addr=environ.get("QUEUE_LISTEN") or ports.address("queue"),
-        ports=ports,
-        own=False,
-    )
+def _around(base_url: str, environ: Mapping[str, str], ports: Ports) -> dict[str, str]:
+    """The settings of the environment; for those that are not set, the parts that `make run`
+    started. Raises UserError if it started nothing."""
+    settings = {name: environ[name] for name in _SETTINGS if environ.get(name)}
+    file = LOCAL / "secrets.json"
+    urls = [name for name in SCHEMAS if f"{name.upper()}_MYSQL_URL" not in settings]
+    if urls and not file.exists():
+        raise UserError(
+            f"The gateway at {base_url} was not started by make run here: set"
+            f" {', '.join(_SETTINGS)} to what is behind it."
+        )
+    for name in urls:
+        url = mysql_url(name, ports, Secrets.load_or_create(file))
+        settings[f"{name.upper()}_MYSQL_URL"] = url
+    return {
+        "QUEUE_REDIS_URL": redis_url(ports),
+        "QUEUE_KAFKA_BOOTSTRAP": ports.address("kafka"),
+        "QUEUE_LISTEN": ports.address("queue"),
+        **settings,
+    }
 
 
-def _require_same(target: Target) -> None:
+async def _require_same(target: Target) -> None:
     """Raises UserError unless the gateway, queue_service and Redis belong to one system: a user who
     enters through the gateway must be in Redis, and after leaving through queue_service must not
     be."""
-    user = random.randint(1_000_000_000, 90_000_000_000)
-    token = gateway.enter(target.base_url, user)
+    async with connect(target.base_url) as http:
+        client = Client(http, random.randint(1_000_000_000, 90_000_000_000))
+        try:
+            entered = await client.enter()
+            reason = "" if entered.status_code == 201 else entered.summary
+        except httpx.TransportError:
+            reason = "no answer"
+        if reason:
+            raise UserError(
+                f"Nobody can enter through {target.base_url} ({reason}): is the queue full or"
+                " paused?"
+            )
+        try:
+            _require_leaves(target, client)
+        finally:
+            with contextlib.suppress(httpx.TransportError):
+                await client.leave()
+
+
+def _require_leaves(target: Target, client: Client) -> None:
+    """Lets the user who entered leave; see `_require_same`. Raises UserError."""
     try:
-        claims = gateway.claims(token)
-        place = queue_pb2.Place(
-            room=room.ROOM, number=claims.place, user_id=user, epoch=claims.epoch
-        )
+        claims = TokenClaims.of(client.token)
+    except ValueError as error:
+        raise UserError("The gateway gives tokens of another kind than this version.") from error
+    user, users = str(client.user_id), f"{{queue:{room.ROOM}}}:users"
+    place = queue_pb2.Place(
+        room=room.ROOM, number=claims.place, user_id=client.user_id, epoch=claims.epoch
+    )
+    try:
         with (
             redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection,
             grpc.insecure_channel(target.queue_addr) as channel,
+            room.one_sentence(target.queue_addr),
         ):
-            users = f"{{queue:{room.ROOM}}}:users"
-            if connection.hget(users, str(user)) != str(claims.place).encode():
+            if connection.hget(users, user) != str(claims.place).encode():
                 raise UserError(
                     f"A user who enters through {target.base_url} is not in this Redis: set"
                     " QUEUE_REDIS_URL to the one behind that gateway."
@@ -214,7 +236,7 @@ def _require_same(target: Target) -> None:
             queue_pb2_grpc.QueueServiceStub(channel).LeaveQueue(
                 queue_pb2.LeaveQueueRequest(place=place), timeout=_SECONDS
             )
-            if connection.hexists(users, str(user)):
+            if connection.hexists(users, user):
                 raise UserError(
                     f"A user who enters through {target.base_url} cannot leave through"
                     f" {target.queue_addr}: set QUEUE_LISTEN to the queue_service behind that"
@@ -224,7 +246,3 @@ def _require_same(target: Target) -> None:
         raise UserError(
             "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
         ) from error
-    except grpc.RpcError as error:
-        raise room.away(target.queue_addr) from error
-    finally:
-        gateway.leave(target.base_url, token)

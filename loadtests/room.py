@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from collections.abc import Iterator
 
 import grpc
 
@@ -54,13 +55,11 @@ class Room:
         """Enters and leaves: a room admits nobody while it receives no requests."""
         user = random.randint(1_000_000_000, 90_000_000_000)
         request = queue_pb2.EnterQueueRequest(room=ROOM, user_ids=[user])
-        try:
+        with one_sentence(self._address):
             for result in self._queue.EnterQueue(request, timeout=_SECONDS).results:
                 leaving = queue_pb2.LeaveQueueRequest(place=result.place)
                 if not result.error_code:
                     self._queue.LeaveQueue(leaving, timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise away(self._address) from error
 
     def admitted(self) -> int:
         """Returns the number of admitted people."""
@@ -74,22 +73,22 @@ class Room:
         return capacity
 
     def _get(self) -> queue_pb2.GetRoomResponse:
-        try:
+        with one_sentence(self._address):
             return self._admin.GetRoom(queue_pb2.GetRoomRequest(room=ROOM), timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise away(self._address) from error
 
     def _set(self, capacity: int) -> None:
         request = queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity)
-        try:
+        with one_sentence(self._address):
             self._admin.UpdateRoom(request, timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise away(self._address) from error
 
 
-def away(address: str) -> UserError:
-    """Returns the error to raise if queue_service does not answer."""
-    return UserError(
-        f"The waiting room does not answer at {address}: set QUEUE_LISTEN to where queue_service"
-        " is."
-    )
+@contextlib.contextmanager
+def one_sentence(address: str) -> Iterator[None]:
+    """Raises UserError if queue_service does not answer within it."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise UserError(
+            f"The waiting room does not answer at {address}: set QUEUE_LISTEN to where"
+            " queue_service is."
+        ) from error

@@ -7,8 +7,10 @@ import dataclasses
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
 import psutil
 import pymysql
 
@@ -16,7 +18,7 @@ from harness import stopping, topology
 from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
-from loadtests import containers, gateway, machine
+from loadtests import containers, machine
 from loadtests.containers import Cgroup, Container
 from loadtests.model import Cap, Volume
 
@@ -37,7 +39,7 @@ class Target:
     queue_addr: str
     ports: Ports
     #: Whether it was started for this test, with data of its own.
-    own: bool
+    own: bool = False
     #: Its containers, if `make up` started it on this machine.
     containers: Sequence[Container] = ()
 
@@ -69,31 +71,33 @@ class Target:
                 f" it should ({_number_of(error)}): is it migrated, and does it still run?"
             ) from error
 
+    def rows(self, schema: str, sql: str) -> Sequence[tuple[Any, ...]]:
+        """Reads all rows of a query. Raises UserError as `database` does."""
+        with self.database(schema) as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall()
+
     def volume(self) -> Volume:
         """Counts what is for sale. Raises UserError if the database is not seeded."""
-        counts = []
+        tables = ("concert", "schedule", "seat")
+        counts = ", ".join(f"(SELECT COUNT(*) FROM {table})" for table in tables)
         with self.database("concert") as cursor:
-            for table in ("concert", "schedule", "seat"):
-                try:
-                    cursor.execute(f"SELECT COUNT(*) FROM {table}")
-                except pymysql.ProgrammingError:
-                    break
-                row = cursor.fetchone()
-                counts.append(int(row[0]) if row else 0)
-        if len(counts) < 3 or 0 in counts:
+            try:
+                cursor.execute(f"SELECT {counts}")
+                found = cursor.fetchone() or (0, 0, 0)
+            except pymysql.ProgrammingError:
+                found = (0, 0, 0)
+        if 0 in found:
             raise UserError(
                 "The database is not seeded: if make run started the system, make stop and then"
                 " make run (or SEED=small make run) fill it; if make up did, make up SEED=full."
             )
-        concerts, schedules, seats = counts
-        return Volume(concerts=concerts, schedules=schedules, seats=seats)
+        return Volume(concerts=found[0], schedules=found[1], seats=found[2])
 
     def sold(self) -> int:
         """The id of the newest reservation, which grows with each hold."""
-        with self.database("reservation") as cursor:
-            cursor.execute("SELECT COALESCE(MAX(id), 0) FROM reservation")
-            row = cursor.fetchone()
-        return int(row[0]) if row else 0
+        ((newest,),) = self.rows("reservation", "SELECT COALESCE(MAX(id), 0) FROM reservation")
+        return int(newest)
 
     def require_sold(self, before: int, seats: int) -> None:
         """Raises UserError if the database has fewer than `seats` new reservations since `sold`
@@ -104,28 +108,24 @@ class Target:
                 f" {seats:,}: RESERVATION_MYSQL_URL is not the database behind {self.base_url}."
             )
 
+    def schedule_without_reservations(self) -> int:
+        """A random schedule without any reservation. Raises UserError if there is none."""
+        taken = self.rows("reservation", "SELECT DISTINCT schedule_id FROM reservation")
+        free = set(self.rows("concert", "SELECT id FROM schedule")).difference(taken)
+        if not free:
+            raise UserError("Every date already has reservations: seed the database again.")
+        return int(random.choice(sorted(free))[0])
+
     def wait_until_ready(self, seconds: float = 60.0) -> None:
         """Waits until the gateway, which may have been overloaded, is ready. Raises UserError."""
         deadline = time.monotonic() + seconds
-        while (status := gateway.ready(self.base_url)) != 200:
+        while (status := ready(self.base_url)) != 200:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"The gateway at {self.base_url} is still not ready after {seconds:.0f} s"
                     f" ({f'status {status}' if status else 'no answer'})."
                 )
             stopping.wait(0.5)
-
-    def schedule_without_reservations(self) -> int:
-        """A random schedule without any reservation. Raises UserError if there is none."""
-        with self.database("reservation") as cursor:
-            cursor.execute("SELECT DISTINCT schedule_id FROM reservation")
-            taken = {row[0] for row in cursor.fetchall()}
-        with self.database("concert") as cursor:
-            cursor.execute("SELECT id FROM schedule")
-            free = [row[0] for row in cursor.fetchall() if row[0] not in taken]
-        if not free:
-            raise UserError("Every date already has reservations: seed the database again.")
-        return int(random.choice(free))
 
     def cgroups(self) -> dict[str, list[Cgroup]]:
         """The containers by the name that the report uses; empty without containers."""
@@ -166,6 +166,20 @@ class Target:
                     # Workers of one program share its port; the lowest pid is their parent.
                     found[name] = min(connection.pid, found.get(name, connection.pid))
         return found
+
+
+def ready(base_url: str) -> int:
+    """The status of the gateway's /health/ready; 0 if it does not respond within 5 s. Raises
+    UserError for a URL that is not http."""
+    try:
+        url = httpx.URL(f"{base_url}/health/ready")
+        if url.scheme == "http" and url.host:
+            return httpx.get(url, timeout=5, trust_env=False).status_code
+    except httpx.TransportError:
+        return 0
+    except httpx.InvalidURL:
+        pass
+    raise UserError(f"BASE_URL must look like http://127.0.0.1:8080, not {base_url!r}.")
 
 
 def _number_of(error: Exception) -> str:

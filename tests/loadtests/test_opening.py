@@ -36,7 +36,6 @@ def test_containers_here_are_no_part_of_a_gateway_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(containers, "find", None)
-    monkeypatch.setattr(opening, "_require_same", lambda found: None)
     found = opening.attached("http://192.0.2.1:8080", SETTINGS, Ports())
     assert found.redis_url == "x"
     assert not found.containers
