@@ -8,20 +8,22 @@ the machine, or none of these. The figures of a step include the seconds in whic
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
 from harness.errors import UserError
 from harness.files import REPOSITORY
+from harness.topology import BY_MODULE
 from loadtests import scripts
-from loadtests.model import Cap, Capacity, Found, Load, Script, Step, now
+from loadtests.model import Cap, Capacity, Found, Load, Script, Step
 from loadtests.opening import opened
-from loadtests.report.words import broken_limits, number_of, say
-from loadtests.request import CAPACITY, EVERYBODY, Request, Search
-from loadtests.runner import Runner, described_machine, settings_of
+from loadtests.report.words import broken_limits, say
+from loadtests.request import CAPACITY, EVERYBODY, Request
+from loadtests.runner import Runner, settings_of, system_of
 
 RESULTS = REPOSITORY / "results" / "capacity"
 # Of a core, and of the machine: the users arrive during the first seconds of a step, so the mean is
@@ -31,14 +33,86 @@ _FULL_CORE, _FULL_MACHINE = 0.85, 0.8
 # that takes many of them.
 _HELD_UP = 0.25
 # Each process of these has one working thread; MariaDB and Kafka have many.
-_ONE_CORE = (
-    "gateway",
-    "queue_service",
-    "concert_service",
-    "reservation_service",
-    "payment_service",
-    "redis",
-)
+_ONE_CORE = (*BY_MODULE, "redis")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Which numbers of users are tried, and for how long each."""
+
+    seconds: int = 12
+    first: int = 200
+    most: int = 6_400
+
+    #: p99 in ms, share of wrong replies, and think time that every step has.
+    max_p99_ms = 200
+    max_failed = 0.01
+    think_seconds = 1
+    #: Seconds in which the users arrive; they count.
+    rise_seconds = 3
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Search:
+        """Reads STEP_SECONDS, FIRST_USERS and MOST_USERS. Raises UserError."""
+
+        def number(name: str, otherwise: int, most: int) -> int:
+            value = environ.get(name) or str(otherwise)
+            if not value.isdecimal() or not 1 <= int(value) <= most:
+                raise UserError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
+            return int(value)
+
+        search = cls(
+            number("STEP_SECONDS", cls.seconds, 600),
+            number("FIRST_USERS", cls.first, 100_000),
+            number("MOST_USERS", cls.most, 100_000),
+        )
+        if search.first > search.most:
+            raise UserError(
+                f"FIRST_USERS ({search.first:,}) must not be more than MOST_USERS"
+                f" ({search.most:,})."
+            )
+        return search
+
+    def next(self, good: int, bad: int) -> int | None:
+        """The next number to try, or None: the search is over.
+
+        `good` is the largest number that held, `bad` the smallest that did not; 0: none so far.
+        """
+        if not bad:
+            users = 2 * good or self.first
+            return users if users <= self.most else None
+        # Closer is within the noise of a shared machine, or too few users to matter.
+        far_apart = bad > max(1, good) * 1.25 and bad - good > 10
+        return (good + bad) // 2 if far_apart else None
+
+    def run(self, step: Callable[[int], Step]) -> Iterator[Found]:
+        """Looks for the largest number of users for which `step` passes; yields what is known
+        after each step."""
+        steps: dict[int, Step] = {}
+        good = bad = 0
+        while (users := self.next(good, bad)) is not None:
+            last = steps[users] = step(users)
+            good, bad = (users, bad) if last.passed else (good, users)
+            held, broken = steps.get(good), steps.get(bad)
+            yield Found(
+                users=good,
+                per_second=held.per_second if held else 0.0,
+                p99=held.p99 if held else None,
+                stopped_by=broken.stopped_by if broken else "the end of the search",
+                bottleneck=(broken or last).bottleneck,
+                steps=[steps[users] for users in sorted(steps)],
+            )
+
+    def settings(self, users: int) -> dict[str, str]:
+        """The environment variables of k6 for one step."""
+        return {
+            "PROFILE": "baseline",
+            "STAGES": f"{self.rise_seconds}s:{users},{self.seconds}s:{users}",
+            "MAX_P99_MS": str(self.max_p99_ms),
+            "MAX_AVG_MS": str(self.max_p99_ms),
+            "MAX_FAILED": str(self.max_failed),
+            "THINK_SECONDS": str(self.think_seconds),
+        }
 
 
 def measure(request: Request) -> Capacity:
@@ -46,60 +120,43 @@ def measure(request: Request) -> Capacity:
 
     A search that cannot be ended is in `missing`. Raises UserError if nothing was measured.
     """
-    search_for = Search.from_environ(request.environ)
+    search = Search.from_environ(request.environ)
     for name in request.scripts:  # Refuses bad settings before anything is started.
-        scripts.plan(name, {**request.environ, **search_for.settings(search_for.first)})
-    began, taken = time.monotonic(), now()
+        scripts.plan(name, {**request.environ, **search.settings(search.first)})
+    began = time.monotonic()
     with opened(request.environ, request.seed) as target:
-        volume = target.volume()
-        folder = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}"
+        system = system_of(target)
+        folder = RESULTS / f"{system.taken:%Y%m%dT%H%M%SZ}"
         folder.mkdir(parents=True)
         file = folder / "capacity.json"
-        versions_of, machine = described_machine(target)
         capacity = Capacity(
+            **system.model_dump(),
             file=str(file.relative_to(REPOSITORY)),
-            taken=taken,
-            max_p99_ms=search_for.max_p99_ms,
-            max_failed=search_for.max_failed,
-            think_seconds=search_for.think_seconds,
-            step_seconds=search_for.seconds,
-            rise_seconds=search_for.rise_seconds,
-            caps=target.caps(),
-            volume=volume,
-            machine=machine,
-            versions_of=versions_of,
+            max_p99_ms=search.max_p99_ms,
+            max_failed=search.max_failed,
+            think_seconds=search.think_seconds,
+            step_seconds=search.seconds,
+            rise_seconds=search.rise_seconds,
             missing=dict.fromkeys(request.scripts, "the search was stopped"),
         )
-        count = len(request.scripts)
-        say(
-            f"At most {number_of(search_for.most_steps(), 'step')} for"
-            f" {'each of ' * (count > 1)}{number_of(count, 'script')}, about"
-            f" {number_of(search_for.minutes(count), 'minute')} in all"
-        )
         workers = int(request.environ.get("GATEWAY_WORKERS") or 1)
-        environ = {**request.environ, **settings_of(target, volume)}
-        with Runner(target, environ) as runner:
+        environ = {**request.environ, **settings_of(target, system.volume)}
+        with Runner(target) as runner:
             for number, name in enumerate(request.scripts, 1):
 
                 def step(users: int, name: str = name, number: int = number) -> Step:
                     say(
                         f"[{(time.monotonic() - began) / 60:.0f} min] script {number} of"
-                        f" {count}, {so_far(capacity.scripts.get(name))}"
+                        f" {len(request.scripts)}, {so_far(capacity.scripts.get(name))}"
                     )
-                    settings = {**environ, **search_for.settings(users)}
-                    try:
-                        script = _tried(runner, name, settings, folder / name / str(users))
-                    except scripts.GaveUp as gave_up:
-                        say(f"  {gave_up}")
-                        return step_given_up(users, name, gave_up, capacity.caps, workers)
-                    return step_of(users, script, capacity.caps, workers)
-
-                def after(found: Found, name: str = name) -> None:
-                    capacity.scripts[name] = found
-                    capacity.write(file)
+                    settings = {**environ, **search.settings(users)}
+                    load, reason = _try(runner, name, settings, folder / name / str(users))
+                    return step_of(users, load, reason, capacity.caps, workers)
 
                 try:
-                    found = search(search_for, step, after)
+                    for found in search.run(step):
+                        capacity.scripts[name] = found
+                        capacity.write(file)
                 except UserError as error:
                     say(f"  {error}")
                     capacity.missing[name] = str(error)
@@ -112,67 +169,38 @@ def measure(request: Request) -> Capacity:
     return capacity
 
 
-def _tried(runner: Runner, name: str, settings: Mapping[str, str], folder: Path) -> Script:
+def _try(runner: Runner, name: str, settings: Mapping[str, str], folder: Path) -> tuple[Load, str]:
+    """Runs a script. Returns its figures, and why it did not hold; "" if it held."""
     # The journey is measured, and not the wait for it.
     wanted = EVERYBODY if name == "journey" else CAPACITY.get(name, EVERYBODY)
-    return runner.run(name, scripts.plan(name, settings), wanted, folder, settings)
+    try:
+        script = runner.run(name, scripts.plan(name, settings), wanted, folder, settings)
+    except scripts.GaveUp as gave_up:
+        say(f"  {gave_up}")
+        return gave_up.load, str(gave_up).removeprefix(f"{name}: ").rstrip(".")
+    return script, "" if script.passed else reason(script)
 
 
-def search(
-    search_for: Search,
-    step: Callable[[int], Step],
-    after: Callable[[Found], None] = lambda found: None,
-) -> Found:
-    """The largest number of users for which `step` passes; `after` gets what is known so far."""
-    steps: dict[int, Step] = {}
-    good = bad = 0
-    while (users := search_for.next(good, bad)) is not None:
-        last = steps[users] = step(users)
-        good, bad = (users, bad) if last.passed else (good, users)
-        held, broken = steps.get(good), steps.get(bad)
-        found = Found(
-            users=good,
-            per_second=held.per_second if held else 0.0,
-            p99=held.p99 if held else None,
-            stopped_by=broken.stopped_by if broken else "the end of the search",
-            bottleneck=(broken or last).bottleneck,
-            steps=[steps[users] for users in sorted(steps)],
-        )
-        after(found)
-    return found
-
-
-def step_of(users: int, script: Script, caps: Mapping[str, Cap], workers: int) -> Step:
-    """What is kept of a step that k6 ended in order."""
-    return Step(
-        users=users,
-        passed=script.passed,
-        per_second=script.per_second,
-        avg=script.duration.avg if script.duration else None,
-        p99=script.duration.p99 if script.duration else None,
-        wrong=script.wrong,
-        stopped_by="" if script.passed else _reason(script),
-        bottleneck=bottleneck(script, caps, workers),
-        cpu=script.cpu,
-        throttled=script.throttled,
-    )
-
-
-def step_given_up(
-    users: int, name: str, gave_up: scripts.GaveUp, caps: Mapping[str, Cap], workers: int
+def step_of(
+    users: int, load: Load, stopped_by: str, caps: Mapping[str, Cap], workers: int = 1
 ) -> Step:
-    """What is kept of a step whose script ended itself."""
-    return Step(
+    """What is kept of a step: all figures of a Script, or those of one that ended itself."""
+    step = Step(
         users=users,
-        passed=False,
-        stopped_by=str(gave_up).removeprefix(f"{name}: ").rstrip("."),
-        bottleneck=bottleneck(gave_up.load, caps, workers),
-        cpu=gave_up.load.cpu,
-        throttled=gave_up.load.throttled,
+        passed=not stopped_by,
+        stopped_by=stopped_by,
+        bottleneck=bottleneck(load, caps, workers),
+        cpu=load.cpu,
+        throttled=load.throttled,
     )
+    if isinstance(load, Script):
+        step.per_second, step.wrong = load.per_second, load.wrong
+        if load.duration:
+            step.avg, step.p99 = load.duration.avg, load.duration.p99
+    return step
 
 
-def _reason(script: Script) -> str:
+def reason(script: Script) -> str:
     """Why a step did not hold."""
     if not script.duration:
         return "no request was made"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from loadtests.model import (
     Route,
     Script,
     Series,
+    System,
     Volume,
     now,
 )
@@ -46,31 +46,26 @@ def measure(request: Request) -> Result:
     """
     environ = {**request.environ, "PROFILE": request.profile_name}
     plans = {name: scripts.plan(name, environ) for name in request.scripts}
-    taken = now()
     with opened(request.environ, request.seed) as target:
-        volume = target.volume()
-        folder = RESULTS / f"{taken:%Y%m%dT%H%M%SZ}-{request.profile_name}"
+        system = system_of(target)
+        folder = RESULTS / f"{system.taken:%Y%m%dT%H%M%SZ}-{request.profile_name}"
         folder.mkdir(parents=True)
         if request.profile.hotSchedule:
             environ["HOT_SCHEDULE"] = str(target.schedule_without_reservations())
-        versions_of, machine_rows = described_machine(target)
+        environ |= settings_of(target, system.volume)
         result = Result(
+            **system.model_dump(),
             folder=str(folder.relative_to(REPOSITORY)),
-            taken=taken,
             profile=request.profile_name,
             about=request.profile.about,
             changed=request.changed,
             own_stack=target.own,
-            caps=target.caps(),
-            volume=volume,
-            machine=machine_rows,
-            versions_of=versions_of,
             missing=dict.fromkeys(request.scripts, "the run was stopped"),
         )
         sold_before = target.sold()
         try:
-            with Runner(target, environ | settings_of(target, volume)) as runner:
-                _run_scripts(request, plans, runner, folder, result)
+            with Runner(target) as runner:
+                _run_scripts(request, plans, runner, environ, folder, result)
         except Stopped:
             if result.scripts:
                 say(f"What was measured so far: {result.folder}/result.json")
@@ -94,13 +89,19 @@ def measure(request: Request) -> Result:
 
 
 def _run_scripts(
-    request: Request, plans: Mapping[str, Plan], runner: Runner, folder: Path, result: Result
+    request: Request,
+    plans: Mapping[str, Plan],
+    runner: Runner,
+    environ: Mapping[str, str],
+    folder: Path,
+    result: Result,
 ) -> None:
     """Runs one script after another into the result, which is written after each of them because
     the next may be stopped. Raises UserError if not even the first can be measured."""
     for name in request.scripts:
         try:
-            script = runner.run(name, plans[name], request.capacity_for(name), folder / name)
+            wanted = request.capacity_for(name)
+            script = runner.run(name, plans[name], wanted, folder / name, environ)
         except UserError as error:
             if not result.scripts:
                 raise
@@ -139,10 +140,16 @@ def settings_of(target: Target, volume: Volume) -> dict[str, str]:
     }
 
 
-def described_machine(target: Target) -> tuple[str, dict[str, str]]:
-    """Where the versions were found (see `System`), and the machine with the versions."""
+def system_of(target: Target) -> System:
+    """What is measured, now."""
     versions_of, versions = target.versions()
-    return versions_of, machine.hardware() | versions | {"k6": scripts.version()}
+    return System(
+        taken=now(),
+        caps=target.caps(),
+        volume=target.volume(),
+        machine=machine.hardware() | versions | {"k6": scripts.version()},
+        versions_of=versions_of,
+    )
 
 
 class Runner:
@@ -151,9 +158,8 @@ class Runner:
     The waiting room gets its old capacity back at the end. Raises UserError if it does not answer.
     """
 
-    def __init__(self, target: Target, environ: Mapping[str, str]) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._environ = environ
         self._room = Room(target)
 
     def __enter__(self) -> Runner:
@@ -171,20 +177,19 @@ class Runner:
         plan: Plan,
         wanted: int | None,
         folder: Path,
-        settings: Mapping[str, str] = types.MappingProxyType({}),
+        environ: Mapping[str, str],
     ) -> Script:
         """Runs one script with a room that admits `wanted` people (None: as many as configured).
 
-        `settings` are environment variables of this script alone. Raises scripts.GaveUp, with what
-        was used until then, if the script ended itself, and UserError.
+        Raises scripts.GaveUp, with what was used until then, if the script ended itself, and
+        UserError.
         """
         capacity = self._capacity_for(wanted)
         say(f"{name}: up to {plan.users:,} users, {plan.seconds:.0f} s")
-        environ = {**self._environ, **settings}
         watches: list[Watch] = []
         with contextlib.ExitStack() as stack:
             people = prepare.prepared(plan.people, plan.seconds, environ)
-            environ |= stack.enter_context(people)
+            environ = {**environ, **stack.enter_context(people)}
             # A program that was restarted since the last script has another process id.
             sources = sources_of(self._target)
             before = resources(sources)

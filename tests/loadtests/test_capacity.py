@@ -3,105 +3,65 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.cli import run_app
 from harness.errors import UserError
 from loadtests import capacity, scripts
+from loadtests.capacity import Search
 from loadtests.cli import app
 from loadtests.model import Cap, Capacity, Cores, Found, Load, Script, Step, Volume
-from loadtests.request import Search
 from loadtests.scripts import Plan
 from tests.loadtests.figures import STATS, a_script
 
 
-def search(limit: int, most: int = 6_400, first: int = 100) -> Found:
-    """The search on a system that serves `limit` users."""
+def searched(limit: int, search: Search) -> list[Found]:
+    """What is known after each step of a search in a system that serves `limit` users."""
 
     def step(users: int) -> Step:
-        holds = users <= limit
-        script = a_script(passed=holds, duration=STATS | {"p99": 20.0 if holds else 999.0})
-        return capacity.step_of(users, script, {}, 1)
+        return capacity.step_of(users, a_script(), "" if users <= limit else "p99 999 ms", {})
 
-    return capacity.search(Search(12, first, most), step)
+    return list(search.run(step))
 
 
-def test_closes_in() -> None:
-    found = search(1_000)
-    assert 800 <= found.users <= 1_000
-    assert found.stopped_by == "p99 999 ms"
-    assert found.bottleneck.startswith("no processor is full (0.31 of the machine's")
-    assert [step.users for step in found.steps] == sorted(step.users for step in found.steps)
-
-
-def test_ends_at_the_most() -> None:
-    found = search(100_000, most=400)
-    assert (found.users, found.stopped_by) == (400, "the end of the search")
-
-
-def test_finds_that_it_stands_few_or_none() -> None:
-    assert 55 <= search(70).users <= 70
-    assert search(0).users == 0
-
-
-@pytest.mark.parametrize("first", [1, 10, 100, 200, 1_600, 6_400])
-@pytest.mark.parametrize("limit", [0, 5, 9, 90, 100, 199, 201, 1_000, 1_599, 1_601, 5_000, 10**6])
-def test_takes_no_more_steps_than_it_says(first: int, limit: int) -> None:
-    steps = Search.from_environ({"FIRST_USERS": str(first)})
-    assert len(search(limit, first=first).steps) <= steps.most_steps()
-
-
-@pytest.mark.parametrize(
-    ("first", "most"), [(1, 1), (10, 10), (11, 11), (100, 200), (200, 200), (200, 1_600)]
-)
-def test_some_system_needs_as_many_steps_as_it_says(first: int, most: int) -> None:
-    environ = {"FIRST_USERS": str(first), "MOST_USERS": str(most)}
-    needed = max(len(search(limit, most, first).steps) for limit in range(most + 1))
-    assert Search.from_environ(environ).most_steps() == needed
+@pytest.mark.parametrize("limit", [0, 5, 9, 70, 199, 200, 201, 1_000, 1_599, 6_400, 10**6])
+@pytest.mark.parametrize("first", [1, 10, 200, 1_600, 6_400])
+def test_closes_in(limit: int, first: int) -> None:
+    """To within a quarter, or within ten users, between nobody and the most."""
+    found = searched(limit, Search(first=first))
+    last, limit = found[-1], min(limit, 6_400)
+    assert last.users <= limit
+    doubled_to = first * 2 ** ((6_400 // first).bit_length() - 1)
+    assert limit <= last.users * 1.25 or limit - last.users <= 10 or last.users == doubled_to
+    assert last.stopped_by == ("p99 999 ms" if last.users < doubled_to else "the end of the search")
+    assert last.bottleneck.startswith("no processor is full (0.31 of the machine's")
+    assert [step.users for step in last.steps] == sorted(step.users for step in last.steps)
+    # What is known so far is told after each step.
+    assert [len(each.steps) for each in found] == list(range(1, len(found) + 1))
 
 
 def test_all_scripts_end_within_half_an_hour() -> None:
-    assert Search.from_environ({}).minutes(8) <= 30
+    search = Search()
+    steps = max(len(searched(limit, search)) for limit in range(0, search.most + 1, 10))
+    # 12 s to prepare people and to let them leave.
+    assert len(scripts.NAMES) * steps * (search.rise_seconds + search.seconds + 12) <= 30 * 60
 
 
-def test_a_step_that_k6_ended_did_not_hold_and_the_search_goes_on() -> None:
-    seen: list[Found] = []
-
-    def step(users: int) -> Step:
-        if users <= 100:
-            return capacity.step_of(users, a_script(), {}, 1)
-        gave_up = scripts.GaveUp("seats: the queue is full.")
-        return capacity.step_given_up(users, "seats", gave_up, {}, 1)
-
-    found = capacity.search(Search(12, 100, 6_400), step, seen.append)
-    assert found.users == 100
-    assert found.stopped_by == "the queue is full"
-    assert found.bottleneck == "unknown: no process could be seen"
-    assert [each.passed for each in found.steps] == [True, False, False, False]
-    # The caller gets what is known after each step.
-    assert [len(each.steps) for each in seen] == [1, 2, 3, 4]
-    assert capacity.so_far(seen[1]) == "step 3, so far 100 users held and 200 did not"
-    assert "then the queue is full" in capacity.summary(found)
-
-
-def test_what_was_found_before_a_step_failed_is_kept() -> None:
-    seen: list[Found] = []
-
-    def step(users: int) -> Step:
-        if users > 200:
-            raise UserError("Gone.")
-        return capacity.step_of(users, a_script(), {}, 1)
-
-    with pytest.raises(UserError, match="Gone"):
-        capacity.search(Search(12, 100, 6_400), step, seen.append)
-    assert seen[-1].users == 200
+def test_what_is_known_in_words() -> None:
+    _, second, *_, last = searched(100, Search(first=100))
+    assert capacity.so_far(None) == "step 1"
+    assert capacity.so_far(second) == "step 3, so far 100 users held and 200 did not"
+    assert capacity.summary(last).startswith(
+        "100 users, 61.7 requests/s, p99 20 ms; then p99 999 ms; no processor is full"
+    )
 
 
 class FakeRunner:
     """The runner of a system that serves 300 users, and cannot be measured with `pay` at all."""
 
-    def __init__(self, target: object, environ: object) -> None:
+    def __init__(self, target: object) -> None:
         pass
 
     def __enter__(self) -> "FakeRunner":
@@ -111,12 +71,14 @@ class FakeRunner:
         pass
 
     def run(
-        self, name: str, plan: Plan, wanted: int | None, folder: Path, settings: Mapping[str, str]
+        self, name: str, plan: Plan, wanted: int | None, folder: Path, environ: Mapping[str, str]
     ) -> Script:
-        assert settings["BASE_URL"] == "http://shop"
-        assert f":{plan.users}," in settings["STAGES"]
+        assert environ["BASE_URL"] == "http://shop"
+        assert f":{plan.users}," in environ["STAGES"]
         if name == "pay":
             raise UserError("Seats cannot be held.")
+        if name == "enqueue" and plan.users > 200:
+            raise UserError("The waiting room does not answer.")
         if plan.users > 300:
             raise scripts.GaveUp(f"{name}: no place in the queue.")
         return a_script(name)
@@ -150,15 +112,35 @@ def test_a_script_that_cannot_be_measured_leaves_the_others(
     monkeypatch.setenv("SCRIPT", "pay,order,enqueue")
     assert run_app(app, ["capacity"]) == 2
     said = capsys.readouterr()
-    assert said.err == "frontrow: pay is not done: Seats cannot be held.\n"
-    assert "steps for each of 3 scripts, about 11 minutes in all" in said.out
+    assert said.err == (
+        "frontrow: pay is not done: Seats cannot be held.\n"
+        "frontrow: enqueue is not done: The waiting room does not answer.\n"
+    )
     assert "script 3 of 3, step 2, so far 200 users held" in said.out
     (file,) = faked.glob("results/*/capacity.json")
     found = Capacity.read(file)
-    assert found.missing == {"pay": "Seats cannot be held."}
+    assert found.missing.keys() == {"pay", "enqueue"}
     assert found.scripts.keys() == {"order", "enqueue"}
-    assert found.scripts["order"].users == 300
-    assert found.scripts["order"].stopped_by == "no place in the queue"
+    # What was found before a step failed is kept.
+    assert found.scripts["enqueue"].users == 200
+    order = found.scripts["order"]
+    assert (order.users, order.stopped_by) == (300, "no place in the queue")
+    # A step that k6 ended did not hold, and the search went on.
+    assert [each.users for each in order.steps if not each.passed] == [350, 400]
+    assert order.bottleneck == "unknown: no process could be seen"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"duration": None}, "no request was made"),
+        ({"duration": STATS | {"p99": 999.0}}, "p99 999 ms"),
+        ({"wrong": 38}, "38 wrong replies"),
+        ({"thresholds": {"dropped_iterations count==0": False}}, "dropped_iterations count==0"),
+    ],
+)
+def test_why_a_step_did_not_hold(changes: dict[str, Any], words: str) -> None:
+    assert capacity.reason(a_script(passed=False, **changes)) == words
 
 
 def test_nothing_found_is_one_sentence(
@@ -167,9 +149,7 @@ def test_nothing_found_is_one_sentence(
     for name, value in {"SCRIPT": "pay", "FIRST_USERS": "10", "MOST_USERS": "10"}.items():
         monkeypatch.setenv(name, value)
     assert run_app(app, ["capacity"]) == 2
-    said = capsys.readouterr()
-    assert said.err == "frontrow: Seats cannot be held.\n"
-    assert "At most 1 step for 1 script, about 1 minute in all" in said.out
+    assert capsys.readouterr().err == "frontrow: Seats cannot be held.\n"
 
 
 CAPS = {"gateway": Cap(cores=0.38, mib=448, containers=1)}
