@@ -147,7 +147,7 @@ def _metric_row(metric: Counter | Gauge | Histogram, package: str) -> str:
 
 def invariant_table() -> str:
     """A row for each invariant."""
-    rows = [f"| `{each.name}` | {each.sentence.splitlines()[0]} |" for each in INVARIANTS.values()]
+    rows = [f"| `{each.name}` | {each.sentence} |" for each in INVARIANTS]
     return "\n".join(["| count | what must be true |", "|---|---|", *rows, ""])
 
 

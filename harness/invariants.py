@@ -1,9 +1,8 @@
 """The invariants of the shop, in one list: fault tests, load tests and `verify` count these.
 
-Each is a function whose name is stable, whose docstring is what must be true, and whose result is
-the number of violations over everything that ever happened in the shop. Counts are meaningful once
-the work in progress has ended (`settled` waits for it), except those of the waiting room, which
-come from samples of Redis.
+Each has a stable name and counts violations over everything that ever happened in the shop. Counts
+are meaningful once the work in progress has ended (`settled` waits for it), except those of the
+waiting room, which come from samples of Redis.
 """
 
 from __future__ import annotations
@@ -102,38 +101,30 @@ class Facts:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
-    def number(self, schema: str, sql: str) -> int:
-        ((number,),) = self.rows(schema, sql)
-        return int(number)
-
     @cached_property
     def charged(self) -> list[tuple[Pair, Decimal]]:
         """Charges that were not refunded, by the sandbox provider's own book; of a payment that is
         not in it (another provider), by the payment."""
-        return [
-            ((payment, reservation), amount)
-            for payment, reservation, amount in self.rows(
-                "payment",
-                """SELECT c.payment_id, p.reservation_id, c.amount
-                FROM sandbox_charge c LEFT JOIN payment p ON p.id = c.payment_id
-                WHERE c.status = 'APPROVED'
-                UNION ALL
-                SELECT p.id, p.reservation_id, p.amount
-                FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
-                WHERE c.payment_id IS NULL AND p.status = 'SUCCEEDED'""",
-            )
-        ]
+        rows = self.rows(
+            "payment",
+            """SELECT c.payment_id, p.reservation_id, c.amount
+            FROM sandbox_charge c LEFT JOIN payment p ON p.id = c.payment_id
+            WHERE c.status = 'APPROVED'
+            UNION ALL
+            SELECT p.id, p.reservation_id, p.amount
+            FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
+            WHERE c.payment_id IS NULL AND p.status = 'SUCCEEDED'""",
+        )
+        return [((payment, reservation), amount) for payment, reservation, amount in rows]
 
     @cached_property
     def confirmed(self) -> dict[Pair, Decimal]:
         """Confirmed reservations with their prices."""
-        return {
-            (payment, reservation): price
-            for payment, reservation, price in self.rows(
-                "reservation",
-                "SELECT payment_id, id, price FROM reservation WHERE status = 'CONFIRMED'",
-            )
-        }
+        rows = self.rows(
+            "reservation",
+            "SELECT payment_id, id, price FROM reservation WHERE status = 'CONFIRMED'",
+        )
+        return {(payment, reservation): price for payment, reservation, price in rows}
 
     @cached_property
     def unfinished(self) -> set[int]:
@@ -157,78 +148,17 @@ class Facts:
 @dataclass(frozen=True)
 class Invariant:
     name: str
+    #: What must be true.
     sentence: str
     count: Callable[[Facts], int]
 
 
-#: By name. Those that read Kafka come last, so that `settled` reads it once the others hold.
-INVARIANTS: dict[str, Invariant] = {}
+def _rows(schema: str, sql: str) -> Callable[[Facts], int]:
+    """Counts the rows of a query."""
+    return lambda facts: len(facts.rows(schema, sql))
 
 
-def _invariant(count: Callable[[Facts], int]) -> None:
-    INVARIANTS[count.__name__] = Invariant(count.__name__, count.__doc__ or "", count)
-
-
-@_invariant
-def seats_with_two_live_reservations(facts: Facts) -> int:
-    """A seat has at most one live reservation."""
-    return facts.number(
-        "reservation",
-        """SELECT COUNT(*) FROM (
-            SELECT seat_id FROM reservation
-            WHERE status = 'CONFIRMED'
-                OR (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
-            GROUP BY seat_id HAVING COUNT(*) > 1) twice""",
-    )
-
-
-@_invariant
-def reservations_charged_twice(facts: Facts) -> int:
-    """A reservation is charged at most once."""
-    return len(facts.charged) - len({pair[1] for pair, _ in facts.charged})
-
-
-@_invariant
-def charges_without_a_seat(facts: Facts) -> int:
-    """Every charge that was not refunded pays for a confirmed reservation."""
-    return sum(pair not in facts.confirmed for pair, _ in facts.charged)
-
-
-@_invariant
-def seats_without_a_charge(facts: Facts) -> int:
-    """Every confirmed reservation was charged by its own payment."""
-    return len(facts.confirmed.keys() - dict(facts.charged).keys())
-
-
-@_invariant
-def seats_charged_at_another_price(facts: Facts) -> int:
-    """A confirmed reservation was charged at its price."""
-    return sum(facts.confirmed.get(pair, amount) != amount for pair, amount in facts.charged)
-
-
-@_invariant
-def payments_without_an_outcome(facts: Facts) -> int:
-    """Every payment has an outcome."""
-    return len(facts.unfinished)
-
-
-@_invariant
-def payments_unlike_the_book(facts: Facts) -> int:
-    """A payment has succeeded if and only if the sandbox provider's book has its charge.
-
-    An empty book belongs to a shop with another provider.
-    """
-    return facts.number(
-        "payment",
-        """SELECT COUNT(*) FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
-        WHERE (p.status = 'SUCCEEDED') <> (COALESCE(c.status, '') = 'APPROVED')
-            AND EXISTS (SELECT 1 FROM sandbox_charge)""",
-    )
-
-
-@_invariant
-def reservations_stuck_in_payment(facts: Facts) -> int:
-    """A live reservation is in payment only while its payment has no outcome."""
+def _stuck_in_payment(facts: Facts) -> int:
     paying = facts.rows(
         "reservation",
         "SELECT payment_id FROM reservation WHERE status = 'PAYING' AND lapses_at > NOW(6)",
@@ -236,39 +166,7 @@ def reservations_stuck_in_payment(facts: Facts) -> int:
     return sum(payment not in facts.unfinished for (payment,) in paying)
 
 
-@_invariant
-def schedules_with_a_wrong_sold_count(facts: Facts) -> int:
-    """The sold count of a schedule is the number of its confirmed reservations."""
-    return facts.number(
-        "reservation",
-        """SELECT COUNT(*) FROM (
-            SELECT r.schedule_id, COALESCE(MAX(s.sold), 0) counted, SUM(r.status = 'CONFIRMED') sold
-            FROM reservation r LEFT JOIN schedule_sales s ON s.schedule_id = r.schedule_id
-            GROUP BY r.schedule_id HAVING counted <> sold) wrong""",
-    )
-
-
-@_invariant
-def events_in_the_outbox(facts: Facts) -> int:
-    """Every event has been published."""
-    return facts.number("payment", "SELECT COUNT(*) FROM outbox")
-
-
-@_invariant
-def samples_over_capacity(facts: Facts) -> int:
-    """The waiting room never admits more people than its capacity."""
-    return facts.room.over_capacity
-
-
-@_invariant
-def people_admitted_out_of_order(facts: Facts) -> int:
-    """Nobody is admitted while a person who joined earlier waits."""
-    return len(facts.room.overtakers)
-
-
-@_invariant
-def payments_with_wrong_events(facts: Facts) -> int:
-    """Each outcome of a payment has exactly one event, however often it was published."""
+def _wrong_events(facts: Facts) -> int:
     payments = facts.rows(
         "payment",
         f"""SELECT id, status, amount IS NOT NULL FROM payment
@@ -280,13 +178,6 @@ def payments_with_wrong_events(facts: Facts) -> int:
     )
 
 
-@_invariant
-def payments_with_events_only(facts: Facts) -> int:
-    """Every event belongs to a payment."""
-    known = facts.rows("payment", "SELECT id FROM payment")
-    return len(facts.events.keys() - {payment for (payment,) in known})
-
-
 def _right_events(status: str, charge_was_tried: bool) -> list[list[str]]:
     match status:
         case "SUCCEEDED":
@@ -296,8 +187,102 @@ def _right_events(status: str, charge_was_tried: bool) -> list[list[str]]:
         case "FAILED" if charge_was_tried:
             return [["failed"]]
         case _:
-            # Rejected before the charge: the reservation may have to know of it, or not.
+            # Rejected before the charge: with or without an event for the reservation.
             return [[], ["failed"]]
+
+
+def _events_only(facts: Facts) -> int:
+    known = facts.rows("payment", "SELECT id FROM payment")
+    return len(facts.events.keys() - {payment for (payment,) in known})
+
+
+#: Those that read Kafka come last, so that `settled` reads it once the others hold.
+INVARIANTS = (
+    Invariant(
+        "seats_with_two_live_reservations",
+        "A seat has at most one live reservation.",
+        _rows(
+            "reservation",
+            """SELECT seat_id FROM reservation
+            WHERE status = 'CONFIRMED' OR (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
+            GROUP BY seat_id HAVING COUNT(*) > 1""",
+        ),
+    ),
+    Invariant(
+        "reservations_charged_twice",
+        "A reservation is charged at most once.",
+        lambda facts: len(facts.charged) - len({pair[1] for pair, _ in facts.charged}),
+    ),
+    Invariant(
+        "charges_without_a_seat",
+        "Every charge that was not refunded pays for a confirmed reservation.",
+        lambda facts: sum(pair not in facts.confirmed for pair, _ in facts.charged),
+    ),
+    Invariant(
+        "seats_without_a_charge",
+        "Every confirmed reservation was charged by its own payment.",
+        lambda facts: len(facts.confirmed.keys() - dict(facts.charged).keys()),
+    ),
+    Invariant(
+        "seats_charged_at_another_price",
+        "A confirmed reservation was charged at its price.",
+        lambda facts: sum(
+            facts.confirmed.get(pair, amount) != amount for pair, amount in facts.charged
+        ),
+    ),
+    Invariant(
+        "payments_without_an_outcome",
+        "Every payment has an outcome.",
+        lambda facts: len(facts.unfinished),
+    ),
+    Invariant(
+        "payments_unlike_the_book",
+        "A payment has succeeded if and only if the sandbox provider's book has its charge.",
+        # An empty book belongs to a shop with another provider.
+        _rows(
+            "payment",
+            """SELECT p.id FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
+            WHERE (p.status = 'SUCCEEDED') <> (COALESCE(c.status, '') = 'APPROVED')
+                AND EXISTS (SELECT 1 FROM sandbox_charge)""",
+        ),
+    ),
+    Invariant(
+        "reservations_stuck_in_payment",
+        "A live reservation is in payment only while its payment has no outcome.",
+        _stuck_in_payment,
+    ),
+    Invariant(
+        "schedules_with_a_wrong_sold_count",
+        "The sold count of a schedule is the number of its confirmed reservations.",
+        _rows(
+            "reservation",
+            """SELECT COALESCE(MAX(s.sold), 0) counted, SUM(r.status = 'CONFIRMED') confirmed
+            FROM reservation r LEFT JOIN schedule_sales s ON s.schedule_id = r.schedule_id
+            GROUP BY r.schedule_id HAVING counted <> confirmed""",
+        ),
+    ),
+    Invariant(
+        "events_in_the_outbox",
+        "Every event has been published.",
+        _rows("payment", "SELECT event_id FROM outbox"),
+    ),
+    Invariant(
+        "samples_over_capacity",
+        "The waiting room never admits more people than its capacity.",
+        lambda facts: facts.room.over_capacity,
+    ),
+    Invariant(
+        "people_admitted_out_of_order",
+        "Nobody is admitted while a person who joined earlier waits.",
+        lambda facts: len(facts.room.overtakers),
+    ),
+    Invariant(
+        "payments_with_wrong_events",
+        "Each outcome of a payment has exactly one event, however often it was published.",
+        _wrong_events,
+    ),
+    Invariant("payments_with_events_only", "Every event belongs to a payment.", _events_only),
+)
 
 
 def settled(
@@ -315,9 +300,8 @@ def settled(
     while True:
         room.sample()
         facts = Facts(stores, room)
-        holds = not any(invariant.count(facts) for invariant in INVARIANTS.values())
-        if holds or time.monotonic() >= deadline:
-            return {name: invariant.count(facts) for name, invariant in INVARIANTS.items()}
+        if time.monotonic() >= deadline or not any(each.count(facts) for each in INVARIANTS):
+            return {each.name: each.count(facts) for each in INVARIANTS}
         stopping.wait(_POLL_SECONDS)
 
 

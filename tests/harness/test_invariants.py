@@ -20,36 +20,34 @@ from harness.invariants import RoomSamples, Stores, settled
 from harness.local import Stack
 from protos.frontrow.payment.v1 import events_pb2
 
-R, P = "reservation", "payment"
 ROOM = [f"{{queue:main}}:{key}" for key in ("state", "admitted", "waiting")]
-Statements = Sequence[tuple[str, str]]
 
+EMPTY = [
+    f"DELETE FROM {table}"
+    for table in (
+        "reservation.reservation",
+        "reservation.schedule_sales",
+        "payment.payment",
+        "payment.outbox",
+        "payment.sandbox_charge",
+    )
+]
 # A seat that was sold, one whose money went back, one whose payment was declined, and a payment
 # that was rejected before the charge.
-ORDINARY: Statements = [
-    *((R, f"DELETE FROM {table}") for table in ("reservation", "schedule_sales")),
-    *((P, f"DELETE FROM {table}") for table in ("payment", "outbox", "sandbox_charge")),
-    (
-        R,
-        """INSERT INTO reservation (id, status, payment_id, user_id, seat_id, schedule_id, seat_num,
-            price, held_until, lapses_at, created_at, updated_at)
-        SELECT id, status, payment_id, 1, id, 1, 'A1', 10, NOW(6), NOW(6) + INTERVAL 1 HOUR,
-            NOW(6), NOW(6)
-        FROM (SELECT 1 id, 'CONFIRMED' status, 7 payment_id UNION SELECT 2, 'EXPIRED', 8
-            UNION SELECT 3, 'HELD', NULL UNION SELECT 4, 'HELD', NULL) ordinary""",
-    ),
-    (R, "INSERT INTO schedule_sales (schedule_id, sold) VALUES (1, 1)"),
-    (
-        P,
-        """INSERT INTO payment (id, reservation_id, user_id, status, amount, driven_until) VALUES
-            (7, 1, 1, 'SUCCEEDED', 10, NOW(6)), (8, 2, 1, 'REFUNDED', 10, NOW(6)),
-            (9, 3, 1, 'FAILED', 10, NOW(6)), (10, 4, 1, 'FAILED', NULL, NOW(6))""",
-    ),
-    (
-        P,
-        """INSERT INTO sandbox_charge (payment_id, user_id, amount, status) VALUES
-            (7, 1, 10, 'APPROVED'), (8, 1, 10, 'REFUNDED'), (9, 1, 10, 'DECLINED')""",
-    ),
+ORDINARY = [
+    """INSERT INTO reservation.reservation (id, status, payment_id, user_id, seat_id, schedule_id,
+        seat_num, price, held_until, lapses_at, created_at, updated_at)
+    SELECT id, status, payment_id, 1, id, 1, 'A1', 10, NOW(6), NOW(6) + INTERVAL 1 HOUR,
+        NOW(6), NOW(6)
+    FROM (SELECT 1 id, 'CONFIRMED' status, 7 payment_id UNION SELECT 2, 'EXPIRED', 8
+        UNION SELECT 3, 'HELD', NULL UNION SELECT 4, 'HELD', NULL) ordinary""",
+    "INSERT INTO reservation.schedule_sales (schedule_id, sold) VALUES (1, 1)",
+    """INSERT INTO payment.payment (id, reservation_id, user_id, status, amount, driven_until)
+    VALUES
+        (7, 1, 1, 'SUCCEEDED', 10, NOW(6)), (8, 2, 1, 'REFUNDED', 10, NOW(6)),
+        (9, 3, 1, 'FAILED', 10, NOW(6)), (10, 4, 1, 'FAILED', NULL, NOW(6))""",
+    """INSERT INTO payment.sandbox_charge (payment_id, user_id, amount, status) VALUES
+        (7, 1, 10, 'APPROVED'), (8, 1, 10, 'REFUNDED'), (9, 1, 10, 'DECLINED')""",
 ]
 EVENTS = [
     events_pb2.PaymentEvent(event_id="a", payment_id=7, succeeded=events_pb2.PaymentSucceeded()),
@@ -58,89 +56,76 @@ EVENTS = [
     events_pb2.PaymentEvent(event_id="d", payment_id=9, failed=events_pb2.PaymentFailed()),
 ]
 # Two days old, so that its events may have been deleted.
-OLD_PAYMENT = """INSERT INTO payment
+OLD_PAYMENT = """INSERT INTO payment.payment
     (id, reservation_id, user_id, status, amount, driven_until, updated_at)
     VALUES (11, {}, 2, '{}', 10, NOW(6), NOW(6) - INTERVAL 2 DAY)"""
-UNSOLD = (R, "UPDATE schedule_sales SET sold = 0")
+CHARGE = "INSERT INTO payment.sandbox_charge SELECT {}, 2, 10, 'APPROVED', 1, NULL, NULL"
+EXPIRED = "UPDATE reservation.reservation SET status = 'EXPIRED' WHERE id = 1"
+SOLD = "UPDATE reservation.schedule_sales SET sold = {}"
+UNSOLD = SOLD.format(0)
+MONEY_BACK = "UPDATE payment.sandbox_charge SET status = 'REFUNDED' WHERE payment_id = 7"
 
-VIOLATIONS: dict[str, tuple[Statements, dict[str, int]]] = {
+# What happened → statements that make it happen, and the violations.
+VIOLATIONS: dict[str, tuple[list[str], dict[str, int]]] = {
     "nothing": ([], {}),
-    "a payment without a seat": (
-        [(R, "UPDATE reservation SET status = 'EXPIRED' WHERE id = 1"), UNSOLD],
-        {"charges_without_a_seat": 1},
-    ),
-    "a charge that no payment knows": (
-        [(P, "INSERT INTO sandbox_charge SELECT 12, 1, 10, 'APPROVED', 1, NULL, NULL")],
-        {"charges_without_a_seat": 1},
-    ),
+    "a payment without a seat": ([EXPIRED, UNSOLD], {"charges_without_a_seat": 1}),
+    "a charge that no payment knows": ([CHARGE.format(12)], {"charges_without_a_seat": 1}),
     "a seat whose payment was another seat's": (
         [
-            (R, "UPDATE reservation SET status = 'CONFIRMED', payment_id = 7 WHERE id IN (3, 4)"),
-            (R, "UPDATE schedule_sales SET sold = 3"),
+            """UPDATE reservation.reservation SET status = 'CONFIRMED', payment_id = 7
+            WHERE id IN (3, 4)""",
+            SOLD.format(3),
         ],
         {"seats_without_a_charge": 2},
     ),
     "a seat of an unknown payment": (
-        [(R, "UPDATE reservation SET payment_id = NULL WHERE id = 1")],
+        ["UPDATE reservation.reservation SET payment_id = NULL WHERE id = 1"],
         {"charges_without_a_seat": 1, "seats_without_a_charge": 1},
     ),
     "a second charge": (
-        [
-            (P, OLD_PAYMENT.format(1, "SUCCEEDED")),
-            (P, "INSERT INTO sandbox_charge SELECT 11, 2, 10, 'APPROVED', 1, NULL, NULL"),
-        ],
+        [OLD_PAYMENT.format(1, "SUCCEEDED"), CHARGE.format(11)],
         {"reservations_charged_twice": 1, "charges_without_a_seat": 1},
     ),
     "another price": (
-        [(P, "UPDATE sandbox_charge SET amount = 9.99 WHERE payment_id = 7")],
+        ["UPDATE payment.sandbox_charge SET amount = 9.99 WHERE payment_id = 7"],
         {"seats_charged_at_another_price": 1},
     ),
-    "no outcome": (
-        [(P, OLD_PAYMENT.format(5, "INITIATED"))],
-        {"payments_without_an_outcome": 1},
-    ),
+    "no outcome": ([OLD_PAYMENT.format(5, "INITIATED")], {"payments_without_an_outcome": 1}),
     "a charge that the provider gave back": (
-        [(P, "UPDATE sandbox_charge SET status = 'REFUNDED' WHERE payment_id = 7")],
+        [MONEY_BACK],
         {"seats_without_a_charge": 1, "payments_unlike_the_book": 1},
     ),
     "a success that the provider does not know": (
-        [(P, "DELETE FROM sandbox_charge WHERE payment_id = 7")],
+        ["DELETE FROM payment.sandbox_charge WHERE payment_id = 7"],
         {"payments_unlike_the_book": 1},
     ),
     "another provider, a payment without a seat": (
-        [
-            (P, "DELETE FROM sandbox_charge"),
-            (R, "UPDATE reservation SET status = 'EXPIRED' WHERE id = 1"),
-            UNSOLD,
-        ],
+        ["DELETE FROM payment.sandbox_charge", EXPIRED, UNSOLD],
         {"charges_without_a_seat": 1},
     ),
     "a payment that the seat still waits for": (
-        [(R, "UPDATE reservation SET status = 'PAYING', payment_id = 9 WHERE id = 3")],
+        ["UPDATE reservation.reservation SET status = 'PAYING', payment_id = 9 WHERE id = 3"],
         {"reservations_stuck_in_payment": 1},
     ),
     "a wrong sold count": ([UNSOLD], {"schedules_with_a_wrong_sold_count": 1}),
     "an event that was not published": (
         [
-            (
-                P,
-                """INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-                VALUES (0, 'e', 1, 7, '')""",
-            )
+            """INSERT INTO payment.outbox (shard, event_id, reservation_id, payment_id, payload)
+            VALUES (0, 'e', 1, 7, '')"""
         ],
         {"events_in_the_outbox": 1},
     ),
     "a refund without its event": (
         [
-            (P, "UPDATE payment SET status = 'REFUNDED' WHERE id IN (7, 9)"),
-            (P, "UPDATE sandbox_charge SET status = 'REFUNDED' WHERE payment_id = 7"),
-            (R, "UPDATE reservation SET status = 'EXPIRED' WHERE id = 1"),
+            "UPDATE payment.payment SET status = 'REFUNDED' WHERE id IN (7, 9)",
+            MONEY_BACK,
+            EXPIRED,
             UNSOLD,
         ],
         {"payments_with_wrong_events": 2},
     ),
     "the events of another payment": (
-        [(P, "UPDATE payment SET id = 12 WHERE id = 9")],
+        ["UPDATE payment.payment SET id = 12 WHERE id = 9"],
         {"payments_with_wrong_events": 1, "payments_with_events_only": 1},
     ),
 }
@@ -184,18 +169,18 @@ def stores(
     """The stores of an ordinary shop."""
     monkeypatch.setattr(invariants, "PAYMENT_EVENTS", topic)
     stores = Stores(servers.mariadb.administrator, kafka_bootstrap, redis_url)
-    execute(stores, ORDINARY)
+    execute(stores, *EMPTY, *ORDINARY)
     with redis.Redis.from_url(redis_url) as connection:
         connection.delete(*ROOM)
         yield stores
         connection.delete(*ROOM)
-    execute(stores, ORDINARY[:5])
+    execute(stores, *EMPTY)
 
 
-def execute(stores: Stores, statements: Statements) -> None:
-    for schema, sql in statements:
-        with stores.database(schema) as cursor:
-            cursor.execute(sql)
+def execute(stores: Stores, *statements: str) -> None:
+    with stores.database("payment") as cursor:
+        for statement in statements:
+            cursor.execute(statement)
 
 
 def violated(stores: Stores) -> dict[str, int]:
@@ -204,22 +189,22 @@ def violated(stores: Stores) -> dict[str, int]:
 
 @pytest.mark.parametrize(("statements", "expected"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
 def test_a_violation_is_counted(
-    stores: Stores, statements: Statements, expected: dict[str, int]
+    stores: Stores, statements: list[str], expected: dict[str, int]
 ) -> None:
-    execute(stores, statements)
+    execute(stores, *statements)
     assert violated(stores) == expected
 
 
 def test_two_live_reservations_of_a_seat_are_counted(stores: Stores) -> None:
     """The constraint prevents them, unless a migration loses it."""
     index = "one_live_reservation_a_seat"
-    execute(stores, [(R, f"ALTER TABLE reservation DROP INDEX {index}")])
+    table = "reservation.reservation"
+    execute(stores, f"ALTER TABLE {table} DROP INDEX {index}")
     try:
-        execute(stores, [(R, "UPDATE reservation SET seat_id = 5 WHERE id IN (3, 4)")])
+        execute(stores, f"UPDATE {table} SET seat_id = 5 WHERE id IN (3, 4)")
         assert violated(stores) == {"seats_with_two_live_reservations": 1}
     finally:
-        execute(stores, ORDINARY[:1])
-        execute(stores, [(R, f"ALTER TABLE reservation ADD UNIQUE KEY {index} (live_seat_id)")])
+        execute(stores, *EMPTY, f"ALTER TABLE {table} ADD UNIQUE KEY {index} (live_seat_id)")
 
 
 def test_wrong_events_are_counted(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,18 +222,13 @@ def test_a_kafka_that_does_not_answer_is_one_sentence(stores: Stores) -> None:
 
 
 def test_waits_until_the_work_in_progress_has_ended(stores: Stores) -> None:
-    execute(stores, [UNSOLD])
-    timer = threading.Timer(0.5, execute, (stores, [(R, "UPDATE schedule_sales SET sold = 1")]))
+    execute(stores, UNSOLD)
+    timer = threading.Timer(0.5, execute, (stores, SOLD.format(1)))
     timer.start()
     began = time.monotonic()
     assert not any(settled(stores, within=30).values())
     assert 0.5 <= time.monotonic() - began < 20
     timer.join()
-
-
-def test_does_not_wait_for_ever(stores: Stores) -> None:
-    execute(stores, [UNSOLD])
-    assert settled(stores, within=0.1)["schedules_with_a_wrong_sold_count"] == 1
 
 
 @pytest.mark.parametrize(
@@ -284,7 +264,7 @@ def test_the_waiting_room_is_sampled(
 
 def test_each_invariant_is_violated_here() -> None:
     provoked = {name for _, expected in VIOLATIONS.values() for name in expected}
-    assert invariants.INVARIANTS.keys() - provoked == {
+    assert {each.name for each in invariants.INVARIANTS} - provoked == {
         "seats_with_two_live_reservations",
         "samples_over_capacity",
         "people_admitted_out_of_order",
