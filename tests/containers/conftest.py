@@ -37,7 +37,6 @@ def started(project: str, **settings: str) -> Iterator[Containers]:
     stack.run("down", DATA="delete")  # left by a run that was killed
     try:
         stack.run("up")
-        stack.create_administrator()
         yield stack
     finally:
         stack.run("down", DATA="delete")

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import subprocess
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import cast
 
-import pymysql
 from pymysql.cursors import Cursor
 
 from harness import topology
 from harness.containers.engine import Engine
 from harness.containers.settings import Settings
 from harness.files import REPOSITORY
-from harness.local.ports import HOST, free_ports
+from harness.local.ports import HOST, Ports, free_ports
 from harness.local.stack import Stack
 from loadtests import containers
 from loadtests.containers import Container
+from loadtests.opening import attached
+from loadtests.target import Target
 from tests.e2e.shop import Shop
 
 # The system's Python, as on a host that has no virtual environment.
 PYTHON = "python3"
 PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
 SERVERS = tuple(server.name for server in topology.SERVERS)
-
-# For statements of the tests that no service may execute.
-_ADMINISTRATOR = "tests"
-_PASSWORD = "only in a database of the tests"
 
 
 class Containers:
@@ -87,7 +83,7 @@ class Containers:
     def wait_until_healthy(self) -> None:
         self._engine.wait_until_healthy()
 
-    # The part of a Stack that Shop uses: gateways, databases with all rights, Kafka.
+    # The part of a Stack that Shop uses: gateways, databases, Kafka, Redis.
 
     def address(self, gateway: str = "gateway") -> str:
         """`gateway`, or `gateway_2` for the second."""
@@ -95,42 +91,24 @@ class Containers:
         return f"{HOST}:{self.port + number - 1}"
 
     @property
+    def _target(self) -> Target:
+        return attached(f"http://{self.address()}", {}, Ports())
+
+    @property
     def kafka_bootstrap(self) -> str:
-        return f"{self.one('kafka').addresses['kafka']}:9094"
+        return self._target.kafka_bootstrap
 
     @property
     def redis_url(self) -> str:
-        url = self.of("queue")[0].env["QUEUE_REDIS_URL"]
-        return url.replace("@redis:", f"@{self.one('redis').addresses['redis']}:")
+        return self._target.redis_url
 
     @property
     def mariadb(self) -> Containers:
         return self
 
-    @contextlib.contextmanager
-    def administrator(self, database: str | None = None) -> Iterator[Cursor]:
-        connection = pymysql.connect(
-            host=self.one("mariadb").addresses["mariadb"],
-            user=_ADMINISTRATOR,
-            password=_PASSWORD,
-            database=database,
-            charset="utf8mb4",
-            autocommit=True,
-            connect_timeout=10,
-        )
-        with connection, connection.cursor() as cursor:
-            yield cursor
-
-    def create_administrator(self) -> None:
-        self.sql(
-            f"CREATE OR REPLACE USER '{_ADMINISTRATOR}'@'%' IDENTIFIED BY '{_PASSWORD}';"
-            f" GRANT ALL PRIVILEGES ON *.* TO '{_ADMINISTRATOR}'@'%'"
-        )
-
-    def sql(self, statement: str) -> str:
-        """Executes a statement as MariaDB's administrator, who exists only inside its container."""
-        socket = "--socket=/tmp/mariadb.sock"
-        return self.execute("mariadb", "mariadb", socket, "--skip-column-names", "-e", statement)
+    def administrator(self, database: str) -> AbstractContextManager[Cursor]:
+        """A cursor of the service that owns the schema, and may do anything in it."""
+        return self._target.database(database)
 
     def execute(self, service: str, *command: str) -> str:
         """Runs a command in the first container of a service, and returns its output."""

@@ -52,9 +52,10 @@ def test_no_container_gets_more_memory_than_its_cap(stack: Containers) -> None:
 
 
 def test_the_servers_are_configured_for_their_caps(stack: Containers) -> None:
-    pool = stack.sql("SELECT @@innodb_buffer_pool_size, @@max_connections").split()
-    assert int(pool[0]) == CAP["MARIADB_BUFFER_POOL_MB"] * 2**20
-    assert int(pool[1]) == CAP["MARIADB_MAX_CONNECTIONS"]
+    with stack.administrator("concert") as cursor:
+        cursor.execute("SELECT @@innodb_buffer_pool_size, @@max_connections")
+        mariadb = (CAP["MARIADB_BUFFER_POOL_MB"] * 2**20, CAP["MARIADB_MAX_CONNECTIONS"])
+        assert cursor.fetchone() == mariadb
     memory = stack.execute("redis", "redis-cli", "CONFIG", "GET", "maxmemory*").split()
     redis = dict(zip(memory[::2], memory[1::2], strict=True))
     assert int(redis["maxmemory"]) == CAP["REDIS_MAXMEMORY_MB"] * 2**20
