@@ -18,11 +18,23 @@ fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
 # tag FILE IMAGE: the tag of an image in FILE, so that it stands in one place.
 tag() { sed -nE "s|^(FROM\|    image:) ($2:[^ ]+).*|\2|p" "$1" | head -n 1; }
 
-# system NAME SUITE PACKAGE...: builds frontrow-airgap:NAME from these packages of Debian.
-system() {
-    local name=$1 suite=$2 packages root
-    shift 2
-    packages=$(IFS=,; printf '%s' "$*")
+# image NAME: builds frontrow-airgap:NAME from packages of Debian, and the stand-in on top of it.
+image() {
+    local name=$1 file=../compose.yml image=$1 suite=trixie packages tag root
+    case $name in
+        python) file=../Dockerfile packages=python3,python3-venv ;;
+        mariadb) packages=mariadb-server-core,mariadb-client ;;
+        redis) suite=bookworm packages=redis-server ;;
+        kafka) image=apache/kafka packages=openjdk-21-jre-headless ;;
+        *) fail "there is no image $name: python, mariadb, redis or kafka." ;;
+    esac
+    if [ "$name" = kafka ]; then
+        command -v mvn >/dev/null || fail "Maven is needed for Kafka's jars: install it."
+        rm -rf kafka/libs
+        mvn --batch-mode --quiet --file ../config/kafka/pom.xml \
+            -DoutputDirectory="$PWD/kafka/libs" dependency:copy-dependencies >>"$LOG" 2>&1 ||
+            fail "Maven could not fetch Kafka: see $LOG."
+    fi
     root=$(mktemp -d /var/tmp/frontrow-airgap.XXXXXX)
     # shellcheck disable=SC2064
     trap "rm -rf '$root'" EXIT
@@ -34,36 +46,8 @@ system() {
     tar --create --directory "$root/system" --numeric-owner --one-file-system . |
         docker import --change 'CMD ["bash"]' - "frontrow-airgap:$name" >>"$LOG"
     rm -rf "$root"
-    trap - EXIT
-}
-
-image() {
-    local tag
-    case $1 in
-        python)
-            tag=$(tag ../Dockerfile python)
-            system python trixie python3 python3-venv
-            ;;
-        mariadb)
-            tag=$(tag ../compose.yml mariadb)
-            system mariadb trixie mariadb-server-core mariadb-client
-            ;;
-        redis)
-            tag=$(tag ../compose.yml redis)
-            system redis bookworm redis-server
-            ;;
-        kafka)
-            tag=$(tag ../compose.yml apache/kafka)
-            command -v mvn >/dev/null || fail "Maven is needed for Kafka's jars: install it."
-            rm -rf kafka/libs
-            mvn --batch-mode --quiet --file ../config/kafka/pom.xml \
-                -DoutputDirectory="$PWD/kafka/libs" dependency:copy-dependencies >>"$LOG" 2>&1 ||
-                fail "Maven could not fetch Kafka: see $LOG."
-            system kafka trixie openjdk-21-jre-headless
-            ;;
-        *) fail "there is no image $1: python, mariadb, redis or kafka." ;;
-    esac
-    DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" "$1" >>"$LOG" 2>&1 ||
+    tag=$(tag "$file" "$image")
+    DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" "$name" >>"$LOG" 2>&1 ||
         fail "docker build failed: see $LOG."
     printf 'Built %s\n' "$tag"
 }

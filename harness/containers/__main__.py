@@ -123,11 +123,11 @@ class Command:
     def exec(self, service: str, *words: str) -> None:
         terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
         found = self._engine.one_running(service)
-        self._engine.become("exec", "--interactive", *terminal, found.id, *words)
+        self._engine.become("docker", "exec", "--interactive", *terminal, found.id, *words)
 
     def compose(self, *words: str) -> None:
         self._load_settings()
-        self._engine.become_compose(*words)
+        self._engine.become(*self._engine.compose_command, *words)
 
     def _load_settings(self, *, create_secrets: bool = False) -> Settings:
         """The settings, which the engine gets as well."""

@@ -39,24 +39,22 @@ def backup(engine: Engine, file: Path) -> None:
 def require_dump(file: Path) -> None:
     """Raises UserError unless it is a complete dump of these databases and of no other."""
     found = []
-    is_dump = False
     last = b""
     try:
         with gzip.open(file) as lines:
-            for number, line in enumerate(lines):
-                # Line breaks within values are escaped, so a line never begins with a value. The
-                # first line may be a comment for MariaDB itself.
-                is_dump = is_dump or (number < 2 and line.startswith(b"-- MariaDB dump "))
-                if not is_dump and number > 2:
-                    break
-                if match := re.match(rb"-- Current Database: `(\w+)`", line):
-                    found.append(match[1].decode())
-                last = line.strip() or last
+            # The first line may be a comment for MariaDB itself.
+            head = (lines.readline(), lines.readline())
+            if any(line.startswith(b"-- MariaDB dump ") for line in head):
+                for line in lines:
+                    # Line breaks within values are escaped, so a line never begins with a value.
+                    if match := re.match(rb"-- Current Database: `(\w+)`", line):
+                        found.append(match[1].decode())
+                    last = line.strip() or last
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file} is no complete gzip file; nothing was changed.") from error
     except OSError as error:
         raise UserError(f"{error.strerror}: {file}; nothing was changed.") from error
-    if not is_dump or not last.startswith(b"-- Dump completed"):
+    if not last.startswith(b"-- Dump completed"):
         raise UserError(f"{file} is no complete dump of make backup; nothing was changed.")
     if sorted(found) != sorted(SCHEMAS):
         raise UserError(

@@ -77,15 +77,15 @@ class Engine:
         if self._fails("docker", "info"):
             raise UserError(f"no Docker engine responds: start it, {alternative}")
         if not self._fails("docker", "compose", "version"):
-            self._compose = ["docker", "compose"]
+            self.compose_command = ["docker", "compose"]
         elif not self._fails("docker-compose", "version"):
-            self._compose = ["docker-compose"]
+            self.compose_command = ["docker-compose"]
         else:
             raise UserError(
                 "Docker Compose is needed: install docker-compose, or Docker's compose plugin."
             )
         file = REPOSITORY / "deploy" / "compose.yml"
-        self._compose += ["--project-name", project, "--file", str(file)]
+        self.compose_command += ["--project-name", project, "--file", str(file)]
 
     def use(self, variables: Mapping[str, str]) -> None:
         """Sets the variables of compose.yml from now on."""
@@ -106,7 +106,7 @@ class Engine:
 
     def compose(self, *arguments: str, failure: str) -> None:
         """Runs Docker Compose and shows its output; `failure` is the error if it fails."""
-        if self._run([*self._compose, *arguments], _COMPOSE_SECONDS).returncode:
+        if self._run([*self.compose_command, *arguments], _COMPOSE_SECONDS).returncode:
             raise UserError(failure)
 
     def run_once(self, service: str, *command: str, failure: str) -> None:
@@ -197,12 +197,8 @@ class Engine:
         return self._run(["docker", *arguments], _STREAM_SECONDS, **streams).returncode == 0
 
     def become(self, *command: str) -> NoReturn:
-        """Replaces this program by a docker command, with its terminal and exit status."""
-        os.execvpe("docker", ["docker", *command], self._environ)
-
-    def become_compose(self, *command: str) -> NoReturn:
-        """Replaces this program by Docker Compose."""
-        os.execvpe(self._compose[0], [*self._compose, *command], self._environ)
+        """Replaces this program by docker or Compose, with its terminal and exit status."""
+        os.execvpe(command[0], command, self._environ)
 
     def _inspect(self, ids: Sequence[str]) -> list[Container]:
         """Those of the containers that still exist, by service and name."""

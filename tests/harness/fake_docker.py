@@ -136,22 +136,15 @@ class FakeDocker:
         self.containers.append(made)
 
     def up(self, service: str, count: int, environ: Mapping[str, str], *, recreate: bool) -> None:
-        """Makes `count` containers of a service run, with the latest image of a program."""
-        variables = {
-            name: value
-            for name, value in environ.items()
-            if service not in SERVERS or name.startswith(service.upper())
-        }
+        """Makes `count` containers of a service run, with the latest image and these variables."""
         for position, each in enumerate(self.of(service)):
-            outdated = (service not in SERVERS and each.image != self.image) or (
-                each.variables != variables
-            )
+            outdated = (each.image, each.variables) != (self.image, environ)
             if position >= count or (recreate and outdated):
                 self.containers.remove(each)
             elif service not in ONE_SHOTS:
                 each.running = True
         while len(self.of(service)) < count:
-            self.create(service, variables)
+            self.create(service, environ)
 
 
 class FakeEngine(Engine):
@@ -179,10 +172,11 @@ class FakeEngine(Engine):
         return subprocess.CompletedProcess([], 0, out, "")
 
     def become(self, *command: str) -> Any:
-        self._fake.change(f"exec {self._one(command[2]).name} {' '.join(command[3:])}")
-
-    def become_compose(self, *command: str) -> Any:
-        self._fake.change(f"compose {' '.join(command)} {self._environ['FRONTROW_PORTS']}")
+        program, *words = command
+        if program == "docker":
+            self._fake.change(f"exec {self._one(words[2]).name} {' '.join(words[3:])}")
+        else:
+            self._fake.change(f"compose {' '.join(words[4:])} {self._environ['FRONTROW_PORTS']}")
 
     def _one(self, id_: str) -> Fake:
         for each in self._fake.containers:
