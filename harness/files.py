@@ -43,14 +43,18 @@ def write_variables(path: Path, values: Mapping[str, str]) -> None:
 
 
 def read_variables(path: Path) -> dict[str, str]:
-    """Reads NAME='value' lines; empty if there is no such file. Nothing in it is executed."""
+    """Reads NAME=value or NAME='value' lines, and ignores others; empty if there is no such file.
+
+    Nothing in it is executed.
+    """
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return {}
     found = {}
     for line in lines:
-        name, _, value = line.partition("=")
-        quoted = len(value) > 1 and value[0] == value[-1] == "'"
-        found[name] = value[1:-1] if quoted else value
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            quoted = len(value) > 1 and value[0] == value[-1] == "'"
+            found[name] = value[1:-1] if quoted else value
     return found

@@ -27,7 +27,6 @@ PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
 #: A setting that is kept with the secrets, and never shown.
 _SECRET_SETTING = "PAYMENT_HTTP_API_KEY"
 _EXAMPLE_CAP = "2c4g"
-_LAST_PORT = 65535
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Settings:
             yield "SCALE", f"1 to {most} with CAP={self.CAP}"
         if self.SEED not in ("full", "small", "none"):
             yield "SEED", "full, small or none"
-        last = _LAST_PORT + 1 - self.scale
+        last = 65_536 - self.scale
         if not _is_number(self.PORT, 1, last):
             yield "PORT", f"a port, 1 to {last}"
         if not _is_ipv4(self.FRONTROW_BIND):
@@ -155,8 +154,7 @@ class Stored:
         key = values.pop(_SECRET_SETTING)
         write_variables(self.settings_file, values)
         known = read_variables(self.secrets_file)
-        if known.get(_SECRET_SETTING, "") != key:
-            write_variables(self.secrets_file, {**known, _SECRET_SETTING: key})
+        write_variables(self.secrets_file, {**known, _SECRET_SETTING: key})
 
     def secrets(self, *, create: bool) -> dict[str, str]:
         """Passwords and token keys. Raises UserError if there are none and `create` is false, or
@@ -195,26 +193,18 @@ def placeholders() -> dict[str, str]:
 
 def read_caps(name: str) -> dict[str, float]:
     """The numbers of a file of deploy/caps. Raises UserError if it lacks one or has another."""
-    caps = _numbers(CAPS / f"{name}.env")
-    example = _numbers(CAPS / f"{_EXAMPLE_CAP}.env")
+    caps = read_variables(CAPS / f"{name}.env")
+    example = read_variables(CAPS / f"{_EXAMPLE_CAP}.env")
     if odd := sorted(set(caps) ^ set(example)):
         raise UserError(
             f"deploy/caps/{name}.env must have the names of {_EXAMPLE_CAP}.env, which differ in"
             f" {', '.join(odd)}."
         )
-    return caps
-
-
-def _numbers(file: Path) -> dict[str, float]:
-    found = {}
-    for line in file.read_text().splitlines():
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = re.fullmatch(r"([A-Z_]+)=(\d+(?:\.\d+)?)", line.strip())
-        if not match:
-            raise UserError(f"deploy/caps/{file.name} must have NAME=number, not {line!r}.")
-        found[match[1]] = float(match[2])
-    return found
+    for key, value in caps.items():
+        if not re.fullmatch(r"\d+(\.\d+)?", value):
+            line = f"{key}={value}"
+            raise UserError(f"deploy/caps/{name}.env must have NAME=number, not {line!r}.")
+    return {key: float(value) for key, value in caps.items()}
 
 
 def _is_number(text: str, least: int, most: int) -> bool:

@@ -48,12 +48,6 @@ def stack() -> Iterator[Containers]:
     yield from started("frontrow-test")
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Containers]:
-    """Two of each program, within 2 cores and 4 GiB too."""
-    yield from started("frontrow-test-pair", SCALE="2")
-
-
 @pytest.fixture
 async def shop(stack: Containers) -> AsyncIterator[Shop]:
     shop = stack.shop()
