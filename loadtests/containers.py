@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.containers.engine import Container, Engine
 from loadtests.machine import PACKAGES, version_in
 
-_PROJECT = "com.docker.compose.project"
-_SERVICE = "com.docker.compose.service"
 _SECONDS = 20.0
 _CGROUPS = Path("/sys/fs/cgroup")
 _ESTABLISHED = "01"
@@ -85,52 +85,16 @@ class Cgroup:
         return _CGROUPS / kind / self._paths()[kind]
 
 
-@dataclasses.dataclass(frozen=True)
-class Container:
-    """One running container."""
-
-    id: str
-    name: str
-    #: The service of the compose file.
-    service: str
-    cgroup: Cgroup
-    #: Network, without the project's name → address.
-    addresses: Mapping[str, str]
-    env: Mapping[str, str]
-
-
 def find(port: int) -> list[Container]:
     """The containers of the project whose gateway publishes this port; empty without such a project
     or without an engine."""
     project = _docker(
         "ps",
-        *("--filter", f"publish={port}", "--filter", f"label={_SERVICE}=gateway"),
-        *("--format", f'{{{{.Label "{_PROJECT}"}}}}'),
+        *("--filter", f"publish={port}", "--filter", "label=com.docker.compose.service=gateway"),
+        *("--format", '{{.Label "com.docker.compose.project"}}'),
     ).split()
-    return of_project(project[0]) if project else []
-
-
-def of_project(project: str) -> list[Container]:
-    """The running containers of one compose project, by service and name."""
-    ids = _docker("ps", "--quiet", "--filter", f"label={_PROJECT}={project}").split()
-    found = []
-    for each in json.loads((ids and _docker("inspect", *ids)) or "[]"):
-        if pid := each["State"]["Pid"]:
-            networks = each["NetworkSettings"]["Networks"].items()
-            found.append(
-                Container(
-                    id=each["Id"],
-                    name=each["Name"].lstrip("/"),
-                    service=each["Config"]["Labels"][_SERVICE],
-                    cgroup=Cgroup(pid),
-                    addresses={
-                        name.removeprefix(f"{project}_"): network["IPAddress"]
-                        for name, network in networks
-                    },
-                    env=dict(setting.split("=", 1) for setting in each["Config"]["Env"]),
-                )
-            )
-    return sorted(found, key=lambda each: (each.service, each.name))
+    found = Engine(project[0], os.environ).containers() if project else []
+    return [each for each in found if each.running]
 
 
 def versions(found: Sequence[Container]) -> dict[str, str]:

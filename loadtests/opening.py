@@ -24,6 +24,7 @@ import redis
 
 from harness import stopping
 from harness.client import Client, TokenClaims, connect
+from harness.containers.engine import Container
 from harness.errors import UserError
 from harness.local import Ports, Stack
 from harness.local.programs import mysql_url, redis_url
@@ -32,7 +33,6 @@ from harness.local.supervisor import LOCAL
 from harness.secrets import Secrets
 from harness.topology import BY_MODULE, SCHEMAS
 from loadtests import containers, room
-from loadtests.containers import Container
 from loadtests.target import Target, ready
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 

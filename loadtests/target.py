@@ -15,11 +15,12 @@ import psutil
 import pymysql
 
 from harness import stopping, topology
+from harness.containers.engine import Container
 from harness.errors import UserError
 from harness.local import Ports
 from harness.local.ports import HOST
 from loadtests import containers, machine
-from loadtests.containers import Cgroup, Container
+from loadtests.containers import Cgroup
 from loadtests.model import Cap, Volume
 
 #: A port of topology.PORTS, or a service of deploy/compose.yml → its name in the report.
@@ -131,7 +132,7 @@ class Target:
         """The containers by the name that the report uses; empty without containers."""
         found: dict[str, list[Cgroup]] = {}
         for each in self.containers:
-            found.setdefault(_NAMES.get(each.service, each.service), []).append(each.cgroup)
+            found.setdefault(_NAMES.get(each.service, each.service), []).append(Cgroup(each.pid))
         return found
 
     def caps(self) -> dict[str, Cap]:

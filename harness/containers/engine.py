@@ -43,14 +43,19 @@ class Container:
     #: The service of compose.yml.
     service: str
     #: Started by `docker-compose run`: callers do not find it.
-    one_off: bool
-    running: bool
+    one_off: bool = False
+    running: bool = True
+    #: Of its first process; 0 unless it runs.
+    pid: int = 0
     #: healthy, starting or unhealthy; empty without a health check.
-    health: str
+    health: str = ""
     #: How often it died and was restarted.
-    deaths: int
+    deaths: int = 0
     #: address:port of this machine.
-    published: tuple[str, ...]
+    published: tuple[str, ...] = ()
+    #: Network, without the project's name → address.
+    addresses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def serves(self) -> bool:
@@ -240,19 +245,26 @@ _CAPTURED: Mapping[str, Any] = {
 
 
 def _container(described: Mapping[str, Any]) -> Container:
-    state, labels = described["State"], described["Config"]["Labels"]
+    state, config, network = (described[key] for key in ("State", "Config", "NetworkSettings"))
+    labels = config["Labels"]
     published = [
         f"{each['HostIp']}:{each['HostPort']}"
-        for bindings in (described["NetworkSettings"].get("Ports") or {}).values()
+        for bindings in (network["Ports"] or {}).values()
         for each in bindings or []
     ]
     return Container(
         id=described["Id"],
         name=described["Name"].lstrip("/"),
         service=labels[_SERVICE],
-        one_off=labels[_ONE_OFF] == "True",
+        one_off=labels.get(_ONE_OFF) == "True",
         running=state["Running"],
+        pid=state["Pid"],
         health=(state.get("Health") or {}).get("Status", ""),
         deaths=described["RestartCount"],
         published=tuple(published),
+        addresses={
+            name[len(labels[_PROJECT]) + 1 :]: each["IPAddress"]
+            for name, each in network["Networks"].items()
+        },
+        env={name: value for name, _, value in (each.partition("=") for each in config["Env"])},
     )

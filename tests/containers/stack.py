@@ -11,13 +11,11 @@ from typing import cast
 from pymysql.cursors import Cursor
 
 from harness import topology
-from harness.containers.engine import Engine
+from harness.containers.engine import Container, Engine
 from harness.containers.settings import Settings
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, Ports, free_ports
 from harness.local.stack import Stack
-from loadtests import containers
-from loadtests.containers import Container
 from loadtests.opening import attached
 from loadtests.target import Target
 from tests.e2e.shop import Shop
@@ -62,7 +60,7 @@ class Containers:
 
     def all(self) -> list[Container]:
         """The running containers."""
-        return containers.of_project(self.project)
+        return [each for each in self._engine.containers() if each.running]
 
     def of(self, service: str) -> list[Container]:
         """The running containers of a service."""

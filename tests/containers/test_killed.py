@@ -47,11 +47,11 @@ async def test_a_process_that_dies_is_restarted(
 ) -> None:
     """docker kill counts as intended; the death of the process does not."""
     container = stack.one(service)
-    os.kill(container.cgroup.pid, signal.SIGKILL)
+    os.kill(container.pid, signal.SIGKILL)
 
     async def restarted() -> None:
-        pids = {each.cgroup.pid for each in await in_thread(stack.of, service)}
-        assert pids - {container.cgroup.pid}
+        pids = {each.pid for each in await in_thread(stack.of, service)}
+        assert pids - {container.pid}
 
     await eventually(restarted, within=60, every=0.5)
     await in_thread(stack.wait_until_healthy)

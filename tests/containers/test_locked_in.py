@@ -12,6 +12,7 @@ import pytest
 from harness import topology
 from harness.containers.settings import read_caps
 from harness.files import REPOSITORY
+from loadtests.containers import Cgroup
 from tests.containers.stack import PROGRAMS, SERVERS, Containers, docker
 
 SERVICES = (*PROGRAMS, *SERVERS)
@@ -26,29 +27,29 @@ def test_the_caps_are_in_force(stack: Containers) -> None:
     assert sorted(each.service for each in running) == sorted(SERVICES)
     for each in running:
         name = each.service.upper()
-        assert each.cgroup.cores() == pytest.approx(CAP[f"{name}_CPUS"]), name
-        assert each.cgroup.memory_limit() == CAP[f"{name}_MB"] * 2**20, name
-    assert sum(each.cgroup.cores() or 99 for each in running) <= 2.001
-    assert sum(each.cgroup.memory_limit() or 1 << 50 for each in running) <= 4 * 2**30
+        assert Cgroup(each.pid).cores() == pytest.approx(CAP[f"{name}_CPUS"]), name
+        assert Cgroup(each.pid).memory_limit() == CAP[f"{name}_MB"] * 2**20, name
+    assert sum(Cgroup(each.pid).cores() or 99 for each in running) <= 2.001
+    assert sum(Cgroup(each.pid).memory_limit() or 1 << 50 for each in running) <= 4 * 2**30
 
 
 def test_no_container_gets_more_processor_time_than_its_cap(stack: Containers) -> None:
     queue = stack.one("queue")
-    waited, _ = queue.cgroup.throttled()
-    before, began = queue.cgroup.cpu_seconds(), time.monotonic()
+    waited, _ = Cgroup(queue.pid).throttled()
+    before, began = Cgroup(queue.pid).cpu_seconds(), time.monotonic()
     busy = "import time\nend = time.monotonic() + 4\nwhile time.monotonic() < end: pass"
     stack.execute("queue", "python", "-c", busy)
-    used = (queue.cgroup.cpu_seconds() - before) / (time.monotonic() - began)
+    used = (Cgroup(queue.pid).cpu_seconds() - before) / (time.monotonic() - began)
     # It tries to use a whole core.
     assert used < CAP["QUEUE_CPUS"] * 1.15
-    assert queue.cgroup.throttled()[0] > waited + 10
+    assert Cgroup(queue.pid).throttled()[0] > waited + 10
 
 
 def test_no_container_gets_more_memory_than_its_cap(stack: Containers) -> None:
     hungry = f"python -c 'bytearray({int(CAP['CONCERT_MB'])} << 20)'; echo $?"
     assert stack.execute("concert", "sh", "-c", hungry) == "137"
     # The kernel killed only that process, and the service continues.
-    assert stack.one("concert").cgroup.memory() < CAP["CONCERT_MB"] * 2**20
+    assert Cgroup(stack.one("concert").pid).memory() < CAP["CONCERT_MB"] * 2**20
 
 
 def test_the_servers_are_configured_for_their_caps(stack: Containers) -> None:
@@ -60,7 +61,7 @@ def test_the_servers_are_configured_for_their_caps(stack: Containers) -> None:
     redis = dict(zip(memory[::2], memory[1::2], strict=True))
     assert int(redis["maxmemory"]) == CAP["REDIS_MAXMEMORY_MB"] * 2**20
     assert redis["maxmemory-policy"] == "noeviction"
-    java = Path(f"/proc/{stack.one('kafka').cgroup.pid}/cmdline").read_text().split("\0")
+    java = Path(f"/proc/{stack.one('kafka').pid}/cmdline").read_text().split("\0")
     assert f"-Xmx{int(CAP['KAFKA_HEAP_MB'])}m" in java
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from harness import topology
+from loadtests.containers import Cgroup
 from tests.containers.conftest import started
 from tests.containers.stack import PROGRAMS, Containers, docker
 from tests.e2e.conftest import in_thread
@@ -40,8 +41,8 @@ def stack() -> Iterator[Containers]:
 def test_two_of_each_share_the_caps(stack: Containers) -> None:
     counts = Counter(each.service for each in stack.all())
     assert counts == {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
-    assert sum(each.cgroup.cores() or 99 for each in stack.all()) <= 2.001
-    assert sum(each.cgroup.memory_limit() or 1 << 50 for each in stack.all()) <= 4 * 2**30
+    assert sum(Cgroup(each.pid).cores() or 99 for each in stack.all()) <= 2.001
+    assert sum(Cgroup(each.pid).memory_limit() or 1 << 50 for each in stack.all()) <= 4 * 2**30
 
 
 async def test_both_of_each_are_called(stack: Containers, shop: Shop) -> None:

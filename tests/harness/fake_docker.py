@@ -257,17 +257,24 @@ class FakeEngine(Engine):
     def _described(self, each: Fake) -> dict[str, Any]:
         address = each.variables.get("FRONTROW_BIND", "")
         ports = {"8080/tcp": [{"HostIp": address, "HostPort": each.port}]} if each.port else {}
-        labels = {"service": each.service, "oneoff": str(each.one_off)}
+        labels = {"service": each.service, "oneoff": str(each.one_off), "project": self.project}
         return {
             "Id": each.id,
             "Name": f"/{self.project}_{each.name}",
             "RestartCount": each.deaths,
             "State": {
                 "Running": each.running,
+                "Pid": 1,
                 **({"Health": {"Status": each.health}} if each.health else {}),
             },
-            "Config": {"Labels": {f"com.docker.compose.{key}": labels[key] for key in labels}},
-            "NetworkSettings": {"Ports": ports},
+            "Config": {
+                "Labels": {f"com.docker.compose.{key}": labels[key] for key in labels},
+                "Env": ["LANG=C.UTF-8"],
+            },
+            "NetworkSettings": {
+                "Ports": ports,
+                "Networks": {f"{self.project}_outside": {"IPAddress": "172.18.0.2"}},
+            },
         }
 
 

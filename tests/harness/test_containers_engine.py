@@ -17,9 +17,10 @@ case $1 in
     container) echo 1 ;;
     inspect) cat <<END ;;
 [{
-    "Id": "1", "Name": "/mariadb_1", "RestartCount": 0, "State": {"Running": true},
-    "NetworkSettings": {}, "Config": {"Labels": {
-        "com.docker.compose.service": "mariadb", "com.docker.compose.oneoff": "False"
+    "Id": "1", "Name": "/mariadb_1", "RestartCount": 0, "State": {"Running": true, "Pid": 1},
+    "NetworkSettings": {"Ports": null, "Networks": {}},
+    "Config": {"Env": [], "Labels": {
+        "com.docker.compose.service": "mariadb", "com.docker.compose.project": "test"
     }}
 }]
 END

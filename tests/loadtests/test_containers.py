@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from harness.containers.engine import Container
 from loadtests import containers, machine
-from loadtests.containers import Cgroup, Container
 
 
 def test_versions_are_those_in_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_versions_are_those_in_the_containers(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(containers, "_docker", docker)
     found = [
-        Container(f"{number}", service, service, Cgroup(1), {}, {})
+        Container(f"{number}", service, service)
         for number, service in enumerate(("gateway", "mariadb", "redis"))
     ]
     rows = containers.versions(found)
