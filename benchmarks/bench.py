@@ -1,31 +1,31 @@
 """`make bench`: the hot paths beside a FastAPI route that does nothing.
 
 Starts a whole stack of its own (free ports, temporary data) and, beside it, that route, which is
-the yardstick. wrk asks the routes in turn, round after round, and the yardstick between any two of
-them; quoted are medians of the ratio to the two yardsticks around. Prints the table and writes
+the yardstick. wrk requests the routes in turn, round after round, and the yardstick between any two
+of them; quoted are medians of the ratio to the two yardsticks around. Prints the figures and writes
 results/bench/<time>/bench.json.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import resource
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import grpc
+import psutil
 import typer
 
-from benchmarks import page
+from benchmarks import page, wrk
 from benchmarks.model import Bench, Measurement, People, Route
-from benchmarks.shop import Shop
-from benchmarks.wrk import CONNECTIONS, Request, Run, RunError, run
-from concert_service.seed import SCHEDULES_A_CONCERT
+from benchmarks.shop import CASES, NOTHING, SHOPPERS, WAITING, Case, Shop
+from concert_service.seed import SIZES
+from docs import generate
 from harness.cli import run_app
 from harness.errors import UserError
 from harness.files import REPOSITORY
@@ -40,28 +40,10 @@ from loadtests.report.words import say
 
 #: What concert_service.seed puts up for sale.
 Seed = Literal["full", "small"]
-#: Concerts, and schedules of each.
-SEEDS: Mapping[Seed, tuple[int, int]] = {"full": (100, SCHEDULES_A_CONCERT), "small": (2, 3)}
-# With fewer, one place would reach its limit of 20 requests per second.
-SHOPPERS = 2_000
-WAITING = 10_000
 WARM_UP_SECONDS = 1
-ROUTES = (
-    "order",
-    "concerts",
-    "schedules",
-    "seats_one",
-    "seats_20",
-    "seats_any",
-    "enqueue",
-    "reserve",
-    "pay",
-)
-# Requests per second that two cores can serve. A request that cannot be repeated is prepared for
-# this rate, or for the highest one so far, times SPARE.
-EXPECTED_RATE = {"enqueue": 4_000, "reserve": 900, "pay": 500}
+#: Requests that are sent only once are prepared for the expected rate, or for the highest so far,
+#: times this.
 SPARE = 1.5
-
 PROGRAM_ENV = {
     "queue_service": {
         # The people of the measurements poll less often than real ones.
@@ -71,65 +53,48 @@ PROGRAM_ENV = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One route as it is measured.
-
-    `requests(n)` makes n requests that may be sent once, or, without `once`, any number of requests
-    that wrk sends in a cycle.
-    """
-
-    name: str
-    title: str
-    target: float | None
-    requests: Callable[[int], Sequence[Request]]
-    once: bool = False
-
-
 class NothingProcess(Process):
     """The yardstick's process."""
 
-    def __init__(self, port: int, log_path: Path) -> None:
-        super().__init__("nothing", log_path=log_path, cwd=REPOSITORY, stopping=threading.Event())
-        self._port = port
-        self.url = f"http://{HOST}:{port}"
+    def __init__(self, log_path: Path) -> None:
+        super().__init__("nothing", log_path=log_path, stopping=threading.Event())
+        self._port = free_ports(1)[0]
+        self.url = f"http://{HOST}:{self._port}"
 
     def command(self, module: str | None) -> Sequence[str]:
         return [str(PYTHON), "-m", "benchmarks.nothing", str(self._port)]
 
     def probe(self) -> bool:
-        with urllib.request.urlopen(f"{self.url}/nothing", timeout=1) as reply:
-            return bool(reply.status == 200)
+        with urllib.request.urlopen(f"{self.url}/nothing", timeout=1) as response:
+            return bool(response.status == 200)
 
 
 class Measurements:
-    """The measurements on a running stack."""
+    """The measurements on a running stack, `seconds` per run of wrk. Raises UserError."""
 
-    def __init__(self, stack: Stack, nothing: NothingProcess, work: Path, seconds: int) -> None:
+    def __init__(self, stack: Stack, nothing: NothingProcess, shop: Shop, seconds: int) -> None:
         self._stack = stack
         self._nothing = nothing
-        self._work = work
+        self._shop = shop
         self._seconds = seconds
-        self._rates: dict[str, float] = dict(EXPECTED_RATE)
+        self._rates: dict[str, float] = {}
 
     def measure(self, cases: Sequence[Case], rounds: int) -> list[Route]:
-        """The yardstick and then each case, with a measurement per round.
-
-        Raises RunError if a reply was no success.
-        """
-        yardstick = Route(name="nothing", title="a FastAPI route that does nothing", runs=[])
-        routes = [Route(name=c.name, title=c.title, target=c.target, runs=[]) for c in cases]
+        """The yardstick and then each case, with a measurement per round."""
+        yardstick, *routes = (
+            Route(name=case.name, title=case.title, target=case.target, runs=[])
+            for case in (NOTHING, *cases)
+        )
         say(f"Warming up, {WARM_UP_SECONDS} s per route")
-        self._yardstick(WARM_UP_SECONDS)
-        for case in cases:
-            self.run(case, WARM_UP_SECONDS)
+        for case in (NOTHING, *cases):
+            self._run(case, WARM_UP_SECONDS)
         for number in range(1, rounds + 1):
             say(f"Round {number} of {rounds}, {self._seconds} s per route")
-            before = self._yardstick(self._seconds)
+            before = self._run(NOTHING, self._seconds)
             yardstick.runs.append(before)
             for case, route in zip(cases, routes, strict=True):
-                found = self.run(case, self._seconds)
-                after = self._yardstick(self._seconds)
+                found = self._run(case, self._seconds)
+                after = self._run(NOTHING, self._seconds)
                 yardstick.runs.append(after)
                 found.ratio = 2 * found.rate / (before.rate + after.rate)
                 route.runs.append(found)
@@ -137,31 +102,23 @@ class Measurements:
                 before = after
         return [yardstick, *routes]
 
-    def _yardstick(self, seconds: int) -> Measurement:
-        return self._observe(self._nothing.url, [Request("GET", "/nothing")], seconds, "nothing")[1]
-
-    def run(self, case: Case, seconds: int) -> Measurement:
-        """Measures one route once. Raises RunError."""
-        count = CONNECTIONS + int(SPARE * self._rates.get(case.name, 0) * seconds)
-        requests = case.requests(count)
-        run, found = self._observe(self._stack.gateway_url, requests, seconds, case.title)
-        if case.once and run.issued > len(requests):
-            raise RunError(
-                f"{case.title}: more requests were needed than the {len(requests)} prepared: the"
-                " machine is faster than this benchmark expects, raise EXPECTED_RATE."
-            )
-        self._rates[case.name] = max(run.rate, self._rates.get(case.name, 0))
-        return found
-
-    def _observe(
-        self, url: str, requests: Sequence[Request], seconds: int, what: str
-    ) -> tuple[Run, Measurement]:
+    def _run(self, case: Case, seconds: int) -> Measurement:
+        rate = max(case.rate, self._rates.get(case.name, 0))
+        requests = case.requests(self._shop, _prepared(rate, seconds))
+        url = self._nothing.url if case is NOTHING else self._stack.gateway_url
         processes = [*self._stack.processes(), self._nothing]
         meter = Meter({process.name: ProcessTree(process.pid) for process in processes})
         wrk_before = _children_seconds()
-        ran = run(url, requests, seconds=seconds, work=self._work, what=what)
+        ran = wrk.run(url, requests, seconds=seconds, work=self._stack.root, what=case.title)
         used = meter.used() | {"wrk": _children_seconds() - wrk_before}
-        return ran, Measurement(
+        if case.rate and ran.issued > len(requests):
+            raise UserError(
+                f"{case.title}: more requests were needed than the {len(requests)} prepared: the"
+                " machine is faster than this benchmark expects, raise its rate in"
+                " benchmarks/shop.py."
+            )
+        self._rates[case.name] = max(rate, ran.rate)
+        return Measurement(
             rate=round(ran.rate, 1),
             p50_ms=round(ran.p50_ms, 2),
             p99_ms=round(ran.p99_ms, 2),
@@ -169,119 +126,68 @@ class Measurements:
             requests=ran.requests,
             steal=round(meter.stolen(), 4),
             cpu_ms={
-                name: round(1000 * seconds / ran.requests, 4)
-                for name, seconds in used.items()
-                if seconds / ran.requests > 1e-6
+                name: round(1000 * cpu_seconds / ran.requests, 4)
+                for name, cpu_seconds in used.items()
+                if cpu_seconds / ran.requests > 1e-6
             },
         )
 
 
+def _prepared(rate: float, seconds: int) -> int:
+    """How many requests one run needs at most."""
+    return wrk.CONNECTIONS + int(SPARE * rate * seconds)
+
+
 def _children_seconds() -> float:
     """Processor time of ended children, which is that of wrk."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def cases_of(shop: Shop, seed: Seed, rounds: int, seconds: int) -> list[Case]:
-    """Admits the people, and makes the routes with the requests that these people send."""
-    concerts, schedules_each = SEEDS[seed]
-    payers = int(EXPECTED_RATE["pay"] * SPARE) * (rounds * seconds + WARM_UP_SECONDS)
-    payers += CONNECTIONS * (rounds + 1)
-    sells = seed == "full"
-    shoppers = shop.admit(shoppers=SHOPPERS, payers=payers if sells else 0)
-    waiting = shop.queue_up(WAITING)
-
-    def get(path: str, tokens: Sequence[str]) -> list[Request]:
-        return [Request("GET", path, token) for token in tokens]
-
-    inside = [shopper.token for shopper in shoppers]
-
-    def schedules(_: int) -> list[Request]:
-        return [
-            Request("GET", f"/concerts/{number % concerts + 1}/schedules", token)
-            for number, token in enumerate(inside)
-        ]
-
-    def seats(which: Sequence[int]) -> list[Request]:
-        return [
-            Request("GET", f"/concerts/schedules/{which[number]}/seats", inside[number % SHOPPERS])
-            for number in range(len(which))
-        ]
-
-    some = shop.any_schedules(20)
-    read = [
-        Case(
-            "order",
-            "GET /queues/order, waiting",
-            0.6,
-            lambda _: get("/queues/order", [ticket.token for ticket in waiting]),
-        ),
-        Case("concerts", "GET /concerts", 0.7, lambda _: get("/concerts", inside)),
-        Case("schedules", "GET …/schedules, any concert", 0.7, schedules),
-        Case("seats_one", "GET …/seats, one date", 0.3, lambda _: seats(some[:1] * SHOPPERS)),
-        Case("seats_20", "GET …/seats, 20 dates", 0.3, lambda _: seats(some * 100)),
-        Case(
-            "seats_any",
-            f"GET …/seats, any of {concerts * schedules_each:,} dates",
-            0.3,
-            lambda _: seats(shop.any_schedules(20_000)),
-        ),
-        Case("enqueue", "POST /queues/enqueue", None, shop.newcomers, once=True),
-    ]
-
-    def payments(count: int) -> list[Request]:
-        shop.settle()
-        return shop.payments(count)
-
-    write = [
-        Case(
-            "reserve",
-            "POST /concerts/reservation",
-            None,
-            lambda count: shop.reservations(shoppers, count),
-            once=True,
-        ),
-        Case("pay", "POST …/pay", None, payments, once=True),
-    ]
-    return [*read, *write] if sells else read
+    times = psutil.Process().cpu_times()
+    return float(times.children_user + times.children_system)
 
 
 def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
     """Starts everything, measures, stops everything; returns the path of bench.json."""
-    taken = now()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="frontrow-bench-") as name:
-        root = Path(name)
-        stack = Stack(root, Ports.free(), program_env=PROGRAM_ENV)
-        nothing = NothingProcess(free_ports(1)[0], root / "nothing.log")
-        with stack:
-            say(f"Starting a stack ({seed} data) and the route that does nothing")
-            stack.start_servers(migrate=True)
-            stack.seed(seed, show=True)
-            stack.start_services()
-            try:
-                nothing.start()
-                shop = Shop(stack, schedules_of(seed))
-                say(f"Admitting {SHOPPERS:,} people, and {WAITING:,} more to wait in line")
-                cases = cases_of(shop, seed, rounds, seconds)
+    taken, began = now(), time.monotonic()
+    cases = [
+        case
+        for case in CASES
+        if (not only or case.name in only) and (seed == "full" or not case.sells)
+    ]
+    payers = sum(
+        _prepared(case.rate, WARM_UP_SECONDS) + rounds * _prepared(case.rate, seconds)
+        for case in cases
+        if case.name == "pay"
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="frontrow-bench-") as folder,
+        Stack(Path(folder), Ports.free(), program_env=PROGRAM_ENV) as stack,
+    ):
+        say(f"Starting a stack ({seed} data) and the route that does nothing")
+        stack.start_servers(migrate=True)
+        stack.seed(seed, show=True)
+        stack.start_services()
+        nothing = NothingProcess(stack.root / "nothing.log")
+        try:
+            nothing.start()
+            with (
+                grpc.insecure_channel(stack.address("queue_service")) as queue,
+                grpc.insecure_channel(stack.address("reservation_service")) as reservation,
+            ):
+                say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
+                shop = Shop(queue, reservation, SIZES[seed], payers)
                 gateway = ProcessTree(stack.process("gateway").pid)
-                memory_before = gateway.megabytes()
-                measurements = Measurements(stack, nothing, root, seconds)
-                routes = measurements.measure(
-                    [case for case in cases if not only or case.name in only], rounds
-                )
-                memory = round(memory_before), round(gateway.megabytes())
-                shop.close()
-            finally:
-                nothing.stop()
-            say("Stopping")
+                memory_before = round(gateway.megabytes())
+                routes = Measurements(stack, nothing, shop, seconds).measure(cases, rounds)
+                memory = memory_before, round(gateway.megabytes())
+        finally:
+            nothing.stop()
+        say("Stopping")
     result = Bench(
         taken=taken,
         minutes=round((time.monotonic() - began) / 60, 1),
         seed=seed,
         rounds=rounds,
         seconds=seconds,
-        connections=CONNECTIONS,
+        connections=wrk.CONNECTIONS,
         people=People(shopping=SHOPPERS, waiting=WAITING),
         gateway_megabytes=memory,
         machine=describe(),
@@ -291,16 +197,6 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
     file.parent.mkdir(parents=True)
     result.write(file)
     return file
-
-
-def schedules_of(seed: Seed) -> list[int]:
-    """The ids of what is for sale; see concert_service.seed."""
-    concerts, schedules_each = SEEDS[seed]
-    return [
-        concert * SCHEDULES_A_CONCERT + number
-        for concert in range(concerts)
-        for number in range(1, schedules_each + 1)
-    ]
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -316,21 +212,18 @@ def main(
         Path | None,
         typer.Option("--page", metavar="FILE", help="Only puts FILE into docs/performance.md."),
     ] = None,
-) -> int:
+) -> None:
     if result:
-        page.write(Bench.read(result))
-        return 0
+        Bench.read(result).write(page.SOURCE)
+        page.PAGE.write_text(generate.generate(page.PAGE.read_text()))
+        return
     names = [name for name in only.split(",") if name]
+    routes = [case.name for case in CASES]
     for name in names:
-        if name not in ROUTES:
-            raise UserError(f"--only knows {', '.join(ROUTES)}, not {name}.")
-    try:
-        file = measure(seed, rounds, seconds, names)
-    except RunError as error:
-        print(f"frontrow: {error}", file=sys.stderr)
-        return 1
-    say(f"\n{page.table(Bench.read(file))}\nWritten to {file.relative_to(REPOSITORY)}")
-    return 0
+        if name not in routes:
+            raise UserError(f"--only knows {', '.join(routes)}, not {name}.")
+    file = measure(seed, rounds, seconds, names)
+    say(f"\n{page.figures(Bench.read(file))}\nWritten to {file.relative_to(REPOSITORY)}")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\n{"requests": %d, "issued": %d, "microseconds": %d, "bytes": %d, "not_2xx": %d,'
-      .. ' "socket_errors": %d, "timeouts": %d, "p50_us": %d, "p99_us": %d, "max_us": %d}\n',
-    summary.requests, threads[1]:get("issued"), summary.duration, summary.bytes, errors.status,
-    errors.connect + errors.read + errors.write, errors.timeout,
-    latency:percentile(50), latency:percentile(99), latency.max
+    '\n{"requests": %d, "issued": %d, "seconds": %f, "p50_ms": %.3f, "p99_ms": %.3f,'
+      .. ' "max_ms": %.3f, "not_2xx": %d, "socket_errors": %d, "timeouts": %d}\n',
+    summary.requests, threads[1]:get("issued"), summary.duration / 1e6,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000,
+    errors.status, errors.connect + errors.read + errors.write, errors.timeout
   ))
 end

@@ -1,14 +1,20 @@
-"""bench.json: the result of `make bench`."""
+"""bench.json: the result of `make bench`, and how its runs are summed up."""
 
 from __future__ import annotations
 
 import datetime
+import statistics
+from collections.abc import Sequence
 
 from loadtests.model import Document, Model
 
+#: A run from which the hypervisor took more than this share of the machine does not count, as
+#: long as half of the runs remain.
+MAX_STEAL = 0.05
+
 
 class Measurement(Model):
-    """One run of wrk against one route. Every reply was a success."""
+    """One run of wrk against one route. Every response was a success."""
 
     #: Requests per second.
     rate: float
@@ -25,11 +31,40 @@ class Measurement(Model):
 
 
 class Route(Model):
+    """One route with one measurement per round (the yardstick: one more)."""
+
     name: str
     title: str
     #: The ratio that the route should reach.
     target: float | None = None
     runs: list[Measurement]
+
+    @property
+    def counted(self) -> list[Measurement]:
+        """The runs without those that lost much to other machines, if half of them remain."""
+        good = [run for run in self.runs if run.steal <= MAX_STEAL]
+        return good if 2 * len(good) >= len(self.runs) else self.runs
+
+    def median(self, field: str) -> float:
+        """The median of a field of Measurement over the runs that count."""
+        return float(statistics.median(getattr(run, field) for run in self.counted))
+
+    def cpu_ms(self, processes: Sequence[str]) -> float:
+        """Processor time per request, in ms, of some processes together."""
+        return sum(
+            statistics.median(run.cpu_ms.get(process, 0.0) for run in self.counted)
+            for process in processes
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The target, and whether the ratio meets it as it is printed, with two decimals."""
+        if self.name == "nothing":
+            return ""
+        if self.target is None:
+            return "as it comes"
+        met = round(self.median("ratio"), 2) >= self.target
+        return f"{self.target}: {'met' if met else 'MISSED'}"
 
 
 class People(Model):
@@ -38,7 +73,7 @@ class People(Model):
 
 
 class Bench(Document):
-    """The yardstick and then the routes, each with one measurement per round."""
+    """The yardstick and then the routes."""
 
     taken: datetime.datetime
     minutes: float
