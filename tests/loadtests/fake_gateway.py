@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
-import json
 import re
+import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 CONCERTS, SCHEDULES, SCHEDULE_IDS, SEATS = 3, 5, 100, 4
 #: What the scripts must be told of it.
@@ -22,72 +28,77 @@ ENVIRON = {
     "USERS": "1000",
 }
 Body = dict[str, Any]
-#: Method and what the path looks like → how many requests are answered rightly, and what becomes
-#: of the status and the body of later ones.
+#: Method and pattern of the path → how many requests get the right response, and what makes the
+#: status and the body of later ones wrong.
 Mistakes = dict[str, tuple[int, Callable[[int, Body], tuple[int, Body]]]]
 
-
 _PROBLEM = {"type": "urn:test", "title": "Refused.", "detail": "Refused.", "requestId": "r"}
-_ORDER = {"pollAfterSeconds": 1, "estimatedWaitSeconds": 1, "admittedUntil": None}
+_ORDER = {
+    "recovering": False, "pollAfterSeconds": 1, "estimatedWaitSeconds": 1, "admittedUntil": None,
+}  # fmt: skip
 
 
 class FakeGateway:
-    """Its state: who has entered, which seats are held and by which reservation."""
+    """Its state: who has entered, which seats are held and by which reservation, who has left."""
 
-    def __init__(self, mistakes: Mistakes, *, lets_in: bool = True) -> None:
+    def __init__(self, mistakes: Mistakes, lets_in: bool) -> None:
         self.mistakes = mistakes
         self.lets_in = lets_in
-        self.asked: dict[str, int] = {}
+        self.asked: Counter[str] = Counter()
         self.users: dict[str, int] = {}
         self.seats: dict[int, int] = {}
         self.left: set[str] = set()
         self.url = ""
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()
 
-    def reply(self, method: str, path: str, token: str, body: Body) -> tuple[int, Body, str]:
-        """Status, body, and the token if it is a new one."""
-        with self._lock:
-            status, answer, given = self._right(method, path, token, body)
-            for what, (times, mistaken) in self.mistakes.items():
-                if re.fullmatch(what, f"{method} {path}"):
-                    self.asked[what] = self.asked.get(what, 0) + 1
-                    if self.asked[what] > times:
-                        status, answer = mistaken(status, answer)
-            return status, answer, given
-
-    def _right(self, method: str, path: str, token: str, body: Body) -> tuple[int, Body, str]:
+    async def respond(self, request: Request) -> Response:
+        method, path = request.method, request.url.path
+        token = request.headers.get("X-Access-Token", "")
+        headers = {"Retry-After": "1"}
         if path == "/queues/enqueue":
-            given = f"a.{next(self._ids)}.b"
-            self.users[given] = body["userId"]
-            order = {"order": 0 if self.lets_in else len(self.users), "recovering": False}
-            return 201, _ORDER | order, given
+            headers["X-Access-Token"] = token = f"a.{next(self._ids)}.b"
+            self.users[token] = (await request.json())["userId"]
+        seat = (await request.json())["concertSeatId"] if path == "/concerts/reservation" else 0
+        status, body = self._right(method, path, token, seat)
+        for what, (times, mistaken) in self.mistakes.items():
+            if re.fullmatch(what, f"{method} {path}"):
+                self.asked[what] += 1
+                if self.asked[what] > times:
+                    status, body = mistaken(status, body)
+        if status == 204:
+            return Response(status_code=204)
+        problem = _PROBLEM | {"status": status} if status >= 400 else {}
+        return JSONResponse(problem | body, status, headers)
+
+    def _right(self, method: str, path: str, token: str, seat: int) -> tuple[int, Body]:
         if method == "DELETE":
             self.left.add(token)
-            return 204, {}, ""
+            return 204, {}
         if token not in self.users:
-            return 401, {"code": "INVALID_TOKEN"}, ""
-        if path == "/queues/order":
-            order = {"order": 0 if self.lets_in else 1, "recovering": False}
-            return 200, _ORDER | order, ""
-        if path == "/concerts":
-            return 200, {"concerts": [{"id": n + 1, "title": "T"} for n in range(CONCERTS)]}, ""
-        if found := re.fullmatch(r"/concerts/(\d+)/schedules", path):
-            return 200, {"schedules": schedules(int(found[1]))}, ""
-        if found := re.fullmatch(r"/concerts/schedules/(\d+)/seats", path):
-            return 200, {"seats": seats(int(found[1]))}, ""
-        if path == "/concerts/reservation":
-            seat = body["concertSeatId"]
-            if seat in self.seats:
-                return 409, {"code": "SEAT_HELD"}, ""
-            self.seats[seat] = next(self._ids)
-            held_until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
-            answer = {"reservationId": self.seats[seat], "price": "1.00"}
-            return 200, answer | {"heldUntil": held_until.isoformat()}, ""
-        if found := re.fullmatch(r"/concerts/reservations/(\d+)/pay", path):
-            paid = {"paymentId": next(self._ids), "reservationId": int(found[1])}
-            return 200, paid | {"status": "SUCCEEDED"}, ""
-        return 404, {"code": "NOT_FOUND"}, ""
+            return 401, {"code": "INVALID_TOKEN"}
+        numbers = [int(number) for number in re.findall(r"\d+", path)]
+        match re.sub(r"\d+", "1", path):
+            case "/queues/enqueue":
+                return 201, _ORDER | {"order": 0 if self.lets_in else len(self.users)}
+            case "/queues/order":
+                return 200, _ORDER | {"order": 0 if self.lets_in else 1}
+            case "/concerts":
+                return 200, {"concerts": [{"id": n + 1, "title": "T"} for n in range(CONCERTS)]}
+            case "/concerts/1/schedules":
+                return 200, {"schedules": schedules(*numbers)}
+            case "/concerts/schedules/1/seats":
+                return 200, {"seats": seats(*numbers)}
+            case "/concerts/reservation" if seat in self.seats:
+                return 409, {"code": "SEAT_HELD"}
+            case "/concerts/reservation":
+                self.seats[seat] = number = next(self._ids)
+                until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
+                held = {"reservationId": number, "heldUntil": until.isoformat()}
+                return 200, held | {"price": "1.00"}
+            case "/concerts/reservations/1/pay":
+                paid = {"paymentId": next(self._ids), "reservationId": numbers[0]}
+                return 200, paid | {"status": "SUCCEEDED"}
+        return 404, {"code": "NOT_FOUND"}
 
 
 def schedules(concert: int, passed: int = 0) -> list[Body]:
@@ -104,58 +115,25 @@ def schedules(concert: int, passed: int = 0) -> list[Body]:
 
 
 def seats(schedule: int) -> list[Body]:
+    first = (schedule - 1) * SEATS + 1
     return [
-        {
-            "id": (schedule - 1) * SEATS + number + 1,
-            "seatNum": f"A{number + 1}",
-            "price": "1.00",
-            "status": "AVAILABLE",
-        }
-        for number in range(SEATS)
+        {"id": first + n, "seatNum": f"A{n + 1}", "price": "1.00", "status": "AVAILABLE"}
+        for n in range(SEATS)
     ]
 
 
 @contextlib.contextmanager
 def serving(mistakes: Mistakes, *, lets_in: bool = True) -> Iterator[FakeGateway]:
-    """One that listens at `url`."""
-    gateway = FakeGateway(mistakes, lets_in=lets_in)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def answer(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
-            token = self.headers.get("X-Access-Token") or ""
-            status, answer, given = gateway.reply(self.command, self.path, token, body)
-            if status >= 400:
-                answer = {**_PROBLEM, "status": status, **answer}
-            sent = b"" if status == 204 else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(sent)))
-            self.send_header("Retry-After", "1")
-            if given:
-                self.send_header("X-Access-Token", given)
-            self.end_headers()
-            self.wfile.write(sent)
-
-        do_GET = do_POST = do_DELETE = answer
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128  # otherwise the system breaks off who comes when five wait
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        gateway.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    """A fake that listens at `url`."""
+    gateway = FakeGateway(mistakes, lets_in)
+    route = Route("/{path:path}", gateway.respond, methods=["GET", "POST", "DELETE"])
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=[route]), log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gateway.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
             yield gateway
         finally:
-            server.shutdown()
+            server.should_exit = True
             thread.join()

@@ -1,17 +1,16 @@
 """How a run ends that is not all well: its exit status, what it leaves, what it puts back."""
 
-import dataclasses
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -45,13 +44,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def attached(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a run of one script against the stack."""
-    ports = {setting_of(name): str(port) for name, port in stack.ports.numbers.items()}
+    """The environment of a run of one script against the stack; ours until the test ends."""
     target = target_of(stack)
-    urls = {f"{name.upper()}_MYSQL_URL": url for name, url in target.mysql_urls.items()}
     settings = {
-        **ports,
-        **urls,
+        **{setting_of(name): str(port) for name, port in stack.ports.numbers.items()},
+        **{f"{name.upper()}_MYSQL_URL": url for name, url in target.mysql_urls.items()},
         "BASE_URL": target.base_url,
         "QUEUE_REDIS_URL": target.redis_url,
         "QUEUE_KAFKA_BOOTSTRAP": target.kafka_bootstrap,
@@ -86,8 +83,7 @@ def saved(results: Path) -> Result:
     return Result.read(newest(results) / "result.json")
 
 
-@dataclasses.dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """A run that has ended, and what it printed."""
 
     status: int
@@ -108,22 +104,16 @@ def run_with(
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         status = run_app(app, ["loadtest"])
-        said = capsys.readouterr()
-        print(said.out, said.err)  # for whoever reads why the test failed
-        return Ended(status, said.out, said.err)
+        return Ended(status, *capsys.readouterr())
 
     return run_with
 
 
-def capacity(stack: Stack) -> int:
+def in_room(stack: Stack) -> tuple[int, set[bytes]]:
+    """The capacity of the waiting room, and everybody who has a place."""
     with redis.Redis.from_url(stack.redis_url) as connection:
-        return int(connection.hget("{queue:main}:state", "capacity") or 0)
-
-
-def inside(stack: Stack) -> set[bytes]:
-    """Everybody who has a place."""
-    with redis.Redis.from_url(stack.redis_url) as connection:
-        return set(connection.hkeys("{queue:main}:users"))
+        capacity = connection.hget("{queue:main}:state", "capacity")
+        return int(capacity or 0), set(connection.hkeys("{queue:main}:users"))
 
 
 def test_a_broken_threshold_is_status_1(run_with: RunWith, results: Path) -> None:
@@ -134,14 +124,6 @@ def test_a_broken_threshold_is_status_1(run_with: RunWith, results: Path) -> Non
     assert not result.passed
     assert set(result.invariants.values()) == {0}
     assert result.scripts[0].room.samples > 0
-
-
-def test_a_journey_in_which_nobody_is_let_in_is_status_1(run_with: RunWith, results: Path) -> None:
-    assert run_with(SCRIPT="journey", CAPACITY="0", MAX_WAIT_SECONDS="1").status == 1
-    (script,) = saved(results).scripts
-    assert script.wrong == 0
-    assert script.counted.journeys_bought == 0
-    assert not script.thresholds["journeys_bought count>=1"]
 
 
 def test_people_who_do_not_fit_into_setup_are_ready_before(
@@ -158,20 +140,18 @@ def test_a_violation_is_status_1(
 ) -> None:
     # At once: nothing will put it right.
     monkeypatch.setattr(verify, "settled", partial(verify.settled, within=0))
-    target = target_of(stack)
     # No seat that is for sale: one of those may be held.
     seat = 1_000_000_000
-    with target.database("reservation") as cursor:
+    with target_of(stack).database("reservation") as cursor:
         cursor.execute(
             """INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, status,
                 held_until, lapses_at, created_at, updated_at)
             VALUES (1, %s, 1, 'A1', 1, 'CONFIRMED', NOW(6), NOW(6), NOW(6), NOW(6))""",
             (seat,),
         )
-    try:
-        ended = run_with()
-    finally:
-        with target.database("reservation") as cursor:
+        try:
+            ended = run_with()
+        finally:
             cursor.execute("DELETE FROM reservation WHERE seat_id = %s", (seat,))
     assert ended.status == 1
     assert "seats_without_a_charge   VIOLATED" in ended.out
@@ -185,13 +165,12 @@ def test_what_was_measured_before_a_script_failed_is_verified_and_reported(
 
     def second_gives_up(script: str, *rest: Any) -> scripts.Ran:
         if script == "seats":
-            so_far = saved(results)
-            assert [each.name for each in so_far.scripts] == ["concerts"]
+            assert [each.name for each in saved(results).scripts] == ["concerts"]
             raise scripts.GaveUp("seats: The sky has fallen.")
         return real(script, *rest)
 
     monkeypatch.setattr(scripts, "run", second_gives_up)
-    before = capacity(stack)
+    before, _ = in_room(stack)
     ended = run_with(SCRIPT="concerts,seats,order")
     assert ended.status == 2
     assert "frontrow: seats is missing: seats: The sky has fallen." in ended.err
@@ -202,7 +181,7 @@ def test_what_was_measured_before_a_script_failed_is_verified_and_reported(
     assert result.missing["seats"] == "seats: The sky has fallen."
     assert result.invariants
     assert "The sky has fallen." in (newest(results) / "report.html").read_text()
-    assert capacity(stack) == before
+    assert in_room(stack)[0] == before
 
 
 def test_what_cannot_be_verified_is_said(
@@ -217,107 +196,98 @@ def test_what_cannot_be_verified_is_said(
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "value", "message"),
     [
-        ("QUEUE_REDIS_URL", "set QUEUE_REDIS_URL to the one behind that gateway"),
-        ("QUEUE_LISTEN", "set QUEUE_LISTEN to where queue_service is"),
+        (
+            "QUEUE_REDIS_URL",
+            lambda stack: stack.redis_url.removesuffix("/0") + "/1",
+            "set QUEUE_REDIS_URL to the one behind that gateway",
+        ),
+        (
+            "QUEUE_LISTEN",
+            lambda stack: stack.address("concert_service"),
+            "set QUEUE_LISTEN to where queue_service is",
+        ),
     ],
 )
 def test_the_waiting_room_of_another_system_is_refused(
-    stack: Stack, run_with: RunWith, setting: str, message: str
+    stack: Stack, run_with: RunWith, setting: str, value: Callable[[Stack], str], message: str
 ) -> None:
-    others = {
-        "QUEUE_REDIS_URL": stack.redis_url.removesuffix("/0") + "/1",
-        "QUEUE_LISTEN": stack.address("concert_service"),
-    }
-    before = inside(stack)
-    ended = run_with(**{setting: others[setting]})
+    _, before = in_room(stack)
+    ended = run_with(**{setting: value(stack)})
     assert ended.status == 2
     assert message in ended.err
     assert ended.err.count("\n") == 1
-    assert inside(stack) <= before, "who looked has left"
+    assert in_room(stack)[1] <= before, "the user of the check has left"
 
 
 # --- stopped from outside --------------------------------------------------------------------
 
 
 class Started:
-    """A run of its own process, and all that it has started so far."""
+    """A run in a process of its own. It and all that it starts carry a mark."""
 
-    def __init__(self, repository: Path, environ: dict[str, str]) -> None:
-        self.pids: set[int] = set()
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.cli", "loadtest"],
-            cwd=repository,
-            env={k: v for k, v in os.environ.items() if k not in _UNSET} | environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+    def __init__(self, log: Path, environ: Mapping[str, str]) -> None:
+        self.log = log
+        self.mark = str(log)
+        ours = {k: v for k, v in os.environ.items() if k not in _UNSET}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "loadtests.cli", "loadtest"],
+                env={**ours, **environ, "MARK": self.mark},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
-    def _read(self) -> None:
-        assert self.process.stdout
-        with self.process.stdout as output:
-            self.lines.extend(output)
+    def programs(self) -> list[str]:
+        """The names of those that run. Redis deletes its environment and so its mark."""
+        return [
+            each.info["name"]
+            for each in psutil.process_iter(["name", "environ", "cwd"])
+            if (each.info["environ"] or {}).get("MARK") == self.mark
+            or (each.info["cwd"] or "").startswith(f"{LOCAL}/loadtest-")
+        ]
 
-    def wait_for(self, *names: str, seconds: float = 120) -> None:
-        """Until programs with these names run below it."""
+    def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
-        while not set(names) <= set(self._below()):
-            assert self.process.poll() is None, self.lines
-            assert time.monotonic() < deadline, self.lines
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
-
-    def _below(self) -> Sequence[str]:
-        try:
-            below = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        self.pids |= {each.pid for each in below}
-        names = []
-        for each in below:
-            try:
-                names.append(each.name())
-            except psutil.NoSuchProcess:
-                continue
-        return names
 
     def end(self, seconds: float = 90) -> int:
-        """Its exit status, once it has ended."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None:
-            if time.monotonic() > deadline:
-                # Or it would be the failure of a later test too.
-                self.process.kill()
-                self.process.wait(10)
-                pytest.fail(f"still running: {self.lines}")
-            self._below()
-            time.sleep(0.05)
-        self._reader.join(5)
+        """Waits for its end, after which nothing that it has started may run. Returns its exit
+        status."""
+        self.until(lambda: self.process.poll() is not None, seconds)
+        assert self.programs() == []
         return self.process.returncode
 
-    def left(self) -> list[int]:
-        return [pid for pid in self.pids if psutil.pid_exists(pid)]
+
+Start = Callable[[Mapping[str, str]], Started]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a run with the given environment; kills it if the test fails."""
+    with contextlib.ExitStack() as at_end:
+
+        def start(environ: Mapping[str, str]) -> Started:
+            started = Started(tmp_path / "output", environ)
+            at_end.callback(started.process.kill)
+            return started
+
+        yield start
 
 
 def test_the_end_of_the_terminal_puts_the_waiting_room_back(
-    stack: Stack, attached: dict[str, str], results: Path, repository: Path
+    stack: Stack, attached: dict[str, str], results: Path, start: Start
 ) -> None:
-    before = capacity(stack)
-    started = Started(repository, attached | {"STAGES": "90s:2"})
-    started.wait_for("k6")
-    deadline = time.monotonic() + 20
-    while capacity(stack) == before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert capacity(stack) != before
+    before, _ = in_room(stack)
+    started = start(attached | {"STAGES": "90s:2"})
+    started.until(lambda: "k6" in started.programs() and in_room(stack)[0] != before)
     started.process.send_signal(signal.SIGHUP)
     assert started.end() == 128 + signal.SIGHUP
-    assert started.lines[-1] == "frontrow: Stopped.\n"
-    assert started.left() == []
-    assert capacity(stack) == before
+    assert started.log.read_text().endswith("\nfrontrow: Stopped.\n")
+    assert in_room(stack)[0] == before
 
 
 @pytest.fixture
@@ -335,24 +305,24 @@ def unattached() -> Iterator[dict[str, str]]:
 
 @pytest.mark.timeout(240)
 def test_ctrl_c_leaves_nothing_of_a_stack_of_our_own(
-    unattached: dict[str, str], repository: Path, results: Path
+    unattached: dict[str, str], results: Path, start: Start
 ) -> None:
-    started = Started(repository, unattached | {"STAGES": "90s:2"})
-    started.wait_for("k6", "mariadbd", "redis-server", "java")
-    assert len(started.pids) > 8
+    started = start(unattached | {"STAGES": "90s:2"})
+    programs = {"k6", "mariadbd", "redis-server", "java"}
+    started.until(lambda: programs <= set(started.programs()))
+    assert len(started.programs()) > 8
     started.process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     started.process.send_signal(signal.SIGINT)  # of somebody impatient
     assert started.end() == 128 + signal.SIGINT
-    assert started.left() == []
 
 
 @pytest.mark.timeout(240)
 def test_a_stack_that_does_not_start_is_one_sentence(
-    unattached: dict[str, str], repository: Path
+    unattached: dict[str, str], start: Start
 ) -> None:
-    started = Started(repository, unattached | {"QUEUE_CAPACITY": "many"})
+    started = start(unattached | {"QUEUE_CAPACITY": "many"})
     assert started.end(200) == 2
-    assert [line for line in started.lines if line.startswith("frontrow: ")], started.lines
-    assert "Traceback" not in "".join(started.lines[-3:])
-    assert started.left() == []
+    lines = started.log.read_text().splitlines()
+    assert [line for line in lines if line.startswith("frontrow: ")], lines
+    assert not [line for line in lines[-3:] if "Traceback" in line]
