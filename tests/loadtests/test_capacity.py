@@ -197,28 +197,3 @@ def test_two_gateways_fill_two_cores() -> None:
     assert "core is full" in capacity.bottleneck(load, {}, 1, cores=4)
     assert "core is full" not in capacity.bottleneck(load, {}, 2, cores=4)
     assert "core is full" not in capacity.bottleneck(load, two, 1, cores=4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"FIRST_USERS": "0"}, "FIRST_USERS must be"),
-        ({"STEP_SECONDS": "x"}, "STEP_SECONDS must"),
-        ({"FIRST_USERS": "7000"}, "FIRST_USERS (7,000) must not be more than MOST_USERS (6,400)"),
-        ({"MAX_WAIT_SECONDS": "-1"}, "journey: MAX_WAIT_SECONDS must be"),
-        ({"SCRIPT": "lunch"}, "no script 'lunch'"),
-    ],
-)
-def test_bad_input_is_refused_before_anything_starts(
-    settings: dict[str, str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(capacity, "opened", None)
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    assert run_app(app, ["capacity"]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
