@@ -116,8 +116,10 @@ class Command:
         settings = self._load_settings(create_secrets=True)
         with self._locked():
             self._prepare_start(settings)
-            with self._stored.incomplete():
-                restore(self._engine, path)
+            # If it fails, no command starts anything until a restore succeeds.
+            self._stored.restoring.touch()
+            restore(self._engine, path)
+            self._stored.restoring.unlink()
             up.start(self._engine, settings)
 
     def exec(self, service: str, *words: str) -> None:

@@ -6,7 +6,6 @@ the last start, <project>.env the secrets.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import ipaddress
 import re
@@ -170,13 +169,6 @@ class Stored:
     def cap(self) -> str:
         """The cap of the last start."""
         return read_variables(self.settings_file).get("CAP", Settings.CAP)
-
-    @contextlib.contextmanager
-    def incomplete(self) -> Iterator[None]:
-        """If the block fails, no command starts anything until a restore succeeds."""
-        self.restoring.touch()
-        yield
-        self.restoring.unlink()
 
     def anything(self) -> bool:
         return any(file.exists() for file in self._forgettable)
