@@ -13,31 +13,17 @@ mpl.use("Agg")  # no screen is needed
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loadtests.model import Result, Script, Series
-from loadtests.report.words import BASELINE
+from loadtests.report.words import BASELINE, COLORS
 
-#: Always the same colour for the same process, dark to light from front to back.
-COLORS = {
-    "gateway": "#2f5fb3",
-    "queue_service": "#3d9a8b",
-    "concert_service": "#8fc27d",
-    "reservation_service": "#e0a030",
-    "payment_service": "#d0643c",
-    "redis": "#a83250",
-    "mariadb": "#7d5ba6",
-    "kafka": "#8a8f9c",
-    "k6": "#c9ced8",
-}
-_P50, _P99, _RATE = "#2f5fb3", "#d0643c", "#3d9a8b"
-_LIMIT_LINE: Mapping[str, Any] = {"color": "#a83250", "lw": 0.8, "ls": "--"}
+_MEDIAN, _P95, _P99, _LIMIT = "#2f5fb3", "#3d9a8b", "#d0643c", "#a83250"
 _INK, _GRID = "#1f2430", "#e3e6ec"
 _STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -46,14 +32,11 @@ _STYLE: Any = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": "#5a6274",
-    "ytick.color": "#5a6274",
+    "lines.linewidth": 1.1,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.fonttype": "none",
     "svg.hashsalt": "frontrow",
-    "font.family": ["DejaVu Sans"],
 }
 # Between two scripts people leave and others are prepared; that time is not drawn.
 _GAP_SECONDS = 3.0
@@ -66,89 +49,107 @@ _P99_THRESHOLD = "http_req_duration{phase:run} p(99)<"
 def overview(title: str, result: Result, series: Mapping[str, Series], form: str) -> bytes:
     """The percentiles of each script, and all scripts one after the other: what users saw, and
     what the machine did. `form` is png or svg."""
-    scripts = result.scripts
-    names = [script.name for script in scripts]
+    rows = 1.2 + 0.3 * len(result.scripts)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 9.4 + 0.3 * len(names)), layout="constrained")
-        figure.suptitle(
-            "\n".join(textwrap.fill(line, _TITLE_COLUMNS) for line in title.splitlines()),
-            x=0.01,
-            ha="left",
-            fontsize=11,
-            parse_math=False,
-        )
-        parts: Any = figure.subfigures(2, 1, height_ratios=[1.2 + 0.3 * len(names), 8.2])
+        figure = Figure(figsize=(11, 8.2 + rows), layout="constrained")
+        lines = [textwrap.fill(line, _TITLE_COLUMNS) for line in title.splitlines()]
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, parse_math=False)
+        parts: Any = figure.subfigures(2, 1, height_ratios=[rows, 8.2])
         above, below = parts
-        _percentiles(above.subplots(), scripts, compared=result.profile == "baseline")
-        axes: Sequence[Axes] = below.subplots(
-            4, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 1, 1.4, 1]}
-        )
-        spans = _spans(names, series)
-        for name in names:
-            _draw(axes, series[name], spans[name][0], limit_ms(scripts), legend=name == names[0])
-        _finish(axes)
-        for name, (start, end) in spans.items():
-            for axis in axes:
-                axis.axvspan(start, end, color="#f6f7fa", zorder=0, linewidth=0)
-            if len(names) > 1:
-                axes[0].text(
-                    (start + end) / 2,
-                    1.01,
-                    name,
-                    transform=axes[0].get_xaxis_transform(),
-                    ha="center",
-                    va="bottom",
-                    color=_INK,
-                    fontsize=8,
-                )
+        _percentiles(above.subplots(), result)
+        _over_time(below, result.scripts, series)
         return _saved(figure, form)
-
-
-def _percentiles(axis: Axes, scripts: Sequence[Script], *, compared: bool) -> None:
-    """A row per script from median to p99, with the baseline's p99 if it can be compared."""
-    limit = limit_ms(scripts)
-    measured = [(each.name, each.duration) for each in scripts if each.duration][::-1]
-    names = [name for name, _ in measured]
-    stats = [times for _, times in measured]
-    rows = range(len(stats))
-    axis.hlines(rows, [s.med for s in stats], [s.p99 for s in stats], color=_GRID, lw=5, zorder=1)
-    for label, color, values in (
-        ("median", _P50, [s.med for s in stats]),
-        ("p95", _RATE, [s.p95 for s in stats]),
-        ("p99", _P99, [s.p99 for s in stats]),
-    ):
-        axis.scatter(values, rows, color=color, s=28, label=label, zorder=3)
-    if compared:
-        axis.scatter(
-            [BASELINE.scripts[name].p99 for name in names],
-            rows,
-            facecolors="none",
-            edgecolors=_INK,
-            s=30,
-            label="p99 of the report to beat",
-            zorder=2,
-        )
-    if limit:
-        axis.axvline(limit, **_LIMIT_LINE, label=_limit_label(limit))
-    axis.set_xscale("log")
-    _plain(axis.xaxis)
-    axis.set_yticks(rows, names)
-    axis.set_ylim(-0.6, len(names) - 0.4)
-    axis.set_title("Percentiles of the whole run (ms, logarithmic)")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def of_script(script: Script, series: Series, form: str) -> bytes:
     """One script, larger."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 6.5), layout="constrained")
-        axes: Sequence[Axes] = figure.subplots(4, 1, sharex=True)
-        _draw(axes, series, 0.0, limit_ms([script]), legend=True)
-        _finish(axes)
+        _over_time(figure, [script], {script.name: series})
         return _saved(figure, form)
 
 
-def limit_ms(scripts: Sequence[Script]) -> float | None:
+def _percentiles(axis: Axes, result: Result) -> None:
+    """A row per script from median to p99, with the baseline's p99 if it can be compared."""
+    measured = [(each.name, each.duration) for each in result.scripts if each.duration][::-1]
+    rows = range(len(measured))
+    medians, p95s, p99s = ([getattr(t, p) for _, t in measured] for p in ("med", "p95", "p99"))
+    axis.hlines(rows, medians, p99s, color=_GRID, lw=5, zorder=1)
+    axis.scatter(medians, rows, color=_MEDIAN, s=28, label="median", zorder=3)
+    axis.scatter(p95s, rows, color=_P95, s=28, label="p95", zorder=3)
+    axis.scatter(p99s, rows, color=_P99, s=28, label="p99", zorder=3)
+    if result.profile == "baseline":
+        theirs = [BASELINE.scripts[name].p99 for name, _ in measured]
+        label = "p99 of the report to beat"
+        axis.scatter(theirs, rows, facecolors="none", edgecolors=_INK, s=30, label=label, zorder=2)
+    if limit := _limit_ms(result.scripts):
+        axis.axvline(limit, color=_LIMIT, lw=0.8, ls="--", label=f"limit of p99, {limit:,g}")
+    axis.set_xscale("log")
+    _plain(axis.xaxis)
+    axis.set_yticks(rows, [name for name, _ in measured])
+    axis.set_ylim(-0.6, len(measured) - 0.4)
+    axis.set_title("Percentiles of the whole run (ms, logarithmic)")
+    _legend(axis)
+
+
+def _over_time(figure: FigureBase, scripts: Sequence[Script], series: Mapping[str, Series]) -> None:
+    """Four charts of all scripts, one after the other."""
+    latency, rate, cpu, memory = axes = figure.subplots(
+        4, 1, sharex=True, gridspec_kw={"height_ratios": [1.4, 1, 1.4, 1]}
+    )
+    start = 0.0
+    for script in scripts:
+        end = start + max(1, len(series[script.name].requests))
+        _draw_requests(latency, rate, series[script.name], start)
+        _draw_processes(cpu, memory, series[script.name], start)
+        for axis in axes:
+            axis.margins(x=0.005)
+            axis.axvspan(start, end, color="#f6f7fa", zorder=0, linewidth=0)
+        if len(scripts) > 1:
+            place = latency.get_xaxis_transform()
+            at = (start + end) / 2, 1.01
+            latency.text(*at, script.name, transform=place, ha="center", va="bottom", fontsize=8)
+        start = end + _GAP_SECONDS
+    if limit := _limit_ms(scripts):
+        latency.axhline(limit, color=_LIMIT, lw=0.8, ls="--", label=f"limit of p99, {limit:,g}")
+    latency.set_title("Latency of each second's requests (ms, logarithmic)", pad=14)
+    rate.set_title("Requests per second")
+    cpu.set_title("Processor: cores used by each process")
+    memory.set_title("Memory of each process (MB, logarithmic; colours as above)")
+    memory.set_xlabel("seconds under load")
+    rate.set_ylim(bottom=0)
+    cpu.set_ylim(bottom=0)
+    for axis in (latency, memory):
+        axis.set_yscale("log")
+        _plain(axis.yaxis)
+    _legend(latency)
+    _legend(cpu, reverse=True)
+
+
+def _draw_requests(latency: Axes, rate: Axes, series: Series, start: float) -> None:
+    # A second with few requests has no percentiles; the last second is not a whole one.
+    enough = [second for second in series.requests if second.p99 is not None]
+    times = [start + second.t for second in enough]
+    for field, label, color in (("p99", "p99", _P99), ("p50", "median", _MEDIAN)):
+        latency.plot(times, [getattr(second, field) for second in enough], color=color, label=label)
+    whole = series.requests[:-1]
+    rate.plot([start + second.t for second in whole], [second.n for second in whole], color=_P95)
+
+
+def _draw_processes(cpu: Axes, memory: Axes, series: Series, start: float) -> None:
+    first = series.requests[0].at if series.requests else 0.0
+    points = [p for p in series.machine if first <= p.at <= first + len(series.requests)]
+    times = [start + point.at - first for point in points]
+    names = [name for name in COLORS if points and name in points[0].cpu]
+    colors = [COLORS[name] for name in names]
+    if names:
+        used = [[point.cpu[name] for point in points] for name in names]
+        cpu.stackplot(times, *used, colors=colors, labels=names, linewidth=0)
+    for name, color in zip(names, colors, strict=True):
+        memory.plot(times, [point.mb[name] for point in points], color=color)
+
+
+def _limit_ms(scripts: Sequence[Script]) -> float | None:
     """The threshold of p99, which all scripts of one run share; None if there was none."""
     for script in scripts:
         for threshold in script.thresholds:
@@ -157,76 +158,13 @@ def limit_ms(scripts: Sequence[Script]) -> float | None:
     return None
 
 
-def _limit_label(limit: float) -> str:
-    return f"limit of p99, {limit:,g}"
-
-
-def _spans(names: Sequence[str], series: Mapping[str, Series]) -> dict[str, tuple[float, float]]:
-    """Where each script lies on the common axis of seconds."""
-    spans, at = {}, 0.0
-    for name in names:
-        length = max(1, len(series[name].requests))
-        spans[name] = (at, at + length)
-        at += length + _GAP_SECONDS
-    return spans
-
-
-def _draw(
-    axes: Sequence[Axes],
-    series: Series,
-    start: float,
-    limit: float | None,
-    *,
-    legend: bool,
-) -> None:
-    latency, rate, cpu, memory = axes
-    requests = series.requests
-    p99 = [(start + point.t, point.p99) for point in requests if point.p99 is not None]
-    p50 = [(start + point.t, point.p50) for point in requests if point.p50 is not None]
-    latency.plot([t for t, _ in p99], [ms for _, ms in p99], color=_P99, lw=1.1, label="p99")
-    latency.plot([t for t, _ in p50], [ms for _, ms in p50], color=_P50, lw=1.1, label="median")
-    # The last second is not a whole one.
-    rate.plot(
-        [start + p.t for p in requests[:-1]], [p.n for p in requests[:-1]], color=_RATE, lw=1.1
+def _legend(axis: Axes, *, reverse: bool = False) -> None:
+    """A legend beside the chart, with one entry for what all scripts have."""
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axis.legend(
+        unique.values(), unique, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=reverse
     )
-    first = requests[0].at if requests else 0.0
-    machine = [p for p in series.machine if first <= p.at <= first + len(requests)]
-    times = [start + p.at - first for p in machine]
-    names = [name for name in COLORS if machine and name in machine[0].cpu]
-    if names:
-        cpu.stackplot(
-            times,
-            *([p.cpu[name] for p in machine] for name in names),
-            colors=[COLORS[name] for name in names],
-            labels=names,
-            linewidth=0,
-        )
-    for name in names:
-        memory.plot(times, [p.mb[name] for p in machine], color=COLORS[name], lw=1.2)
-    if not legend:
-        return
-    if limit:
-        latency.axhline(limit, **_LIMIT_LINE, label=_limit_label(limit))
-    latency.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    handles, labels = cpu.get_legend_handles_labels()
-    cpu.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _finish(axes: Sequence[Axes]) -> None:
-    """Titles and scales, once everything is drawn."""
-    latency, rate, cpu, memory = axes
-    latency.set_title("Latency of each second's requests (ms, logarithmic)", pad=14)
-    rate.set_title("Requests per second")
-    cpu.set_title("Processor: cores used by each process")
-    memory.set_title("Memory of each process (MB, logarithmic; colours as above)")
-    memory.set_xlabel("seconds under load")
-    for axis in (rate, cpu):
-        axis.set_ylim(bottom=0)
-    for axis in (latency, memory):
-        axis.set_yscale("log")
-        _plain(axis.yaxis)
-    for axis in axes:
-        axis.margins(x=0.005)
 
 
 def _plain(axis: Axis) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import UserError
@@ -30,8 +30,6 @@ TARGETS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 }
 #: The load tests' own sampling and the operating system use fewer cores than this.
 _QUIET_CORES = 0.25
-#: Rows of a machine that describe the machine, and not what ran on it.
-_HARDWARE = ("processor", "memory", "kernel", "k6")
 
 
 def take_over(folder: Path) -> None:
@@ -39,10 +37,11 @@ def take_over(folder: Path) -> None:
     result = Result.read(folder / "result.json")
     if kind_of(result) not in _ORDER:
         raise UserError(f"The page has no place for the profile {kind_of(result)}.")
-    kept = {name: folder / name for name in ("result.json", "charts.png")}
+    files = {name: folder / name for name in ("result.json", "charts.png")}
     for script in result.scripts:
-        kept[f"{script.name}.summary.json"] = folder / script.name / "summary.json"
-    contents = {name: file.read_bytes() for name, file in kept.items()}
+        files[f"{script.name}.summary.json"] = folder / script.name / "summary.json"
+    # Everything is read before the older result is deleted.
+    contents = {name: file.read_bytes() for name, file in files.items()}
     target = RUNS / kind_of(result)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -86,34 +85,34 @@ def capacity_of_runs() -> Capacity | None:
 def page(results: Mapping[str, Result], found: Capacity | None) -> str:
     """The text of the page."""
     environment = templates(Path(__file__).parent / "templates")
-    environment.filters["ms"] = _ms
+    environment.filters["ms"] = words.ms
     text = environment.get_template("page.md.j2").render(
         baseline=BASELINE,
         load=PROFILES["baseline"],
-        results=results,
+        results={kind: ordered(result) for kind, result in results.items()},
         capacity=found,
         not_run=[profile for profile in _PROFILES if profile not in results],
         words=words,
-        ordered=ordered,
         left_out=left_out,
         disturbed=disturbed,
         targets=targets,
+        elsewhere=elsewhere,
         milliseconds_of_processor=milliseconds_of_processor,
-        machine=machine,
-        ratio=_ratio,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def ordered(result: Result) -> list[Script]:
-    """The scripts in the order of the report to beat."""
-    return sorted(result.scripts, key=lambda script: list(BASELINE.scripts).index(script.name))
+def ordered(result: Result) -> Result:
+    """The result with its scripts in the order of the report to beat."""
+    order = list(BASELINE.scripts)
+    scripts = sorted(result.scripts, key=lambda script: order.index(script.name))
+    return result.model_copy(update={"scripts": scripts})
 
 
 def left_out(result: Result) -> str:
     """The scripts of the profile that the caller did not ask for; empty if none."""
     asked_for = {script.name for script in result.scripts} | result.missing.keys()
-    left = [each for each in PROFILES[result.profile].scripts if each not in asked_for]
+    left = set(PROFILES[result.profile].scripts) - asked_for
     return ", ".join(TITLES[name] for name in BASELINE.scripts if name in left)
 
 
@@ -132,51 +131,27 @@ def disturbed(result: Result) -> str:
 def targets(result: Result) -> str:
     """Which targets of the profile were met and missed; empty if it has none."""
     met, missed = 0, []
-    for script in ordered(result):
+    for script in result.scripts:
         for figure, limit in TARGETS.get(result.profile, {}).get(script.name, {}).items():
-            value = getattr(script.duration, figure) if script.duration else None
+            value = getattr(script.duration, figure, None)
             if value is not None and value <= limit:
                 met += 1
                 continue
-            measured = "not measured" if value is None else f"{_ms(value)} ms"
+            measured = "not measured" if value is None else f"{words.ms(value)} ms"
             missed.append(f"{TITLES[script.name]} {figure} {measured} (target {limit:.0f})")
     if not met and not missed:
         return ""
-    return f"Targets: {met} of {met + len(missed)} met." + (
-        f" **Missed**: {'; '.join(missed)}." if missed else ""
-    )
+    sentence = f"Targets: {met} of {met + len(missed)} met."
+    return f"{sentence} **Missed**: {'; '.join(missed)}." if missed else sentence
+
+
+def elsewhere(result: Result) -> str:
+    """The processes that were not seen on the machine of k6; empty if all were."""
+    seen = {process for script in result.scripts for process in script.cpu}
+    return ", ".join(name for name in words.PROCESSES if name not in seen)
 
 
 def milliseconds_of_processor(script: Script) -> str:
     """Processor time per request of everything but k6; empty without requests."""
     ours = sum(used.mean for process, used in script.cpu.items() if process != "k6")
     return f"{1000 * ours / script.per_second:.1f}" if script.per_second else ""
-
-
-def machine(result: Result) -> str:
-    """The machine, the versions, and what ran on it."""
-    rows, unknown = result.machine, ""
-    if result.caps and result.versions_of != "containers":
-        # Older results have the versions of the machine around the containers.
-        rows = {name: rows[name] for name in _HARDWARE if name in rows}
-        unknown = " Which versions ran in the containers was not recorded."
-    seen = {process for script in result.scripts for process in script.cpu}
-    elsewhere: Sequence[str] = [name for name in words.PROCESSES if name not in seen]
-    together = (
-        f" k6 ran on it; {', '.join(elsewhere)} elsewhere, or out of sight."
-        if elsewhere
-        else " Everything ran on it together, k6 and Kafka included."
-    )
-    listed = ", ".join(f"{name} {value}" for name, value in rows.items())
-    return f"Machine: {listed}.{unknown}{together}"
-
-
-def _ratio(theirs: float, ours: float) -> str:
-    if not ours:
-        return "-"
-    ratio = theirs / ours
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
-
-
-def _ms(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

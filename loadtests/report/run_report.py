@@ -10,7 +10,7 @@ from markupsafe import Markup
 from loadtests.model import Result, Series
 from loadtests.report import charts, templates, words
 
-_ENVIRONMENT = templates(Path(__file__).parent / "templates")
+_TEMPLATE = templates(Path(__file__).parent / "templates").get_template("run.html.j2")
 
 
 def write(folder: Path) -> None:
@@ -25,15 +25,14 @@ def write(folder: Path) -> None:
 
 def page(result: Result, series: Mapping[str, Series]) -> str:
     """The HTML page; it loads nothing."""
-    # The overview already shows the charts of an only script.
-    alone = len(result.scripts) == 1
+    overview = _svg(charts.overview(words.title(result), result, series, "svg"))
     drawn = {
         script.name: _svg(charts.of_script(script, series[script.name], "svg"))
-        for script in ([] if alone else result.scripts)
+        for script in result.scripts
+        # The overview already shows the charts of an only script.
+        if len(result.scripts) > 1
     }
-    overview = _svg(charts.overview(words.title(result), result, series, "svg"))
-    template = _ENVIRONMENT.get_template("run.html.j2")
-    return template.render(result=result, overview=overview, charts=drawn, words=words)
+    return _TEMPLATE.render(result=result, overview=overview, charts=drawn, words=words)
 
 
 def _svg(image: bytes) -> Markup:

@@ -1,23 +1,25 @@
-"""How results are put into words: names, sentences, and the table of the terminal."""
+"""How results are put into words: names, figures and sentences."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from loadtests.model import Baseline, Cap, Result, Script, Stats, System
+from harness.invariants import INVARIANTS
+from loadtests.model import Baseline, Result, Script, Stats, System
 
-#: In the order in which they are listed and drawn.
-PROCESSES = (
-    "gateway",
-    "queue_service",
-    "concert_service",
-    "reservation_service",
-    "payment_service",
-    "redis",
-    "mariadb",
-    "kafka",
-    "k6",
-)
+#: The processes in the order in which they are listed and drawn, with their colours in charts.
+COLORS = {
+    "gateway": "#2f5fb3",
+    "queue_service": "#3d9a8b",
+    "concert_service": "#8fc27d",
+    "reservation_service": "#e0a030",
+    "payment_service": "#d0643c",
+    "redis": "#a83250",
+    "mariadb": "#7d5ba6",
+    "kafka": "#8a8f9c",
+    "k6": "#c9ced8",
+}
+PROCESSES = tuple(COLORS)
 #: The names of the scripts in the baseline's report and in the HTTP contract.
 TITLES = {
     "concerts": "GET /concerts",
@@ -43,16 +45,43 @@ def number_of(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def ms(value: float | None) -> str:
+    """Milliseconds, with one decimal below 100; empty if they were not measured."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def times(stats: Stats | None) -> list[str]:
+    """The cells of a table of times: average, median, p90, p95, p99, maximum."""
+    fields = ("avg", "med", "p90", "p95", "p99", "max")
+    return [ms(getattr(stats, field) if stats else None) for field in fields]
+
+
+def ratio(theirs: float, ours: float) -> str:
+    """How many times as fast ours is."""
+    if not ours:
+        return "-"
+    return f"{theirs / ours:,.0f}" if theirs / ours >= 10 else f"{theirs / ours:.1f}"
+
+
+def figures(script: Script) -> list[str]:
+    """The cells of a table of results: most users, requests, requests per second, the times, wrong
+    responses."""
+    per_second = f"{script.per_second:,.1f}"
+    counts = [f"{script.users:,}", f"{script.requests:,}", per_second]
+    return [*counts, *times(script.duration), f"{script.wrong:,}"]
+
+
 def one_line(script: Script) -> str:
     """The result of one script."""
-    duration = script.duration
-    if not duration:
+    if not (duration := script.duration):
         return "no request was made"
-    broken = broken_limits(script)
+    broken = ", ".join(broken_limits(script))
     return (
-        f"{number_of(script.requests, 'request')}, {script.per_second:,.1f}/s,"
-        f" avg {duration.avg:.1f} p95 {duration.p95:.1f} p99 {duration.p99:.1f} ms,"
-        f" {script.wrong} wrong" + (f"; BROKEN: {', '.join(broken)}" if broken else "")
+        f"{script.requests:>9,} requests {script.per_second:>9,.1f}/s"
+        f"  avg {duration.avg:>7,.1f}  p95 {duration.p95:>7,.1f}  p99 {duration.p99:>7,.1f} ms"
+        f"  {script.wrong:>5,} wrong  {'ok' if script.passed else f'BROKEN: {broken}'}"
     )
 
 
@@ -66,18 +95,10 @@ def broken_limits(script: Script) -> list[str]:
 
 
 def table(result: Result) -> str:
-    """All scripts as a table for the terminal."""
-    rows = [f"{'':28}{'requests':>9}{'/s':>9}{'avg':>9}{'p95':>9}{'p99':>9} ms{'wrong':>7}"]
-    for script in result.scripts:
-        times = script.duration
-        cells = (times.avg, times.p95, times.p99) if times else (0.0, 0.0, 0.0)
-        rows.append(
-            f"{TITLES[script.name]:28}{script.requests:>9,}{script.per_second:>9,.1f}"
-            + "".join(f"{cell:>9,.1f}" for cell in cells)
-            + f"   {script.wrong:>7,}  {'ok' if script.passed else 'THRESHOLDS BROKEN'}"
-        )
-    rows += [f"{TITLES[name]:28}{'not measured':>18}" for name in result.missing]
-    return "\n".join(rows)
+    """A line per script for the terminal."""
+    lines = {TITLES[script.name]: one_line(script) for script in result.scripts}
+    lines |= {TITLES[name]: "not measured" for name in result.missing}
+    return "\n".join(f"{title:26}  {line}" for title, line in lines.items())
 
 
 def title(result: Result) -> str:
@@ -109,51 +130,30 @@ def total_cap(result: System) -> str:
     return f"{cores:.2g}c{sum(cap.mib for cap in result.caps.values()) / 1024:.2g}g"
 
 
-#: The meaning of the figures of `cap_cells` and `held_up`.
-ABOUT_CAPS = (
-    "The caps, and in what share of the periods in which it ran each had to wait because of its cap"
-)
-
-
-def cap_cells(cap: Cap) -> tuple[str, str]:
-    """Cores and MiB."""
-    return f"{cap.cores:.2f}", f"{cap.mib:,.0f}"
-
-
-def held_up(script: Script, process: str) -> str:
+def throttled(script: Script, process: str) -> str:
     """The share of the periods in which it ran that the process had to wait for its cap."""
     return f"{100 * script.throttled.get(process, 0):.0f} %"
 
 
-def times_of(stats: Stats | None) -> list[float] | None:
-    """The figures of a table of times, in the order of its columns."""
-    if not stats:
-        return None
-    return [stats.avg, stats.med, stats.p90, stats.p95, stats.p99, stats.max]
+def promise(invariant: str) -> str:
+    """What must be true, as a sentence; the name itself if the invariant is not in the list."""
+    sentences = {each.name: each.sentence for each in INVARIANTS}
+    return sentences.get(invariant, invariant.replace("_", " "))
 
 
 def gaps(result: Result) -> list[str]:
     """What was asked for and is not there, with the reason; a sentence each."""
-    sentences = [
-        f"Not measured: {TITLES[name]}: {reason.rstrip('.')}."
-        for name, reason in result.missing.items()
-    ]
+    reasons = {f"Not measured: {TITLES[name]}": why for name, why in result.missing.items()}
     if result.unverified:
-        sentences.append(f"Not verified: {result.unverified.rstrip('.')}.")
-    return sentences
+        reasons["Not verified"] = result.unverified
+    return [f"{what}: {why.rstrip('.')}." for what, why in reasons.items()]
 
 
 def before_and_after(script: Script, process: str) -> list[str]:
-    """Memory before and after, connections before and after."""
-    return [
-        str(found.get(process, ""))
-        for found in (
-            script.before.mb,
-            script.after.mb,
-            script.before.connections,
-            script.after.connections,
-        )
-    ]
+    """Memory before and after, connections before and after; empty if not measured."""
+    before, after = script.before, script.after
+    found = (before.mb, after.mb, before.connections, after.connections)
+    return [str(each.get(process, "")) for each in found]
 
 
 def facts(script: Script) -> str:
@@ -176,10 +176,8 @@ def facts(script: Script) -> str:
             f" {number_of(counted.seats_taken, 'time')} somebody else had the seat (409)"
         )
     if late := counted.prepared_late:
-        parts.append(
-            f"{number_of(late, 'person was', 'people were')} prepared during the load, and not"
-            " before"
-        )
+        people = number_of(late, "person was", "people were")
+        parts.append(f"{people} prepared during the load, and not before")
     if dropped := counted.dropped_iterations:
         parts.append(f"k6 could not start {number_of(dropped, 'iteration')}")
     parts.append(f"anything else on the machine took {script.other_cores:.2f} cores (median)")
