@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from harness.containers import __main__ as program
 from harness.containers import engine, settings
 from harness.local.ports import free_ports, is_free
-from tests.harness.fake_docker import Fake, FakeDocker
+from tests.harness.fake_docker import Fake, FakeDocker, FakeEngine
 
 
 class Operator:
@@ -58,7 +59,7 @@ def operator(
 ) -> Operator:
     docker = FakeDocker()
     state = tmp_path / "state"
-    monkeypatch.setattr(program, "Engine", docker.engine)
+    monkeypatch.setattr(program, "Engine", partial(FakeEngine, docker))
     monkeypatch.setattr(settings, "STATE", state)
     monkeypatch.setattr(engine, "_HEALTHY_SECONDS", 0.0)
     return Operator(docker, capsys, state)

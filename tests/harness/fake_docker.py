@@ -79,9 +79,6 @@ class FakeDocker:
         self.fewest: dict[str, int] = {}
         self._ids = itertools.count(1)
 
-    def engine(self, project: str, environ: Mapping[str, str]) -> Engine:
-        return FakeEngine(self, project, environ)
-
     def of(self, service: str) -> list[Fake]:
         return [each for each in self.containers if each.service == service and not each.one_off]
 
