@@ -32,17 +32,19 @@ DECLINE_REASON = "CARD_DECLINED"
 
 # The first call decides, and a repeat returns the same decision; a charge of the failing user is
 # decided by a later call. MariaDB makes the assignments from left to right.
+# SYSDATE, because NOW is when a statement started: of two at once, the one that waited for the
+# other's lock would read a decision of its future, which is "still settling".
 CHARGE = """
 INSERT INTO sandbox_charge (payment_id, user_id, amount, status, decided_at, calls)
 VALUES (%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)
 ON DUPLICATE KEY UPDATE calls = calls + 1,
     decided_at = IF(status = 'UNKNOWN' AND calls > %s, NOW(6), decided_at),
     status = IF(status = 'UNKNOWN' AND calls > %s, 'APPROVED', status)
-RETURNING status, amount, COALESCE(decided_at > NOW(6), FALSE) AS settling
+RETURNING status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
 """
 
 KNOWN = """
-SELECT status, amount, COALESCE(decided_at > NOW(6), FALSE) AS settling
+SELECT status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
 FROM sandbox_charge WHERE payment_id = %s
 """
 

@@ -100,13 +100,15 @@ class TestGuard:
 
 class TestSandbox:
     @pytest.fixture
-    async def provider(
-        self, mysql_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
-    ) -> AsyncIterator[SandboxProvider]:
+    async def database(self, mysql_urls: dict[str, str]) -> AsyncIterator[Database]:
+        async with Database(mysql_urls["payment"]) as database:
+            yield database
+
+    @pytest.fixture
+    def provider(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> SandboxProvider:
         monkeypatch.setattr(sandbox, "SLOW_SECONDS", 0.2)
         monkeypatch.setattr(sandbox, "SETTLING_SECONDS", 0.3)
-        async with Database(mysql_urls["payment"]) as database:
-            yield SandboxProvider(database)
+        return SandboxProvider(database)
 
     @pytest.mark.parametrize(("kind", "decision"), [(0, APPROVED), (sandbox.DECLINED, DECLINED)])
     async def test_a_charge_is_decided_once(
@@ -119,6 +121,19 @@ class TestSandbox:
         )
         assert charges == [decision] * 10
         assert await provider.get_charge(payment_id) == decision
+
+    async def test_a_charge_that_waited_for_another(
+        self, database: Database, provider: SandboxProvider
+    ) -> None:
+        """Its statement started a second before the other one decided."""
+        payment_id = next(payment_ids)
+        assert await provider.charge(payment_id, 42, PRICE) == APPROVED
+        async with database.connection() as connection:
+            # What NOW returns on this connection, which is the one that the pool lends next.
+            await connection.execute("SET timestamp = UNIX_TIMESTAMP(SYSDATE(6)) - 1")
+        async with asyncio.timeout(5):
+            assert await provider.get_charge(payment_id) == APPROVED
+            assert await provider.charge(payment_id, 42, PRICE) == APPROVED
 
     async def test_a_slow_charge(self, provider: SandboxProvider) -> None:
         started = asyncio.get_running_loop().time()
