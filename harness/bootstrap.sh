@@ -170,10 +170,16 @@ install_packages() {
     "${AS_ROOT[@]}" apt-get update >"$log" 2>&1 ||
         say "  (apt-get update failed, going on with the lists this machine has; see $log)"
     say "  downloading and unpacking (log: $log)"
-    if ! "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends "$@" 2>&1 | tee -a "$log" |
-        show_count '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up'
-    then
+    # Not a pipeline: a signal while bash starts one ends it in the middle of its EXIT trap.
+    local display counting status=0
+    exec {display}> >(tee -a "$log" |
+        show_count '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up')
+    counting=$!
+    "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@" >&"$display" 2>&1 || status=$?
+    exec {display}>&-
+    wait $counting || status=$?
+    if [ $status != 0 ]; then
         tail -n 5 "$log" >&2
         fail "apt could not install $*; the complete output is in $log."
     fi
