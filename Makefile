@@ -11,6 +11,8 @@ BOOTSTRAP := harness/bootstrap.sh
 CONTAINERS := python3 -m harness.containers
 # What pytest is given, as in: make test ARGS="tests/queue_service -x"
 ARGS ?=
+# Two at a time, because most tests wait; tests/conftest.py says which run together.
+WORKERS := --numprocesses=2 --no-loadscope-reorder
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +52,7 @@ restore: ## Restore the databases of `make up` from FILE
 
 test: ## Run all tests; they start servers of their own (ARGS="tests/gateway -x" narrows them)
 	@$(BOOTSTRAP) test
-	@exec $(PYTHON) -m pytest $(ARGS)
+	@exec $(PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 test-long: ## Run the tests that need real time or large numbers; at most 45 minutes
 	@$(BOOTSTRAP) test

@@ -4,44 +4,63 @@ The servers are real and our own: free ports, data in a temporary folder, gone w
 Each is started when the first test asks for it.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-from harness.local.ports import Ports
+from harness.local.ports import TEST_PORTS, Ports
 from harness.local.stack import Stack
 from harness.topology import SCHEMAS
 
-# Folders whose tests start the programs; everything else runs before them, the faults last.
-_COSTLY = ["e2e", "faults"]
+# Folders whose tests share a running system, so that one worker runs each, in this order: these
+# take longest.
+_FOLDERS = ("tests/e2e/", "tests/faults/", "tests/loadtests/e2e/")
 
 
 def pytest_configure() -> None:
     """Ctrl-C and the end of the terminal work in the programs that tests start, also when the tests
     were started in the background by a shell, or by nohup, which have them ignore SIGINT or SIGHUP
-    and hand that on."""
+    and hand that on. Each worker has ports of its own."""
     for number, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGHUP, signal.SIG_DFL),
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        first = 20_000 + 6_000 * (int(worker.removeprefix("gw")) % 2)
+        os.environ[TEST_PORTS] = f"{first}-{first + 5_999}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests without a server, then tests with servers, then the running system, then faults."""
+    """Tests without a server, then tests with servers, then those of a running system."""
 
     def cost(item: pytest.Item) -> int:
-        folder = item.path.parent.name
-        if folder in _COSTLY:
-            return 2 + _COSTLY.index(folder)
-        names = getattr(item, "fixturenames", ())
-        return int("servers" in names)
+        for number, folder in enumerate(_FOLDERS, 2):
+            if item.nodeid.startswith(folder):
+                return number
+        return int("servers" in getattr(item, "fixturenames", ()))
 
     items.sort(key=cost)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist asks with --numprocesses
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Workers share the tests by file, and by folder where a folder shares a running system.
+    (xdist_group of pytest-xdist 3.8 has no effect with pytest 9.2.)"""
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in _FOLDERS if file.startswith(folder)), file)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import socket
 from collections.abc import Mapping
@@ -13,8 +14,9 @@ from harness.errors import UserError
 HOST = "127.0.0.1"
 
 # Ports for tests: above the well-known ones, and below 32768, where Linux begins to choose ports
-# for outgoing connections.
-_TEST_PORTS = range(20_000, 32_000)
+# for outgoing connections. Each worker of a test run gets its own part of them, by this variable.
+TEST_PORTS = "FRONTROW_TEST_PORTS"
+_ALL_TEST_PORTS = "20000-31999"
 
 # Ports that free_ports() returned already: a test may start its servers long after that.
 _given: set[int] = set()
@@ -114,11 +116,13 @@ def free_ports(count: int) -> list[int]:
     Random, so that test runs that start at the same time hardly ever collide. Raises UserError if
     there are not enough.
     """
+    first, _, last = os.environ.get(TEST_PORTS, _ALL_TEST_PORTS).partition("-")
+    ports = range(int(first), int(last) + 1)
     chosen: list[int] = []
-    for port in random.sample(_TEST_PORTS, len(_TEST_PORTS)):
+    for port in random.sample(ports, len(ports)):
         if port not in _given and is_free(port):
             chosen.append(port)
             if len(chosen) == count:
                 _given.update(chosen)
                 return chosen
-    raise UserError(f"Fewer than {count} free ports between 20000 and 31999 on this machine.")
+    raise UserError(f"Fewer than {count} free ports between {first} and {last} on this machine.")
