@@ -101,7 +101,7 @@ class Reservations(Protocol):
 class PaymentProvider(Protocol):
     """Moves the money. Every call is idempotent: the payment id is the key.
 
-    Raises ProviderUnavailable or TimeoutError: it may have charged, which `get_charge` tells later.
+    Raises ProviderUnavailable or TimeoutError: it may have charged; `get_charge` reports it later.
     Raises ProviderRefused if a repeat will not help.
     """
 

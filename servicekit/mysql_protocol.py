@@ -95,7 +95,7 @@ class MysqlConnection:
         self._connection.close()
 
     async def quit(self) -> None:
-        """Tells the server, then closes the connection. Raises OSError or MySQLError."""
+        """Sends COM_QUIT, then closes the connection. Raises OSError or MySQLError."""
         await self._connection.ensure_closed()
 
     def format(self, sql: str, values: Sequence[Any]) -> str:

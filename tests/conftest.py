@@ -1,6 +1,6 @@
 """Fixtures of all tests, and their order: what is cheap runs first.
 
-The servers are real and our own: free ports, data in a temporary folder, gone with the test run.
+The servers are real and our own: free ports, data in a temporary folder, stopped with the test run.
 Each is started when the first test asks for it.
 """
 

@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "queue_service": {
                 "QUEUE_ROOMS": json.dumps(["main", DOOR, DESK, LINE]),
                 "QUEUE_CAPACITY": "100000",
-                # Told to ask sooner than fans on the internet, so that tests are quick.
+                # Shorter than for fans on the internet, so that tests are quick.
                 "QUEUE_POLL_MIN_SECONDS": "0.1",
                 "QUEUE_POLL_MAX_SECONDS": "4",
                 "QUEUE_GRACE_SECONDS": "5",

@@ -161,7 +161,7 @@ async def test_a_payment_ends_the_admission_and_is_told_again(shop: Shop) -> Non
     for who in (fan, await shop.admitted(user_id=fan.user_id)):
         again = await who.pay(reservation)
         assert (again.status_code, again.json()) == (200, paid.json())
-    # Whoever enters again stands in a new place.
+    # Entering again gives a new place.
     old = place_of(fan.token)
     await fan.enter()
     assert place_of(fan.token) > old
@@ -300,7 +300,7 @@ async def test_an_idempotency_key_gives_the_first_payment_again(shop: Shop) -> N
 
 
 async def _one_in_flight(replies: Sequence[AnyResponse]) -> AnyResponse:
-    """One got through, or several the same answer; the others were told to wait."""
+    """One got through, or several the same answer; the others have to wait."""
     done = [reply for reply in replies if reply.status_code == 200]
     assert done, [reply.text for reply in replies]
     assert len({reply.text for reply in done}) == 1

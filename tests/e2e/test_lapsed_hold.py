@@ -7,7 +7,7 @@ from tests.e2e.shop import Fan, Shop, assert_problem, eventually
 
 
 async def lapse(fan: Fan, reservation: int) -> None:
-    """Waits for the end of the hold, by the clock that the shop told."""
+    """Waits for the end of the hold, by the shop's clock."""
     held_until = (await fan.reservation(reservation)).json()["heldUntil"]
     left = datetime.fromisoformat(held_until) - datetime.now(UTC)
     await asyncio.sleep(max(0.0, left.total_seconds()) + 0.05)

@@ -89,7 +89,7 @@ async def _grab(taker: Fan, seat: int) -> int | None:
 
 
 async def test_the_payer_sees_what_the_shop_decided(shop: Shop, short_holds: str) -> None:
-    """Whoever was told 200 reads CONFIRMED, whoever was told 410 reads EXPIRED."""
+    """After a 200 the reservation is CONFIRMED, after a 410 it is EXPIRED."""
     date_ = shop.new_schedule(seats=10)
     fans = await shop.crowd(10, short_holds)
     reservations = [await fan.hold(seat) for fan, seat in zip(fans, date_.seats, strict=True)]

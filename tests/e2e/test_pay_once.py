@@ -23,7 +23,7 @@ async def test_50_ways_at_once_pay_once(shop: Shop, keys: str) -> None:
         tab: Fan = tabs[number]
         while True:
             reply = await tab.pay(reservation, key=key.format(number))
-            # With one key for all, the others may be told to ask again.
+            # With one key for all, the others may have to ask again.
             if keys == "one key" and reply.status_code == 409:
                 assert reply.json()["code"] == "IN_PROGRESS"
                 await asyncio.sleep(0.02)

@@ -1,7 +1,7 @@
 """A waiting room in memory: what RedisWaitingRoom promises, without Redis.
 
-Runs the same contract tests (tests/queue_service/test_waiting_room.py). Its clock only moves when
-told to.
+Runs the same contract tests (tests/queue_service/test_waiting_room.py). Its clock moves
+only when a test advances it.
 """
 
 import copy
@@ -37,7 +37,7 @@ class _State:
     resumed_at: int
     heard_at: int
     blind: int
-    told: set[str] = field(default_factory=set)
+    changed_limits: set[str] = field(default_factory=set)
     live: dict[int, Place] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
@@ -54,11 +54,11 @@ class _Clock:
 
 
 class FakeWaitingRoom:
-    """Rooms in memory, as one replica sees them. `away` makes every call raise it."""
+    """Rooms in memory, as one replica sees them. Every call raises `unavailable`, if set."""
 
     def __init__(self, rules: Rules, defaults: Limits) -> None:
         self._clock = _Clock(_YEAR_2026 + 3_600_000_000)
-        self.away: Exception | None = None
+        self.unavailable: Exception | None = None
         self._rules = rules
         self._defaults = defaults
         self._rooms: dict[str, _State] = {}
@@ -105,7 +105,7 @@ class FakeWaitingRoom:
                 place = answer
             self._claim(state, place.number)
             results.append((place, self._standing(state, place.number)))
-        return self._look(state, room), results
+        return self._room(state, room), results
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
         state = self._open(room)
@@ -124,7 +124,7 @@ class FakeWaitingRoom:
             if is_theirs:
                 self._claim(state, place.number)
             standings.append(self._standing(state, place.number) if is_theirs else ENDED)
-        return self._look(state, room), standings
+        return self._room(state, room), standings
 
     async def leave(self, room: str, number: int, user_id: int) -> Room:
         state = self._open(room)
@@ -132,7 +132,7 @@ class FakeWaitingRoom:
         if live is None or live.user_id == user_id:
             self._end(state, number)
         self._step(state)
-        return self._look(state, room)
+        return self._room(state, room)
 
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
@@ -145,18 +145,18 @@ class FakeWaitingRoom:
             old.paused if paused is None else paused,
         )
         named = {"capacity": capacity, "max_waiting": max_waiting, "paused": paused}
-        state.told |= {name for name, value in named.items() if value is not None}
+        state.changed_limits |= {name for name, value in named.items() if value is not None}
         self._step(state)
-        return self._look(state, room)
+        return self._room(state, room)
 
     async def tick(self, room: str) -> Room:
         state = self._open(room)
         self._step(state)
-        return self._look(state, room)
+        return self._room(state, room)
 
     def _open(self, room: str) -> _State:
-        if self.away is not None:
-            raise self.away
+        if self.unavailable is not None:
+            raise self.unavailable
         self._admissions = 0
         limits, last = self._memories.get(room, (self._defaults, 0))
         if room not in self._rooms:
@@ -174,8 +174,8 @@ class FakeWaitingRoom:
             )
         state = self._rooms[room]
         if 0 < last < state.blind:
-            told = {name: getattr(state.limits, name) for name in state.told}
-            state.limits = replace(limits, **told)
+            changed = {name: getattr(state.limits, name) for name in state.changed_limits}
+            state.limits = replace(limits, **changed)
             state.blind = 0
             state.grace_until = state.settled_at = self.now + self._rules.grace_ms
         return state
@@ -273,7 +273,7 @@ class FakeWaitingRoom:
         if self._is_lost(state, number):
             state.ended.add(number)
 
-    def _look(self, state: _State, room: str) -> Room:
+    def _room(self, state: _State, room: str) -> Room:
         self._memories[room] = (state.limits, state.last)
         return Room(
             limits=state.limits,

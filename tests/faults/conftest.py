@@ -26,7 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "QUEUE_KAFKA_SESSION_SECONDS": "2",
                 "QUEUE_POLL_MIN_SECONDS": "0.1",
                 "QUEUE_POLL_MAX_SECONDS": "2",
-                # Three times as long as anybody sleeps between two looks.
+                # Three times as long as the longest pause between two polls.
                 "QUEUE_GRACE_SECONDS": "6",
             },
             # Crashed drivers are succeeded, and dead services given up, within seconds.

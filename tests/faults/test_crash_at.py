@@ -1,4 +1,4 @@
-"""The launcher of the fault tests kills when it is told to, and not otherwise."""
+"""The launcher of the fault tests kills at the requested step, and nowhere else."""
 
 import subprocess
 import sys

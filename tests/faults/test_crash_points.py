@@ -21,7 +21,7 @@ SANDBOX = "payment_service.providers.sandbox:SandboxProvider"
 CLIENT = "payment_service.reservations:GrpcReservations"
 RESERVATIONS = "reservation_service.repository:ReservationRepository"
 
-# Saga step and place of the crash -> what crash_at is told.
+# Saga step and place of the crash -> the arguments of crash_at.
 STEPS = {
     "1 before the payment is created": f"--before {REPOSITORY}.create_payment payment_service",
     "1 payment created": f"{REPOSITORY}.create_payment payment_service",
@@ -59,15 +59,15 @@ async def crashed(stack: Stack, step: str) -> None:
     assert code == -signal.SIGKILL
 
 
-async def ask_until_told(fan: Fan, reservation: int, within: float = 30.0) -> Response[Payment]:
+async def ask_until_decided(fan: Fan, reservation: int, within: float = 30.0) -> Response[Payment]:
     """Asks for the payment until there is an outcome."""
 
-    async def told() -> Response[Payment]:
+    async def decided() -> Response[Payment]:
         reply = await fan.pay(reservation)
         assert reply.status_code not in (202, 409, 500, 503, 504), reply.text
         return reply
 
-    return await eventually(told, within=within, every=0.2)
+    return await eventually(decided, within=within, every=0.2)
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
@@ -77,12 +77,12 @@ async def test_a_crash_there_is_recovered_from(shop: Shop, stack: Stack, step: s
     reservation = await fan.hold(date_.seats[0])
     await arm(stack, step)
     await shop.ready()
-    # Whatever the fan is told at the moment of the crash, it is no lie.
+    # The response at the moment of the crash may be an error, but it is true.
     at_once = await fan.pay(reservation)
     assert at_once.status_code in (200, 202, 503, 504), at_once.text
     await crashed(stack, step)
     await in_thread(stack.process(program_of(step)).start)
-    paid = await ask_until_told(fan, reservation)
+    paid = await ask_until_decided(fan, reservation)
     assert paid.status_code == 200, paid.text
     if at_once.status_code in (200, 202):
         assert paid.json()["paymentId"] == at_once.json()["paymentId"]
@@ -123,7 +123,7 @@ async def test_a_crash_around_a_decline_keeps_the_hold(shop: Shop, stack: Stack,
     assert at_once.status_code in (402, 202, 503, 504), at_once.text
     await crashed(stack, step)
     await in_thread(stack.process(program_of(step)).start)
-    assert_problem(await ask_until_told(fan, reservation), 402, "PAYMENT_DECLINED")
+    assert_problem(await ask_until_decided(fan, reservation), 402, "PAYMENT_DECLINED")
     await assert_all_hold(shop)
 
     async def held() -> None:
@@ -169,7 +169,7 @@ async def test_a_success_that_comes_late(shop: Shop, stack: Stack, crash_again: 
         await in_thread(reservations.restart)
     if crash_again is None:
         await in_thread(stack.process("payment_service").start)
-        paid = await ask_until_told(fan, reservation)
+        paid = await ask_until_decided(fan, reservation)
         assert paid.status_code == 200, paid.text
         await assert_all_hold(shop)
         assert (await fan.reservation(reservation)).json()["status"] == "CONFIRMED"
@@ -191,7 +191,7 @@ async def test_a_success_that_comes_late(shop: Shop, stack: Stack, crash_again: 
     assert shop.rows(
         "payment", "SELECT status FROM sandbox_charge WHERE user_id = %s", fan.user_id
     ) == [("REFUNDED",)]
-    assert (await ask_until_told(other, taken)).status_code == 200
+    assert (await ask_until_decided(other, taken)).status_code == 200
     await assert_all_hold(shop)
     assert (await other.reservation(taken)).json()["status"] == "CONFIRMED"
 

@@ -1,4 +1,4 @@
-"""Events: none lost while Kafka is away, none counted twice, none stuck behind a bad one."""
+"""Events: none lost while Kafka is unavailable, none counted twice, none stuck behind a bad one."""
 
 import asyncio
 import sys
@@ -128,7 +128,7 @@ async def test_payments_go_on_without_kafka_and_their_events_follow(
     attempts = [event.payment_id for event in _without_repeats(events[declined])]
     assert len(attempts) == DECLINES
     assert attempts == sorted(attempts)
-    # All have left the shop, told by another consumer that had to join again as well.
+    # All have left the shop: the other group has joined again too.
     await asyncio.gather(*(fan.until_out(within=45) for fan in fans))
 
 
@@ -147,7 +147,7 @@ async def test_a_second_delivery_changes_nothing(shop: Shop, stack: Stack) -> No
     assert_problem(await unlucky.pay(declined), 402, "PAYMENT_DECLINED")
     await assert_all_hold(shop)
     await everything_consumed(stack)
-    # Whoever comes again after paying is a new guest, whom the old event must not throw out.
+    # A user who enters again after paying has a new place, which the old event must not end.
     again = await shop.admitted(user_id=fans[0].user_id)
     # Nor may the old decline disturb a newer hold of the same seat.
     assert (await unlucky.cancel(declined)).status_code == 204
@@ -193,11 +193,11 @@ async def test_a_bad_record_goes_to_the_dead_letters_and_the_rest_goes_on(
     assert len(letters) == TOPICS[PAYMENT_EVENTS] * len(GROUPS)
     for letter in letters:
         assert (letter.key, letter.value) == (b"bad", garbage)
-        told = dict(letter.headers)
-        assert told["event-id"] == b"no-event"
-        assert told["dlq-topic"] == PAYMENT_EVENTS.encode()
-        assert told["dlq-group"].decode() in GROUPS
-        assert told["dlq-error"]
+        headers_of_letter = dict(letter.headers)
+        assert headers_of_letter["event-id"] == b"no-event"
+        assert headers_of_letter["dlq-topic"] == PAYMENT_EVENTS.encode()
+        assert headers_of_letter["dlq-group"].decode() in GROUPS
+        assert headers_of_letter["dlq-error"]
     assert str(known + len(letters)) in await dead_letters_command(stack, "list")
     # Replayed, they are as bad as before and come back; nothing else happens.
     before = state(shop, date_.id)
@@ -218,7 +218,7 @@ async def test_what_failed_is_replayed_once_its_cause_is_mended(shop: Shop, stac
     known = len(await shop.records(DEAD_LETTERS))
 
     with stack.mariadb.administrator("reservation") as cursor:
-        cursor.execute("RENAME TABLE schedule_sales TO schedule_sales_away")
+        cursor.execute("RENAME TABLE schedule_sales TO schedule_sales_renamed")
         try:
             for fan, reservation in zip(fans, reservations, strict=True):
                 assert (await fan.pay(reservation)).status_code == 200
@@ -231,7 +231,7 @@ async def test_what_failed_is_replayed_once_its_cause_is_mended(shop: Shop, stac
 
             await eventually(given_up, within=30, every=0.3)
         finally:
-            cursor.execute("RENAME TABLE schedule_sales_away TO schedule_sales")
+            cursor.execute("RENAME TABLE schedule_sales_renamed TO schedule_sales")
     # Paid for and not confirmed, but nobody else's either.
     for fan, reservation in zip(fans, reservations, strict=True):
         assert (await fan.reservation(reservation)).json()["status"] == "PAYING"

@@ -80,12 +80,12 @@ class Shop:
             await asyncio.sleep(0.002)
 
     async def watch(self) -> None:
-        """Looks again and again, at one instant each, at who is inside and who is next."""
+        """Repeatedly reads who is inside and who is next, both at one instant."""
         while True:
-            async with self.watcher.pipeline(transaction=True) as look:
-                look.zrange("{queue:main}:admitted", 0, -1)
-                look.zrange("{queue:main}:waiting", 0, 0)
-                inside, first = await look.execute()
+            async with self.watcher.pipeline(transaction=True) as both:
+                both.zrange("{queue:main}:admitted", 0, -1)
+                both.zrange("{queue:main}:waiting", 0, 0)
+                inside, first = await both.execute()
             numbers = sorted(int(number) for number in inside)
             self.most_inside = max(self.most_inside, len(numbers))
             if numbers and first:

@@ -55,17 +55,17 @@ def test_a_grace_is_waited_for_first() -> None:
     ("order", "poll"), [(1, 1_000), (100, 1_000), (1_000, 5_000), (2_000, 10_000), (10**6, 10_000)]
 )
 def test_polls_come_at_half_the_wait_within_their_limits(order: int, poll: int) -> None:
-    assert told(order, ROOM) == within_a_quarter(poll)
+    assert poll_after(order, ROOM) == within_a_quarter(poll)
 
 
 @pytest.mark.parametrize(("order", "poll"), [(1, 1_100), (10, 2_000), (90, 10_000)])
 def test_in_a_slow_room_the_first_ask_often_all_the_same(order: int, poll: int) -> None:
     slow = replace(ROOM, limits=Limits(10, 1000), pace_now=0, pace_before=0)
-    assert told(order, slow) == within_a_quarter(poll)
+    assert poll_after(order, slow) == within_a_quarter(poll)
 
 
-def test_no_poll_is_told_outside_the_limits() -> None:
-    polls = [told(order, ROOM) for order in range(1, 5_000)]
+def test_no_poll_is_outside_the_limits() -> None:
+    polls = [poll_after(order, ROOM) for order in range(1, 5_000)]
     assert min(polls) >= 1_000
     assert max(polls) <= 10_000
 
@@ -73,14 +73,14 @@ def test_no_poll_is_told_outside_the_limits() -> None:
 def test_neighbours_in_line_do_not_come_back_together() -> None:
     # Any 100 of them over the last quarter of 10 s: in no tenth of it more than 15.
     for first in range(2_000, 5_000, 100):
-        polls = [told(order, ROOM) for order in range(first, first + 100)]
+        polls = [poll_after(order, ROOM) for order in range(first, first + 100)]
         tenths = Counter((10_000 - poll) // 250 for poll in polls)
         assert len(tenths) == 10
         assert max(tenths.values()) <= 15
 
 
-def told(order: int, room: Room) -> int:
-    """When who has this order is told to ask again, in milliseconds."""
+def poll_after(order: int, room: Room) -> int:
+    """Milliseconds until the next poll of a place with this order."""
     return PACING.position(waiting(order), room).poll_after_ms
 
 

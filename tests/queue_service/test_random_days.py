@@ -36,7 +36,7 @@ class Day:
 
     async def step(self) -> None:
         act = self.dice.choices(
-            [self.enter, self.look, self.leave, self.change, self.lose, self.start],
+            [self.enter, self.poll, self.leave, self.change, self.lose, self.start],
             [12, 12, 10, 2, 2, 1],
         )[0]
         self.fake, self.real = self.dice.choice(self.replicas)
@@ -60,7 +60,7 @@ class Day:
                 assert all(pair[1].number > b.number for _, b in self.places)
                 self.places.append(pair)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         if not self.places:
             return
         pairs = self.dice.choices(self.places, k=self.dice.randint(1, 8))

@@ -145,7 +145,7 @@ async def test_counts_are_metrics(service: QueueService) -> None:
 async def test_an_unavailable_store_raises_unavailable(
     service: QueueService, store: FakeWaitingRoom
 ) -> None:
-    store.away = Unavailable("away")
+    store.unavailable = Unavailable("Redis is unavailable.")
     with pytest.raises(Unavailable):
         await service.enter_queue("main", [1])
 
@@ -155,20 +155,20 @@ async def test_an_unavailable_store_is_logged_once_and_without_its_address(
 ) -> None:
     log = CapturingLogger()
     monkeypatch.setattr(service_module, "log", log)
-    store.away = Unavailable("away")
-    store.away.__cause__ = ConnectionError("Error 111 connecting to redis.internal:6379.")
+    store.unavailable = Unavailable("Redis is unavailable.")
+    store.unavailable.__cause__ = ConnectionError("Error 111 connecting to redis.internal:6379.")
     ticking = asyncio.create_task(service.keep_ticking("main", 0))
     for _ in range(5):
         await asyncio.sleep(0)
-    store.away = None
+    store.unavailable = None
     for _ in range(5):
         await asyncio.sleep(0)
     ticking.cancel()
     await asyncio.wait([ticking])
-    away, back = log.calls
-    assert (away.method_name, away.kwargs["error"]) == ("warning", "ConnectionError")
-    assert "redis.internal" not in repr(away)
-    assert (away.args, back.args) == (("store_unavailable",), ("store_available",))
+    failed, back = log.calls
+    assert (failed.method_name, failed.kwargs["error"]) == ("warning", "ConnectionError")
+    assert "redis.internal" not in repr(failed)
+    assert (failed.args, back.args) == (("store_unavailable",), ("store_available",))
 
 
 def payment_event(**kind: object) -> Record:

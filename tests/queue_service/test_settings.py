@@ -1,4 +1,4 @@
-"""Which settings are refused, and that a refusal tells no secret."""
+"""Which settings are refused, and that a refusal shows no secret."""
 
 import pytest
 from pydantic import ValidationError

@@ -3,7 +3,7 @@
 The consumer does what aiokafka does where it matters to collecting and committing: it fetches
 ahead, one request at a time, for the partitions that are not paused when the request leaves; a
 request comes back with the first records or after half a second; what was fetched of a partition
-that is paused by then is dropped and fetched again; a rebalance takes everything away first.
+that is paused by then is dropped and fetched again; a rebalance revokes everything first.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class _Bell:
 
 
 class Broker:
-    """One topic, one group, and what was done to them. `wrong` tells of every step that could
+    """One topic, one group, and what was done to them. `wrong` lists every step that could
     lose a record, or its order, and of offsets that go back."""
 
     def __init__(self, partitions: int = 4) -> None:
@@ -239,7 +239,7 @@ class Consumer:
         self._broker.trouble()
 
     async def rebalance(self, assigned: Iterable[TopicPartition]) -> None:
-        """All is taken away, as aiokafka does, then `assigned` is given. The others are handled
+        """All is revoked, as aiokafka does, then `assigned` is given. The others are handled
         elsewhere meanwhile."""
         assert self._listener is not None
         self._reassigning = True

@@ -1,6 +1,6 @@
-"""A service of ours to start, stop and look at: `python -m tests.servicekit.program`.
+"""A service of ours to start, stop and inspect: `python -m tests.servicekit.program`.
 
-GetRoom of the room "wait" answers after SIGUSR1, of any other at once; UpdateRoom tells how many
+GetRoom of the room "wait" answers after SIGUSR1, of any other at once; UpdateRoom returns how many
 wait. Work in the background says "tick" at every start and fails at once.
 """
 

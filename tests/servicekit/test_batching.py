@@ -1,4 +1,4 @@
-"""Natural batching: what is sent together, when, and who is told what."""
+"""Natural batching: what is sent together, when, and which caller gets which result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -196,7 +196,7 @@ async def test_a_batch_that_fails_fails_its_own_callers_only() -> None:
     await settle()
     second = submit(one, 2, 3)
     await settle()
-    sends.error = Unavailable("away")
+    sends.error = Unavailable("down")
     sends.let_go()
     with pytest.raises(Unavailable):
         await first[0]

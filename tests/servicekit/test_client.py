@@ -113,11 +113,11 @@ class TestDeadlines:
     ) -> None:
         seen = []
 
-        async def look(request: bytes) -> bytes:
+        async def check(request: bytes) -> bytes:
             seen.append(call_context.remaining(3_600))
             return request
 
-        async with hop(look) as method:
+        async with hop(check) as method:
 
             async def hand_on(request: bytes) -> bytes:
                 return await call(method, request, budget=own_budget)
@@ -156,12 +156,12 @@ class TestDeadlines:
     async def test_who_gives_none_gets_the_default(self) -> None:
         seen = []
 
-        async def look(request: bytes) -> bytes:
+        async def check(request: bytes) -> bytes:
             seen.append(call_context.remaining(3_600))
             await asyncio.sleep(float(request))
             return b""
 
-        async with hop(look, default_deadline_seconds=0.2) as method:
+        async with hop(check, default_deadline_seconds=0.2) as method:
             await method(b"0")
             assert 0 < seen[0] <= 0.2
             with pytest.raises(grpc.aio.AioRpcError) as failed:
@@ -191,10 +191,10 @@ class TestDeadlines:
 
 class TestTheRequestId:
     async def test_goes_on_over_two_hops_and_stays_with_its_call(self) -> None:
-        async def tell(_: bytes) -> bytes:
+        async def answer(_: bytes) -> bytes:
             return call_context.request_id.get().encode()
 
-        async with hop(tell) as method:
+        async with hop(answer) as method:
 
             async def hand_on(request: bytes) -> bytes:
                 await asyncio.sleep(0.001 * (int(request) % 3))
@@ -211,10 +211,10 @@ class TestTheRequestId:
         assert replies == [b"request-%d request-%d" % (n, n) for n in range(50)]
 
     async def test_is_made_for_who_has_none(self) -> None:
-        async def tell(_: bytes) -> bytes:
+        async def answer(_: bytes) -> bytes:
             return call_context.request_id.get().encode()
 
-        async with hop(tell) as method:
+        async with hop(answer) as method:
             ids = {await method(b"", timeout=5) for _ in range(3)}
         assert {len(request_id) for request_id in ids} == {32}
         assert len(ids) == 3
@@ -222,14 +222,14 @@ class TestTheRequestId:
 
 class TestRetries:
     async def failing(self, times: int, *, idempotent: bool) -> str:
-        """What comes of a method that is away so many times, after how many calls."""
+        """The result of a method that is unavailable so many times, and the number of calls."""
         calls = 0
 
         async def fail(request: bytes) -> bytes:
             nonlocal calls
             calls += 1
             if calls <= times:
-                raise Unavailable("away")
+                raise Unavailable("down")
             return b"done"
 
         async with hop(fail, idempotent=idempotent) as method:

@@ -93,7 +93,7 @@ def test_a_bare_status_tells_nothing_of_its_text(status: grpc.StatusCode) -> Non
 @pytest.mark.parametrize(
     ("error", "transient"),
     [
-        (errors.Unavailable("away"), True),
+        (errors.Unavailable("down"), True),
         (errors.TimedOut("slow"), True),
         (RemoteError("UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, ""), True),
         (RemoteError("TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, ""), True),

@@ -143,7 +143,7 @@ async def test_a_passing_trouble_holds_its_partition_only(
 
     async def handle(record: Record) -> Sequence[Record]:
         if record.value == b"0-0" and not healed.is_set():
-            raise Unavailable("The database is away.")
+            raise Unavailable("The database is unavailable.")
         seen.append(record.value)
         return ()
 

@@ -190,7 +190,7 @@ def test_a_partition_that_cannot_go_on_takes_a_bounded_number_in_hand(play: Play
 
         async def handle(record: Record) -> Sequence[Record]:
             if record.value.startswith(b"0-") and not healed:
-                raise Unavailable("The database is away.")
+                raise Unavailable("The database is unavailable.")
             await broker.handle(record)
             return ()
 
@@ -250,7 +250,7 @@ def test_a_handler_that_will_not_end_commits_nothing_of_a_partition_that_went(pl
             await asyncio.sleep(1)
             assert broker.member is not None
             await broker.member.rebalance([P1, P2])
-            # It ends 10 s after it was told to, during this commit and before the next.
+            # It ends 10 s after its cancellation, during this commit and before the next.
             broker.commit_seconds = lambda: 6.0
             broker.publish(1)
             await asyncio.sleep(5.5)
@@ -327,7 +327,7 @@ def test_whatever_happens_nothing_is_skipped_or_committed_too_early(play: Play) 
         async def work() -> None:
             await asyncio.sleep(dice.choice([0, 0, 0.001, 0.003, 0.03]))
             if dice.random() < 0.01:
-                raise Unavailable("away")
+                raise Unavailable("down")
 
         async def scene(broker: Broker) -> None:
             broker.commit_seconds = lambda: dice.choice([0.001, 0.001, 0.01, 0.05])

@@ -99,7 +99,7 @@ async def test_a_cancellation_is_no_defect_to_retry(
 def test_an_outage_logs_each_series_of_failures_and_no_message(
     outage: Outage, log: CapturingLogger
 ) -> None:
-    wrapped = Unavailable("away")
+    wrapped = Unavailable("down")
     wrapped.__cause__ = ConnectionError("Error 111 connecting to redis.internal:6379.")
     outage.succeeded()
     for _ in range(2):

@@ -127,7 +127,7 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
         assert f'grpc_call_seconds_count{{method="{method}"}} 1.0' in metrics
 
         # SIGTERM under calls: each is answered, health says at once that it is over, and who
-        # comes now is told to go elsewhere.
+        # comes now has to go to another server.
         watch = health.Watch(health_pb2.HealthCheckRequest())
         states = aiter(watch)
         assert (await anext(states)).status == SERVING
