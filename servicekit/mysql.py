@@ -195,6 +195,7 @@ class Database:
         }
         self._slots = asyncio.Semaphore(max_size)
         self._idle: list[tuple[MysqlConnection, float]] = []
+        self._denied = False
         self._acquire_timeout = acquire_timeout
         self._query_timeout = query_timeout
 
@@ -287,14 +288,18 @@ class Database:
             connection.close()
         try:
             async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
-                return await MysqlConnection.connect(**self._arguments)
+                connection = await MysqlConnection.connect(**self._arguments)
+            self._denied = False
+            return connection
         except (TimeoutError, OSError) as error:
             raise Unavailable("The database is unavailable.") from error
         except pymysql.err.MySQLError as error:
             number = _number(error)
             if number in _UNAVAILABLE_NUMBERS:
                 raise Unavailable("The database is unavailable.") from error
-            log.error("database_access_denied", number=number)
+            if not self._denied:  # once, not for each request
+                log.error("database_access_denied", number=number)
+            self._denied = True
             raise AccessDenied(number) from error
 
     async def _roll_back(self, connection: MysqlConnection) -> bool:

@@ -9,8 +9,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
+from structlog.testing import CapturingLogger
 
-from servicekit import call_context
+from servicekit import call_context, mysql
 from servicekit.errors import Unavailable, is_transient
 from servicekit.mysql import (
     AccessDenied,
@@ -410,12 +411,20 @@ async def test_a_server_that_cannot_write_is_unavailable(database: Database) -> 
     assert len(database._idle) == 1
 
 
-async def test_refused_access_is_unavailable_and_names_the_number(url: str) -> None:
+async def test_refused_access_is_unavailable_names_the_number_and_is_logged_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(mysql, "log", log)
     async with Database(url.replace("//reservation:", "//nobody:")) as database:
-        with pytest.raises(AccessDenied) as refused:
-            await amount(database)
+        for _ in range(3):
+            with pytest.raises(AccessDenied) as refused:
+                await amount(database)
     assert refused.value.number == 1045
     assert is_transient(refused.value)
+    (call,) = log.calls
+    assert (call.method_name, call.args) == ("error", ("database_access_denied",))
+    assert call.kwargs == {"number": 1045}
 
 
 async def test_server_restart_is_survived(url: str) -> None:
