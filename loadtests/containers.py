@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.containers.engine import Container, Engine
-from loadtests.machine import PACKAGES, version_in
 
 _SECONDS = 20.0
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -97,20 +95,10 @@ def find(port: int) -> list[Container]:
     return [each for each in found if each.running]
 
 
-def versions(found: Sequence[Container]) -> dict[str, str]:
-    """The versions of what runs in the containers, with the keys of `machine.versions`."""
-    first = {each.service: each.id for each in reversed(found)}
-    lines = f"""
-import importlib.metadata, json, platform
-rows = {{"python": platform.python_version()}}
-print(json.dumps(rows | {{n: importlib.metadata.version(n) for n in {PACKAGES!r}}}))
-"""
-    rows: dict[str, str] = {"python": "unknown"}
-    if output := _docker("exec", first["gateway"], "python", "-c", lines):
-        rows = json.loads(output)
-    for service, program in (("redis", "redis-server"), ("mariadb", "mariadbd")):
-        rows[program] = version_in(_docker("exec", first[service], program, "--version"))
-    return rows
+def execute(found: Sequence[Container], service: str, command: Sequence[str]) -> str:
+    """Runs a command in a container of the service. Returns its output; empty if it fails."""
+    ids = [each.id for each in found if each.service == service]
+    return _docker("exec", ids[0], *command)
 
 
 def _docker(*arguments: str) -> str:

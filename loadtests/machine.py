@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import os
 import platform
 import re
 import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
-PACKAGES = (
-    "uvicorn",
-    "fastapi",
-    "starlette",
-    "uvloop",
-    "httptools",
-    "grpcio",
-    "redis",
-    "aiomysql",
-)
-_PROGRAMS = {
-    "redis-server": ["redis-server", "--version"],
-    "mariadbd": ["mariadbd", "--version"],
-    "wrk": ["wrk", "-v"],
-}
+PACKAGES = ["uvicorn", "fastapi", "starlette", "uvloop", "httptools", "grpcio", "redis", "aiomysql"]
+_PYTHON_AND_PACKAGES = f"""
+import importlib.metadata, json, platform
+rows = {{"python": platform.python_version()}}
+print(json.dumps(rows | {{n: importlib.metadata.version(n) for n in {PACKAGES!r}}}))
+"""
+#: Runs a command where a service of compose.yml runs, and returns its output; empty if it fails.
+Execute = Callable[[str, Sequence[str]], str]
 
 
 def describe() -> dict[str, str]:
     """The machine and the versions on it: name → value."""
-    return hardware() | versions()
+    return hardware() | versions() | {"wrk": version_in(here("", ["wrk", "-v"]))}
 
 
 def hardware() -> dict[str, str]:
@@ -43,30 +38,31 @@ def hardware() -> dict[str, str]:
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python, of our main packages and of the servers."""
-    rows = {"python": platform.python_version()}
-    rows |= {name: importlib.metadata.version(name) for name in PACKAGES}
-    return rows | {name: _version_of(command) for name, command in _PROGRAMS.items()}
-
-
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.M)
+    return found[1].strip() if found else platform.machine()
 
 
-def _version_of(command: list[str]) -> str:
+def here(service: str, command: Sequence[str]) -> str:
+    """Runs a command on this machine; wrk prints its version and then fails without a URL."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+    program = sys.executable if command[0] == "python" else command[0]
     try:
-        # wrk prints its version and then fails, because it was given no URL.
-        output = subprocess.run(
-            command, capture_output=True, text=True, env={"PATH": path}, check=False
+        ran = subprocess.run(
+            [program, *command[1:]], capture_output=True, text=True, env={"PATH": path}, check=False
         )
     except FileNotFoundError:
-        return "unknown"
-    return version_in(output.stdout + output.stderr)
+        return ""
+    return ran.stdout + ran.stderr
+
+
+def versions(execute: Execute = here) -> dict[str, str]:
+    """The versions of Python, of our main packages and of the servers."""
+    output = execute("gateway", ["python", "-c", _PYTHON_AND_PACKAGES])
+    rows: dict[str, str] = json.loads(output) if output else {"python": "unknown"}
+    for service, program in (("redis", "redis-server"), ("mariadb", "mariadbd")):
+        rows[program] = version_in(execute(service, [program, "--version"]))
+    return rows
 
 
 def version_in(output: str) -> str:

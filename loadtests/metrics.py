@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import psutil
 
@@ -21,21 +20,8 @@ _EVERY_SECONDS = 0.2
 _SAMPLES_PER_POINT = 5
 
 
-class Source(Protocol):
-    """What is measured under one name. What has ended counts as nothing."""
-
-    def seconds(self) -> float:
-        """Processor time so far."""
-
-    def megabytes(self) -> float:
-        """Memory in use, in MB."""
-
-    def connections(self) -> int:
-        """Open TCP connections. Raises psutil.AccessDenied for another user's process."""
-
-
 class ProcessTree:
-    """A process and everything that it started."""
+    """A process and everything that it started. What has ended counts as nothing."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -50,12 +36,16 @@ class ProcessTree:
         return total
 
     def seconds(self) -> float:
+        """Processor time so far."""
         return self._sum(lambda member: sum(member.cpu_times()[:2]))
 
     def megabytes(self) -> float:
+        """Memory in use, in MB."""
         return self._sum(lambda member: member.memory_info().rss / 1e6)
 
     def connections(self) -> int:
+        """Open TCP connections. Raises psutil.AccessDenied for another user's process."""
+
         def established(member: psutil.Process) -> int:
             found = member.net_connections("tcp")
             return sum(each.status == psutil.CONN_ESTABLISHED for each in found)
@@ -64,7 +54,7 @@ class ProcessTree:
 
 
 class ContainerGroup:
-    """The containers of one service."""
+    """The containers of one service. What has ended counts as nothing."""
 
     def __init__(self, cgroups: Sequence[Cgroup]) -> None:
         self.cgroups = cgroups
@@ -91,10 +81,10 @@ class ContainerGroup:
         return sum(waited), sum(periods)
 
 
-Sources = Mapping[str, Source]
+Sources = Mapping[str, ProcessTree | ContainerGroup]
 
 
-def sources_of(target: Target) -> dict[str, Source]:
+def sources_of(target: Target) -> Sources:
     """The processes or containers of the target by name, as far as this user may see them."""
     if not target.containers:
         return {name: ProcessTree(pid) for name, pid in target.pids().items()}

@@ -23,6 +23,7 @@ from harness import stopping
 from harness.errors import UserError
 from harness.files import REPOSITORY
 from harness.local.process import kill_session, spawn
+from loadtests.machine import here, version_in
 from loadtests.model import K6Metric, K6Metrics, Load, Second
 from loadtests.report.words import say
 
@@ -140,9 +141,7 @@ def binary() -> str:
 
 
 def version() -> str:
-    output = subprocess.run([binary(), "version"], capture_output=True, text=True, check=False)
-    match = re.search(r"\d+\.\d+\.\d+", output.stdout)
-    return match[0] if match else "unknown"
+    return version_in(here("", [binary(), "version"]))
 
 
 def plan(script: str, environ: Mapping[str, str]) -> Plan:

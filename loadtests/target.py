@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,10 +151,10 @@ class Target:
         """Where the versions were found ("containers", "machine", or "" for a system that runs
         elsewhere), and the versions."""
         if self.containers:
-            return "containers", containers.versions(self.containers)
+            execute = functools.partial(containers.execute, self.containers)
+            return "containers", machine.versions(execute)
         if set(_NAMES.values()) <= self.pids().keys():
-            rows = machine.versions()
-            return "machine", {name: rows[name] for name in rows if name != "wrk"}
+            return "machine", machine.versions()
         return "", {}
 
     def pids(self) -> dict[str, int]:

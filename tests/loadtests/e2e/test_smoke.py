@@ -1,16 +1,12 @@
 """The scripts against a stack of their own, for a few seconds each: does everything work?"""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from harness.local.ports import free_ports
 from loadtests import scripts
 from loadtests.model import Result
+from tests.loadtests.e2e.conftest import Start
 
 
 @pytest.mark.timeout(400)
@@ -19,28 +15,16 @@ from loadtests.model import Result
     [("journey", "seats"), pytest.param(scripts.NAMES, marks=pytest.mark.long)],
     ids=["two scripts", "all scripts"],
 )
-def test_smoke(repository: Path, names: tuple[str, ...]) -> None:
-    # A port where no gateway answers, so that a system that runs here is left alone.
-    environ = {
-        **os.environ,
-        "PROFILE": "smoke",
-        "SCRIPT": ",".join(names),
-        "FRONTROW_GATEWAY_PORT": str(free_ports(1)[0]),
-    }
-    for name in ("SEED", "BASE_URL", "GATEWAY_LISTEN"):
-        environ.pop(name, None)
-    ran = subprocess.run(
-        [sys.executable, "-m", "loadtests.cli", "loadtest"],
-        cwd=repository,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=380,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    message = ran.stdout.splitlines()[-1]
-    folder = repository / Path(message).parent
+def test_smoke(
+    names: tuple[str, ...],
+    unattached: dict[str, str],
+    start: Start,
+    results: Path,
+    repository: Path,
+) -> None:
+    started = start(unattached | {"SCRIPT": ",".join(names)})
+    assert started.end(380) == 0, started.log.read_text()
+    folder = repository / Path(started.log.read_text().splitlines()[-1]).parent
     result = Result.read(folder / "result.json")
     assert [script.name for script in result.scripts] == list(names)
     assert set(result.invariants.values()) == {0}
@@ -58,4 +42,3 @@ def test_smoke(repository: Path, names: tuple[str, ...]) -> None:
     assert (folder / "charts.png").read_bytes().startswith(b"\x89PNG")
     for loading in ("<script", "<link", "<img", "@import", "url(http", "src="):
         assert loading not in page, "the page must open without a network"
-    shutil.rmtree(folder)
