@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,7 +31,7 @@ from harness.files import REPOSITORY
 from harness.local import Ports, Stack
 from harness.local.ports import HOST, free_ports
 from harness.local.process import Process
-from harness.local.programs import PYTHON
+from harness.local.stack import PYTHON, http_status
 from loadtests.machine import describe
 from loadtests.metrics import Meter, ProcessTree
 from loadtests.model import now
@@ -53,26 +52,24 @@ PROGRAM_ENV = {
 }
 
 
-class NothingProcess(Process):
+def nothing_process(log_path: Path) -> Process:
     """The yardstick's process."""
-
-    def __init__(self, log_path: Path) -> None:
-        super().__init__("nothing", log_path=log_path, stopping=threading.Event())
-        self._port = free_ports(1)[0]
-        self.url = f"http://{HOST}:{self._port}"
-
-    def command(self, module: str | None) -> Sequence[str]:
-        return [str(PYTHON), "-m", "benchmarks.nothing", str(self._port)]
-
-    def probe(self) -> bool:
-        with urllib.request.urlopen(f"{self.url}/nothing", timeout=1) as response:
-            return bool(response.status == 200)
+    port = free_ports(1)[0]
+    address = f"{HOST}:{port}"
+    return Process(
+        "nothing",
+        [PYTHON, "-m", "benchmarks.nothing", str(port)],
+        probe=lambda: http_status(address, "/nothing") == 200,
+        log_path=log_path,
+        stopping=threading.Event(),
+        address=address,
+    )
 
 
 class Measurements:
     """The measurements on a running stack, `seconds` per run of wrk. Raises UserError."""
 
-    def __init__(self, stack: Stack, nothing: NothingProcess, shop: Shop, seconds: int) -> None:
+    def __init__(self, stack: Stack, nothing: Process, shop: Shop, seconds: int) -> None:
         self._stack = stack
         self._nothing = nothing
         self._shop = shop
@@ -105,7 +102,7 @@ class Measurements:
     def _run(self, case: Case, seconds: int) -> Measurement:
         rate = max(case.rate, self._rates.get(case.name, 0))
         requests = case.requests(self._shop, _prepared(rate, seconds))
-        url = self._nothing.url if case is NOTHING else self._stack.gateway_url
+        url = f"http://{self._nothing.address}" if case is NOTHING else self._stack.gateway_url
         processes = [*self._stack.processes(), self._nothing]
         meter = Meter({process.name: ProcessTree(process.pid) for process in processes})
         wrk_before = _children_seconds()
@@ -162,10 +159,8 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
         Stack(Path(folder), Ports.free(), program_env=PROGRAM_ENV) as stack,
     ):
         say(f"Starting a stack ({seed} data) and the route that does nothing")
-        stack.start_servers(migrate=True)
-        stack.seed(seed, show=True)
-        stack.start_services()
-        nothing = NothingProcess(stack.root / "nothing.log")
+        stack.start(seed=seed, show=True)
+        nothing = nothing_process(stack.root / "nothing.log")
         try:
             nothing.start()
             with (

@@ -22,30 +22,29 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Shows progress as a count, because apt, pip and Maven print either nothing or too much.
-# Usage: command | show_count PATTERN LABEL [TOTAL]
-show_count() {
-    local count=0 line of=${3:+/$3}
-    while IFS= read -r line; do
-        [[ $line =~ $1 ]] || continue
+# Runs a command with its output in a log, and shows progress as a count of the lines that match,
+# because apt, pip and Maven print either nothing or too much. Fails with WHAT and the first errors.
+# Usage: run_logged LOG PATTERN LABEL WHAT COMMAND...
+run_logged() {
+    local log=$1 pattern=$2 label=$3 what=$4 line count=0
+    shift 4
+    if ! "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
+        [[ $line =~ $pattern ]] || continue
         count=$((count + 1))
-        if [ -t 1 ]; then
-            printf '\r  %s: %d%s ' "$2" "$count" "$of"
-        elif [ $((count % 20)) = 0 ]; then
-            printf '  %s: %d%s\n' "$2" "$count" "$of"
-        fi
+        [ $((count % 20)) != 0 ] || say "  $label: $count"
     done
-    if [ -t 1 ]; then printf '\r\033[K'; fi
-    printf '  %s: %d, done\n' "$2" "$count"
+    then
+        grep -m 3 -E 'WARNING|ERROR|^E:' "$log" >&2 || tail -n 5 "$log" >&2
+        fail "$what; the complete output is in $log."
+    fi
 }
 
 # mariadbd is in /usr/sbin, which an ordinary user may not have on the path.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+PATH=$PATH:$PWD/$LOCAL_DIR/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 # --- system packages -----------------------------------------------------------------------
 
 java_is_recent() {
-    have java || return 1
     local major
     major=$(java -version 2>&1 | sed -nE 's/.* version "([0-9]+).*/\1/p' | head -n 1)
     [ "${major:-0}" -ge 17 ]
@@ -74,10 +73,9 @@ find_python() {
     done
 }
 
-venv_is_usable() { [ -n "$1" ] && "$1" -c 'import venv, ensurepip' 2>/dev/null; }
-
 missing_server_packages() {
-    have redis-server || say redis-server
+    # The package redis-server starts a service of the system, now and at boot. See link_redis.
+    have redis-server || have redis-check-rdb || say redis-tools
     # The core packages have only the binaries: no service, no configuration of a system server.
     # mariadb-install-db (server-core) calls my_print_defaults (client-core).
     { have mariadbd && have mariadb-install-db; } || say mariadb-server-core
@@ -92,54 +90,8 @@ missing_python_packages() {
     # An existing environment needs neither python3-venv nor the system's Python.
     [ -x $VENV/bin/python ] && return
     python=$(find_python)
-    if [ -z "$python" ]; then
-        say python3
-        say python3-venv
-    elif ! venv_is_usable "$python"; then
-        say "$python-venv"
-    fi
-}
-
-# apt installs and *starts* Redis. policy-rc.d is Debian's way to prevent the start: invoke-rc.d and
-# deb-systemd-invoke run it before they start anything, and status 101 means "forbidden". An existing
-# file belongs to the administrator and stays; if it allows starting, Redis is not installed.
-POLICY_FILE=/usr/sbin/policy-rc.d
-POLICY_IS_OURS=no
-REDIS_IS_NEW=no
-AS_ROOT=()
-
-hold_services_back() {
-    if [ -e $POLICY_FILE ]; then
-        "${AS_ROOT[@]}" $POLICY_FILE redis-server start >/dev/null 2>&1 && fail \
-            "$POLICY_FILE lets services start at installation, so Redis would be started as a system service; install redis-server yourself, then run this again."
-        return 0
-    fi
-    POLICY_IS_OURS=yes
-    printf '#!/bin/sh\n# Created by frontrow while it installs packages; removed afterwards.\nexit 101\n' |
-        "${AS_ROOT[@]}" tee $POLICY_FILE >/dev/null
-    "${AS_ROOT[@]}" chmod 755 $POLICY_FILE
-}
-
-# Runs however the installation ends: a failure or Ctrl-C may come after Redis was set up.
-release_services() {
-    trap '' INT TERM HUP
-    if [ $REDIS_IS_NEW = yes ]; then
-        keep_redis_from_booting
-        REDIS_IS_NEW=no
-    fi
-    if [ $POLICY_IS_OURS = yes ]; then
-        "${AS_ROOT[@]}" rm -f $POLICY_FILE
-        POLICY_IS_OURS=no
-    fi
-    trap - INT TERM HUP EXIT
-}
-
-# The package's postinst enables its unit (start at boot) without asking policy-rc.d. Disabling it
-# afterwards also holds for later upgrades, which check the links, and unlike masking it lets the
-# administrator enable the service later. Both commands need no running init system.
-keep_redis_from_booting() {
-    if have update-rc.d; then "${AS_ROOT[@]}" update-rc.d redis-server disable >/dev/null 2>&1 || true; fi
-    if have systemctl; then "${AS_ROOT[@]}" systemctl disable redis-server.service >/dev/null 2>&1 || true; fi
+    [ -n "$python" ] || say python3
+    "${python:-false}" -c 'import venv, ensurepip' 2>/dev/null || say "${python:-python3}-venv"
 }
 
 install_packages() {
@@ -147,43 +99,34 @@ install_packages() {
     if ! have apt-get; then
         fail "this machine lacks $* and has no apt-get; install them by its own means, or use \`make up\`, which needs Docker and little else."
     fi
+    local as_root log=$LOG_DIR/apt.log
     if [ "$(id -u)" = 0 ]; then
-        AS_ROOT=(env)
+        as_root=(env)
     elif have sudo && sudo -n true 2>/dev/null; then
-        AS_ROOT=(sudo -n)
+        as_root=(sudo -n env)
     elif [ -t 0 ] && have sudo && say "This machine lacks $*; to install them, sudo may ask for your password." && sudo -v; then
-        AS_ROOT=(sudo)
+        as_root=(sudo env)
     else
         fail "this machine lacks $*, and neither root nor sudo is at hand: have somebody install them (apt-get install --no-install-recommends $*), or use \`make up\`, which needs Docker and little else."
     fi
-    local log=$LOG_DIR/apt.log
-    say "Installing with apt: $*"
-    case " $* " in
-        *" redis-server "*)
-            trap release_services EXIT
-            trap 'exit 130' INT TERM HUP
-            hold_services_back
-            REDIS_IS_NEW=yes
-            ;;
-    esac
-    say "  refreshing the package lists"
-    "${AS_ROOT[@]}" apt-get update >"$log" 2>&1 ||
-        say "  (apt-get update failed, going on with the lists this machine has; see $log)"
-    say "  downloading and unpacking (log: $log)"
-    # Not a pipeline: a signal while bash starts one ends it in the middle of its EXIT trap.
-    local display counting status=0
-    exec {display}> >(tee -a "$log" |
-        show_count '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up')
-    counting=$!
-    "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends "$@" >&"$display" 2>&1 || status=$?
-    exec {display}>&-
-    wait $counting || status=$?
-    if [ $status != 0 ]; then
-        tail -n 5 "$log" >&2
-        fail "apt could not install $*; the complete output is in $log."
-    fi
-    release_services
+    say "Installing with apt: $* (log: $log)"
+    "${as_root[@]}" apt-get update >$LOG_DIR/apt-update.log 2>&1 ||
+        say "  (apt-get update failed, going on with the lists this machine has; see $LOG_DIR/apt-update.log)"
+    run_logged "$log" '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up' \
+        "apt could not install $*" "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@"
+}
+
+# redis-tools has the same program as the package redis-server, under the name that makes it check a
+# file: the name decides what the program does.
+link_redis() {
+    have redis-server && return
+    mkdir -p $LOCAL_DIR/bin
+    ln -sf "$(command -v redis-check-rdb)" $LOCAL_DIR/bin/redis-server
+    redis-server --version 2>/dev/null | grep -q '^Redis server' || {
+        rm $LOCAL_DIR/bin/redis-server
+        fail "the redis-check-rdb of this machine is no Redis server; install a redis-server."
+    }
 }
 
 # --- Python ----------------------------------------------------------------------------------
@@ -194,21 +137,8 @@ runtime_stamp() { sha256sum requirements.lock | cut -c1-64; }
 dev_stamp() { cat requirements.lock requirements-dev.lock | sha256sum | cut -c1-64; }
 stamped() { [ -x $VENV/bin/python ] && [ "$(cat "$VENV/.frontrow-$1" 2>/dev/null)" = "$2" ]; }
 
-pip_install() {
-    local kind=$1 lock=$2 log=$LOG_DIR/pip.log total
-    total=$(grep -cE '^[a-zA-Z0-9].*==' "$lock")
-    say "Installing Python packages ($kind, $total at most, from $lock)"
-    if ! $VENV/bin/python -m pip install --no-input --disable-pip-version-check \
-        --require-hashes -r "$lock" 2>&1 | tee "$log" |
-        show_count '^(Collecting|Requirement already satisfied)' 'packages checked' "$total"
-    then
-        tail -n 5 "$log" >&2
-        fail "pip could not install $lock; the complete output is in $log."
-    fi
-}
-
 ensure_venv() {
-    local kind=$1 python
+    local kind=$1 lock=requirements.lock python
     if stamped dev "$(dev_stamp)"; then return; fi
     if [ "$kind" = runtime ] && stamped runtime "$(runtime_stamp)"; then return; fi
     # Without pip, its creation was interrupted.
@@ -220,13 +150,12 @@ ensure_venv() {
         "$python" -m venv $VENV
     fi
     rm -f $VENV/.frontrow-*
-    if [ "$kind" = dev ]; then
-        pip_install development requirements-dev.lock
-        dev_stamp >$VENV/.frontrow-dev
-    else
-        pip_install runtime requirements.lock
-        runtime_stamp >$VENV/.frontrow-runtime
-    fi
+    [ "$kind" = runtime ] || lock=requirements-dev.lock
+    say "Installing Python packages ($kind, $(grep -c == $lock) at most, from $lock)"
+    run_logged $LOG_DIR/pip.log '^(Collecting|Requirement already satisfied)' 'packages checked' \
+        "pip could not install $lock" $VENV/bin/python -m pip install --no-input \
+        --disable-pip-version-check --require-hashes -r $lock
+    "${kind}_stamp" >"$VENV/.frontrow-$kind"
 }
 
 # --- Kafka -----------------------------------------------------------------------------------
@@ -236,17 +165,12 @@ kafka_is_current() { [ "$(cat $KAFKA_DIR/stamp 2>/dev/null)" = "$(kafka_stamp)" 
 
 ensure_kafka() {
     kafka_is_current && return
-    local log=$LOG_DIR/maven.log
     say "Fetching Kafka's jars with Maven into $KAFKA_DIR"
     rm -rf $KAFKA_DIR
     mkdir -p $KAFKA_DIR
-    if ! mvn --batch-mode --file deploy/config/kafka/pom.xml \
-        -DoutputDirectory="$PWD/$KAFKA_DIR/libs" dependency:copy-dependencies 2>&1 | tee "$log" |
-        show_count 'Downloaded from ' 'files downloaded'
-    then
-        grep -m 3 -E 'WARNING|ERROR' "$log" >&2 || true
-        fail "Maven could not fetch Kafka; the complete output is in $log."
-    fi
+    run_logged $LOG_DIR/maven.log 'Downloaded from ' 'files downloaded' \
+        "Maven could not fetch Kafka" mvn --batch-mode --file deploy/config/kafka/pom.xml \
+        -DoutputDirectory="$PWD/$KAFKA_DIR/libs" dependency:copy-dependencies
     kafka_stamp >$KAFKA_DIR/stamp
 }
 
@@ -263,24 +187,19 @@ exec 9>$LOCAL_DIR/bootstrap.lock
 flock -n 9 || { say "Waiting for another set-up of this tree to finish"; flock 9; }
 
 case ${1:-} in
-    check)
-        install_packages $(missing_python_packages)
-        ensure_venv dev
-        ;;
-    run | test | bench)
-        install_packages $(
-            missing_server_packages
-            missing_python_packages
-            [ "$1" != bench ] || have wrk || say wrk
-        )
-        if [ "$1" = run ]; then ensure_venv runtime; else ensure_venv dev; fi
-        ensure_kafka
-        ;;
-    demo)
-        install_packages $(missing_python_packages)
-        ensure_venv runtime
-        ;;
-    *)
-        fail "usage: harness/bootstrap.sh run|test|check|bench|demo"
-        ;;
+    run | demo) kind=runtime ;;
+    check | test | bench) kind=dev ;;
+    *) fail "usage: harness/bootstrap.sh run|test|check|bench|demo" ;;
 esac
+case $1 in
+    run | test | bench) servers=yes ;;
+    *) servers=no ;;
+esac
+install_packages $(
+    missing_python_packages
+    [ $servers = no ] || missing_server_packages
+    [ "$1" != bench ] || have wrk || say wrk
+)
+[ $servers = no ] || link_redis
+ensure_venv $kind
+[ $servers = no ] || ensure_kafka

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import typer
 
@@ -56,22 +56,14 @@ def demo() -> None:
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: that of this process) and returns its exit status.
 
-    A command returns its own status, or None for 0. What `run_command` maps is mapped here too,
-    and an argument that the command does not take is one sentence and status 2.
-    """
-    return run_command(lambda: app(arguments, standalone_mode=False) or 0)
-
-
-def run_command(command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit status.
-
-    UserError and OSError become one sentence on standard error and status 2. Ctrl-C, SIGTERM and
+    A command returns its own status, or None for 0. UserError, OSError and an argument that the
+    command does not take become one sentence on standard error and status 2. Ctrl-C, SIGTERM and
     the end of the terminal request the stop (see `harness.stopping`), which becomes 128 + the
     signal's number.
     """
     with stop_on_signals():
         try:
-            return command()
+            return app(arguments, standalone_mode=False) or 0
         except UserError as error:
             _complain(str(error))
         except typer.TyperException as error:

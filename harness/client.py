@@ -28,6 +28,7 @@ from gateway.schemas import (
     Schedules,
     Seats,
 )
+from harness.errors import UserError
 
 TOKEN_HEADER = "X-Access-Token"
 _TIMEOUT_SECONDS = 30.0
@@ -35,15 +36,6 @@ _TIMEOUT_SECONDS = 30.0
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 T = TypeVar("T", bound=BaseModel, covariant=True)
-
-
-class Refused(Exception):
-    """The gateway answered with another status than 2xx."""
-
-    def __init__(self, response: AnyResponse) -> None:
-        request = response.http.request
-        super().__init__(f"{request.method} {request.url.path} answered {response.summary}")
-        self.response = response
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,10 @@ class Response(Generic[T]):
 
     @property
     def body(self) -> T:
-        """The body of a success. Raises `Refused` for another status."""
+        """The body of a success. Raises `UserError` for another status."""
         if not self.http.is_success:
-            raise Refused(self)
+            request = self.http.request
+            raise UserError(f"{request.method} {request.url.path} answered {self.summary}")
         return self._model.model_validate_json(self.http.content)
 
     @property
@@ -155,13 +148,8 @@ class Client:
         body: object = None,
         headers: dict[str, str] | None = None,
     ) -> Response[T]:
-        token = {TOKEN_HEADER: self.token} if self.token else {}
-        http = await self.http.request(
-            method,
-            path,
-            headers=token | (headers or {}),
-            **({"json": body} if body is not None else {}),  # type: ignore[arg-type]
-        )
+        headers = ({TOKEN_HEADER: self.token} if self.token else {}) | (headers or {})
+        http = await self.http.request(method, path, headers=headers, json=body)
         response = Response(http, model)
         self.token = response.token or self.token
         return response

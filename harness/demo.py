@@ -48,7 +48,7 @@ class Demo:
             if time.monotonic() > deadline:
                 raise UserError(f"still number {order} in line after {_ADMISSION_SECONDS:.0f} s.")
             self._say(f"   number {order} in line")
-            await _wait_as_told(response)
+            await _wait_before_retry(response)
         self._say("   admitted")
 
     async def _hold_a_seat(self) -> int:
@@ -56,7 +56,7 @@ class Demo:
         tries = 0
         async for seat in self._available_seats():
             self._say(f"   taking seat {seat.seat_num} (id {seat.id}) at {seat.price}")
-            response = await self._call(6, partial(self._client.reserve, seat.id), taken=409)
+            response = await self._call(6, partial(self._client.reserve, seat.id))
             if response.status_code != 409:
                 hold = response.body
                 self._say(f"   reservation {hold.reservation_id}, held until {hold.held_until}")
@@ -100,11 +100,8 @@ class Demo:
             self._say("   the payment provider has not answered yet, asking again")
             await asyncio.sleep(1)
 
-    async def _call(
-        self, step: int, send: Callable[[], Awaitable[Response[T]]], *, taken: int = 200
-    ) -> Response[T]:
-        """Sends a request, again while the shop is busy. Raises `UserError` unless the answer is a
-        success or has the status `taken`."""
+    async def _call(self, step: int, send: Callable[[], Awaitable[Response[T]]]) -> Response[T]:
+        """Sends a request, and repeats it while the shop is busy."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             began = time.monotonic()
@@ -115,18 +112,16 @@ class Demo:
                 f"{step}. {request.method} {request.url.path} → {response.status_code}"
                 f" ({took:.0f} ms)"
             )
-            if response.http.is_success or response.status_code == taken:
-                return response
             if response.status_code not in (429, 503) or time.monotonic() > deadline:
-                raise UserError(f"{request.method} {request.url.path} answered {response.summary}")
+                return response
             self._say(f"   {response.summary}; asking again")
-            await _wait_as_told(response)
+            await _wait_before_retry(response)
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-async def _wait_as_told(response: Response[T]) -> None:
+async def _wait_before_retry(response: Response[T]) -> None:
     await asyncio.sleep(min(response.retry_after or 1, 10))
 
 

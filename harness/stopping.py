@@ -1,8 +1,8 @@
 """Stops a command of the foreground in order: a signal sets a flag that every wait observes.
 
 No signal handler raises. Code is interrupted only where it calls `wait`, `run`, `run_async` or
-`raise_if_requested`, so cleaning up (`finally`, `__exit__`) runs to its end whatever signals arrive
-meanwhile. Where cleaning up uses these functions itself, it does so within `cleaning_up`.
+`raise_if_requested`, so cleaning up (`finally`, `__exit__`) runs to its end whatever signals
+arrive. Where cleaning up uses these functions itself, it does so within `cleaning_up`.
 
 Standard library only, and Python 3.9: `harness.containers` uses it too.
 """
@@ -114,17 +114,11 @@ def run(
                     if time.monotonic() > deadline:
                         raise
         finally:
-            end(process)
-
-
-def end(process: subprocess.Popen[Any]) -> None:
-    """Ends the process if it still runs: SIGTERM, at most 5 s, then SIGKILL."""
-    process.terminate()
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            process.terminate()
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:

@@ -157,38 +157,36 @@ PORTS: Mapping[str, int] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Surroundings:
-    """Where a program finds everything else, and the secrets that they share."""
+def settings(
+    program: Program,
+    *,
+    listen: Callable[[str], str],
+    target: Callable[[str], str],
+    mysql_url: Callable[[str], str],
+    redis_url: str,
+    kafka_bootstrap: str,
+    token_keys: str,
+    token_signing_key_id: str,
+) -> dict[str, str]:
+    """The settings without which a program cannot be part of a system, as environment variables.
 
-    #: Listener (a key of PORTS) → host:port to listen on.
-    listen: Callable[[str], str]
-    #: Name of a program → the address at which others call it.
-    target: Callable[[str], str]
-    #: Schema → URL.
-    mysql_url: Callable[[str], str]
-    redis_url: str
-    kafka_bootstrap: str
-    token_keys: str
-    token_signing_key_id: str
-
-
-def settings(program: Program, around: Surroundings) -> dict[str, str]:
-    """The settings without which a program cannot be part of a system, as environment variables."""
+    `listen`: listener (a key of PORTS) → host:port to listen on. `target`: name of a program → the
+    address at which others call it. `mysql_url`: schema → URL.
+    """
     found = {
-        "LISTEN": around.listen(program.name),
-        "METRICS_LISTEN": around.listen(f"{program.name}_metrics"),
+        "LISTEN": listen(program.name),
+        "METRICS_LISTEN": listen(f"{program.name}_metrics"),
     }
     if program.schema:
-        found["MYSQL_URL"] = around.mysql_url(program.schema)
+        found["MYSQL_URL"] = mysql_url(program.schema)
     if "redis" in program.servers:
-        found["REDIS_URL"] = around.redis_url
+        found["REDIS_URL"] = redis_url
     if "kafka" in program.servers:
-        found["KAFKA_BOOTSTRAP"] = around.kafka_bootstrap
+        found["KAFKA_BOOTSTRAP"] = kafka_bootstrap
     for name in program.calls:
-        found[f"{name.upper()}_ADDR"] = around.target(name)
+        found[f"{name.upper()}_ADDR"] = target(name)
     if program.verifies_tokens:
-        found["TOKEN_KEYS"] = around.token_keys
+        found["TOKEN_KEYS"] = token_keys
     if program.signs_tokens:
-        found["TOKEN_SIGNING_KEY_ID"] = around.token_signing_key_id
+        found["TOKEN_SIGNING_KEY_ID"] = token_signing_key_id
     return {program.prefix + name: value for name, value in found.items()}

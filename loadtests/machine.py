@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from harness.local.process import search_path
+
 PACKAGES = ["uvicorn", "fastapi", "starlette", "uvloop", "httptools", "grpcio", "redis", "aiomysql"]
 _PYTHON_AND_PACKAGES = f"""
 import importlib.metadata, json, platform
@@ -45,11 +47,11 @@ def _processor() -> str:
 
 def here(service: str, command: Sequence[str]) -> str:
     """Runs a command on this machine; wrk prints its version and then fails without a URL."""
-    path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+    environ = {"PATH": search_path()}
     program = sys.executable if command[0] == "python" else command[0]
     try:
         ran = subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, env={"PATH": path}, check=False
+            [program, *command[1:]], capture_output=True, text=True, env=environ, check=False
         )
     except FileNotFoundError:
         return ""

@@ -27,7 +27,7 @@ from harness.client import Client, TokenClaims, connect
 from harness.containers.engine import Container
 from harness.errors import UserError
 from harness.local import Ports, Stack
-from harness.local.programs import mysql_url, redis_url
+from harness.local.servers import mysql_url, redis_url
 from harness.local.stack import SeedSize
 from harness.local.supervisor import LOCAL
 from harness.secrets import Secrets
@@ -73,9 +73,7 @@ def opened(environ: Mapping[str, str], seed: SeedSize) -> Iterator[Target]:
     with _scratch() as folder:
         stack = Stack(folder, Ports.free(), buffer_pool="1G", inherit_settings=True)
         with stack:
-            stack.start_servers(migrate=True)
-            stack.seed(seed, show=True)
-            stack.start_services()
+            stack.start(seed=seed, show=True)
             yield target_of(stack)
             print("Stopping the stack.", flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import random
 import socket
@@ -55,47 +56,36 @@ class Ports:
             settings = [setting_of(name)]
             if name not in _SERVERS:
                 settings.append(f"{name.upper()}_LISTEN")
-            for setting in settings:
-                if value := environ.get(setting):
-                    chosen[name] = _port_number(setting, value.rpartition(":")[2])
+            for setting in filter(environ.get, settings):
+                value = environ[setting].rpartition(":")[2]
+                if not (value.isdecimal() and 0 < int(value) < 65536):
+                    raise UserError(
+                        f"{setting} must end with a port between 1 and 65535, not {value!r}."
+                    )
+                chosen[name] = int(value)
         return cls(chosen)
 
     def require_free(self) -> None:
         """Raises UserError with the ports that are taken, their purposes and the fix."""
         owners: dict[int, str] = {}
         for name, port in self.numbers.items():
-            if port in owners:
+            if (owner := owners.setdefault(port, name)) != name:
                 raise UserError(
-                    f"Port {port} is set for both {_purpose(owners[port])} and {_purpose(name)};"
-                    f" change {setting_of(name)}."
+                    f"Port {port} is set for both {owner} and {name}; change {setting_of(name)}."
                 )
-            owners[port] = name
         taken = {name: port for name, port in self.numbers.items() if not is_free(port)}
         if taken:
-            ports = ", ".join(f"{port} ({_purpose(name)})" for name, port in taken.items())
+            ports = ", ".join(f"{port} (for {name})" for name, port in taken.items())
             fix = " ".join(f"{setting_of(name)}=<port>" for name in taken)
             raise UserError(
-                f"Port {ports} is taken by another program: stop that program, or choose another"
-                f" port with {fix}."
-                if len(taken) == 1
-                else f"Ports {ports} are taken by other programs: stop those, or choose other"
-                f" ports with {fix}."
+                f"Taken by other programs: port {ports}. Stop those programs, or choose other ports"
+                f" with {fix}."
             )
 
 
 def setting_of(name: str) -> str:
     """The environment variable that changes the port `name`."""
     return f"FRONTROW_{name.upper()}_PORT"
-
-
-def _purpose(name: str) -> str:
-    return f"for {name.replace('_', ' ')}"
-
-
-def _port_number(setting: str, value: str) -> int:
-    if value.isdecimal() and 0 < int(value) < 65536:
-        return int(value)
-    raise UserError(f"{setting} must end with a port between 1 and 65535, not {value!r}.")
 
 
 def is_free(port: int) -> bool:
@@ -117,12 +107,10 @@ def free_ports(count: int) -> list[int]:
     there are not enough.
     """
     first, _, last = os.environ.get(TEST_PORTS, _ALL_TEST_PORTS).partition("-")
-    ports = range(int(first), int(last) + 1)
-    chosen: list[int] = []
-    for port in random.sample(ports, len(ports)):
-        if port not in _given and is_free(port):
-            chosen.append(port)
-            if len(chosen) == count:
-                _given.update(chosen)
-                return chosen
-    raise UserError(f"Fewer than {count} free ports between {first} and {last} on this machine.")
+    shuffled = random.sample(range(int(first), int(last) + 1), int(last) - int(first) + 1)
+    unused = (port for port in shuffled if port not in _given and is_free(port))
+    chosen = list(itertools.islice(unused, count))
+    if len(chosen) < count:
+        raise UserError(f"Fewer than {count} free ports between {first} and {last}.")
+    _given.update(chosen)
+    return chosen

@@ -11,15 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from harness import stopping as stop_request
 from harness.errors import UserError
 from harness.files import REPOSITORY
-
-# Servers are installed there, and an ordinary user may not have them on the path.
-_SYSTEM_PATHS = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 # The kernel kills our children when the *thread* that started them ends (see spawn), so this one
 # thread, which lives as long as the process, starts all of them.
@@ -29,9 +27,15 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _LOG_LIMIT = 50_000_000
 
 
+def search_path() -> str:
+    """PATH, and where servers are that an ordinary user may not have on it; see bootstrap.sh."""
+    usual = os.environ.get("PATH", os.defpath)
+    return f"{usual}:{REPOSITORY}/.local/bin:/usr/local/sbin:/usr/sbin:/sbin"
+
+
 def find_binary(name: str) -> str:
     """The path of an installed program. Raises UserError if there is none."""
-    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + _SYSTEM_PATHS)
+    path = shutil.which(name, path=search_path())
     if path is None:
         raise UserError(f"{name} is not installed: run harness/bootstrap.sh run first.")
     return path
@@ -51,9 +55,11 @@ def spawn(
     newer Pythons do not support. The command gets its own session, so that Ctrl-C in the terminal
     reaches only the supervisor, which then stops the children in order.
 
-    `env` None: our own environment. `output` None: our own standard output.
+    `env` None: our own environment. `output` None: our own standard output. Raises UserError if
+    the command is not installed.
     """
-    argv = [find_binary("setpriv"), "--pdeathsig", "KILL", "--", *command]
+    program, *arguments = command
+    argv = [find_binary("setpriv"), "--pdeathsig", "KILL", "--", find_binary(program), *arguments]
     return _spawner.submit(
         lambda: subprocess.Popen(
             argv,
@@ -88,9 +94,8 @@ def run_to_end(
     `log_path` None: its output goes to ours. Raises UserError if it fails, takes longer than
     `timeout` seconds, or the stack stops meanwhile.
     """
-    start = _end_of(log_path) if log_path else 0
-    with contextlib.ExitStack() as files:
-        output = files.enter_context(open_log(log_path)) if log_path else None
+    with open_log(log_path) if log_path else contextlib.nullcontext() as output:
+        start = output.tell() if output else 0
         child = spawn(command, env=env, output=output)
         try:
             deadline = time.monotonic() + timeout
@@ -104,88 +109,62 @@ def run_to_end(
     if stopping.is_set():
         raise UserError(f"Stopped while {what}.")
     reason = f"took longer than {timeout:.0f} s" if code is None else f"failed (exit code {code})"
-    where = f"; its log is {log_path}{tail_of(log_path, start)}" if log_path else "; see above."
+    where = f"; {tail_of(log_path, start)}" if log_path else "; see above."
     raise UserError(f"{what[0].upper()}{what[1:]} {reason}{where}")
 
 
 def open_log(path: Path) -> IO[bytes]:
     """Opens a log to append to; a very long one is moved aside first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if _end_of(path) > _LOG_LIMIT:
+    if path.exists() and path.stat().st_size > _LOG_LIMIT:
         path.replace(path.with_suffix(".log.1"))
     return path.open("ab")
 
 
-def tail_of(path: Path, start: int = 0, lines: int = 12) -> str:
-    """The last lines written since byte `start`, indented, as the end of an error message."""
-    try:
-        with path.open("rb") as log:
-            log.seek(max(start, _end_of(path) - 20_000))
-            text = log.read().decode(errors="replace").strip()
-    except OSError:
-        text = ""
-    if not text:
-        return " (empty)."
-    return ", which ends with:\n" + "\n".join("    " + line for line in text.splitlines()[-lines:])
+def tail_of(path: Path, start: int) -> str:
+    """The path of a log and its last lines since byte `start`, as the end of an error message."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError), path.open("rb") as log:
+        log.seek(max(start, log.seek(0, os.SEEK_END) - 20_000))
+        lines = log.read().decode(errors="replace").strip().splitlines()[-12:]
+    ending = ", which ends with:\n    " + "\n    ".join(lines) if lines else " (empty)."
+    return f"its log is {path}{ending}"
 
 
-def _end_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
+@dataclass(eq=False)
 class Process:
-    """A server or program of the stack. All methods may be called from any thread.
+    """A server or program of the stack. All methods may be called from any thread."""
 
-    Subclasses define what to run (`command`), what must exist first (`prepare`) and how to check
-    that it serves (`probe`).
-    """
-
+    name: str
+    #: Its first word is looked up on the path when the process starts.
+    command: Sequence[str]
+    _: KW_ONLY
+    #: Whether it serves now. May raise OSError for no.
+    probe: Callable[[], bool]
+    log_path: Path
+    #: Set once the stack stops: nothing starts after that.
+    stopping: threading.Event
+    #: Creates what must exist before it starts. Idempotent.
+    prepare: Callable[[], None] = lambda: None
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    #: host:port where it serves, as seen from this machine.
+    address: str = ""
+    cwd: Path = REPOSITORY
     #: Seconds it may take from start to serving.
-    start_timeout = 60.0
+    start_timeout: float = 60.0
     #: Seconds it may take from SIGTERM to its end, before SIGKILL.
-    stop_timeout = 15.0
-
-    def __init__(
-        self, name: str, *, log_path: Path, stopping: threading.Event, cwd: Path = REPOSITORY
-    ) -> None:
-        """`stopping` is set once the stack stops: nothing starts after that."""
-        self.name = name
-        self.log_path = log_path
-        self._cwd = cwd
-        self._stopping = stopping
-        self._lock = threading.RLock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._unswept: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-        #: True between start() and our next terminate(), kill() or stop(). If it is true and
-        #: `running` is false, the process died unexpectedly.
-        self.wanted = False
-
-    # Defined by subclasses.
-
-    def command(self, module: str | None) -> Sequence[str]:
-        """The command line. `module` replaces the entry point of a program."""
-        raise NotImplementedError
-
-    def environment(self) -> Mapping[str, str]:
-        return os.environ
-
-    def prepare(self) -> None:
-        """Creates what the process needs before it starts. Must be idempotent."""
-
-    def probe(self) -> bool:
-        """Whether it serves now. May raise OSError for no."""
-        raise NotImplementedError
-
-    # For callers.
+    stop_timeout: float = 15.0
+    #: True between start() and our next terminate(), kill() or stop(). If it is true and `running`
+    #: is false, the process died unexpectedly.
+    wanted: bool = field(init=False, default=False)
+    _child: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _unswept: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _log_start: int = field(init=False, default=0)
+    _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
 
     @property
     def running(self) -> bool:
-        child = self._child
-        return child is not None and child.poll() is None
+        return self._child is not None and self._child.poll() is None
 
     @property
     def pid(self) -> int:
@@ -204,26 +183,25 @@ class Process:
         self,
         *,
         extra_env: Mapping[str, str] | None = None,
-        module: str | None = None,
+        command: Sequence[str] | None = None,
         wait: bool = True,
     ) -> None:
         """Starts the process and, unless `wait` is false, waits until it serves.
 
-        `extra_env` and `module` (another Python module as the entry point of a program) apply to
-        this start only. Raises UserError if it runs already, dies while starting or does not serve
-        in time.
+        `extra_env` and `command` apply to this start only. Raises UserError if it runs already,
+        dies while starting or does not serve in time.
         """
         with self._lock:
             if self.running:
                 raise UserError(f"{self.name} is running already.")
             self._sweep()
             self.prepare()
-            if self._stopping.is_set():
+            if self.stopping.is_set():
                 raise UserError(f"{self.name} was not started: the stack is stopping.")
-            env = {**self.environment(), **(extra_env or {})}
+            env = {**self.environment, **(extra_env or {})}
             with open_log(self.log_path) as log:
                 self._log_start = log.tell()
-                self._child = spawn(self.command(module), env=env, cwd=self._cwd, output=log)
+                self._child = spawn(command or self.command, env=env, cwd=self.cwd, output=log)
                 self._unswept = self._child
             self.wanted = True
         if wait:
@@ -232,24 +210,17 @@ class Process:
     @property
     def ending(self) -> str:
         """How the last run ended: "exit code 1", "killed by SIGKILL"."""
-        code = self.exit_code
-        if code is None:
-            return "still running" if self.running else "never started"
+        code = self.exit_code or 0
         return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-    def how_it_ended(self) -> str:
-        """`ending`, the path of the log and its last lines."""
-        return f"{self.ending}; {self.log_tail()}"
 
     def log_tail(self) -> str:
         """The path of the log and the last lines of this run, as the end of a sentence."""
-        return f"its log is {self.log_path}{tail_of(self.log_path, self._log_start)}"
+        return tail_of(self.log_path, self._log_start)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal (SIGSTOP and SIGCONT to make it hang). No-op if it does not run."""
-        child = self._child
-        if child is not None:
-            child.send_signal(number)
+        if self._child is not None:
+            self._child.send_signal(number)
 
     def terminate(self) -> None:
         """Sends SIGTERM, without waiting."""
@@ -262,16 +233,12 @@ class Process:
         self._sweep()
 
     def wait(self, timeout: float) -> int:
-        """Waits at most `timeout` seconds for the process to end by itself.
+        """Waits at most `timeout` seconds for the started process to end by itself.
 
-        Returns its exit code (negative: the signal). Raises TimeoutError.
+        Returns its exit code (negative: the signal). Raises subprocess.TimeoutExpired.
         """
-        if self._child is None:
-            raise UserError(f"{self.name} was never started.")
-        try:
-            return self._child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{self.name} still runs after {timeout:.0f} s") from None
+        assert self._child is not None
+        return self._child.wait(timeout)
 
     def stop(self) -> bool:
         """Sends SIGTERM, waits at most `stop_timeout` seconds, then sends SIGKILL.
@@ -279,21 +246,17 @@ class Process:
         Returns false if it had to be killed.
         """
         with self._lock:
-            self.wanted = False
-            child = self._child
-            if child is None:
-                return True
-            if child.poll() is None:
-                # A process that hangs in SIGSTOP receives SIGTERM only after SIGCONT.
-                child.send_signal(signal.SIGTERM)
-                child.send_signal(signal.SIGCONT)
+            self.terminate()
+            # A process that hangs in SIGSTOP receives SIGTERM only after SIGCONT.
+            self.signal(signal.SIGCONT)
             try:
-                child.wait(self.stop_timeout)
-                in_time = True
+                if self._child is not None:
+                    self._child.wait(self.stop_timeout)
+                return True
             except subprocess.TimeoutExpired:
-                in_time = False
-            self._sweep()
-            return in_time
+                return False
+            finally:
+                self._sweep()
 
     def _sweep(self) -> None:
         """Kills what is left of the last run, including what it started itself (workers).
@@ -319,10 +282,12 @@ def wait_until_ready(processes: Sequence[Process]) -> None:
     waiting = list(processes)
     while True:
         for process in list(waiting):
-            if process._stopping.is_set():
+            if process.stopping.is_set():
                 raise UserError(f"{process.name} was stopped while it started.")
             if not process.running:
-                raise UserError(f"{process.name} died while starting: {process.how_it_ended()}")
+                raise UserError(
+                    f"{process.name} died while starting: {process.ending}; {process.log_tail()}"
+                )
             with contextlib.suppress(OSError):
                 if process.probe():
                     waiting.remove(process)
@@ -343,9 +308,7 @@ def in_parallel(tasks: Sequence[Callable[[], object]], stopping: threading.Event
     Raises the first error in the order of the tasks. If the wait itself is interrupted (Ctrl-C in
     a test run), sets `stopping`, so that the tasks end soon.
     """
-    if not tasks:
-        return
-    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+    with ThreadPoolExecutor(max_workers=max(len(tasks), 1)) as pool:
         futures = [pool.submit(task) for task in tasks]
         try:
             for future in futures:

@@ -9,25 +9,35 @@ import shutil
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pymysql
-import redis
 from pymysql.cursors import Cursor
+from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from harness.errors import UserError
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, Ports
-from harness.local.process import Process, find_binary, run_to_end
+from harness.local.process import Process, run_to_end
+from harness.secrets import Secrets
 
 KAFKA_JARS = REPOSITORY / ".local" / "lib" / "kafka" / "libs"
 KAFKA_CONFIG = REPOSITORY / "deploy" / "config" / "kafka"
-# Enough for tests and for `make run`; in Java's notation.
-_KAFKA_HEAP = "512m"
+_JAVA = (
+    "java",
+    # Enough for tests and for `make run`.
+    "-Xmx512m",
+    # Cheapest to start and to run at this heap size.
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    f"-Dlog4j2.configurationFile={KAFKA_CONFIG / 'log4j2.properties'}",
+    "-cp",
+    f"{KAFKA_JARS}/*",
+)
 
 
 def _operating_system_user() -> str:
@@ -35,67 +45,96 @@ def _operating_system_user() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-class _Server(Process):
-    """Its data is in `root`/data/<name>, its log in `root`/log/<name>.log."""
-
-    def __init__(self, name: str, root: Path, ports: Ports, stopping: threading.Event) -> None:
-        super().__init__(name, log_path=root / "log" / f"{name}.log", stopping=stopping)
-        self._data = root / "data" / name
-        self._ports = ports
+def mysql_url(schema: str, ports: Ports, secrets: Secrets) -> str:
+    """`mysql://user:password@host:port/schema`."""
+    return f"mysql://{schema}:{secrets.mysql[schema]}@{ports.address('mariadb')}/{schema}"
 
 
-class Redis(_Server):
-    stop_timeout = 10.0
-
-    def __init__(self, root: Path, ports: Ports, stopping: threading.Event) -> None:
-        super().__init__("redis", root, ports, stopping)
-
-    def prepare(self) -> None:
-        self._data.mkdir(parents=True, exist_ok=True)
-
-    def command(self, module: str | None) -> Sequence[str]:
-        options = {
-            "bind": HOST,
-            "port": str(self._ports["redis"]),
-            "dir": str(self._data),
-            "daemonize": "no",
-            # A restart loses at most the last second of the waiting room, which repairs itself.
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "save": "",
-            # A full Redis must refuse new places, not evict old ones.
-            "maxmemory-policy": "noeviction",
-        }
-        arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
-        return [find_binary("redis-server"), *arguments]
-
-    def probe(self) -> bool:
-        client = redis.Redis(
-            host=HOST, port=self._ports["redis"], socket_timeout=1, retry=Retry(NoBackoff(), 0)
-        )
-        try:
-            return bool(client.ping())
-        except redis.RedisError:  # not listening yet, or loading its data
-            return False
-        finally:
-            client.close()
+def redis_url(ports: Ports) -> str:
+    return f"redis://{ports.address('redis')}/0"
 
 
-class MariaDb(_Server):
-    # A restart after kill -9 replays the redo log first.
-    start_timeout = 120.0
-    stop_timeout = 30.0
+def redis(root: Path, ports: Ports, stopping: threading.Event) -> Process:
+    """A Redis with its data in `root`/data/redis and its log in `root`/log."""
+    data = root / "data" / "redis"
+    options = {
+        "bind": HOST,
+        "port": str(ports["redis"]),
+        "dir": str(data),
+        "daemonize": "no",
+        # A restart loses at most the last second of the waiting room, which repairs itself.
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        # A full Redis must refuse new places, not evict old ones.
+        "maxmemory-policy": "noeviction",
+    }
+
+    def probe() -> bool:
+        with Redis(
+            host=HOST, port=ports["redis"], socket_timeout=1, retry=Retry(NoBackoff(), 0)
+        ) as client:
+            try:
+                return bool(client.ping())
+            except RedisError:  # not listening yet, or loading its data
+                return False
+
+    return Process(
+        "redis",
+        ["redis-server", *(part for key, value in options.items() for part in (f"--{key}", value))],
+        prepare=lambda: data.mkdir(parents=True, exist_ok=True),
+        probe=probe,
+        log_path=root / "log" / "redis.log",
+        stopping=stopping,
+        stop_timeout=10.0,
+    )
+
+
+class MariaDb(Process):
+    """A MariaDB with its data in `root`/data/mariadb and its log in `root`/log."""
 
     def __init__(
         self, root: Path, ports: Ports, stopping: threading.Event, buffer_pool: str
     ) -> None:
-        super().__init__("mariadb", root, ports, stopping)
+        self._data = root / "data" / "mariadb"
         # Not /tmp: a MariaDB that starts deletes the temporary tables there, including those of
         # another one that is being installed.
-        self._temporary = self._data.with_name("mariadb.tmp")
-        self._buffer_pool = buffer_pool
+        self._temporary = root / "data" / "mariadb.tmp"
+        command = [
+            "mariadbd",
+            "--no-defaults",
+            f"--user={_operating_system_user()}",
+            f"--datadir={self._data}",
+            f"--tmpdir={self._temporary}",
+            # Relative to the data directory: a Unix socket's path has at most 107 bytes.
+            "--socket=mariadb.sock",
+            "--pid-file=mariadb.pid",
+            f"--bind-address={HOST}",
+            f"--port={ports['mariadb']}",
+            "--skip-name-resolve",
+            "--max-connections=400",
+            "--character-set-server=utf8mb4",
+            "--collation-server=utf8mb4_unicode_ci",
+            "--default-time-zone=+00:00",
+            "--transaction-isolation=READ-COMMITTED",
+            f"--innodb-buffer-pool-size={buffer_pool}",
+            # A successful response means durable: sync at every commit.
+            "--innodb-flush-log-at-trx-commit=1",
+            "--skip-log-bin",
+        ]
+        super().__init__(
+            "mariadb",
+            command,
+            prepare=self._install,
+            probe=self._answers,
+            log_path=root / "log" / "mariadb.log",
+            stopping=stopping,
+            # A restart after kill -9 replays the redo log first.
+            start_timeout=120.0,
+            stop_timeout=30.0,
+        )
 
-    def prepare(self) -> None:
+    def _install(self) -> None:
         self._temporary.mkdir(parents=True, exist_ok=True)
         if self._data.exists():
             return
@@ -105,7 +144,7 @@ class MariaDb(_Server):
         unfinished.mkdir(parents=True)
         run_to_end(
             [
-                find_binary("mariadb-install-db"),
+                "mariadb-install-db",
                 "--no-defaults",
                 f"--datadir={unfinished}",
                 f"--tmpdir={self._temporary}",
@@ -118,36 +157,12 @@ class MariaDb(_Server):
             ],
             what="preparing MariaDB's data directory",
             log_path=self.log_path,
-            stopping=self._stopping,
+            stopping=self.stopping,
             timeout=120,
         )
         unfinished.rename(self._data)
 
-    def command(self, module: str | None) -> Sequence[str]:
-        return [
-            find_binary("mariadbd"),
-            "--no-defaults",
-            f"--user={_operating_system_user()}",
-            f"--datadir={self._data}",
-            f"--tmpdir={self._temporary}",
-            # Relative to the data directory: a Unix socket's path has at most 107 bytes.
-            "--socket=mariadb.sock",
-            "--pid-file=mariadb.pid",
-            f"--bind-address={HOST}",
-            f"--port={self._ports['mariadb']}",
-            "--skip-name-resolve",
-            "--max-connections=400",
-            "--character-set-server=utf8mb4",
-            "--collation-server=utf8mb4_unicode_ci",
-            "--default-time-zone=+00:00",
-            "--transaction-isolation=READ-COMMITTED",
-            f"--innodb-buffer-pool-size={self._buffer_pool}",
-            # A successful response means durable: sync at every commit.
-            "--innodb-flush-log-at-trx-commit=1",
-            "--skip-log-bin",
-        ]
-
-    def probe(self) -> bool:
+    def _answers(self) -> bool:
         try:
             with self.administrator() as cursor:
                 cursor.execute("SELECT 1")
@@ -191,72 +206,53 @@ class MariaDb(_Server):
             cursor.execute(f"GRANT ALL PRIVILEGES ON `{name}`.* TO '{name}'@'{HOST}'")
 
 
-class Kafka(_Server):
-    stop_timeout = 20.0
+def kafka(root: Path, ports: Ports, stopping: threading.Event) -> Process:
+    """A Kafka with its data in `root`/data/kafka and its log in `root`/log."""
+    data, log_path = root / "data" / "kafka", root / "log" / "kafka.log"
+    config = data / "server.properties"
+    broker, controller = ports.address("kafka"), ports.address("kafka_controller")
 
-    def __init__(self, root: Path, ports: Ports, stopping: threading.Event) -> None:
-        super().__init__("kafka", root, ports, stopping)
-
-    @property
-    def _config(self) -> Path:
-        return self._data / "server.properties"
-
-    def prepare(self) -> None:
+    def prepare() -> None:
         if not KAFKA_JARS.is_dir():
             raise UserError(
                 f"Kafka's jars are not in {KAFKA_JARS}: run harness/bootstrap.sh run first."
             )
-        self._data.mkdir(parents=True, exist_ok=True)
-        # Written at each start, because the ports may have changed.
-        self._config.write_text(self._settings())
-        if (self._data / "logs" / "meta.properties").exists():
-            return
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        run_to_end(
-            # With "=", because one id in 64 begins with "-", as options do.
-            self._java(
-                "kafka.tools.StorageTool",
-                "format",
-                f"--cluster-id={cluster_id}",
-                f"--config={self._config}",
-            ),
-            what="formatting Kafka's storage",
-            log_path=self.log_path,
-            stopping=self._stopping,
-            timeout=120,
-        )
-
-    def _settings(self) -> str:
-        """Those of the container, with our own ports and folder: the last line of a key counts."""
-        broker, controller = self._ports.address("kafka"), self._ports.address("kafka_controller")
-        return (
+        data.mkdir(parents=True, exist_ok=True)
+        # Written at each start, because the ports may have changed. Settings of the container, with
+        # our own ports and folder: the last line of a key counts.
+        config.write_text(
             (KAFKA_CONFIG / "server.properties").read_text()
             + f"controller.quorum.voters=1@{controller}\n"
             + f"listeners=CONTAINERS://{broker},CONTROLLER://{controller}\n"
             + f"advertised.listeners=CONTAINERS://{broker}\n"
-            + f"log.dirs={self._data / 'logs'}\n"
+            + f"log.dirs={data / 'logs'}\n"
             # Tests shorten the sessions of their consumers below Kafka's minimum of 6 s.
             + "group.min.session.timeout.ms=500\n"
         )
+        if (data / "logs" / "meta.properties").exists():
+            return
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        # With "=", because one id in 64 begins with "-", as options do.
+        arguments = ("format", f"--cluster-id={cluster_id}", f"--config={config}")
+        run_to_end(
+            [*_JAVA, "kafka.tools.StorageTool", *arguments],
+            what="formatting Kafka's storage",
+            log_path=log_path,
+            stopping=stopping,
+            timeout=120,
+        )
 
-    def _java(self, main_class: str, *arguments: object) -> list[str]:
-        return [
-            find_binary("java"),
-            f"-Xmx{_KAFKA_HEAP}",
-            # Cheapest to start and to run at this heap size.
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            f"-Dlog4j2.configurationFile={KAFKA_CONFIG / 'log4j2.properties'}",
-            "-cp",
-            f"{KAFKA_JARS}/*",
-            main_class,
-            *map(str, arguments),
-        ]
-
-    def command(self, module: str | None) -> Sequence[str]:
-        return self._java("kafka.Kafka", self._config)
-
-    def probe(self) -> bool:
+    def probe() -> bool:
         # The broker opens its port last.
-        with socket.create_connection((HOST, self._ports["kafka"]), timeout=1):
+        with socket.create_connection((HOST, ports["kafka"]), timeout=1):
             return True
+
+    return Process(
+        "kafka",
+        [*_JAVA, "kafka.Kafka", str(config)],
+        prepare=prepare,
+        probe=probe,
+        log_path=log_path,
+        stopping=stopping,
+        stop_timeout=20.0,
+    )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from harness import topology
-from harness.local import programs
+from harness.files import REPOSITORY
 from harness.local.ports import HOST, Ports, free_ports
 from harness.local.process import Process, in_parallel, run_to_end, wait_until_ready
-from harness.local.programs import PYTHON, ProgramProcess
-from harness.local.servers import Kafka, MariaDb, Redis
+from harness.local.servers import MariaDb, kafka, mysql_url, redis, redis_url
 from harness.secrets import Secrets
 
 SeedSize = Literal["full", "small", "none"]
+PYTHON = str(REPOSITORY / ".venv" / "bin" / "python")
 
 
 class Stack:
@@ -51,9 +52,9 @@ class Stack:
         self._program_env = program_env or {}
         self._inherit_settings = inherit_settings
         self._stopping = threading.Event()
-        self.redis = Redis(self.root, ports, self._stopping)
+        self.redis = redis(self.root, ports, self._stopping)
         self.mariadb = MariaDb(self.root, ports, self._stopping, buffer_pool)
-        self.kafka = Kafka(self.root, ports, self._stopping)
+        self.kafka = kafka(self.root, ports, self._stopping)
         self.servers: list[Process] = [self.redis, self.mariadb, self.kafka]
         self.programs = [
             self._program(program, program.module, {}) for program in topology.PROGRAMS
@@ -67,7 +68,7 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        return programs.redis_url(self.ports)
+        return redis_url(self.ports)
 
     @property
     def kafka_bootstrap(self) -> str:
@@ -75,55 +76,45 @@ class Stack:
 
     def mysql_url(self, schema: str) -> str:
         """`mysql://user:password@host:port/schema`."""
-        return programs.mysql_url(schema, self.ports, self.secrets)
+        return mysql_url(schema, self.ports, self.secrets)
 
     def address(self, program: str) -> str:
         """host:port of a program or a replica."""
-        process = self.process(program)
-        if not isinstance(process, ProgramProcess):
-            raise ValueError(f"{program} is a server: the stack has its URL")
-        return process.address
+        return self.process(program).address
 
     def environment(self, program: str) -> Mapping[str, str]:
         """The whole environment a program (or a replica) is started with."""
-        return self.process(program).environment()
+        return self.process(program).environment
 
     def process(self, name: str) -> Process:
         """`redis`, `mariadb`, `kafka`, a program by its module name, or a replica by its name."""
-        for process in self.processes():
-            if process.name == name:
-                return process
-        raise KeyError(f"no such process: {name}")
+        return {process.name: process for process in self.processes()}[name]
 
     def processes(self) -> list[Process]:
         return [*self.servers, *self.programs]
 
     # --- starting ------------------------------------------------------------------------
 
-    def start(self, *, seed: SeedSize = "small") -> None:
+    def start(self, *, seed: SeedSize = "small", show: bool = False) -> None:
         """Starts servers, creates databases, topics and seats, and starts the programs.
 
-        On any error everything is stopped again.
+        `show`: see `seed`. On any error everything is stopped again.
         """
         try:
-            self.start_servers(migrate=True)
-            self.seed(seed)
+            self.start_servers()
+            self.seed(seed, show=show)
             self.start_services()
         except BaseException:
             self.stop()
             raise
 
-    def start_servers(self, *, migrate: bool = False) -> None:
-        """Starts Redis, MariaDB with its schemas and users, and Kafka with its topics in parallel.
-
-        `migrate`: runs the migrations too, as soon as MariaDB serves; Kafka takes longer to start.
-        """
+    def start_servers(self) -> None:
+        """Starts Redis, MariaDB with its tables, and Kafka with its topics, in parallel."""
 
         def mariadb() -> None:
             self.mariadb.start()
             self.create_databases()
-            if migrate:
-                self.migrate()
+            self.migrate()
 
         def kafka() -> None:
             self.kafka.start()
@@ -139,7 +130,7 @@ class Stack:
     def create_topics(self) -> None:
         """Creates the missing Kafka topics. Log: topics.log."""
         run_to_end(
-            [str(PYTHON), "-m", "protos.topics"],
+            [PYTHON, "-m", "protos.topics"],
             what="creating Kafka's topics",
             env={**os.environ, "KAFKA_BOOTSTRAP": self.kafka_bootstrap},
             log_path=self._log("topics"),
@@ -152,7 +143,7 @@ class Stack:
 
         def migrate_one(name: str) -> None:
             run_to_end(
-                [str(PYTHON), "-m", "servicekit.migrate", name],
+                [PYTHON, "-m", "servicekit.migrate", name],
                 what=f"migrating {name}",
                 env=self.environment(name),
                 log_path=self._log(f"migrate-{name}"),
@@ -171,7 +162,7 @@ class Stack:
         if size == "none":
             return
         run_to_end(
-            [str(PYTHON), "-m", "concert_service.seed"],
+            [PYTHON, "-m", "concert_service.seed"],
             what="seeding concerts",
             env={**self.environment("concert_service"), "SEED": size},
             log_path=None if show else self._log("seed"),
@@ -181,23 +172,20 @@ class Stack:
 
     def start_services(self, only: Iterable[str] | None = None) -> None:
         """Starts programs or replicas (by name; default all) at once and waits for all."""
-        names = list(topology.BY_MODULE) if only is None else list(only)
-        chosen = [self.process(name) for name in names]
+        chosen = [self.process(name) for name in only or topology.BY_MODULE]
         for process in chosen:
             process.start(wait=False)
         # The gateway comes last: it waits for the services, and an error must name the service
         # that failed.
         wait_until_ready(chosen)
 
-    def add_replica(
-        self, module: str, extra_env: Mapping[str, str] | None = None
-    ) -> ProgramProcess:
+    def add_replica(self, module: str, extra_env: Mapping[str, str] | None = None) -> Process:
         """Adds a program beside the first of its kind, on free ports; does not start it.
 
         Its name is <module>_2, _3, …; find it later with process(name).
         """
         program = topology.BY_MODULE[module]
-        number = 1 + sum(other.program == program for other in self.programs)
+        number = 1 + sum(other.name.startswith(module) for other in self.programs)
         listen, metrics = free_ports(2)
         env = {
             f"{program.prefix}LISTEN": f"{HOST}:{listen}",
@@ -224,8 +212,8 @@ class Stack:
 
         # In this order, so that running requests can still be completed. The servers are
         # independent of each other and stop together.
-        gateways = [process for process in self.programs if process.program.name == "gateway"]
-        services = [process for process in self.programs if process.program.name != "gateway"]
+        gateways = [process for process in self.programs if process.name.startswith("gateway")]
+        services = [process for process in self.programs if process not in gateways]
         for group in (gateways, services, self.servers):
             in_parallel([partial(stop_one, process) for process in group], self._stopping)
         return killed
@@ -233,28 +221,66 @@ class Stack:
     def __enter__(self) -> Stack:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
-
-    # -------------------------------------------------------------------------------------
 
     def _log(self, name: str) -> Path:
         return self.root / "log" / f"{name}.log"
 
     def _program(
         self, program: topology.Program, name: str, extra_env: Mapping[str, str]
-    ) -> ProgramProcess:
-        env = programs.environment(
-            program,
-            programs.settings(program, self.ports, self.secrets),
-            {**self._program_env.get(program.module, {}), **extra_env},
-            inherit_settings=self._inherit_settings,
+    ) -> Process:
+        prefixes = tuple(each.prefix for each in topology.PROGRAMS)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if self._inherit_settings or not name.startswith(prefixes)
+        }
+        env = {
+            **inherited,
+            **topology.settings(
+                program,
+                listen=self.ports.address,
+                target=self.ports.address,
+                mysql_url=self.mysql_url,
+                redis_url=self.redis_url,
+                kafka_bootstrap=self.kafka_bootstrap,
+                token_keys=json.dumps(self.secrets.token_keys),
+                token_signing_key_id=self.secrets.token_signing_key_id,
+            ),
+            **{name: value for name, value in inherited.items() if name.startswith(program.prefix)},
+            # The log must have what a program printed before it was killed.
+            "PYTHONUNBUFFERED": "1",
+            **self._program_env.get(program.module, {}),
+            **extra_env,
+        }
+
+        def address(variable: str) -> str:
+            host, _, port = env[program.prefix + variable].rpartition(":")
+            return f"{HOST if host in ('', '0.0.0.0', '[::]') else host}:{port}"
+
+        port, path = program.health_check
+        health = address("LISTEN" if port == program.port else "METRICS_LISTEN")
+        return Process(
+            name,
+            [PYTHON, "-m", program.module],
+            probe=lambda: http_status(health, path) == 200,
+            log_path=self._log(name),
+            stopping=self._stopping,
+            environment=env,
+            address=address("LISTEN"),
+            # A program drains for 10 s by default.
+            stop_timeout=20.0,
         )
-        return ProgramProcess(
-            program, name=name, env=env, log_path=self._log(name), stopping=self._stopping
-        )
+
+
+def http_status(address: str, path: str) -> int:
+    """The status that GET answers; 0 for another protocol than HTTP. Raises OSError for none."""
+    connection = http.client.HTTPConnection(address, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except http.client.HTTPException:
+        return 0
+    finally:
+        connection.close()

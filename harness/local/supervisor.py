@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import IO, NoReturn
 
@@ -17,13 +18,12 @@ from rich.console import Console
 from harness import stopping
 from harness.errors import UserError
 from harness.files import REPOSITORY
-from harness.local.journey import curl_journey
 from harness.local.ports import Ports
 from harness.local.process import Process
 from harness.local.stack import SeedSize, Stack
 
 LOCAL = REPOSITORY / ".local"
-_LOCK = LOCAL / "supervisor.lock"
+_LOCK = "supervisor.lock"
 
 # A first start writes about 400 MB (1.5 million seats, MariaDB's redo log). With less free space
 # than this, the servers fail with errors that are hard to read.
@@ -38,6 +38,33 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 15.0
 _STOP_TIMEOUT = 90.0
 
 
+# Ids are taken from the answers, so that it can be pasted as often as one likes.
+_JOURNEY = r"""
+Frontrow serves on {url} (API documentation: {url}/docs)
+
+Buy a ticket (make demo does the same and explains it):
+
+  URL={url}; USER_ID=$RANDOM$RANDOM; JSON='Content-Type: application/json'
+  first_available() { tr '{' '\n' | grep '"AVAILABLE"' | grep -oE '"id": ?[0-9]+' | grep -oE '[0-9]+' | head -n 1; }
+  ENTERED=$(curl -si "$URL/queues/enqueue" -H "$JSON" -d "{\"userId\": $USER_ID}"); echo "$ENTERED" | tail -n 1
+  TOKEN=$(echo "$ENTERED" | sed -n 's/^x-access-token: *//Ip' | tr -d '\r')
+  curl -s "$URL/queues/order" -H "X-Access-Token: $TOKEN"; echo
+  curl -s "$URL/concerts?pageSize=3" -H "X-Access-Token: $TOKEN"; echo
+  SCHEDULE=$(curl -s "$URL/concerts/1/schedules" -H "X-Access-Token: $TOKEN" | first_available)
+  SEAT=$(curl -s "$URL/concerts/schedules/$SCHEDULE/seats" -H "X-Access-Token: $TOKEN" | first_available)
+  HELD=$(curl -s "$URL/concerts/reservation" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID, \"concertSeatId\": $SEAT}"); echo "$HELD"
+  RESERVATION=$(echo "$HELD" | grep -oE '"reservationId": ?[0-9]+' | grep -oE '[0-9]+')
+  curl -s "$URL/concerts/reservations/$RESERVATION/pay" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID}"; echo
+
+Stop with Ctrl-C, or with make stop from elsewhere.
+"""  # noqa: E501
+
+
+def journey(url: str) -> str:
+    """The address and the seven public routes, to be pasted into a shell with curl."""
+    return _JOURNEY.replace("{url}", url)
+
+
 def run(environ: Mapping[str, str]) -> int:
     """Starts everything, prints where it serves, and watches it until a stop is requested.
 
@@ -49,12 +76,11 @@ def run(environ: Mapping[str, str]) -> int:
     with _only_one():
         ports = Ports.from_environ(environ)
         ports.require_free()
-        _require_disk()
-        _require_own_data()
+        _require_disk_and_own_data()
         stack = Stack(LOCAL, ports, buffer_pool="1G", inherit_settings=True)
         try:
             _start(stack, seed, console)
-            console.print(curl_journey(stack.gateway_url), markup=False)
+            console.print(journey(stack.gateway_url), markup=False)
             Watcher(stack, console).watch()
         except stopping.Stopped:
             return 0
@@ -76,10 +102,9 @@ def _start(stack: Stack, seed: SeedSize, console: Console) -> None:
     ports = stack.ports
     servers = f"Redis ({ports['redis']}), MariaDB ({ports['mariadb']}) and Kafka ({ports['kafka']})"
     with _step(console, f"{servers}, and the migrations"):
-        stack.start_servers(migrate=True)
+        stack.start_servers()
     if seed != "none":
-        # It shows its own progress.
-        with _step(console, f"Concerts, schedules and seats (SEED={seed})", spin=False):
+        with _step(console, f"Concerts, schedules and seats (SEED={seed})"):
             stack.seed(seed, show=True)
     with _step(console, "The four services and the gateway"):
         stack.start_services()
@@ -87,14 +112,10 @@ def _start(stack: Stack, seed: SeedSize, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _step(console: Console, what: str, *, spin: bool = True) -> Iterator[None]:
+def _step(console: Console, what: str) -> Iterator[None]:
     began = time.monotonic()
-    if spin and console.is_terminal:
-        with console.status(f"{what} …"):
-            yield
-    else:
-        console.print(f"… {what}", markup=False)
-        yield
+    console.print(f"… {what}", markup=False)
+    yield
     console.print(f"✓ {what} ({time.monotonic() - began:.1f} s)", markup=False)
 
 
@@ -115,18 +136,16 @@ def _seed_size(value: str) -> SeedSize:
             raise UserError(f"SEED must be full, small or none, not {value!r}.")
 
 
-def _require_disk() -> None:
+def _require_disk_and_own_data() -> None:
+    data = LOCAL / "data"
     free = shutil.disk_usage(LOCAL).free
-    if not (LOCAL / "data" / "mariadb").exists() and free < _DISK_NEEDED:
+    if not (data / "mariadb").exists() and free < _DISK_NEEDED:
         raise UserError(
             f"Only {free // 1_000_000} MB are free on the disk of {LOCAL}, and a first start needs"
             f" {_DISK_NEEDED // 1_000_000} MB: free some space, or start with SEED=none."
         )
-
-
-def _require_own_data() -> None:
-    """Another user's data cannot be served: the files are closed, and MariaDB admits only them."""
-    for path in (LOCAL / "data").glob("*"):
+    # Another user's files are closed to us, and their MariaDB admits only them.
+    for path in data.glob("*"):
         if path.stat().st_uid != os.geteuid():
             raise UserError(
                 f"{path} belongs to {path.owner()}, who ran this before: run it as that user, or"
@@ -140,7 +159,7 @@ class Watcher:
     def __init__(self, stack: Stack, console: Console) -> None:
         self._stack = stack
         self._console = console
-        self._deaths: dict[str, list[float]] = {}
+        self._deaths: defaultdict[str, list[float]] = defaultdict(list)
         self._restart_at: dict[str, float] = {}
         self._restarted: set[str] = set()
 
@@ -153,29 +172,27 @@ class Watcher:
 
     def check(self, process: Process) -> None:
         """Notes a death, restarts the process when its delay is over, reports when it serves."""
-        name = process.name
+        name, now = process.name, time.monotonic()
         if process.running:
-            if name in self._restarted and _serves(process):
-                self._restarted.discard(name)
-                self._console.print(f"{name} serves again.")
-        elif process.wanted:
-            now = time.monotonic()
-            if name not in self._restart_at:
-                self._restart_at[name] = now + self._note_death(process, now)
-            elif now >= self._restart_at[name]:
-                del self._restart_at[name]
-                self._restarted.add(name)
-                process.start(wait=False)
+            with contextlib.suppress(OSError):
+                if name in self._restarted and process.probe():
+                    self._restarted.discard(name)
+                    self._console.print(f"{name} serves again.")
+        elif process.wanted and name not in self._restart_at:
+            self._restart_at[name] = now + self._note_death(process, now)
+        elif process.wanted and now >= self._restart_at[name]:
+            del self._restart_at[name]
+            self._restarted.add(name)
+            process.start(wait=False)
 
     def _note_death(self, process: Process, now: float) -> float:
         """Returns the delay before the restart, in seconds."""
-        deaths = [at for at in self._deaths.get(process.name, []) if now - at < _DEATH_WINDOW]
-        deaths.append(now)
-        self._deaths[process.name] = deaths
+        deaths = self._deaths[process.name]
+        deaths[:] = [*(at for at in deaths if now - at < _DEATH_WINDOW), now]
         if len(deaths) > _MAX_DEATHS:
             raise UserError(
                 f"{process.name} died {len(deaths)} times within {_DEATH_WINDOW:.0f} s and is not"
-                f" restarted: {process.how_it_ended()}"
+                f" restarted: {process.ending}; {process.log_tail()}"
             )
         delay = float(min(_FIRST_DELAY * 2 ** (len(deaths) - 1), _LONGEST_DELAY))
         self._console.print(
@@ -185,27 +202,14 @@ class Watcher:
         return delay
 
 
-def _serves(process: Process) -> bool:
-    try:
-        return process.probe()
-    except OSError:
-        return False
-
-
-# --- one at a time ---------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _only_one() -> Iterator[None]:
     """Holds the lock that means "running". A lock, unlike a pid file, cannot be stale."""
     LOCAL.mkdir(exist_ok=True)
-    with _LOCK.open("a+") as lock:
-        if not _try_lock(lock):
-            raise UserError(
-                f"Frontrow is running already (process {_pid_in(lock)}): stop it with make stop."
-            )
-        lock.seek(0)
-        lock.truncate()
+    with (LOCAL / _LOCK).open("a+") as lock:
+        if (pid := _lock_or_pid(lock)) is not None:
+            raise UserError(f"Frontrow is running already (process {pid}): stop it with make stop.")
+        lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
@@ -214,23 +218,20 @@ def _only_one() -> Iterator[None]:
 def running_pid() -> int | None:
     """The process id of the supervisor that runs from this tree, or None."""
     try:
-        with _LOCK.open("r") as lock:
-            return None if _try_lock(lock) else _pid_in(lock)
+        with (LOCAL / _LOCK).open() as lock:
+            return _lock_or_pid(lock)
     except FileNotFoundError:
         return None
 
 
-def _try_lock(lock: IO[str]) -> bool:
+def _lock_or_pid(lock: IO[str]) -> int | None:
+    """Locks the file; returns the process id in it if another process has locked it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
-
-
-def _pid_in(lock: IO[str]) -> int:
-    lock.seek(0)
-    return int(lock.read() or 0)
+        lock.seek(0)
+        return int(lock.read() or 0)
+    return None
 
 
 def stop_running() -> int:

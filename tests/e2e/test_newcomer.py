@@ -8,7 +8,7 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
-from harness.local.journey import curl_journey
+from harness.local.supervisor import journey
 from tests.e2e.shop import Fan, Shop, eventually
 
 
@@ -39,7 +39,7 @@ async def assert_bought(fan: Fan, reservation: int) -> None:
 
 
 async def test_the_printed_journey_buys_a_ticket(shop: Shop) -> None:
-    text = curl_journey(shop.url())
+    text = journey(shop.url())
     assert f"Frontrow serves on {shop.url()}" in text
     commands = "".join(line for line in text.splitlines(keepends=True) if line.startswith("  "))
     said = await output_of(

@@ -6,6 +6,7 @@ the programs know nothing of it.
 
 import asyncio
 import signal
+import sys
 
 import pytest
 
@@ -49,7 +50,9 @@ async def arm(stack: Stack, step: str, **env: str) -> None:
     program = stack.process(program_of(step))
     await in_thread(program.stop)
     await asyncio.to_thread(
-        program.start, extra_env={**env, "CRASH_AT": step}, module="tests.faults.crash_at"
+        program.start,
+        extra_env={**env, "CRASH_AT": step},
+        command=[sys.executable, "-m", "tests.faults.crash_at"],
     )
 
 

@@ -12,11 +12,10 @@ from harness.errors import UserError
 from harness.local import supervisor
 
 
-def _raises(error: Exception) -> Callable[[], int]:
-    def command() -> int:
-        raise error
-
-    return command
+def status_of(command: Callable[[], int]) -> int:
+    app = typer.Typer()
+    app.command()(command)
+    return cli.run_app(app, [])
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,10 @@ def _raises(error: Exception) -> Callable[[], int]:
 def test_an_expected_error_is_one_sentence(
     error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run_command(_raises(error)) == 2
+    def command() -> int:
+        raise error
+
+    assert status_of(command) == 2
     output = capsys.readouterr().err
     assert output.startswith(f"frontrow: {sentence}")
     assert output.count("\n") == 1
@@ -44,14 +46,12 @@ def test_a_stop_request_is_the_status(number: int, capsys: pytest.CaptureFixture
         stopping.wait(60)
         return 0
 
-    assert cli.run_command(command) == 128 + number
+    assert status_of(command) == 128 + number
     assert capsys.readouterr().err == "frontrow: Stopped.\n"
 
 
 def test_the_status_of_a_command_is_the_exit_status() -> None:
-    app = typer.Typer()
-    app.command()(lambda: 3)
-    assert cli.run_app(app, []) == 3
+    assert status_of(lambda: 3) == 3
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["clean", "--everything"], []])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,40 +20,30 @@ from harness.errors import UserError
 from harness.local import Process
 from harness.local.process import in_parallel, run_to_end
 
-
-class Script(Process):
-    """A Python script that serves once it has written the file `ready`."""
-
-    # Generous: other tests may keep the machine busy.
-    start_timeout = 30.0
-    stop_timeout = 10.0
-
-    def __init__(self, script: str, directory: Path) -> None:
-        super().__init__(
-            "script", log_path=directory / "log", cwd=directory, stopping=threading.Event()
-        )
-        self._script = script
-        self._ready = directory / "ready"
-
-    def prepare(self) -> None:
-        self._ready.unlink(missing_ok=True)
-
-    def command(self, module: str | None) -> Sequence[str]:
-        return [sys.executable, "-c", textwrap.dedent(self._script)]
-
-    def probe(self) -> bool:
-        return self._ready.exists()
-
-
-Make = Callable[[str], Script]
+Make = Callable[..., Process]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Script] = []
+    """Makes the process of a Python script that serves once it has written the file `ready`."""
+    made: list[Process] = []
 
-    def make_one(script: str) -> Script:
-        made.append(Script(script, tmp_path))
+    # Generous: other tests may keep the machine busy.
+    def make_one(script: str, start_timeout: float = 30.0, stop_timeout: float = 10.0) -> Process:
+        ready = tmp_path / "ready"
+        made.append(
+            Process(
+                "script",
+                [sys.executable, "-c", textwrap.dedent(script)],
+                prepare=lambda: ready.unlink(missing_ok=True),
+                probe=ready.exists,
+                log_path=tmp_path / "log",
+                cwd=tmp_path,
+                stopping=threading.Event(),
+                start_timeout=start_timeout,
+                stop_timeout=stop_timeout,
+            )
+        )
         return made[-1]
 
     yield make_one
@@ -81,18 +72,12 @@ HAS_A_CHILD = """
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + 30
-    while alive(pid):
-        assert time.monotonic() < deadline, "it still runs"
-        time.sleep(0.02)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "it still runs"
+            time.sleep(0.02)
 
 
 def test_it_starts_stops_and_starts_again_with_another_environment(make: Make) -> None:
@@ -109,8 +94,7 @@ def test_it_starts_stops_and_starts_again_with_another_environment(make: Make) -
 
 
 def test_a_process_that_ignores_sigterm_is_killed(make: Make) -> None:
-    script = make(IGNORES_SIGTERM)
-    script.stop_timeout = 0.3
+    script = make(IGNORES_SIGTERM, stop_timeout=0.3)
     script.start()
     pid = script.pid
     assert not script.stop(), "it reports the kill"
@@ -131,10 +115,8 @@ def test_a_death_while_starting_is_reported_with_the_end_of_the_log(make: Make) 
 
 
 def test_a_process_that_never_serves_is_reported(make: Make) -> None:
-    script = make("import time; time.sleep(60)")
-    script.start_timeout = 0.2
     with pytest.raises(UserError, match="does not serve after 0 s"):
-        script.start()
+        make("import time; time.sleep(60)", start_timeout=0.2).start()
 
 
 def test_only_a_death_that_we_did_not_cause_is_unexpected(make: Make) -> None:
@@ -159,7 +141,7 @@ def test_its_children_are_killed_with_it(make: Make) -> None:
 
 def test_nothing_starts_once_the_stack_is_stopping(make: Make) -> None:
     script = make(SERVES)
-    script._stopping.set()
+    script.stopping.set()
     with pytest.raises(UserError, match="stopping"):
         script.start()
 
@@ -183,7 +165,7 @@ def test_children_die_with_a_supervisor_that_is_killed(repository: Path) -> None
         assert supervisor.stdout is not None
         child = int(supervisor.stdout.readline())
         time.sleep(0.2)
-        assert alive(child)
+        assert psutil.pid_exists(child)
         supervisor.kill()
         wait_for_end(child)
 

@@ -26,7 +26,6 @@ PROGRAM = """
     from harness import cli
     from harness.local import supervisor
     supervisor.LOCAL = Path(sys.argv.pop(1))
-    supervisor._LOCK = supervisor.LOCAL / "supervisor.lock"
     sys.exit(cli.run_app(cli.app))
 """
 

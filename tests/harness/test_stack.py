@@ -54,18 +54,10 @@ def test_settings_of_the_shell_count_only_under_make_run(
 def test_a_replica_has_ports_of_its_own(tmp_path: Path) -> None:
     stack = Stack(tmp_path, Ports.free())
     replica = stack.add_replica("queue_service", {"QUEUE_CAPACITY": "5"})
-    assert replica.name == "queue_service_2"
     assert stack.process("queue_service_2") is replica
-    assert replica.address != stack.address("queue_service")
-    assert replica.environment()["QUEUE_CAPACITY"] == "5"
+    assert replica.environment["QUEUE_CAPACITY"] == "5"
     assert stack.add_replica("queue_service").name == "queue_service_3"
-
-
-def test_every_program_has_an_address(tmp_path: Path) -> None:
-    stack = Stack(tmp_path, Ports.free())
-    assert len({stack.address(name) for name in BY_MODULE}) == len(BY_MODULE)
-    with pytest.raises(KeyError):
-        stack.process("nobody")
+    assert len({program.address for program in stack.programs}) == len(BY_MODULE) + 2
 
 
 def test_kafka_accepts_every_cluster_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,24 +72,6 @@ def test_a_coroutine_cleans_up_before_the_stop_is_reported() -> None:
     assert cleaned_up
 
 
-class Finalized:
-    """Receives a signal while Python finalizes it, where an exception would be lost."""
-
-    def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
-
-
-def test_a_signal_within_a_finalizer_is_not_lost() -> None:
-    def work() -> None:
-        finalized = Finalized()
-        del finalized
-        stopping.wait(60)
-
-    with pytest.raises(Stopped), stop_on_signals():
-        work()
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_does_not_cut_the_stopping_short(number: int) -> None:
     stopped_in_order = False

@@ -1,6 +1,7 @@
 """compose.yml and README.md repeat the topology. Constants of the services agree with it."""
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from docs.generate import PROGRAMS as DOCUMENTED
 from docs.generate import settings_class
 from harness import topology
 from harness.files import REPOSITORY
-from harness.topology import JOBS, PROGRAMS, SCHEMAS, SERVERS, Program, Surroundings
+from harness.topology import JOBS, PROGRAMS, SCHEMAS, SERVERS, Program
 from protos import topics
 
 
@@ -47,7 +48,8 @@ each_program = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: 
 
 ALL_ADDRESSES = "0.0.0.0"
 CONTAINER_PORTS = {server.name: server.container_port for server in SERVERS}
-IN_CONTAINERS = Surroundings(
+settings_in_containers = partial(
+    topology.settings,
     listen=lambda name: f"{ALL_ADDRESSES}:{topology.PORTS[name]}",
     target=lambda name: f"dns:///{name}:{topology.PORTS[name]}",
     mysql_url=lambda schema: (
@@ -69,7 +71,7 @@ def test_compose_has_these_containers_and_no_other() -> None:
 def test_a_container_has_the_command_settings_and_networks_of_its_program(program: Program) -> None:
     service = SERVICES[program.name]
     assert service.command == ["python", "-m", program.module]
-    expected = topology.settings(program, IN_CONTAINERS)
+    expected = settings_in_containers(program)
     assert {name: service.environment.get(name) for name in expected} == expected
     others = service.environment.keys() - expected.keys()
     assert all(re.fullmatch(r"\$\{\w+:?\?\}", service.environment[name]) for name in others)
@@ -123,7 +125,7 @@ def test_each_server_is_alone_in_its_network_and_only_two_networks_lead_out() ->
     assert set(COMPOSE.networks) - internal == {"outside", "provider"}
 
 
-def test_mariadb_is_told_the_schemas() -> None:
+def test_mariadb_creates_the_schemas() -> None:
     assert set(SERVICES["mariadb"].environment) == {f"MYSQL_{s.upper()}_PASSWORD" for s in SCHEMAS}
     start = (REPOSITORY / "deploy" / "config" / "mariadb" / "start.sh").read_text()
     assert f"for schema in {' '.join(SCHEMAS)}; do" in start
@@ -133,7 +135,7 @@ def test_mariadb_is_told_the_schemas() -> None:
 def test_the_settings_of_the_topology_are_settings_of_the_program(program: Program) -> None:
     """Under the same names, and with the ports of `make run` as defaults."""
     fields = settings_class(program.module).model_fields
-    required = topology.settings(program, IN_CONTAINERS)
+    required = settings_in_containers(program)
     assert required.keys() <= {(program.prefix + name).upper() for name in fields}
     assert fields["listen"].default == f"127.0.0.1:{program.port}"
     assert fields["metrics_listen"].default == f"127.0.0.1:{program.metrics_port}"
@@ -162,7 +164,7 @@ def test_every_event_topic_has_a_publisher_and_dead_letters() -> None:
 
 
 @each_program
-def test_who_consumes_has_a_group(program: Program) -> None:
+def test_a_consumer_has_a_group(program: Program) -> None:
     group = getattr(topics, f"{program.name.upper()}_GROUP", None)
     assert group == (program.module if program.consumes else None)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from harness.local.process import find_binary
 from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules, Standing
 from queue_service.ports import WaitingRoom
 from queue_service.repository import RedisWaitingRoom
@@ -156,7 +157,7 @@ class OwnRedis:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [
-                "redis-server", "--port", str(self._port), "--bind", "127.0.0.1",
+                find_binary("redis-server"), "--port", str(self._port), "--bind", "127.0.0.1",
                 "--dir", str(self._folder), "--save", "", "--appendonly", "yes",
                 "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0",
             ],
