@@ -15,7 +15,8 @@ import typer
 from harness.errors import UserError
 from harness.stopping import Stopped, stop_on_signals
 
-# Each command imports what it needs: all of it together takes half a second.
+# Each command imports what it needs: all of it together takes half a second, in which signals
+# would not be handled.
 app = typer.Typer(
     help=__doc__, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )

@@ -154,7 +154,7 @@ class Process:
     start_timeout: float = 60.0
     #: Seconds it may take from SIGTERM to its end, before SIGKILL.
     stop_timeout: float = 15.0
-    #: True between start() and our next terminate(), kill() or stop(). If it is true and `running`
+    #: True between start() and our next kill() or stop(). If it is true and `running`
     #: is false, the process died unexpectedly.
     wanted: bool = field(init=False, default=False)
     _child: subprocess.Popen[bytes] | None = field(init=False, default=None)
@@ -222,11 +222,6 @@ class Process:
         if self._child is not None:
             self._child.send_signal(number)
 
-    def terminate(self) -> None:
-        """Sends SIGTERM, without waiting."""
-        self.wanted = False
-        self.signal(signal.SIGTERM)
-
     def kill(self) -> None:
         """Sends SIGKILL to the process and its children, and waits for its end."""
         self.wanted = False
@@ -246,7 +241,8 @@ class Process:
         Returns false if it had to be killed.
         """
         with self._lock:
-            self.terminate()
+            self.wanted = False
+            self.signal(signal.SIGTERM)
             # A process that hangs in SIGSTOP receives SIGTERM only after SIGCONT.
             self.signal(signal.SIGCONT)
             try:

@@ -85,6 +85,7 @@ def redis(root: Path, ports: Ports, stopping: threading.Event) -> Process:
         prepare=lambda: data.mkdir(parents=True, exist_ok=True),
         probe=probe,
         log_path=root / "log" / "redis.log",
+        address=ports.address("redis"),
         stopping=stopping,
         stop_timeout=10.0,
     )
@@ -128,6 +129,7 @@ class MariaDb(Process):
             prepare=self._install,
             probe=self._answers,
             log_path=root / "log" / "mariadb.log",
+            address=ports.address("mariadb"),
             stopping=stopping,
             # A restart after kill -9 replays the redo log first.
             start_timeout=120.0,
@@ -253,6 +255,7 @@ def kafka(root: Path, ports: Ports, stopping: threading.Event) -> Process:
         prepare=prepare,
         probe=probe,
         log_path=log_path,
+        address=broker,
         stopping=stopping,
         stop_timeout=20.0,
     )

@@ -72,14 +72,14 @@ class Stack:
 
     @property
     def kafka_bootstrap(self) -> str:
-        return self.ports.address("kafka")
+        return self.kafka.address
 
     def mysql_url(self, schema: str) -> str:
         """`mysql://user:password@host:port/schema`."""
         return mysql_url(schema, self.ports, self.secrets)
 
     def address(self, program: str) -> str:
-        """host:port of a program or a replica."""
+        """host:port of a process."""
         return self.process(program).address
 
     def environment(self, program: str) -> Mapping[str, str]:

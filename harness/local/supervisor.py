@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NoReturn
 
 from rich.console import Console
@@ -81,7 +81,7 @@ def run(environ: Mapping[str, str]) -> int:
         try:
             _start(stack, seed, console)
             console.print(journey(stack.gateway_url), markup=False)
-            Watcher(stack, console).watch()
+            Watcher(stack.processes(), console).watch()
         except stopping.Stopped:
             return 0
         except UserError as error:
@@ -156,8 +156,8 @@ def _require_disk_and_own_data() -> None:
 class Watcher:
     """Restarts processes that die, with growing delays, and gives up on one that keeps dying."""
 
-    def __init__(self, stack: Stack, console: Console) -> None:
-        self._stack = stack
+    def __init__(self, processes: Sequence[Process], console: Console) -> None:
+        self._processes = processes
         self._console = console
         self._deaths: defaultdict[str, list[float]] = defaultdict(list)
         self._restart_at: dict[str, float] = {}
@@ -166,7 +166,7 @@ class Watcher:
     def watch(self) -> NoReturn:
         """Never returns. Raises UserError when a process died too often."""
         while True:
-            for process in self._stack.processes():
+            for process in self._processes:
                 self.check(process)
             stopping.wait(0.25)
 

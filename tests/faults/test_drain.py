@@ -1,6 +1,7 @@
 """SIGTERM under load: nobody is cut off, and no success is lost."""
 
 import asyncio
+import signal
 
 import pytest
 
@@ -65,7 +66,7 @@ async def test_a_gateway_that_drains_says_so(shop: Shop, stack: Stack) -> None:
     gateway = stack.add_replica("gateway")
     await in_thread(gateway.start)
     fan = await shop.admitted(gateway.name)
-    gateway.terminate()
+    gateway.signal(signal.SIGTERM)
 
     while (ready := await fan.request("GET", "/health/ready")).status_code != 503:
         assert ready.status_code == 200

@@ -57,14 +57,21 @@ def bootstrap(tree: Path, stdin: int = subprocess.DEVNULL) -> subprocess.Complet
     )
 
 
-def test_without_root_or_sudo_it_names_what_to_install(tree: Path) -> None:
-    command(tree, "apt-get", "echo apt-get was called; exit 1")
-    command(tree, "id", "echo 1000")
+@pytest.mark.parametrize(
+    ("commands", "reason"),
+    [
+        ({}, "no apt-get"),
+        ({"apt-get": "echo apt-get was called; exit 1"}, "neither root nor sudo is at hand"),
+    ],
+    ids=["no-apt", "no-root"],
+)
+def test_it_names_what_it_cannot_install(tree: Path, commands: dict[str, str], reason: str) -> None:
+    for name, script in ({"id": "echo 1000"} | commands).items():
+        command(tree, name, script)
     done = bootstrap(tree)
     assert done.returncode == 2
-    assert "redis-tools" in done.stderr
-    assert "maven" in done.stderr
-    assert "make up" in done.stderr
+    for text in (reason, "redis-tools", "maven", "make up"):
+        assert text in done.stderr
     assert "apt-get was called" not in done.stdout + done.stderr
 
 
@@ -118,13 +125,6 @@ def test_on_a_terminal_sudo_asks_for_the_password(tree: Path, may: bool) -> None
         assert done.returncode == 2
         assert "neither root nor sudo is at hand" in done.stderr
         assert len(steps) == 2
-
-
-def test_without_apt_it_names_what_is_missing(tree: Path) -> None:
-    done = bootstrap(tree)
-    assert done.returncode == 2
-    assert "no apt-get" in done.stderr
-    assert "redis-tools" in done.stderr
 
 
 def test_an_old_java_is_not_used(tree: Path) -> None:

@@ -9,14 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from rich.console import Console
 
 from harness.errors import UserError
-from harness.local import Process, Stack, supervisor
+from harness.local import Process, supervisor
 from harness.local.supervisor import Watcher
 
 
@@ -46,8 +44,7 @@ def output() -> io.StringIO:
 
 @pytest.fixture
 def watcher(sleeper: Process, output: io.StringIO) -> Watcher:
-    stack = SimpleNamespace(processes=lambda: [sleeper])
-    return Watcher(cast(Stack, stack), Console(file=output, width=200))
+    return Watcher([sleeper], Console(file=output, width=200))
 
 
 def test_a_death_is_reported_and_the_process_restarted(
