@@ -103,7 +103,7 @@ class Measurements:
         rate = max(case.rate, self._rates.get(case.name, 0))
         requests = case.requests(self._shop, _prepared(rate, seconds))
         url = f"http://{self._nothing.address}" if case is NOTHING else self._stack.gateway_url
-        processes = [*self._stack.processes(), self._nothing]
+        processes = self._stack.processes()
         meter = Meter({process.name: ProcessTree(process.pid) for process in processes})
         wrk_before = _children_seconds()
         ran = wrk.run(url, requests, seconds=seconds, work=self._stack.root, what=case.title)
@@ -161,20 +161,19 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
         say(f"Starting a stack ({seed} data) and the route that does nothing")
         stack.start(seed=seed, show=True)
         nothing = nothing_process(stack.root / "nothing.log")
-        try:
-            nothing.start()
-            with (
-                grpc.insecure_channel(stack.address("queue_service")) as queue,
-                grpc.insecure_channel(stack.address("reservation_service")) as reservation,
-            ):
-                say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
-                shop = Shop(queue, reservation, SIZES[seed], payers)
-                gateway = ProcessTree(stack.process("gateway").pid)
-                memory_before = round(gateway.megabytes())
-                routes = Measurements(stack, nothing, shop, seconds).measure(cases, rounds)
-                memory = memory_before, round(gateway.megabytes())
-        finally:
-            nothing.stop()
+        # Measured and stopped like a server of the stack.
+        stack.servers.append(nothing)
+        nothing.start()
+        with (
+            grpc.insecure_channel(stack.address("queue_service")) as queue,
+            grpc.insecure_channel(stack.address("reservation_service")) as reservation,
+        ):
+            say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
+            shop = Shop(queue, reservation, SIZES[seed], payers)
+            gateway = ProcessTree(stack.process("gateway").pid)
+            memory_before = round(gateway.megabytes())
+            routes = Measurements(stack, nothing, shop, seconds).measure(cases, rounds)
+            memory = memory_before, round(gateway.megabytes())
         say("Stopping")
     result = Bench(
         taken=taken,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.model import MAX_STEAL, Bench
 from harness.files import REPOSITORY
+from harness.topology import BY_MODULE, SERVERS
 from loadtests.report import templates
 
 PAGE = REPOSITORY / "docs" / "performance.md"
@@ -15,8 +16,8 @@ SOURCE = REPOSITORY / "docs" / "performance.json"
 #: The processes whose times are added: gateway, services, stores, wrk.
 _GROUPS = (
     ("gateway", "nothing"),
-    ("queue_service", "concert_service", "reservation_service", "payment_service"),
-    ("redis", "mariadb", "kafka"),
+    [module for module in BY_MODULE if module != "gateway"],
+    [server.name for server in SERVERS],
     ("wrk",),
 )
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import grpc
 
@@ -38,8 +39,7 @@ _FIRST_NEWCOMER = 20_000_000
 _FIRST_PAYER = 30_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A user and the token of the user's place."""
 
     user_id: int

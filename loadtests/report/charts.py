@@ -17,8 +17,13 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loadtests.model import Result, Script, Series
-from loadtests.report.words import BASELINE, COLORS
+from loadtests.report import words
+from loadtests.report.words import BASELINE, PROCESSES
 
+#: One for each process, in the order of PROCESSES.
+_COLORS = ("#2f5fb3", "#3d9a8b", "#d0643c", "#e0a030", "#8fc27d", "#7d5ba6", "#a83250", "#8a8f9c",
+           "#c9ced8")  # fmt: skip
+COLORS = dict(zip(PROCESSES, _COLORS, strict=True))
 _MEDIAN, _P95, _P99, _LIMIT = "#2f5fb3", "#3d9a8b", "#d0643c", "#a83250"
 _INK, _GRID = "#1f2430", "#e3e6ec"
 _STYLE: Any = {
@@ -46,13 +51,13 @@ _TITLE_COLUMNS = 135
 _P99_THRESHOLD = "http_req_duration{phase:run} p(99)<"
 
 
-def overview(title: str, result: Result, series: Mapping[str, Series], form: str) -> bytes:
+def overview(result: Result, series: Mapping[str, Series], form: str) -> bytes:
     """The percentiles of each script, and all scripts one after the other: what users saw, and
     what the machine did. `form` is png or svg."""
     rows = 1.2 + 0.3 * len(result.scripts)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 8.2 + rows), layout="constrained")
-        lines = [textwrap.fill(line, _TITLE_COLUMNS) for line in title.splitlines()]
+        lines = [textwrap.fill(line, _TITLE_COLUMNS) for line in title(result).splitlines()]
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, parse_math=False)
         parts: Any = figure.subfigures(2, 1, height_ratios=[rows, 8.2])
         above, below = parts
@@ -67,6 +72,15 @@ def of_script(script: Script, series: Series, form: str) -> bytes:
         figure = Figure(figsize=(11, 6.5), layout="constrained")
         _over_time(figure, [script], {script.name: series})
         return _saved(figure, form)
+
+
+def title(result: Result) -> str:
+    """The head of the charts, in plain text: what was run, and when."""
+    contained = f" in containers ({cap})" if (cap := words.total_cap(result)) else ""
+    changed = f"\nchanged: {settings}" if (settings := words.changes(result)) else ""
+    return (
+        f"Load test {result.profile}{contained}, {result.taken:%Y-%m-%d}: {result.about}{changed}"
+    )
 
 
 def _percentiles(axis: Axes, result: Result) -> None:

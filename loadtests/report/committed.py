@@ -20,8 +20,6 @@ from loadtests.scripts import PROFILES
 PAGE = REPOSITORY / "docs" / "load-test-report.md"
 RUNS = REPOSITORY / "docs" / "load-test-report"
 _PROFILES = ("baseline", "x10", "rush", "hotseat", "soak")
-#: Each profile may be there once without containers and once for each cap.
-_ORDER = tuple(f"{profile}{cap}" for profile in _PROFILES for cap in ("", "-2c4g", "-6c8g"))
 _ROUTE = {"p99": 25.0, "avg": 8.0}
 #: Profile → script → figure → the most that it should be, in ms.
 TARGETS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
@@ -35,8 +33,8 @@ _QUIET_CORES = 0.25
 def take_over(folder: Path) -> None:
     """Copies what is worth keeping of a result into RUNS. Raises UserError."""
     result = Result.read(folder / "result.json")
-    if kind_of(result) not in _ORDER:
-        raise UserError(f"The page has no place for the profile {kind_of(result)}.")
+    if result.profile not in _PROFILES:
+        raise UserError(f"The page has no place for the profile {result.profile}.")
     files = {name: folder / name for name in ("result.json", "charts.png")}
     for script in result.scripts:
         files[f"{script.name}.summary.json"] = folder / script.name / "summary.json"
@@ -71,9 +69,10 @@ def kind_of(result: Result) -> str:
 
 
 def results_of_runs() -> dict[str, Result]:
-    """The committed results by profile and cap."""
-    files = {kind: RUNS / kind / "result.json" for kind in _ORDER}
-    return {kind: Result.read(file) for kind, file in files.items() if file.exists()}
+    """The committed results by kind: each profile without containers, then by caps."""
+    results = [Result.read(file) for file in RUNS.glob("*/result.json")]
+    results.sort(key=lambda result: (_PROFILES.index(result.profile), kind_of(result)))
+    return {kind_of(result): result for result in results}
 
 
 def capacity_of_runs() -> Capacity | None:

@@ -19,13 +19,13 @@ def write(folder: Path) -> None:
     series = {
         script.name: Series.read(folder / script.name / "series.json") for script in result.scripts
     }
-    (folder / "charts.png").write_bytes(charts.overview(words.title(result), result, series, "png"))
+    (folder / "charts.png").write_bytes(charts.overview(result, series, "png"))
     (folder / "report.html").write_text(page(result, series))
 
 
 def page(result: Result, series: Mapping[str, Series]) -> str:
     """The HTML page; it loads nothing."""
-    overview = _svg(charts.overview(words.title(result), result, series, "svg"))
+    overview = _svg(charts.overview(result, series, "svg"))
     drawn = {
         script.name: _svg(charts.of_script(script, series[script.name], "svg"))
         for script in result.scripts

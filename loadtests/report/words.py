@@ -5,21 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.invariants import INVARIANTS
+from harness.topology import BY_MODULE, SERVERS
 from loadtests.model import Baseline, Result, Script, Stats, System
 
-#: The processes in the order in which they are listed and drawn, with their colours in charts.
-COLORS = {
-    "gateway": "#2f5fb3",
-    "queue_service": "#3d9a8b",
-    "concert_service": "#8fc27d",
-    "reservation_service": "#e0a030",
-    "payment_service": "#d0643c",
-    "redis": "#a83250",
-    "mariadb": "#7d5ba6",
-    "kafka": "#8a8f9c",
-    "k6": "#c9ced8",
-}
-PROCESSES = tuple(COLORS)
+#: In the order in which they are listed and drawn.
+PROCESSES = (*reversed(tuple(BY_MODULE)), *(server.name for server in SERVERS), "k6")
 #: The names of the scripts in the baseline's report and in the HTTP contract.
 TITLES = {
     "concerts": "GET /concerts",
@@ -99,15 +89,6 @@ def table(result: Result) -> str:
     lines = {TITLES[script.name]: one_line(script) for script in result.scripts}
     lines |= {TITLES[name]: "not measured" for name in result.missing}
     return "\n".join(f"{title:26}  {line}" for title, line in lines.items())
-
-
-def title(result: Result) -> str:
-    """The head of the charts, in plain text: what was run, and when."""
-    contained = f" in containers ({cap})" if (cap := total_cap(result)) else ""
-    changed = f"\nchanged: {settings}" if (settings := changes(result)) else ""
-    return (
-        f"Load test {result.profile}{contained}, {result.taken:%Y-%m-%d}: {result.about}{changed}"
-    )
 
 
 def changes(result: Result, quote: str = "") -> str:

@@ -121,25 +121,21 @@ def test_figures(orders: list[Measurement], facts: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "message"),
+    ("arguments", "message"),
     [
-        (["--rounds", "0"], {}, "'--rounds': Input should be greater than or equal to 1"),
-        (["--seconds", "x"], {}, "valid integer"),
-        (["--only", "order,lunch"], {}, "lunch"),
-        ([], {"BENCH_SEED": "huge"}, "BENCH_SEED"),
-        (["--page", "/nowhere/bench.json"], {}, "cannot be read"),
-        (["--page", __file__], {}, "is not a Bench of this version"),
+        (["--rounds", "0"], "'--rounds': Input should be greater than or equal to 1"),
+        (["--only", "order,lunch"], "--only knows order, concerts,"),
+        ([], "BENCH_SEED"),
+        (["--page", "/nowhere/bench.json"], "cannot be read"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(
     arguments: list[str],
-    environment: dict[str, str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BENCH_SEED", "full" if arguments else "huge")
     assert run_app(bench.app, arguments) == 2
     output = capsys.readouterr().err
     assert message in output
