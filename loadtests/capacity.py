@@ -23,7 +23,9 @@ from loadtests.model import Cap, Capacity, Found, Load, Script, Step
 from loadtests.opening import opened
 from loadtests.report.words import broken_limits, say
 from loadtests.request import CAPACITY, EVERYBODY, Request
-from loadtests.runner import Runner, settings_of, system_of
+from loadtests.room import Room
+from loadtests.runner import run, settings_of, system_of
+from loadtests.target import Target
 
 RESULTS = REPOSITORY / "results" / "capacity"
 # Of a core, and of the machine: the users arrive during the first seconds of a step, so the mean is
@@ -141,7 +143,7 @@ def measure(request: Request) -> Capacity:
         )
         workers = int(request.environ.get("GATEWAY_WORKERS") or 1)
         environ = {**request.environ, **settings_of(target, system.volume)}
-        with Runner(target) as runner:
+        with Room(target) as room:
             for number, name in enumerate(request.scripts, 1):
 
                 def step(users: int, name: str = name, number: int = number) -> Step:
@@ -150,7 +152,7 @@ def measure(request: Request) -> Capacity:
                         f" {len(request.scripts)}, {so_far(capacity.scripts.get(name))}"
                     )
                     settings = {**environ, **search.settings(users)}
-                    load, reason = _try(runner, name, settings, folder / name / str(users))
+                    load, reason = _try(target, room, name, settings, folder / name / str(users))
                     return step_of(users, load, reason, capacity.caps, workers)
 
                 try:
@@ -169,12 +171,14 @@ def measure(request: Request) -> Capacity:
     return capacity
 
 
-def _try(runner: Runner, name: str, settings: Mapping[str, str], folder: Path) -> tuple[Load, str]:
+def _try(
+    target: Target, room: Room, name: str, settings: Mapping[str, str], folder: Path
+) -> tuple[Load, str]:
     """Runs a script. Returns its figures, and why it did not hold; "" if it held."""
     # The journey is measured, and not the wait for it.
     wanted = EVERYBODY if name == "journey" else CAPACITY.get(name, EVERYBODY)
     try:
-        script = runner.run(name, scripts.plan(name, settings), wanted, folder, settings)
+        script = run(target, room, name, wanted, folder, settings)
     except scripts.GaveUp as gave_up:
         say(f"  {gave_up}")
         return gave_up.load, str(gave_up).removeprefix(f"{name}: ").rstrip(".")

@@ -20,7 +20,8 @@ _EVERYBODY = 10_000_000
 
 
 class Room:
-    """Sets the capacity of the waiting room for a test, and sets it back. Raises UserError."""
+    """Sets the capacity of the waiting room for scripts, and sets it back at the end. Raises
+    UserError if queue_service does not answer."""
 
     def __init__(self, target: Target) -> None:
         self._address = target.queue_addr
@@ -29,8 +30,10 @@ class Room:
         self._queue = queue_pb2_grpc.QueueServiceStub(self._channel)
         self._capacity = self._get().capacity
 
-    def close(self) -> None:
-        """Sets the capacity back, unless queue_service does not answer."""
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(UserError):
             self._set(self._capacity)
         self._channel.close()
@@ -61,14 +64,16 @@ class Room:
                 if not result.error_code:
                     self._queue.LeaveQueue(leaving, timeout=_SECONDS)
 
-    def admitted(self) -> int:
-        """Returns the number of admitted people."""
-        return int(self._get().admitted)
-
     def make_room_for(self, count: int | None) -> int:
         """Sets the capacity so that `count` more people can be admitted (None: as many as the room
-        is configured for), and returns it."""
-        capacity = self._get().admitted + (self._capacity if count is None else count)
+        is configured for), and returns it. Raises UserError if more than that are in the way."""
+        admitted = self._get().admitted
+        if 0 < (count or 0) < admitted:
+            raise UserError(
+                f"{admitted:,} people of an earlier test are still admitted, too many for a test of"
+                f" a room for {count:,}: wait until their admissions expire, or restart the system."
+            )
+        capacity = int(admitted + (self._capacity if count is None else count))
         self._set(capacity)
         return capacity
 

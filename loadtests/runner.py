@@ -45,7 +45,8 @@ def measure(request: Request) -> Result:
     and `missing` says why the rest is not there. Raises UserError if nothing was measured.
     """
     environ = {**request.environ, "PROFILE": request.profile_name}
-    plans = {name: scripts.plan(name, environ) for name in request.scripts}
+    for name in request.scripts:  # Refuses bad settings before anything is started.
+        scripts.plan(name, environ)
     with opened(request.environ, request.seed) as target:
         system = system_of(target)
         folder = RESULTS / f"{system.taken:%Y%m%dT%H%M%SZ}-{request.profile_name}"
@@ -64,8 +65,7 @@ def measure(request: Request) -> Result:
         )
         sold_before = target.sold()
         try:
-            with Runner(target) as runner:
-                _run_scripts(request, plans, runner, environ, folder, result)
+            _run_scripts(request, target, environ, folder, result)
         except Stopped:
             if result.scripts:
                 say(f"What was measured so far: {result.folder}/result.json")
@@ -89,29 +89,25 @@ def measure(request: Request) -> Result:
 
 
 def _run_scripts(
-    request: Request,
-    plans: Mapping[str, Plan],
-    runner: Runner,
-    environ: Mapping[str, str],
-    folder: Path,
-    result: Result,
+    request: Request, target: Target, environ: Mapping[str, str], folder: Path, result: Result
 ) -> None:
     """Runs one script after another into the result, which is written after each of them because
     the next may be stopped. Raises UserError if not even the first can be measured."""
-    for name in request.scripts:
-        try:
+    with Room(target) as room:
+        for name in request.scripts:
             wanted = request.capacity_for(name)
-            script = runner.run(name, plans[name], wanted, folder / name, environ)
-        except UserError as error:
-            if not result.scripts:
-                raise
-            say(f"  {error}")
-            result.missing = dict.fromkeys(result.missing, f"not run after {name} failed")
-            result.missing[name] = str(error)
-            return
-        result.scripts.append(script)
-        del result.missing[name]
-        result.write(folder / "result.json")
+            try:
+                script = run(target, room, name, wanted, folder / name, environ)
+            except UserError as error:
+                if not result.scripts:
+                    raise
+                say(f"  {error}")
+                result.missing = dict.fromkeys(result.missing, f"not run after {name} failed")
+                result.missing[name] = str(error)
+                return
+            result.scripts.append(script)
+            del result.missing[name]
+            result.write(folder / "result.json")
 
 
 def _seen_in_room(result: Result) -> dict[str, int]:
@@ -141,7 +137,9 @@ def settings_of(target: Target, volume: Volume) -> dict[str, str]:
 
 
 def system_of(target: Target) -> System:
-    """What is measured, now."""
+    """What is measured, now. Prints which processes cannot be seen."""
+    if unseen := sorted(set(PROCESSES) - sources_of(target).keys() - {"k6"}):
+        say(f"Not visible from here, so without figures: {', '.join(unseen)}.")
     versions_of, versions = target.versions()
     return System(
         taken=now(),
@@ -152,82 +150,52 @@ def system_of(target: Target) -> System:
     )
 
 
-class Runner:
-    """Runs scripts against one target, each watched and with the capacity that it needs.
+def run(
+    target: Target,
+    room: Room,
+    name: str,
+    wanted: int | None,
+    folder: Path,
+    environ: Mapping[str, str],
+) -> Script:
+    """Runs one script, watched, with a room that admits `wanted` people (None: as many as
+    configured).
 
-    The waiting room gets its old capacity back at the end. Raises UserError if it does not answer.
+    Raises scripts.GaveUp, with what was used until then, if the script ended itself, and UserError.
     """
+    plan = scripts.plan(name, environ)
+    target.wait_until_ready()
+    room.empty_line()
+    capacity = room.make_room_for(wanted)
+    say(f"{name}: up to {plan.users:,} users, {plan.seconds:.0f} s")
+    watches: list[Watch] = []
+    with contextlib.ExitStack() as stack:
+        people = stack.enter_context(prepare.prepared(plan.people, plan.seconds, environ))
+        # A program that was restarted since the last script has another process id.
+        sources = sources_of(target)
+        before = resources(sources)
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._room = Room(target)
+        def started(pid: int) -> None:
+            watch = Watch(target, {**sources, "k6": ProcessTree(pid)})
+            watches.append(stack.enter_context(watch))
 
-    def __enter__(self) -> Runner:
-        unseen = sorted(set(PROCESSES) - sources_of(self._target).keys() - {"k6"})
-        if unseen:
-            say(f"Not visible from here, so without figures: {', '.join(unseen)}.")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._room.close()
-
-    def run(
-        self,
-        name: str,
-        plan: Plan,
-        wanted: int | None,
-        folder: Path,
-        environ: Mapping[str, str],
-    ) -> Script:
-        """Runs one script with a room that admits `wanted` people (None: as many as configured).
-
-        Raises scripts.GaveUp, with what was used until then, if the script ended itself, and
-        UserError.
-        """
-        capacity = self._capacity_for(wanted)
-        say(f"{name}: up to {plan.users:,} users, {plan.seconds:.0f} s")
-        watches: list[Watch] = []
-        with contextlib.ExitStack() as stack:
-            people = prepare.prepared(plan.people, plan.seconds, environ)
-            environ = {**environ, **stack.enter_context(people)}
-            # A program that was restarted since the last script has another process id.
-            sources = sources_of(self._target)
-            before = resources(sources)
-
-            def started(pid: int) -> None:
-                watch = Watch(self._target, {**sources, "k6": ProcessTree(pid)})
-                watches.append(stack.enter_context(watch))
-
-            try:
-                ran = scripts.run(name, folder, environ, started)
-            except scripts.GaveUp as gave_up:
-                gave_up.load = watches[0].load() if watches else Load()
-                raise
-        (watch,) = watches
-        Series(requests=ran.seconds, machine=watch.points).write(folder / "series.json")
-        room = RoomFigures(
-            capacity=capacity,
-            samples=watch.room.samples,
-            over_capacity=watch.room.over_capacity,
-            overtakers=len(watch.room.overtakers),
-            most_waiting=watch.room.most_waiting,
-        )
-        script = summarised(name, plan, ran, watch, room, before, resources(sources))
-        say("  " + one_line(script))
-        return script
-
-    def _capacity_for(self, wanted: int | None) -> int:
-        """Empties the line and sets the capacity, which it returns. Raises UserError."""
-        self._target.wait_until_ready()
-        self._room.empty_line()
-        admitted = self._room.admitted()
-        if 0 < (wanted or 0) < admitted:
-            raise UserError(
-                f"{admitted:,} people of an earlier test are still admitted, too many for a test of"
-                f" a room for {wanted:,}: wait until their admissions expire, or restart the"
-                " system."
-            )
-        return self._room.make_room_for(wanted)
+        try:
+            ran = scripts.run(name, folder, {**environ, **people}, started)
+        except scripts.GaveUp as gave_up:
+            gave_up.load = watches[0].load() if watches else Load()
+            raise
+    (watch,) = watches
+    Series(requests=ran.seconds, machine=watch.points).write(folder / "series.json")
+    figures = RoomFigures(
+        capacity=capacity,
+        samples=watch.room.samples,
+        over_capacity=watch.room.over_capacity,
+        overtakers=len(watch.room.overtakers),
+        most_waiting=watch.room.most_waiting,
+    )
+    script = summarised(name, plan, ran, watch, figures, before, resources(sources))
+    say("  " + one_line(script))
+    return script
 
 
 def summarised(

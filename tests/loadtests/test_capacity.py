@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,8 @@ from harness.errors import UserError
 from loadtests import capacity, scripts
 from loadtests.capacity import Search
 from loadtests.cli import app
-from loadtests.model import Cap, Capacity, Cores, Found, Load, Script, Step, Volume
-from loadtests.scripts import Plan
-from tests.loadtests.figures import STATS, a_script
+from loadtests.model import Cap, Capacity, Cores, Found, Load, Script, Step, System
+from tests.loadtests.figures import STATS, a_result, a_script
 
 
 def searched(limit: int, search: Search) -> list[Found]:
@@ -58,49 +58,34 @@ def test_what_is_known_in_words() -> None:
     )
 
 
-class FakeRunner:
-    """The runner of a system that serves 300 users, and cannot be measured with `pay` at all."""
-
-    def __init__(self, target: object) -> None:
-        pass
-
-    def __enter__(self) -> "FakeRunner":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(
-        self, name: str, plan: Plan, wanted: int | None, folder: Path, environ: Mapping[str, str]
-    ) -> Script:
-        assert environ["BASE_URL"] == "http://shop"
-        assert f":{plan.users}," in environ["STAGES"]
-        if name == "pay":
-            raise UserError("Seats cannot be held.")
-        if name == "enqueue" and plan.users > 200:
-            raise UserError("The waiting room does not answer.")
-        if plan.users > 300:
-            raise scripts.GaveUp(f"{name}: no place in the queue.")
-        return a_script(name)
-
-
-class FakeTarget:
-    base_url = "http://shop"
-
-    def volume(self) -> Volume:
-        return Volume(concerts=100, schedules=10_000, seats=1_500_000)
-
-    def caps(self) -> dict[str, Cap]:
-        return {}
-
-    def versions(self) -> tuple[str, dict[str, str]]:
-        return "", {}
+def run(
+    target: object,
+    room: object,
+    name: str,
+    wanted: int | None,
+    folder: Path,
+    environ: Mapping[str, str],
+) -> Script:
+    """A system that serves 300 users, and cannot be measured with `pay` at all."""
+    assert environ["CONCERTS"] == "100"
+    users = int(environ["STAGES"].rpartition(":")[2])
+    if name == "pay":
+        raise UserError("Seats cannot be held.")
+    if name == "enqueue" and users > 200:
+        raise UserError("The waiting room does not answer.")
+    if users > 300:
+        raise scripts.GaveUp(f"{name}: no place in the queue.")
+    return a_script(name)
 
 
 @pytest.fixture
 def faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(capacity, "opened", lambda environ, seed: nullcontext(FakeTarget()))
-    monkeypatch.setattr(capacity, "Runner", FakeRunner)
+    system = System.model_validate(a_result().model_dump(include=set(System.model_fields)))
+    target = SimpleNamespace(base_url="http://shop")
+    monkeypatch.setattr(capacity, "opened", lambda environ, seed: nullcontext(target))
+    monkeypatch.setattr(capacity, "system_of", lambda target: system)
+    monkeypatch.setattr(capacity, "Room", nullcontext)
+    monkeypatch.setattr(capacity, "run", run)
     monkeypatch.setattr(capacity, "REPOSITORY", tmp_path)
     monkeypatch.setattr(capacity, "RESULTS", tmp_path / "results")
     return tmp_path
