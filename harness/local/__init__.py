@@ -8,7 +8,7 @@ ports and a temporary directory:
         stack.start(seed="small")
         httpx.get(stack.gateway_url + "/health/ready")
         stack.process("payment_service").kill()
-        stack.process("payment_service").start(extra_env={"PAYMENT_FAILPOINT": "3"})
+        stack.process("payment_service").start(extra_env={"PAYMENT_PROVIDER_TIMEOUT_SECONDS": "1"})
 
 Needs what `harness/bootstrap.sh` installs.
 """

@@ -23,9 +23,6 @@ from harness.files import REPOSITORY
 # thread, which lives as long as the process, starts all of them.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
-# A log longer than this many bytes is moved aside when its process starts.
-_LOG_LIMIT = 50_000_000
-
 
 def search_path() -> str:
     """PATH, and where servers are that an ordinary user may not have on it; see bootstrap.sh."""
@@ -114,10 +111,8 @@ def run_to_end(
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Opens a log to append to; a very long one is moved aside first."""
+    """Opens a log to append to; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _LOG_LIMIT:
-        path.replace(path.with_suffix(".log.1"))
     return path.open("ab")
 
 

@@ -68,7 +68,8 @@ def test_compose_has_these_containers_and_no_other() -> None:
 
 
 @each_program
-def test_a_container_has_the_command_settings_and_networks_of_its_program(program: Program) -> None:
+def test_a_container_fits_its_program(program: Program) -> None:
+    """Its command, settings, networks and health check follow from the table."""
     service = SERVICES[program.name]
     assert service.command == ["python", "-m", program.module]
     expected = settings_in_containers(program)
@@ -77,6 +78,9 @@ def test_a_container_has_the_command_settings_and_networks_of_its_program(progra
     assert all(re.fullmatch(r"\$\{\w+:?\?\}", service.environment[name]) for name in others)
     assert set(service.networks) == {"services", *program.servers, *program.networks}
     assert bool(service.ports) == (program.name == "gateway")
+    assert service.healthcheck
+    port, path = program.health_check
+    assert service.healthcheck.test[-2:] == [str(port), path]
 
 
 @each_program
@@ -93,14 +97,6 @@ def test_a_container_starts_after_what_its_program_needs(program: Program) -> No
 def _needed_by(name: str) -> set[str]:
     direct = SERVICES[name].depends_on
     return {*direct}.union(*map(_needed_by, direct))
-
-
-@each_program
-def test_a_health_check_asks_the_port_of_its_program(program: Program) -> None:
-    healthcheck = SERVICES[program.name].healthcheck
-    assert healthcheck
-    port, path = program.health_check
-    assert healthcheck.test[-2:] == [str(port), path]
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
