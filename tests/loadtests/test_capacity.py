@@ -38,7 +38,7 @@ def test_closes_in(limit: int, first: int) -> None:
     assert last.stopped_by == ("p99 999 ms" if last.users < doubled_to else "the end of the search")
     assert last.bottleneck.startswith("no processor is full (0.31 of the machine's")
     assert [step.users for step in last.steps] == sorted(step.users for step in last.steps)
-    # What is known so far is told after each step.
+    # What is known so far comes after each step.
     assert [len(each.steps) for each in found] == list(range(1, len(found) + 1))
 
 

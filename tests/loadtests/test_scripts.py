@@ -140,7 +140,7 @@ def test_a_rush_without_a_queue_is_none(tmp_path: Path) -> None:
     assert "count>=8" in found.metrics["journeys_bought"].thresholds
 
 
-def test_a_line_in_which_nobody_stands_is_told(tmp_path: Path) -> None:
+def test_a_line_in_which_nobody_stands_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^order: Nobody has to stand in line: [^\n]+ capacity\.$"):
         ran("order", tmp_path, {})
     found = ran("order", tmp_path, {}, lets_in=False)
