@@ -71,7 +71,7 @@ def one_line(script: Script) -> str:
     return (
         f"{script.requests:>9,} requests {script.per_second:>9,.1f}/s"
         f"  avg {duration.avg:>7,.1f}  p95 {duration.p95:>7,.1f}  p99 {duration.p99:>7,.1f} ms"
-        f"  {script.wrong:>5,} wrong  {'ok' if script.passed else f'BROKEN: {broken}'}"
+        f"  {script.wrong:>5,} wrong  {'ok' if script.passed else f'THRESHOLDS BROKEN: {broken}'}"
     )
 
 

@@ -55,7 +55,7 @@ def test_table_of_the_terminal() -> None:
     assert [" ".join(line.split()) for line in text.splitlines()] == [
         "GET /queues/order 3,700 requests 61.7/s avg 3.0 p95 6.0 p99 20.0 ms 0 wrong ok",
         "GET …/seats 3,700 requests 61.7/s avg 3.0 p95 6.0 p99 250.0 ms 0 wrong"
-        " BROKEN: p(99)<200, wrong_replies x",
+        " THRESHOLDS BROKEN: p(99)<200, wrong_replies x",
         "the journey no request was made",
         "POST …/pay not measured",
     ]
