@@ -17,7 +17,7 @@ from typing import NamedTuple
 import grpc
 
 from benchmarks.wrk import Request
-from concert_service.seed import SCHEDULES_A_CONCERT, SEATS_A_SCHEDULE, Size
+from concert_service.seed import SCHEDULES_PER_CONCERT, SEATS_PER_SCHEDULE, Size
 from harness import stopping
 from harness.errors import UserError
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
@@ -62,13 +62,13 @@ class Shop:
         self._concerts = size.concerts
         #: All of them in random order.
         self.dates = [
-            concert * SCHEDULES_A_CONCERT + number
+            concert * SCHEDULES_PER_CONCERT + number
             for concert in range(size.concerts)
             for number in range(1, size.schedules + 1)
         ]
         chance = random.Random(1)
         chance.shuffle(self.dates)
-        count = SEATS_A_SCHEDULE * len(self.dates)
+        count = SEATS_PER_SCHEDULE * len(self.dates)
         self._free_seats = iter(chance.sample(range(count), count))
         self._newcomers = itertools.count(_FIRST_NEWCOMER)
         self._set_capacity(SHOPPERS + payers)
@@ -103,8 +103,8 @@ class Shop:
         seat = next(self._free_seats, None)
         if seat is None:
             raise UserError("All seats are taken: measure with BENCH_SEED=full.")
-        date, number = divmod(seat, SEATS_A_SCHEDULE)
-        return (self.dates[date] - 1) * SEATS_A_SCHEDULE + number + 1
+        date, number = divmod(seat, SEATS_PER_SCHEDULE)
+        return (self.dates[date] - 1) * SEATS_PER_SCHEDULE + number + 1
 
     # --- requests ----------------------------------------------------------------------------
 

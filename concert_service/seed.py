@@ -26,9 +26,9 @@ QUERY_SECONDS = 150.0
 NO_SUCH_TABLE = 1146
 
 CONCERTS = 100
-SCHEDULES_A_CONCERT = 100
-SEATS_A_SCHEDULE = 150
-SEATS_A_ROW = 15
+SCHEDULES_PER_CONCERT = 100
+SEATS_PER_SCHEDULE = 150
+SEATS_PER_ROW = 15
 
 BANDS = (
     "The Paper Lighthouses",
@@ -70,45 +70,45 @@ SELECT @concert, %s FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM concert WHERE id =
 
 ADD_SCHEDULES = f"""
 INSERT INTO schedule (id, concert_id, date, seat_count)
-SELECT (@concert - 1) * {SCHEDULES_A_CONCERT} + k.seq, @concert,
-       UTC_DATE() + INTERVAL k.seq DAY, {SEATS_A_SCHEDULE}
-FROM seq_1_to_{SCHEDULES_A_CONCERT} k
+SELECT (@concert - 1) * {SCHEDULES_PER_CONCERT} + k.seq, @concert,
+       UTC_DATE() + INTERVAL k.seq DAY, {SEATS_PER_SCHEDULE}
+FROM seq_1_to_{SCHEDULES_PER_CONCERT} k
 WHERE k.seq <= @schedules AND NOT EXISTS (
-    SELECT 1 FROM schedule s WHERE s.id = (@concert - 1) * {SCHEDULES_A_CONCERT} + k.seq)
+    SELECT 1 FROM schedule s WHERE s.id = (@concert - 1) * {SCHEDULES_PER_CONCERT} + k.seq)
 """
 
 # Rows A to J: one price for the first three rows, one for the next three, one for the others.
 ADD_SEATS = f"""
 INSERT INTO seat (id, schedule_id, position, seat_num, price)
-SELECT (s.id - 1) * {SEATS_A_SCHEDULE} + n.seq, s.id, n.seq,
-       CONCAT(SUBSTRING('ABCDEFGHIJ', 1 + (n.seq - 1) DIV {SEATS_A_ROW}, 1),
-              1 + (n.seq - 1) MOD {SEATS_A_ROW}),
-       CASE WHEN n.seq <= 3 * {SEATS_A_ROW} THEN 150000
-            WHEN n.seq <= 6 * {SEATS_A_ROW} THEN 120000
+SELECT (s.id - 1) * {SEATS_PER_SCHEDULE} + n.seq, s.id, n.seq,
+       CONCAT(SUBSTRING('ABCDEFGHIJ', 1 + (n.seq - 1) DIV {SEATS_PER_ROW}, 1),
+              1 + (n.seq - 1) MOD {SEATS_PER_ROW}),
+       CASE WHEN n.seq <= 3 * {SEATS_PER_ROW} THEN 150000
+            WHEN n.seq <= 6 * {SEATS_PER_ROW} THEN 120000
             ELSE 90000 END
-FROM schedule s JOIN seq_1_to_{SEATS_A_SCHEDULE} n
-WHERE s.id > (@concert - 1) * {SCHEDULES_A_CONCERT}
-  AND s.id <= (@concert - 1) * {SCHEDULES_A_CONCERT} + @schedules
+FROM schedule s JOIN seq_1_to_{SEATS_PER_SCHEDULE} n
+WHERE s.id > (@concert - 1) * {SCHEDULES_PER_CONCERT}
+  AND s.id <= (@concert - 1) * {SCHEDULES_PER_CONCERT} + @schedules
   AND NOT EXISTS (SELECT 1 FROM seat WHERE seat.schedule_id = s.id)
 ORDER BY s.id, n.seq
 """
 
 # Selects the seeder's own schedules: their ids follow from their concert.
 SEEDED = f"""
-id <= {CONCERTS * SCHEDULES_A_CONCERT} AND concert_id = 1 + (id - 1) DIV {SCHEDULES_A_CONCERT}
+id <= {CONCERTS * SCHEDULES_PER_CONCERT} AND concert_id = 1 + (id - 1) DIV {SCHEDULES_PER_CONCERT}
 """
 
 # A concert is added in one transaction: if its schedules exist, it is complete.
 SCHEDULES_BY_CONCERT = f"""
 SELECT concert_id, COUNT(*) AS schedules FROM schedule
-WHERE {SEEDED} AND (id - 1) MOD {SCHEDULES_A_CONCERT} < %s GROUP BY concert_id
+WHERE {SEEDED} AND (id - 1) MOD {SCHEDULES_PER_CONCERT} < %s GROUP BY concert_id
 """
 
 HAS_PAST = f"SELECT id FROM schedule WHERE {SEEDED} AND date < UTC_DATE() LIMIT 1"
 
 MOVE_TO_COMING_DAYS = f"""
 UPDATE schedule
-SET date = UTC_DATE() + INTERVAL (1 + (id - 1) MOD {SCHEDULES_A_CONCERT}) DAY
+SET date = UTC_DATE() + INTERVAL (1 + (id - 1) MOD {SCHEDULES_PER_CONCERT}) DAY
 WHERE {SEEDED}
 """
 
@@ -123,7 +123,7 @@ class Size:
     schedules: int
 
 
-SIZES = {"full": Size(CONCERTS, SCHEDULES_A_CONCERT), "small": Size(2, 3)}
+SIZES = {"full": Size(CONCERTS, SCHEDULES_PER_CONCERT), "small": Size(2, 3)}
 
 
 class CannotSeed(Exception):
@@ -172,7 +172,7 @@ async def _fill(database: Database, size: Size, console: Console) -> None:
             await _add_concerts(database, missing, size, console)
         finally:
             await lock.execute(UNLOCK)
-    seats = size.concerts * size.schedules * SEATS_A_SCHEDULE
+    seats = size.concerts * size.schedules * SEATS_PER_SCHEDULE
     console.print(
         f"The database has {size.concerts} concerts, {size.concerts * size.schedules:,} schedules"
         f" and {seats:,} seats."

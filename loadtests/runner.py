@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from concert_service.seed import SCHEDULES_A_CONCERT
+from concert_service.seed import SCHEDULES_PER_CONCERT
 from harness.errors import UserError
 from harness.files import REPOSITORY
 from harness.stopping import Stopped
@@ -131,7 +131,7 @@ def settings_of(target: Target, volume: Volume) -> dict[str, str]:
         "BASE_URL": target.base_url,
         "CONCERTS": str(volume.concerts),
         "SCHEDULES": str(volume.schedules // volume.concerts),
-        "SCHEDULE_IDS": str(SCHEDULES_A_CONCERT),
+        "SCHEDULE_IDS": str(SCHEDULES_PER_CONCERT),
         "SEATS": str(volume.seats // volume.schedules),
     }
 

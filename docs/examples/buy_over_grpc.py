@@ -53,7 +53,7 @@ def free_seats(
             concert_pb2.ListSchedulesRequest(concert_id=concert.id), timeout=DEADLINE
         )
         for date in dates.schedules:
-            print(f"looking at {concert.title!r} on {date.date}")
+            print(f"reading the seats of {concert.title!r} on {date.date}")
             seats = concerts.ListSeats(
                 concert_pb2.ListSeatsRequest(schedule_id=date.id), timeout=DEADLINE
             ).seats

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 # that, because two at the same time would have half of the machine each.
 _ORDER = ["test_locked_in", "test_killed", "test_data", "test_two_of_each"]
 # Starting everything with a tenth of a core each is slow.
-_SECONDS_A_TEST = 900
+_SECONDS_PER_TEST = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _ORDER.index(item.path.stem) if item.path.parent == HERE else -1)
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.timeout(_SECONDS_A_TEST))
+            item.add_marker(pytest.mark.timeout(_SECONDS_PER_TEST))
             item.add_marker(pytest.mark.skipif(bool(reason), reason=reason))
 
 
