@@ -92,7 +92,7 @@ class Position(_message.Message):
     RECOVERING_FIELD_NUMBER: _builtins.int
     state: Global___PlaceState.ValueType
     order: _builtins.int
-    """1 = next in line, 0 = admitted. It never grows while waiting."""
+    """1 = next in line, 0 = admitted. It never grows while waiting, unless `recovering` is true."""
     poll_after_ms: _builtins.int
     """How long to wait before the next poll, in milliseconds."""
     estimated_wait_ms: _builtins.int
@@ -102,7 +102,9 @@ class Position(_message.Message):
     admitted_until_ms: _builtins.int
     """End of the admission, Unix time in milliseconds; 0 unless admitted."""
     recovering: _builtins.bool
-    """True while the room recovers from a loss of its store: `order` is then an estimate."""
+    """True while places that the store has lost may still return: `order` is then an estimate and may
+    grow.
+    """
     def __init__(
         self,
         *,
@@ -314,7 +316,9 @@ class GetRoomResponse(_message.Message):
     waiting: _builtins.int
     epoch: _builtins.int
     recovering: _builtins.bool
-    """True during the grace period after a loss of the store, in which nobody is admitted."""
+    """True during the grace period after a loss in the store. Until it ends, no place is admitted
+    that may stand behind a lost one.
+    """
     def __init__(
         self,
         *,
