@@ -57,7 +57,7 @@ class Payment:
     # INITIATED: why it is being given up; nobody may charge it from then on.
     failure_code: str
     # Whether a caller has received the decline; if not, the next caller receives it.
-    outcome_told: bool
+    decline_returned: bool
     admission: Admission | None
     # The previous payment, whose failure event the reservation may not have received; 0 if none.
     failed_payment_id: int

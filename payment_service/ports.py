@@ -69,7 +69,7 @@ class Payments(Protocol):
         """Claims unfinished payments whose lease has ended; the caller now drives them."""
         ...
 
-    async def claim_unannounced(
+    async def claim_unpublished(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         """Claims succeeded payments whose event has waited in the outbox for `older_than` seconds,

@@ -20,7 +20,7 @@ BATCH = 50
 # unavailable, and few enough that the gauge above stays current.
 BATCHES = 40
 # A succeeded payment whose event waits longer than this has its hold renewed.
-UNANNOUNCED_SECONDS = 60.0
+UNPUBLISHED_SECONDS = 60.0
 # The interval of these renewals: a fifth of the default payment lease, so that the hold survives a
 # few failed renewals and a long outage of Kafka costs little.
 RENEWAL_SECONDS = 120.0
@@ -68,14 +68,14 @@ class Recovery:
         unfinished = await self._payments.claim_unfinished(
             lease_seconds=self._lease_seconds, limit=BATCH
         )
-        unannounced = await self._payments.claim_unannounced(
-            older_than=UNANNOUNCED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=BATCH
+        unpublished = await self._payments.claim_unpublished(
+            older_than=UNPUBLISHED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=BATCH
         )
         await asyncio.gather(
             *(self._resume(payment) for payment in unfinished),
-            *(self._saga.renew_hold(payment) for payment in unannounced),
+            *(self._saga.renew_hold(payment) for payment in unpublished),
         )
-        return len(unfinished) + len(unannounced)
+        return len(unfinished) + len(unpublished)
 
     async def _resume(self, payment: Payment) -> None:
         # A payment that fails must not stop the others. It is claimed again after its lease.

@@ -1,7 +1,7 @@
 """The SQL statements on payments and idempotency keys.
 
-Those on the outbox are in `outbox.py`, those that follow a restore in `announcements.py`. All
-times are the database's, so that replicas need no common clock.
+Those on the outbox are in `outbox.py`, those that republish outcomes after a restore in
+`republish_repository.py`. All times are the database's, so that replicas need no common clock.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from payment_service.outbox import put_in_outbox
 from servicekit.errors import Unavailable
 from servicekit.mysql import Connection, Database, DuplicateKey, Row
 
+# `outcome_told` is the stored name of `Payment.decline_returned`.
 COLUMNS = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
     place_number, failed_payment_id, attempts, created_at"""
 _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
@@ -125,8 +126,8 @@ class PaymentRepository:
             outcome.failure_code,
             *driven_by_us,
         )
-        announce = [put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
-        *_, ended = await self._database.execute_transaction(*announce, end)
+        publish = [put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
+        *_, ended = await self._database.execute_transaction(*publish, end)
         self._committed.set()
         if ended.matched:
             return replace(
@@ -183,7 +184,7 @@ class PaymentRepository:
 
         return await self._database.run(claim)
 
-    async def claim_unannounced(
+    async def claim_unpublished(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         async def claim(connection: Connection) -> Sequence[Payment]:
@@ -252,8 +253,8 @@ async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds
     )
     latest = await _get(connection, found.id) if found else None
     if latest is not None:
-        untold = latest.declined and not latest.outcome_told
-        if latest.status is not Status.FAILED or untold:
+        decline_pending = latest.declined and not latest.decline_returned
+        if latest.status is not Status.FAILED or decline_pending:
             return Attempt(latest, created=False)
     failed_payment_id = _last_failed(latest)
     admission = order.admission
@@ -277,7 +278,7 @@ async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds
         status=Status.INITIATED,
         amount=None,
         failure_code="",
-        outcome_told=False,
+        decline_returned=False,
         admission=admission,
         failed_payment_id=failed_payment_id,
         attempts=0,
@@ -352,7 +353,7 @@ def payment_from(row: Row) -> Payment:
         status=Status(row.status),
         amount=row.amount,
         failure_code=row.failure_code,
-        outcome_told=bool(row.outcome_told),
+        decline_returned=bool(row.outcome_told),
         admission=admission,
         failed_payment_id=row.failed_payment_id,
         attempts=row.attempts,

@@ -5,14 +5,14 @@ Run it on a database that was restored from a backup, before the programs start.
 restored, so its consumers have passed events whose effects the restore has undone: for example a
 payment that succeeded and whose event was sent, but whose reservation was not confirmed yet. The
 events of the payments that finished shortly before the backup therefore return to the outbox.
-Consumers are idempotent; docs/adr/0023-announced-again-after-a-restore.md says what each does.
+Consumers are idempotent; docs/adr/0023-republish-after-a-restore.md says what each does.
 """
 
 import asyncio
 import sys
 
 from payment_service import events
-from payment_service.announcements import Announcements
+from payment_service.republish_repository import RepublishRepository
 from payment_service.settings import Settings
 from servicekit import logs
 from servicekit.errors import Unavailable
@@ -22,15 +22,15 @@ from servicekit.settings import load
 BATCH = 500
 
 
-async def republish_outcomes(announcements: Announcements, seconds: float) -> tuple[int, int]:
+async def republish_outcomes(repository: RepublishRepository, seconds: float) -> tuple[int, int]:
     """Writes the events of the payments that finished within `seconds` before the newest change
     into the outbox. Returns how many it wrote, and how many were in the outbox already.
 
     Idempotent while the events are in the outbox.
     """
-    waiting = await announcements.payments_with_unsent_events()
+    waiting = await repository.payments_with_unsent_events()
     written = present = 0
-    async for ended in announcements.finished_payments(seconds, BATCH):
+    async for ended in repository.finished_payments(seconds, BATCH):
         missing = []
         for payment, at in ended:
             event = events.of_outcome(payment, at)
@@ -41,7 +41,7 @@ async def republish_outcomes(announcements: Announcements, seconds: float) -> tu
             else:
                 missing.append(event)
         if missing:
-            await announcements.write_events(missing)
+            await repository.write_events(missing)
             written += len(missing)
     return written, present
 
@@ -49,7 +49,7 @@ async def republish_outcomes(announcements: Announcements, seconds: float) -> tu
 async def _run(settings: Settings) -> str:
     async with Database(settings.mysql_url, max_size=1) as database:
         written, present = await republish_outcomes(
-            Announcements(database), settings.announce_again_seconds
+            RepublishRepository(database), settings.announce_again_seconds
         )
     return (
         f"Put the outcomes of {written} payments back into the outbox, from the last"

@@ -129,7 +129,7 @@ class PaymentService:
 
     async def _report(self, payment: Payment) -> Payment:
         """Returns the payment, or raises its failure. Notes that its decline has been reported."""
-        if payment.declined and not payment.outcome_told:
+        if payment.declined and not payment.decline_returned:
             await self._payments.mark_decline_returned(payment.id)
         if payment.status is Status.FAILED:
             raise failure(payment)

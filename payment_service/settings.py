@@ -69,6 +69,7 @@ class Settings(ServiceSettings):
     """How long a hold is renewed while the outcome of its charge is unknown, in seconds. After that
     the seat is on sale again; a late success is refunded if the seat is lost."""
 
+    # Keeps the name of its environment variable, which deployments may set already.
     announce_again_seconds: float = Field(default=1800.0, gt=0, le=604_800)
     """How far back `payment_service.republish_outcomes` goes, in seconds before the newest change
     of the restored database: longer than the lag of any consumer when the backup was made. The

@@ -84,7 +84,7 @@ def restore(engine: Engine, file: Path) -> None:
     # its reservation was confirmed only after the dump.
     engine.run_once(
         *("payment", "python", "-m", "payment_service.republish_outcomes"),
-        failure=f"the payments could not be announced again, and {fix}",
+        failure=f"the outcomes could not be published again, and {fix}",
     )
 
 

@@ -148,7 +148,7 @@ async def test_concerts_come_in_pages(shop: Shop) -> None:
     assert len(ids) == shop.number("concert", "SELECT COUNT(*) FROM concert")
 
 
-async def test_a_payment_ends_the_admission_and_is_told_again(shop: Shop) -> None:
+async def test_a_payment_ends_the_admission_and_a_repeat_returns_it(shop: Shop) -> None:
     date_ = shop.new_schedule()
     fan = await shop.admitted()
     reservation = await fan.hold(date_.seats[0])

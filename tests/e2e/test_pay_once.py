@@ -43,13 +43,13 @@ async def test_50_ways_at_once_pay_once(shop: Shop, keys: str) -> None:
         fan.user_id,
     ) == [(*payments, "APPROVED", 1)]
 
-    async def announced() -> None:
+    async def published() -> None:
         waiting = shop.number(
             "payment", "SELECT COUNT(*) FROM outbox WHERE reservation_id = %s", reservation
         )
         assert waiting == 0
 
-    await eventually(announced)
+    await eventually(published)
     (event,) = (await shop.payment_events([reservation]))[reservation]
     assert event.WhichOneof("event") == "succeeded"
     assert event.payment_id in payments

@@ -64,7 +64,7 @@ class MemoryPayments:
         mine = self._of(order.reservation_id, order.user_id)
         latest = mine[-1] if mine else None
         if latest and (
-            latest.status is not Status.FAILED or (latest.declined and not latest.outcome_told)
+            latest.status is not Status.FAILED or (latest.declined and not latest.decline_returned)
         ):
             return Attempt(latest, created=False)
         reached = latest and latest.failure_code in (PaymentDeclined.code, Unavailable.code)
@@ -75,7 +75,7 @@ class MemoryPayments:
             status=Status.INITIATED,
             amount=None,
             failure_code="",
-            outcome_told=False,
+            decline_returned=False,
             admission=order.admission,
             failed_payment_id=0
             if latest is None
@@ -109,7 +109,7 @@ class MemoryPayments:
             payment
             for payment in self._of(reservation_id, user_id)
             if payment.status is not Status.FAILED
-            or (payment.declined and not payment.outcome_told)
+            or (payment.declined and not payment.decline_returned)
         ]
         return mine[-1] if mine else None
 
@@ -156,7 +156,7 @@ class MemoryPayments:
             self._event_times[event.event_id] = time.monotonic()
 
     async def mark_decline_returned(self, payment_id: int) -> None:
-        self.payments[payment_id] = replace(self.payments[payment_id], outcome_told=True)
+        self.payments[payment_id] = replace(self.payments[payment_id], decline_returned=True)
 
     async def park(self, payment: Payment, seconds: float) -> None:
         if self._driven_by(payment):
@@ -169,7 +169,7 @@ class MemoryPayments:
             limit,
         )
 
-    async def claim_unannounced(
+    async def claim_unpublished(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         old = time.monotonic() - older_than

@@ -172,7 +172,7 @@ async def test_a_failing_recovery_does_not_stop_the_others(shop: Shop) -> None:
 async def test_the_hold_of_an_unpublished_success_is_renewed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.3)
+    monkeypatch.setattr(recovery_module, "UNPUBLISHED_SECONDS", 0.3)
     await shop.service._saga.drive(await shop.abandoned(ORDER))
     await asyncio.sleep(0.35)
     for _ in range(3):
@@ -183,7 +183,7 @@ async def test_the_hold_of_an_unpublished_success_is_renewed(
 async def test_the_holds_of_many_unpublished_successes_are_all_renewed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery_module, "UNANNOUNCED_SECONDS", 0.0)
+    monkeypatch.setattr(recovery_module, "UNPUBLISHED_SECONDS", 0.0)
     for reservation_id in range(1000, 1500):
         shop.reservations.hold(reservation_id, user_id=42)
         await shop.service._saga.drive(await shop.abandoned(PayOrder(reservation_id, 42)))

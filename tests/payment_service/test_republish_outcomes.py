@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from payment_service import events
-from payment_service.announcements import Announcements
 from payment_service.consumers import ReservationEvents
 from payment_service.domain import (
     Admission,
@@ -34,6 +33,7 @@ from payment_service.providers.sandbox import SandboxProvider
 from payment_service.relay import Relay
 from payment_service.repository import PaymentRepository
 from payment_service.republish_outcomes import republish_outcomes
+from payment_service.republish_repository import RepublishRepository
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from protos.frontrow.payment.v1 import events_pb2
@@ -126,7 +126,7 @@ class Restored:
         await until(lambda: len(self.published) >= sent)
 
     async def republish_outcomes(self, seconds: float = HOUR) -> tuple[int, int]:
-        return await republish_outcomes(Announcements(self.database), seconds)
+        return await republish_outcomes(RepublishRepository(self.database), seconds)
 
     async def becomes(self, payment: Payment, status: Status) -> None:
         async with asyncio.timeout(30):
@@ -369,7 +369,7 @@ async def test_payments_that_finished_at_the_same_time_are_all_found(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("payment_service.republish_outcomes.BATCH", 7)
-    monkeypatch.setattr("payment_service.announcements._OUTBOX_PAGE", 5)
+    monkeypatch.setattr("payment_service.republish_repository._OUTBOX_PAGE", 5)
     values = ", ".join(
         f"({number}, {USER}, '{status}', 1, '{code}', '2026-01-01 00:00:0{number // 20}')"
         for number, (status, code) in enumerate(
@@ -431,12 +431,12 @@ def run(url: str) -> subprocess.CompletedProcess[str]:
 async def test_the_command_reports_what_it_did(shop: Restored, mysql_urls: dict[str, str]) -> None:
     await shop.pay(await shop.hold())
     await shop.send()
-    for announced, there in ((1, 0), (0, 1)):
+    for republished, present in ((1, 0), (0, 1)):
         ran = await asyncio.to_thread(run, mysql_urls["payment"])
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout == (
-            f"Put the outcomes of {announced} payments back into the outbox, from the last 1800 s"
-            f" before the newest change; {there} were in it already.\n"
+            f"Put the outcomes of {republished} payments back into the outbox, from the last 1800 s"
+            f" before the newest change; {present} were in it already.\n"
         )
     assert await shop.in_outbox() == 1
 

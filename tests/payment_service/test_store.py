@@ -109,8 +109,8 @@ class Contract:
         order = new_order()
         payment = (await create(payments, order)).payment
         await end(payments, payment, DECLINED)
-        untold = await create(payments, order)
-        assert (untold.payment.id, untold.created) == (payment.id, False)
+        repeated = await create(payments, order)
+        assert (repeated.payment.id, repeated.created) == (payment.id, False)
         await payments.mark_decline_returned(payment.id)
         second = await create(payments, order)
         assert second.created
@@ -189,7 +189,7 @@ class Contract:
         self, payments: Payments
     ) -> None:
         async def claim() -> bool:
-            found = await payments.claim_unannounced(older_than=0.5, lease_seconds=0.5, limit=1000)
+            found = await payments.claim_unpublished(older_than=0.5, lease_seconds=0.5, limit=1000)
             return payment.id in [p.id for p in found]
 
         payment = (await create(payments, new_order(), lease=0)).payment
@@ -213,7 +213,7 @@ class Contract:
         # Every lease is over at once, so every claim may return any of them, and also payments of
         # other tests.
         for _ in range(40):
-            found = await payments.claim_unannounced(older_than=0, lease_seconds=0, limit=50)
+            found = await payments.claim_unpublished(older_than=0, lease_seconds=0, limit=50)
             unseen -= {payment.id for payment in found}
         assert not unseen
 

@@ -1,4 +1,4 @@
-"""The SQL statements that publish outcomes again after a restore."""
+"""The SQL statements that republish outcomes after a restore."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from servicekit.mysql import Database
 _OUTBOX_PAGE = 10_000
 
 
-class Announcements:
+class RepublishRepository:
     """Reads finished payments and writes their events into the outbox, in bounded batches.
 
     Each statement commits by itself: an event may be published twice, as from every outbox.
