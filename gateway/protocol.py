@@ -16,7 +16,7 @@ HEAD_SECONDS = 10.0
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection. Answers a malformed message (bad bytes in the path, an unknown method) with
     INVALID_REQUEST and closes the connection. Also closes it without a first byte within the
-    keep-alive time-out, and if a head is incomplete after HEAD_SECONDS."""
+    keep-alive timeout, and if a head is incomplete after HEAD_SECONDS."""
 
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None

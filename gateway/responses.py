@@ -14,7 +14,7 @@ JSON = "application/json"
 class JsonResponse(Response):
     """A JSON response of a dict or of encoded bytes.
 
-    Builds its headers without Starlette's search for existing ones: 3 µs less a request.
+    Builds its headers without Starlette's search for existing ones, which costs 3 µs per request.
     """
 
     media_type = JSON

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     """Deadline of holding a seat, cancelling or leaving, in seconds; then 504."""
 
     pay_budget_seconds: float = Field(default=8.0, gt=0)
-    """Deadline of paying, in seconds. Must exceed the payment provider's time-out, so that a
+    """Deadline of paying, in seconds. Must exceed the payment provider's timeout, so that a
     slow provider leads to 202 and not to 504."""
 
     batch_pause_seconds: float = Field(default=0.006, ge=0, le=0.1)
@@ -87,8 +87,9 @@ class Settings(BaseSettings):
     midnight UTC, when dates pass."""
 
     requests_per_second: int = Field(default=20, ge=0)
-    """Requests a second that one place in line (or, to enter, one user id) may send to each
-    gateway process, as many of them at once; above it 429. 0 switches the limit off."""
+    """Requests per second that one place in line may send to each gateway process; requests to
+    enter count for their user id. The same number may be sent at once. Further requests get 429. 0
+    switches the limit off."""
 
     drain_announce_seconds: float = Field(default=2.0, ge=0)
     """After SIGTERM, how long requests are still accepted while /health/ready answers 503 and

@@ -141,8 +141,8 @@ class Meter:
 
 
 class Watch:
-    """Samples sources (about once a second) and the waiting room (five times a second) in a thread
-    of its own. `points` and `room` hold what was seen so far."""
+    """Samples sources (about once per second) and the waiting room (five times per second) in a
+    thread of its own. `points` and `room` hold what was seen so far."""
 
     def __init__(self, target: Target, sources: Sources) -> None:
         self._sources = sources

@@ -34,7 +34,8 @@ _SOON = "NOW(6) + INTERVAL %s MICROSECOND"
 _DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
 _CHARGED = "id = %s AND status = 'SUCCEEDED'"
 
-# Of two orders for one reservation the unique key refuses one, which then finds the other.
+# The unique key refuses one of two concurrent orders for a reservation. The next attempt of the
+# refused order finds the payment of the other.
 _CREATE_ATTEMPTS = 5
 
 

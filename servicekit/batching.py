@@ -34,10 +34,10 @@ class Batcher(Generic[Item, Result]):
     """Combines calls for one item into calls for many.
 
     `send` gets at most `max_batch` items and returns one result per item, in order; at most
-    `max_in_flight` sends run at once. The next one starts at the earliest 2 ms per caller of the
-    last one after that started, but at most `longest_pause` seconds after it. A caller waits at
-    most `budget` seconds for its batch to start. `max_waiting` is the most callers that wait.
-    A batch runs in the context of its first caller, hence with that caller's request id.
+    `max_in_flight` sends run at once. Between the starts of two sends there is a pause: 2 ms for
+    each caller of the first, but at most `longest_pause` seconds. A caller waits at most `budget`
+    seconds for its batch to start. `max_waiting` is the most callers that wait. A batch
+    runs in the context of its first caller, hence with that caller's request id.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from servicekit.settings import split_address
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-# Below the time-out of the health check of a container (`probe`).
+# Below the timeout of the health check of a container (`probe`).
 LOOP_SECONDS = 2.0
 
 

@@ -11,7 +11,7 @@ of the container: 9 ms, of which the interpreter takes 8. Importing `socket` wou
 import _socket
 import sys
 
-# Above the time that /health gives the event loop, below the time-out of Docker's health check.
+# Above the time that /health gives the event loop, below the timeout of Docker's health check.
 _SECONDS = 4.0
 
 

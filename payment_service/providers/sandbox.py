@@ -30,10 +30,10 @@ SETTLING_SECONDS = 2.0
 FAILING_CALLS = 2
 DECLINE_REASON = "CARD_DECLINED"
 
-# The first call decides, and a repeat returns the same decision; a charge of the failing user is
+# The first call decides, and a repeat returns the same decision. A charge of a failing user is
 # decided by a later call. MariaDB makes the assignments from left to right.
-# SYSDATE, because NOW is when a statement started: of two at once, the one that waited for the
-# other's lock would read a decision of its future, which is "still settling".
+# SYSDATE, because NOW is the start of the statement. If a statement waits for the lock of another,
+# the other decides after that start, and NOW would report the decided charge as still settling.
 CHARGE = """
 INSERT INTO sandbox_charge (payment_id, user_id, amount, status, decided_at, calls)
 VALUES (%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)

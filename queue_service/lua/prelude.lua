@@ -61,7 +61,9 @@ local FIELDS = {
   'resumed_at', -- absence counts from here: start of the epoch, or first poll after a silence
   'heard_at', -- the last poll of any place, roughly
   'pace_at', 'pace_now', 'pace_before', -- window of admissions: start, count, count before
-  'blind', -- the epoch, if its opener knew no earlier one and no caller has reported one; else 0
+  -- The epoch that was opened by a guess: its opener did not remember the room. 0 if there is none,
+  -- or once a caller remembers the room (hand_over).
+  'blind',
 }
 local LIMITS = { 'capacity', 'max_waiting', 'paused' }
 local room = {}

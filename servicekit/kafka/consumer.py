@@ -32,7 +32,7 @@ _REJOIN_SECONDS = 0.2
 _COMMIT_SECONDS = 10.0
 _POLL_MS = 100
 # Records that arrive within this time are fetched together, and records that are handled within
-# it are committed together: otherwise, at a hundred records a second, Kafka spends more on the
+# it are committed together: otherwise, at a hundred records per second, Kafka spends more on the
 # requests than on the records.
 _COLLECT_SECONDS = 0.02
 _REVOKE_SECONDS = 5.0

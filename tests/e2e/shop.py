@@ -122,7 +122,7 @@ class Fan(Client):
 
     async def until_out(self, within: float = 20.0) -> None:
         """Waits until the admission has ended, as it does after a payment. Kafka carries the
-        event, and its consumers may have to wait for the time-out of a session (10 s)."""
+        event, and its consumers may have to wait for the timeout of a session (10 s)."""
 
         async def out() -> None:
             assert_problem(await self.concerts(), 401, "TOKEN_EXPIRED")

@@ -67,7 +67,7 @@ async def test_a_paused_room_admits_nobody_until_it_is_resumed(
     assert_problem(await shop.fan(door).enter(), 503, "QUEUE_PAUSED")
     assert (await inside.concerts()).status_code == 200
     await inside.leave()
-    # A slot is free, but the door is shut; the tick that would open it runs ten times a second.
+    # A slot is free, but the room is paused; the tick that would fill it runs ten times per second.
     await asyncio.sleep(0.3)
     assert (await waiting.order()).json()["order"] == 1
     assert "paused" not in await admin("resume")

@@ -15,7 +15,7 @@ from tests.e2e.shop import Shop, assert_problem, eventually
 
 @pytest.fixture(scope="module")
 def door(stack: Stack) -> str:
-    """The name of a gateway to the room DOOR, with the usual limit of requests a second."""
+    """The name of a gateway to the room DOOR, with the usual limit of requests per second."""
     gateway = stack.add_replica(
         "gateway", {"GATEWAY_ROOM": DOOR, "GATEWAY_REQUESTS_PER_SECOND": "20"}
     )

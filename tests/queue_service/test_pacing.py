@@ -28,7 +28,7 @@ def waiting(order: int) -> Standing:
 
 
 def test_the_wait_follows_the_recent_pace() -> None:
-    # 12,000 in two minutes are 100 a second.
+    # 12,000 in two minutes are 100 per second.
     assert PACING.position(waiting(100), ROOM).estimated_wait_ms == 1_000
     assert PACING.position(waiting(100_000), ROOM).estimated_wait_ms == 1_000_000
 
