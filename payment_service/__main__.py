@@ -45,7 +45,8 @@ async def main() -> None:
         saga = Saga(
             payments,
             GrpcReservations(
-                ReservationServiceStub(reservations), settings.reservation_timeout_seconds
+                ReservationServiceStub(reservations),
+                budget=settings.reservation_timeout_seconds,
             ),
             guarded_provider,
             renewal_seconds=settings.hold_renewal_seconds,

@@ -154,7 +154,7 @@ class IdempotencyKeyReused(InvalidRequest):
     code = "IDEMPOTENCY_KEY_REUSED"
 
 
-class InProgress(Conflict):
+class RequestInProgress(Conflict):
     code = "IN_PROGRESS"
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from payment_service.domain import Attempt, Charge, Event, Outcome, Payment, PayOrder
 
 
-class Payments(Protocol):
+class PaymentStore(Protocol):
     """The store of payments. Every write is one transaction, durable when its method returns."""
 
     async def create_payment(
@@ -17,28 +17,23 @@ class Payments(Protocol):
         Returns the existing payment of this order instead if that is unfinished, has succeeded, or
         was declined and no caller has received the decline.
 
-        With an idempotency key, returns the first payment of the key. Raises InProgress while
-        the call that uses the key has not answered (for at most its `answer_seconds`), and
+        With an idempotency key, returns the first payment of the key. Raises RequestInProgress
+        while the call that uses the key has not answered (for at most its `answer_seconds`), and
         IdempotencyKeyReused if the key belongs to another reservation.
         """
-        ...
 
     async def release_key(self, order: PayOrder) -> None:
         """Frees the order's idempotency key: the call that uses it returns without an outcome."""
-        ...
 
     async def get_payment(self, payment_id: int) -> Payment | None:
         """Reads a payment."""
-        ...
 
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
         """Returns the user's latest payment of a reservation that has reached, or may reach, the
         provider. Leaves out declines that a caller has received."""
-        ...
 
     async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
         """Returns whether another user has paid, or was declined for, this reservation."""
-        ...
 
     async def record_outcome(
         self, payment: Payment, outcome: Outcome, event: Event | None
@@ -46,43 +41,34 @@ class Payments(Protocol):
         """Step 4 of the saga. Finishes a payment and writes its event in the same transaction.
         No-op if it is finished or another driver has claimed it. Returns the payment as it is now.
         """
-        ...
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         """Bars an unfinished payment from being charged. Returns False if it is finished or
         another driver has claimed it."""
-        ...
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         """SUCCEEDED -> REFUNDED, with its event in the same transaction; otherwise a no-op."""
-        ...
 
     async def mark_decline_returned(self, payment_id: int) -> None:
         """Notes that a caller receives the decline."""
-        ...
 
     async def park(self, payment: Payment, seconds: float) -> None:
         """Ends the lease on an unfinished payment; recovery may claim it after `seconds`."""
-        ...
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
         """Claims unfinished payments whose lease has ended; the caller now drives them."""
-        ...
 
     async def claim_unpublished(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         """Claims succeeded payments whose event has waited in the outbox for `older_than` seconds,
         for `lease_seconds`. Starts with those that have waited longest for a claim."""
-        ...
 
     async def delete_old_keys(self, older_than_hours: float) -> None:
         """Deletes at most 1,000 idempotency keys of that age."""
-        ...
 
     async def count_unsent(self) -> int:
         """Counts the events that Kafka has not acknowledged."""
-        ...
 
 
 class Reservations(Protocol):
@@ -95,7 +81,6 @@ class Reservations(Protocol):
         After PaymentInProgress it is certain that this payment has not begun and will not begin
         by this call; after Unavailable or TimedOut it is not.
         """
-        ...
 
 
 class PaymentProvider(Protocol):
@@ -108,13 +93,10 @@ class PaymentProvider(Protocol):
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
         """Step 3 of the saga. Returns APPROVED, DECLINED or PENDING; a repeat returns the first
         result."""
-        ...
 
     async def get_charge(self, payment_id: int) -> Charge:
         """Returns the state of a charge."""
-        ...
 
     async def refund(self, payment_id: int) -> None:
         """Returns what was charged. Bars a charge that the provider has not received: if it arrives
         later, the provider declines it."""
-        ...

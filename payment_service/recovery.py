@@ -5,7 +5,7 @@ import asyncio
 from prometheus_client import Gauge
 
 from payment_service.domain import Payment
-from payment_service.ports import Payments
+from payment_service.ports import PaymentStore
 from payment_service.saga import Saga
 from servicekit import call_context, logs
 from servicekit.background import repeat
@@ -32,13 +32,13 @@ class Recovery:
 
     def __init__(
         self,
-        payments: Payments,
+        store: PaymentStore,
         saga: Saga,
         *,
         interval: float,
         lease_seconds: float,
     ) -> None:
-        self._payments = payments
+        self._store = store
         self._saga = saga
         self._interval = interval
         self._lease_seconds = lease_seconds
@@ -54,8 +54,8 @@ class Recovery:
     async def recover_all(self) -> None:
         """Recovers unfinished payments, measures the backlog and deletes old idempotency keys."""
         await self.poll_once()
-        BACKLOG.set(await self._payments.count_unsent())
-        await self._payments.delete_old_keys(KEEP_KEYS_HOURS)
+        BACKLOG.set(await self._store.count_unsent())
+        await self._store.delete_old_keys(KEEP_KEYS_HOURS)
 
     async def poll_once(self) -> None:
         """Recovers batches of payments, at most BATCHES, until one is not full."""
@@ -65,10 +65,10 @@ class Recovery:
 
     async def recover_batch(self) -> int:
         """Recovers one batch; returns how many payments it claimed."""
-        unfinished = await self._payments.claim_unfinished(
+        unfinished = await self._store.claim_unfinished(
             lease_seconds=self._lease_seconds, limit=BATCH
         )
-        unpublished = await self._payments.claim_unpublished(
+        unpublished = await self._store.claim_unpublished(
             older_than=UNPUBLISHED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=BATCH
         )
         await asyncio.gather(

@@ -15,11 +15,11 @@ from payment_service.domain import (
     Attempt,
     Event,
     IdempotencyKeyReused,
-    InProgress,
     Outcome,
     Payment,
     PaymentDeclined,
     PayOrder,
+    RequestInProgress,
     Status,
 )
 from payment_service.outbox import put_in_outbox
@@ -40,8 +40,8 @@ _CREATE_ATTEMPTS = 5
 
 
 class PaymentRepository:
-    """Implements `ports.Payments` in MariaDB. Sets `committed` after each commit of an event, so
-    that the relay sends it at once."""
+    """Implements `ports.PaymentStore` in MariaDB. Sets `committed` after each commit of an event,
+    so that the relay sends it at once."""
 
     def __init__(self, database: Database, committed: asyncio.Event) -> None:
         self._database = database
@@ -57,7 +57,7 @@ class PaymentRepository:
             if known is not None:
                 payment, in_flight = known
                 if not payment.finished and in_flight:
-                    raise InProgress("A request with this idempotency key is in progress.")
+                    raise RequestInProgress("A request with this idempotency key is in progress.")
                 attempt = (
                     await _create_or_find(connection, order, lease_seconds)
                     if payment.status is Status.FAILED

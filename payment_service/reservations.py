@@ -21,12 +21,13 @@ class GrpcReservations:
     """Implements `ports.Reservations` over gRPC. A call takes at most about `budget` seconds,
     retries included."""
 
-    def __init__(self, stub: "reservation_pb2_grpc.ReservationServiceAsyncStub", budget: float):
+    def __init__(
+        self, stub: "reservation_pb2_grpc.ReservationServiceAsyncStub", *, budget: float
+    ) -> None:
         self._stub = stub
         self._budget = budget
 
     async def begin_payment(self, payment: Payment) -> Decimal:
-        """See `ports.Reservations`."""
         request = reservation_pb2.BeginPaymentRequest(
             reservation_id=payment.reservation_id,
             user_id=payment.user_id,

@@ -1,9 +1,9 @@
 """The steps of a payment, from its creation to its recorded outcome.
 
-    1  repository.create_payment       INITIATED; its creator drives it
+    1  store.create_payment            INITIATED; its creator drives it
     2  reservations.begin_payment      HELD -> PAYING, for this payment only
     3  provider.charge                 the payment id is the idempotency key
-    4  repository.record_outcome       SUCCEEDED or FAILED, and its event, in one transaction
+    4  store.record_outcome            SUCCEEDED or FAILED, and its event, in one transaction
     5  the answer; the relay publishes the event
 
 Every step is idempotent, and a driver that has lost its lease cannot record anything. After a crash
@@ -27,7 +27,7 @@ from payment_service.domain import (
     ReservationExpired,
     Status,
 )
-from payment_service.ports import PaymentProvider, Payments, Reservations
+from payment_service.ports import PaymentProvider, PaymentStore, Reservations
 from servicekit import logs
 from servicekit.errors import ServiceError, Unavailable
 
@@ -48,13 +48,13 @@ class Saga:
 
     def __init__(
         self,
-        payments: Payments,
+        store: PaymentStore,
         reservations: Reservations,
         provider: PaymentProvider,
         *,
         renewal_seconds: float,
     ) -> None:
-        self._payments = payments
+        self._store = store
         self._reservations = reservations
         self._provider = provider
         self._renewal_seconds = renewal_seconds
@@ -125,25 +125,25 @@ class Saga:
 
     async def _give_up(self, payment: Payment, failure_code: str) -> Payment:
         # Stored first: after the provider has barred the charge, the payment must not succeed.
-        if not await self._payments.give_up(payment, failure_code):
+        if not await self._store.give_up(payment, failure_code):
             return payment
         # The request of the lost driver may still arrive at the provider: bar it.
         await self._provider.refund(payment.id)
         outcome = Outcome(Status.FAILED, failure_code=failure_code)
         # A reservation that has refused this payment needs no event.
         event = None if failure_code in REJECTIONS else events.failed(payment, failure_code)
-        return await self._payments.record_outcome(payment, outcome, event)
+        return await self._store.record_outcome(payment, outcome, event)
 
     async def _end_uncharged(self, payment: Payment, error: ServiceError) -> Payment:
         if error.code in REJECTIONS or error.code == PaymentInProgress.code:
             # The reservation never started this payment and needs no event.
             outcome = Outcome(Status.FAILED, failure_code=error.code)
-            return await self._payments.record_outcome(payment, outcome, None)
+            return await self._store.record_outcome(payment, outcome, None)
         # The payment may have begun although the answer is lost. The caller learns that nothing
         # was charged, so this payment ends here, and its event returns the reservation to its hold.
         outcome = Outcome(Status.FAILED, failure_code=Unavailable.code)
         event = events.failed(payment, Unavailable.code)
-        return await self._payments.record_outcome(payment, outcome, event)
+        return await self._store.record_outcome(payment, outcome, event)
 
     async def _settle(
         self, payment: Payment, charge: Charge, longest_park: float = LONGEST_PARK_SECONDS
@@ -160,11 +160,11 @@ class Saga:
             # Refunded at the provider, not by this service.
             outcome = Outcome(Status.FAILED, failure_code=ReservationExpired.code)
             event = events.failed(payment, ReservationExpired.code)
-        return await self._payments.record_outcome(payment, outcome, event)
+        return await self._store.record_outcome(payment, outcome, event)
 
     async def _park(self, payment: Payment, longest: float = LONGEST_PARK_SECONDS) -> Payment:
         seconds = min(longest, 0.5 * 2 ** min(payment.attempts, 10))
-        await self._payments.park(payment, seconds)
+        await self._store.park(payment, seconds)
         return payment
 
 

@@ -13,7 +13,7 @@ from payment_service.domain import (
     Status,
     failure,
 )
-from payment_service.ports import PaymentProvider, Payments
+from payment_service.ports import PaymentProvider, PaymentStore
 from payment_service.saga import Saga
 from servicekit import call_context, logs
 from servicekit.errors import InvalidRequest, is_transient
@@ -22,7 +22,7 @@ log = logs.get(__name__)
 
 PAYMENTS = Counter("payment_answers", "Outcomes that Pay returned.", ["outcome"])
 
-KEY_LENGTH = 255
+MAX_KEY_LENGTH = 255
 # The part of the caller's deadline that is left for the answer PENDING to arrive.
 ANSWER_SECONDS = 0.25
 # The pause between two reads of a payment that another replica drives.
@@ -38,14 +38,14 @@ class PaymentService:
 
     def __init__(
         self,
-        payments: Payments,
+        store: PaymentStore,
         provider: PaymentProvider,
         saga: Saga,
         *,
         lease_seconds: float,
         wait_seconds: float,
     ) -> None:
-        self._payments = payments
+        self._store = store
         self._provider = provider
         self._saga = saga
         self._lease_seconds = lease_seconds
@@ -57,12 +57,12 @@ class PaymentService:
         outcome is not known in time.
 
         Raises InvalidRequest, the error of a failed payment (see `domain.failure`), and for the
-        order's idempotency key InProgress or IdempotencyKeyReused.
+        order's idempotency key RequestInProgress or IdempotencyKeyReused.
         """
         _check_ids(order.reservation_id, order.user_id)
-        if len(order.idempotency_key) > KEY_LENGTH:
-            raise InvalidRequest(f"An idempotency key has at most {KEY_LENGTH} characters.")
-        attempt = await self._payments.create_payment(
+        if len(order.idempotency_key) > MAX_KEY_LENGTH:
+            raise InvalidRequest(f"An idempotency key has at most {MAX_KEY_LENGTH} characters.")
+        attempt = await self._store.create_payment(
             order,
             lease_seconds=self._lease_seconds,
             answer_seconds=call_context.remaining(self._wait_seconds),
@@ -85,9 +85,9 @@ class PaymentService:
         if another user has paid; PaymentNotFound.
         """
         _check_ids(reservation_id, user_id)
-        payment = await self._payments.latest_payment(reservation_id, user_id)
+        payment = await self._store.latest_payment(reservation_id, user_id)
         if payment is None:
-            if await self._payments.paid_by_another(reservation_id, user_id):
+            if await self._store.paid_by_another(reservation_id, user_id):
                 raise NotYours("The reservation belongs to another user.")
             raise PaymentNotFound("The reservation has no payment.")
         return await self._report(payment)
@@ -98,7 +98,7 @@ class PaymentService:
         Raises ProviderUnavailable or TimeoutError if the provider does not answer, ProviderRefused
         if it refuses, PaymentNotFound, and InvalidRequest if the payment has not succeeded.
         """
-        payment = await self._payments.get_payment(payment_id)
+        payment = await self._store.get_payment(payment_id)
         if payment is None:
             raise PaymentNotFound("There is no such payment.")
         if payment.status is Status.REFUNDED:
@@ -106,7 +106,7 @@ class PaymentService:
         if payment.status is not Status.SUCCEEDED:
             raise InvalidRequest("Only a payment that succeeded can be refunded.")
         await self._provider.refund(payment_id)
-        await self._payments.record_refund(payment_id, events.refunded(payment))
+        await self._store.record_refund(payment_id, events.refunded(payment))
         log.info("payment_refunded", payment_id=payment_id)
 
     async def drain(self, seconds: float) -> None:
@@ -120,7 +120,7 @@ class PaymentService:
 
     async def _release_key(self, order: PayOrder) -> None:
         try:
-            await self._payments.release_key(order)
+            await self._store.release_key(order)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -130,7 +130,7 @@ class PaymentService:
     async def _report(self, payment: Payment) -> Payment:
         """Returns the payment, or raises its failure. Notes that its decline has been reported."""
         if payment.declined and not payment.decline_returned:
-            await self._payments.mark_decline_returned(payment.id)
+            await self._store.mark_decline_returned(payment.id)
         if payment.status is Status.FAILED:
             raise failure(payment)
         return payment
@@ -147,7 +147,7 @@ class PaymentService:
                 ended = driver.done() and not driver.cancelled() and driver.exception() is None
                 return driver.result() if ended else payment
             await asyncio.sleep(POLL_SECONDS)
-            payment = await self._payments.get_payment(payment.id) or payment
+            payment = await self._store.get_payment(payment.id) or payment
         return payment
 
     def _start_driving(self, payment: Payment) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
 from queue_service.consumers import PaymentEvents
-from queue_service.repository import RedisWaitingRoom
+from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
@@ -28,7 +28,7 @@ async def main() -> None:
         Server(settings, "queue_service") as server,
     ):
         service = QueueService(
-            RedisWaitingRoom(redis, settings.rules, settings.limits),
+            QueueRepository(redis, settings.rules, settings.limits),
             Signer(settings.token_signing_key_id, settings.signing_secret),
             settings.pacing,
             settings.rooms,

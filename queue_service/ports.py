@@ -6,7 +6,7 @@ from typing import Protocol
 from queue_service.domain import Place, Refusal, Room, Standing
 
 
-class WaitingRoom(Protocol):
+class QueueStore(Protocol):
     """The store of rooms, shared by all replicas.
 
     Every method is idempotent, first expires and admits what is due, and returns the room as it

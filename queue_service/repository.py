@@ -43,9 +43,9 @@ class _Items:
         return Standing(_STATES[self.state[n]], self.order[n], self.admitted_until[n])
 
 
-class RedisWaitingRoom:
-    """Rooms in Redis; a WaitingRoom. Every method takes one round trip, and raises Unavailable if
-    Redis cannot be reached, is loading, is read-only, is full or cannot write."""
+class QueueRepository:
+    """Implements `ports.QueueStore` in Redis. Every method takes one round trip, and raises
+    Unavailable if Redis cannot be reached, is loading, is read-only, is full or cannot write."""
 
     def __init__(self, redis: Redis, rules: Rules, defaults: Limits) -> None:
         self._redis = redis
@@ -65,7 +65,6 @@ class RedisWaitingRoom:
     async def enter(
         self, room: str, user_ids: Sequence[int]
     ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
-        """See WaitingRoom."""
         seen, items = await self._run(self._enter, room, user_ids)
         results: list[tuple[Place, Standing] | Refusal] = []
         for n, user_id in enumerate(user_ids):
@@ -77,7 +76,6 @@ class RedisWaitingRoom:
         return seen, results
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
-        """See WaitingRoom."""
         arguments = [
             part for place in places for part in (place.number, place.user_id, place.epoch)
         ]
@@ -85,13 +83,11 @@ class RedisWaitingRoom:
         return seen, [items.standing(n) for n in range(len(items.state))]
 
     async def leave(self, room: str, number: int, user_id: int) -> Room:
-        """See WaitingRoom."""
         return (await self._run(self._leave, room, (number, user_id)))[0]
 
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:
-        """See WaitingRoom."""
         changes = {"capacity": capacity, "max_waiting": max_waiting, "paused": paused}
         arguments = [
             part
@@ -102,7 +98,6 @@ class RedisWaitingRoom:
         return (await self._run(self._update, room, arguments))[0]
 
     async def tick(self, room: str) -> Room:
-        """See WaitingRoom."""
         return (await self._run(self._tick, room, ()))[0]
 
     async def _run(

@@ -24,7 +24,7 @@ from queue_service.domain import (
     RoomNotFound,
     TooManyItems,
 )
-from queue_service.ports import WaitingRoom
+from queue_service.ports import QueueStore
 from queue_service.tokens import Signer
 from servicekit import logs
 from servicekit.background import repeat
@@ -50,7 +50,7 @@ class QueueService:
     """The use cases. All raise Unavailable while the store is unavailable."""
 
     def __init__(
-        self, store: WaitingRoom, signer: Signer, pacing: Pacing, rooms: Sequence[str]
+        self, store: QueueStore, signer: Signer, pacing: Pacing, rooms: Sequence[str]
     ) -> None:
         self._store = store
         self._signer = signer

@@ -2,19 +2,18 @@
 
 from typing import TypeVar
 
-from protos.frontrow.queue.v1 import queue_pb2 as pb
-from protos.frontrow.queue.v1 import queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.domain import Place, PlaceState, Position, Refusal, Room
 from queue_service.service import Entered, QueueService
 from servicekit.server import Context
 
 # The responses that are a room: they have the same fields.
-RoomResponse = TypeVar("RoomResponse", pb.GetRoomResponse, pb.UpdateRoomResponse)
+RoomResponse = TypeVar("RoomResponse", queue_pb2.GetRoomResponse, queue_pb2.UpdateRoomResponse)
 
 _STATES = {
-    PlaceState.WAITING: pb.PLACE_STATE_WAITING,
-    PlaceState.ADMITTED: pb.PLACE_STATE_ADMITTED,
-    PlaceState.ENDED: pb.PLACE_STATE_ENDED,
+    PlaceState.WAITING: queue_pb2.PLACE_STATE_WAITING,
+    PlaceState.ADMITTED: queue_pb2.PLACE_STATE_ADMITTED,
+    PlaceState.ENDED: queue_pb2.PLACE_STATE_ENDED,
 }
 
 
@@ -25,24 +24,26 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self._service = service
 
     async def EnterQueue(
-        self, request: pb.EnterQueueRequest, context: Context
-    ) -> pb.EnterQueueResponse:
+        self, request: queue_pb2.EnterQueueRequest, context: Context
+    ) -> queue_pb2.EnterQueueResponse:
         results = await self._service.enter_queue(request.room, request.user_ids)
-        return pb.EnterQueueResponse(results=[_result(result) for result in results])
+        return queue_pb2.EnterQueueResponse(results=[_result(result) for result in results])
 
     async def GetPositions(
-        self, request: pb.GetPositionsRequest, context: Context
-    ) -> pb.GetPositionsResponse:
+        self, request: queue_pb2.GetPositionsRequest, context: Context
+    ) -> queue_pb2.GetPositionsResponse:
         places = [Place(p.room, p.number, p.user_id, p.epoch) for p in request.places]
         positions = await self._service.get_positions(places)
-        return pb.GetPositionsResponse(positions=[_position(position) for position in positions])
+        return queue_pb2.GetPositionsResponse(
+            positions=[_position(position) for position in positions]
+        )
 
     async def LeaveQueue(
-        self, request: pb.LeaveQueueRequest, context: Context
-    ) -> pb.LeaveQueueResponse:
+        self, request: queue_pb2.LeaveQueueRequest, context: Context
+    ) -> queue_pb2.LeaveQueueResponse:
         place = request.place
         await self._service.leave_queue(place.room, place.number, place.user_id)
-        return pb.LeaveQueueResponse()
+        return queue_pb2.LeaveQueueResponse()
 
 
 class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
@@ -51,28 +52,30 @@ class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
     def __init__(self, service: QueueService) -> None:
         self._service = service
 
-    async def GetRoom(self, request: pb.GetRoomRequest, context: Context) -> pb.GetRoomResponse:
+    async def GetRoom(
+        self, request: queue_pb2.GetRoomRequest, context: Context
+    ) -> queue_pb2.GetRoomResponse:
         room = await self._service.get_room(request.room)
-        return _room(pb.GetRoomResponse, request.room, room)
+        return _room(queue_pb2.GetRoomResponse, request.room, room)
 
     async def UpdateRoom(
-        self, request: pb.UpdateRoomRequest, context: Context
-    ) -> pb.UpdateRoomResponse:
+        self, request: queue_pb2.UpdateRoomRequest, context: Context
+    ) -> queue_pb2.UpdateRoomResponse:
         room = await self._service.update_room(
             request.room,
             capacity=request.capacity if request.HasField("capacity") else None,
             max_waiting=request.max_waiting if request.HasField("max_waiting") else None,
             paused=request.paused if request.HasField("paused") else None,
         )
-        return _room(pb.UpdateRoomResponse, request.room, room)
+        return _room(queue_pb2.UpdateRoomResponse, request.room, room)
 
 
-def _result(result: Entered | Refusal) -> pb.EnterQueueResponse.Result:
+def _result(result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:
     if isinstance(result, Refusal):
-        return pb.EnterQueueResponse.Result(error_code=result)
+        return queue_pb2.EnterQueueResponse.Result(error_code=result)
     place = result.place
-    return pb.EnterQueueResponse.Result(
-        place=pb.Place(
+    return queue_pb2.EnterQueueResponse.Result(
+        place=queue_pb2.Place(
             room=place.room, number=place.number, user_id=place.user_id, epoch=place.epoch
         ),
         access_token=result.access_token,
@@ -80,8 +83,8 @@ def _result(result: Entered | Refusal) -> pb.EnterQueueResponse.Result:
     )
 
 
-def _position(position: Position) -> pb.Position:
-    return pb.Position(
+def _position(position: Position) -> queue_pb2.Position:
+    return queue_pb2.Position(
         state=_STATES[position.standing.state],
         order=position.standing.order,
         poll_after_ms=position.poll_after_ms,

@@ -2,10 +2,11 @@
 
 from functools import partial
 
+from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, RESERVATION_GROUP
 from reservation_service.consumers import PaymentEvents
-from reservation_service.directory import IDEMPOTENT, ConcertDirectory
+from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
@@ -30,8 +31,8 @@ async def main() -> None:
     ):
         service = ReservationService(
             ReservationRepository(database),
-            ConcertDirectory(
-                concerts,
+            GrpcSeatDirectory(
+                ConcertServiceStub(concerts),
                 cached_seats=settings.cached_seats,
                 cache_seconds=settings.cache_seconds,
             ),

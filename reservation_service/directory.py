@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-import grpc
 from cachetools import TLRUCache
 
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
@@ -19,7 +18,7 @@ IDEMPOTENT = {"frontrow.concert.v1.ConcertService": ["GetSeats"]}
 BATCH = 1000
 
 
-class ConcertDirectory:
+class GrpcSeatDirectory:
     """Implements `ports.SeatDirectory` over concert_service. Caches at most `cached_seats` seats,
     each for `cache_seconds`.
 
@@ -28,9 +27,13 @@ class ConcertDirectory:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, *, cached_seats: int, cache_seconds: float
+        self,
+        stub: "concert_pb2_grpc.ConcertServiceAsyncStub",
+        *,
+        cached_seats: int,
+        cache_seconds: float,
     ) -> None:
-        self._stub = concert_pb2_grpc.ConcertServiceStub(channel)
+        self._stub = stub
         # Entries expire at midnight at the latest: the seats of a past date count as not found.
         self._seats: TLRUCache[int, Seat] = TLRUCache(
             cached_seats, ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight())

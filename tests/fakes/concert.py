@@ -7,6 +7,8 @@ from concert_service.domain import Concert, Schedule, Seat
 
 
 class FakeConcertStore:
+    """Implements ports.ConcertStore."""
+
     def __init__(self) -> None:
         self.concerts: dict[int, Concert] = {}
         self.schedules: dict[int, Schedule] = {}

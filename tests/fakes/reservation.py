@@ -205,7 +205,7 @@ class FakeReservationStore:
 
 
 @dataclass
-class FakeDirectory:
+class FakeSeatDirectory:
     """Implements ports.SeatDirectory. Every seat from 1 to `last` exists, 150 per schedule,
     numbered as by the seeder."""
 
@@ -219,7 +219,7 @@ class FakeDirectory:
         return Seat(seat_id, schedule + 1, f"{'ABCDEFGHIJ'[row]}{number + 1}", Decimal("150000.00"))
 
 
-class FakeLocks:
+class FakeSeatLocks:
     """Implements ports.SeatLocks."""
 
     def __init__(self) -> None:

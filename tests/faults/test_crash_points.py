@@ -36,7 +36,7 @@ STEPS = {
     "6 before the seat is confirmed": f"--before {RESERVATIONS}.confirm reservation_service",
     "6 seat confirmed, offset not committed": f"{RESERVATIONS}.confirm reservation_service",
     "6 admission ended, offset not committed": (
-        "queue_service.repository:RedisWaitingRoom.leave queue_service"
+        "queue_service.repository:QueueRepository.leave queue_service"
     ),
 }
 

@@ -13,12 +13,12 @@ from payment_service.domain import (
     PayOrder,
     Status,
 )
-from payment_service.ports import PaymentProvider, Payments
+from payment_service.ports import PaymentProvider, PaymentStore
 from payment_service.recovery import Recovery
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from protos.frontrow.payment.v1 import events_pb2
-from tests.fakes.payments import FakeProvider, FakeReservations, MemoryPayments
+from tests.fakes.payment import FakePaymentStore, FakeProvider, FakeReservations
 
 LEASE = 5.0
 
@@ -28,7 +28,7 @@ class Shop:
     """One payment_service over fakes. `restarted` is another one over the same fakes: after a
     restart, or a second replica."""
 
-    payments: Payments = field(default_factory=MemoryPayments)
+    payments: PaymentStore = field(default_factory=FakePaymentStore)
     reservations: FakeReservations = field(default_factory=FakeReservations)
     provider: FakeProvider = field(default_factory=FakeProvider)
     guard: PaymentProvider | None = None
@@ -55,7 +55,7 @@ class Shop:
 
     @property
     def events(self) -> list[events_pb2.PaymentEvent]:
-        assert isinstance(self.payments, MemoryPayments)
+        assert isinstance(self.payments, FakePaymentStore)
         return [events_pb2.PaymentEvent.FromString(e.payload) for e in self.payments.events]
 
     @property
@@ -89,7 +89,7 @@ class Shop:
                 await asyncio.sleep(0.02)
 
     def _all(self) -> list[Payment]:
-        assert isinstance(self.payments, MemoryPayments)
+        assert isinstance(self.payments, FakePaymentStore)
         return list(self.payments.payments.values())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from payment_service.domain import ChargeStatus, PayOrder, ProviderUnavailable, Status
 from servicekit.errors import ServiceError, Unavailable
-from tests.fakes.payments import MemoryPayments
+from tests.fakes.payment import FakePaymentStore
 from tests.payment_service.conftest import Shop
 
 SEEDS = 300
@@ -62,14 +62,14 @@ async def test_money_and_events_agree(decision: ChargeStatus) -> None:
         shop = Shop(lease_seconds=0.0001 if seed % 3 else 60, wait_seconds=0.3)
         shop.provider.answer = decision
         store = shop.payments
-        assert isinstance(store, MemoryPayments)
+        assert isinstance(store, FakePaymentStore)
         orders = [PayOrder(9, 42, "key" if n % 4 == 0 else "") for n in range(6)]
         shop.reservations.hold(9, user_id=42)
         make_unreliable(shop, luck)
         replicas = [shop, Shop(store, shop.reservations, shop.provider, lease_seconds=60)]
 
         async def abandon_a_driver(
-            order: PayOrder, replica: Shop = replicas[seed % 2], store: MemoryPayments = store
+            order: PayOrder, replica: Shop = replicas[seed % 2], store: FakePaymentStore = store
         ) -> None:
             # A driver whose lease is over, but which still goes on.
             attempt = await store.create_payment(order, lease_seconds=0, answer_seconds=0)

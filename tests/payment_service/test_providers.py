@@ -19,7 +19,7 @@ from payment_service.providers.http import HttpProvider
 from payment_service.providers.sandbox import SandboxProvider
 from servicekit.errors import is_transient
 from servicekit.mysql import Database
-from tests.fakes.payments import FakeProvider
+from tests.fakes.payment import FakeProvider
 
 PRICE = Decimal("150000.00")
 APPROVED = Charge(ChargeStatus.APPROVED, PRICE)

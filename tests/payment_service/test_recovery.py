@@ -23,7 +23,7 @@ from payment_service.domain import (
     Status,
 )
 from servicekit.errors import Unavailable
-from tests.fakes.payments import MemoryPayments
+from tests.fakes.payment import FakePaymentStore
 from tests.payment_service.conftest import Shop
 
 ORDER = PayOrder(reservation_id=9, user_id=42)
@@ -92,7 +92,7 @@ async def test_after_the_hold_expired_recovery_starts_no_charge(
     shop.reservations.lapse(9)
     restarted = shop.restarted()
     await restarted.recover()
-    assert isinstance(shop.payments, MemoryPayments)
+    assert isinstance(shop.payments, FakePaymentStore)
     payment = shop.payments.payments[1]
     if shop.provider.charged:
         # Charged: by this event reservation_service confirms the seat or reports it as lost.

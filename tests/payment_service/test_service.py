@@ -9,20 +9,20 @@ from payment_service.domain import (
     Admission,
     ChargeStatus,
     IdempotencyKeyReused,
-    InProgress,
     NotYours,
     Payment,
     PaymentDeclined,
     PaymentNotFound,
     PayOrder,
     ProviderUnavailable,
+    RequestInProgress,
     ReservationExpired,
     ReservationNotFound,
     Status,
 )
 from servicekit import call_context
 from servicekit.errors import InvalidRequest, ServiceError, Unavailable
-from tests.fakes.payments import MemoryPayments
+from tests.fakes.payment import FakePaymentStore
 from tests.payment_service.conftest import Shop
 
 ORDER = PayOrder(reservation_id=9, user_id=42)
@@ -234,7 +234,7 @@ class TestIdempotencyKey:
         answers = await asyncio.gather(
             *(shop.service.pay(self.ORDER) for _ in range(10)), return_exceptions=True
         )
-        assert sum(isinstance(answer, InProgress) for answer in answers) == 9
+        assert sum(isinstance(answer, RequestInProgress) for answer in answers) == 9
         assert (await shop.service.pay(self.ORDER)).status is Status.SUCCEEDED
 
     async def test_after_pending_a_repeat_returns_the_outcome(self, shop: Shop) -> None:
@@ -299,7 +299,7 @@ class TestIdempotencyKey:
 
     async def test_after_a_crash_the_key_is_free(self, shop: Shop) -> None:
         await shop.payments.create_payment(self.ORDER, lease_seconds=0, answer_seconds=0.1)
-        with pytest.raises(InProgress):
+        with pytest.raises(RequestInProgress):
             await shop.service.pay(self.ORDER)
         await shop.recover()
         assert (await shop.service.pay(self.ORDER)).status is Status.SUCCEEDED
@@ -348,7 +348,7 @@ async def test_the_outcome_of_another_replicas_payment_is_returned(shop: Shop) -
         *(replica.service.pay(ORDER) for replica in (shop, other) for _ in range(10))
     )
     assert {(p.id, p.status) for p in payments} == {(1, Status.SUCCEEDED)}
-    assert isinstance(shop.payments, MemoryPayments)
+    assert isinstance(shop.payments, FakePaymentStore)
     assert len(shop.payments.payments) == 1
 
 

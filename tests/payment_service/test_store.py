@@ -15,19 +15,19 @@ from payment_service.domain import (
     Attempt,
     Event,
     IdempotencyKeyReused,
-    InProgress,
     Outcome,
     Payment,
     PaymentDeclined,
     PayOrder,
+    RequestInProgress,
     Status,
 )
-from payment_service.ports import Payments
+from payment_service.ports import PaymentStore
 from payment_service.repository import PaymentRepository
 from servicekit.errors import Unavailable
 from servicekit.mysql import Database
 from tests.abandoned import HeldUpDatabase, abandon
-from tests.fakes.payments import MemoryPayments
+from tests.fakes.payment import FakePaymentStore
 
 # The tests share a schema, so each has reservations of its own.
 reservation_ids = itertools.count(random.randrange(1, 1 << 40))
@@ -42,22 +42,22 @@ def new_order(key: str = "", user_id: int = 42) -> PayOrder:
 
 
 async def create(
-    payments: Payments, order: PayOrder, lease: float = 60, answer: float = 60
+    payments: PaymentStore, order: PayOrder, lease: float = 60, answer: float = 60
 ) -> Attempt:
     return await payments.create_payment(order, lease_seconds=lease, answer_seconds=answer)
 
 
-async def end(payments: Payments, payment: Payment, outcome: Outcome) -> Payment:
+async def end(payments: PaymentStore, payment: Payment, outcome: Outcome) -> Payment:
     return await payments.record_outcome(payment, outcome, events.failed(payment, "ANY"))
 
 
-async def claimed(payments: Payments, payment: Payment) -> bool:
+async def claimed(payments: PaymentStore, payment: Payment) -> bool:
     claim = await payments.claim_unfinished(lease_seconds=60, limit=1000)
     return payment.id in [p.id for p in claim]
 
 
 class Contract:
-    async def test_an_order_creates_one_payment(self, payments: Payments) -> None:
+    async def test_an_order_creates_one_payment(self, payments: PaymentStore) -> None:
         order = new_order()
         attempts = await asyncio.gather(*(create(payments, order) for _ in range(30)))
         assert sum(attempt.created for attempt in attempts) == 1
@@ -70,13 +70,13 @@ class Contract:
         assert await payments.get_payment(payment.id) == payment
         assert await payments.get_payment(payment.id + 1_000_000) is None
 
-    async def test_users_have_separate_payments(self, payments: Payments) -> None:
+    async def test_users_have_separate_payments(self, payments: PaymentStore) -> None:
         order = new_order()
         stranger = PayOrder(order.reservation_id, 43)
         assert (await create(payments, order)).created
         assert (await create(payments, stranger)).created
 
-    async def test_the_first_outcome_stays(self, payments: Payments) -> None:
+    async def test_the_first_outcome_stays(self, payments: PaymentStore) -> None:
         payment = (await create(payments, new_order())).payment
         before = await payments.count_unsent()
         ended = await end(payments, payment, SUCCEEDED)
@@ -84,7 +84,9 @@ class Contract:
         assert await end(payments, payment, DECLINED) == ended
         assert await payments.count_unsent() == before + 1
 
-    async def test_a_repeated_order_finds_a_success_or_a_refund(self, payments: Payments) -> None:
+    async def test_a_repeated_order_finds_a_success_or_a_refund(
+        self, payments: PaymentStore
+    ) -> None:
         order = new_order()
         payment = (await create(payments, order)).payment
         ended = await end(payments, payment, SUCCEEDED)
@@ -96,7 +98,7 @@ class Contract:
         again = await create(payments, order)
         assert (again.payment.status, again.created) == (Status.REFUNDED, False)
 
-    async def test_only_a_success_is_refunded(self, payments: Payments) -> None:
+    async def test_only_a_success_is_refunded(self, payments: PaymentStore) -> None:
         payment = (await create(payments, new_order())).payment
         before = await payments.count_unsent()
         await payments.record_refund(payment.id, events.refunded(payment))
@@ -104,7 +106,7 @@ class Contract:
         assert await payments.get_payment(payment.id) == payment
 
     async def test_a_repeated_order_finds_a_decline_until_it_was_returned(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         order = new_order()
         payment = (await create(payments, order)).payment
@@ -117,7 +119,7 @@ class Contract:
         assert second.payment.failed_payment_id == payment.id
 
     async def test_an_attempt_names_the_last_one_that_reached_its_reservation(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         order = new_order()
         first = (await create(payments, order)).payment
@@ -129,7 +131,7 @@ class Contract:
         assert third.failed_payment_id == first.id
 
     async def test_the_latest_payment_leaves_out_returned_and_failed_ones(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         order = new_order()
         ids = (order.reservation_id, order.user_id)
@@ -148,7 +150,7 @@ class Contract:
         assert not await payments.paid_by_another(order.reservation_id, 42)
 
     async def test_an_unfinished_payment_is_claimed_once_after_its_lease(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         driven = (await create(payments, new_order())).payment
         assert not await claimed(payments, driven)
@@ -167,7 +169,7 @@ class Contract:
         await payments.park(left, 0)
         assert not await claimed(payments, left)
 
-    async def test_a_driver_without_lease_changes_nothing(self, payments: Payments) -> None:
+    async def test_a_driver_without_lease_changes_nothing(self, payments: PaymentStore) -> None:
         slow = (await create(payments, new_order(), lease=0)).payment
         [taken] = [
             payment
@@ -186,7 +188,7 @@ class Contract:
         assert (await end(payments, taken, DECLINED)).declined
 
     async def test_an_unpublished_success_is_claimed_once_per_lease(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         async def claim() -> bool:
             found = await payments.claim_unpublished(older_than=0.5, lease_seconds=0.5, limit=1000)
@@ -201,7 +203,9 @@ class Contract:
         await asyncio.sleep(0.55)
         assert await claim()
 
-    async def test_every_unpublished_success_is_claimed_in_turn(self, payments: Payments) -> None:
+    async def test_every_unpublished_success_is_claimed_in_turn(
+        self, payments: PaymentStore
+    ) -> None:
         async def succeed() -> int:
             payment = (await create(payments, new_order(), lease=0)).payment
             await end(payments, payment, SUCCEEDED)
@@ -217,10 +221,10 @@ class Contract:
             unseen -= {payment.id for payment in found}
         assert not unseen
 
-    async def test_a_key_returns_its_first_payment(self, payments: Payments) -> None:
+    async def test_a_key_returns_its_first_payment(self, payments: PaymentStore) -> None:
         order = new_order("key 🎟")
         payment = (await create(payments, order)).payment
-        with pytest.raises(InProgress):
+        with pytest.raises(RequestInProgress):
             await create(payments, order)
         with pytest.raises(IdempotencyKeyReused):
             await create(payments, new_order("key 🎟"))
@@ -228,7 +232,7 @@ class Contract:
         assert (await create(payments, new_order("key 🎟 "))).created, "trailing blanks count"
         await payments.release_key(order)
         assert await create(payments, order) == Attempt(payment, created=False)
-        with pytest.raises(InProgress):
+        with pytest.raises(RequestInProgress):
             await create(payments, order)
         await end(payments, payment, DECLINED)
         await payments.mark_decline_returned(payment.id)
@@ -236,24 +240,24 @@ class Contract:
         other = PayOrder(order.reservation_id, 42, "another key")
         assert (await create(payments, other)).created
 
-    async def test_a_key_in_flight_does_not_outlive_its_call(self, payments: Payments) -> None:
+    async def test_a_key_in_flight_does_not_outlive_its_call(self, payments: PaymentStore) -> None:
         order = new_order(f"key {random.random()}")
         await create(payments, order, answer=0.05)
         await asyncio.sleep(0.06)
         assert not (await create(payments, order)).created
 
     async def test_of_concurrent_calls_with_a_key_one_is_in_flight(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         order = new_order(f"key {random.random()}")
         attempts = await asyncio.gather(
             *(create(payments, order) for _ in range(30)), return_exceptions=True
         )
         assert sum(isinstance(attempt, Attempt) for attempt in attempts) == 1
-        assert sum(isinstance(attempt, InProgress) for attempt in attempts) == 29
+        assert sum(isinstance(attempt, RequestInProgress) for attempt in attempts) == 29
 
     async def test_a_key_allows_a_retry_after_a_failure_that_is_not_final(
-        self, payments: Payments
+        self, payments: PaymentStore
     ) -> None:
         order = new_order(f"key {random.random()}")
         first = (await create(payments, order)).payment
@@ -263,11 +267,11 @@ class Contract:
         ended = await end(payments, second.payment, SUCCEEDED)
         assert await create(payments, order) == Attempt(ended, created=False)
 
-    async def test_old_keys_are_deleted(self, payments: Payments) -> None:
+    async def test_old_keys_are_deleted(self, payments: PaymentStore) -> None:
         order = new_order(f"key {random.random()}")
         payment = (await create(payments, order)).payment
         await payments.delete_old_keys(older_than_hours=1)
-        with pytest.raises(InProgress):
+        with pytest.raises(RequestInProgress):
             await create(payments, order)
         await payments.delete_old_keys(older_than_hours=0)
         assert await create(payments, order) == Attempt(payment, created=False)
@@ -275,13 +279,13 @@ class Contract:
 
 class TestMemory(Contract):
     @pytest.fixture
-    def payments(self) -> Payments:
-        return MemoryPayments()
+    def payments(self) -> PaymentStore:
+        return FakePaymentStore()
 
 
 class TestMariaDb(Contract):
     @pytest.fixture
-    async def payments(self, mysql_urls: dict[str, str]) -> AsyncIterator[Payments]:
+    async def payments(self, mysql_urls: dict[str, str]) -> AsyncIterator[PaymentStore]:
         async with Database(mysql_urls["payment"]) as database:
             yield PaymentRepository(database, asyncio.Event())
 

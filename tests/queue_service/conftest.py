@@ -16,10 +16,10 @@ import redis
 
 from harness.local.process import find_binary
 from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules, Standing
-from queue_service.ports import WaitingRoom
-from queue_service.repository import RedisWaitingRoom
+from queue_service.ports import QueueStore
+from queue_service.repository import QueueRepository
 from servicekit import redis_client
-from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.fakes.queue import FakeQueueStore
 
 # Nothing runs out, on however slow a machine; a test shortens what it is about.
 RULES = Rules(
@@ -37,11 +37,11 @@ class RoomHandle:
 
     def __init__(
         self,
-        store: WaitingRoom,
+        store: QueueStore,
         room: str,
         sleep: Callable[[float], object],
         forget: Callable[[], object],
-        new_replica: Callable[[], WaitingRoom],
+        new_replica: Callable[[], QueueStore],
     ) -> None:
         self.store = store
         self.room = room
@@ -120,7 +120,7 @@ async def make_room(request: pytest.FixtureRequest) -> AsyncIterator[MakeRoom]:
     async with contextlib.AsyncExitStack() as stack:
 
         def make_fake(capacity: int = 1, max_waiting: int = 100, **changes: int) -> RoomHandle:
-            store = FakeWaitingRoom(replace(RULES, **changes), Limits(capacity, max_waiting))
+            store = FakeQueueStore(replace(RULES, **changes), Limits(capacity, max_waiting))
             return RoomHandle(store, "main", store.advance, store.forget, store.new_replica)
 
         def make_real(capacity: int = 1, max_waiting: int = 100, **changes: int) -> RoomHandle:
@@ -130,9 +130,9 @@ async def make_room(request: pytest.FixtureRequest) -> AsyncIterator[MakeRoom]:
             stack.push_async_callback(client.aclose)
             room = f"test-{next(_rooms)}"
 
-            def new_store() -> RedisWaitingRoom:
+            def new_store() -> QueueRepository:
                 rules = replace(RULES, **changes)
-                return RedisWaitingRoom(client, rules, Limits(capacity, max_waiting))
+                return QueueRepository(client, rules, Limits(capacity, max_waiting))
 
             async def forget() -> None:
                 # This room alone: the server is shared with other tests.

@@ -12,7 +12,7 @@ from queue_service.domain import Limits, Pacing, Place, PlaceState
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
 from servicekit.kafka import Consumer, Producer, Record
-from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES
 
 
@@ -23,7 +23,7 @@ async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
     await admin.start()
     await admin.create_topics([NewTopic(name=topic, num_partitions=1, replication_factor=1)])
     await admin.close()
-    store = FakeWaitingRoom(RULES, Limits(capacity=1, max_waiting=10))
+    store = FakeQueueStore(RULES, Limits(capacity=1, max_waiting=10))
     service = QueueService(
         store, Signer("k1", "s" * 32), Pacing(1, 2, RULES.admission_ttl_ms), ["queue-test"]
     )

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from queue_service.domain import MAX_ITEMS, Limits, Pacing, Place, PlaceState, Refusal, Rules
-from queue_service.repository import RedisWaitingRoom
+from queue_service.repository import QueueRepository
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
 from servicekit import redis_client
@@ -107,7 +107,7 @@ async def open_shop(url: str, rules: Rules = PATIENT) -> AsyncIterator[Shop]:
         pacing = Pacing(1_000, 10_000, rules.admission_ttl_ms)
         replicas = [
             QueueService(
-                RedisWaitingRoom(client(), rules, Limits(CAPACITY, 10_000)),
+                QueueRepository(client(), rules, Limits(CAPACITY, 10_000)),
                 Signer("k1", "s" * 32),
                 pacing,
                 ["main"],
@@ -304,7 +304,7 @@ async def test_all_restart_and_the_last_second_is_lost_in_a_crowd(own_redis: Own
 async def test_a_guess_is_corrected_after_a_restart_too(own_redis: OwnRedis) -> None:
     """Those who survived the restart stand behind all that the loss before it took."""
     async with redis_client.connect(own_redis.url, timeout=10.0, retries=1) as client:
-        old = RedisWaitingRoom(client, PATIENT, Limits(CAPACITY, 10_000))
+        old = QueueRepository(client, PATIENT, Limits(CAPACITY, 10_000))
         _, answers = await old.enter("main", range(1, 6))
         early = [answer[0] for answer in answers if not isinstance(answer, Refusal)]
         await client.flushall()

@@ -7,9 +7,9 @@ import pytest
 from redis.asyncio import Redis
 
 from queue_service.domain import Limits, Place, PlaceState, Refusal, Standing
-from queue_service.repository import RedisWaitingRoom
+from queue_service.repository import QueueRepository
 from servicekit import redis_client
-from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES, OwnRedis
 
 # Nothing lapses, and a grace does not end.
@@ -28,8 +28,8 @@ class Day:
     def __init__(self, seed: int, redis: Redis) -> None:
         self.dice = random.Random(seed)
         self.redis = redis
-        self.fake = FakeWaitingRoom(STILL, LIMITS)
-        self.real = RedisWaitingRoom(redis, STILL, LIMITS)
+        self.fake = FakeQueueStore(STILL, LIMITS)
+        self.real = QueueRepository(redis, STILL, LIMITS)
         self.replicas = [(self.fake, self.real)]
         self.places: list[tuple[Place, Place]] = []
         self.lost_before = 0
@@ -85,7 +85,7 @@ class Day:
         await self.redis.flushall()
 
     async def start(self) -> None:
-        self.fake, self.real = self.fake.new_replica(), RedisWaitingRoom(self.redis, STILL, LIMITS)
+        self.fake, self.real = self.fake.new_replica(), QueueRepository(self.redis, STILL, LIMITS)
         self.replicas.append((self.fake, self.real))
 
     async def check(self) -> None:

@@ -27,19 +27,19 @@ from queue_service.service import ADMISSIONS, ADMITTED, WAITING, Entered, QueueS
 from queue_service.tokens import Signer
 from servicekit.errors import Unavailable
 from servicekit.kafka import Record
-from tests.fakes.waiting_room import FakeWaitingRoom
+from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
-def store() -> FakeWaitingRoom:
-    return FakeWaitingRoom(RULES, Limits(capacity=1, max_waiting=2))
+def store() -> FakeQueueStore:
+    return FakeQueueStore(RULES, Limits(capacity=1, max_waiting=2))
 
 
 @pytest.fixture
-def service(store: FakeWaitingRoom) -> QueueService:
+def service(store: FakeQueueStore) -> QueueService:
     pacing = Pacing(1_000, 10_000, RULES.admission_ttl_ms)
     return QueueService(store, Signer("k1", SECRET), pacing, ["main", "vip"])
 
@@ -143,7 +143,7 @@ async def test_counts_are_metrics(service: QueueService) -> None:
 
 
 async def test_an_unavailable_store_raises_unavailable(
-    service: QueueService, store: FakeWaitingRoom
+    service: QueueService, store: FakeQueueStore
 ) -> None:
     store.unavailable = Unavailable("Redis is unavailable.")
     with pytest.raises(Unavailable):
@@ -151,7 +151,7 @@ async def test_an_unavailable_store_raises_unavailable(
 
 
 async def test_an_unavailable_store_is_logged_once_and_without_its_address(
-    service: QueueService, store: FakeWaitingRoom, monkeypatch: pytest.MonkeyPatch
+    service: QueueService, store: FakeQueueStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = CapturingLogger()
     monkeypatch.setattr(service_module, "log", log)

@@ -9,11 +9,10 @@ import jwt
 import pytest
 import typer
 
-from protos.frontrow.queue.v1 import queue_pb2 as pb
-from protos.frontrow.queue.v1 import queue_pb2_grpc
+from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service import admin
 from queue_service.domain import Limits, Pacing
-from queue_service.repository import RedisWaitingRoom
+from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
@@ -35,7 +34,7 @@ async def address(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Async
     settings = Settings()
     async with redis_client.connect(own_redis.url, timeout=1.0, retries=1) as redis:
         service = QueueService(
-            RedisWaitingRoom(redis, RULES, Limits(capacity=1, max_waiting=2)),
+            QueueRepository(redis, RULES, Limits(capacity=1, max_waiting=2)),
             Signer(settings.token_signing_key_id, settings.signing_secret),
             Pacing(1_000, 10_000, 60_000),
             settings.rooms,
@@ -59,21 +58,21 @@ async def test_from_the_door_into_the_shop(channel: grpc.aio.Channel) -> None:
     queue = queue_pb2_grpc.QueueServiceStub(channel)
     entered = await client.call(
         queue.EnterQueue,
-        pb.EnterQueueRequest(room="main", user_ids=[11, 12, 0, 13, 14]),
+        queue_pb2.EnterQueueRequest(room="main", user_ids=[11, 12, 0, 13, 14]),
         budget=BUDGET,
     )
     first, second, bad, third, full = entered.results
     assert (bad.error_code, full.error_code) == ("INVALID_REQUEST", "QUEUE_FULL")
     assert not bad.HasField("place")
-    assert first.position.state == pb.PLACE_STATE_ADMITTED
+    assert first.position.state == queue_pb2.PLACE_STATE_ADMITTED
     assert first.position.admitted_until_ms > 0
-    assert (second.position.state, second.position.order) == (pb.PLACE_STATE_WAITING, 1)
+    assert (second.position.state, second.position.order) == (queue_pb2.PLACE_STATE_WAITING, 1)
     assert second.position.poll_after_ms >= 1_000
     assert second.position.estimated_wait_ms > 0
 
     claims = jwt.decode(second.access_token, SECRET, algorithms=["HS256"])
     assert jwt.get_unverified_header(second.access_token)["kid"] == "k1"
-    place = pb.Place(
+    place = queue_pb2.Place(
         room=claims["room"],
         number=claims["place"],
         user_id=claims["user"],
@@ -82,18 +81,20 @@ async def test_from_the_door_into_the_shop(channel: grpc.aio.Channel) -> None:
     assert place == second.place
 
     # Who leaves makes room, and the next to ask sees it.
-    await client.call(queue.LeaveQueue, pb.LeaveQueueRequest(place=first.place), budget=BUDGET)
+    await client.call(
+        queue.LeaveQueue, queue_pb2.LeaveQueueRequest(place=first.place), budget=BUDGET
+    )
     positions = (
         await client.call(
             queue.GetPositions,
-            pb.GetPositionsRequest(places=[first.place, place, third.place]),
+            queue_pb2.GetPositionsRequest(places=[first.place, place, third.place]),
             budget=BUDGET,
         )
     ).positions
     assert [position.state for position in positions] == [
-        pb.PLACE_STATE_ENDED,
-        pb.PLACE_STATE_ADMITTED,
-        pb.PLACE_STATE_WAITING,
+        queue_pb2.PLACE_STATE_ENDED,
+        queue_pb2.PLACE_STATE_ADMITTED,
+        queue_pb2.PLACE_STATE_WAITING,
     ]
     assert [position.order for position in positions] == [0, 0, 1]
 
@@ -101,23 +102,23 @@ async def test_from_the_door_into_the_shop(channel: grpc.aio.Channel) -> None:
 async def test_errors_carry_their_code(channel: grpc.aio.Channel) -> None:
     queue = queue_pb2_grpc.QueueServiceStub(channel)
     operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
-    places = [pb.Place(room="main", number=1, user_id=1)]
+    places = [queue_pb2.Place(room="main", number=1, user_id=1)]
     for method, request, code in (
         (
             queue.EnterQueue,
-            pb.EnterQueueRequest(room="main", user_ids=[1] * 257),
+            queue_pb2.EnterQueueRequest(room="main", user_ids=[1] * 257),
             "INVALID_REQUEST",
         ),
-        (queue.GetPositions, pb.GetPositionsRequest(places=places * 257), "INVALID_REQUEST"),
+        (queue.GetPositions, queue_pb2.GetPositionsRequest(places=places * 257), "INVALID_REQUEST"),
         (
             queue.GetPositions,
-            pb.GetPositionsRequest(places=[*places, pb.Place(room="b")]),
+            queue_pb2.GetPositionsRequest(places=[*places, queue_pb2.Place(room="b")]),
             "INVALID_REQUEST",
         ),
-        (queue.EnterQueue, pb.EnterQueueRequest(user_ids=[1]), "ROOM_NOT_FOUND"),
+        (queue.EnterQueue, queue_pb2.EnterQueueRequest(user_ids=[1]), "ROOM_NOT_FOUND"),
         (
             operator.UpdateRoom,
-            pb.UpdateRoomRequest(room="main", capacity=-1),
+            queue_pb2.UpdateRoomRequest(room="main", capacity=-1),
             "INVALID_REQUEST",
         ),
     ):
@@ -128,7 +129,7 @@ async def test_errors_carry_their_code(channel: grpc.aio.Channel) -> None:
 
 async def test_redis_away_is_unavailable(channel: grpc.aio.Channel, own_redis: OwnRedis) -> None:
     queue = queue_pb2_grpc.QueueServiceStub(channel)
-    request = pb.EnterQueueRequest(room="main", user_ids=[11])
+    request = queue_pb2.EnterQueueRequest(room="main", user_ids=[11])
     await client.call(queue.EnterQueue, request, budget=BUDGET)
     own_redis.kill()
     with pytest.raises(RemoteError) as error:
@@ -142,10 +143,10 @@ async def test_redis_away_is_unavailable(channel: grpc.aio.Channel, own_redis: O
 async def test_zero_is_a_limit_that_is_set(channel: grpc.aio.Channel) -> None:
     operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
     updated = await client.call(
-        operator.UpdateRoom, pb.UpdateRoomRequest(room="main", capacity=0), budget=BUDGET
+        operator.UpdateRoom, queue_pb2.UpdateRoomRequest(room="main", capacity=0), budget=BUDGET
     )
     assert (updated.capacity, updated.max_waiting, updated.paused) == (0, 2, False)
-    room = await client.call(operator.GetRoom, pb.GetRoomRequest(room="main"), budget=BUDGET)
+    room = await client.call(operator.GetRoom, queue_pb2.GetRoomRequest(room="main"), budget=BUDGET)
     assert (room.room, room.capacity, room.recovering) == ("main", 0, False)
     assert room.epoch > 0
 
@@ -170,7 +171,7 @@ async def test_the_operators_command(address: str) -> None:
 
 async def test_the_operators_command_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as end:
-        await admin.ask("127.0.0.1:1", pb.GetRoomRequest(room="main"))
+        await admin.ask("127.0.0.1:1", queue_pb2.GetRoomRequest(room="main"))
     assert end.value.exit_code == 2
     assert (
         capsys.readouterr().err

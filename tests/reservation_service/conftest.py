@@ -12,9 +12,9 @@ from reservation_service.service import ReservationService
 from servicekit.mysql import Database
 from tests.fakes.reservation import (
     SEATS_PER_SCHEDULE,
-    FakeDirectory,
-    FakeLocks,
     FakeReservationStore,
+    FakeSeatDirectory,
+    FakeSeatLocks,
 )
 
 HOLD_SECONDS = 300.0
@@ -122,8 +122,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 def make_service(store: Store, **changes: object) -> ReservationService:
     arguments: dict[str, object] = {
-        "directory": FakeDirectory(),
-        "locks": FakeLocks(),
+        "directory": FakeSeatDirectory(),
+        "locks": FakeSeatLocks(),
         "hold_seconds": HOLD_SECONDS,
         "payment_lease_seconds": LEASE_SECONDS,
     }

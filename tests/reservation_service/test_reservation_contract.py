@@ -21,7 +21,7 @@ from reservation_service.domain import (
 )
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest
-from tests.fakes.reservation import FakeDirectory
+from tests.fakes.reservation import FakeSeatDirectory
 from tests.reservation_service.conftest import (
     HOLD_SECONDS,
     LEASE_SECONDS,
@@ -100,7 +100,7 @@ async def test_nobody_can_hold_a_seat_that_is_being_paid(
 
 
 async def test_an_unknown_seat_cannot_be_held(store: Store) -> None:
-    service = make_service(store, directory=FakeDirectory(last=10))
+    service = make_service(store, directory=FakeSeatDirectory(last=10))
     with pytest.raises(SeatNotFound):
         await service.hold_seat(1, 11, "")
 

@@ -14,7 +14,7 @@ from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
 from reservation_service.consumers import PaymentEvents
-from reservation_service.directory import IDEMPOTENT, ConcertDirectory
+from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.domain import ReservationNotFound, Seat, SeatNotFound, Status
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.service import ReservationService
@@ -228,19 +228,20 @@ UNKNOWN = 1_000_000
 
 
 @pytest.fixture
-async def concerts() -> AsyncIterator[tuple[Concerts, ConcertDirectory]]:
+async def concerts() -> AsyncIterator[tuple[Concerts, GrpcSeatDirectory]]:
     concerts = Concerts()  # type: ignore[abstract]  # nothing else is asked
     server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
     concert_pb2_grpc.add_ConcertServiceServicer_to_server(concerts, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with client.connect(f"127.0.0.1:{port}", idempotent=IDEMPOTENT) as channel:
-        yield concerts, ConcertDirectory(channel, cached_seats=10, cache_seconds=60)
+        stub = concert_pb2_grpc.ConcertServiceStub(channel)
+        yield concerts, GrpcSeatDirectory(stub, cached_seats=10, cache_seconds=60)
     await server.stop(None)
 
 
 async def test_a_seat_is_looked_up_once(
-    concerts: tuple[Concerts, ConcertDirectory],
+    concerts: tuple[Concerts, GrpcSeatDirectory],
 ) -> None:
     asked, directory = concerts
     for _ in range(2):
@@ -256,7 +257,7 @@ async def test_a_seat_is_looked_up_once(
 
 
 async def test_concurrent_lookups_share_a_call(
-    concerts: tuple[Concerts, ConcertDirectory],
+    concerts: tuple[Concerts, GrpcSeatDirectory],
 ) -> None:
     asked, directory = concerts
     wanted = [*range(100, 2599), 100, 100, UNKNOWN]
@@ -274,7 +275,7 @@ async def test_concurrent_lookups_share_a_call(
 
 
 async def test_lookups_of_one_call_share_its_failure(
-    concerts: tuple[Concerts, ConcertDirectory],
+    concerts: tuple[Concerts, GrpcSeatDirectory],
 ) -> None:
     _, directory = concerts
     first, *others = await asyncio.gather(

@@ -13,7 +13,7 @@ from reservation_service.domain import (
     Status,
 )
 from reservation_service.service import ReservationService
-from tests.fakes.reservation import FakeDirectory, FakeLocks, UselessLocks
+from tests.fakes.reservation import FakeSeatDirectory, FakeSeatLocks, UselessLocks
 from tests.reservation_service.conftest import (
     Store,
     begin,
@@ -24,7 +24,7 @@ from tests.reservation_service.conftest import (
 )
 
 
-@pytest.mark.parametrize("locks", [FakeLocks, UselessLocks])
+@pytest.mark.parametrize("locks", [FakeSeatLocks, UselessLocks])
 async def test_a_repeat_with_the_same_key_returns_the_first_result(
     store: Store, seat_id: int, payment_id: int, locks: type
 ) -> None:
@@ -48,7 +48,7 @@ async def test_a_repeat_with_the_same_key_returns_the_first_result(
 async def test_a_lock_of_another_request_does_not_hide_the_first_result(
     store: Store, seat_id: int
 ) -> None:
-    locks = FakeLocks()
+    locks = FakeSeatLocks()
     service = make_service(store, locks=locks)
     user = next(ids)
     first = await service.hold_seat(user, seat_id, "key")
@@ -72,7 +72,7 @@ async def test_a_key_does_not_keep_seat_held(service: ReservationService, seat_i
 async def test_a_key_keeps_seat_not_found(store: Store) -> None:
     user = next(ids)
     nowhere, somewhere = new_seats(2)
-    without = make_service(store, directory=FakeDirectory(last=10))
+    without = make_service(store, directory=FakeSeatDirectory(last=10))
     for _ in range(2):
         with pytest.raises(SeatNotFound):
             await without.hold_seat(user, nowhere, "key")

@@ -14,12 +14,12 @@ from payment_service.domain import (
     ChargeStatus,
     Event,
     IdempotencyKeyReused,
-    InProgress,
     Outcome,
     Payment,
     PaymentDeclined,
     PaymentInProgress,
     PayOrder,
+    RequestInProgress,
     ReservationExpired,
     ReservationNotFound,
     Status,
@@ -30,8 +30,8 @@ from payment_service.domain import (
 from servicekit.errors import Unavailable
 
 
-class MemoryPayments:
-    """Implements ports.Payments like the real store; `events` is the outbox."""
+class FakePaymentStore:
+    """Implements ports.PaymentStore like the real store; `events` is the outbox."""
 
     def __init__(self) -> None:
         self.payments: dict[int, Payment] = {}
@@ -51,7 +51,7 @@ class MemoryPayments:
                 raise IdempotencyKeyReused("This idempotency key was used before.")
             known = self.payments[payment_id]
             if not known.finished and in_flight_until > time.monotonic():
-                raise InProgress("A request with this idempotency key is under way.")
+                raise RequestInProgress("A request with this idempotency key is under way.")
             if known.status is Status.FAILED and known.failure_code not in FINAL_FAILURES:
                 known = None
         attempt = Attempt(known, False) if known else self._create_or_find(order, lease_seconds)

@@ -1,4 +1,4 @@
-"""A waiting room in memory: what RedisWaitingRoom promises, without Redis.
+"""A waiting room in memory: what `QueueRepository` promises, without Redis.
 
 Runs the same contract tests (tests/queue_service/test_waiting_room.py). Its clock moves
 only when a test advances it.
@@ -53,8 +53,9 @@ class _Clock:
     now: int
 
 
-class FakeWaitingRoom:
-    """Rooms in memory, as one replica sees them. Every call raises `unavailable`, if set."""
+class FakeQueueStore:
+    """Implements ports.QueueStore, as one replica sees it. Every call raises `unavailable`, if
+    set."""
 
     def __init__(self, rules: Rules, defaults: Limits) -> None:
         self._clock = _Clock(_YEAR_2026 + 3_600_000_000)
@@ -79,7 +80,7 @@ class FakeWaitingRoom:
         self._rooms.clear()
         self.advance(0.01)
 
-    def new_replica(self) -> "FakeWaitingRoom":
+    def new_replica(self) -> "FakeQueueStore":
         """The same rooms and clock for a replica that has just started: it remembers nothing."""
         replica = copy.copy(self)
         replica._memories = {}
