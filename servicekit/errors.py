@@ -76,7 +76,9 @@ class TimedOut(ServiceError):
 
 def is_transient(error: BaseException) -> bool:
     """Returns whether the same call may succeed later, because something it needs was unavailable
-    or too slow."""
+    or too slow. Other errors can say so of themselves by an attribute `transient`."""
     if isinstance(error, ServiceError) and error.code in (Unavailable.code, TimedOut.code):
         return True  # also as a RemoteError
-    return isinstance(error, Unavailable | TimedOut | TimeoutError | OSError)
+    if isinstance(error, Unavailable | TimedOut | TimeoutError | OSError):
+        return True
+    return bool(getattr(error, "transient", False))

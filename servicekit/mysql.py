@@ -53,17 +53,27 @@ _UNAVAILABLE_NUMBERS = {
     1836,  # the same, in InnoDB
     1927,  # MariaDB's "connection was killed"
 }
+# PyMySQL counts these as operational errors, but the statement or its values are wrong.
+_DEFECT_NUMBERS = {
+    ER.BAD_FIELD_ERROR,
+    4025,  # MariaDB's "CONSTRAINT failed"
+}
 _ATTEMPTS = 8
 # Far below the server's wait_timeout.
 _IDLE_SECONDS = 300.0
 
 
 class DatabaseError(Exception):
-    """MariaDB refused a statement. `number` is MariaDB's error number."""
+    """MariaDB refused a statement. `number` is MariaDB's error number.
 
-    def __init__(self, message: str, number: int) -> None:
+    `transient`: the reason may be the server and not the statement (an operational error, such as
+    a full lock table or a missing grant), so the same statement may succeed later.
+    """
+
+    def __init__(self, message: str, number: int, *, transient: bool = False) -> None:
         super().__init__(message)
         self.number = number
+        self.transient = transient
 
 
 class DuplicateKey(DatabaseError):
@@ -323,7 +333,9 @@ def _translated(error: pymysql.err.MySQLError) -> Exception:
     if number in _ABORTED_NUMBERS:
         return TransactionAborted()
     kind = DuplicateKey if number == ER.DUP_ENTRY else DatabaseError
-    return kind(str(error), number)
+    operational = isinstance(error, pymysql.err.OperationalError)
+    transient = operational and number not in _DEFECT_NUMBERS
+    return kind(str(error), number, transient=transient)
 
 
 def _number(error: pymysql.err.MySQLError) -> int:

@@ -276,6 +276,13 @@ async def test_statement_errors_differ_from_an_unavailable_server(
                 await transaction.execute(defect)
         assert refused.value.number == number
         assert not is_transient(refused.value)
+    # Lock table full, a failed COMMIT, a changed table definition, a missing grant.
+    for number in (1206, 1180, 1412, 1142):
+        with pytest.raises(DatabaseError) as refused:
+            async with database.transaction() as transaction:
+                await transaction.execute(f"SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = {number}")
+        assert refused.value.number == number
+        assert is_transient(refused.value)
     # Every connection was returned to the pool.
     assert len(database._idle) == 1
 
