@@ -18,7 +18,8 @@ def retry_after(position: queue_pb2.Position) -> int:
 
 
 class Admissions:
-    """Asks queue_service for positions; caches "admitted" for at most `ttl_seconds`.
+    """Asks queue_service for positions; caches "admitted" for at most `ttl_seconds` from the
+    question.
 
     Caches nothing else: a waiting client must see its admission at once.
     """
@@ -45,11 +46,12 @@ class Admissions:
         """Returns if the place is admitted. Raises StillWaiting or TokenExpired."""
         if place.number in self._admitted:
             return
+        asked = time.monotonic()
         position = await self.position(place)
         if position.state != queue_pb2.PLACE_STATE_ADMITTED:
             raise StillWaiting(position.order, retry_after(position))
         remaining = position.admitted_until_ms / 1000 - time.time()
-        self._admitted[place.number] = time.monotonic() + min(self._ttl, remaining)
+        self._admitted[place.number] = min(asked + self._ttl, time.monotonic() + remaining)
 
     def forget(self, place: queue_pb2.Place) -> None:
         """Makes the next check ask queue_service: the admission has ended or is about to."""

@@ -30,9 +30,11 @@ class Room:
     def __init__(self) -> None:
         self.position = admitted()
         self.asked = 0
+        self.seconds = 0.0
 
     async def __call__(self, places: Sequence[queue_pb2.Place]) -> Sequence[queue_pb2.Position]:
         self.asked += len(places)
+        await asyncio.sleep(self.seconds)
         return [self.position for _ in places]
 
 
@@ -50,6 +52,15 @@ async def test_an_admission_is_cached(room: Room) -> None:
     await admissions.check(PLACE)
     await admissions.check(PLACE)
     assert room.asked == 1
+
+
+async def test_the_time_to_live_starts_with_the_question(room: Room) -> None:
+    """The place may end while a slow answer is on its way."""
+    admissions = admissions_of(room, ttl_seconds=0.1)
+    room.seconds = 0.15
+    for _ in range(2):
+        await admissions.check(PLACE)
+    assert room.asked == 2
 
 
 async def test_the_cache_ends_after_its_time_to_live(room: Room) -> None:
