@@ -153,8 +153,8 @@ def _run(work: Any, bootstrap: str) -> Any:
     try:
         return asyncio.run(work)
     except (KafkaError, Unavailable, OSError, TimeoutError) as error:
-        typer.echo(f"Kafka at {bootstrap} did not answer ({type(error).__name__}).", err=True)
-        raise typer.Exit(1) from error
+        typer.echo(f"Kafka at {bootstrap} failed ({type(error).__name__}).", err=True)
+        raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":

@@ -122,6 +122,9 @@ class Consumer:
                 consumer.subscribe([self._topic], listener=member)
                 async with asyncio.timeout(_START_SECONDS):
                     await consumer.start()
+                    # Kafka may still refuse the group or its settings.
+                    while not member.assigned:
+                        await member.poll_once()
         except BaseException:
             await member.close()
             raise
@@ -145,26 +148,32 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         # The next offset of each partition with handled records: what to commit.
         self._handled: dict[TopicPartition, int] = {}
         self._progress = asyncio.Event()
+        #: Whether Kafka has given this member its partitions, which may be none.
+        self.assigned = False
 
     async def run(self) -> None:
         """Consumes until the membership fails; raises what failed."""
         committer = asyncio.create_task(self._keep_committing())
         try:
             while True:
-                batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
+                await self.poll_once()
                 if committer.done():
                     committer.result()
-                for partition, worker in list(self._workers.items()):
-                    if worker.done():
-                        del self._workers[partition]
-                        worker.result()
-                for partition, batch in batches.items():
-                    self._enqueue(partition, batch)
-                if batches:
-                    await asyncio.sleep(_COLLECT_SECONDS)
         finally:
             committer.cancel()
             await asyncio.gather(committer, return_exceptions=True)
+
+    async def poll_once(self) -> None:
+        """Gives newly arrived records to the workers; raises what failed."""
+        batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
+        for partition, worker in list(self._workers.items()):
+            if worker.done():
+                del self._workers[partition]
+                worker.result()
+        for partition, batch in batches.items():
+            self._enqueue(partition, batch)
+        if batches:
+            await asyncio.sleep(_COLLECT_SECONDS)
 
     async def close(self) -> None:
         """Cancels the workers and leaves the group."""
@@ -180,7 +189,7 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         await self._cancel(revoked)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """No-op; the interface requires it."""
+        self.assigned = True
 
     async def _cancel(self, partitions: Sequence[TopicPartition]) -> None:
         workers = [self._workers.pop(tp) for tp in partitions if tp in self._workers]

@@ -184,9 +184,11 @@ class Consumer:
         self._listener = listener
 
     async def start(self) -> None:
+        assert self._listener is not None
         await asyncio.sleep(TRIP_SECONDS)
         self._broker.member = self
         await self._assign(self._broker.logs)
+        await self._listener.on_partitions_assigned(self.assignment())
 
     async def stop(self) -> None:
         self._broker.member = None

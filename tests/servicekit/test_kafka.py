@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from structlog.testing import CapturingLogger
 
 from harness.local.stack import Stack
 from servicekit import dead_letters
 from servicekit.errors import Unavailable
-from servicekit.kafka import Consumer, Handler, Producer, Record
+from servicekit.kafka import Consumer, Handler, Producer, Record, consumer
 
 
 async def test_publishing_with_kafka_away_fails_in_time() -> None:
@@ -60,6 +61,21 @@ async def topic(kafka_bootstrap: str) -> str:
 async def producer(kafka_bootstrap: str) -> AsyncIterator[Producer]:
     async with Producer(kafka_bootstrap) as producer:
         yield producer
+
+
+async def test_a_member_that_kafka_refuses_is_logged_once(
+    kafka_bootstrap: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can connect: the refusal comes when it joins the group."""
+    log = CapturingLogger()
+    monkeypatch.setattr(consumer, "log", log)
+    async with consuming(kafka_bootstrap, topic, nothing, session_timeout=0.1):
+        await asyncio.sleep(1.5)
+    assert [call.args for call in log.calls] == [("kafka_unavailable",)]
+
+
+async def nothing(record: Record) -> Sequence[Record]:
+    return ()
 
 
 @contextlib.asynccontextmanager
@@ -342,8 +358,8 @@ async def test_a_restart_of_kafka_loses_nothing(
     assert seen[0] == b"before"
 
 
-def test_the_command_says_so_when_kafka_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_so_when_kafka_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         dead_letters.app(["list", "any.dlq", "--bootstrap", "127.0.0.1:1"])
-    assert ended.value.code == 1
-    assert "Kafka at 127.0.0.1:1 did not answer" in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "Kafka at 127.0.0.1:1 failed" in capsys.readouterr().err
