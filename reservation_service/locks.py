@@ -8,14 +8,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import redis.exceptions
 from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from servicekit import logs
+from servicekit import logs, redis_client
 from servicekit.batching import Batcher
 from servicekit.errors import TimedOut, Unavailable
+from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
@@ -37,8 +37,6 @@ return 0
 QUEUE_SECONDS = 0.5
 BATCH = 500
 
-_UNAVAILABLE = (redis.exceptions.RedisError, OSError, TimeoutError, TimedOut, Unavailable)
-
 # Adds a command to a pipeline.
 _Command = Callable[[Pipeline], Any]
 
@@ -52,12 +50,13 @@ class RedisSeatLocks:
 
     def __init__(self, client: Redis, *, lock_seconds: float) -> None:
         self._client = client
-        self._commands = Batcher[_Command, bytes | Exception | None](
+        self._commands = Batcher[_Command, bytes | None](
             self._execute, budget=QUEUE_SECONDS, max_batch=BATCH
         )
         self._unlocking: set[asyncio.Task[None]] = set()
         self._milliseconds = max(1, round(lock_seconds * 1000))
         self._paused_until = 0.0
+        self._outage = Outage(log, "seat_locks_unavailable", "seat_locks_available")
 
     @contextlib.asynccontextmanager
     async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
@@ -69,11 +68,10 @@ class RedisSeatLocks:
             return
         try:
             # Returns the current holder if there is one (NX together with GET needs Redis 7).
-            other = await self._send(
+            other = await self._commands.submit(
                 lambda pipe: pipe.set(key, holder, nx=True, px=self._milliseconds, get=True)
             )
-        except _UNAVAILABLE as error:
-            log.warning("seat_locks_unavailable", error=type(error).__name__)
+        except (Unavailable, TimedOut):
             SKIPPED.inc()
             yield None
             return
@@ -92,31 +90,30 @@ class RedisSeatLocks:
             await self._unlock(key, holder)
 
     async def _unlock(self, key: str, holder: str) -> None:
-        try:
-            await self._send(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
-        except _UNAVAILABLE as error:
-            # It expires soon.
-            log.warning("seat_lock_not_released", error=type(error).__name__)
+        # A lock that cannot be released expires soon.
+        with contextlib.suppress(Unavailable, TimedOut):
+            await self._commands.submit(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
 
-    async def _send(self, command: _Command) -> bytes | None:
-        """Returns the reply to one command. Concurrent commands share a round trip: one each cost
-        a third of a reservation's CPU in this process."""
-        reply = await self._commands.submit(command)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | Exception | None]:
+    async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | None]:
+        """Runs concurrent commands in one round trip: one each cost a third of a reservation's CPU
+        in this process."""
         if self._paused:  # The previous batch failed: one timeout is enough for all callers.
             raise Unavailable("Redis is unavailable.")
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             command(pipe)
         try:
-            return await pipe.execute(raise_on_error=False)
-        except _UNAVAILABLE:
+            async with redis_client.translated_errors(self._client, "Redis is unavailable."):
+                replies = await pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception):  # such as a Redis before 7
+                    raise Unavailable("Redis refuses the commands of seat locks.") from reply
+        except Unavailable as error:
             self._paused_until = asyncio.get_running_loop().time() + PAUSE_SECONDS
+            self._outage.failed(error)
             raise
+        self._outage.succeeded()
+        return replies
 
     @property
     def _paused(self) -> bool:

@@ -9,10 +9,12 @@ import grpc
 import pytest
 import redis.exceptions
 from google.protobuf.message import DecodeError
+from structlog.testing import CapturingLogger
 
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
+from reservation_service import locks as locks_module
 from reservation_service.consumers import PaymentEvents
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.domain import ReservationNotFound, Seat, SeatNotFound, Status
@@ -288,7 +290,12 @@ async def test_lookups_of_one_call_share_its_failure(
 # Redis unavailable.
 
 
-async def test_a_dead_redis_costs_one_timeout_for_all() -> None:
+async def test_a_dead_redis_costs_one_timeout_for_all_and_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(locks_module, "log", log)
+    monkeypatch.setattr(locks_module, "PAUSE_SECONDS", 0.01)
     async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
         locks = RedisSeatLocks(dead, lock_seconds=3)
         started = asyncio.get_running_loop().time()
@@ -297,6 +304,17 @@ async def test_a_dead_redis_costs_one_timeout_for_all() -> None:
                 assert other is None
         assert asyncio.get_running_loop().time() - started < 5
         await dead.connection_pool.disconnect()
+    assert [call.args for call in log.calls] == [("seat_locks_unavailable",)]
+
+
+async def test_a_redis_that_refuses_the_commands_is_skipped(redis_url: str) -> None:
+    """Such as one before version 7, which has no SET with NX and GET."""
+    async with redis_client.connect(redis_url, timeout=0.1) as client:
+        locks = RedisSeatLocks(client, lock_seconds=3)
+        await client.lpush("seat-lock:1", "no lock")
+        async with locks.seat(1, "me:") as other:
+            assert other is None
+        await client.delete("seat-lock:1")
 
 
 async def test_a_redis_that_hangs_costs_one_timeout_for_all() -> None:
