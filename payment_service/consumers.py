@@ -18,8 +18,12 @@ class ReservationEvents:
         self._service = service
 
     async def handle(self, record: Record) -> Sequence[Record]:
-        """Publishes nothing. Raises DecodeError and what `PaymentService.refund` raises."""
+        """Publishes nothing. Raises DecodeError, ValueError for an event of a newer version, and
+        what `PaymentService.refund` raises."""
         event = events_pb2.ReservationEvent.FromString(record.value)
-        if event.WhichOneof("event") == "seat_lost":
-            await self._service.refund(event.seat_lost.payment_id)
+        match event.WhichOneof("event"):
+            case "seat_lost":
+                await self._service.refund(event.seat_lost.payment_id)
+            case unknown:
+                raise ValueError(f"reservation event of unknown kind {unknown}")
         return []

@@ -1,6 +1,7 @@
 """Finishes the payments that their drivers left unfinished. Any number of replicas may run it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from prometheus_client import Gauge
 
@@ -72,19 +73,23 @@ class Recovery:
             older_than=UNPUBLISHED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=BATCH
         )
         await asyncio.gather(
-            *(self._resume(payment) for payment in unfinished),
-            *(self._saga.renew_hold(payment) for payment in unpublished),
+            *(self._recover(self._resume, payment) for payment in unfinished),
+            *(self._recover(self._saga.renew_hold, payment) for payment in unpublished),
         )
         return len(unfinished) + len(unpublished)
 
-    async def _resume(self, payment: Payment) -> None:
+    async def _recover(
+        self, recover: Callable[[Payment], Awaitable[None]], payment: Payment
+    ) -> None:
         # A payment that fails must not stop the others. It is claimed again after its lease.
         try:
             call_context.set_deadline(self._lease_seconds)
             async with asyncio.timeout(self._lease_seconds):
-                resumed = await self._saga.resume(payment)
+                await recover(payment)
         except Exception:
             log.exception("recovery_failed", payment_id=payment.id)
-        else:
-            if resumed.finished:
-                log.info("payment_recovered", payment_id=payment.id, status=resumed.status.value)
+
+    async def _resume(self, payment: Payment) -> None:
+        resumed = await self._saga.resume(payment)
+        if resumed.finished:
+            log.info("payment_recovered", payment_id=payment.id, status=resumed.status.value)

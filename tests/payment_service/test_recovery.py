@@ -180,6 +180,19 @@ async def test_the_hold_of_an_unpublished_success_is_renewed(
     assert shop.reservations.calls == [1, 1], "renewed at intervals, not at every poll"
 
 
+async def test_a_failing_renewal_does_not_stop_the_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_module, "UNPUBLISHED_SECONDS", 0.0)
+    shop.reservations.hold(10, user_id=42)
+    for order in (ORDER, PayOrder(10, 42)):
+        await shop.service._saga.drive(await shop.abandoned(order))
+    shop.reservations.calls.clear()
+    shop.reservations.troubles = [ValueError("a defect")]
+    await shop.recovery.recover_batch()
+    assert sorted(shop.reservations.calls) == [1, 2]
+
+
 async def test_the_holds_of_many_unpublished_successes_are_all_renewed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

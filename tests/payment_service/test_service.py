@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from payment_service.consumers import ReservationEvents
 from payment_service.domain import (
     Admission,
     ChargeStatus,
@@ -22,6 +23,7 @@ from payment_service.domain import (
 )
 from servicekit import call_context
 from servicekit.errors import InvalidRequest, ServiceError, Unavailable
+from servicekit.kafka import Record
 from tests.fakes.payment import FakePaymentStore
 from tests.payment_service.conftest import Shop
 
@@ -361,3 +363,8 @@ async def test_while_the_previous_payment_is_unsettled_pay_is_unavailable(
     assert shop.events == []
     del shop.reservations.paying[9]
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
+
+
+async def test_an_unknown_reservation_event_is_refused(shop: Shop) -> None:
+    with pytest.raises(ValueError, match="unknown kind"):
+        await ReservationEvents(shop.service).handle(Record("reservation.events", b"1", b""))
