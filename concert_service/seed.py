@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from concert_service.settings import Settings
+from servicekit import logs
 from servicekit.errors import Unavailable
 from servicekit.mysql import AccessDenied, Connection, Database, DatabaseError
 from servicekit.settings import load
@@ -226,6 +227,8 @@ def _progress(console: Console) -> Progress:
 
 def main() -> int:
     """Seeds as SEED and CONCERT_MYSQL_URL say; returns the exit status."""
+    # Errors are one sentence on standard error.
+    logs.configure("CRITICAL")
     wanted = os.environ.get("SEED") or "full"
     try:
         if wanted not in SIZES:

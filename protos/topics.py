@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Mapping
 
 PAYMENT_EVENTS = "payment.events"
@@ -29,10 +30,11 @@ TOPICS: Mapping[str, int] = {
 async def create(bootstrap: str) -> None:
     """Creates the missing topics, with one replica each.
 
-    Raises aiokafka's errors if Kafka is unavailable.
+    Raises aiokafka's errors if Kafka is unavailable or refuses a topic.
     """
     # Imported here, so that the constants cost no import of aiokafka.
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+    from aiokafka.errors import TopicAlreadyExistsError, for_code
 
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
     await admin.start()
@@ -50,11 +52,26 @@ async def create(bootstrap: str) -> None:
             if name not in existing
         ]
         if missing:
-            await admin.create_topics(missing)
+            response = await admin.create_topics(missing)
+            for topic, code, *_ in response.topic_errors:
+                error = for_code(code)
+                # Another run may have created it meanwhile.
+                if code and error is not TopicAlreadyExistsError:
+                    raise error(topic)
     finally:
         await admin.close()
 
 
-if __name__ == "__main__":
-    asyncio.run(create(os.environ["KAFKA_BOOTSTRAP"]))
+def main() -> int:
+    """Creates the missing topics; returns the exit status."""
+    bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
+    if not bootstrap:
+        print("KAFKA_BOOTSTRAP is not set: it names the Kafka to use.", file=sys.stderr)
+        return 2
+    asyncio.run(create(bootstrap))
     print(f"Kafka has all {len(TOPICS)} topics.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -56,7 +56,13 @@ def main(service: str) -> None:
     if not url:
         typer.echo(f"{variable} is not set: it names the schema to migrate.", err=True)
         raise typer.Exit(2)
-    migrate(service, url)
+    try:
+        migrate(service, url)
+    except (RuntimeError, sqlalchemy.exc.OperationalError) as error:
+        # Not the error's own text, which has the address.
+        reason = error if isinstance(error, RuntimeError) else "MariaDB is unavailable or refuses"
+        typer.echo(f"{service}: the tables were not migrated: {reason}.", err=True)
+        raise typer.Exit(2) from error
     typer.echo(f"{service}: the tables are up to date.")
 
 
