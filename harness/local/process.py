@@ -23,6 +23,9 @@ from harness.files import REPOSITORY
 # thread, which lives as long as the process, starts all of them.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
+# A log longer than this many bytes is moved aside when its process starts.
+_LOG_LIMIT = 50_000_000
+
 
 def search_path() -> str:
     """PATH, and where servers are that an ordinary user may not have on it; see bootstrap.sh."""
@@ -111,8 +114,10 @@ def run_to_end(
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Opens a log to append to; makes its folder."""
+    """Opens a log to append to, and makes its folder; a very long log is moved aside first."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _LOG_LIMIT:
+        path.replace(path.with_suffix(".log.1"))
     return path.open("ab")
 
 
