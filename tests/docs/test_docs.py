@@ -133,6 +133,25 @@ def test_every_error_code_is_explained() -> None:
     assert anchors(ROOT / "docs" / "errors.md") >= {code.lower() for code in TABLE}
 
 
+def test_every_log_event_from_warning_on_is_explained() -> None:
+    source = "\n".join(
+        path.read_text()
+        for program in ("servicekit", *generate.PROGRAMS)
+        for path in (ROOT / program).rglob("*.py")
+    )
+    # A name that is not a constant is found as "", which no row has.
+    found = re.findall(r'\blog\.(warning|error|exception|critical)\(\s*(?:"(\w+)")?', source)
+    logged = {(name, "error" if level == "exception" else level) for level, name in found}
+    outages = re.findall(r'\bOutage\(\s*log,\s*(?:"(\w+)")?', source)
+    logged |= {(name, "warning") for name in outages}
+    rows = re.findall(
+        r"^\| `(\w+)` \| (warning|error|critical) \|",
+        prose(ROOT / "docs" / "operations.md"),
+        re.MULTILINE,
+    )
+    assert logged == set(rows)
+
+
 def test_every_port_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     for name, port in topology.PORTS.items():
