@@ -3,7 +3,7 @@
 import asyncio
 
 from payment_service.consumers import ReservationEvents
-from payment_service.outbox import Outbox
+from payment_service.outbox import OutboxRepository
 from payment_service.providers import connect_provider
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
@@ -64,7 +64,7 @@ async def main() -> None:
             interval=settings.recovery_interval_seconds,
             lease_seconds=settings.lease_seconds,
         )
-        relay = Relay(database, Outbox(), producer, committed)
+        relay = Relay(OutboxRepository(database), producer, committed)
         server.add(
             payment_pb2_grpc.add_PaymentServiceServicer_to_server,
             PaymentServicer(service),

@@ -1,9 +1,29 @@
 """The SQL statements on the outbox: writing an event with its payment, and the relay's."""
 
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
 from payment_service.domain import Event
-from servicekit.mysql import Statement, Transaction
+from servicekit.mysql import Database, Statement, Transaction
 
 SHARDS = 16
+
+# aiomysql 0.3.2 cannot escape bytes with PyMySQL 1.2, so the payload travels as hex digits.
+PUT_IF = """
+INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
+SELECT %s, %s, %s, %s, UNHEX(%s) FROM payment WHERE {condition} FOR UPDATE
+"""
+
+SHARDS_WITH_EVENTS = "SELECT DISTINCT shard FROM outbox"
+
+LOCK_SHARDS = "SELECT shard FROM outbox_shard WHERE shard IN %s FOR UPDATE SKIP LOCKED"
+
+OLDEST = """
+SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
+WHERE shard IN %s ORDER BY id LIMIT %s
+"""
+
+DELETE = "DELETE FROM outbox WHERE id IN %s"
 
 
 def put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
@@ -15,10 +35,8 @@ def put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
     the condition, a connection that is lost between the two would commit a change without its
     event (docs/adr/0018-statements-travel-together.md).
     """
-    # aiomysql 0.3.2 cannot escape bytes with PyMySQL 1.2, so the payload travels as hex digits.
     return (
-        f"""INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-        SELECT %s, %s, %s, %s, UNHEX(%s) FROM payment WHERE {condition} FOR UPDATE""",
+        PUT_IF.format(condition=condition),
         event.reservation_id % SHARDS,
         event.event_id,
         event.reservation_id,
@@ -28,41 +46,37 @@ def put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
     )
 
 
-class Outbox:
-    """The outbox as the relay uses it, in one transaction: `lock_batch`, publish, `delete`."""
+class OutboxRepository:
+    """Implements `ports.OutboxStore` in MariaDB."""
 
-    async def lock_batch(self, transaction: Transaction, limit: int) -> list[tuple[int, Event]]:
-        """Returns the oldest unsent events, at most `limit`, each with its row id. Locks their
-        shards; skips the shards that another relay has locked."""
-        busy = await transaction.fetch_all("SELECT DISTINCT shard FROM outbox")
-        if not busy:
-            return []
-        mine = await transaction.fetch_all(
-            """SELECT shard FROM outbox_shard
-            WHERE shard IN %s FOR UPDATE SKIP LOCKED""",
-            [row.shard for row in busy],
-        )
-        if not mine:
-            return []
-        rows = await transaction.fetch_all(
-            """SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
-            WHERE shard IN %s ORDER BY id LIMIT %s""",
-            [row.shard for row in mine],
-            limit,
-        )
-        return [
-            (
-                row.id,
-                Event(
-                    event_id=row.event_id,
-                    reservation_id=row.reservation_id,
-                    payment_id=row.payment_id,
-                    payload=row.payload,
-                ),
-            )
-            for row in rows
-        ]
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def delete(self, transaction: Transaction, ids: list[int]) -> None:
-        """Deletes the rows of events that Kafka has acknowledged."""
-        await transaction.execute("DELETE FROM outbox WHERE id IN %s", ids)
+    @contextlib.asynccontextmanager
+    async def batch(self, limit: int) -> AsyncIterator[Sequence[Event]]:
+        async with self._database.transaction() as transaction:
+            events = await _lock_oldest(transaction, limit)
+            yield list(events.values())
+            if events:
+                await transaction.execute(DELETE, list(events))
+
+
+async def _lock_oldest(transaction: Transaction, limit: int) -> dict[int, Event]:
+    """Returns the oldest events by row id. Locks their shards; skips the shards that another relay
+    has locked."""
+    busy = await transaction.fetch_all(SHARDS_WITH_EVENTS)
+    if not busy:
+        return {}
+    mine = await transaction.fetch_all(LOCK_SHARDS, [row.shard for row in busy])
+    if not mine:
+        return {}
+    rows = await transaction.fetch_all(OLDEST, [row.shard for row in mine], limit)
+    return {
+        row.id: Event(
+            event_id=row.event_id,
+            reservation_id=row.reservation_id,
+            payment_id=row.payment_id,
+            payload=row.payload,
+        )
+        for row in rows
+    }

@@ -1,6 +1,7 @@
-"""What payment_service needs from its store, from reservation_service and from a provider."""
+"""What payment_service needs from its stores, from reservation_service and from a provider."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Protocol
 
@@ -69,6 +70,14 @@ class PaymentStore(Protocol):
 
     async def count_unsent(self) -> int:
         """Counts the events that Kafka has not acknowledged."""
+
+
+class OutboxStore(Protocol):
+    """The committed events that Kafka has not acknowledged."""
+
+    def batch(self, limit: int) -> AbstractAsyncContextManager[Sequence[Event]]:
+        """Yields the oldest events, at most `limit`, and deletes them when the block ends; if it
+        raises, they stay. During the block no other relay receives events of their shards."""
 
 
 class Reservations(Protocol):

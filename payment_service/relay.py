@@ -5,14 +5,14 @@ may run and no two of them send events of one reservation at the same time.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
-from payment_service.outbox import Outbox
+from payment_service.ports import OutboxStore
 from protos.topics import PAYMENT_EVENTS
 from servicekit import logs
 from servicekit.kafka import Producer, Record
-from servicekit.mysql import Database
 from servicekit.retries import Outage, retry_while_unavailable
 
 log = logs.get(__name__)
@@ -31,10 +31,7 @@ COLLECT_SECONDS = 0.02
 class Relay:
     """Sends the events of the outbox. `committed` wakes it, at most every COLLECT_SECONDS."""
 
-    def __init__(
-        self, database: Database, outbox: Outbox, producer: Producer, committed: asyncio.Event
-    ) -> None:
-        self._database = database
+    def __init__(self, outbox: OutboxStore, producer: Producer, committed: asyncio.Event) -> None:
         self._outbox = outbox
         self._producer = producer
         self._committed = committed
@@ -53,16 +50,14 @@ class Relay:
     async def send_batch(self) -> int:
         """Sends the oldest events, at most BATCH; returns how many Kafka acknowledged.
 
-        The transaction that locks their shards deletes them: if it rolls back, they are sent again.
+        If they cannot be deleted from the outbox afterwards, they are sent again.
         """
-        async with self._database.transaction() as transaction:
-            batch = await self._outbox.lock_batch(transaction, BATCH)
-            if batch:
-                await self.publish([event for _, event in batch])
-                await self._outbox.delete(transaction, [row_id for row_id, _ in batch])
-        return len(batch)
+        async with self._outbox.batch(BATCH) as events:
+            if events:
+                await self.publish(events)
+        return len(events)
 
-    async def publish(self, events: list[Event]) -> None:
+    async def publish(self, events: Sequence[Event]) -> None:
         """Returns once Kafka has acknowledged all `events`. Raises Unavailable after
         PUBLISH_SECONDS."""
         await self._producer.publish(

@@ -26,17 +26,107 @@ from payment_service.outbox import put_in_outbox
 from servicekit.errors import Unavailable
 from servicekit.mysql import Connection, Database, DuplicateKey, Row
 
-# `outcome_told` is the stored name of `Payment.decline_returned`.
-COLUMNS = """id, reservation_id, user_id, status, amount, failure_code, outcome_told, room,
-    place_number, failed_payment_id, attempts, created_at"""
-_SOON = "NOW(6) + INTERVAL %s MICROSECOND"
-# A driver that paused for longer than its lease no longer matches: `attempts` has increased.
-_DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
-_CHARGED = "id = %s AND status = 'SUCCEEDED'"
-
 # The unique key refuses one of two concurrent orders for a reservation. The next attempt of the
 # refused order finds the payment of the other.
-_CREATE_ATTEMPTS = 5
+CREATE_ATTEMPTS = 5
+
+# `outcome_told` is the stored name of `Payment.decline_returned`.
+COLUMNS = """
+id, reservation_id, user_id, status, amount, failure_code, outcome_told, room, place_number,
+failed_payment_id, attempts, created_at
+"""
+
+SOON = "NOW(6) + INTERVAL %s MICROSECOND"
+
+# A driver that paused for longer than its lease no longer matches: `attempts` has increased.
+DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
+
+CHARGED = "id = %s AND status = 'SUCCEEDED'"
+
+GET = f"SELECT {COLUMNS} FROM payment WHERE id = %s"
+
+LATEST_ID = """
+SELECT id FROM payment WHERE reservation_id = %s AND user_id = %s ORDER BY id DESC LIMIT 1
+"""
+
+LATEST_TO_REPORT = f"""
+SELECT {COLUMNS} FROM payment
+WHERE reservation_id = %s AND user_id = %s
+  AND (status <> 'FAILED' OR (failure_code = %s AND NOT outcome_told))
+ORDER BY id DESC LIMIT 1
+"""
+
+PAID_BY_ANOTHER = """
+SELECT id FROM payment
+WHERE reservation_id = %s AND user_id <> %s AND amount IS NOT NULL LIMIT 1
+"""
+
+INSERT = f"""
+INSERT INTO payment
+    (reservation_id, user_id, room, place_number, failed_payment_id, driven_until)
+VALUES (%s, %s, %s, %s, %s, {SOON})
+RETURNING id, created_at
+"""
+
+RECORD_OUTCOME = f"""
+UPDATE payment SET status = %s, amount = %s, failure_code = %s WHERE {DRIVEN_BY_US}
+"""
+
+GIVE_UP = f"UPDATE payment SET failure_code = %s WHERE {DRIVEN_BY_US}"
+
+RECORD_REFUND = f"UPDATE payment SET status = 'REFUNDED' WHERE {CHARGED}"
+
+MARK_DECLINE_RETURNED = "UPDATE payment SET outcome_told = TRUE WHERE id = %s"
+
+PARK = f"UPDATE payment SET driven_until = {SOON} WHERE {DRIVEN_BY_US}"
+
+UNFINISHED = f"""
+SELECT {COLUMNS} FROM payment
+WHERE status = 'INITIATED' AND driven_until <= NOW(6)
+ORDER BY driven_until LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+
+# From the outbox, which is short, to the payments, whose number only grows.
+UNPUBLISHED = """
+SELECT DISTINCT p.id, p.driven_until
+FROM outbox o STRAIGHT_JOIN payment p ON p.id = o.payment_id
+WHERE o.created_at <= NOW(6) - INTERVAL %s MICROSECOND
+  AND p.status = 'SUCCEEDED' AND p.driven_until <= NOW(6)
+ORDER BY p.driven_until LIMIT %s
+"""
+
+LOCK_UNCLAIMED = f"""
+SELECT {COLUMNS} FROM payment
+WHERE id IN %s AND driven_until <= NOW(6)
+FOR UPDATE SKIP LOCKED
+"""
+
+CLAIM = f"UPDATE payment SET driven_until = {SOON}, attempts = attempts + 1 WHERE id IN %s"
+
+PAYMENT_OF_KEY = """
+SELECT reservation_id, payment_id, COALESCE(in_flight_until > NOW(6), FALSE) AS in_flight
+FROM idempotency_key WHERE user_id = %s AND idem_key = %s FOR UPDATE
+"""
+
+INSERT_KEY = f"""
+INSERT INTO idempotency_key (in_flight_until, reservation_id, payment_id, user_id, idem_key)
+VALUES ({SOON}, %s, %s, %s, %s)
+"""
+
+UPDATE_KEY = f"""
+UPDATE idempotency_key SET in_flight_until = {SOON}, payment_id = %s
+WHERE user_id = %s AND idem_key = %s
+"""
+
+RELEASE_KEY = """
+UPDATE idempotency_key SET in_flight_until = NULL WHERE user_id = %s AND idem_key = %s
+"""
+
+DELETE_OLD_KEYS = """
+DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000
+"""
+
+COUNT_UNSENT = "SELECT COUNT(*) AS unsent FROM outbox"
 
 
 class PaymentRepository:
@@ -70,7 +160,7 @@ class PaymentRepository:
                 await _use_key(connection, order, attempt, answer_seconds, insert=not known)
             return attempt
 
-        for _ in range(_CREATE_ATTEMPTS):
+        for _ in range(CREATE_ATTEMPTS):
             try:
                 # Without a key the INSERT alone is the transaction: the read before it takes no
                 # lock, and the unique key decides, inside a transaction or not.
@@ -81,12 +171,7 @@ class PaymentRepository:
 
     async def release_key(self, order: PayOrder) -> None:
         async with self._database.connection() as connection:
-            await connection.execute(
-                """UPDATE idempotency_key SET in_flight_until = NULL
-                WHERE user_id = %s AND idem_key = %s""",
-                order.user_id,
-                order.idempotency_key,
-            )
+            await connection.execute(RELEASE_KEY, order.user_id, order.idempotency_key)
 
     async def get_payment(self, payment_id: int) -> Payment | None:
         async with self._database.connection() as connection:
@@ -95,24 +180,13 @@ class PaymentRepository:
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
         async with self._database.connection() as connection:
             row = await connection.fetch_one(
-                f"""SELECT {COLUMNS} FROM payment
-                WHERE reservation_id = %s AND user_id = %s
-                    AND (status <> 'FAILED' OR (failure_code = %s AND NOT outcome_told))
-                ORDER BY id DESC LIMIT 1""",
-                reservation_id,
-                user_id,
-                PaymentDeclined.code,
+                LATEST_TO_REPORT, reservation_id, user_id, PaymentDeclined.code
             )
         return payment_from(row) if row else None
 
     async def paid_by_another(self, reservation_id: int, user_id: int) -> bool:
         async with self._database.connection() as connection:
-            row = await connection.fetch_one(
-                """SELECT id FROM payment
-                WHERE reservation_id = %s AND user_id <> %s AND amount IS NOT NULL LIMIT 1""",
-                reservation_id,
-                user_id,
-            )
+            row = await connection.fetch_one(PAID_BY_ANOTHER, reservation_id, user_id)
         return row is not None
 
     async def record_outcome(
@@ -120,14 +194,13 @@ class PaymentRepository:
     ) -> Payment:
         driven_by_us = (payment.id, payment.attempts)
         end = (
-            f"""UPDATE payment SET status = %s, amount = %s, failure_code = %s
-            WHERE {_DRIVEN_BY_US}""",
+            RECORD_OUTCOME,
             outcome.status,
             outcome.amount,
             outcome.failure_code,
             *driven_by_us,
         )
-        publish = [put_in_outbox(event, _DRIVEN_BY_US, *driven_by_us)] if event is not None else []
+        publish = [put_in_outbox(event, DRIVEN_BY_US, *driven_by_us)] if event is not None else []
         *_, ended = await self._database.execute_transaction(*publish, end)
         self._committed.set()
         if ended.matched:
@@ -143,44 +216,27 @@ class PaymentRepository:
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         async with self._database.connection() as connection:
-            matched = await connection.execute(
-                f"UPDATE payment SET failure_code = %s WHERE {_DRIVEN_BY_US}",
-                failure_code,
-                payment.id,
-                payment.attempts,
-            )
+            matched = await connection.execute(GIVE_UP, failure_code, payment.id, payment.attempts)
         return matched > 0
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         await self._database.execute_transaction(
-            put_in_outbox(event, _CHARGED, payment_id),
-            (f"UPDATE payment SET status = 'REFUNDED' WHERE {_CHARGED}", payment_id),
+            put_in_outbox(event, CHARGED, payment_id),
+            (RECORD_REFUND, payment_id),
         )
         self._committed.set()
 
     async def mark_decline_returned(self, payment_id: int) -> None:
         async with self._database.connection() as connection:
-            await connection.execute(
-                "UPDATE payment SET outcome_told = TRUE WHERE id = %s", payment_id
-            )
+            await connection.execute(MARK_DECLINE_RETURNED, payment_id)
 
     async def park(self, payment: Payment, seconds: float) -> None:
         async with self._database.connection() as connection:
-            await connection.execute(
-                f"UPDATE payment SET driven_until = {_SOON} WHERE {_DRIVEN_BY_US}",
-                _microseconds(seconds),
-                payment.id,
-                payment.attempts,
-            )
+            await connection.execute(PARK, _microseconds(seconds), payment.id, payment.attempts)
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
         async def claim(connection: Connection) -> Sequence[Payment]:
-            rows = await connection.fetch_all(
-                f"""SELECT {COLUMNS} FROM payment
-                WHERE status = 'INITIATED' AND driven_until <= NOW(6)
-                ORDER BY driven_until LIMIT %s FOR UPDATE SKIP LOCKED""",
-                limit,
-            )
+            rows = await connection.fetch_all(UNFINISHED, limit)
             return await _take(connection, rows, lease_seconds)
 
         return await self._database.run(claim)
@@ -189,39 +245,21 @@ class PaymentRepository:
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         async def claim(connection: Connection) -> Sequence[Payment]:
-            waiting = await connection.fetch_all(
-                # From the outbox, which is short, to the payments, whose number only grows.
-                """SELECT DISTINCT p.id, p.driven_until
-                FROM outbox o STRAIGHT_JOIN payment p ON p.id = o.payment_id
-                WHERE o.created_at <= NOW(6) - INTERVAL %s MICROSECOND
-                    AND p.status = 'SUCCEEDED' AND p.driven_until <= NOW(6)
-                ORDER BY p.driven_until LIMIT %s""",
-                _microseconds(older_than),
-                limit,
-            )
+            waiting = await connection.fetch_all(UNPUBLISHED, _microseconds(older_than), limit)
             if not waiting:
                 return []
-            rows = await connection.fetch_all(
-                f"""SELECT {COLUMNS} FROM payment
-                WHERE id IN %s AND driven_until <= NOW(6)
-                FOR UPDATE SKIP LOCKED""",
-                [row.id for row in waiting],
-            )
+            rows = await connection.fetch_all(LOCK_UNCLAIMED, [row.id for row in waiting])
             return await _take(connection, rows, lease_seconds)
 
         return await self._database.run(claim)
 
     async def delete_old_keys(self, older_than_hours: float) -> None:
         async with self._database.connection() as connection:
-            await connection.execute(
-                """DELETE FROM idempotency_key
-                WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000""",
-                _microseconds(older_than_hours * 3600),
-            )
+            await connection.execute(DELETE_OLD_KEYS, _microseconds(older_than_hours * 3600))
 
     async def count_unsent(self) -> int:
         async with self._database.connection() as connection:
-            row = await connection.fetch_one("SELECT COUNT(*) AS unsent FROM outbox")
+            row = await connection.fetch_one(COUNT_UNSENT)
         return int(row.unsent) if row else 0
 
 
@@ -229,13 +267,7 @@ async def _payment_of_key(connection: Connection, order: PayOrder) -> tuple[Paym
     """Returns the payment of a key, and whether the call that uses the key may still respond."""
     if not order.idempotency_key:
         return None
-    row = await connection.fetch_one(
-        """SELECT reservation_id, payment_id,
-            COALESCE(in_flight_until > NOW(6), FALSE) AS in_flight
-        FROM idempotency_key WHERE user_id = %s AND idem_key = %s FOR UPDATE""",
-        order.user_id,
-        order.idempotency_key,
-    )
+    row = await connection.fetch_one(PAYMENT_OF_KEY, order.user_id, order.idempotency_key)
     if row is None:
         return None
     if row.reservation_id != order.reservation_id:
@@ -246,12 +278,7 @@ async def _payment_of_key(connection: Connection, order: PayOrder) -> tuple[Paym
 
 
 async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds: float) -> Attempt:
-    found = await connection.fetch_one(
-        """SELECT id FROM payment WHERE reservation_id = %s AND user_id = %s
-        ORDER BY id DESC LIMIT 1""",
-        order.reservation_id,
-        order.user_id,
-    )
+    found = await connection.fetch_one(LATEST_ID, order.reservation_id, order.user_id)
     latest = await _get(connection, found.id) if found else None
     if latest is not None:
         decline_pending = latest.declined and not latest.decline_returned
@@ -260,10 +287,7 @@ async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds
     failed_payment_id = _last_failed(latest)
     admission = order.admission
     row = await connection.fetch_one(
-        f"""INSERT INTO payment
-            (reservation_id, user_id, room, place_number, failed_payment_id, driven_until)
-        VALUES (%s, %s, %s, %s, %s, {_SOON})
-        RETURNING id, created_at""",
+        INSERT,
         order.reservation_id,
         order.user_id,
         admission and admission.room,
@@ -307,9 +331,7 @@ async def _use_key(
 ) -> None:
     if insert:
         await connection.insert(
-            f"""INSERT INTO idempotency_key
-                (in_flight_until, reservation_id, payment_id, user_id, idem_key)
-            VALUES ({_SOON}, %s, %s, %s, %s)""",
+            INSERT_KEY,
             _microseconds(answer_seconds),
             order.reservation_id,
             attempt.payment.id,
@@ -318,8 +340,7 @@ async def _use_key(
         )
     else:
         await connection.execute(
-            f"""UPDATE idempotency_key SET in_flight_until = {_SOON}, payment_id = %s
-            WHERE user_id = %s AND idem_key = %s""",
+            UPDATE_KEY,
             _microseconds(answer_seconds),
             attempt.payment.id,
             order.user_id,
@@ -330,17 +351,13 @@ async def _use_key(
 async def _take(connection: Connection, rows: Sequence[Row], lease_seconds: float) -> list[Payment]:
     payments = [payment_from(row) for row in rows]
     if payments:
-        await connection.execute(
-            f"""UPDATE payment SET driven_until = {_SOON}, attempts = attempts + 1
-            WHERE id IN %s""",
-            _microseconds(lease_seconds),
-            [payment.id for payment in payments],
-        )
+        ids = [payment.id for payment in payments]
+        await connection.execute(CLAIM, _microseconds(lease_seconds), ids)
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
 
 
 async def _get(connection: Connection, payment_id: int) -> Payment | None:
-    row = await connection.fetch_one(f"SELECT {COLUMNS} FROM payment WHERE id = %s", payment_id)
+    row = await connection.fetch_one(GET, payment_id)
     return payment_from(row) if row else None
 
 

@@ -8,7 +8,28 @@ from payment_service.outbox import SHARDS
 from payment_service.repository import COLUMNS, payment_from
 from servicekit.mysql import Database
 
-_OUTBOX_PAGE = 10_000
+OUTBOX_PAGE = 10_000
+
+UNSENT_AFTER = "SELECT id, payment_id FROM outbox WHERE id > %s ORDER BY id LIMIT %s"
+
+# A SELECT for each status, because each then reads one entry of the index.
+LATEST_OF_EACH_STATUS = " UNION ALL ".join(
+    ["SELECT MAX(driven_until) AS latest FROM payment WHERE status = %s"] * len(Status)
+)
+
+# FORCE INDEX, because after an import the server has no statistics to choose an index by.
+FINISHED = f"""
+SELECT {COLUMNS}, updated_at, driven_until
+FROM payment FORCE INDEX (recovery)
+WHERE status = %s AND driven_until BETWEEN %s AND %s
+  AND (driven_until < %s OR id < %s)
+ORDER BY driven_until DESC, id DESC LIMIT %s
+"""
+
+# Followed by one or more of PUT_ROW.
+PUT = "INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload) VALUES "
+
+PUT_ROW = "(%s, %s, %s, %s, UNHEX(%s))"
 
 
 class RepublishRepository:
@@ -27,11 +48,7 @@ class RepublishRepository:
         last = 0
         while True:
             async with self._database.connection() as connection:
-                rows = await connection.fetch_all(
-                    "SELECT id, payment_id FROM outbox WHERE id > %s ORDER BY id LIMIT %s",
-                    last,
-                    _OUTBOX_PAGE,
-                )
+                rows = await connection.fetch_all(UNSENT_AFTER, last, OUTBOX_PAGE)
             if not rows:
                 return found
             last = rows[-1].id
@@ -51,10 +68,8 @@ class RepublishRepository:
         their events are the likeliest to be missing.
         """
         async with self._database.connection() as connection:
-            # Each SELECT reads one entry of the index.
-            of_status = "SELECT MAX(driven_until) AS latest FROM payment WHERE status = %s"
             rows = await connection.fetch_all(
-                " UNION ALL ".join([of_status] * len(Status)), *(status.value for status in Status)
+                LATEST_OF_EACH_STATUS, *(status.value for status in Status)
             )
         latest = [row.latest for row in rows if row.latest is not None]
         if not latest:
@@ -66,12 +81,7 @@ class RepublishRepository:
             while True:
                 async with self._database.connection() as connection:
                     rows = await connection.fetch_all(
-                        # After an import the server has no statistics to choose an index by.
-                        f"""SELECT {COLUMNS}, updated_at, driven_until
-                        FROM payment FORCE INDEX (recovery)
-                        WHERE status = %s AND driven_until BETWEEN %s AND %s
-                            AND (driven_until < %s OR id < %s)
-                        ORDER BY driven_until DESC, id DESC LIMIT %s""",
+                        FINISHED,
                         status,
                         oldest,
                         before[0],
@@ -97,8 +107,4 @@ class RepublishRepository:
             )
         ]
         async with self._database.connection() as connection:
-            await connection.execute(
-                "INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload) VALUES "
-                + ", ".join(["(%s, %s, %s, %s, UNHEX(%s))"] * len(events)),
-                *values,
-            )
+            await connection.execute(PUT + ", ".join([PUT_ROW] * len(events)), *values)

@@ -10,11 +10,9 @@ import pytest
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
-from payment_service.outbox import Outbox
 from payment_service.relay import BATCH, COLLECT_SECONDS, POLL_SECONDS, Relay
 from servicekit.errors import Unavailable
 from servicekit.kafka import Producer, Record
-from servicekit.mysql import Database, Transaction
 from tests.servicekit.fake_kafka import in_virtual_time, now
 
 # Round trips of the fakes: to lock, to publish, to delete and commit.
@@ -65,7 +63,7 @@ class FakeStores:
     @contextlib.asynccontextmanager
     async def relaying(self, seconds: float = 0.7) -> AsyncIterator[None]:
         """Runs a relay that has been idle for `seconds`. At the end it must stop at once."""
-        relay = Relay(_Database(self), _Outbox(self), _Producer(self), self.committed)
+        relay = Relay(_Outbox(self), _Producer(self), self.committed)
         task = asyncio.create_task(relay.run())
         await asyncio.sleep(seconds)
         yield
@@ -77,57 +75,41 @@ class FakeStores:
         assert now() - asked < AN_INSTANT, "the relay did not stop at once"
 
 
-class _Transaction(Transaction):
-    def __init__(self) -> None:
-        self.deleted: list[int] = []
+class _Outbox:
+    """Implements ports.OutboxStore."""
 
-
-class _Database(Database):
     def __init__(self, stores: FakeStores) -> None:
-        self._office = stores
+        self._stores = stores
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        transaction = _Transaction()
-        yield transaction
-        await asyncio.sleep(TRIP_SECONDS)
-        for row_id in transaction.deleted:
-            del self._office.rows[row_id]
-
-
-class _Outbox(Outbox):
-    def __init__(self, stores: FakeStores) -> None:
-        self._office = stores
-
-    async def lock_batch(self, transaction: Transaction, limit: int) -> list[tuple[int, Event]]:
-        self._office.polls.append(now())
-        self._office.trouble()
-        batch = list(self._office.rows.items())[:limit]
+    async def batch(self, limit: int) -> AsyncIterator[Sequence[Event]]:
+        self._stores.polls.append(now())
+        self._stores.trouble()
+        batch = dict(list(self._stores.rows.items())[:limit])
         # Events that are committed from here on are not in the batch.
         await asyncio.sleep(TRIP_SECONDS)
-        return batch
-
-    async def delete(self, transaction: Transaction, ids: Sequence[int]) -> None:
-        assert isinstance(transaction, _Transaction)
-        transaction.deleted += ids
+        yield list(batch.values())
+        await asyncio.sleep(TRIP_SECONDS)
+        for row_id in batch:
+            del self._stores.rows[row_id]
 
 
 class _Producer(Producer):
     def __init__(self, stores: FakeStores) -> None:
-        self._office = stores
+        self._stores = stores
 
     async def publish(self, records: Sequence[Record], timeout: float) -> None:
         async with asyncio.timeout(timeout):
-            await asyncio.sleep(self._office.publish_seconds())
-        self._office.trouble()
-        batch = [self._office.events[r.headers[EVENT_ID_HEADER].decode()] for r in records]
+            await asyncio.sleep(self._stores.publish_seconds())
+        self._stores.trouble()
+        batch = [self._stores.events[r.headers[EVENT_ID_HEADER].decode()] for r in records]
         assert [record.key for record in records] == [b"%d" % e.reservation_id for e in batch]
-        self._office.sent.append(batch)
+        self._stores.sent.append(batch)
         for event in batch:
-            self._office.published_at.setdefault(event.event_id, now())
+            self._stores.published_at.setdefault(event.event_id, now())
         # Kafka acknowledges shortly after it has the events.
         await asyncio.sleep(AN_INSTANT / 10)
-        self._office.trouble()
+        self._stores.trouble()
 
 
 Scene = Callable[[FakeStores], Awaitable[None]]

@@ -27,7 +27,7 @@ from payment_service.domain import (
     PayOrder,
     Status,
 )
-from payment_service.outbox import Outbox
+from payment_service.outbox import OutboxRepository
 from payment_service.providers import sandbox
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.relay import Relay
@@ -185,7 +185,7 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
             reservations=reservations,
             payments=payments,
             service=PaymentService(payments, provider, saga, lease_seconds=30, wait_seconds=30),
-            relay=Relay(database, Outbox(), producer, committed),
+            relay=Relay(OutboxRepository(database), producer, committed),
             database=database,
         )
 
@@ -369,7 +369,7 @@ async def test_payments_that_finished_at_the_same_time_are_all_found(
     shop: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("payment_service.republish_outcomes.BATCH", 7)
-    monkeypatch.setattr("payment_service.republish_repository._OUTBOX_PAGE", 5)
+    monkeypatch.setattr("payment_service.republish_repository.OUTBOX_PAGE", 5)
     values = ", ".join(
         f"({number}, {USER}, '{status}', 1, '{code}', '2026-01-01 00:00:0{number // 20}')"
         for number, (status, code) in enumerate(

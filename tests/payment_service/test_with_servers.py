@@ -11,8 +11,8 @@ import pytest
 
 from harness.local.stack import Stack
 from payment_service.consumers import ReservationEvents
-from payment_service.domain import Admission, PaymentDeclined, PayOrder, Status
-from payment_service.outbox import Outbox
+from payment_service.domain import Admission, Event, PaymentDeclined, PayOrder, Status
+from payment_service.outbox import OutboxRepository
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
@@ -43,7 +43,7 @@ class Real:
             SandboxProvider(database), timeout=20, breaker=CircuitBreaker(100, 1)
         )
         self.shop = Shop(payments=payments, guard=self.guard, lease_seconds=30, wait_seconds=30)
-        self.relay = Relay(database, Outbox(), producer, self.committed)
+        self.relay = Relay(OutboxRepository(database), producer, self.committed)
 
     def hold(self, user_id: int = 42) -> PayOrder:
         order = PayOrder(next(reservation_ids), user_id, admission=Admission("main", 17))
@@ -187,12 +187,15 @@ async def test_events_survive_a_relay_that_dies_between_publishing_and_deleting(
     order = real.hold()
     await real.shop.service.pay(order)
 
-    async def die(*_: object) -> None:
+    publish = real.relay.publish
+
+    async def publish_and_die(events: Sequence[Event]) -> None:
+        await publish(events)
         raise OSError("killed")
 
     async with listening(real.bootstrap) as events:
         with monkeypatch.context() as patch:
-            patch.setattr(Outbox, "delete", die)
+            patch.setattr(real.relay, "publish", publish_and_die)
             with pytest.raises(OSError, match="killed"):
                 await real.relay.send_batch()
         assert await real.relay.send_batch() == 1
