@@ -16,6 +16,8 @@ MAX_ID = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Concert:
+    """A concert; each of its dates is a Schedule."""
+
     id: int
     title: str
 

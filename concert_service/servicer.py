@@ -7,6 +7,8 @@ from servicekit.server import Context
 
 
 class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
+    """Implements ConcertService of protos/frontrow/concert/v1/concert.proto."""
+
     def __init__(self, service: ConcertService) -> None:
         self._service = service
 

@@ -1,4 +1,4 @@
-"""The environment of concert_service: CONCERT_*."""
+"""Settings of concert_service, from CONCERT_* environment variables."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from servicekit.settings import ListenAddress, ServiceSettings, config
 
 
 class Settings(ServiceSettings):
-    """The settings of concert_service."""
+    """Settings of concert_service."""
 
     model_config = config("CONCERT_")
 

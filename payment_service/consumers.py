@@ -1,4 +1,4 @@
-"""Kafka records -> payments."""
+"""Applies reservation.events to payments."""
 
 from collections.abc import Sequence
 

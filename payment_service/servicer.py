@@ -1,4 +1,4 @@
-"""proto <-> domain of frontrow.payment.v1."""
+"""Converts between frontrow.payment.v1 messages and the domain."""
 
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ Response = TypeVar("Response", payment_pb2.PayResponse, payment_pb2.GetPaymentOf
 
 
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
-    """See protos/frontrow/payment/v1/payment.proto."""
+    """Implements PaymentService of protos/frontrow/payment/v1/payment.proto."""
 
     def __init__(self, service: PaymentService) -> None:
         self._service = service

@@ -1,4 +1,4 @@
-"""payment_service's environment: PAYMENT_…"""
+"""Settings of payment_service, from PAYMENT_* environment variables."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Runs the waiting room: `python -m queue_service`."""
+"""Runs queue_service: `python -m queue_service`."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""payment.events -> the waiting room."""
+"""Applies payment.events to the waiting room."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,10 @@ from servicekit.kafka import Record
 
 
 class PaymentEvents:
-    """Handles payment events: a successful payment ends the admission of its buyer. Idempotent,
-    since a place number is never given twice."""
+    """Handles payment.events: a successful payment ends the admission of its buyer.
+
+    Idempotent, because a place number is never given twice.
+    """
 
     def __init__(self, service: QueueService) -> None:
         self._service = service

@@ -43,6 +43,8 @@ class Refusal(enum.StrEnum):
 
 
 class PlaceState(enum.Enum):
+    """WAITING -> ADMITTED -> ENDED. A place may also end while it waits."""
+
     WAITING = 1
     ADMITTED = 2
     ENDED = 3

@@ -1,4 +1,4 @@
-"""The waiting room in Redis: each operation is one Lua script (lua/prelude.lua lists the keys)."""
+"""Every Redis call of queue_service: one Lua script each (lua/prelude.lua lists the keys)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What fans and operators do with a waiting room.
+"""The use cases of a waiting room: what fans and operators do with it.
 
 Redis decides who is admitted and when: `admit` and `step` in `lua/prelude.lua`.
 """

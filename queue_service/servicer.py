@@ -1,4 +1,4 @@
-"""proto <-> domain."""
+"""Converts between frontrow.queue.v1 messages and the domain."""
 
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ _STATES = {
 
 
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
-    """What fans do, through the gateway."""
+    """Implements QueueService of protos/frontrow/queue/v1/queue.proto, for fans."""
 
     def __init__(self, service: QueueService) -> None:
         self._service = service
@@ -47,7 +47,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
 
 
 class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
-    """What operators do."""
+    """Implements QueueAdminService of protos/frontrow/queue/v1/queue.proto, for operators."""
 
     def __init__(self, service: QueueService) -> None:
         self._service = service

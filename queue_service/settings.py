@@ -1,4 +1,4 @@
-"""Settings of queue_service: the environment variables that begin with QUEUE_."""
+"""Settings of queue_service, from QUEUE_* environment variables."""
 
 from typing import Annotated, Self
 
@@ -15,7 +15,7 @@ MIN_KEY_BYTES = 32
 
 
 class Settings(ServiceSettings):
-    """The settings of queue_service."""
+    """Settings of queue_service."""
 
     # Never echo invalid input: it may be a secret.
     model_config = SettingsConfigDict(**config("QUEUE_"), hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""Kafka records -> reservations."""
+"""Applies payment.events to reservations."""
 
 from collections.abc import Sequence
 

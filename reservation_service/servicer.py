@@ -1,4 +1,4 @@
-"""proto <-> domain of frontrow.reservation.v1."""
+"""Converts between frontrow.reservation.v1 messages and the domain."""
 
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ Response = TypeVar(
 
 
 class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
-    """See protos/frontrow/reservation/v1/reservation.proto."""
+    """Implements ReservationService of protos/frontrow/reservation/v1/reservation.proto."""
 
     def __init__(self, service: ReservationService) -> None:
         self._service = service

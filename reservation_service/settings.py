@@ -1,4 +1,4 @@
-"""The environment of reservation_service: RESERVATION_…"""
+"""Settings of reservation_service, from RESERVATION_* environment variables."""
 
 from pydantic import Field
 
