@@ -3,7 +3,7 @@
 import math
 import time
 
-from cachetools import TLRUCache
+from cachetools import FIFOCache
 
 from gateway.errors import StillWaiting, TokenExpired
 from protos.frontrow.queue.v1 import queue_pb2
@@ -29,10 +29,9 @@ class Admissions:
     ) -> None:
         self._positions = positions
         self._ttl = ttl_seconds
-        # Place number -> until when it counts as admitted.
-        self._admitted = TLRUCache[int, float](
-            _MAX_CACHED, ttu=lambda _, until, __: until, timer=time.monotonic
-        )
+        # Place number -> until when it counts as admitted. To store is 2 µs cheaper than in a
+        # TLRUCache, and each active place stores once per second (docs/adr/0028).
+        self._admitted = FIFOCache[int, float](_MAX_CACHED)
 
     async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place. Raises TokenExpired if the place has
@@ -44,9 +43,9 @@ class Admissions:
 
     async def check(self, place: queue_pb2.Place) -> None:
         """Returns if the place is admitted. Raises StillWaiting or TokenExpired."""
-        if place.number in self._admitted:
-            return
         asked = time.monotonic()
+        if self._admitted.get(place.number, 0.0) > asked:
+            return
         position = await self.position(place)
         if position.state != queue_pb2.PLACE_STATE_ADMITTED:
             raise StillWaiting(position.order, retry_after(position))
