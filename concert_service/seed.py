@@ -227,8 +227,6 @@ def _progress(console: Console) -> Progress:
 
 def main() -> int:
     """Seeds as SEED and CONCERT_MYSQL_URL say; returns the exit status."""
-    # Errors are one sentence on standard error.
-    logs.configure("CRITICAL")
     wanted = os.environ.get("SEED") or "full"
     try:
         if wanted not in SIZES:
@@ -245,4 +243,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # An error is one sentence on standard error and nothing else.
+    logs.configure("CRITICAL")
     sys.exit(main())
