@@ -10,8 +10,10 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from servicekit import call_context
+from servicekit import call_context, logs
 from servicekit.errors import Exhausted, Forbidden, Gone, InvalidRequest, NotFound, ServiceError
+
+log = logs.get(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -140,7 +142,10 @@ def problem(error: ServiceError) -> Response:
     A code that is not in the table is a defect and becomes INTERNAL. The detail of an INTERNAL
     error never reaches a client.
     """
-    code = error.code if error.code in TABLE else "INTERNAL"
+    code = error.code
+    if code not in TABLE:
+        log.error("unknown_error_code", code=code)
+        code = "INTERNAL"
     row = TABLE[code]
     body: dict[str, Any] = {
         "type": f"urn:frontrow:error:{code}",

@@ -283,6 +283,17 @@ class TestADefectOfTheGateway:
         assert [record.message for record in caplog.records].count("request_failed") == 1
 
 
+async def test_a_code_of_a_newer_service_is_masked_and_logged(
+    client: httpx.AsyncClient, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Newer(Exhausted):
+        code = "NOT_YET_KNOWN"
+
+    services.faults.errors["ListConcerts"] = Newer("Something new.")
+    assert_problem(await ask(client, services, "ListConcerts"), 500, "INTERNAL")
+    assert [record.message for record in caplog.records] == ["unknown_error_code"]
+
+
 class TestTooManyRequests:
     @pytest.fixture(autouse=True)
     def _within_one_instant(self, monkeypatch: pytest.MonkeyPatch) -> None:

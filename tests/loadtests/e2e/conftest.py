@@ -91,5 +91,6 @@ def unattached() -> Iterator[dict[str, str]]:
         "SCRIPT": "concerts",
         # Where no gateway answers, so that a system that runs here is left alone.
         setting_of("gateway"): str(free_ports(1)[0]),
+        "GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2",
     }
     assert set(LOCAL.glob("loadtest-*")) <= before
