@@ -8,6 +8,7 @@ from payment_service.domain import Payment, PaymentInProgress
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit import client
 from servicekit.errors import TimedOut, Unavailable
+from servicekit.retries import CALL_BACK_OFF
 from servicekit.rpc_errors import RemoteError
 
 # Without an answer: the payment may have begun, or may still begin.
@@ -39,7 +40,7 @@ class GrpcReservations:
             retry=tenacity.retry_if_exception(_is_temporary),
             # An attempt without an answer takes half of the budget, so that there is a second one.
             stop=tenacity.stop_after_delay(self._budget / 2),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            wait=CALL_BACK_OFF,
             reraise=True,
         ):
             with attempt:

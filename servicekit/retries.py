@@ -10,8 +10,11 @@ from servicekit.errors import is_transient
 
 Result = TypeVar("Result")
 
-# Seconds between attempts: random, from 0.1 up to a limit that doubles from 0.2 to 5.
+# Seconds between attempts in the background: random, from 0.1 up to a limit that doubles from 0.2
+# to 5.
 BACK_OFF = wait_random_exponential(multiplier=0.2, max=5.0, min=0.1)
+# The same between attempts within a call: from 0 up to a limit that doubles from 0.05 to 0.5.
+CALL_BACK_OFF = wait_random_exponential(multiplier=0.05, max=0.5)
 
 
 class Outage:

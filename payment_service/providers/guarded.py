@@ -9,6 +9,7 @@ from payment_service.domain import Charge, ProviderUnavailable
 from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
 from servicekit import call_context
+from servicekit.retries import CALL_BACK_OFF
 
 CHARGE_ATTEMPTS = 4
 
@@ -53,7 +54,7 @@ class GuardedProvider:
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(ProviderUnavailable),
             stop=tenacity.stop_after_attempt(CHARGE_ATTEMPTS),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            wait=CALL_BACK_OFF,
             reraise=True,
         ):
             with attempt:
