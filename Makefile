@@ -11,8 +11,8 @@ BOOTSTRAP := harness/bootstrap.sh
 CONTAINERS := python3 -m harness.containers
 # What pytest is given, as in: make test ARGS="tests/queue_service -x"
 ARGS ?=
-# Two at a time, because most tests wait; tests/conftest.py says which run together.
-WORKERS := --numprocesses=2 --no-loadscope-reorder
+# All tests run two at a time, because most of them wait; tests/conftest.py says which run together.
+WORKERS := $(if $(ARGS),,--numprocesses=2 --no-loadscope-reorder)
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,7 +86,7 @@ protos: ## Generate the stubs beside the .proto files
 	@$(BOOTSTRAP) check
 	protos/generate.sh
 
-breaking: ## Report changes since commit BASE that break the wire format of the protos (BASE=main)
+breaking: ## Report changes since commit BASE that break the wire format of the protos (BASE=<commit>)
 	@$(BOOTSTRAP) check
 	@exec protos/breaking.sh "$(BASE)"
 

@@ -147,7 +147,8 @@ ensure_venv() {
         [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system's packages only have an older one; install a newer python3 (with venv), or use \`make up\`, which needs Docker and little else."
         say "Creating a virtual environment in $VENV"
         rm -rf $VENV
-        "$python" -m venv $VENV
+        "$python" -m venv $VENV 2>$LOG_DIR/venv.log ||
+            fail "$python cannot create a virtual environment; the reason is in $LOG_DIR/venv.log."
     fi
     rm -f $VENV/.frontrow-*
     [ "$kind" = runtime ] || lock=requirements-dev.lock
@@ -184,6 +185,7 @@ done
 [ -d $LOG_DIR ] || fail "cannot make $PWD/$LOG_DIR: is the disk full?"
 # Two at the same time (make run beside make test) must not install over each other.
 exec 9>$LOCAL_DIR/bootstrap.lock
+trap 'echo "frontrow: stopped; run it again to continue." >&2; exit 130' INT TERM HUP
 flock -n 9 || { say "Waiting for another set-up of this tree to finish"; flock 9; }
 
 case ${1:-} in

@@ -167,7 +167,7 @@ def run(
     target.wait_until_ready()
     room.empty_line()
     capacity = room.make_room_for(wanted)
-    say(f"{name}: up to {plan.users:,} users, {plan.seconds:.0f} s")
+    say(f"{name}: up to {plan.users:,} users, {plan.seconds:g} s")
     watches: list[Watch] = []
     with contextlib.ExitStack() as stack:
         people = stack.enter_context(prepare.prepared(plan.people, plan.seconds, environ))

@@ -18,3 +18,4 @@ if ! git cat-file -e "$commit:protos/frontrow" 2>/dev/null; then
 fi
 git archive "$commit" protos/frontrow |
     "${BUF:-.venv/bin/buf}" breaking protos --against '-#format=tar,subdir=protos'
+echo "No change since $commit breaks the wire format."

@@ -42,7 +42,7 @@ _STOP_TIMEOUT = 90.0
 _JOURNEY = r"""
 Frontrow serves on {url} (API documentation: {url}/docs)
 
-Buy a ticket (make demo does the same and explains it):
+Buy a ticket in bash (make demo does the same and explains it):
 
   URL={url}; USER_ID=$RANDOM$RANDOM; JSON='Content-Type: application/json'
   first_available() { tr '{' '\n' | grep '"AVAILABLE"' | grep -oE '"id": ?[0-9]+' | grep -oE '[0-9]+' | head -n 1; }
