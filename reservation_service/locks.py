@@ -50,7 +50,7 @@ class RedisSeatLocks:
 
     def __init__(self, client: Redis, *, lock_seconds: float) -> None:
         self._client = client
-        self._commands = Batcher[_Command, bytes | None](
+        self._commands = Batcher[_Command, bytes | Exception | None](
             self._execute, budget=QUEUE_SECONDS, max_batch=BATCH
         )
         self._unlocking: set[asyncio.Task[None]] = set()
@@ -68,7 +68,7 @@ class RedisSeatLocks:
             return
         try:
             # Returns the current holder if there is one (NX together with GET needs Redis 7).
-            other = await self._commands.submit(
+            other = await self._send(
                 lambda pipe: pipe.set(key, holder, nx=True, px=self._milliseconds, get=True)
             )
         except (Unavailable, TimedOut):
@@ -92,9 +92,17 @@ class RedisSeatLocks:
     async def _unlock(self, key: str, holder: str) -> None:
         # A lock that cannot be released expires soon.
         with contextlib.suppress(Unavailable, TimedOut):
-            await self._commands.submit(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
+            await self._send(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
 
-    async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | None]:
+    async def _send(self, command: _Command) -> bytes | None:
+        """Returns the reply to one command. Raises Unavailable or TimedOut, also if Redis refuses
+        this command, which says nothing about the others of its batch."""
+        reply = await self._commands.submit(command)
+        if isinstance(reply, Exception):
+            raise Unavailable("Redis refuses the commands of seat locks.") from reply
+        return reply
+
+    async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | Exception | None]:
         """Runs concurrent commands in one round trip: one each cost a third of a reservation's CPU
         in this process."""
         if self._paused:  # The previous batch failed: one timeout is enough for all callers.
@@ -105,14 +113,15 @@ class RedisSeatLocks:
         try:
             async with redis_client.translated_errors(self._client, "Redis is unavailable."):
                 replies = await pipe.execute(raise_on_error=False)
-            for reply in replies:
-                if isinstance(reply, Exception):  # such as a Redis before 7
-                    raise Unavailable("Redis refuses the commands of seat locks.") from reply
         except Unavailable as error:
             self._paused_until = asyncio.get_running_loop().time() + PAUSE_SECONDS
             self._outage.failed(error)
             raise
-        self._outage.succeeded()
+        refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if refused:  # such as by a Redis before version 7
+            self._outage.failed(refused)
+        else:
+            self._outage.succeeded()
         return replies
 
     @property

@@ -312,8 +312,14 @@ async def test_a_redis_that_refuses_the_commands_is_skipped(redis_url: str) -> N
     async with redis_client.connect(redis_url, timeout=0.1) as client:
         locks = RedisSeatLocks(client, lock_seconds=3)
         await client.lpush("seat-lock:1", "no lock")
-        async with locks.seat(1, "me:") as other:
-            assert other is None
+
+        async def hold(seat_id: int) -> None:
+            async with locks.seat(seat_id, "me:") as other:
+                assert other is None
+
+        # Two of them travel together; the lock of the other seat is made, and so it is released.
+        await asyncio.gather(*(hold(seat_id) for seat_id in (3, 1, 2)))
+        assert not await client.exists("seat-lock:2")
         await client.delete("seat-lock:1")
 
 
