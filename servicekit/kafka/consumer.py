@@ -27,7 +27,9 @@ log = logs.get(__name__)
 CONSUMED = Counter("kafka_consumed", "Records handled.", ["topic", "group", "outcome"])
 RETRIES = Counter("kafka_retries", "Failed attempts to handle a record.", ["topic", "group"])
 
-_START_SECONDS = 30.0
+# To connect and join the group. Twice the time that Kafka gives the other members to join again.
+_JOIN_SECONDS = 60.0
+_REBALANCE_MS = 30_000
 _REJOIN_SECONDS = 0.2
 _COMMIT_SECONDS = 10.0
 _POLL_MS = 100
@@ -111,7 +113,7 @@ class Consumer:
             session_timeout_ms=round(self._session_timeout * 1000),
             # A third, as Kafka recommends: two lost heartbeats do not end the membership.
             heartbeat_interval_ms=round(self._session_timeout * 1000 / 3),
-            rebalance_timeout_ms=30_000,
+            rebalance_timeout_ms=_REBALANCE_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=RECONNECT_PAUSE_MS,
         )
@@ -120,7 +122,7 @@ class Consumer:
         try:
             with translated_errors("Kafka is unavailable."):
                 consumer.subscribe([self._topic], listener=member)
-                async with asyncio.timeout(_START_SECONDS):
+                async with asyncio.timeout(_JOIN_SECONDS):
                     await consumer.start()
                     # Kafka may still refuse the group or its settings.
                     while not member.assigned:
