@@ -46,14 +46,20 @@ def _processor() -> str:
 
 
 def here(service: str, command: Sequence[str]) -> str:
-    """Runs a command on this machine; wrk prints its version and then fails without a URL."""
+    """Runs a command on this machine, for at most 30 s; empty if that does not suffice or it is not
+    installed. wrk prints its version and then fails without a URL."""
     environ = {"PATH": search_path()}
     program = sys.executable if command[0] == "python" else command[0]
     try:
         ran = subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, env=environ, check=False
+            [program, *command[1:]],
+            capture_output=True,
+            text=True,
+            env=environ,
+            timeout=30,
+            check=False,
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
     return ran.stdout + ran.stderr
 

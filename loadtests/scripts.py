@@ -74,6 +74,7 @@ PROFILES = TypeAdapter(dict[str, Profile]).validate_json((SCRIPTS / "profiles.js
 THRESHOLDS_FAILED = 99
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PRINT_EVERY_SECONDS = 10.0
+_INSPECT_SECONDS = 60
 #: A second with fewer requests gets no percentiles.
 _FEW = 5
 
@@ -146,21 +147,19 @@ def version() -> str:
 
 def plan(script: str, environ: Mapping[str, str]) -> Plan:
     """Asks k6 what the script would do. Raises UserError for settings that it does not take."""
-    output = subprocess.run(
-        [
-            binary(),
-            "inspect",
-            "--log-format=json",
-            "--include-system-env-vars",
-            "--execution-requirements",
-            str(SCRIPTS / f"{script}.js"),
-        ],
-        env=dict(environ),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ("--log-format=json", "--include-system-env-vars", "--execution-requirements")
+    try:
+        output = stopping.run(
+            [binary(), "inspect", *options, str(SCRIPTS / f"{script}.js")],
+            timeout=_INSPECT_SECONDS,
+            env=dict(environ),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{script}: k6 inspect took longer than {_INSPECT_SECONDS} s.") from error
     if output.returncode:
         raise UserError(f"{script}: {_reason(output.stderr)}")
     required = _Requirements.model_validate_json(output.stdout)
