@@ -36,6 +36,7 @@ from loadtests.machine import describe
 from loadtests.metrics import Meter, ProcessTree
 from loadtests.model import now
 from loadtests.report.words import say
+from servicekit.client import DIRECT
 
 #: What concert_service.seed puts up for sale.
 Seed = Literal["full", "small"]
@@ -165,8 +166,10 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
         stack.servers.append(nothing)
         nothing.start()
         with (
-            grpc.insecure_channel(stack.address("queue_service")) as queue,
-            grpc.insecure_channel(stack.address("reservation_service")) as reservation,
+            grpc.insecure_channel(stack.address("queue_service"), options=DIRECT) as queue,
+            grpc.insecure_channel(
+                stack.address("reservation_service"), options=DIRECT
+            ) as reservation,
         ):
             say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
             shop = Shop(queue, reservation, SIZES[seed], payers)

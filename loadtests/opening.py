@@ -35,6 +35,7 @@ from harness.topology import BY_MODULE, SCHEMAS
 from loadtests import containers, room
 from loadtests.target import Target, ready
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from servicekit.client import DIRECT
 
 #: Settings that say where the parts of a running system are.
 _SETTINGS = (
@@ -223,7 +224,7 @@ def _require_leaves(target: Target, client: Client) -> None:
     try:
         with (
             redis.Redis.from_url(target.redis_url, socket_timeout=_SECONDS) as connection,
-            grpc.insecure_channel(target.queue_addr) as channel,
+            grpc.insecure_channel(target.queue_addr, options=DIRECT) as channel,
             room.one_sentence(target.queue_addr),
         ):
             if connection.hget(users, user) != str(claims.place).encode():

@@ -13,6 +13,7 @@ from harness import stopping
 from harness.errors import UserError
 from loadtests.target import Target
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from servicekit.client import DIRECT
 
 ROOM = "main"
 _SECONDS = 10.0
@@ -25,7 +26,7 @@ class Room:
 
     def __init__(self, target: Target) -> None:
         self._address = target.queue_addr
-        self._channel = grpc.insecure_channel(self._address)
+        self._channel = grpc.insecure_channel(self._address, options=DIRECT)
         self._admin = queue_pb2_grpc.QueueAdminServiceStub(self._channel)
         self._queue = queue_pb2_grpc.QueueServiceStub(self._channel)
         self._capacity = self._get().capacity

@@ -14,12 +14,16 @@ Response = TypeVar("Response")
 # A ping every 30 s detects a dead peer. The server allows an interval of 20 s or more (see
 # `server`); with a shorter one it would send GOAWAY "too many pings".
 KEEPALIVE_MS = 30_000
+# Our own services are reached directly. Without this option gRPC sends every channel, also one to
+# 127.0.0.1, to the proxy of `http_proxy`, which machines set for their package managers.
+DIRECT = (("grpc.enable_http_proxy", 0),)
 
 
 def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> grpc.aio.Channel:
     """Returns a channel to one service, which connects on first use and always reconnects.
 
-    `address` is host:port or any gRPC target (dns:///name:port spreads calls over all replicas).
+    `address` is host:port or any gRPC target (dns:///name:port spreads calls over all replicas);
+    a proxy of the environment is never used.
     `idempotent` maps a full service name to the methods that gRPC may retry while the service is
     unavailable: at most 3 attempts, within the deadline of the call.
     """
@@ -42,6 +46,7 @@ def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> 
     return grpc.aio.insecure_channel(
         address,
         options=[
+            *DIRECT,
             ("grpc.service_config", json.dumps(service_config)),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", 5_000),

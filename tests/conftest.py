@@ -24,9 +24,13 @@ _FOLDERS = ("tests/e2e/", "tests/faults/", "tests/loadtests/e2e/")
 
 
 def pytest_configure() -> None:
-    """Ctrl-C and the end of the terminal work in the programs that tests start, also when the tests
+    """Test clients reach servers of this machine directly, also if the environment names a proxy.
+    Ctrl-C and the end of the terminal work in the programs that tests start, also when the tests
     were started in the background by a shell, or by nohup, which have them ignore SIGINT or SIGHUP
     and hand that on. Each worker has ports of its own."""
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(
+        filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost"))
+    )
     for number, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGHUP, signal.SIG_DFL),

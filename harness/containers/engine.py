@@ -25,6 +25,14 @@ _STREAM_SECONDS = 4 * 3600.0
 _GRACE_SECONDS = 60
 # From started to healthy, for the slowest.
 _HEALTHY_SECONDS = 600.0
+# Variables that the build gets from the environment: where packages come from, and through which
+# proxy. Docker knows the proxy's without a declaration in the Dockerfile, and no container of the
+# image has them.
+_BUILD_VARIABLES = (
+    "PIP_INDEX_URL",
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
 # A container that died this often does not become healthy.
 _DEATHS = 3
 _POLL_SECONDS = 1.0
@@ -123,7 +131,9 @@ class Engine:
         """Builds the image of the programs from this checkout."""
         print(f"Building the image {tag}", flush=True)
         dockerfile = REPOSITORY / "deploy" / "Dockerfile"
-        arguments = ["--tag", tag, "--build-arg", "PIP_INDEX_URL", "--file", str(dockerfile)]
+        # One that is not set is left out.
+        variables = [part for name in _BUILD_VARIABLES for part in ("--build-arg", name)]
+        arguments = ["--tag", tag, *variables, "--file", str(dockerfile)]
         ran = self._run(
             # --force-rm: the classic builder would keep the container of a step that fails.
             ["docker", "build", "--quiet", "--force-rm", *arguments, str(REPOSITORY)],

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NoReturn
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -44,6 +45,7 @@ Frontrow serves on {url} (API documentation: {url}/docs)
 
 Buy a ticket in bash (make demo does the same and explains it):
 
+  export no_proxy="$no_proxy,{host}"
   URL={url}; USER_ID=$RANDOM$RANDOM; JSON='Content-Type: application/json'
   first_available() { tr '{' '\n' | grep '"AVAILABLE"' | grep -oE '"id": ?[0-9]+' | grep -oE '[0-9]+' | head -n 1; }
   ENTERED=$(curl -si "$URL/queues/enqueue" -H "$JSON" -d "{\"userId\": $USER_ID}"); echo "$ENTERED" | tail -n 1
@@ -62,7 +64,8 @@ Stop with Ctrl-C, or with make stop from elsewhere.
 
 def journey(url: str) -> str:
     """The address and the seven public routes, to be pasted into a shell with curl."""
-    return _JOURNEY.replace("{url}", url)
+    host = urlsplit(url).hostname or ""
+    return _JOURNEY.replace("{url}", url).replace("{host}", host)
 
 
 def run(environ: Mapping[str, str]) -> int:

@@ -29,6 +29,9 @@ PROGRAM = """
     sys.exit(cli.run_app(cli.app))
 """
 
+# What gRPC, httpx and curl read.
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
 
 class Tree:
     """A checkout for `make run`. Its processes inherit a variable; Redis, which writes its title
@@ -43,6 +46,10 @@ class Tree:
             **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
             **{setting_of(name): str(port) for name, port in self.ports.numbers.items()},
             "SEED": "small",
+            # As on a machine whose package managers need a proxy. Here nobody listens.
+            **dict.fromkeys(PROXIES, "http://127.0.0.1:1"),
+            "no_proxy": "",
+            "NO_PROXY": "",
             "FRONTROW_TEST": str(root),
         }
 
