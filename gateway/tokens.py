@@ -16,11 +16,15 @@ from protos.frontrow.queue.v1 import queue_pb2
 HEADER = "X-Access-Token"
 _OPTIONS: Options = {
     "require": ["room", "place", "user", "epoch", "iat"],
-    # The signer's clock may be ahead of ours; a new token must be valid at once.
+    # Checked below, with a leeway.
     "verify_iat": False,
 }
 # Our tokens have about 250 characters.
 _MAX_LENGTH = 1_024
+_MAX_INT64 = 2**63 - 1
+# The clock that issued a token may be ahead of ours by this, in seconds. A token from further in
+# the future would stay young for as long.
+_FUTURE_LEEWAY = 300
 
 
 class TokenVerifier:
@@ -44,7 +48,7 @@ class TokenVerifier:
             raise TokenExpired
         return place
 
-    def _decode_uncached(self, token: str) -> tuple[queue_pb2.Place, float]:
+    def _decode_uncached(self, token: str) -> tuple[queue_pb2.Place, int]:
         not_genuine = InvalidToken("The token is malformed or its signature is not valid.")
         if len(token) > _MAX_LENGTH:
             raise not_genuine
@@ -57,10 +61,20 @@ class TokenVerifier:
                 raise not_genuine
             place = queue_pb2.Place(
                 room=claims["room"],
-                number=claims["place"],
-                user_id=claims["user"],
-                epoch=claims["epoch"],
+                number=_integer(claims["place"], least=1),
+                user_id=_integer(claims["user"], least=1),
+                epoch=_integer(claims["epoch"]),
             )
-            return place, float(claims["iat"])
-        except (jwt.InvalidTokenError, TypeError, ValueError):
+            issued_at = _integer(claims["iat"], most=int(time.time()) + _FUTURE_LEEWAY)
+            return place, issued_at
+        # OverflowError: PyJWT converts an infinite `exp` or `nbf` to an integer.
+        except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError):
             raise not_genuine from None
+
+
+def _integer(claim: object, least: int = 0, most: int = _MAX_INT64) -> int:
+    """Returns the claim. Raises ValueError unless it is an integer of JSON within the limits."""
+    # Not isinstance: True is an int.
+    if type(claim) is not int or not least <= claim <= most:
+        raise ValueError("a claim is not an integer within its limits")
+    return claim

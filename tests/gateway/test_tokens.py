@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import time
 from typing import Any
 
@@ -48,6 +49,22 @@ def with_token(token: str) -> Request:
 
 GENUINE = sign(PLACE)
 HEADER, CLAIMS, SIGNATURE = GENUINE.split(".")
+NOT_INTEGERS: dict[str, Any] = {
+    "a text": "7",
+    "true": True,
+    "a fraction": 7.5,
+    "a float": 7.0,
+    "an exponent": 1e300,
+    "infinite": math.inf,
+    "negative infinite": -math.inf,
+    "not a number": math.nan,
+    "huge": 10**400,
+    "beyond 64 bits": 2**63,
+    "negative": -1,
+    "huge and negative": -(10**400),
+    "a list": [7],
+    "an object": {"7": 7},
+}
 NOT_GENUINE = {
     "empty": "",
     "blank": " ",
@@ -89,6 +106,21 @@ NOT_GENUINE = {
     "no user": sign(PLACE, user=None),
     "no epoch": sign(PLACE, epoch=None),
     "no iat": sign(PLACE, iat=None),
+    "exp infinite": sign(PLACE, exp=math.inf),
+    "nbf infinite": sign(PLACE, nbf=math.inf),
+    "exp not a number": sign(PLACE, exp=[]),
+    # Each claim with each of these, signed with our key.
+    **{
+        f"{claim} {what}": sign(PLACE, **{claim: value})
+        for claim in ("place", "user", "epoch", "iat")
+        for what, value in NOT_INTEGERS.items()
+    },
+    "place 0": sign(PLACE, place=0),
+    "user 0": sign(PLACE, user=0),
+    "iat in the future": sign(PLACE, iat=int(time.time()) + 600),
+    "iat at the end of 64 bits": sign(PLACE, iat=2**63 - 1),
+    "room a list": sign(PLACE, room=["main"]),
+    "room an object": sign(PLACE, room={}),
     "too long": sign(PLACE, more="x" * 1_024),
     "very long": "x" * 100_000,
 }
@@ -124,6 +156,18 @@ def test_the_age_is_checked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestOverHttp:
     @pytest.mark.parametrize(
+        "claims",
+        [{"iat": 10**400}, {"iat": math.inf}, {"exp": math.inf}, {"user": True}, {"place": 1e3}],
+    )
+    async def test_odd_claims_with_a_valid_signature(
+        self, client: httpx.AsyncClient, services: Services, claims: dict[str, Any]
+    ) -> None:
+        token = sign(services.queue.enter(42), **claims)
+        response = await client.get("/queues/order", headers={"X-Access-Token": token})
+        assert_problem(response, 401, "INVALID_TOKEN")
+        assert services.faults.calls == []
+
+    @pytest.mark.parametrize(
         ("method", "path"),
         [
             ("GET", "/queues/order"),
@@ -148,7 +192,7 @@ class TestOverHttp:
         assert services.faults.calls == []
 
     async def test_too_old(self, client: httpx.AsyncClient, services: Services) -> None:
-        token = sign(services.queue.enter(42), iat=time.time() - 90_000)
+        token = sign(services.queue.enter(42), iat=int(time.time()) - 90_000)
         response = await client.get("/queues/order", headers={"X-Access-Token": token})
         assert_problem(response, 401, "TOKEN_EXPIRED")
         assert services.faults.calls == []
