@@ -127,20 +127,62 @@ Global___Position: _TypeAlias = Position  # noqa: Y015
 class EnterQueueRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Entrant(_message.Message):
+        """What the caller knows about a user who enters. It matters only for a new place: a user who has
+        a live place gets it, whatever it says.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SOURCE_FIELD_NUMBER: _builtins.int
+        SOLUTION_ID_FIELD_NUMBER: _builtins.int
+        SOLUTION_EXPIRES_MS_FIELD_NUMBER: _builtins.int
+        ONLY_LIVE_PLACE_FIELD_NUMBER: _builtins.int
+        source: _builtins.str
+        """Whose allowance the place uses, for example a network address (QUEUE_ENTRIES_PER_SOURCE).
+        Empty: nobody's.
+        """
+        solution_id: _builtins.str
+        """The id of a solved challenge, which is good for one new place. Empty: no challenge."""
+        solution_expires_ms: _builtins.int
+        """When the solution expires, Unix time in milliseconds. The caller rejects it from then on."""
+        only_live_place: _builtins.bool
+        """No challenge was solved though one is required: gives no new place."""
+        def __init__(
+            self,
+            *,
+            source: _builtins.str = ...,
+            solution_id: _builtins.str = ...,
+            solution_expires_ms: _builtins.int = ...,
+            only_live_place: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["only_live_place", b"only_live_place", "solution_expires_ms", b"solution_expires_ms", "solution_id", b"solution_id", "source", b"source"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ROOM_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
+    ENTRANTS_FIELD_NUMBER: _builtins.int
     room: _builtins.str
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def entrants(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnterQueueRequest.Entrant]:
+        """In the order of `user_ids`; if it is shorter, nothing is known about the others."""
+
     def __init__(
         self,
         *,
         room: _builtins.str = ...,
         user_ids: _abc.Iterable[_builtins.int] | None = ...,
+        entrants: _abc.Iterable[Global___EnterQueueRequest.Entrant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["room", b"room", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrants", b"entrants", "room", b"room", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,10 +200,15 @@ class EnterQueueResponse(_message.Message):
         PLACE_FIELD_NUMBER: _builtins.int
         ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
         POSITION_FIELD_NUMBER: _builtins.int
+        RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
         error_code: _builtins.str
-        """Empty on success, otherwise QUEUE_FULL, QUEUE_PAUSED or INVALID_REQUEST."""
+        """Empty on success, otherwise one of the reasons of an item."""
         access_token: _builtins.str
         """The signed token of the place."""
+        retry_after_ms: _builtins.int
+        """With TOO_MANY_REQUESTS: the longest time until the source may take a new place again, in
+        milliseconds.
+        """
         @_builtins.property
         def place(self) -> Global___Place: ...
         @_builtins.property
@@ -173,10 +220,11 @@ class EnterQueueResponse(_message.Message):
             place: Global___Place | None = ...,
             access_token: _builtins.str = ...,
             position: Global___Position | None = ...,
+            retry_after_ms: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "position", b"position"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "error_code", b"error_code", "place", b"place", "position", b"position"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "error_code", b"error_code", "place", b"place", "position", b"position", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,7 +68,9 @@ class QueueServiceServicer:
         """Gives each user a place in line, or returns the place that the user already has. Admits at
         once while there is room. At most 256 items.
 
-        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range).
+        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range),
+        TOO_MANY_REQUESTS (the source has used up its allowance of new places), CHALLENGE_REQUIRED (the
+        solution was used before, or the user has no live place and solved no challenge).
         Reasons of the call: INVALID_REQUEST (more than 256 items), ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
