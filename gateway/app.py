@@ -5,6 +5,7 @@ from starlette.types import ASGIApp
 from gateway.access_guard import AccessGuard
 from gateway.admissions import Admissions
 from gateway.clients import Clients
+from gateway.identity import open_identity
 from gateway.middleware.drain import DrainMiddleware
 from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
@@ -30,7 +31,7 @@ def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
         Admissions(clients.positions, settings.admission_ttl_seconds),
     )
     routes = [  # tried in this order: the most frequent first
-        *QueueRoutes(clients, guard, settings).routes(),
+        *QueueRoutes(clients, guard, open_identity(settings), settings).routes(),
         *ConcertRoutes(clients, guard, settings).routes(),
         *ReservationRoutes(clients, guard, settings).routes(),
         *HealthRoutes(clients, drain).routes(),

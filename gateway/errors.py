@@ -36,6 +36,7 @@ TABLE: dict[str, Row] = {
     "METHOD_NOT_ALLOWED": Row(405, "This path does not support this method."),
     "INVALID_TOKEN": Row(401, "The access token is missing or not genuine."),
     "TOKEN_EXPIRED": Row(401, "The place or admission of this token has ended."),
+    "IDENTITY_REQUIRED": Row(401, "Entering the queue needs proof of identity."),
     "STILL_WAITING": Row(403, "This token is still waiting."),
     "NOT_YOURS": Row(403, "This belongs to another user."),
     "CONCERT_NOT_FOUND": Row(404, "There is no such concert."),
@@ -80,6 +81,10 @@ class MethodNotAllowed(ServiceError):
 
 class InvalidToken(ServiceError):
     code = "INVALID_TOKEN"
+
+
+class IdentityRequired(ServiceError):
+    code = "IDENTITY_REQUIRED"
 
 
 class TokenExpired(Gone):
@@ -166,7 +171,8 @@ def problem(error: ServiceError) -> Response:
         headers["Retry-After"] = str(retry_after)
     if row.status == 401:
         # RFC 9110 requires a challenge with every 401.
-        headers["WWW-Authenticate"] = "X-Access-Token"
+        by_login = code == IdentityRequired.code
+        headers["WWW-Authenticate"] = "Bearer" if by_login else "X-Access-Token"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
     return Response(to_json(body), row.status, headers, media_type=PROBLEM_JSON)

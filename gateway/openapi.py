@@ -27,6 +27,12 @@ _TAGS = [
     {"name": "reservations", "description": "Hold a seat, pay for it, cancel the hold."},
     {"name": "health", "description": "Probes for load balancers and supervisors."},
 ]
+_LOGIN = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "The token of the operator's login system, whose subject is the user id.",
+}
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -60,7 +66,10 @@ def documentation_app(routes: Sequence[Route]) -> FastAPI:
             _, definitions = models_json_schema(
                 [(model, "validation") for model in models], ref_template=_REFERENCE
             )
-            generate()["components"]["schemas"] |= definitions["$defs"]
+            components = generate()["components"]
+            components["schemas"] |= definitions["$defs"]
+            if any(route.login for route in routes):
+                components["securitySchemes"] = {"login": _LOGIN}
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -77,6 +86,8 @@ def _document(app: FastAPI, route: Route) -> None:
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
+    if route.login:
+        extra["security"] = [{"login": []}]
     app.add_api_route(
         route.path,
         route.handler,

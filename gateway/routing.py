@@ -51,7 +51,7 @@ class Route:
     """One operation of the API. The docstring of `handler` is its public description.
 
     `errors` are the codes of gateway/errors.py that it may answer. The first of `returns` is the
-    success.
+    success. `login` says whether the operator's login token must come in Authorization: Bearer.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -63,6 +63,7 @@ class Route:
     errors: tuple[str, ...] = ()
     body: type[BaseModel] | None = None
     parameters: tuple[Parameter, ...] = ()
+    login: bool = False
 
 
 class Router:

@@ -24,6 +24,12 @@ class EnterQueueRequest(RequestBody):
     user_id: Id
 
 
+class EnterQueueWithLoginRequest(RequestBody):
+    """The user comes from the Authorization header; a userId must be the same one."""
+
+    user_id: Id | None = None
+
+
 class HoldSeatRequest(RequestBody):
     user_id: Id
     concert_seat_id: Id

@@ -1,10 +1,14 @@
 """Settings of the gateway, from GATEWAY_* environment variables."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
+from gateway.identity_keys import Algorithm, BadKeys, Key, KeyFile, read_jwks, read_pem, read_secret
 from servicekit.settings import ListenAddress, LogLevel, config
 
 
@@ -13,6 +17,14 @@ def _long_enough(keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
     if not keys or any(len(secret.encode()) < 32 for secret in secrets):
         raise ValueError("must hold at least one key, each of 32 bytes or more (RFC 7518, 3.2)")
     return keys
+
+
+def _unset_if_empty(value: object) -> object:
+    """A variable that is empty counts as not set."""
+    return None if value == "" else value
+
+
+OptionalFile = Annotated[Path | None, BeforeValidator(_unset_if_empty)]
 
 
 class Settings(BaseSettings):
@@ -54,6 +66,35 @@ class Settings(BaseSettings):
 
     room: str = "main"
     """The waiting room that new users enter and whose tokens are accepted."""
+
+    identity: Literal["open", "jwt"] = "open"
+    """Who may enter the queue as a user. `open` trusts the userId of the request, so that anybody
+    can act for anybody: for load tests, and behind a backend of your own that checks its users.
+    `jwt` wants a token of your login system in Authorization: Bearer; see
+    [Identity](operations.md#identity)."""
+
+    identity_key_file: OptionalFile = None
+    """With `jwt`: the key of your login system, either a PEM file with a public key or a file whose
+    bytes are the secret of HS256. Read again within a second after it changed."""
+
+    identity_algorithm: Annotated[Algorithm | None, BeforeValidator(_unset_if_empty)] = None
+    """The algorithm of GATEWAY_IDENTITY_KEY_FILE: HS256, RS256, ES256 or EdDSA. A token with
+    another one is refused."""
+
+    identity_jwks_file: OptionalFile = None
+    """With `jwt`, instead of GATEWAY_IDENTITY_KEY_FILE: a JWKS with the keys of your login system.
+    Each key verifies the algorithm of its type only. Read again within a second after it changed.
+    """
+
+    identity_issuer: str = ""
+    """The `iss` claim that a token of your login system must have; required with `jwt`."""
+
+    identity_audience: str = ""
+    """The `aud` claim that a token of your login system must have; required with `jwt`, because a
+    token that another shop got must not open this one."""
+
+    identity_claim: str = Field(default="sub", min_length=1)
+    """The claim with the user id: a positive decimal 64-bit number, as a number or a text."""
 
     read_budget_seconds: float = Field(default=2.0, gt=0)
     """Deadline of a read behind the gateway, in seconds; then 504."""
@@ -98,3 +139,44 @@ class Settings(BaseSettings):
 
     drain_seconds: int = Field(default=15, ge=0)
     """After that, how long accepted requests may take to finish, in whole seconds."""
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> Self:
+        files = (self.identity_key_file, self.identity_jwks_file)
+        if self.identity == "open":
+            if any(files):
+                raise ValueError("a key file has no effect unless GATEWAY_IDENTITY is jwt")
+            return self
+        if sum(file is not None for file in files) != 1:
+            raise ValueError(
+                "GATEWAY_IDENTITY=jwt needs GATEWAY_IDENTITY_KEY_FILE or"
+                " GATEWAY_IDENTITY_JWKS_FILE, and not both"
+            )
+        if (self.identity_key_file is None) != (self.identity_algorithm is None):
+            raise ValueError(
+                "GATEWAY_IDENTITY_ALGORITHM belongs to GATEWAY_IDENTITY_KEY_FILE: set both or none"
+            )
+        for name in ("issuer", "audience"):
+            if not getattr(self, f"identity_{name}"):
+                raise ValueError(f"GATEWAY_IDENTITY=jwt needs GATEWAY_IDENTITY_{name.upper()}")
+        self.open_identity_keys()
+        return self
+
+    def open_identity_keys(self) -> KeyFile:
+        """Returns the keys of the login system, with `jwt`. Raises BadKeys if they are unusable."""
+        if self.identity_jwks_file is not None:
+            return _key_file("GATEWAY_IDENTITY_JWKS_FILE", self.identity_jwks_file, read_jwks)
+        if self.identity_key_file is None or self.identity_algorithm is None:
+            raise BadKeys("no key file is set")
+        if self.identity_algorithm == "HS256":
+            parse = read_secret
+        else:
+            parse = partial(read_pem, algorithm=self.identity_algorithm)
+        return _key_file("GATEWAY_IDENTITY_KEY_FILE", self.identity_key_file, parse)
+
+
+def _key_file(setting: str, path: Path, parse: Callable[[bytes], list[Key]]) -> KeyFile:
+    try:
+        return KeyFile(path, parse)
+    except BadKeys as error:
+        raise BadKeys(f"{setting}: the file {error}") from None

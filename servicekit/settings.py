@@ -63,7 +63,8 @@ def load(settings: type[Settings]) -> Settings:
         return settings()
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_context=False, include_url=False):
-            name = prefix + "_".join(map(str, problem["loc"])).upper()
+            # No location: several settings do not fit together.
+            name = prefix + ("_".join(map(str, problem["loc"])).upper() or "*")
             print(f"{name}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
     except SettingsError as error:

@@ -9,7 +9,8 @@ from gateway import schemas, tokens
 from gateway.access_guard import AccessGuard
 from gateway.admissions import retry_after
 from gateway.clients import Clients
-from gateway.errors import QueueClosed
+from gateway.errors import NotYours, QueueClosed
+from gateway.identity import Identity
 from gateway.requests import read_body
 from gateway.responses import JsonResponse, instant_of_ms
 from gateway.routes.shared import ALWAYS, BODY_ERRORS, TOKEN, TOKEN_ERRORS
@@ -31,9 +32,13 @@ _ACCESS_TOKEN = Header(
 class QueueRoutes:
     """POST /queues/enqueue, GET and DELETE /queues/order."""
 
-    def __init__(self, clients: Clients, guard: AccessGuard, settings: Settings) -> None:
+    def __init__(
+        self, clients: Clients, guard: AccessGuard, identity: Identity | None, settings: Settings
+    ) -> None:
+        """`identity` verifies who enters; None trusts the userId."""
         self._clients = clients
         self._guard = guard
+        self._identity = identity
         self._write_budget = settings.write_budget_seconds
 
     def routes(self) -> Sequence[Route]:
@@ -57,7 +62,12 @@ class QueueRoutes:
                 handler=self.enter,
                 operation_id="enterQueue",
                 tag="queue",
-                body=schemas.EnterQueueRequest,
+                body=(
+                    schemas.EnterQueueRequest
+                    if self._identity is None
+                    else schemas.EnterQueueWithLoginRequest
+                ),
+                login=self._identity is not None,
                 returns=(
                     Returns(
                         201,
@@ -66,7 +76,15 @@ class QueueRoutes:
                         headers=(_ACCESS_TOKEN, _RETRY_AFTER),
                     ),
                 ),
-                errors=(*BODY_ERRORS, "QUEUE_FULL", "QUEUE_PAUSED", "TOO_MANY_REQUESTS", *ALWAYS),
+                errors=(
+                    *BODY_ERRORS,
+                    "IDENTITY_REQUIRED",
+                    "NOT_YOURS",
+                    "QUEUE_FULL",
+                    "QUEUE_PAUSED",
+                    "TOO_MANY_REQUESTS",
+                    *ALWAYS,
+                ),
             ),
             Route(
                 method="DELETE",
@@ -89,14 +107,24 @@ class QueueRoutes:
         """Gives the user a place in the queue, or returns the place that the user already has.
 
         If there is room, the user is admitted at once and the order is 0."""
-        body = await read_body(request, schemas.EnterQueueRequest)
-        self._guard.limit_user(body.user_id)
-        result = await self._clients.entries.submit(body.user_id)
+        user_id = await self._entering_user(request)
+        self._guard.limit_user(user_id)
+        result = await self._clients.entries.submit(user_id)
         if result.error_code:
             raise QueueClosed(result.error_code)
         response = _order_response(result.position, 201)
         response.headers[tokens.HEADER] = result.access_token
         return response
+
+    async def _entering_user(self, request: Request) -> int:
+        """Raises IdentityRequired, or NotYours if the body names another user."""
+        if self._identity is None:
+            return (await read_body(request, schemas.EnterQueueRequest)).user_id
+        user_id = self._identity.user_id(request)
+        body = await read_body(request, schemas.EnterQueueWithLoginRequest)
+        if body.user_id not in (None, user_id):
+            raise NotYours("The token of your login belongs to another user than userId.")
+        return user_id
 
     async def leave(self, request: Request) -> Response:
         """Ends the place or the admission; the next in line is admitted. Idempotent."""

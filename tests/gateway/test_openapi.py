@@ -19,7 +19,15 @@ KEY = {"IDEMPOTENCY_KEY_REUSED", "IN_PROGRESS"}
 ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
     ("post", "/queues/enqueue"): (
         {"201"},
-        ALWAYS | BODY | {"QUEUE_FULL", "QUEUE_PAUSED", "TOO_MANY_REQUESTS"},
+        ALWAYS
+        | BODY
+        | {
+            "IDENTITY_REQUIRED",
+            "NOT_YOURS",
+            "QUEUE_FULL",
+            "QUEUE_PAUSED",
+            "TOO_MANY_REQUESTS",
+        },
     ),
     ("get", "/queues/order"): ({"200"}, ALWAYS | GENUINE),
     ("delete", "/queues/order"): ({"204"}, ALWAYS | GENUINE),
