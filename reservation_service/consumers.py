@@ -2,12 +2,29 @@
 
 from collections.abc import Sequence
 
+from prometheus_client import Counter
+
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2
 from protos.topics import RESERVATION_EVENTS
-from reservation_service.domain import PaymentOutcome
+from reservation_service.domain import PaymentOutcome, ReservationNotFound, UnknownPayment
 from reservation_service.service import ReservationService
-from servicekit.kafka import Record
+from servicekit import logs
+from servicekit.kafka import PoisonRecord, Record
+
+log = logs.get(__name__)
+
+STRAY = Counter(
+    "reservation_stray_payment_events", "Payment events of payments that never began.", ["kind"]
+)
+
+# The reasons with which payment_service also fails payments that never began here: BeginPayment
+# did not arrive, or was refused.
+_MAY_NEVER_HAVE_BEGUN = frozenset(("UNAVAILABLE", "RESERVATION_EXPIRED"))
+
+
+class StrayPaymentEvent(PoisonRecord):
+    """An event of a payment that never began for this reservation. It changes nothing."""
 
 
 class PaymentEvents:
@@ -22,23 +39,36 @@ class PaymentEvents:
     async def handle(self, record: Record) -> Sequence[Record]:
         """Returns a SeatLost event for a payment whose seat is lost, otherwise nothing.
 
-        Raises DecodeError, ReservationNotFound or ValueError for an event that no version of
+        Raises StrayPaymentEvent, DecodeError or ValueError for an event that no version of
         payment_service can have published.
         """
         event = payment_events_pb2.PaymentEvent.FromString(record.value)
-        match event.WhichOneof("event"):
-            case "succeeded":
-                outcome = await self._service.confirm_payment(
-                    event.reservation_id, event.payment_id
-                )
-                if outcome == PaymentOutcome.SEAT_LOST:
-                    return [_seat_lost(event)]
-            case "failed":
-                await self._service.return_to_hold(event.reservation_id, event.payment_id)
-            case "refunded":
-                pass  # The payment was refunded because this service reported the seat as lost.
-            case unknown:
-                raise ValueError(f"payment event of unknown kind {unknown}")
+        kind = event.WhichOneof("event")
+        try:
+            match kind:
+                case "succeeded":
+                    outcome = await self._service.confirm_payment(
+                        event.reservation_id, event.payment_id
+                    )
+                    if outcome == PaymentOutcome.SEAT_LOST:
+                        return [_seat_lost(event)]
+                case "failed":
+                    await self._service.return_to_hold(event.reservation_id, event.payment_id)
+                case "refunded":
+                    pass  # It was refunded because this service reported the seat as lost.
+                case unknown:
+                    raise ValueError(f"payment event of unknown kind {unknown}")
+        except (ReservationNotFound, UnknownPayment) as error:
+            if kind == "failed" and event.failed.reason in _MAY_NEVER_HAVE_BEGUN:
+                return []
+            STRAY.labels(kind).inc()
+            log.error(
+                "stray_payment_event",
+                kind=kind,
+                reservation_id=event.reservation_id,
+                payment_id=event.payment_id,
+            )
+            raise StrayPaymentEvent(error.detail) from error
         return []
 
 

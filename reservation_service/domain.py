@@ -143,6 +143,19 @@ class ReservationNotFound(NotFound):
         super().__init__("There is no such reservation.", reservation_id=reservation_id)
 
 
+class UnknownPayment(NotFound):
+    """This payment never began for this reservation."""
+
+    code = "PAYMENT_NOT_FOUND"
+
+    def __init__(self, reservation_id: int, payment_id: int) -> None:
+        super().__init__(
+            "This payment never began for this reservation.",
+            reservation_id=reservation_id,
+            payment_id=payment_id,
+        )
+
+
 class NotYours(Forbidden):
     code = "NOT_YOURS"
 

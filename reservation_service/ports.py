@@ -64,12 +64,15 @@ class ReservationStore(Protocol):
         """Counts the sold seats of each schedule; leaves out schedules without any."""
 
     async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
-        """Applies a payment's success. Idempotent; the outcome of a payment never changes. Raises
-        ReservationNotFound."""
+        """Applies a payment's success. Idempotent; the outcome of a payment never changes.
+
+        Raises ReservationNotFound, and UnknownPayment if `begin_payment` has never begun this
+        payment for this reservation.
+        """
 
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
-        """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent. Raises
-        ReservationNotFound."""
+        """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent. Raises as
+        `confirm` does."""
 
     async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
         """Marks holds that have run out as EXPIRED: at most `limit`, with ids above `after_id`.

@@ -18,6 +18,7 @@ from reservation_service.domain import (
     SeatHeld,
     SeatSold,
     Status,
+    UnknownPayment,
 )
 from servicekit import logs
 from servicekit.mysql import (
@@ -130,13 +131,28 @@ UPDATE reservation SET status = 'CONFIRMED', updated_at = NOW(6)
 WHERE id = %s AND payment_id = %s AND status = 'PAYING'
 """
 
+# The reservation is about to name another payment, or none, as its payment_id.
+REMEMBER_PAYING = """
+INSERT INTO earlier_payment (reservation_id, payment_id)
+SELECT id, payment_id FROM reservation
+WHERE id = %s AND payment_id = %s AND status = 'PAYING' FOR UPDATE
+ON DUPLICATE KEY UPDATE earlier_payment.payment_id = earlier_payment.payment_id
+"""
+
+REMEMBER = """
+INSERT INTO earlier_payment (reservation_id, payment_id) VALUES (%s, %s)
+ON DUPLICATE KEY UPDATE payment_id = payment_id
+"""
+
+IS_EARLIER = "SELECT payment_id FROM earlier_payment WHERE reservation_id = %s AND payment_id = %s"
+
 LOCK = "SELECT seat_id, status, payment_id FROM reservation WHERE id = %s FOR UPDATE"
 
 CONFIRM_LATE = """
 UPDATE reservation SET status = 'CONFIRMED', payment_id = %s, updated_at = NOW(6) WHERE id = %s
 """
 
-IS_LOST = "SELECT payment_id FROM lost_seat WHERE payment_id = %s"
+IS_LOST = "SELECT payment_id FROM lost_seat WHERE payment_id = %s AND reservation_id = %s"
 
 LOSE = "INSERT INTO lost_seat (payment_id, reservation_id, lost_at) VALUES (%s, %s, NOW(6))"
 
@@ -205,8 +221,13 @@ class ReservationRepository:
     ) -> tuple[bool, Reservation | None]:
         lease = _microseconds(lease_seconds)
         values = (payment_id, lease, reservation_id, user_id, failed_payment_id, payment_id)
-
-        return await self._change_and_get(reservation_id, (BEGIN_PAYMENT, *values))
+        begin: Statement = (BEGIN_PAYMENT, *values)
+        if not failed_payment_id:
+            return await self._change_and_get(reservation_id, begin)
+        _, begun, found = await self._database.execute_transaction(
+            (REMEMBER_PAYING, reservation_id, failed_payment_id), begin, (GET, reservation_id)
+        )
+        return begun.matched == 1, _reservation(found.rows[0]) if found.rows else None
 
     async def _change_and_get(
         self, reservation_id: int, change: Statement
@@ -257,8 +278,13 @@ class ReservationRepository:
             if row.status == Status.CONFIRMED and row.payment_id == payment_id:
                 return PaymentOutcome.CONFIRMED
             # The outcome of a payment is final: the refund has begun.
-            if await connection.fetch_one(IS_LOST, payment_id) is not None:
+            if await connection.fetch_one(IS_LOST, payment_id, reservation_id) is not None:
                 return PaymentOutcome.SEAT_LOST
+            if row.payment_id != payment_id:
+                if await connection.fetch_one(IS_EARLIER, reservation_id, payment_id) is None:
+                    raise UnknownPayment(reservation_id, payment_id)
+                if row.payment_id is not None and row.status != Status.CONFIRMED:
+                    await connection.execute(REMEMBER, reservation_id, row.payment_id)
             if row.status != Status.CONFIRMED and await _take_again(
                 connection, reservation_id, payment_id, row.seat_id
             ):
@@ -269,12 +295,20 @@ class ReservationRepository:
         return await self._database.run(work)
 
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
-        async def work(connection: Connection) -> None:
-            returned = await connection.execute(RETURN_TO_HOLD, reservation_id, payment_id)
-            if not returned and await _get(connection, reservation_id) is None:
-                raise ReservationNotFound(reservation_id)
-
-        await self._database.run(work)
+        _, returned = await self._database.execute_transaction(
+            (REMEMBER_PAYING, reservation_id, payment_id),
+            (RETURN_TO_HOLD, reservation_id, payment_id),
+        )
+        if returned.matched:
+            return
+        async with self._database.connection() as connection:
+            found, earlier = await connection.execute_together(
+                (GET, reservation_id), (IS_EARLIER, reservation_id, payment_id)
+            )
+        if not found.rows:
+            raise ReservationNotFound(reservation_id)
+        if found.rows[0].payment_id != payment_id and not earlier.rows:
+            raise UnknownPayment(reservation_id, payment_id)
 
     async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
         found: list[int] = []

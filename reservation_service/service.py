@@ -155,12 +155,15 @@ class ReservationService:
 
     async def confirm_payment(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
         """Applies a payment's success: confirms the reservation, also an expired one if its seat
-        is free; otherwise the seat is lost. Idempotent. Raises ReservationNotFound."""
+        is free; otherwise the seat is lost. Idempotent.
+
+        Raises ReservationNotFound, and UnknownPayment for a payment that never began.
+        """
         return await self._store.confirm(reservation_id, payment_id)
 
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         """Applies a payment's failure: the hold continues until its original end. Idempotent.
-        Raises ReservationNotFound."""
+        Raises as `confirm_payment` does."""
         await self._store.return_to_hold(reservation_id, payment_id)
 
     async def expire_holds(self) -> int:

@@ -52,17 +52,24 @@ class Outage:
 
 
 async def retry_while_unavailable(
-    work: Callable[[], Awaitable[Result]], outage: Outage, *, defect_attempts: int = 1
+    work: Callable[[], Awaitable[Result]],
+    outage: Outage,
+    *,
+    defect_attempts: int = 1,
+    final: type[Exception] | tuple[()] = (),
 ) -> Result:
     """Returns the result of `work`, retried with pauses of up to 5 seconds while it raises
     transient errors (see `is_transient`).
 
-    Re-raises any other exception when it occurs for the `defect_attempts`-th time.
+    Re-raises any other exception when it occurs for the `defect_attempts`-th time, and one of the
+    type `final` at once.
     """
     defects = 0
 
     def worth_retrying(error: BaseException) -> bool:
         nonlocal defects
+        if isinstance(error, final):
+            return False
         if is_transient(error):
             return True
         defects += 1

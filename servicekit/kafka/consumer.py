@@ -19,7 +19,13 @@ from servicekit.kafka.connections import (
     translated_errors,
 )
 from servicekit.kafka.producer import Producer
-from servicekit.kafka.records import DEAD_LETTER_HEADER, DEAD_LETTER_SUFFIX, REPLAY_HEADER, Record
+from servicekit.kafka.records import (
+    DEAD_LETTER_HEADER,
+    DEAD_LETTER_SUFFIX,
+    REPLAY_HEADER,
+    PoisonRecord,
+    Record,
+)
 from servicekit.retries import Outage, retry_while_unavailable
 
 log = logs.get(__name__)
@@ -61,9 +67,9 @@ class Consumer:
 
     A handler that raises a transient error (see `is_transient`) or takes more than
     `handler_timeout` seconds is called again until it succeeds, with pauses of up to 5 s; its
-    partition waits meanwhile. Any other exception counts as the record's fault: after 3 attempts
-    the record goes to `<topic>.dlq` and the partition continues, which breaks the order of that
-    key. Kafka may be unavailable for any length of time.
+    partition waits meanwhile. Any other exception counts as the record's fault: after 3 attempts,
+    or after the first that raises PoisonRecord, the record goes to `<topic>.dlq` and the partition
+    continues, which breaks the order of that key. Kafka may be unavailable for any length of time.
 
     After `session_timeout` seconds without a heartbeat, Kafka gives the member's partitions to
     others.
@@ -281,7 +287,10 @@ class _Delivery:
         outage = Outage(log, "record_delayed", "record_handled", **position)
         try:
             await retry_while_unavailable(
-                partial(self._handle, record), outage, defect_attempts=_HANDLING_ATTEMPTS
+                partial(self._handle, record),
+                outage,
+                defect_attempts=_HANDLING_ATTEMPTS,
+                final=PoisonRecord,
             )
             outcome = "done"
         except Exception as error:

@@ -10,6 +10,11 @@ DEAD_LETTER_HEADER = "dlq-"
 REPLAY_HEADER = "replay-group"
 
 
+class PoisonRecord(Exception):
+    """A handler raises it for a record that no attempt can handle: the record goes to the
+    dead-letter topic at once."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One record, published or consumed. The key decides the partition, and records of one

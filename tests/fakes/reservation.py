@@ -17,6 +17,7 @@ from reservation_service.domain import (
     SeatNotFound,
     SeatSold,
     Status,
+    UnknownPayment,
 )
 
 SEATS_PER_SCHEDULE = 150
@@ -30,6 +31,7 @@ class FakeReservationStore:
         self.keys: dict[IdempotencyKey, tuple[Remembered, datetime]] = {}
         self.sold: dict[int, int] = {}
         self.lost: set[int] = set()
+        self.earlier: set[tuple[int, int]] = set()
 
     async def hold(
         self, user_id: int, seat: Seat, hold_seconds: float, key: IdempotencyKey | None
@@ -98,6 +100,8 @@ class FakeReservationStore:
             or (paying_for == failed_payment_id and held)
             or (paying_for == payment_id and row.lapses_at > row.read_at)
         ):
+            if paying_for == failed_payment_id:
+                self.earlier.add((row.id, failed_payment_id))
             lease = row.read_at + timedelta(seconds=lease_seconds)
             self._change(
                 row,
@@ -125,6 +129,7 @@ class FakeReservationStore:
             raise ReservationNotFound(reservation_id)
         if row.stored_status == Status.CONFIRMED and row.payment_id == payment_id:
             return PaymentOutcome.CONFIRMED
+        self._check_known(row, payment_id)
         live = self._live(row.seat_id)
         others = live is not None and live.id != row.id
         if (
@@ -136,6 +141,8 @@ class FakeReservationStore:
             return PaymentOutcome.SEAT_LOST
         if live is not None and others:
             self._change(live, stored_status=Status.EXPIRED)
+        if row.payment_id != payment_id:
+            self.earlier.add((row.id, row.payment_id))
         self._change(row, stored_status=Status.CONFIRMED, payment_id=payment_id)
         self.sold[row.schedule_id] = self.sold.get(row.schedule_id, 0) + 1
         return PaymentOutcome.CONFIRMED
@@ -144,7 +151,9 @@ class FakeReservationStore:
         row = self.rows.get(reservation_id)
         if row is None:
             raise ReservationNotFound(reservation_id)
+        self._check_known(row, payment_id)
         if row.stored_status == Status.PAYING and row.payment_id == payment_id:
+            self.earlier.add((row.id, payment_id))
             self._change(row, stored_status=Status.HELD, payment_id=0, lapses_at=row.held_until)
 
     async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
@@ -186,6 +195,10 @@ class FakeReservationStore:
     async def stored(self, reservation_id: int) -> Status:
         """Returns the stored status."""
         return self.rows[reservation_id].stored_status
+
+    def _check_known(self, row: Reservation, payment_id: int) -> None:
+        if row.payment_id != payment_id and (row.id, payment_id) not in self.earlier:
+            raise UnknownPayment(row.id, payment_id)
 
     def _live(self, seat_id: int) -> Reservation | None:
         dead = (Status.CANCELLED, Status.EXPIRED)

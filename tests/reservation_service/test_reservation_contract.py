@@ -18,6 +18,7 @@ from reservation_service.domain import (
     SeatNotFound,
     SeatSold,
     Status,
+    UnknownPayment,
 )
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest
@@ -324,11 +325,64 @@ async def test_a_late_success_loses_a_taken_seat_for_good(
     assert (await service.hold_seat(3, paying.seat_id, "")).user_id == 3
 
 
+@pytest.mark.parametrize("failure_arrived", [True, False])
 async def test_a_second_payment_of_a_sold_seat_loses_it(
-    service: ReservationService, sold: Reservation
+    service: ReservationService, paying: Reservation, failure_arrived: bool
 ) -> None:
-    assert await service.confirm_payment(sold.id, next(ids)) == PaymentOutcome.SEAT_LOST
-    assert await confirm(service, sold) == PaymentOutcome.CONFIRMED
+    first, second = paying.payment_id, next(ids)
+    if failure_arrived:
+        await service.return_to_hold(paying.id, first)
+    await begin(service, paying, second, failed=first)
+    assert await service.confirm_payment(paying.id, second) == PaymentOutcome.CONFIRMED
+    for _ in range(2):
+        assert await service.confirm_payment(paying.id, first) == PaymentOutcome.SEAT_LOST
+        assert await service.confirm_payment(paying.id, second) == PaymentOutcome.CONFIRMED
+
+
+@pytest.mark.parametrize("failure_arrived", [True, False])
+async def test_an_earlier_payment_that_succeeds_after_all_confirms(
+    service: ReservationService, paying: Reservation, failure_arrived: bool
+) -> None:
+    first, second = paying.payment_id, next(ids)
+    if failure_arrived:
+        await service.return_to_hold(paying.id, first)
+    await begin(service, paying, second, failed=first)
+    for _ in range(2):
+        assert await service.confirm_payment(paying.id, first) == PaymentOutcome.CONFIRMED
+    # The second one is known, too: its payer gets the money back.
+    assert await service.confirm_payment(paying.id, second) == PaymentOutcome.SEAT_LOST
+
+
+@pytest.mark.parametrize("state", ["held", "paying", "lapsed", "cancelled", "sold"])
+async def test_a_payment_that_never_began_changes_nothing(
+    service: ReservationService, store: Store, held: Reservation, payment_id: int, state: str
+) -> None:
+    match state:
+        case "paying":
+            await begin(service, held, payment_id)
+        case "lapsed":
+            await begin(service, held, payment_id)
+            await store.lapse(held.id)
+            await service.expire_holds()
+        case "cancelled":
+            await service.cancel_reservation(held.id, HOLDER)
+        case "sold":
+            await pay(service, held, payment_id)
+    # Began, but for another reservation.
+    elsewhere = await service.hold_seat(HOLDER, new_seats(1)[0], "")
+    of_another = next(ids)
+    await begin(service, elsewhere, of_another)
+    before = await service.get_reservation(held.id, HOLDER)
+    for forged in (next(ids), of_another):
+        with pytest.raises(UnknownPayment):
+            await service.confirm_payment(held.id, forged)
+        with pytest.raises(UnknownPayment):
+            await service.return_to_hold(held.id, forged)
+    after = await service.get_reservation(held.id, HOLDER)
+    assert (after.status, after.payment_id) == (before.status, before.payment_id)
+    assert await service.sold_seats([held.schedule_id]) == (
+        {held.schedule_id: 1} if state == "sold" else {}
+    )
 
 
 async def test_events_of_an_unknown_reservation_are_refused(

@@ -15,9 +15,9 @@ from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
 from reservation_service import locks as locks_module
-from reservation_service.consumers import PaymentEvents
+from reservation_service.consumers import STRAY, PaymentEvents, StrayPaymentEvent
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
-from reservation_service.domain import ReservationNotFound, Seat, SeatNotFound, Status
+from reservation_service.domain import Seat, SeatNotFound, Status
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
@@ -137,7 +137,9 @@ async def test_over_grpc_errors_keep_code_and_kind(
 # Payment events.
 
 
-def payment_event(reservation_id: int, payment_id: int, kind: str) -> Record:
+def payment_event(
+    reservation_id: int, payment_id: int, kind: str, *, reason: str = "CARD_DECLINED"
+) -> Record:
     event = payment_events_pb2.PaymentEvent(
         event_id=f"{payment_id}-{kind}",
         payment_id=payment_id,
@@ -145,6 +147,8 @@ def payment_event(reservation_id: int, payment_id: int, kind: str) -> Record:
         user_id=1,
     )
     getattr(event, kind).SetInParent()
+    if kind == "failed":
+        event.failed.reason = reason
     return Record(
         topic="payment.events",
         key=str(reservation_id).encode(),
@@ -195,12 +199,44 @@ async def test_a_lost_seat_is_published_at_every_delivery(
 
 async def test_invalid_events_are_refused(service: ReservationService) -> None:
     events = PaymentEvents(service)
-    with pytest.raises(ReservationNotFound):
+    with pytest.raises(StrayPaymentEvent):
         await events.handle(payment_event(99, 7, "succeeded"))
     with pytest.raises(DecodeError):
         await events.handle(Record(topic="payment.events", key=b"1", value=b"\xff\xff"))
     with pytest.raises(ValueError, match="unknown kind"):
         await events.handle(Record(topic="payment.events", key=b"1", value=b""))
+
+
+async def test_a_stray_event_is_counted_and_changes_nothing(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    events = PaymentEvents(service)
+    held = await service.hold_seat(1, 1, "")
+    for kind in ("succeeded", "failed"):
+        before = strays(kind)
+        with pytest.raises(StrayPaymentEvent):
+            await events.handle(payment_event(held.id, 999_999_999, kind))
+        assert strays(kind) == before + 1
+    assert await store.stored(held.id) == Status.HELD
+    assert store.sold == {}
+
+
+async def test_a_failure_before_the_payment_began_is_a_no_op(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    """payment_service fails a payment whose BeginPayment had no answer."""
+    events = PaymentEvents(service)
+    held = await service.hold_seat(1, 1, "")
+    before = strays("failed")
+    for reservation_id in (held.id, 99):
+        record = payment_event(reservation_id, 7, "failed", reason="UNAVAILABLE")
+        assert await events.handle(record) == []
+    assert strays("failed") == before
+    assert await store.stored(held.id) == Status.HELD
+
+
+def strays(kind: str) -> float:
+    return float(STRAY.labels(kind)._value.get())
 
 
 # The directory of seats.

@@ -11,7 +11,9 @@ from protos.frontrow.reservation.v1 import events_pb2
 from protos.topics import RESERVATION_EVENTS
 from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Status
+from servicekit.dead_letters import describe
 from servicekit.kafka import Consumer, Producer, Record
+from servicekit.kafka.consumer import RETRIES
 from tests.reservation_service.conftest import (
     RealReservationStore,
     ids,
@@ -32,6 +34,11 @@ async def new_topics(bootstrap: str) -> tuple[str, str]:
     )
     await admin.close()
     return incoming, outgoing
+
+
+def retries(topic: str) -> float:
+    """How many attempts of this topic's consumer have failed."""
+    return float(RETRIES.labels(topic, topic)._value.get())
 
 
 async def test_payment_events_through_kafka(
@@ -57,6 +64,8 @@ async def test_payment_events_through_kafka(
     sent = [
         payment_event(held[0].id, payments[0], "succeeded"),
         payment_event(2**62, payments[0], "succeeded"),
+        # A payment that nobody made.
+        payment_event(held[1].id, 999_999_999, "succeeded"),
         payment_event(held[1].id, payments[1], "failed"),
         payment_event(held[2].id, payments[2], "succeeded"),
     ]
@@ -85,4 +94,9 @@ async def test_payment_events_through_kafka(
     assert {(e.reservation_id, e.seat_lost.payment_id) for e in lost} == {(held[2].id, payments[2])}
     assert await real_store.stored(held[0].id) == Status.CONFIRMED
     assert await real_store.stored(held[1].id) == Status.HELD
+    letters = await describe(f"{incoming}.dlq", kafka_bootstrap)
+    # Each was sent twice, and became a letter at its first attempt.
+    assert len(letters) == 4
+    assert all("StrayPaymentEvent" in letter for letter in letters)
+    assert retries(incoming) == 4
     assert await service.sold_seats([held[0].schedule_id]) == {held[0].schedule_id: 1}

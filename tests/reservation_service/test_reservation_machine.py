@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -49,6 +49,8 @@ class Modelled:
     payment: int = 0
     hold_over: bool = False
     lease_over: bool = False
+    # The payments that have begun.
+    begun: set[int] = field(default_factory=set)
 
     @property
     def now(self) -> Status:
@@ -219,6 +221,7 @@ class Reservations(RuleBasedStateMachine):
             assert not isinstance(answer, str), answer
             assert (answer.status, answer.payment_id) == (Status.PAYING, payment)
             modelled.status, modelled.payment = Status.PAYING, payment
+            modelled.begun.add(payment)
             modelled.lease_over = False
         else:
             assert answer == "PAYMENT_IN_PROGRESS"
@@ -234,6 +237,8 @@ class Reservations(RuleBasedStateMachine):
         modelled = self.model[id]
         if modelled.status == Status.CONFIRMED and modelled.payment == payment:
             assert answer == "CONFIRMED"
+        elif payment not in modelled.begun:
+            assert answer == "PAYMENT_NOT_FOUND"
         elif payment in self.lost or modelled.status == Status.CONFIRMED:
             assert answer == "SEAT_LOST"
             self.lost.add(payment)
@@ -249,8 +254,9 @@ class Reservations(RuleBasedStateMachine):
     def fail(self, pick: int, current: bool, old: int) -> None:
         id = self.pick(pick)
         payment = (current and self.model[id].payment) or self.pick_payment(old)
-        self.ask(self.service.return_to_hold(id, payment))
+        answer = self.ask(self.service.return_to_hold(id, payment))
         modelled = self.model[id]
+        assert answer == (None if payment in modelled.begun else "PAYMENT_NOT_FOUND")
         if modelled.status == Status.PAYING and modelled.payment == payment:
             modelled.status, modelled.payment = Status.HELD, 0
 

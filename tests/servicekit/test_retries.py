@@ -71,6 +71,13 @@ async def test_a_success_at_once_logs_nothing(outage: Outage, log: CapturingLogg
     assert log.calls == []
 
 
+async def test_a_final_error_is_raised_at_once(outage: Outage, log: CapturingLogger) -> None:
+    work = Work(Unavailable("no"), NotFound("no"), NotFound("no"))
+    with pytest.raises(NotFound):
+        await retry_while_unavailable(work, outage, defect_attempts=3, final=NotFound)
+    assert work.calls == 2
+
+
 async def test_another_error_is_raised_at_once(outage: Outage, log: CapturingLogger) -> None:
     work = Work(NotFound("no"))
     with pytest.raises(NotFound):
