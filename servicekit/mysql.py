@@ -3,10 +3,13 @@
     DatabaseError           the server refused a statement: a defect, unless it was expected
     └── DuplicateKey        a second row with a unique key
     Unavailable             the server cannot be reached or cannot write; retry later
-    ├── AccessDenied        the server refuses the user, the password or the schema
+    ├── AccessDenied        the server refuses the user, the password, the schema or a grant
+    ├── StatementRefused    this server is no primary: it certainly ran nothing
     └── TransactionAborted  the server preferred another transaction; retry at once
         └── LockTimeout     a row stayed locked by another transaction
     TimeoutError            the statement took too long; whether it was run is unknown
+
+`mysql_errors` says which of MariaDB's error numbers become which of them.
 
 The pool is our own because aiomysql's wakes no waiter when a connection returns cancelled or
 inside a transaction, so that an exhausted pool never recovers (docs/adr/0001-own-mysql-pool.md).
@@ -21,10 +24,11 @@ from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pymysql
-from pymysql.constants import CR, ER
+from pymysql.constants import ER
 
 from servicekit import call_context, logs
 from servicekit.errors import Unavailable
+from servicekit.mysql_errors import Treatment, treatment
 from servicekit.mysql_protocol import MysqlConnection, Result
 from servicekit.mysql_protocol import Row as Row  # callers name it
 
@@ -33,32 +37,13 @@ log = logs.get(__name__)
 # SQL and its values, one for each %s.
 Statement = tuple[Any, ...]
 
-# The server ended the transaction so that another could continue; a retry succeeds.
-# 1020 is MariaDB's "record has changed since last read" under snapshot isolation.
-_ABORTED_NUMBERS = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CHECKREAD}
-# Nothing is wrong with the statement: no server can be reached, or it cannot run it now.
-_UNAVAILABLE_NUMBERS = {
-    CR.CR_CONN_HOST_ERROR,
-    CR.CR_SERVER_GONE_ERROR,
-    CR.CR_SERVER_LOST,
-    CR.CR_COMMANDS_OUT_OF_SYNC,
-    ER.CON_COUNT_ERROR,
-    ER.TOO_MANY_USER_CONNECTIONS,
-    ER.SERVER_SHUTDOWN,
-    ER.QUERY_INTERRUPTED,
-    ER.DISK_FULL,
-    ER.OUT_OF_RESOURCES,
-    ER.RECORD_FILE_FULL,
-    ER.OPTION_PREVENTS_STATEMENT,  # the server is read-only
-    1836,  # the same, in InnoDB
-    1927,  # MariaDB's "connection was killed"
-}
 # PyMySQL counts these as operational errors, but the statement or its values are wrong.
 _DEFECT_NUMBERS = {
     ER.BAD_FIELD_ERROR,
     4025,  # MariaDB's "CONSTRAINT failed"
 }
 _ATTEMPTS = 8
+_LOG_DENIED_SECONDS = 60.0
 # Far below the server's wait_timeout.
 _IDLE_SECONDS = 300.0
 
@@ -66,8 +51,8 @@ _IDLE_SECONDS = 300.0
 class DatabaseError(Exception):
     """MariaDB refused a statement. `number` is MariaDB's error number.
 
-    `transient`: the reason may be the server and not the statement (an operational error, such as
-    a full lock table or a missing grant), so the same statement may succeed later.
+    `transient`: the reason may be the server and not the statement (an operational error that
+    `mysql_errors` does not list), so the same statement may succeed later.
     """
 
     def __init__(self, message: str, number: int, *, transient: bool = False) -> None:
@@ -81,11 +66,20 @@ class DuplicateKey(DatabaseError):
 
 
 class AccessDenied(Unavailable):
-    """MariaDB refuses the user, the password or the schema. `number` is its error number."""
+    """MariaDB refuses the user, the password, the schema or a grant. `number` is its error
+    number."""
 
     def __init__(self, number: int) -> None:
         super().__init__("The database is unavailable.")
         self.number = number
+
+
+class StatementRefused(Unavailable):
+    """The server did not run the statement, because it is no primary at the moment. Another server
+    behind the same name may be."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is unavailable.")
 
 
 class TransactionAborted(Unavailable):
@@ -205,7 +199,9 @@ class Database:
         }
         self._slots = asyncio.Semaphore(max_size)
         self._idle: list[tuple[MysqlConnection, float]] = []
-        self._denied = False
+        # Grows when the open connections lead to a server that is no primary any more.
+        self._generation = 0
+        self._denied_logged = -_LOG_DENIED_SECONDS
         self._acquire_timeout = acquire_timeout
         self._query_timeout = query_timeout
 
@@ -232,19 +228,27 @@ class Database:
     async def run(
         self, work: Callable[[Connection], Awaitable[Value]], *, autocommit: bool = False
     ) -> Value:
-        """Runs `work` in a transaction and returns its result; runs it again if the server aborts
-        the transaction, at most 8 times in all, with jitter, and then raises TransactionAborted.
+        """Runs `work` in a transaction and returns its result.
+
+        Runs it again if the server aborts the transaction, at most 8 times in all, with jitter, and
+        then raises TransactionAborted. Runs it once more, on another connection, after
+        StatementRefused.
 
         `work` must have no other effect than its statements. With `autocommit` every statement
         commits by itself: for work that is correct after each of its statements.
         """
         acquire = self.connection if autocommit else self.transaction
+        refused = False
         for attempt in range(1, _ATTEMPTS):
             try:
                 async with acquire() as connection:
                     return await work(connection)
             except TransactionAborted:
                 await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))
+            except StatementRefused:
+                if refused:
+                    raise
+                refused = True
         async with acquire() as connection:
             return await work(connection)
 
@@ -269,6 +273,7 @@ class Database:
             await self._slots.acquire()
         connection = None
         reusable = False
+        generation = self._generation
         try:
             connection = await self._take_or_open()
             lent = kind(connection, self._query_timeout)
@@ -278,12 +283,16 @@ class Database:
         except (TimeoutError, asyncio.CancelledError, GeneratorExit):
             # Results may still arrive on this connection: nobody may read them.
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, StatementRefused) and generation == self._generation:
+                self._drop_connections()
+            if isinstance(error, AccessDenied):
+                self._log_denied(error.number)
             reusable = connection is not None and await self._roll_back(connection)
             raise
         finally:
             if connection is not None:
-                if reusable:
+                if reusable and generation == self._generation:
                     self._idle.append((connection, asyncio.get_running_loop().time()))
                 else:
                     connection.close()
@@ -298,19 +307,26 @@ class Database:
             connection.close()
         try:
             async with asyncio.timeout(call_context.remaining(self._acquire_timeout)):
-                connection = await MysqlConnection.connect(**self._arguments)
-            self._denied = False
-            return connection
+                return await MysqlConnection.connect(**self._arguments)
         except (TimeoutError, OSError) as error:
             raise Unavailable("The database is unavailable.") from error
         except pymysql.err.MySQLError as error:
             number = _number(error)
-            if number in _UNAVAILABLE_NUMBERS:
-                raise Unavailable("The database is unavailable.") from error
-            if not self._denied:  # once, not for each request
-                log.error("database_access_denied", number=number)
-            self._denied = True
-            raise AccessDenied(number) from error
+            if treatment(number) in (None, Treatment.DENIED):
+                raise AccessDenied(number) from error
+            raise Unavailable("The database is unavailable.") from error
+
+    def _drop_connections(self) -> None:
+        """The next callers connect anew: the name of the server may lead to another one."""
+        self._generation += 1
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def _log_denied(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._denied_logged >= _LOG_DENIED_SECONDS:  # not for each request
+            self._denied_logged = now
+            log.error("database_access_denied", number=number)
 
     async def _roll_back(self, connection: MysqlConnection) -> bool:
         """Ends the transaction, if one is open; returns whether the connection is reusable."""
@@ -326,12 +342,17 @@ class Database:
 def _translated(error: pymysql.err.MySQLError) -> Exception:
     """Our error in place of PyMySQL's."""
     number = _number(error)
-    if isinstance(error, pymysql.err.InterfaceError) or number in _UNAVAILABLE_NUMBERS:
+    match treatment(number):
+        case Treatment.RETRY:
+            return LockTimeout() if number == ER.LOCK_WAIT_TIMEOUT else TransactionAborted()
+        case Treatment.MOVE:
+            return StatementRefused()
+        case Treatment.DENIED:
+            return AccessDenied(number)
+        case Treatment.WAIT:
+            return Unavailable("The database is unavailable.")
+    if isinstance(error, pymysql.err.InterfaceError):  # the connection is closed
         return Unavailable("The database is unavailable.")
-    if number == ER.LOCK_WAIT_TIMEOUT:
-        return LockTimeout()
-    if number in _ABORTED_NUMBERS:
-        return TransactionAborted()
     kind = DuplicateKey if number == ER.DUP_ENTRY else DatabaseError
     operational = isinstance(error, pymysql.err.OperationalError)
     transient = operational and number not in _DEFECT_NUMBERS
