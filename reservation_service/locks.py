@@ -118,7 +118,8 @@ class RedisSeatLocks:
             self._outage.failed(error)
             raise
         refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if refused:  # such as by a Redis before version 7
+        if refused:  # by a server that cannot serve, or by a Redis before version 7
+            await redis_client.cannot_serve(self._client, refused)
             self._outage.failed(refused)
         else:
             self._outage.succeeded()

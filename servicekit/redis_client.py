@@ -6,20 +6,10 @@ from collections.abc import AsyncIterator
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    ClusterDownError,
-    ConnectionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
 
 from servicekit.errors import Unavailable
-
-# Redis cannot write (disk full, too few replicas) or runs a slow script: errors for which
-# redis-py has no class.
-_TRANSIENT = ("MISCONF", "NOREPLICAS", "BUSY")
+from servicekit.redis_errors import Treatment, treatment
 
 
 def connect(url: str, *, timeout: float, max_connections: int = 32, retries: int = 0) -> Redis:
@@ -45,17 +35,22 @@ def connect(url: str, *, timeout: float, max_connections: int = 32, retries: int
 @contextlib.asynccontextmanager
 async def translated_errors(redis: Redis, detail: str) -> AsyncIterator[None]:
     """Raises Unavailable(`detail`) in place of redis-py's errors for a Redis that cannot be
-    reached, is loading, is read-only, is full or cannot write. Other errors, such as one in a
-    script, are defects and pass unchanged."""
+    reached or cannot serve now (see `redis_errors`). Other errors, such as one in a script, are
+    defects and pass unchanged."""
     try:
         yield
-    except ReadOnlyError as error:
-        # A fail-over made this server a replica; the name leads to another one now.
-        await redis.connection_pool.disconnect(inuse_connections=False)
-        raise Unavailable(detail) from error
-    except (ConnectionError, TimeoutError, OutOfMemoryError, ClusterDownError) as error:
+    except (ConnectionError, TimeoutError, InvalidResponse) as error:
         raise Unavailable(detail) from error
     except ResponseError as error:
-        if str(error).partition(" ")[0] in _TRANSIENT:
+        if await cannot_serve(redis, error):
             raise Unavailable(detail) from error
         raise
+
+
+async def cannot_serve(redis: Redis, error: Exception) -> bool:
+    """Returns whether this error means that Redis cannot serve now, rather than that the command
+    is wrong. Replaces the connections if the address may lead to another server."""
+    found = treatment(error) if isinstance(error, ResponseError) else None
+    if found is Treatment.MOVE:
+        await redis.connection_pool.disconnect(inuse_connections=False)
+    return found is not None
