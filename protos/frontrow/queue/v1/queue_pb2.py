@@ -24,45 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66rontrow/queue/v1/queue.proto\x12\x11\x66rontrow.queue.v1\"E\n\x05Place\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\xa8\x01\n\x08Position\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.frontrow.queue.v1.PlaceState\x12\r\n\x05order\x18\x02 \x01(\x03\x12\x15\n\rpoll_after_ms\x18\x03 \x01(\x03\x12\x19\n\x11\x65stimated_wait_ms\x18\x04 \x01(\x03\x12\x19\n\x11\x61\x64mitted_until_ms\x18\x05 \x01(\x03\x12\x12\n\nrecovering\x18\x06 \x01(\x08\"\xd9\x01\n\x11\x45nterQueueRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\x03\x12>\n\x08\x65ntrants\x18\x03 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueRequest.Entrant\x1a\x64\n\x07\x45ntrant\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0bsolution_id\x18\x02 \x01(\t\x12\x1b\n\x13solution_expires_ms\x18\x03 \x01(\x03\x12\x17\n\x0fonly_live_place\x18\x04 \x01(\x08\"\xf8\x01\n\x12\x45nterQueueResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueResponse.Result\x1a\xa2\x01\n\x06Result\x12\x12\n\nerror_code\x18\x01 \x01(\t\x12\'\n\x05place\x18\x02 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.frontrow.queue.v1.Position\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\"?\n\x13GetPositionsRequest\x12(\n\x06places\x18\x01 \x03(\x0b\x32\x18.frontrow.queue.v1.Place\"F\n\x14GetPositionsResponse\x12.\n\tpositions\x18\x01 \x03(\x0b\x32\x1b.frontrow.queue.v1.Position\"<\n\x11LeaveQueueRequest\x12\'\n\x05place\x18\x01 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\"\x14\n\x12LeaveQueueResponse\"\x1e\n\x0eGetRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\"\x9c\x01\n\x0fGetRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08\"\x8f\x01\n\x11UpdateRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x15\n\x08\x63\x61pacity\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bmax_waiting\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06paused\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\x0b\n\t_capacityB\x0e\n\x0c_max_waitingB\t\n\x07_paused\"\x9f\x01\n\x12UpdateRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08*s\n\nPlaceState\x12\x1b\n\x17PLACE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACE_STATE_WAITING\x10\x01\x12\x18\n\x14PLACE_STATE_ADMITTED\x10\x02\x12\x15\n\x11PLACE_STATE_ENDED\x10\x03\x32\xa5\x02\n\x0cQueueService\x12Y\n\nEnterQueue\x12$.frontrow.queue.v1.EnterQueueRequest\x1a%.frontrow.queue.v1.EnterQueueResponse\x12_\n\x0cGetPositions\x12&.frontrow.queue.v1.GetPositionsRequest\x1a\'.frontrow.queue.v1.GetPositionsResponse\x12Y\n\nLeaveQueue\x12$.frontrow.queue.v1.LeaveQueueRequest\x1a%.frontrow.queue.v1.LeaveQueueResponse2\xc0\x01\n\x11QueueAdminService\x12P\n\x07GetRoom\x12!.frontrow.queue.v1.GetRoomRequest\x1a\".frontrow.queue.v1.GetRoomResponse\x12Y\n\nUpdateRoom\x12$.frontrow.queue.v1.UpdateRoomRequest\x1a%.frontrow.queue.v1.UpdateRoomResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66rontrow/queue/v1/queue.proto\x12\x11\x66rontrow.queue.v1\"X\n\x05Place\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x11\n\tissued_at\x18\x05 \x01(\x03\"\xbe\x01\n\x08Position\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.frontrow.queue.v1.PlaceState\x12\r\n\x05order\x18\x02 \x01(\x03\x12\x15\n\rpoll_after_ms\x18\x03 \x01(\x03\x12\x19\n\x11\x65stimated_wait_ms\x18\x04 \x01(\x03\x12\x19\n\x11\x61\x64mitted_until_ms\x18\x05 \x01(\x03\x12\x12\n\nrecovering\x18\x06 \x01(\x08\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x07 \x01(\t\"\xb6\x02\n\x11\x45nterQueueRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\x03\x12>\n\x08\x65ntrants\x18\x03 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueRequest.Entrant\x12\x1b\n\x13renew_issued_before\x18\x04 \x01(\x03\x1a\xa3\x01\n\x07\x45ntrant\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0bsolution_id\x18\x02 \x01(\t\x12\x1b\n\x13solution_expires_ms\x18\x03 \x01(\x03\x12\x17\n\x0fonly_live_place\x18\x04 \x01(\x08\x12\x13\n\x0bneeds_proof\x18\x05 \x01(\x08\x12\x14\n\x0cproven_place\x18\x06 \x01(\x03\x12\x12\n\nattempt_id\x18\x07 \x01(\t\"\xf8\x01\n\x12\x45nterQueueResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueResponse.Result\x1a\xa2\x01\n\x06Result\x12\x12\n\nerror_code\x18\x01 \x01(\t\x12\'\n\x05place\x18\x02 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.frontrow.queue.v1.Position\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\"\\\n\x13GetPositionsRequest\x12(\n\x06places\x18\x01 \x03(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x1b\n\x13renew_issued_before\x18\x02 \x01(\x03\"F\n\x14GetPositionsResponse\x12.\n\tpositions\x18\x01 \x03(\x0b\x32\x1b.frontrow.queue.v1.Position\"<\n\x11LeaveQueueRequest\x12\'\n\x05place\x18\x01 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\"\x14\n\x12LeaveQueueResponse\"\x1e\n\x0eGetRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\"\x9c\x01\n\x0fGetRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08\"\x8f\x01\n\x11UpdateRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x15\n\x08\x63\x61pacity\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bmax_waiting\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06paused\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\x0b\n\t_capacityB\x0e\n\x0c_max_waitingB\t\n\x07_paused\"\x9f\x01\n\x12UpdateRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08*s\n\nPlaceState\x12\x1b\n\x17PLACE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACE_STATE_WAITING\x10\x01\x12\x18\n\x14PLACE_STATE_ADMITTED\x10\x02\x12\x15\n\x11PLACE_STATE_ENDED\x10\x03\x32\xa5\x02\n\x0cQueueService\x12Y\n\nEnterQueue\x12$.frontrow.queue.v1.EnterQueueRequest\x1a%.frontrow.queue.v1.EnterQueueResponse\x12_\n\x0cGetPositions\x12&.frontrow.queue.v1.GetPositionsRequest\x1a\'.frontrow.queue.v1.GetPositionsResponse\x12Y\n\nLeaveQueue\x12$.frontrow.queue.v1.LeaveQueueRequest\x1a%.frontrow.queue.v1.LeaveQueueResponse2\xc0\x01\n\x11QueueAdminService\x12P\n\x07GetRoom\x12!.frontrow.queue.v1.GetRoomRequest\x1a\".frontrow.queue.v1.GetRoomResponse\x12Y\n\nUpdateRoom\x12$.frontrow.queue.v1.UpdateRoomRequest\x1a%.frontrow.queue.v1.UpdateRoomResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frontrow.queue.v1.queue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLACESTATE']._serialized_start=1485
-  _globals['_PLACESTATE']._serialized_end=1600
+  _globals['_PLACESTATE']._serialized_start=1648
+  _globals['_PLACESTATE']._serialized_end=1763
   _globals['_PLACE']._serialized_start=52
-  _globals['_PLACE']._serialized_end=121
-  _globals['_POSITION']._serialized_start=124
-  _globals['_POSITION']._serialized_end=292
-  _globals['_ENTERQUEUEREQUEST']._serialized_start=295
-  _globals['_ENTERQUEUEREQUEST']._serialized_end=512
-  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_start=412
-  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_end=512
-  _globals['_ENTERQUEUERESPONSE']._serialized_start=515
-  _globals['_ENTERQUEUERESPONSE']._serialized_end=763
-  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_start=601
-  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_end=763
-  _globals['_GETPOSITIONSREQUEST']._serialized_start=765
-  _globals['_GETPOSITIONSREQUEST']._serialized_end=828
-  _globals['_GETPOSITIONSRESPONSE']._serialized_start=830
-  _globals['_GETPOSITIONSRESPONSE']._serialized_end=900
-  _globals['_LEAVEQUEUEREQUEST']._serialized_start=902
-  _globals['_LEAVEQUEUEREQUEST']._serialized_end=962
-  _globals['_LEAVEQUEUERESPONSE']._serialized_start=964
-  _globals['_LEAVEQUEUERESPONSE']._serialized_end=984
-  _globals['_GETROOMREQUEST']._serialized_start=986
-  _globals['_GETROOMREQUEST']._serialized_end=1016
-  _globals['_GETROOMRESPONSE']._serialized_start=1019
-  _globals['_GETROOMRESPONSE']._serialized_end=1175
-  _globals['_UPDATEROOMREQUEST']._serialized_start=1178
-  _globals['_UPDATEROOMREQUEST']._serialized_end=1321
-  _globals['_UPDATEROOMRESPONSE']._serialized_start=1324
-  _globals['_UPDATEROOMRESPONSE']._serialized_end=1483
-  _globals['_QUEUESERVICE']._serialized_start=1603
-  _globals['_QUEUESERVICE']._serialized_end=1896
-  _globals['_QUEUEADMINSERVICE']._serialized_start=1899
-  _globals['_QUEUEADMINSERVICE']._serialized_end=2091
+  _globals['_PLACE']._serialized_end=140
+  _globals['_POSITION']._serialized_start=143
+  _globals['_POSITION']._serialized_end=333
+  _globals['_ENTERQUEUEREQUEST']._serialized_start=336
+  _globals['_ENTERQUEUEREQUEST']._serialized_end=646
+  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_start=483
+  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_end=646
+  _globals['_ENTERQUEUERESPONSE']._serialized_start=649
+  _globals['_ENTERQUEUERESPONSE']._serialized_end=897
+  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_start=735
+  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_end=897
+  _globals['_GETPOSITIONSREQUEST']._serialized_start=899
+  _globals['_GETPOSITIONSREQUEST']._serialized_end=991
+  _globals['_GETPOSITIONSRESPONSE']._serialized_start=993
+  _globals['_GETPOSITIONSRESPONSE']._serialized_end=1063
+  _globals['_LEAVEQUEUEREQUEST']._serialized_start=1065
+  _globals['_LEAVEQUEUEREQUEST']._serialized_end=1125
+  _globals['_LEAVEQUEUERESPONSE']._serialized_start=1127
+  _globals['_LEAVEQUEUERESPONSE']._serialized_end=1147
+  _globals['_GETROOMREQUEST']._serialized_start=1149
+  _globals['_GETROOMREQUEST']._serialized_end=1179
+  _globals['_GETROOMRESPONSE']._serialized_start=1182
+  _globals['_GETROOMRESPONSE']._serialized_end=1338
+  _globals['_UPDATEROOMREQUEST']._serialized_start=1341
+  _globals['_UPDATEROOMREQUEST']._serialized_end=1484
+  _globals['_UPDATEROOMRESPONSE']._serialized_start=1487
+  _globals['_UPDATEROOMRESPONSE']._serialized_end=1646
+  _globals['_QUEUESERVICE']._serialized_start=1766
+  _globals['_QUEUESERVICE']._serialized_end=2059
+  _globals['_QUEUEADMINSERVICE']._serialized_start=2062
+  _globals['_QUEUEADMINSERVICE']._serialized_end=2254
 # @@protoc_insertion_point(module_scope)

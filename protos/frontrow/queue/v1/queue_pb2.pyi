@@ -55,6 +55,7 @@ class Place(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_FIELD_NUMBER: _builtins.int
     room: _builtins.str
     """The room; "main" unless several rooms are run."""
     number: _builtins.int
@@ -64,6 +65,8 @@ class Place(_message.Message):
     """The room's epoch when the place was given. A new epoch begins whenever the store may have lost
     places.
     """
+    issued_at: _builtins.int
+    """When the token that states it was issued, Unix time in seconds. 0: when the place was given."""
     def __init__(
         self,
         *,
@@ -71,10 +74,11 @@ class Place(_message.Message):
         number: _builtins.int = ...,
         user_id: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        issued_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "number", b"number", "room", b"room", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "issued_at", b"issued_at", "number", b"number", "room", b"room", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,6 +94,7 @@ class Position(_message.Message):
     ESTIMATED_WAIT_MS_FIELD_NUMBER: _builtins.int
     ADMITTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
     RECOVERING_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     state: Global___PlaceState.ValueType
     order: _builtins.int
     """1 = next in line, 0 = admitted. It never grows while waiting, unless `recovering` is true."""
@@ -105,6 +110,8 @@ class Position(_message.Message):
     """True while places that the store has lost may still return: `order` is then an estimate and may
     grow.
     """
+    access_token: _builtins.str
+    """A fresh token of the place, if the request asked for one and the place is live."""
     def __init__(
         self,
         *,
@@ -114,10 +121,11 @@ class Position(_message.Message):
         estimated_wait_ms: _builtins.int = ...,
         admitted_until_ms: _builtins.int = ...,
         recovering: _builtins.bool = ...,
+        access_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_until_ms", b"admitted_until_ms", "estimated_wait_ms", b"estimated_wait_ms", "order", b"order", "poll_after_ms", b"poll_after_ms", "recovering", b"recovering", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "admitted_until_ms", b"admitted_until_ms", "estimated_wait_ms", b"estimated_wait_ms", "order", b"order", "poll_after_ms", b"poll_after_ms", "recovering", b"recovering", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,8 +137,8 @@ class EnterQueueRequest(_message.Message):
 
     @_typing.final
     class Entrant(_message.Message):
-        """What the caller knows about a user who enters. It matters only for a new place: a user who has
-        a live place gets it, whatever it says.
+        """What the caller knows about a user who enters. The source and the challenge matter only for a
+        new place: a user who has a live place gets it, whatever they say.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -139,6 +147,9 @@ class EnterQueueRequest(_message.Message):
         SOLUTION_ID_FIELD_NUMBER: _builtins.int
         SOLUTION_EXPIRES_MS_FIELD_NUMBER: _builtins.int
         ONLY_LIVE_PLACE_FIELD_NUMBER: _builtins.int
+        NEEDS_PROOF_FIELD_NUMBER: _builtins.int
+        PROVEN_PLACE_FIELD_NUMBER: _builtins.int
+        ATTEMPT_ID_FIELD_NUMBER: _builtins.int
         source: _builtins.str
         """Whose allowance the place uses, for example a network address (QUEUE_ENTRIES_PER_SOURCE).
         Empty: nobody's.
@@ -149,6 +160,16 @@ class EnterQueueRequest(_message.Message):
         """When the solution expires, Unix time in milliseconds. The caller rejects it from then on."""
         only_live_place: _builtins.bool
         """No challenge was solved though one is required: gives no new place."""
+        needs_proof: _builtins.bool
+        """A user who has a live place gets it only if `proven_place` is its number. Otherwise the item
+        is NOT_YOURS and leaves the place as it is: it is no sign of life.
+        """
+        proven_place: _builtins.int
+        """Number of the place of a genuine token that the user sent. 0: none."""
+        attempt_id: _builtins.str
+        """A random name of this attempt to enter, with `needs_proof`: repeats of the call get the place
+        that the first one gave, for a minute. Empty: they do not.
+        """
         def __init__(
             self,
             *,
@@ -156,17 +177,25 @@ class EnterQueueRequest(_message.Message):
             solution_id: _builtins.str = ...,
             solution_expires_ms: _builtins.int = ...,
             only_live_place: _builtins.bool = ...,
+            needs_proof: _builtins.bool = ...,
+            proven_place: _builtins.int = ...,
+            attempt_id: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["only_live_place", b"only_live_place", "solution_expires_ms", b"solution_expires_ms", "solution_id", b"solution_id", "source", b"source"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "needs_proof", b"needs_proof", "only_live_place", b"only_live_place", "proven_place", b"proven_place", "solution_expires_ms", b"solution_expires_ms", "solution_id", b"solution_id", "source", b"source"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ROOM_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
     ENTRANTS_FIELD_NUMBER: _builtins.int
+    RENEW_ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
     room: _builtins.str
+    renew_issued_before: _builtins.int
+    """A place that was given before gets a token that is issued now. Unix time in seconds; 0: none
+    does.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -179,10 +208,11 @@ class EnterQueueRequest(_message.Message):
         room: _builtins.str = ...,
         user_ids: _abc.Iterable[_builtins.int] | None = ...,
         entrants: _abc.Iterable[Global___EnterQueueRequest.Entrant] | None = ...,
+        renew_issued_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrants", b"entrants", "room", b"room", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrants", b"entrants", "renew_issued_before", b"renew_issued_before", "room", b"room", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,6 +279,9 @@ class GetPositionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PLACES_FIELD_NUMBER: _builtins.int
+    RENEW_ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
+    renew_issued_before: _builtins.int
+    """A place whose token was issued before gets a fresh one. Unix time in seconds; 0: none does."""
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
         """All of one room."""
@@ -257,10 +290,11 @@ class GetPositionsRequest(_message.Message):
         self,
         *,
         places: _abc.Iterable[Global___Place] | None = ...,
+        renew_issued_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places", "renew_issued_before", b"renew_issued_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,7 +70,8 @@ class QueueServiceServicer:
 
         Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range),
         TOO_MANY_REQUESTS (the source has used up its allowance of new places), CHALLENGE_REQUIRED (the
-        solution was used before, or the user has no live place and solved no challenge).
+        solution was used before, or the user has no live place and solved no challenge), NOT_YOURS (the
+        user has a live place and did not prove that it is theirs).
         Reasons of the call: INVALID_REQUEST (more than 256 items), ROOM_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
