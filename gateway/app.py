@@ -9,8 +9,8 @@ from gateway.identity import open_identity
 from gateway.middleware.drain import DrainMiddleware
 from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
-from gateway.middleware.request_id import RequestIdMiddleware
-from gateway.openapi import documentation_app
+from gateway.middleware.request_guard import RequestGuard
+from gateway.pages import documentation_pages
 from gateway.rate_limit import RateLimit
 from gateway.routes.concerts import ConcertRoutes
 from gateway.routes.health import HealthRoutes
@@ -36,8 +36,9 @@ def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
         *ReservationRoutes(clients, guard, settings).routes(),
         *HealthRoutes(clients, drain).routes(),
     ]
-    app: ASGIApp = Router(routes, fallback=documentation_app(routes))
+    pages = documentation_pages(routes) if settings.documentation else {}
+    app: ASGIApp = Router(routes, pages)
     app = ErrorMiddleware(app)
     app = DrainMiddleware(app, drain)
-    app = RequestIdMiddleware(app)
+    app = RequestGuard(app)
     return MetricsMiddleware(app)

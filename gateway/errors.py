@@ -28,10 +28,12 @@ class Row:
 
 
 TABLE: dict[str, Row] = {
+    "MALFORMED_REQUEST": Row(400, "The request is not valid HTTP/1.1."),
+    "HEADERS_TOO_LARGE": Row(431, "The head of the request is too large."),
     "INVALID_REQUEST": Row(422, "The request is not valid."),
     "IDEMPOTENCY_KEY_REUSED": Row(422, "The idempotency key was used for another request."),
     "BODY_TOO_LARGE": Row(413, "The body is too large."),
-    "UNSUPPORTED_MEDIA_TYPE": Row(415, "The body must be JSON."),
+    "UNSUPPORTED_MEDIA_TYPE": Row(415, "The body must be JSON, without a content coding."),
     "NOT_FOUND": Row(404, "No route has this path."),
     "METHOD_NOT_ALLOWED": Row(405, "This path does not support this method."),
     "INVALID_TOKEN": Row(401, "The access token is missing or not genuine."),
@@ -57,6 +59,14 @@ TABLE: dict[str, Row] = {
     "TIMEOUT": Row(504, "A service did not answer in time.", 1),
     "INTERNAL": Row(500, "Internal error."),
 }
+
+
+class MalformedRequest(InvalidRequest):
+    code = "MALFORMED_REQUEST"
+
+
+class HeadersTooLarge(ServiceError):
+    code = "HEADERS_TOO_LARGE"
 
 
 class BodyTooLarge(ServiceError):
@@ -160,7 +170,7 @@ def problem(error: ServiceError) -> Response:
         "code": code,
         "requestId": call_context.request_id.get(),
     }
-    headers = {}
+    headers = {"Cache-Control": "no-store"}
     retry_after = row.retry_after
     if isinstance(error, InvalidFields):
         body["errors"] = [{"field": e.field, "message": e.message} for e in error.errors]

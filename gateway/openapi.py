@@ -1,26 +1,26 @@
-"""The OpenAPI document of the route table, its page, and the 404 and 405 of all other requests."""
+"""The OpenAPI document of the route table. FastAPI writes it; `Router` serves the routes."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 
 from gateway import schemas
-from gateway.errors import PROBLEM_JSON, TABLE, MethodNotAllowed, PathNotFound, problem
+from gateway.errors import PROBLEM_JSON, TABLE
 from gateway.routes.shared import RETRY_AFTER
 from gateway.routing import Header, Parameter, Returns, Route
-from servicekit.errors import ServiceError
 
 _DESCRIPTION = """Sells seats under a flash crowd. Enter the queue, poll until the order is 0, list
-the seats, hold one, pay. Every error is `application/problem+json` with a stable `code`."""
+the seats, hold one, pay. Every error is `application/problem+json` with a stable `code`.
+
+HEAD works wherever GET does; OPTIONS returns the methods of a path in `Allow`. A request that is
+not valid HTTP/1.1 gets 400 (`MALFORMED_REQUEST`), and one whose head exceeds 16 KiB or 100 fields
+gets 431 (`HEADERS_TOO_LARGE`), if the HTTP server does not refuse it with a response of its own."""
 _TAGS = [
     {"name": "queue", "description": "The waiting room: enter, poll the order, leave."},
     {"name": "concerts", "description": "Concerts, their dates and their seats."},
@@ -36,12 +36,9 @@ _LOGIN = {
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def documentation_app(routes: Sequence[Route]) -> FastAPI:
-    """Returns an app that serves /openapi.json and /docs and answers all else with 404 or 405.
-
-    It knows the routes for their documentation only; `Router` serves them.
-    """
-    app: FastAPI = FastAPIOffline(  # FastAPI's own page loads its scripts from the internet
+def openapi_document(routes: Sequence[Route]) -> bytes:
+    """Returns the document as JSON."""
+    app = FastAPI(
         title="Frontrow",
         version="1",
         description=_DESCRIPTION,
@@ -49,31 +46,21 @@ def documentation_app(routes: Sequence[Route]) -> FastAPI:
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         openapi_tags=_TAGS,
         servers=[{"url": "/", "description": "This gateway."}],
-        redirect_slashes=False,
-        redoc_url=None,
+        openapi_url=None,
     )
     for route in routes:
         _document(app, route)
-    app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(Exception, _internal_problem)
-    generate = app.openapi
+    document = app.openapi()
+    # FastAPI knows no schema of what it does not parse or write itself.
     models: list[type[BaseModel]] = [schemas.Problem]
     models += [route.body for route in routes if route.body is not None]
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            # FastAPI knows no schema of what it does not parse or write itself.
-            _, definitions = models_json_schema(
-                [(model, "validation") for model in models], ref_template=_REFERENCE
-            )
-            components = generate()["components"]
-            components["schemas"] |= definitions["$defs"]
-            if any(route.login for route in routes):
-                components["securitySchemes"] = {"login": _LOGIN}
-        return generate()
-
-    app.openapi = openapi  # type: ignore[method-assign]
-    return app
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_REFERENCE
+    )
+    document["components"]["schemas"] |= definitions["$defs"]
+    if any(route.login for route in routes):
+        document["components"]["securitySchemes"] = {"login": _LOGIN}
+    return to_json(document)
 
 
 def _document(app: FastAPI, route: Route) -> None:
@@ -154,29 +141,3 @@ def _problems(codes: Sequence[str]) -> dict[int | str, dict[str, Any]]:
         if any(TABLE[code].retry_after or code == "STILL_WAITING" for code in group):
             responses[status]["headers"] = _headers([RETRY_AFTER])
     return responses
-
-
-async def _internal_problem(_: Request, __: Exception) -> Response:
-    """Starlette raises the exception again after this response; ErrorMiddleware logs it."""
-    return problem(ServiceError(""))
-
-
-async def _http_problem(request: Request, error: Exception) -> Response:
-    """The errors of Starlette's router: unknown path, wrong method."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        return problem(MethodNotAllowed(", ".join(_allowed_methods(request))))
-    if error.status_code == 404:
-        return problem(PathNotFound("See /docs for the paths."))
-    raise error
-
-
-def _allowed_methods(request: Request) -> list[str]:
-    """The methods of all routes with this path; Starlette names those of the first only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match != Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    # The folder of the page's scripts is a mount, which has no methods.
-    return sorted(methods) or ["GET", "HEAD"]

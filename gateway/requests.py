@@ -13,7 +13,7 @@ from gateway.errors import BodyTooLarge, FieldError, InvalidFields, UnsupportedM
 MAX_BODY_BYTES = 16 * 1024
 MAX_KEY_LENGTH = 255
 # A client that sends more slowly than this would keep a connection, and a drain, open for ever.
-_BODY_SECONDS = 10.0
+BODY_SECONDS = 10.0
 _MAX_ID = 2**63 - 1
 
 Id = Annotated[
@@ -67,16 +67,24 @@ class FieldErrors:
 
 async def read_body(request: Request, model: type[Body]) -> Body:
     """Returns the body as `model`. Raises BodyTooLarge, UnsupportedMediaType or InvalidFields."""
-    media_type = request.headers.get("content-type", "application/json")
-    if media_type.partition(";")[0].strip().lower() != "application/json":
+    media_type, coding, length = b"application/json", b"identity", b"0"
+    for name, value in request.headers.raw:  # one pass, and no decoding
+        if name == b"content-type":
+            media_type = value
+        elif name == b"content-encoding":
+            coding = value
+        elif name == b"content-length":
+            length = value
+    if media_type.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("Send Content-Type: application/json.")
+    if coding.strip().lower() != b"identity":
+        raise UnsupportedMediaType("Send the body without a Content-Encoding.")
     too_large = BodyTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
         raise too_large
     content = b""
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > MAX_BODY_BYTES:

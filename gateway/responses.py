@@ -9,6 +9,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 JSON = "application/json"
+# Every response of the API depends on a token, or on the moment.
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class JsonResponse(Response):
@@ -28,9 +30,17 @@ class JsonResponse(Response):
         self.raw_headers = [
             (b"content-length", b"%d" % len(self.body)),
             (b"content-type", JSON.encode()),
+            NO_STORE,
         ]
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.lower().encode(), value.encode()))
+
+
+def no_content(headers: Mapping[str, str] | None = None) -> Response:
+    """Returns 204."""
+    response = Response(status_code=204, headers=headers)
+    response.raw_headers.append(NO_STORE)
+    return response
 
 
 def instant_of_ms(milliseconds: int) -> str:

@@ -3,7 +3,7 @@
 `Router` serves the table, `gateway/openapi.py` documents it (docs/adr/0029-one-route-table.md).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import MethodNotAllowed, PathNotFound
+from gateway.responses import no_content
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -67,26 +70,49 @@ class Route:
 
 
 class Router:
-    """Calls the handler of the first route that matches; `fallback` answers everything else.
+    """Calls the handler of the first route that matches, or of the page with this path.
 
-    A handler reads the request and writes the response itself. FastAPI's routing, validation and
-    serialisation would cost more than most handlers.
+    HEAD is answered as GET: the HTTP server leaves out the body. OPTIONS returns the methods of
+    the path. A handler reads the request and writes the response itself. FastAPI's routing,
+    validation and serialisation would cost more than most handlers.
     """
 
-    def __init__(self, routes: Sequence[Route], fallback: ASGIApp) -> None:
+    def __init__(self, routes: Sequence[Route], pages: Mapping[str, Handler]) -> None:
+        """`pages` are the handlers of GET requests that are not operations of the API."""
         self._routes = [(route.method, compile_path(route.path)[0], route) for route in routes]
-        self._fallback = fallback
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        for method, pattern, route in self._routes:
-            if method == scope["method"] and (match := pattern.match(path)):
+        method = scope["method"]
+        if method == "HEAD":
+            method = "GET"
+        for route_method, pattern, route in self._routes:
+            if route_method == method and (match := pattern.match(path)):
                 scope["path_params"] = match.groupdict()
                 scope["route"] = route
                 response = await route.handler(Request(scope, receive))
-                await response(scope, receive, send)
-                return
-        await self._fallback(scope, receive, send)
+                break
+        else:
+            if method == "GET" and path in self._pages:
+                response = await self._pages[path](Request(scope, receive))
+            else:
+                response = self._without_route(method, path)
+        await response(scope, receive, send)
+
+    def _without_route(self, method: str, path: str) -> Response:
+        """Answers OPTIONS. Raises PathNotFound or MethodNotAllowed."""
+        methods: set[str] = {name for name, pattern, _ in self._routes if pattern.match(path)}
+        if path in self._pages:
+            methods.add("GET")
+        if not methods:
+            raise PathNotFound("Check the spelling of the path.")
+        if "GET" in methods:
+            methods.add("HEAD")
+        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+        if method != "OPTIONS":
+            raise MethodNotAllowed(allowed)
+        return no_content({"Allow": allowed})
 
 
 def route_template(scope: Scope) -> str:

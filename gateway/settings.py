@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     enter count for their user id. The same number may be sent at once. Further requests get 429. 0
     switches the limit off."""
 
+    documentation: bool = True
+    """Whether the gateway serves /docs and /openapi.json; if not, they are 404."""
+
     drain_announce_seconds: float = Field(default=2.0, ge=0)
     """After SIGTERM, how long requests are still accepted while /health/ready answers 503 and
     every response closes its connection, in seconds: load balancers stop sending requests

@@ -1,4 +1,5 @@
-"""ASGI middleware, one job each, from the outside in: metrics, request_id, drain, errors.
+"""ASGI middleware, one job each, from the outside in: metrics, request_guard, drain,
+errors.
 
 Pure ASGI, because Starlette's BaseHTTPMiddleware costs two thirds of the throughput. The server
 sends HTTP scopes only (see gateway/server.py), so no middleware checks the scope's type.

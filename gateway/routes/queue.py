@@ -12,7 +12,7 @@ from gateway.clients import Clients
 from gateway.errors import NotYours, QueueClosed
 from gateway.identity import Identity
 from gateway.requests import read_body
-from gateway.responses import JsonResponse, instant_of_ms
+from gateway.responses import JsonResponse, instant_of_ms, no_content
 from gateway.routes.shared import ALWAYS, BODY_ERRORS, TOKEN, TOKEN_ERRORS
 from gateway.routing import Header, Returns, Route
 from gateway.settings import Settings
@@ -135,7 +135,7 @@ class QueueRoutes:
             queue_pb2.LeaveQueueRequest(place=place),
             budget=self._write_budget,
         )
-        return Response(status_code=204)
+        return no_content()
 
 
 def _order_response(position: queue_pb2.Position, status: int) -> Response:

@@ -10,7 +10,7 @@ from gateway.access_guard import AccessGuard
 from gateway.clients import Clients
 from gateway.errors import NotYours, ReservationExpired, TokenExpired
 from gateway.requests import FieldErrors, Id, idempotency_key, path_id, read_body
-from gateway.responses import JsonResponse, instant
+from gateway.responses import JsonResponse, instant, no_content
 from gateway.routes.shared import (
     ADMISSION_ERRORS,
     ALWAYS,
@@ -218,7 +218,7 @@ class ReservationRoutes:
             ),
             budget=self._settings.write_budget_seconds,
         )
-        return Response(status_code=204)
+        return no_content()
 
     async def _outcome(self, reservation_id: int, user_id: int, expired: TokenExpired) -> Response:
         """After the admission has ended, returns the outcome of an existing payment; raises

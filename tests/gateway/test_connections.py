@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway import protocol
+from gateway import protocol, requests
+from gateway.middleware import request_guard
 from gateway.requests import MAX_BODY_BYTES
 from tests.gateway.fakes import Services
 from tests.gateway.serving import serving
@@ -53,6 +54,7 @@ async def connection(services: Services) -> AsyncIterator[Connection]:
         connection.writer.close()
 
 
+HOLD = "POST /concerts/reservation HTTP/1.1\r\nHost: x\r\n"
 ENTER = "POST /queues/enqueue HTTP/1.1\r\nHost: x\r\n"
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -77,16 +79,46 @@ async def test_a_body_in_chunks(connection: Connection) -> None:
     assert "x-access-token" in headers
 
 
-async def test_the_connection_survives_a_body_that_is_too_large(
-    connection: Connection,
-) -> None:
+async def test_a_body_that_is_too_large_ends_the_connection(connection: Connection) -> None:
     size = MAX_BODY_BYTES + 1
     await connection.send(ENTER + f"Content-Length: {size}\r\n\r\n", " " * size)
-    status, _, body = await connection.read_response()
-    assert status == 413
+    status, headers, body = await connection.read_response()
+    assert (status, headers["connection"]) == (413, "close")
     assert "BODY_TOO_LARGE" in body
-    await connection.send(LIVE)
+    assert await connection.is_closed()
+
+
+async def test_a_refused_request_whose_body_follows_keeps_the_connection(
+    connection: Connection,
+) -> None:
+    """Many clients send head and body separately."""
+    await connection.send(HOLD + "Content-Length: 14\r\n\r\n")
+    await asyncio.sleep(0.05)
+    await connection.send('{"userId": 42}', LIVE)
+    status, headers, _ = await connection.read_response()
+    assert status == 401
+    assert "connection" not in headers
     assert (await connection.read_response())[0] == 200
+
+
+async def test_a_body_that_never_comes_ends_the_connection(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_guard, "BODY_SECONDS", 0.05)
+    await connection.send(HOLD + "Content-Length: 14\r\n\r\n{")
+    status, headers, _ = await connection.read_response()
+    assert (status, headers["connection"]) == (401, "close")
+    assert await connection.is_closed()
+
+
+async def test_a_late_body_is_not_the_next_request(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
+    await connection.send(ENTER + f"Content-Length: {len(LIVE)}\r\n\r\n")
+    status, headers, _ = await connection.read_response()
+    assert (status, headers["connection"]) == (422, "close")
+    assert await connection.is_closed()
 
 
 async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
@@ -96,12 +128,56 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
     assert (await connection.read_response())[0] == 413
 
 
-async def test_head_has_no_body(connection: Connection) -> None:
-    await connection.send("HEAD /concerts HTTP/1.1\r\nHost: x\r\n\r\n")
-    status, headers, _ = await connection.read_response(body=False)
-    assert (status, headers["allow"]) == (405, "GET")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/health/live", 200), ("/docs", 200), ("/concerts", 401), ("/nowhere", 404)],
+)
+async def test_head_has_no_body(connection: Connection, path: str, status: int) -> None:
+    await connection.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+    found, headers, _ = await connection.read_response(body=False)
+    assert (found, int(headers["content-length"]) > 0) == (status, True)
     await connection.send(LIVE)  # a body would be read here
     assert (await connection.read_response())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "statuses"),
+    [
+        ("GET /health/live HTTP/1.1\r\n", {400}),
+        ("GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n", {400}),
+        ("GET /health/live HTTP/1.1\r\nHost: a\r\nhost: a\r\n", {400}),
+        ("GET /health/live HTTP/1.1\r\nHost:\r\n", {400}),
+        ("GET /health/live HTTP/1.1\r\nHost: a, b\r\n", {400}),
+        ("GET /health/live HTTP/2.0\r\nHost: a\r\n", {400, 505}),
+        (ENTER + "Transfer-Encoding: gzip, chunked\r\n", {400, 501}),
+        (ENTER + "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", {400, 501}),
+        (ENTER + "Transfer-Encoding: chunked\r\nX: " + "x" * 17_000 + "\r\n", {431}),
+        (ENTER + "X: x\r\n" * 101, {431}),
+    ],
+)
+async def test_malformed_http_is_refused_and_ends_the_connection(
+    connection: Connection, head: str, statuses: set[int]
+) -> None:
+    await connection.send(head + "\r\n")
+    assert (await connection.read_response())[0] in statuses
+    assert await connection.is_closed()
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", " \t "])
+async def test_blanks_around_a_header_value_do_not_count(
+    connection: Connection, services: Services, blank: str
+) -> None:
+    token, key = services.token(42), "key"
+    await connection.send(
+        f"POST /concerts/reservation HTTP/1.1\r\nHost:{blank}x{blank}\r\n"
+        f"X-Access-Token:{blank}{token}{blank}\r\nIdempotency-Key:{blank}{key}{blank}\r\n"
+        f"Content-Type:{blank}application/json{blank}\r\n"
+        f"X-Request-Id:{blank}mine{blank}\r\nContent-Length:{blank}36{blank}\r\n\r\n"
+        '{"userId": 42, "concertSeatId": 101}'
+    )
+    status, headers, body = await connection.read_response()
+    assert (status, headers["x-request-id"]) == (200, "mine"), body
+    assert services.faults.of("Reserve")[0].request.idempotency_key == key
 
 
 async def test_http_1_0_gets_a_closed_connection(connection: Connection) -> None:
@@ -126,7 +202,13 @@ async def test_the_response_does_not_name_the_server(connection: Connection) -> 
     await connection.send(LIVE)
     _, headers, _ = await connection.read_response()
     assert "server" not in headers
-    assert set(headers) == {"date", "content-type", "content-length", "x-request-id"}
+    assert set(headers) == {
+        "date",
+        "content-type",
+        "content-length",
+        "cache-control",
+        "x-request-id",
+    }
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,23 @@ class TestTheBody:
         )
         assert_problem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
+    @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x", ""])
+    async def test_a_content_coding(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str, coding: str
+    ) -> None:
+        response = await client.post(
+            path, content=b'{"userId": 42}', headers=headers | {"Content-Encoding": coding}
+        )
+        assert_problem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+    async def test_the_content_coding_that_changes_nothing(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str
+    ) -> None:
+        response = await client.post(
+            path, content=b"{", headers=headers | {"Content-Encoding": "Identity"}
+        )
+        assert_problem(response, 422, "INVALID_REQUEST")
+
     async def test_the_content_type_in_another_spelling(
         self, client: httpx.AsyncClient, headers: dict[str, str], path: str
     ) -> None:
@@ -245,7 +262,7 @@ async def test_a_body_in_pieces_is_accepted(client: httpx.AsyncClient) -> None:
 async def test_a_stalled_body_is_refused(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.requests._BODY_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.requests.BODY_SECONDS", 0.01)
 
     async def stalled() -> AsyncIterator[bytes]:
         yield b"{"
