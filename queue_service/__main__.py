@@ -35,7 +35,7 @@ async def main() -> None:
         )
         server.add(
             queue_pb2_grpc.add_QueueServiceServicer_to_server,
-            QueueServicer(service),
+            QueueServicer(service, settings.rules.source_interval_ms),
             queue_pb2.DESCRIPTOR,
         )
         server.add(

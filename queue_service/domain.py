@@ -40,6 +40,23 @@ class Refusal(enum.StrEnum):
     QUEUE_FULL = "QUEUE_FULL"
     QUEUE_PAUSED = "QUEUE_PAUSED"
     INVALID_REQUEST = "INVALID_REQUEST"
+    TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
+    CHALLENGE_REQUIRED = "CHALLENGE_REQUIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A user who enters. The other fields matter only for a new place.
+
+    A new place uses the allowance of `source` (empty: nobody's) and spends the solution of a
+    challenge, if one was solved. `only_live_place`: one was required, but not solved.
+    """
+
+    user_id: int
+    source: str = ""
+    solution: str = ""
+    solution_expires_ms: int = 0
+    only_live_place: bool = False
 
 
 class PlaceState(enum.Enum):
@@ -139,6 +156,15 @@ class Rules:
     admission_ttl_ms: int
     absent_after_ms: int
     heal_within_ms: int
+    entries_per_source: int = 0
+    source_window_ms: int = 60_000
+
+    @property
+    def source_interval_ms(self) -> int:
+        """The time that restores one place of a source's allowance; 0: no limit."""
+        if not self.entries_per_source:
+            return 0
+        return max(1, self.source_window_ms // self.entries_per_source)
 
     @property
     def seen_resolution_ms(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from queue_service.domain import Place, Refusal, Room, Standing
+from queue_service.domain import Entry, Place, Refusal, Room, Standing
 
 
 class QueueStore(Protocol):
@@ -14,9 +14,11 @@ class QueueStore(Protocol):
     """
 
     async def enter(
-        self, room: str, user_ids: Sequence[int]
+        self, room: str, entries: Sequence[Entry]
     ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
-        """Gives each user a place, or returns the one it has. At most MAX_ITEMS positive ids."""
+        """Gives each user a place, or returns the one it has. At most MAX_ITEMS positive ids.
+
+        Only a new place uses an allowance or spends a solution."""
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
         """Returns where each place stands; at most MAX_ITEMS `possible` places of this room.

@@ -8,16 +8,44 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules, Standing
+from queue_service.domain import (
+    Entry,
+    Limits,
+    Place,
+    PlaceState,
+    Refusal,
+    Room,
+    Rules,
+    Standing,
+)
 from servicekit.redis_client import translated_errors
 
-_KEYS = ("state", "waiting", "admitted", "unclaimed", "users", "places", "known", "ended")
+_KEYS = (
+    "state",
+    "waiting",
+    "admitted",
+    "unclaimed",
+    "users",
+    "places",
+    "known",
+    "ended",
+    "sources",
+    "solutions",
+)
 _STATES = {
     b"waiting": PlaceState.WAITING,
     b"admitted": PlaceState.ADMITTED,
     b"ended": PlaceState.ENDED,
 }
-_REFUSALS = {b"full": Refusal.QUEUE_FULL, b"paused": Refusal.QUEUE_PAUSED}
+_REFUSALS = {
+    b"full": Refusal.QUEUE_FULL,
+    b"paused": Refusal.QUEUE_PAUSED,
+    b"limited": Refusal.TOO_MANY_REQUESTS,
+    b"unsolved": Refusal.CHALLENGE_REQUIRED,
+}
+# Sources whose allowance is remembered, about 35 MB. A flood from more of them makes the room
+# forget those that have used the least.
+_MAX_SOURCES = 250_000
 _LUA = Path(__file__).parent / "lua"
 
 
@@ -63,15 +91,28 @@ class QueueRepository:
         return self._redis.register_script(prelude + script)
 
     async def enter(
-        self, room: str, user_ids: Sequence[int]
+        self, room: str, entries: Sequence[Entry]
     ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
-        seen, items = await self._run(self._enter, room, user_ids)
+        arguments: list[int | str] = [
+            self._rules.source_interval_ms,
+            self._rules.source_window_ms,
+            _MAX_SOURCES,
+        ]
+        for entry in entries:
+            arguments += (
+                entry.user_id,
+                entry.source,
+                entry.solution,
+                entry.solution_expires_ms,
+                int(entry.only_live_place),
+            )
+        seen, items = await self._run(self._enter, room, arguments)
         results: list[tuple[Place, Standing] | Refusal] = []
-        for n, user_id in enumerate(user_ids):
+        for n, entry in enumerate(entries):
             if refusal := _REFUSALS.get(items.state[n]):
                 results.append(refusal)
             else:
-                place = Place(room, items.place[n], user_id, items.epoch[n])
+                place = Place(room, items.place[n], entry.user_id, items.epoch[n])
                 results.append((place, items.standing(n)))
         return seen, results
 

@@ -15,6 +15,7 @@ from queue_service.domain import (
     MAX_NUMBER,
     MAX_USER_ID,
     BadLimit,
+    Entry,
     MixedRooms,
     Pacing,
     Place,
@@ -35,6 +36,7 @@ log = logs.get(__name__)
 WAITING = Gauge("queue_waiting", "Places in line.", ["room"])
 ADMITTED = Gauge("queue_admitted", "Current admissions.", ["room"])
 ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["room"])
+REFUSED = Counter("queue_entries_refused", "Users who got no place.", ["room", "reason"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +59,28 @@ class QueueService:
         self._pacing = pacing
         self._rooms = rooms
 
-    async def enter_queue(self, room: str, user_ids: Sequence[int]) -> list[Entered | Refusal]:
+    async def enter_queue(self, room: str, entries: Sequence[Entry]) -> list[Entered | Refusal]:
         """Returns a place for each user, in the given order: the one the user has, or a new one.
 
         Raises TooManyItems and RoomNotFound.
         """
         self._require_room(room)
-        _check_count(user_ids)
-        known = [user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID]
+        _check_count(entries)
+        known = [entry for entry in entries if 0 < entry.user_id <= MAX_USER_ID]
         if not known:
-            return [Refusal.INVALID_REQUEST for _ in user_ids]
-        state, entries = await self._store.enter(room, known)
+            return [Refusal.INVALID_REQUEST for _ in entries]
+        state, answers = await self._store.enter(room, known)
         self._count(room, state)
-        stored = iter(entries)
+        stored = iter(answers)
         results: list[Entered | Refusal] = []
-        for user_id in user_ids:
-            entry = next(stored) if 0 < user_id <= MAX_USER_ID else Refusal.INVALID_REQUEST
-            if isinstance(entry, Refusal):
-                results.append(entry)
+        for entry in entries:
+            possible = 0 < entry.user_id <= MAX_USER_ID
+            answer = next(stored) if possible else Refusal.INVALID_REQUEST
+            if isinstance(answer, Refusal):
+                REFUSED.labels(room, answer).inc()
+                results.append(answer)
             else:
-                place, standing = entry
+                place, standing = answer
                 position = self._pacing.position(standing, state)
                 results.append(Entered(place, self._signer.sign(place), position))
         return results

@@ -1,11 +1,14 @@
 """Converts between frontrow.queue.v1 messages and the domain."""
 
+from itertools import chain, repeat
 from typing import TypeVar
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
-from queue_service.domain import Place, PlaceState, Position, Refusal, Room
+from queue_service.domain import Entry, Place, PlaceState, Position, Refusal, Room
 from queue_service.service import Entered, QueueService
 from servicekit.server import Context
+
+_UNKNOWN = queue_pb2.EnterQueueRequest.Entrant()
 
 # The responses that are a room: they have the same fields.
 RoomResponse = TypeVar("RoomResponse", queue_pb2.GetRoomResponse, queue_pb2.UpdateRoomResponse)
@@ -18,16 +21,26 @@ _STATES = {
 
 
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
-    """Implements QueueService of protos/frontrow/queue/v1/queue.proto, for fans."""
+    """Implements QueueService of protos/frontrow/queue/v1/queue.proto, for fans.
 
-    def __init__(self, service: QueueService) -> None:
+    `source_interval_ms`: see `Rules`; a source that has used up its allowance waits no longer.
+    """
+
+    def __init__(self, service: QueueService, source_interval_ms: int = 0) -> None:
         self._service = service
+        self._source_interval_ms = source_interval_ms
 
     async def EnterQueue(
         self, request: queue_pb2.EnterQueueRequest, context: Context
     ) -> queue_pb2.EnterQueueResponse:
-        results = await self._service.enter_queue(request.room, request.user_ids)
-        return queue_pb2.EnterQueueResponse(results=[_result(result) for result in results])
+        entries = [
+            _entry(user_id, entrant)
+            for user_id, entrant in zip(
+                request.user_ids, chain(request.entrants, repeat(_UNKNOWN)), strict=False
+            )
+        ]
+        results = await self._service.enter_queue(request.room, entries)
+        return queue_pb2.EnterQueueResponse(results=[self._result(result) for result in results])
 
     async def GetPositions(
         self, request: queue_pb2.GetPositionsRequest, context: Context
@@ -44,6 +57,14 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         place = request.place
         await self._service.leave_queue(place.room, place.number, place.user_id)
         return queue_pb2.LeaveQueueResponse()
+
+    def _result(self, result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:
+        if isinstance(result, Refusal):
+            limited = result is Refusal.TOO_MANY_REQUESTS
+            return queue_pb2.EnterQueueResponse.Result(
+                error_code=result, retry_after_ms=self._source_interval_ms if limited else 0
+            )
+        return _entered(result)
 
 
 class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
@@ -70,9 +91,17 @@ class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
         return _room(queue_pb2.UpdateRoomResponse, request.room, room)
 
 
-def _result(result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:
-    if isinstance(result, Refusal):
-        return queue_pb2.EnterQueueResponse.Result(error_code=result)
+def _entry(user_id: int, entrant: queue_pb2.EnterQueueRequest.Entrant) -> Entry:
+    return Entry(
+        user_id,
+        entrant.source,
+        entrant.solution_id,
+        entrant.solution_expires_ms,
+        entrant.only_live_place,
+    )
+
+
+def _entered(result: Entered) -> queue_pb2.EnterQueueResponse.Result:
     place = result.place
     return queue_pb2.EnterQueueResponse.Result(
         place=queue_pb2.Place(

@@ -58,6 +58,16 @@ class Settings(ServiceSettings):
     """How many fans may wait at once, when the room opens for the first time. A million take
     0.31 GB of Redis memory."""
 
+    entries_per_source: int = Field(default=0, ge=0, le=10_000)
+    """How many new places one source (an IPv4 address or an IPv6 /64) may take at once, counted by
+    the room for all gateways together. 0 switches the limit off, for load tests and for people on
+    one machine. For an on-sale, the largest number of fans behind one address: 30, or some hundreds
+    if offices or mobile networks behind one address must get in together. Getting back a place that
+    one has does not count."""
+
+    entries_per_source_window_seconds: float = Field(default=600.0, ge=1, le=86_400)
+    """The time that restores the whole allowance of a source, evenly, in seconds."""
+
     admission_ttl_seconds: float = Field(default=600.0, gt=0)
     """How long an admission lasts, in seconds: long enough to choose a seat and to pay within its
     hold of five minutes."""
@@ -128,6 +138,8 @@ class Settings(ServiceSettings):
             admission_ttl_ms=_ms(self.admission_ttl_seconds),
             absent_after_ms=_ms(self.absent_after_seconds),
             heal_within_ms=_ms(self.heal_within_seconds),
+            entries_per_source=self.entries_per_source,
+            source_window_ms=_ms(self.entries_per_source_window_seconds),
         )
 
     @property

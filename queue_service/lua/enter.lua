@@ -1,6 +1,38 @@
--- Gives each user (the arguments) a place, or the one it has; `full` or `paused` if it gets none.
+-- Gives each user a place, or the one it has; `full`, `paused`, `limited` or `unsolved` if it gets
+-- none. Arguments: the time that restores one place of a source's allowance (0: no limit) and the
+-- time that restores all of it, in ms, and how many sources to remember; then for each user its id,
+-- its source, the solution of its challenge, when that expires (ms), and 1 if it gets no new place
+-- because it solved none.
+local interval, window = tonumber(ARGV[FIRST_ARGUMENT]), tonumber(ARGV[FIRST_ARGUMENT + 1])
+local max_sources = tonumber(ARGV[FIRST_ARGUMENT + 2])
+local FIRST_USER, WIDTH = FIRST_ARGUMENT + 3, 5
+
+-- The generic cell rate algorithm: counts one new place, unless the allowance is used up.
+local function spend_allowance(source)
+  if interval == 0 or source == '' then
+    return true
+  end
+  local restored = tonumber(redis.call('ZSCORE', SOURCES, source) or 0)
+  if restored > now + window then
+    restored = 0 -- the clock was set back
+  end
+  restored = math.max(restored, now) + interval
+  if restored > now + window then
+    return false
+  end
+  redis.call('ZADD', SOURCES, int(restored), source)
+  if redis.call('ZCARD', SOURCES) > max_sources then
+    redis.call('ZPOPMIN', SOURCES) -- the one with the most allowance left
+  end
+  return true
+end
+
+local function is_spent(solution)
+  return solution ~= '' and redis.call('ZSCORE', SOLUTIONS, solution)
+end
+
 hear()
-for i = FIRST_ARGUMENT, #ARGV do -- first, so that a user who asks now does not count as absent
+for i = FIRST_USER, #ARGV, WIDTH do -- first, so that a user who asks now does not count as absent
   local place = redis.call('HGET', USERS, ARGV[i])
   if place then
     see(place, owner_of(place))
@@ -9,8 +41,8 @@ end
 step()
 local states, orders, ends, places, epochs = {}, {}, {}, {}, {}
 local free = (room.paused == 0 and now >= room.grace_until) and free_slots() or 0
-for i = FIRST_ARGUMENT, #ARGV do
-  local user = ARGV[i]
+for i = FIRST_USER, #ARGV, WIDTH do
+  local user, source, solution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local place = redis.call('HGET', USERS, user)
   local state, order, until_ms, epoch = nil, 0, 0, 0
   if place then
@@ -23,7 +55,14 @@ for i = FIRST_ARGUMENT, #ARGV do
       state = 'paused'
     elseif not at_once and waiting >= room.max_waiting then
       state = 'full'
+    elseif ARGV[i + 4] == '1' or is_spent(solution) then
+      state = 'unsolved'
+    elseif not spend_allowance(source) then
+      state = 'limited'
     else
+      if solution ~= '' then
+        redis.call('ZADD', SOLUTIONS, ARGV[i + 3], solution)
+      end
       set('last', math.max(room.last + 1, number_at(now)))
       place, epoch = int(room.last), room.epoch
       redis.call('HSET', USERS, user, place)

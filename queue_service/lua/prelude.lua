@@ -11,6 +11,8 @@
 --                          was restored after a loss
 --   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis
 --   ended      sorted set  place -> its number: ended in an epoch whose data was lost
+--   sources    sorted set  source -> when its whole allowance of new places is restored, ms
+--   solutions  sorted set  spent solution of a challenge -> when it expires, ms
 --   state      hash        the fields below, the run id of the Redis process that wrote them, and
 --                          told_<limit> for each limit that an operator set
 --
@@ -20,6 +22,7 @@
 
 local STATE, WAITING, ADMITTED, UNCLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local USERS, PLACES, KNOWN, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local SOURCES, SOLUTIONS = KEYS[9], KEYS[10]
 
 local grace = tonumber(ARGV[1]) -- also the silence after which we assume that no poll reaches us
 local claim_window = tonumber(ARGV[2])

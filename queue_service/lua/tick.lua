@@ -9,4 +9,11 @@ for _, key in ipairs({ ENDED, KNOWN }) do
     redis.call('ZREM', key, unpack(old))
   end
 end
+-- Restored allowances and expired solutions decide nothing any more.
+for _, key in ipairs({ SOURCES, SOLUTIONS }) do
+  local past = redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', 0, MAX_STEP)
+  if #past > 0 then
+    redis.call('ZREM', key, unpack(past))
+  end
+end
 return reply()

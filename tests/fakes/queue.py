@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from queue_service.domain import (
     ENDED,
+    Entry,
     Limits,
     Place,
     PlaceState,
@@ -43,6 +44,8 @@ class _State:
     waiting: set[int] = field(default_factory=set)
     admitted: dict[int, int] = field(default_factory=dict)
     unclaimed: set[int] = field(default_factory=set)
+    sources: dict[str, int] = field(default_factory=dict)
+    solutions: set[str] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
     pace_at: int = 0
     pace_now: int = 0
@@ -87,19 +90,19 @@ class FakeQueueStore:
         return replica
 
     async def enter(
-        self, room: str, user_ids: Sequence[int]
+        self, room: str, entries: Sequence[Entry]
     ) -> tuple[Room, list[tuple[Place, Standing] | Refusal]]:
         state = self._open(room)
         self._hear(state)
-        for user_id in user_ids:
-            if (place := self._place_of(state, user_id)) is not None:
+        for entry in entries:
+            if (place := self._place_of(state, entry.user_id)) is not None:
                 state.seen[place.number] = self.now
         self._step(state)
         results: list[tuple[Place, Standing] | Refusal] = []
-        for user_id in user_ids:
-            place = self._place_of(state, user_id)
+        for entry in entries:
+            place = self._place_of(state, entry.user_id)
             if place is None:
-                answer = self._take(state, room, user_id)
+                answer = self._take(state, room, entry)
                 if isinstance(answer, Refusal):
                     results.append(answer)
                     continue
@@ -211,7 +214,7 @@ class FakeQueueStore:
             state.pace_at = state.pace_at or self.now
             state.pace_now += 1
 
-    def _take(self, state: _State, room: str, user_id: int) -> Place | Refusal:
+    def _take(self, state: _State, room: str, entry: Entry) -> Place | Refusal:
         if state.limits.paused:
             return Refusal.QUEUE_PAUSED
         at_once = (
@@ -221,8 +224,14 @@ class FakeQueueStore:
         )
         if not at_once and len(state.waiting) >= state.limits.max_waiting:
             return Refusal.QUEUE_FULL
+        if entry.only_live_place or entry.solution in state.solutions:
+            return Refusal.CHALLENGE_REQUIRED
+        if not self._spend_allowance(state, entry.source):
+            return Refusal.TOO_MANY_REQUESTS
+        if entry.solution:
+            state.solutions.add(entry.solution)
         state.last = max(state.last + 1, number_at(self.now))
-        place = Place(room, state.last, user_id, state.epoch)
+        place = Place(room, state.last, entry.user_id, state.epoch)
         state.live[place.number] = place
         state.seen[place.number] = self.now
         if at_once:
@@ -231,6 +240,16 @@ class FakeQueueStore:
         else:
             state.waiting.add(place.number)
         return place
+
+    def _spend_allowance(self, state: _State, source: str) -> bool:
+        interval = self._rules.source_interval_ms
+        if not interval or not source:
+            return True
+        restored = max(state.sources.get(source, 0), self.now) + interval
+        if restored > self.now + self._rules.source_window_ms:
+            return False
+        state.sources[source] = restored
+        return True
 
     def _claim(self, state: _State, number: int) -> None:
         if number in state.unclaimed:

@@ -7,15 +7,16 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from harness.local.process import find_binary
-from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Rules, Standing
+from queue_service.domain import Entry, Limits, Place, PlaceState, Refusal, Room, Rules, Standing
 from queue_service.ports import QueueStore
 from queue_service.repository import QueueRepository
 from servicekit import redis_client
@@ -30,6 +31,11 @@ RULES = Rules(
     heal_within_ms=3_600_000,
 )
 _rooms = itertools.count(1)
+
+
+def entries(user_ids: Iterable[int]) -> list[Entry]:
+    """Users of whom nothing else is known."""
+    return [Entry(user_id) for user_id in user_ids]
 
 
 class RoomHandle:
@@ -52,13 +58,14 @@ class RoomHandle:
     async def enter(self, *user_ids: int) -> list[Place]:
         """Enters users who must all get a place."""
         places = []
-        for answer in (await self.store.enter(self.room, user_ids))[1]:
+        for answer in (await self.store.enter(self.room, entries(user_ids)))[1]:
             assert not isinstance(answer, Refusal)
             places.append(answer[0])
         return places
 
-    async def try_enter(self, user_id: int) -> Standing | Refusal:
-        answer = (await self.store.enter(self.room, [user_id]))[1][0]
+    async def try_enter(self, user_id: int, **known: Any) -> Standing | Refusal:
+        """`known`: the other fields of the Entry."""
+        answer = (await self.store.enter(self.room, [Entry(user_id, **known)]))[1][0]
         return answer if isinstance(answer, Refusal) else answer[1]
 
     async def standings(self, places: Sequence[Place]) -> list[Standing]:

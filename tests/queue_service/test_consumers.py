@@ -13,7 +13,7 @@ from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
 from servicekit.kafka import Consumer, Producer, Record
 from tests.fakes.queue import FakeQueueStore
-from tests.queue_service.conftest import RULES
+from tests.queue_service.conftest import RULES, entries
 
 
 async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
@@ -29,7 +29,7 @@ async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
     )
 
     async def enter(user_id: int) -> Place:
-        (entered,) = await service.enter_queue("queue-test", [user_id])
+        (entered,) = await service.enter_queue("queue-test", entries([user_id]))
         assert isinstance(entered, Entered)
         return entered.place
 

@@ -17,7 +17,7 @@ from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
 from servicekit import redis_client
 from servicekit.errors import Unavailable
-from tests.queue_service.conftest import RULES, OwnRedis
+from tests.queue_service.conftest import RULES, OwnRedis, entries
 
 CAPACITY = 10
 PEOPLE = 500
@@ -43,7 +43,7 @@ class Shop:
         return [await self.join(user) for user in users]
 
     async def join(self, user: int) -> Place:
-        (answer,) = await self.any().enter_queue("main", [user])
+        (answer,) = await self.any().enter_queue("main", entries([user]))
         assert isinstance(answer, Entered)
         return answer.place
 
@@ -168,7 +168,7 @@ async def test_nobody_slips_in_before_a_long_line_has_moved(own_redis: OwnRedis)
     async with open_shop(own_redis.url) as shop:
         await shop.any().update_room("main", capacity=0)
         for at in range(1, 1000, 200):
-            await shop.any().enter_queue("main", range(at, at + 200))
+            await shop.any().enter_queue("main", entries(range(at, at + 200)))
         async with running(shop.watch()):
             assert (await shop.any().update_room("main", capacity=2000)).admitted < 1000
             newcomer = await shop.join(5000)
@@ -305,7 +305,7 @@ async def test_a_guess_is_corrected_after_a_restart_too(own_redis: OwnRedis) -> 
     """Those who survived the restart stand behind all that the loss before it took."""
     async with redis_client.connect(own_redis.url, timeout=10.0, retries=1) as client:
         old = QueueRepository(client, PATIENT, Limits(CAPACITY, 10_000))
-        _, answers = await old.enter("main", range(1, 6))
+        _, answers = await old.enter("main", entries(range(1, 6)))
         early = [answer[0] for answer in answers if not isinstance(answer, Refusal)]
         await client.flushall()
         async with open_shop(own_redis.url) as shop:

@@ -10,7 +10,7 @@ from queue_service.domain import Limits, Place, PlaceState, Refusal, Standing
 from queue_service.repository import QueueRepository
 from servicekit import redis_client
 from tests.fakes.queue import FakeQueueStore
-from tests.queue_service.conftest import RULES, OwnRedis
+from tests.queue_service.conftest import RULES, OwnRedis, entries
 
 # Nothing lapses, and a grace does not end.
 STILL = replace(RULES, grace_ms=3_600_000)
@@ -46,8 +46,8 @@ class Day:
 
     async def enter(self) -> None:
         users = [self.dice.randint(1, 20) for _ in range(self.dice.randint(1, 5))]
-        _, expected = await self.fake.enter("main", users)
-        _, got = await self.real.enter("main", users)
+        _, expected = await self.fake.enter("main", entries(users))
+        _, got = await self.real.enter("main", entries(users))
         for theirs, ours in zip(expected, got, strict=True):
             if isinstance(theirs, Refusal) or isinstance(ours, Refusal):
                 assert theirs == ours

@@ -28,7 +28,7 @@ from queue_service.tokens import Signer
 from servicekit.errors import Unavailable
 from servicekit.kafka import Record
 from tests.fakes.queue import FakeQueueStore
-from tests.queue_service.conftest import RULES
+from tests.queue_service.conftest import RULES, entries
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -46,18 +46,18 @@ def service(store: FakeQueueStore) -> QueueService:
 
 async def enter(service: QueueService, *user_ids: int) -> list[Entered]:
     entered = []
-    for result in await service.enter_queue("main", user_ids):
+    for result in await service.enter_queue("main", entries(user_ids)):
         assert isinstance(result, Entered)
         entered.append(result)
     return entered
 
 
 async def test_one_bad_item_spoils_no_other(service: QueueService) -> None:
-    results = await service.enter_queue("main", [0, 11, -5, 12, 2**63, 13, 14])
+    results = await service.enter_queue("main", entries([0, 11, -5, 12, 2**63, 13, 14]))
     refused = [r if isinstance(r, Refusal) else None for r in results]
     bad, full = Refusal.INVALID_REQUEST, Refusal.QUEUE_FULL
     assert refused == [bad, None, bad, None, bad, None, full]
-    assert await service.enter_queue("main", [0]) == [bad]
+    assert await service.enter_queue("main", entries([0])) == [bad]
 
 
 async def test_the_token_is_that_of_the_place(service: QueueService) -> None:
@@ -88,11 +88,11 @@ async def test_impossible_places_have_ended(service: QueueService) -> None:
 
 
 async def test_a_call_takes_256_items_of_one_room(service: QueueService) -> None:
-    assert len(await service.enter_queue("main", range(1, MAX_ITEMS + 1))) == MAX_ITEMS
+    assert len(await service.enter_queue("main", entries(range(1, MAX_ITEMS + 1)))) == MAX_ITEMS
     assert await service.get_positions([]) == []
     assert await service.enter_queue("main", []) == []
     with pytest.raises(TooManyItems):
-        await service.enter_queue("main", range(1, MAX_ITEMS + 2))
+        await service.enter_queue("main", entries(range(1, MAX_ITEMS + 2)))
     place = Place("main", 1, 1, 1)
     with pytest.raises(TooManyItems):
         await service.get_positions([place] * (MAX_ITEMS + 1))
@@ -103,7 +103,7 @@ async def test_a_call_takes_256_items_of_one_room(service: QueueService) -> None
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda s: s.enter_queue("nowhere", [1]),
+        lambda s: s.enter_queue("nowhere", entries([1])),
         lambda s: s.get_positions([Place("nowhere", 1, 1, 1)]),
         lambda s: s.leave_queue("nowhere", 1, 1),
         lambda s: s.get_room("nowhere"),
@@ -147,7 +147,7 @@ async def test_an_unavailable_store_raises_unavailable(
 ) -> None:
     store.unavailable = Unavailable("Redis is unavailable.")
     with pytest.raises(Unavailable):
-        await service.enter_queue("main", [1])
+        await service.enter_queue("main", entries([1]))
 
 
 async def test_an_unavailable_store_is_logged_once_and_without_its_address(

@@ -3,7 +3,7 @@
 import pytest
 
 from queue_service.domain import Place, PlaceState, Refusal
-from tests.queue_service.conftest import RULES, MakeRoom, RoomHandle
+from tests.queue_service.conftest import RULES, MakeRoom, RoomHandle, entries
 
 
 async def test_admits_at_once_while_there_is_room_and_lines_up_the_rest(
@@ -50,7 +50,7 @@ async def test_a_full_room_refuses_only_who_has_no_place(make_room: MakeRoom) ->
     shopping, waiting = await room.enter(11, 12)
     assert await room.try_enter(13) is Refusal.QUEUE_FULL
     assert await room.enter(12, 11) == [waiting, shopping]
-    _, answers = await room.store.enter(room.room, [13, 12])
+    _, answers = await room.store.enter(room.room, entries([13, 12]))
     assert answers[0] is Refusal.QUEUE_FULL
     assert not isinstance(answers[1], Refusal)
     await room.leave(waiting)
