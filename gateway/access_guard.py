@@ -18,9 +18,12 @@ class AccessGuard:
         self._rate_limit = rate_limit
         self._admissions = admissions
 
-    def limit_user(self, user_id: int) -> None:
-        """Counts one request of a user without a token. Raises TooManyRequests."""
-        self._rate_limit.check(f"user {user_id}")
+    def limit_entry(self, source: str, user_id: int) -> None:
+        """Counts one request to enter. Raises TooManyRequests.
+
+        Counts the pair, because anybody can send anybody's user id: a flood from elsewhere must not
+        use up the user's own allowance."""
+        self._rate_limit.check((source, user_id))
 
     def authenticate(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, admitted or not.

@@ -10,6 +10,7 @@ from gateway.middleware.drain import DrainMiddleware
 from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
 from gateway.middleware.request_guard import RequestGuard
+from gateway.middleware.source_limit import SourceLimitMiddleware
 from gateway.pages import documentation_pages
 from gateway.rate_limit import RateLimit
 from gateway.routes.concerts import ConcertRoutes
@@ -19,25 +20,30 @@ from gateway.routes.reservations import ReservationRoutes
 from gateway.routing import Router
 from gateway.server import Drain
 from gateway.settings import Settings
+from gateway.sources import Sources
 from gateway.tokens import TokenVerifier
 
 
 def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
     """Returns the application. Call it inside the event loop that will serve it."""
     keys = {key_id: secret.get_secret_value() for key_id, secret in settings.token_keys.items()}
+    sources = Sources(settings.trusted_proxies)
     guard = AccessGuard(
         TokenVerifier(keys, settings.room, settings.token_max_age_seconds),
-        RateLimit(settings.requests_per_second),
+        RateLimit(settings.requests_per_second, "client"),
         Admissions(clients.positions, settings.admission_ttl_seconds),
     )
     routes = [  # tried in this order: the most frequent first
-        *QueueRoutes(clients, guard, open_identity(settings), settings).routes(),
+        *QueueRoutes(clients, guard, sources, open_identity(settings), settings).routes(),
         *ConcertRoutes(clients, guard, settings).routes(),
         *ReservationRoutes(clients, guard, settings).routes(),
         *HealthRoutes(clients, drain).routes(),
     ]
     pages = documentation_pages(routes) if settings.documentation else {}
     app: ASGIApp = Router(routes, pages)
+    if settings.requests_per_second_per_source:
+        limit = RateLimit(settings.requests_per_second_per_source, "source")
+        app = SourceLimitMiddleware(app, sources, limit)
     app = ErrorMiddleware(app)
     app = DrainMiddleware(app, drain)
     app = RequestGuard(app)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,6 +35,13 @@ _IDEMPOTENT = {
 }
 
 
+class Entry(NamedTuple):
+    """A user who enters, and what the gateway knows about the user."""
+
+    user_id: int
+    entrant: queue_pb2.EnterQueueRequest.Entrant
+
+
 class Clients:
     """One channel and one stub for each service, and batchers for the calls to queue_service.
 
@@ -59,7 +67,7 @@ class Clients:
             max_batch=_MAX_BATCH,
             longest_pause=settings.batch_pause_seconds,
         )
-        self.entries = Batcher[int, queue_pb2.EnterQueueResponse.Result](
+        self.entries = Batcher[Entry, queue_pb2.EnterQueueResponse.Result](
             self._enter_queue,
             budget=budget,
             max_batch=_MAX_BATCH,
@@ -77,11 +85,15 @@ class Clients:
         return response.positions
 
     async def _enter_queue(
-        self, user_ids: Sequence[int]
+        self, entries: Sequence[Entry]
     ) -> Sequence[queue_pb2.EnterQueueResponse.Result]:
         response = await call(
             self.queue.EnterQueue,
-            queue_pb2.EnterQueueRequest(room=self._settings.room, user_ids=user_ids),
+            queue_pb2.EnterQueueRequest(
+                room=self._settings.room,
+                user_ids=[entry.user_id for entry in entries],
+                entrants=[entry.entrant for entry in entries],
+            ),
             budget=self._settings.read_budget_seconds,
         )
         return response.results

@@ -134,6 +134,10 @@ class QueueClosed(Exhausted):
 class TooManyRequests(Exhausted):
     code = "TOO_MANY_REQUESTS"
 
+    def __init__(self, retry_after: int = 1) -> None:
+        super().__init__("Wait for the time in Retry-After before the next request.")
+        self.retry_after = retry_after
+
 
 @dataclass(frozen=True)
 class FieldError:
@@ -176,6 +180,8 @@ def problem(error: ServiceError) -> Response:
         body["errors"] = [{"field": e.field, "message": e.message} for e in error.errors]
     if isinstance(error, StillWaiting):
         body["order"] = error.order
+        retry_after = error.retry_after
+    if isinstance(error, TooManyRequests):
         retry_after = error.retry_after
     if retry_after:
         headers["Retry-After"] = str(retry_after)

@@ -2,7 +2,14 @@
 
 import time
 
+from prometheus_client import Counter
+
 from gateway.errors import TooManyRequests
+
+LIMITED = Counter("requests_limited", "Requests that a limit of this process refused.", ["limit"])
+
+# A place number, a source, or a source and the user who enters from it.
+Client = int | str | tuple[str, int]
 
 _SECOND = 1_000_000_000  # in nanoseconds
 
@@ -16,14 +23,16 @@ class RateLimit:
     dropped (docs/adr/0028-caches-and-rate-limit.md).
     """
 
-    def __init__(self, per_second: int) -> None:
+    def __init__(self, per_second: int, name: str) -> None:
+        """`name` is the limit's label in the metrics."""
         self._per_second = per_second
         self._interval = _SECOND // per_second if per_second else 0
-        self._paid_until: dict[int | str, int] = {}
-        self._paid_until_before: dict[int | str, int] = {}
+        self._paid_until: dict[Client, int] = {}
+        self._paid_until_before: dict[Client, int] = {}
         self._rotated = 0
+        self._limited = LIMITED.labels(name)
 
-    def check(self, client: int | str) -> None:
+    def check(self, client: Client) -> None:
         """Counts one request of `client`. Raises TooManyRequests; a refused request is free."""
         if not self._per_second:
             return
@@ -34,5 +43,6 @@ class RateLimit:
         paid = self._paid_until.get(client) or self._paid_until_before.get(client, 0)
         paid = max(paid, now) + self._interval
         if paid - now > _SECOND:
-            raise TooManyRequests("Wait for the time in Retry-After before the next request.")
+            self._limited.inc()
+            raise TooManyRequests
         self._paid_until[client] = paid

@@ -5,7 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings
 
 from gateway.identity_keys import Algorithm, BadKeys, Key, KeyFile, read_jwks, read_pem, read_secret
@@ -129,8 +136,20 @@ class Settings(BaseSettings):
 
     requests_per_second: int = Field(default=20, ge=0)
     """Requests per second that one place in line may send to each gateway process; requests to
-    enter count for their user id. The same number may be sent at once. Further requests get 429. 0
-    switches the limit off."""
+    enter count for their user id and source together. The same number may be sent at once. Further
+    requests get 429. 0 switches the limit off."""
+
+    requests_per_second_per_source: int = Field(default=0, ge=0)
+    """Requests per second that one source (an IPv4 address or an IPv6 /64) may send to each gateway
+    process, on all paths but /health. The same number may be sent at once. Further requests get
+    429. 0 switches the limit off, for load tests and for people on one machine. For an on-sale 50,
+    or more for offices and mobile networks behind one address. How many places a source may take is
+    QUEUE_ENTRIES_PER_SOURCE."""
+
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of the proxies in front of the gateway, as JSON: ["10.0.0.0/8"]. Only these may name
+    the source of a request in X-Forwarded-For. Empty: the source is the address that connects. List
+    proxies only: whoever is in these networks can choose their source."""
 
     documentation: bool = True
     """Whether the gateway serves /docs and /openapi.json; if not, they are 404."""

@@ -1,5 +1,6 @@
 """Entering the waiting room, polling the order, leaving."""
 
+import math
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -8,14 +9,15 @@ from starlette.responses import Response
 from gateway import schemas, tokens
 from gateway.access_guard import AccessGuard
 from gateway.admissions import retry_after
-from gateway.clients import Clients
-from gateway.errors import NotYours, QueueClosed
+from gateway.clients import Clients, Entry
+from gateway.errors import NotYours, QueueClosed, TooManyRequests
 from gateway.identity import Identity
 from gateway.requests import read_body
 from gateway.responses import JsonResponse, instant_of_ms, no_content
 from gateway.routes.shared import ALWAYS, BODY_ERRORS, TOKEN, TOKEN_ERRORS
 from gateway.routing import Header, Returns, Route
 from gateway.settings import Settings
+from gateway.sources import Sources
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.client import call
 
@@ -33,11 +35,17 @@ class QueueRoutes:
     """POST /queues/enqueue, GET and DELETE /queues/order."""
 
     def __init__(
-        self, clients: Clients, guard: AccessGuard, identity: Identity | None, settings: Settings
+        self,
+        clients: Clients,
+        guard: AccessGuard,
+        sources: Sources,
+        identity: Identity | None,
+        settings: Settings,
     ) -> None:
         """`identity` verifies who enters; None trusts the userId."""
         self._clients = clients
         self._guard = guard
+        self._sources = sources
         self._identity = identity
         self._write_budget = settings.write_budget_seconds
 
@@ -108,8 +116,12 @@ class QueueRoutes:
 
         If there is room, the user is admitted at once and the order is 0."""
         user_id = await self._entering_user(request)
-        self._guard.limit_user(user_id)
-        result = await self._clients.entries.submit(user_id)
+        source = self._sources.of(request.scope)
+        self._guard.limit_entry(source, user_id)
+        entrant = queue_pb2.EnterQueueRequest.Entrant(source=source)
+        result = await self._clients.entries.submit(Entry(user_id, entrant))
+        if result.error_code == TooManyRequests.code:
+            raise TooManyRequests(math.ceil(result.retry_after_ms / 1000))
         if result.error_code:
             raise QueueClosed(result.error_code)
         response = _order_response(result.position, 201)

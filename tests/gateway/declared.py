@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from gateway.errors import PROBLEM_JSON
 
 # Errors without a route.
-_WITHOUT_ROUTE = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
+_WITHOUT_ROUTE = {"NOT_FOUND", "METHOD_NOT_ALLOWED", "TOO_MANY_REQUESTS"}
 _HEADERS_TO_DECLARE = ("Retry-After", "X-Access-Token")
 
 

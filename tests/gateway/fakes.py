@@ -107,6 +107,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         """Empties the room."""
         self.capacity = 10
         self.closed = ""
+        self.retry_after_ms = 0
         self.recovering = False
         self.admitted_until_ms = int(time.time() * 1000) + 600_000
         self.admitted: dict[int, queue_pb2.Place] = {}
@@ -161,7 +162,9 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
 
     def _enter(self, user_id: int) -> queue_pb2.EnterQueueResponse.Result:
         if self.closed:
-            return queue_pb2.EnterQueueResponse.Result(error_code=self.closed)
+            return queue_pb2.EnterQueueResponse.Result(
+                error_code=self.closed, retry_after_ms=self.retry_after_ms
+            )
         place = self.enter(user_id)
         return queue_pb2.EnterQueueResponse.Result(
             place=place, access_token=sign(place), position=self.position(place)

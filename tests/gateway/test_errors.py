@@ -309,6 +309,48 @@ class TestTooManyRequests:
         other = {"X-Access-Token": services.token(43)}
         assert (await client.get("/queues/order", headers=other)).status_code == 200
 
+    async def test_a_flood_with_a_victims_id_leaves_the_victim_alone(
+        self, open_gateway: OpenGateway
+    ) -> None:
+        client = await open_gateway(requests_per_second=5, trusted_proxies=["127.0.0.0/8"])
+        sources = ["203.0.113.9"] * 50 + ["192.0.2.7"] * 7
+        statuses = [
+            (
+                await client.post(
+                    "/queues/enqueue", json={"userId": 42}, headers={"X-Forwarded-For": source}
+                )
+            ).status_code
+            for source in sources
+        ]
+        assert statuses == [201] * 5 + [429] * 45 + [201] * 5 + [429] * 2
+
+    async def test_of_one_source(self, open_gateway: OpenGateway, services: Services) -> None:
+        """Whatever it asks for: also other users, forged tokens and paths that do not exist."""
+        client = await open_gateway(
+            requests_per_second_per_source=5, trusted_proxies=["127.0.0.0/8"]
+        )
+        headers = {"X-Forwarded-For": "203.0.113.9"}
+        paths = ["/queues/order", "/concerts", "/docs", "/openapi.json", "/nothing"]
+        statuses = [(await client.get(path, headers=headers)).status_code for path in paths]
+        assert 429 not in statuses
+        for path in paths:
+            assert_problem(await client.get(path, headers=headers), 429, "TOO_MANY_REQUESTS", 1)
+        entering = await client.post("/queues/enqueue", json={"userId": 1}, headers=headers)
+        assert entering.status_code == 429
+        assert not services.faults.of("EnterQueue")
+        # A load balancer's probes, and everybody else, go on.
+        assert (await client.get("/health/ready", headers=headers)).status_code == 200
+        assert (await client.get("/openapi.json")).status_code == 200
+
+    async def test_of_new_places(self, open_gateway: OpenGateway, services: Services) -> None:
+        client = await open_gateway(trusted_proxies=["127.0.0.0/8"])
+        services.queue.closed, services.queue.retry_after_ms = "TOO_MANY_REQUESTS", 20_001
+        headers = {"X-Forwarded-For": "2001:db8:1:2::9"}
+        refused = await client.post("/queues/enqueue", json={"userId": 42}, headers=headers)
+        assert_problem(refused, 429, "TOO_MANY_REQUESTS", 21)
+        (call,) = services.faults.of("EnterQueue")
+        assert [entrant.source for entrant in call.request.entrants] == ["2001:db8:1:2::/64"]
+
     async def test_of_one_user_who_enters(self, open_gateway: OpenGateway) -> None:
         client = await open_gateway(requests_per_second=5)
         responses = [await client.post("/queues/enqueue", json={"userId": 42}) for _ in range(7)]

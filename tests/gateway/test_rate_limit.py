@@ -38,20 +38,20 @@ def allowed(limit: RateLimit, clients: Iterable[str]) -> int:
 
 
 def test_a_burst_is_one_second_of_requests_for_each_client(clock: Clock) -> None:
-    limit = RateLimit(20)
+    limit = RateLimit(20, "client")
     assert allowed(limit, ["a"] * 50) == 20
     assert allowed(limit, ["b"] * 50) == 20
 
 
 def test_the_edge_of_a_second_allows_no_second_burst(clock: Clock) -> None:
-    limit = RateLimit(20)
+    limit = RateLimit(20, "client")
     assert allowed(limit, ["a"] * 50) == 20
     clock.now = 1_001.001  # 2 ms later, in the next second of the clock
     assert allowed(limit, ["a"] * 50) == 0
 
 
 def test_after_the_burst_requests_pass_at_the_rate(clock: Clock) -> None:
-    limit = RateLimit(20)
+    limit = RateLimit(20, "client")
     allowed(limit, ["a"] * 20)
     passed = 0
     for _ in range(1_000):
@@ -62,21 +62,21 @@ def test_after_the_burst_requests_pass_at_the_rate(clock: Clock) -> None:
 
 @pytest.mark.parametrize("per_second", [1, 3, 7, 20, 1_000])
 def test_an_idle_second_restores_the_burst(clock: Clock, per_second: int) -> None:
-    limit = RateLimit(per_second)
+    limit = RateLimit(per_second, "client")
     for _ in range(5):
         assert allowed(limit, ["a"] * 2 * per_second) == per_second
         clock.now += 1
 
 
 def test_refused_requests_do_not_prolong_it(clock: Clock) -> None:
-    limit = RateLimit(1)
+    limit = RateLimit(1, "client")
     assert allowed(limit, ["a"] * 100) == 1
     clock.now += 1
     limit.check("a")
 
 
 def test_it_stores_only_clients_of_the_last_two_seconds(clock: Clock) -> None:
-    limit = RateLimit(20)
+    limit = RateLimit(20, "client")
     for second in range(10):
         allowed(limit, (f"{second} {client}" for client in range(100)))
         clock.now += 1
@@ -85,4 +85,4 @@ def test_it_stores_only_clients_of_the_last_two_seconds(clock: Clock) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_zero_is_no_limit() -> None:
-    assert allowed(RateLimit(0), ["a"] * 1_000) == 1_000
+    assert allowed(RateLimit(0, "client"), ["a"] * 1_000) == 1_000
