@@ -52,6 +52,7 @@ TABLE: dict[str, Row] = {
     "ALREADY_PAID": Row(409, "This reservation is paid."),
     "RESERVATION_EXPIRED": Row(410, "The hold has ended."),
     "PAYMENT_DECLINED": Row(402, "The payment was declined."),
+    "CHARGE_AMOUNT_DIFFERS": Row(402, "The payment provider charged another amount."),
     "QUEUE_FULL": Row(429, "The waiting room is full.", 10),
     "TOO_MANY_REQUESTS": Row(429, "Too many requests.", 1),
     "QUEUE_PAUSED": Row(503, "The waiting room is paused.", 10),

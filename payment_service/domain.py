@@ -46,7 +46,7 @@ class PayOrder:
 
 @dataclass(frozen=True)
 class Payment:
-    """One attempt to pay a reservation. `amount` is known once the provider has decided."""
+    """One attempt to pay a reservation. `amount` is set once the provider has decided."""
 
     id: int
     reservation_id: int
@@ -65,6 +65,8 @@ class Payment:
     # no longer record anything.
     attempts: int
     created_at: datetime
+    # The price of the reservation, once it is known. A charge of any other amount is refunded.
+    amount_due: Decimal | None = None
 
     @property
     def finished(self) -> bool:
@@ -72,7 +74,8 @@ class Payment:
 
     @property
     def declined(self) -> bool:
-        return self.status is Status.FAILED and self.failure_code == PaymentDeclined.code
+        """Whether the provider was asked, and the user has paid nothing."""
+        return self.status is Status.FAILED and self.failure_code in DECLINES
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,16 @@ class ChargeStatus(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Charge:
-    """A charge at the provider. The `reason` of a decline is UPPER_SNAKE."""
+    """A charge at the provider. `amount` is None if the provider did not state a valid one. The
+    `reason` of a decline is UPPER_SNAKE."""
 
     status: ChargeStatus
     amount: Decimal | None = None
     reason: str = ""
+
+    def is_of(self, due: Decimal) -> bool:
+        """Returns whether exactly `due` was charged."""
+        return self.amount is not None and self.amount.is_finite() and self.amount == due
 
 
 class PaymentNotFound(NotFound):
@@ -128,6 +136,10 @@ class PaymentNotFound(NotFound):
 
 class PaymentDeclined(Declined):
     code = "PAYMENT_DECLINED"
+
+
+class ChargeAmountDiffers(Declined):
+    code = "CHARGE_AMOUNT_DIFFERS"
 
 
 class ReservationNotFound(NotFound):
@@ -170,16 +182,24 @@ class ProviderRefused(Exception):
 # than the payment lease of reservations; no `driven_until` is farther in the future.
 LONGEST_REFUSED_PARK_SECONDS = 300.0
 
+# Failures after a charge was tried. The user learns of each once before the next attempt.
+DECLINES = frozenset((PaymentDeclined.code, ChargeAmountDiffers.code))
+
 # Failures that a repeated idempotency key returns again; after any other failure the repeat starts
 # a new payment.
-FINAL_FAILURES = frozenset(
-    kind.code for kind in (PaymentDeclined, ReservationNotFound, NotYours, ReservationExpired)
+FINAL_FAILURES = DECLINES | frozenset(
+    kind.code for kind in (ReservationNotFound, NotYours, ReservationExpired)
 )
 
 _FAILURES: dict[str, tuple[type[ServiceError], str]] = {
     PaymentDeclined.code: (
         PaymentDeclined,
         "The payment provider declined the charge; the seat is still held for you.",
+    ),
+    ChargeAmountDiffers.code: (
+        ChargeAmountDiffers,
+        "The payment provider charged another amount than the price. The charge is refunded; the"
+        " seat is still held for you.",
     ),
     ReservationNotFound.code: (ReservationNotFound, "There is no such reservation."),
     NotYours.code: (NotYours, "The reservation belongs to another user."),

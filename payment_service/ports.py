@@ -41,6 +41,8 @@ class PaymentStore(Protocol):
     ) -> Payment:
         """Step 4 of the saga. Finishes a payment and writes its event in the same transaction.
         No-op if it is finished or another driver has claimed it. Returns the payment as it is now.
+
+        This method, `give_up` and `park` also store `payment.amount_due`.
         """
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
@@ -71,6 +73,9 @@ class PaymentStore(Protocol):
     async def count_unsent(self) -> int:
         """Counts the events that Kafka has not acknowledged."""
 
+    async def count_unrefunded(self) -> int:
+        """Counts the unfinished payments whose charge has another amount than due."""
+
 
 class OutboxStore(Protocol):
     """The committed events that Kafka has not acknowledged."""
@@ -91,6 +96,10 @@ class Reservations(Protocol):
         by this call; after Unavailable or TimedOut it is not.
         """
 
+    async def price_of(self, payment: Payment) -> Decimal:
+        """Returns the price of the payment's reservation, which never changes, in any state of the
+        reservation. Raises ServiceError."""
+
 
 class PaymentProvider(Protocol):
     """Moves the money. Every call is idempotent: the payment id is the key.
@@ -101,7 +110,7 @@ class PaymentProvider(Protocol):
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
         """Step 3 of the saga. Returns APPROVED, DECLINED or PENDING; a repeat returns the first
-        result."""
+        result. The caller compares the amount that was charged with the amount due."""
 
     async def get_charge(self, payment_id: int) -> Charge:
         """Returns the state of a charge."""

@@ -15,6 +15,9 @@ from servicekit.retries import Outage
 log = logs.get(__name__)
 
 BACKLOG = Gauge("payment_outbox_backlog", "Committed events that Kafka has not acknowledged.")
+UNREFUNDED = Gauge(
+    "payment_unrefunded", "Charges of another amount than due that are not refunded yet."
+)
 
 BATCH = 50
 # Batches per poll while there are more payments to claim: faster than a sale while Kafka is
@@ -56,6 +59,7 @@ class Recovery:
         """Recovers unfinished payments, measures the backlog and deletes old idempotency keys."""
         await self.poll_once()
         BACKLOG.set(await self._store.count_unsent())
+        UNREFUNDED.set(await self._store.count_unrefunded())
         await self._store.delete_old_keys(KEEP_KEYS_HOURS)
 
     async def poll_once(self) -> None:
@@ -79,7 +83,7 @@ class Recovery:
         return len(unfinished) + len(unpublished)
 
     async def _recover(
-        self, recover: Callable[[Payment], Awaitable[None]], payment: Payment
+        self, recover: Callable[[Payment], Awaitable[object]], payment: Payment
     ) -> None:
         # A payment that fails must not stop the others. It is claimed again after its lease.
         try:

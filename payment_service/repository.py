@@ -10,14 +10,15 @@ from dataclasses import replace
 from datetime import UTC
 
 from payment_service.domain import (
+    DECLINES,
     FINAL_FAILURES,
     Admission,
     Attempt,
+    ChargeAmountDiffers,
     Event,
     IdempotencyKeyReused,
     Outcome,
     Payment,
-    PaymentDeclined,
     PayOrder,
     RequestInProgress,
     Status,
@@ -33,7 +34,7 @@ CREATE_ATTEMPTS = 5
 # `outcome_told` is the stored name of `Payment.decline_returned`.
 COLUMNS = """
 id, reservation_id, user_id, status, amount, failure_code, outcome_told, room, place_number,
-failed_payment_id, attempts, created_at
+failed_payment_id, attempts, created_at, amount_due
 """
 
 SOON = "NOW(6) + INTERVAL %s MICROSECOND"
@@ -52,7 +53,7 @@ SELECT id FROM payment WHERE reservation_id = %s AND user_id = %s ORDER BY id DE
 LATEST_TO_REPORT = f"""
 SELECT {COLUMNS} FROM payment
 WHERE reservation_id = %s AND user_id = %s
-  AND (status <> 'FAILED' OR (failure_code = %s AND NOT outcome_told))
+  AND (status <> 'FAILED' OR (failure_code IN %s AND NOT outcome_told))
 ORDER BY id DESC LIMIT 1
 """
 
@@ -69,16 +70,17 @@ RETURNING id, created_at
 """
 
 RECORD_OUTCOME = f"""
-UPDATE payment SET status = %s, amount = %s, failure_code = %s WHERE {DRIVEN_BY_US}
+UPDATE payment SET status = %s, amount = %s, failure_code = %s, amount_due = %s
+WHERE {DRIVEN_BY_US}
 """
 
-GIVE_UP = f"UPDATE payment SET failure_code = %s WHERE {DRIVEN_BY_US}"
+GIVE_UP = f"UPDATE payment SET failure_code = %s, amount_due = %s WHERE {DRIVEN_BY_US}"
 
 RECORD_REFUND = f"UPDATE payment SET status = 'REFUNDED' WHERE {CHARGED}"
 
 MARK_DECLINE_RETURNED = "UPDATE payment SET outcome_told = TRUE WHERE id = %s"
 
-PARK = f"UPDATE payment SET driven_until = {SOON} WHERE {DRIVEN_BY_US}"
+PARK = f"UPDATE payment SET driven_until = {SOON}, amount_due = %s WHERE {DRIVEN_BY_US}"
 
 UNFINISHED = f"""
 SELECT {COLUMNS} FROM payment
@@ -127,6 +129,10 @@ DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND 
 """
 
 COUNT_UNSENT = "SELECT COUNT(*) AS unsent FROM outbox"
+
+COUNT_UNREFUNDED = """
+SELECT COUNT(*) AS unrefunded FROM payment WHERE status = 'INITIATED' AND failure_code = %s
+"""
 
 
 class PaymentRepository:
@@ -180,7 +186,7 @@ class PaymentRepository:
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
         async with self._database.connection() as connection:
             row = await connection.fetch_one(
-                LATEST_TO_REPORT, reservation_id, user_id, PaymentDeclined.code
+                LATEST_TO_REPORT, reservation_id, user_id, list(DECLINES)
             )
         return payment_from(row) if row else None
 
@@ -198,6 +204,7 @@ class PaymentRepository:
             outcome.status,
             outcome.amount,
             outcome.failure_code,
+            payment.amount_due,
             *driven_by_us,
         )
         publish = [put_in_outbox(event, DRIVEN_BY_US, *driven_by_us)] if event is not None else []
@@ -216,7 +223,9 @@ class PaymentRepository:
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         async with self._database.connection() as connection:
-            matched = await connection.execute(GIVE_UP, failure_code, payment.id, payment.attempts)
+            matched = await connection.execute(
+                GIVE_UP, failure_code, payment.amount_due, payment.id, payment.attempts
+            )
         return matched > 0
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
@@ -232,7 +241,13 @@ class PaymentRepository:
 
     async def park(self, payment: Payment, seconds: float) -> None:
         async with self._database.connection() as connection:
-            await connection.execute(PARK, _microseconds(seconds), payment.id, payment.attempts)
+            await connection.execute(
+                PARK,
+                _microseconds(seconds),
+                payment.amount_due,
+                payment.id,
+                payment.attempts,
+            )
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
         async def claim(connection: Connection) -> Sequence[Payment]:
@@ -261,6 +276,11 @@ class PaymentRepository:
         async with self._database.connection() as connection:
             row = await connection.fetch_one(COUNT_UNSENT)
         return int(row.unsent) if row else 0
+
+    async def count_unrefunded(self) -> int:
+        async with self._database.connection() as connection:
+            row = await connection.fetch_one(COUNT_UNREFUNDED, ChargeAmountDiffers.code)
+        return int(row.unrefunded) if row else 0
 
 
 async def _payment_of_key(connection: Connection, order: PayOrder) -> tuple[Payment, bool] | None:
@@ -317,7 +337,7 @@ def _last_failed(latest: Payment | None) -> int:
     if latest is None:
         return 0
     # A payment with another failure never reached its reservation: the one before it counts.
-    reached = latest.failure_code in (PaymentDeclined.code, Unavailable.code)
+    reached = latest.declined or latest.failure_code == Unavailable.code
     return latest.id if reached else latest.failed_payment_id
 
 
@@ -376,6 +396,7 @@ def payment_from(row: Row) -> Payment:
         failed_payment_id=row.failed_payment_id,
         attempts=row.attempts,
         created_at=row.created_at.replace(tzinfo=UTC),
+        amount_due=row.amount_due,
     )
 
 

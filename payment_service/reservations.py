@@ -28,6 +28,16 @@ class GrpcReservations:
         self._stub = stub
         self._budget = budget
 
+    async def price_of(self, payment: Payment) -> Decimal:
+        reservation = await client.call(
+            self._stub.GetReservation,
+            reservation_pb2.GetReservationRequest(
+                reservation_id=payment.reservation_id, user_id=payment.user_id
+            ),
+            budget=self._budget / 2,
+        )
+        return Decimal(reservation.price)
+
     async def begin_payment(self, payment: Payment) -> Decimal:
         request = reservation_pb2.BeginPaymentRequest(
             reservation_id=payment.reservation_id,

@@ -2,7 +2,8 @@
 
     1  store.create_payment            INITIATED; its creator drives it
     2  reservations.begin_payment      HELD -> PAYING, for this payment only
-    3  provider.charge                 the payment id is the idempotency key
+    3  provider.charge                 the payment id is the idempotency key; a charge of another
+                                       amount than the price is refunded
     4  store.record_outcome            SUCCEEDED or FAILED, and its event, in one transaction
     5  the answer; the relay publishes the event
 
@@ -10,13 +11,17 @@ Every step is idempotent, and a driver that has lost its lease cannot record any
 at any point, `resume` therefore continues from the state at the provider and the reservation.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
+
+from prometheus_client import Counter
 
 from payment_service import events
 from payment_service.domain import (
     LONGEST_REFUSED_PARK_SECONDS,
     REJECTIONS,
     Charge,
+    ChargeAmountDiffers,
     ChargeStatus,
     Outcome,
     Payment,
@@ -32,6 +37,10 @@ from servicekit import logs
 from servicekit.errors import ServiceError, Unavailable
 
 log = logs.get(__name__)
+
+AMOUNT_DIFFERS = Counter(
+    "payment_charge_amount_differs", "Charges of another amount than due; each is refunded."
+)
 
 # Pauses between recovery attempts at one payment: 0.5 s, doubled up to this. Shorter than the
 # payment lease of reservations, so that the hold of an unfinished payment does not expire.
@@ -63,11 +72,12 @@ class Saga:
         """Runs steps 2 to 4 of a new payment. Returns it finished, or still INITIATED if the
         provider did not decide: recovery finishes it then."""
         try:
-            amount = await self._reservations.begin_payment(payment)
+            due = await self._reservations.begin_payment(payment)
         except ServiceError as error:
             return await self._end_uncharged(payment, error)
+        payment = replace(payment, amount_due=due)
         try:
-            charge = await self._provider.charge(payment.id, payment.user_id, amount)
+            charge = await self._provider.charge(payment.id, payment.user_id, due)
         except (ProviderUnavailable, TimeoutError):
             return await self._park(payment)
         except ProviderRefused as error:
@@ -97,26 +107,37 @@ class Saga:
             and not payment.failure_code
             and age < self._renewal_seconds
         ):
-            await self.renew_hold(payment)
+            payment = await self.renew_hold(payment)
+        if charge.status is ChargeStatus.APPROVED and payment.amount_due is None:
+            # Its driver crashed before it stored the price, and the hold cannot be renewed.
+            try:
+                payment = replace(payment, amount_due=await self._reservations.price_of(payment))
+            except ServiceError as error:
+                if error.code not in REJECTIONS:
+                    return await self._park(payment)
+                # The reservation was removed, long after its end.
+                return await self._give_up(payment, error.code)
         return await self._settle(payment, charge, longest_park)
 
-    async def renew_hold(self, payment: Payment) -> None:
+    async def renew_hold(self, payment: Payment) -> Payment:
         """Renews the hold of a payment that was, or may have been, charged. Logs a refusal: the
-        payment's event then decides about the seat."""
+        payment's event then decides about the seat. Returns the payment, with the amount due."""
         try:
-            await self._reservations.begin_payment(payment)
+            return replace(payment, amount_due=await self._reservations.begin_payment(payment))
         except ServiceError as error:
             log.warning("hold_not_renewed", payment_id=payment.id, code=error.code)
+            return payment
 
     async def _charge_after_all(self, payment: Payment) -> Payment:
         try:
-            amount = await self._reservations.begin_payment(payment)
+            due = await self._reservations.begin_payment(payment)
         except ServiceError as error:
             if error.code not in REJECTIONS:
                 return await self._park(payment)
             return await self._give_up(payment, error.code)
+        payment = replace(payment, amount_due=due)
         try:
-            charge = await self._provider.charge(payment.id, payment.user_id, amount)
+            charge = await self._provider.charge(payment.id, payment.user_id, due)
         except ProviderRefused as error:
             # It had not received this charge, and does not accept it.
             _warn_refused(payment, error)
@@ -127,12 +148,32 @@ class Saga:
         # Stored first: after the provider has barred the charge, the payment must not succeed.
         if not await self._store.give_up(payment, failure_code):
             return payment
-        # The request of the lost driver may still arrive at the provider: bar it.
-        await self._provider.refund(payment.id)
-        outcome = Outcome(Status.FAILED, failure_code=failure_code)
+        payment = replace(payment, failure_code=failure_code)
+        try:
+            await self._refund(payment)
+        except (ProviderUnavailable, TimeoutError):
+            return await self._park(payment)
+        except ProviderRefused as error:
+            # If it was charged, an operator has to refund it at the provider.
+            _warn_refused(payment, error)
+            return await self._park(payment, LONGEST_REFUSED_PARK_SECONDS)
+        charged = failure_code == ChargeAmountDiffers.code
+        outcome = Outcome(Status.FAILED, payment.amount_due if charged else None, failure_code)
         # A reservation that has refused this payment needs no event.
         event = None if failure_code in REJECTIONS else events.failed(payment, failure_code)
         return await self._store.record_outcome(payment, outcome, event)
+
+    async def _refund(self, payment: Payment) -> None:
+        """Returns what was charged, and bars a charge that may still arrive from a lost driver."""
+        try:
+            await self._provider.refund(payment.id)
+        except ProviderRefused:
+            if payment.failure_code != ChargeAmountDiffers.code:
+                raise
+            # A refund that an operator has made at the provider ends the payment, too.
+            charge = await self._provider.get_charge(payment.id)
+            if charge.status is not ChargeStatus.REFUNDED:
+                raise
 
     async def _end_uncharged(self, payment: Payment, error: ServiceError) -> Payment:
         if error.code in REJECTIONS or error.code == PaymentInProgress.code:
@@ -151,16 +192,32 @@ class Saga:
         if charge.status is ChargeStatus.PENDING:
             return await self._park(payment, longest_park)
         if charge.status is ChargeStatus.APPROVED:
-            outcome = Outcome(Status.SUCCEEDED, charge.amount)
-            event = events.succeeded(payment, charge.amount)
+            due = payment.amount_due
+            assert due is not None, "known since BeginPayment, or read by `resume`"
+            if not charge.is_of(due):
+                return await self._refuse_amount(payment, charge)
+            outcome = Outcome(Status.SUCCEEDED, due)
+            event = events.succeeded(payment, due)
         elif charge.status is ChargeStatus.DECLINED:
-            outcome = Outcome(Status.FAILED, charge.amount, PaymentDeclined.code)
+            outcome = Outcome(Status.FAILED, payment.amount_due, PaymentDeclined.code)
             event = events.failed(payment, charge.reason)
         else:
             # Refunded at the provider, not by this service.
             outcome = Outcome(Status.FAILED, failure_code=ReservationExpired.code)
             event = events.failed(payment, ReservationExpired.code)
         return await self._store.record_outcome(payment, outcome, event)
+
+    async def _refuse_amount(self, payment: Payment, charge: Charge) -> Payment:
+        AMOUNT_DIFFERS.inc()
+        log.error(
+            "charge_amount_differs",
+            payment_id=payment.id,
+            reservation_id=payment.reservation_id,
+            due=f"{payment.amount_due:.2f}",
+            # None: the provider stated no valid amount.
+            charged=None if charge.amount is None else str(charge.amount),
+        )
+        return await self._give_up(payment, ChargeAmountDiffers.code)
 
     async def _park(self, payment: Payment, longest: float = LONGEST_PARK_SECONDS) -> Payment:
         seconds = min(longest, 0.5 * 2 ** min(payment.attempts, 10))

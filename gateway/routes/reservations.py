@@ -95,6 +95,7 @@ class ReservationRoutes:
                     "RESERVATION_NOT_FOUND",
                     "RESERVATION_EXPIRED",
                     "PAYMENT_DECLINED",
+                    "CHARGE_AMOUNT_DIFFERS",
                     "ALREADY_PAID",
                     *KEY_ERRORS,
                     *ALWAYS,

@@ -9,8 +9,13 @@ with `Authorization: Bearer <key>`; the POSTs also with `Idempotency-Key`. The f
 "150000.00", "reason": "CARD_DECLINED"}; a decline may also come as 402 with that body. 404 for a
 charge that the provider does not know. A refund answers 2xx, and has to bar a charge that the
 provider has not received yet. A provider with another API needs an adapter like this one.
+
+An amount is a string of digits, with a point and one or two places or without. Anything else is no
+amount: a JSON number may have lost places, and "1e5" or "NaN" is no sum of money. An approved
+charge without a valid amount counts as a charge of another amount than asked.
 """
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -22,11 +27,15 @@ from payment_service.domain import Charge, ChargeStatus, ProviderRefused, Provid
 # The 4xx that may succeed later: request timeout, too many requests.
 _TEMPORARY = (408, 429)
 
+# As many digits as the columns of amounts have.
+_AMOUNT = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,2})?")
+_REASON = re.compile(r"[A-Z0-9_]{1,64}")
+
 
 class _Response(pydantic.BaseModel):
     status: ChargeStatus
-    amount: Decimal | None = None
-    reason: str = "DECLINED"
+    amount: Any = None
+    reason: Any = None
 
 
 class HttpProvider:
@@ -54,16 +63,13 @@ class HttpProvider:
         charge = _read(response)
         if charge.status is ChargeStatus.REFUNDED:
             return Charge(ChargeStatus.DECLINED, charge.amount, "BARRED")
-        return Charge(charge.status, charge.amount or amount, charge.reason)
+        return charge
 
     async def get_charge(self, payment_id: int) -> Charge:
         response = await self._send("GET", f"/charges/{payment_id}")
         if response.status_code == 404:
             return Charge(ChargeStatus.UNKNOWN)
-        charge = _read(response)
-        if charge.status is ChargeStatus.APPROVED and charge.amount is None:
-            raise ProviderUnavailable("The payment provider did not say how much it charged.")
-        return charge
+        return _read(response)
 
     async def refund(self, payment_id: int) -> None:
         response = await self._send(
@@ -97,5 +103,13 @@ def _read(response: httpx.Response) -> Charge:
         body = _Response.model_validate_json(response.content)
     except pydantic.ValidationError as error:
         raise ProviderUnavailable("The payment provider's response is invalid.") from error
-    reason = body.reason if body.status is ChargeStatus.DECLINED else ""
-    return Charge(body.status, body.amount, reason)
+    amount = Decimal(body.amount) if _matches(_AMOUNT, body.amount) else None
+    if body.status is not ChargeStatus.DECLINED:
+        return Charge(body.status, amount)
+    return Charge(
+        body.status, amount, body.reason if _matches(_REASON, body.reason) else "DECLINED"
+    )
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None

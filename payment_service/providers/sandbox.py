@@ -7,6 +7,8 @@ The millions of the user id decide (user 99402000007 is a 99402):
     99503   the provider fails at the first 2 calls, then approves
     99504   never answers in time, but the charge settles: approved after 2 seconds
     99505   the same, but declined
+    99409   approved, but for 1.00 more than asked
+    99509   never answers in time, but the charge settles: as 99409, after 2 seconds
 
 It keeps its charges in a table of its own, sandbox_charge, through its own connections, so that
 they survive a crash of the service, as at a real provider.
@@ -24,6 +26,8 @@ SLOW = 99200
 FAILING = 99503
 SILENT_APPROVED = 99504
 SILENT_DECLINED = 99505
+OTHER_AMOUNT = 99409
+SILENT_OTHER_AMOUNT = 99509
 
 SLOW_SECONDS = 2.0
 SETTLING_SECONDS = 2.0
@@ -69,9 +73,10 @@ class SandboxProvider:
             decision = ChargeStatus.DECLINED
         else:
             decision = ChargeStatus.APPROVED
-        silent = kind in (SILENT_APPROVED, SILENT_DECLINED)
+        silent = kind in (SILENT_APPROVED, SILENT_DECLINED, SILENT_OTHER_AMOUNT)
         settling = SETTLING_SECONDS if silent else 0
-        values = (payment_id, user_id, amount, decision, settling, FAILING_CALLS, FAILING_CALLS)
+        charged = amount + 1 if kind in (OTHER_AMOUNT, SILENT_OTHER_AMOUNT) else amount
+        values = (payment_id, user_id, charged, decision, settling, FAILING_CALLS, FAILING_CALLS)
         charge = _charge(
             await self._database.run(
                 lambda connection: connection.fetch_one(CHARGE, *values), autocommit=True

@@ -13,7 +13,7 @@ from concert_service import seed
 from concert_service.domain import Concert, Schedule, Seat
 from concert_service.ports import ConcertStore
 from concert_service.repository import ConcertRepository
-from servicekit.mysql import Database
+from servicekit.mysql import Database, DatabaseError
 from tests.fakes.concert import FakeConcertStore, today
 
 # Far above the ids that the seeder or another test uses in the same schema.
@@ -107,6 +107,18 @@ async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore
         [seat, other], key=lambda seat: seat.id
     )
     assert await store.upcoming_seats([past.id]) == []
+
+
+async def test_no_price_is_negative(mysql_urls: dict[str, str]) -> None:
+    async with Database(mysql_urls["concert"]) as database:
+        real = RealStore(database)
+        free = Seat(BASE + 11, BASE + 1, "A1", Decimal("0.00"))
+        below = Seat(BASE + 12, BASE + 1, "A2", Decimal("-0.01"))
+        date_ = Schedule(BASE + 1, BASE, today(), 2)
+        with pytest.raises(DatabaseError, match="no_negative_price"):
+            await real.add(Concert(BASE, "C"), {date_: [free, below]})
+        await real.add(Concert(BASE, "C"), {date_: [free]})
+        await real.clear()
 
 
 def check(_: ConcertStore) -> None:

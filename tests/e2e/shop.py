@@ -40,6 +40,7 @@ def new_user_id() -> int:
 
 # The sandbox provider decides by the user id, divided by a million, what it does.
 DECLINED, SLOW, FAILING, SILENT_APPROVED, SILENT_DECLINED = 99402, 99200, 99503, 99504, 99505
+OTHER_AMOUNT, SILENT_OTHER_AMOUNT = 99409, 99509
 
 
 def sandbox_user(kind: int) -> int:

@@ -5,9 +5,12 @@ import asyncio
 from tests.e2e.shop import (
     DECLINED,
     FAILING,
+    OTHER_AMOUNT,
     SILENT_APPROVED,
     SILENT_DECLINED,
+    SILENT_OTHER_AMOUNT,
     SLOW,
+    Fan,
     Shop,
     assert_problem,
     eventually,
@@ -54,10 +57,13 @@ async def test_the_provider_does_not_answer_in_time_and_asking_again_tells(shop:
     date_ = shop.new_schedule()
     lucky = await shop.admitted(user_id=sandbox_user(SILENT_APPROVED))
     unlucky = await shop.admitted(user_id=sandbox_user(SILENT_DECLINED))
+    cheated = await shop.admitted(user_id=sandbox_user(SILENT_OTHER_AMOUNT))
     other = await shop.admitted()
-    first, second = await lucky.hold(date_.seats[0]), await unlucky.hold(date_.seats[1])
-    pending = await asyncio.gather(lucky.pay(first), unlucky.pay(second))
-    for reply, reservation in zip(pending, (first, second), strict=True):
+    fans = (lucky, unlucky, cheated)
+    holds = [await fan.hold(seat) for fan, seat in zip(fans, date_.seats, strict=False)]
+    first, second, third = holds
+    pending = await asyncio.gather(*(fan.pay(hold) for fan, hold in zip(fans, holds, strict=True)))
+    for reply, reservation in zip(pending, holds, strict=True):
         assert reply.status_code == 202, reply.text
         assert reply.headers["content-type"] == "application/json"
         assert int(reply.headers["Retry-After"]) >= 1
@@ -70,3 +76,23 @@ async def test_the_provider_does_not_answer_in_time_and_asking_again_tells(shop:
     assert (outcome.status_code, outcome.json()["status"]) == (200, "SUCCEEDED"), outcome.text
     assert outcome.json()["paymentId"] == pending[0].json()["paymentId"]
     assert_problem(await unlucky.pay_to_the_end(second), 402, "PAYMENT_DECLINED")
+    assert_problem(await cheated.pay_to_the_end(third), 402, "CHARGE_AMOUNT_DIFFERS")
+    assert_refunded(shop, cheated)
+
+
+async def test_the_provider_charges_another_amount_and_the_hold_stays(shop: Shop) -> None:
+    fan = await shop.admitted(user_id=sandbox_user(OTHER_AMOUNT))
+    reservation = await fan.hold(shop.new_schedule().seats[0])
+    assert_problem(await fan.pay(reservation), 402, "CHARGE_AMOUNT_DIFFERS")
+    assert_refunded(shop, fan)
+
+    async def held_again() -> None:
+        assert (await fan.reservation(reservation)).json()["status"] == "HELD"
+
+    await eventually(held_again)
+
+
+def assert_refunded(shop: Shop, fan: Fan) -> None:
+    """Asserts that the provider's own book has one charge of this fan, which is refunded."""
+    sql = "SELECT status FROM sandbox_charge WHERE user_id = %s"
+    assert shop.rows("payment", sql, fan.user_id) == [("REFUNDED",)]

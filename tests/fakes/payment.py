@@ -11,12 +11,12 @@ from payment_service.domain import (
     FINAL_FAILURES,
     Attempt,
     Charge,
+    ChargeAmountDiffers,
     ChargeStatus,
     Event,
     IdempotencyKeyReused,
     Outcome,
     Payment,
-    PaymentDeclined,
     PaymentInProgress,
     PayOrder,
     RequestInProgress,
@@ -67,7 +67,7 @@ class FakePaymentStore:
             latest.status is not Status.FAILED or (latest.declined and not latest.decline_returned)
         ):
             return Attempt(latest, created=False)
-        reached = latest and latest.failure_code in (PaymentDeclined.code, Unavailable.code)
+        reached = latest and (latest.declined or latest.failure_code == Unavailable.code)
         payment = Payment(
             id=len(self.payments) + 1,
             reservation_id=order.reservation_id,
@@ -160,6 +160,8 @@ class FakePaymentStore:
 
     async def park(self, payment: Payment, seconds: float) -> None:
         if self._driven_by(payment):
+            now = self.payments[payment.id]
+            self.payments[payment.id] = replace(now, amount_due=payment.amount_due)
             self._driven_until[payment.id] = time.monotonic() + seconds
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
@@ -182,6 +184,13 @@ class FakePaymentStore:
 
     async def count_unsent(self) -> int:
         return len(self.events)
+
+    async def count_unrefunded(self) -> int:
+        differs = ChargeAmountDiffers.code
+        return sum(
+            not payment.finished and payment.failure_code == differs
+            for payment in self.payments.values()
+        )
 
     async def delete_old_keys(self, older_than_hours: float) -> None:
         if older_than_hours <= 0:
@@ -217,6 +226,11 @@ class FakeReservations:
     def lapse(self, reservation_id: int) -> None:
         self.lapsed.add(reservation_id)
 
+    async def price_of(self, payment: Payment) -> Decimal:
+        if payment.reservation_id not in self.owners:
+            raise ReservationNotFound("There is no such reservation.")
+        return self.price
+
     async def begin_payment(self, payment: Payment) -> Decimal:
         await asyncio.sleep(0)
         self.calls.append(payment.id)
@@ -237,11 +251,13 @@ class FakeReservations:
 
 
 class FakeProvider:
-    """Implements ports.PaymentProvider. `answer` is its decision. The next calls raise `troubles`,
-    one each, before anything is charged; `late_troubles` after the charge."""
+    """Implements ports.PaymentProvider. `answer` is its decision, `amount` what it charges if not
+    the amount asked. The next calls raise `troubles`, one each, before anything is charged;
+    `late_troubles` after the charge."""
 
     def __init__(self) -> None:
         self.answer = ChargeStatus.APPROVED
+        self.amount: Decimal | None = None
         self.book: dict[int, Charge] = {}
         self.refunds: list[int] = []
         self.troubles: list[Exception] = []
@@ -256,7 +272,9 @@ class FakeProvider:
         await asyncio.sleep(0)
         if self.troubles:
             raise self.troubles.pop(0)
-        charge = self.book.setdefault(payment_id, Charge(self.answer, amount, _reason(self.answer)))
+        charged = amount if self.amount is None else self.amount
+        decided = Charge(self.answer, charged, _reason(self.answer))
+        charge = self.book.setdefault(payment_id, decided)
         if self.late_troubles:
             raise self.late_troubles.pop(0)
         if charge.status is ChargeStatus.REFUNDED:

@@ -55,6 +55,7 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
             "RESERVATION_NOT_FOUND",
             "RESERVATION_EXPIRED",
             "PAYMENT_DECLINED",
+            "CHARGE_AMOUNT_DIFFERS",
             "ALREADY_PAID",
         },
     ),

@@ -59,7 +59,8 @@ EVENTS = [
 OLD_PAYMENT = """INSERT INTO payment.payment
     (id, reservation_id, user_id, status, amount, driven_until, updated_at)
     VALUES (11, {}, 2, '{}', 10, NOW(6), NOW(6) - INTERVAL 2 DAY)"""
-CHARGE = "INSERT INTO payment.sandbox_charge SELECT {}, 2, 10, 'APPROVED', 1, NULL, NULL"
+CHARGE = """INSERT INTO payment.sandbox_charge (payment_id, user_id, amount, status)
+    VALUES ({}, 2, 10, 'APPROVED')"""
 EXPIRED = "UPDATE reservation.reservation SET status = 'EXPIRED' WHERE id = 1"
 SOLD = "UPDATE reservation.schedule_sales SET sold = {}"
 UNSOLD = SOLD.format(0)

@@ -2,11 +2,9 @@
 
 import asyncio
 import itertools
-import json
 import random
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +18,7 @@ from payment_service.providers.sandbox import SandboxProvider
 from servicekit.errors import is_transient
 from servicekit.mysql import Database
 from tests.fakes.payment import FakeProvider
+from tests.fakes.psp import INVALID_AMOUNTS, Psp, http_provider
 
 PRICE = Decimal("150000.00")
 APPROVED = Charge(ChargeStatus.APPROVED, PRICE)
@@ -175,39 +174,6 @@ class TestSandbox:
         assert (await provider.charge(barred, 42, PRICE)).status is ChargeStatus.DECLINED
 
 
-class Psp:
-    """A payment service provider behind HTTP, as `providers.http` describes it."""
-
-    def __init__(self) -> None:
-        self.charges: dict[str, dict[str, Any]] = {}
-        self.requests: list[tuple[str, str, dict[str, str], Any]] = []
-        self.status = 200
-        self.decision = "APPROVED"
-        self.body: bytes | None = None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        body = (await receive())["body"]
-        content = json.loads(body) if body else None
-        self.requests.append((scope["method"], scope["path"], headers, content))
-        status, answer = self._answer(scope["method"], scope["path"], content)
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": self.body or json.dumps(answer).encode()})
-
-    def _answer(self, method: str, path: str, content: Any) -> tuple[int, dict[str, Any]]:
-        if self.status >= 400 and self.status != 402:
-            return self.status, {}
-        if path == "/v1/charges":
-            charge = {"status": self.decision, "amount": content["amount"]}
-            return self.status, self.charges.setdefault(content["paymentId"], charge)
-        payment_id = path.split("/")[3]
-        if path.endswith("/refund"):
-            self.charges[payment_id] = {"status": "REFUNDED"}
-        if payment_id not in self.charges:
-            return 404, {}
-        return 200, self.charges[payment_id]
-
-
 class TestHttp:
     @pytest.fixture
     def psp(self) -> Psp:
@@ -215,12 +181,8 @@ class TestHttp:
 
     @pytest.fixture
     async def provider(self, psp: Psp) -> AsyncIterator[HttpProvider]:
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(psp),
-            base_url="http://psp.test/v1",
-            headers={"Authorization": "Bearer key"},
-        ) as client:
-            yield HttpProvider(client)
+        async with http_provider(psp) as provider:
+            yield provider
 
     async def test_a_charge(self, psp: Psp, provider: HttpProvider) -> None:
         assert await provider.get_charge(3) == Charge(ChargeStatus.UNKNOWN)
@@ -237,6 +199,31 @@ class TestHttp:
         psp.status, psp.decision = status, "DECLINED"
         charge = await provider.charge(3, 42, PRICE)
         assert (charge.status, charge.reason) == (ChargeStatus.DECLINED, "DECLINED")
+
+    @pytest.mark.parametrize(
+        ("reason", "read"),
+        [("CARD_STOLEN", "CARD_STOLEN"), ("x" * 100_000, "DECLINED"), (7, "DECLINED")],
+    )
+    async def test_the_reason_of_a_decline(
+        self, psp: Psp, provider: HttpProvider, reason: object, read: str
+    ) -> None:
+        psp.decision, psp.reason = "DECLINED", reason
+        assert (await provider.charge(3, 42, PRICE)).reason == read
+
+    @pytest.mark.parametrize("amount", ["150000.00", "150000.0", "150000"])
+    async def test_a_valid_amount(self, psp: Psp, provider: HttpProvider, amount: str) -> None:
+        psp.amount = amount
+        for charge in (await provider.charge(3, 42, PRICE), await provider.get_charge(3)):
+            assert charge.is_of(PRICE)
+
+    @pytest.mark.parametrize("amount", INVALID_AMOUNTS)
+    async def test_an_invalid_amount_is_none(
+        self, psp: Psp, provider: HttpProvider, amount: object
+    ) -> None:
+        psp.amount = amount
+        for charge in (await provider.charge(3, 42, PRICE), await provider.get_charge(3)):
+            assert charge == Charge(ChargeStatus.APPROVED, None)
+            assert not charge.is_of(PRICE)
 
     async def test_pending(self, psp: Psp, provider: HttpProvider) -> None:
         psp.status, psp.decision = 202, "PENDING"

@@ -65,6 +65,10 @@ class Reservations:
         )
         return reservation.price
 
+    async def price_of(self, payment: Payment) -> Decimal:
+        reservation = await self._service.get_reservation(payment.reservation_id, payment.user_id)
+        return reservation.price
+
 
 @dataclass
 class Restored:

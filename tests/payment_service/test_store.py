@@ -13,6 +13,7 @@ from payment_service import events
 from payment_service.domain import (
     Admission,
     Attempt,
+    ChargeAmountDiffers,
     Event,
     IdempotencyKeyReused,
     Outcome,
@@ -25,7 +26,7 @@ from payment_service.domain import (
 from payment_service.ports import PaymentStore
 from payment_service.repository import PaymentRepository
 from servicekit.errors import Unavailable
-from servicekit.mysql import Database
+from servicekit.mysql import Database, DatabaseError
 from tests.abandoned import HeldUpDatabase, abandon
 from tests.fakes.payment import FakePaymentStore
 
@@ -187,6 +188,42 @@ class Contract:
         assert given_up == replace(taken, failure_code="ANY")
         assert (await end(payments, taken, DECLINED)).declined
 
+    async def test_every_write_of_a_driver_stores_the_amount_due(
+        self, payments: PaymentStore
+    ) -> None:
+        async def due(payment: Payment) -> Decimal | None:
+            found = await payments.get_payment(payment.id)
+            assert found is not None
+            return found.amount_due
+
+        parked, given_up, ended = [
+            replace((await create(payments, new_order())).payment, amount_due=Decimal("7.50"))
+            for _ in range(3)
+        ]
+        assert await due(parked) is None
+        await payments.park(parked, 60)
+        assert await payments.give_up(given_up, ChargeAmountDiffers.code)
+        await end(payments, ended, DECLINED)
+        for payment in (parked, given_up, ended):
+            assert await due(payment) == Decimal("7.50")
+
+    async def test_a_charge_of_another_amount_counts_until_it_is_refunded(
+        self, payments: PaymentStore
+    ) -> None:
+        order = new_order()
+        payment = (await create(payments, order)).payment
+        before = await payments.count_unrefunded()
+        assert await payments.give_up(payment, ChargeAmountDiffers.code)
+        assert await payments.count_unrefunded() == before + 1
+        refunded = Outcome(Status.FAILED, failure_code=ChargeAmountDiffers.code)
+        ended = await end(payments, payment, refunded)
+        assert await payments.count_unrefunded() == before
+        # The user learns of it once, as of a decline, and may then try again.
+        assert await create(payments, order) == Attempt(ended, created=False)
+        assert await payments.latest_payment(order.reservation_id, 42) == ended
+        await payments.mark_decline_returned(payment.id)
+        assert (await create(payments, order)).payment.failed_payment_id == payment.id
+
     async def test_an_unpublished_success_is_claimed_once_per_lease(
         self, payments: PaymentStore
     ) -> None:
@@ -288,6 +325,17 @@ class TestMariaDb(Contract):
     async def payments(self, mysql_urls: dict[str, str]) -> AsyncIterator[PaymentStore]:
         async with Database(mysql_urls["payment"]) as database:
             yield PaymentRepository(database, asyncio.Event())
+
+    @pytest.mark.parametrize("column", ["amount", "amount_due"])
+    async def test_no_amount_is_negative(self, mysql_urls: dict[str, str], column: str) -> None:
+        async with Database(mysql_urls["payment"]) as database:
+            payments = PaymentRepository(database, asyncio.Event())
+            payment = (await create(payments, new_order())).payment
+            async with database.connection() as connection:
+                with pytest.raises(DatabaseError, match="no_negative_amount"):
+                    await connection.execute(
+                        f"UPDATE payment SET {column} = -0.01 WHERE id = %s", payment.id
+                    )
 
     async def test_an_outcome_and_its_event_are_atomic(self, mysql_urls: dict[str, str]) -> None:
         async with Database(mysql_urls["payment"]) as database:

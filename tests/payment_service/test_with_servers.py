@@ -5,13 +5,21 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from decimal import Decimal
 
 import grpc
 import pytest
 
 from harness.local.stack import Stack
 from payment_service.consumers import ReservationEvents
-from payment_service.domain import Admission, Event, PaymentDeclined, PayOrder, Status
+from payment_service.domain import (
+    Admission,
+    ChargeAmountDiffers,
+    Event,
+    PaymentDeclined,
+    PayOrder,
+    Status,
+)
 from payment_service.outbox import OutboxRepository
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
@@ -160,6 +168,35 @@ async def test_a_charge_without_an_answer_is_pending_and_settled_by_recovery(
             with pytest.raises(PaymentDeclined):
                 await real.shop.service.pay(order)
         await until(lambda: of(events, order) == [event])
+
+
+@pytest.mark.parametrize("kind", [sandbox.OTHER_AMOUNT, sandbox.SILENT_OTHER_AMOUNT])
+async def test_a_charge_of_another_amount_is_refunded(
+    real: Real, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    monkeypatch.setattr(sandbox, "SETTLING_SECONDS", 0.7)
+    monkeypatch.setattr(real.guard, "_timeout", 0.5)
+    order = real.hold(kind * sandbox.MAGIC)
+    async with running(real.shop.recovery.run()):
+        if kind == sandbox.SILENT_OTHER_AMOUNT:
+            assert (await real.shop.service.pay(order)).status is Status.INITIATED
+        with pytest.raises(ChargeAmountDiffers):
+            await real.shop.service.pay(order)
+    book = "SELECT COUNT(*) FROM sandbox_charge WHERE user_id = %s AND status = 'REFUNDED'"
+    assert await real.count(book, order.user_id) == 1
+
+
+@pytest.mark.parametrize("amount", ["-5.00", "0.00", "99999999999999.00"])
+async def test_an_amount_that_no_column_can_hold_ends(real: Real, amount: str) -> None:
+    """Until this was compared, MariaDB refused the outcome, and recovery tried it for ever."""
+    shop = Shop(payments=PaymentRepository(real.database, asyncio.Event()))
+    shop.provider.amount = Decimal(amount)
+    order = PayOrder(next(reservation_ids), 42)
+    shop.reservations.hold(order.reservation_id, 42)
+    with pytest.raises(ChargeAmountDiffers):
+        await shop.service.pay(order)
+    assert shop.provider.charged == []
+    await shop.service.drain(5)
 
 
 async def test_two_relays_keep_the_order_of_each_reservation(real: Real) -> None:
