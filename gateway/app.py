@@ -6,6 +6,7 @@ from gateway.access_guard import AccessGuard
 from gateway.admissions import Admissions
 from gateway.clients import Clients
 from gateway.identity import open_identity
+from gateway.middleware.cors import CorsMiddleware
 from gateway.middleware.drain import DrainMiddleware
 from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
@@ -45,6 +46,8 @@ def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
         limit = RateLimit(settings.requests_per_second_per_source, "source")
         app = SourceLimitMiddleware(app, sources, limit)
     app = ErrorMiddleware(app)
+    if settings.cors_origins:
+        app = CorsMiddleware(app, settings.cors_origins)
     app = DrainMiddleware(app, drain)
     app = RequestGuard(app)
     return MetricsMiddleware(app)

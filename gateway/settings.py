@@ -1,5 +1,6 @@
 """Settings of the gateway, from GATEWAY_* environment variables."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,14 @@ def _long_enough(keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
     if not keys or any(len(secret.encode()) < 32 for secret in secrets):
         raise ValueError("must hold at least one key, each of 32 bytes or more (RFC 7518, 3.2)")
     return keys
+
+
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        # As browsers write it. Anything else, such as a slash at the end, would never match.
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+", origin):
+            raise ValueError("must be origins in lower case without a path: https://shop.example")
+    return origins
 
 
 def _unset_if_empty(value: object) -> object:
@@ -150,6 +159,10 @@ class Settings(BaseSettings):
     """Networks of the proxies in front of the gateway, as JSON: ["10.0.0.0/8"]. Only these may name
     the source of a request in X-Forwarded-For. Empty: the source is the address that connects. List
     proxies only: whoever is in these networks can choose their source."""
+
+    cors_origins: Annotated[tuple[str, ...], AfterValidator(_origins)] = ()
+    """Origins whose pages may call the API from a browser, such as ["https://shop.example"], or
+    ["*"] for all. Pages of other origins cannot read the responses."""
 
     documentation: bool = True
     """Whether the gateway serves /docs and /openapi.json; if not, they are 404."""
