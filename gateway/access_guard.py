@@ -4,7 +4,7 @@ from starlette.requests import Request
 
 from gateway.admissions import Admissions
 from gateway.rate_limit import RateLimit
-from gateway.tokens import TokenVerifier
+from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
 
 
@@ -25,13 +25,20 @@ class AccessGuard:
         use up the user's own allowance."""
         self._rate_limit.check((source, user_id))
 
-    def authenticate(self, request: Request) -> queue_pb2.Place:
+    async def authenticate(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, admitted or not.
 
-        Raises InvalidToken, TokenExpired (the token itself is too old) or TooManyRequests.
+        A token beyond its greatest age is renewed if its place lives: the response carries a fresh
+        one. Only then is queue_service asked. Raises InvalidToken, TooManyRequests, or TokenExpired
+        if the token is over-aged and its place has ended.
         """
         place = self._verifier.place(request)
         self._rate_limit.check(place.number)
+        if self._verifier.is_over_aged(place):
+            position = await self._admissions.position(place)
+            # A queue_service of the version before gives none.
+            if position.access_token:
+                keep_fresh_token(request, position.access_token)
         return place
 
     async def require_admission(self, request: Request) -> queue_pb2.Place:
@@ -39,7 +46,7 @@ class AccessGuard:
 
         Raises what `authenticate` and `check_admission` raise.
         """
-        place = self.authenticate(request)
+        place = await self.authenticate(request)
         await self.check_admission(place)
         return place
 

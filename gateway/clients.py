@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import Settings
+from gateway.tokens import renew_issued_before
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1 import queue_pb2
@@ -79,7 +80,10 @@ class Clients:
     ) -> Sequence[queue_pb2.Position]:
         response = await call(
             self.queue.GetPositions,
-            queue_pb2.GetPositionsRequest(places=places),
+            queue_pb2.GetPositionsRequest(
+                places=places,
+                renew_issued_before=renew_issued_before(self._settings.token_max_age_seconds),
+            ),
             budget=self._settings.read_budget_seconds,
         )
         return response.positions
@@ -93,6 +97,7 @@ class Clients:
                 room=self._settings.room,
                 user_ids=[entry.user_id for entry in entries],
                 entrants=[entry.entrant for entry in entries],
+                renew_issued_before=renew_issued_before(self._settings.token_max_age_seconds),
             ),
             budget=self._settings.read_budget_seconds,
         )

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import schemas
 from gateway.errors import PROBLEM_JSON, TABLE
-from gateway.routes.shared import RETRY_AFTER
+from gateway.routes.shared import FRESH_TOKEN, RETRY_AFTER, TOKEN
 from gateway.routing import Header, Parameter, Returns, Route
 
 _DESCRIPTION = """Sells seats under a flash crowd. Enter the queue, poll until the order is 0, list
@@ -115,6 +115,9 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
     responses = _problems(route.errors)
     for returns in route.returns:
         responses[returns.status] = _response(returns)
+    if TOKEN in route.parameters:
+        for response in responses.values():
+            response.setdefault("headers", {}).update(_headers([FRESH_TOKEN]))
     return responses
 
 

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.errors import MethodNotAllowed, PathNotFound
 from gateway.responses import no_content
+from gateway.tokens import add_fresh_token
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -92,6 +93,7 @@ class Router:
                 scope["path_params"] = match.groupdict()
                 scope["route"] = route
                 response = await route.handler(Request(scope, receive))
+                add_fresh_token(scope, response)
                 break
         else:
             if method == "GET" and path in self._pages:

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     queue_service: add a new key here first, remove an old one here last."""
 
     token_max_age_seconds: float = Field(default=86_400, gt=0)
-    """Age at which any token counts as expired, in seconds."""
+    """Age at which a token is replaced, in seconds: queue_service is asked, and if the place lives,
+    the response carries a fresh token for it; otherwise the token has expired. Should be below
+    QUEUE_HEAL_WITHIN_SECONDS."""
 
     room: str = "main"
     """The waiting room that new users enter and whose tokens are accepted."""

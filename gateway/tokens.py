@@ -3,17 +3,22 @@
 queue_service signs them; the gateway verifies the signature without a call.
 """
 
+import math
 import time
 from functools import lru_cache
 
 import jwt
 from jwt.types import Options
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
 
-from gateway.errors import InvalidToken, TokenExpired
+from gateway.errors import InvalidToken
 from protos.frontrow.queue.v1 import queue_pb2
 
 HEADER = "X-Access-Token"
+# Where a request keeps the fresh token that its response will carry.
+_FRESH = "frontrow.fresh_token"
 _OPTIONS: Options = {
     "require": ["room", "place", "user", "epoch", "iat"],
     # Checked below, with a leeway.
@@ -38,17 +43,18 @@ class TokenVerifier:
         self._decode = lru_cache(maxsize=100_000)(self._decode_uncached)
 
     def place(self, request: Request) -> queue_pb2.Place:
-        """Returns the place of the request's token. Raises InvalidToken, or TokenExpired if the
-        token is too old."""
+        """Returns the place of the request's token, whatever its age. Raises InvalidToken."""
         token = request.headers.get(HEADER)
         if not token:
             raise InvalidToken(f"Send the token of your place in the {HEADER} header.")
-        place, issued_at = self._decode(token)
-        if time.time() - issued_at > self._max_age:
-            raise TokenExpired
-        return place
+        return self._decode(token)
 
-    def _decode_uncached(self, token: str) -> tuple[queue_pb2.Place, int]:
+    def is_over_aged(self, place: queue_pb2.Place) -> bool:
+        """Returns whether the token of this place is older than the greatest age. Only the room
+        knows whether the place lives."""
+        return place.issued_at < time.time() - self._max_age
+
+    def _decode_uncached(self, token: str) -> queue_pb2.Place:
         not_genuine = InvalidToken("The token is malformed or its signature is not valid.")
         if len(token) > _MAX_LENGTH:
             raise not_genuine
@@ -59,17 +65,33 @@ class TokenVerifier:
             claims = jwt.decode(token, key, algorithms=["HS256"], options=_OPTIONS)
             if claims["room"] != self._room:
                 raise not_genuine
-            place = queue_pb2.Place(
+            return queue_pb2.Place(
                 room=claims["room"],
                 number=_integer(claims["place"], least=1),
                 user_id=_integer(claims["user"], least=1),
                 epoch=_integer(claims["epoch"]),
+                issued_at=_integer(claims["iat"], most=int(time.time()) + _FUTURE_LEEWAY),
             )
-            issued_at = _integer(claims["iat"], most=int(time.time()) + _FUTURE_LEEWAY)
-            return place, issued_at
         # OverflowError: PyJWT converts an infinite `exp` or `nbf` to an integer.
         except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError):
             raise not_genuine from None
+
+
+def renew_issued_before(max_age_seconds: float) -> int:
+    """Returns the time before which an issued token is over-aged now, Unix time in seconds."""
+    return math.ceil(time.time() - max_age_seconds)
+
+
+def keep_fresh_token(request: Request, token: str) -> None:
+    """Makes the response of this request carry a fresh token, be it a success or an error."""
+    request.scope[_FRESH] = token
+
+
+def add_fresh_token(scope: Scope, response: Response) -> None:
+    """Adds the fresh token of a request, if it has one, to its response."""
+    token = scope.get(_FRESH)
+    if token is not None:
+        response.headers[HEADER] = token
 
 
 def _integer(claim: object, least: int = 0, most: int = _MAX_INT64) -> int:

@@ -69,12 +69,17 @@ class PlaceState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in line. Its number is given to one user, once."""
+    """A place in line. Its number is given to one user, once.
+
+    `issued_at` is when the token that states it was issued, Unix time in seconds; 0: when the place
+    was given.
+    """
 
     room: str
     number: int
     user_id: int
     epoch: int
+    issued_at: int = 0
 
     @property
     def given_at(self) -> int:
@@ -139,12 +144,14 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A Standing with what else the fan sees; durations in milliseconds."""
+    """A Standing with what else the fan sees; durations in milliseconds. `access_token` is a fresh
+    token of the place, or empty."""
 
     standing: Standing
     poll_after_ms: int
     estimated_wait_ms: int
     recovering: bool
+    access_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

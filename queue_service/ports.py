@@ -22,7 +22,8 @@ class QueueStore(Protocol):
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
         """Returns where each place stands; at most MAX_ITEMS `possible` places of this room.
-        Starts the admission of a place that was just admitted, and restores lost places."""
+        Starts the admission of a place that was just admitted, and restores lost places whose token
+        was issued within the time of the rules."""
 
     async def leave(self, room: str, number: int, user_id: int) -> Room:
         """Ends a `possible` place. No-op for a place of another user."""

@@ -118,7 +118,9 @@ class QueueRepository:
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
         arguments = [
-            part for place in places for part in (place.number, place.user_id, place.epoch)
+            part
+            for place in places
+            for part in (place.number, place.user_id, place.epoch, place.issued_at * 1000)
         ]
         seen, items = await self._run(self._positions, room, arguments)
         return seen, [items.standing(n) for n in range(len(items.state))]

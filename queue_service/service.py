@@ -4,7 +4,7 @@ Redis decides who is admitted and when: `admit` and `step` in `lua/prelude.lua`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from prometheus_client import Counter, Gauge
@@ -59,10 +59,13 @@ class QueueService:
         self._pacing = pacing
         self._rooms = rooms
 
-    async def enter_queue(self, room: str, entries: Sequence[Entry]) -> list[Entered | Refusal]:
+    async def enter_queue(
+        self, room: str, entries: Sequence[Entry], renew_issued_before: int = 0
+    ) -> list[Entered | Refusal]:
         """Returns a place for each user, in the given order: the one the user has, or a new one.
 
-        Raises TooManyItems and RoomNotFound.
+        A place that was given before `renew_issued_before` (Unix time in seconds) gets a token that
+        is issued now. Raises TooManyItems and RoomNotFound.
         """
         self._require_room(room)
         _check_count(entries)
@@ -82,13 +85,18 @@ class QueueService:
             else:
                 place, standing = answer
                 position = self._pacing.position(standing, state)
-                results.append(Entered(place, self._signer.sign(place), position))
+                issued_at = _issue_time(place, state, renew_issued_before)
+                token = self._signer.sign(place, issued_at)
+                results.append(Entered(place, token, position))
         return results
 
-    async def get_positions(self, places: Sequence[Place]) -> list[Position]:
+    async def get_positions(
+        self, places: Sequence[Place], renew_issued_before: int = 0
+    ) -> list[Position]:
         """Returns where each place stands; an impossible place has ended.
 
-        Raises TooManyItems, MixedRooms and RoomNotFound.
+        A live place whose token was issued before `renew_issued_before` (Unix time in seconds) gets
+        a fresh one. Raises TooManyItems, MixedRooms and RoomNotFound.
         """
         if not places:
             return []
@@ -100,10 +108,15 @@ class QueueService:
         state, standings = await self._store.positions(room, [p for p in places if p.possible])
         self._count(room, state)
         stored = iter(standings)
-        return [
-            self._pacing.position(next(stored) if place.possible else ENDED, state)
-            for place in places
-        ]
+        positions = []
+        for place in places:
+            position = self._pacing.position(next(stored) if place.possible else ENDED, state)
+            issued_at = place.issued_at or place.given_at
+            if issued_at < renew_issued_before and position.standing != ENDED:
+                token = self._signer.sign(place, state.now // 1000)
+                position = replace(position, access_token=token)
+            positions.append(position)
+        return positions
 
     async def leave_queue(self, room: str, number: int, user_id: int) -> None:
         """Ends a place or an admission and admits the next in line. Idempotent. No-op for another
@@ -161,6 +174,13 @@ class QueueService:
     def _require_room(self, room: str) -> None:
         if room not in self._rooms:
             raise RoomNotFound("There is no such waiting room.")
+
+
+def _issue_time(place: Place, state: Room, renew_issued_before: int) -> int:
+    """The same for each token of a place, as long as it is young enough. A clock that was set back
+    must not date a token into the future, because such tokens are refused."""
+    now = state.now // 1000
+    return now if place.given_at < renew_issued_before else min(place.given_at, now)
 
 
 def _check_count(items: Sequence[object]) -> None:

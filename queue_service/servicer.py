@@ -39,14 +39,16 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
                 request.user_ids, chain(request.entrants, repeat(_UNKNOWN)), strict=False
             )
         ]
-        results = await self._service.enter_queue(request.room, entries)
+        results = await self._service.enter_queue(
+            request.room, entries, request.renew_issued_before
+        )
         return queue_pb2.EnterQueueResponse(results=[self._result(result) for result in results])
 
     async def GetPositions(
         self, request: queue_pb2.GetPositionsRequest, context: Context
     ) -> queue_pb2.GetPositionsResponse:
-        places = [Place(p.room, p.number, p.user_id, p.epoch) for p in request.places]
-        positions = await self._service.get_positions(places)
+        places = [Place(p.room, p.number, p.user_id, p.epoch, p.issued_at) for p in request.places]
+        positions = await self._service.get_positions(places, request.renew_issued_before)
         return queue_pb2.GetPositionsResponse(
             positions=[_position(position) for position in positions]
         )
@@ -120,6 +122,7 @@ def _position(position: Position) -> queue_pb2.Position:
         estimated_wait_ms=position.estimated_wait_ms,
         admitted_until_ms=position.standing.admitted_until_ms,
         recovering=position.recovering,
+        access_token=position.access_token,
     )
 
 

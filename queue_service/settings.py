@@ -94,9 +94,11 @@ class Settings(ServiceSettings):
     seconds. Must be above poll_max_seconds, so that all fans poll in time and get their places
     back. A room without any poll for this long assumes that no fan can reach it."""
 
-    heal_within_seconds: float = Field(default=86_400.0, gt=0)
-    """A lost place older than this is not restored, in seconds: a token of last month's sale must
-    not lead today's line."""
+    heal_within_seconds: float = Field(default=90_000.0, gt=0)
+    """A lost place is not restored if its newest token was issued longer ago than this, in seconds:
+    a token of last month's sale must not lead today's line. Should be above
+    GATEWAY_TOKEN_MAX_AGE_SECONDS by more than poll_max_seconds, because a token of that age is
+    renewed at its next poll."""
 
     tick_seconds: float = Field(default=0.1, gt=0, le=1)
     """Time between searches for expired admissions, in seconds. Other slots are refilled at

@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import problem
+from gateway.tokens import add_fresh_token
 from servicekit import logs
 from servicekit.errors import ServiceError
 
@@ -31,4 +32,6 @@ class ErrorMiddleware:
                 error = ServiceError("")
             # After the response has started it is too late: the server closes the connection.
             if not started:
-                await problem(error)(scope, receive, send)
+                response = problem(error)
+                add_fresh_token(scope, response)
+                await response(scope, receive, send)

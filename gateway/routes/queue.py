@@ -108,7 +108,7 @@ class QueueRoutes:
 
     async def order(self, request: Request) -> Response:
         """Returns the order of the token's place: 1 is next in line, 0 is admitted."""
-        place = self._guard.authenticate(request)
+        place = await self._guard.authenticate(request)
         return _order_response(await self._guard.position(place), 200)
 
     async def enter(self, request: Request) -> Response:
@@ -140,7 +140,7 @@ class QueueRoutes:
 
     async def leave(self, request: Request) -> Response:
         """Ends the place or the admission; the next in line is admitted. Idempotent."""
-        place = self._guard.authenticate(request)
+        place = await self._guard.authenticate(request)
         self._guard.forget_admission(place)
         await call(
             self._clients.queue.LeaveQueue,

@@ -139,7 +139,7 @@ class ReservationRoutes:
 
     async def hold(self, request: Request) -> Response:
         """Holds a seat for the user, for 5 minutes unless configured otherwise."""
-        place = self._guard.authenticate(request)
+        place = await self._guard.authenticate(request)
         errors = FieldErrors()
         with errors:
             body = await read_body(request, schemas.HoldSeatRequest)
@@ -159,7 +159,7 @@ class ReservationRoutes:
 
     async def pay(self, request: Request) -> Response:
         """Pays a reservation, which ends the admission. A repeated payment charges only once."""
-        place = self._guard.authenticate(request)
+        place = await self._guard.authenticate(request)
         errors = FieldErrors()
         with errors:
             reservation_id = path_id(request, "reservationId")
@@ -188,7 +188,7 @@ class ReservationRoutes:
 
     async def read(self, request: Request) -> Response:
         """Returns a reservation of the token's user."""
-        place = self._guard.authenticate(request)
+        place = await self._guard.authenticate(request)
         reservation = await call(
             self._clients.reservation.GetReservation,
             reservation_pb2.GetReservationRequest(
@@ -211,7 +211,7 @@ class ReservationRoutes:
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a hold; the seat is available at once. Idempotent."""
-        place = self._guard.authenticate(request)
+        place = await self._guard.authenticate(request)
         await call(
             self._clients.reservation.CancelReservation,
             reservation_pb2.CancelReservationRequest(

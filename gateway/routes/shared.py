@@ -26,6 +26,12 @@ TOKEN = Parameter(
     "The token that entering the queue returned.",
     required=True,
 )
+FRESH_TOKEN = Header(
+    tokens.HEADER,
+    str,
+    "A fresh token of the same place, if the token of the request is beyond its greatest age. Send "
+    "it from now on.",
+)
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "header",

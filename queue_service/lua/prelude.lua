@@ -10,7 +10,8 @@
 --   places     hash        live place -> "user:last seen ms", or "user:last seen ms:epoch" if it
 --                          was restored after a loss
 --   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis
---   ended      sorted set  place -> its number: ended in an epoch whose data was lost
+--   ended      sorted set  place -> when it ended, as a number: ended in an epoch whose data was
+--                          lost
 --   sources    sorted set  source -> when its whole allowance of new places is restored, ms
 --   solutions  sorted set  spent solution of a challenge -> when it expires, ms
 --   state      hash        the fields below, the run id of the Redis process that wrote them, and
@@ -183,13 +184,24 @@ local function epoch_of(place, recorded)
   return tonumber(range_of(place) or 0)
 end
 
--- Whether a place that is not live was lost, rather than ended.
-local function is_lost(place)
-  local number = tonumber(place)
-  return number <= room.epoch
-    and number > number_at(now - heal_within)
+-- Whether it is unknown what became of a place that is not live: lost, or ended unnoticed.
+local function is_unknown(place)
+  return tonumber(place) <= room.epoch
     and not range_of(place)
     and not redis.call('ZSCORE', ENDED, place)
+end
+
+-- Whether a place that is not live was lost, rather than ended, and may return. `issued_at` is when
+-- its token was issued, ms; 0 or nil: when the place was given.
+local function is_lost(place, issued_at)
+  local newest = math.max(tonumber(place), number_at(issued_at or 0))
+  return newest > number_at(now - heal_within) and is_unknown(place)
+end
+
+-- All tokens of a place were issued before it ended. So the note is needed for heal_within from now,
+-- however old the place is.
+local function note_end(place)
+  redis.call('ZADD', ENDED, int(number_at(now)), place)
 end
 
 local function end_place(place)
@@ -201,8 +213,8 @@ local function end_place(place)
     redis.call('ZREM', ADMITTED, place)
     redis.call('SREM', UNCLAIMED, place)
   end
-  if is_lost(place) then
-    redis.call('ZADD', ENDED, place, place)
+  if is_unknown(place) then
+    note_end(place)
   end
 end
 
@@ -212,7 +224,7 @@ local function restore(place, user, epoch)
   local other = redis.call('HGET', USERS, user)
   if other then
     if tonumber(other) < tonumber(place) or not redis.call('ZSCORE', WAITING, other) then
-      redis.call('ZADD', ENDED, place, place)
+      note_end(place)
       return
     end
     end_place(other)

@@ -1,13 +1,12 @@
 -- Expires admissions and admits from the line without a request; runs several times per second,
 -- so that each run has little to do.
 step()
--- Places this old are not restored: delete what was kept to recognise them.
-for _, key in ipairs({ ENDED, KNOWN }) do
-  local old = redis.call(
-    'ZRANGEBYSCORE', key, '-inf', int(number_at(now - heal_within)), 'LIMIT', 0, MAX_STEP)
-  if #old > 0 then
-    redis.call('ZREM', key, unpack(old))
-  end
+-- Tokens issued this long ago restore no place: delete what was kept to refuse them. KNOWN stays, one
+-- entry for each restart of Redis: a place in an old range may have ended just now.
+local old = redis.call(
+  'ZRANGEBYSCORE', ENDED, '-inf', int(number_at(now - heal_within)), 'LIMIT', 0, MAX_STEP)
+if #old > 0 then
+  redis.call('ZREM', ENDED, unpack(old))
 end
 -- Restored allowances and expired solutions decide nothing any more.
 for _, key in ipairs({ SOURCES, SOLUTIONS }) do

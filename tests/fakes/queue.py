@@ -120,7 +120,7 @@ class FakeQueueStore:
             theirs.append(live is None or live.user_id == place.user_id)
             if live is not None and theirs[-1]:
                 state.seen[place.number] = self.now
-            elif live is None and self._is_lost(state, place.number):
+            elif live is None and self._is_lost(state, place.number, place.issued_at):
                 self._restore(state, place)
         self._step(state)
         standings = []
@@ -267,9 +267,10 @@ class FakeQueueStore:
     def _place_of(self, state: _State, user_id: int) -> Place | None:
         return next((p for p in state.live.values() if p.user_id == user_id), None)
 
-    def _is_lost(self, state: _State, number: int) -> bool:
+    def _is_lost(self, state: _State, number: int, issued_at: int) -> bool:
+        newest = max(number, number_at(issued_at * 1000))
         oldest = number_at(self.now - self._rules.heal_within_ms)
-        return oldest < number <= state.epoch and number not in state.ended
+        return newest > oldest and number <= state.epoch and number not in state.ended
 
     def _restore(self, state: _State, place: Place) -> None:
         other = self._place_of(state, place.user_id)
@@ -278,7 +279,7 @@ class FakeQueueStore:
                 state.ended.add(place.number)
                 return
             self._end(state, other.number)
-        state.live[place.number] = replace(place)
+        state.live[place.number] = replace(place, issued_at=0)
         state.seen[place.number] = self.now
         state.waiting.add(place.number)
         state.grace_until = max(state.grace_until, state.resumed_at + self._rules.grace_ms)
@@ -290,7 +291,7 @@ class FakeQueueStore:
         state.waiting.discard(number)
         state.admitted.pop(number, None)
         state.unclaimed.discard(number)
-        if self._is_lost(state, number):
+        if number <= state.epoch:
             state.ended.add(number)
 
     def _room(self, state: _State, room: str) -> Room:

@@ -112,6 +112,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self.admitted_until_ms = int(time.time() * 1000) + 600_000
         self.admitted: dict[int, queue_pb2.Place] = {}
         self.waiting: list[queue_pb2.Place] = []
+        self.given_at = GIVEN_AT
         self._places_given = 0
 
     def enter(self, user_id: int) -> queue_pb2.Place:
@@ -143,8 +144,9 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
                 admitted_until_ms=self.admitted_until_ms,
                 recovering=self.recovering,
             )
-        if place in self.waiting:
-            order = 1 + self.waiting.index(place)
+        numbers = [waiting.number for waiting in self.waiting]
+        if place.number in numbers:
+            order = 1 + numbers.index(place.number)
             return queue_pb2.Position(
                 state=queue_pb2.PLACE_STATE_WAITING,
                 order=order,
@@ -158,23 +160,31 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self, request: queue_pb2.EnterQueueRequest, context: object
     ) -> queue_pb2.EnterQueueResponse:
         await self.faults.before("EnterQueue", request)
-        return queue_pb2.EnterQueueResponse(results=map(self._enter, request.user_ids))
+        results = [self._enter(user, request.renew_issued_before) for user in request.user_ids]
+        return queue_pb2.EnterQueueResponse(results=results)
 
-    def _enter(self, user_id: int) -> queue_pb2.EnterQueueResponse.Result:
+    def _enter(self, user_id: int, renew_before: int) -> queue_pb2.EnterQueueResponse.Result:
         if self.closed:
             return queue_pb2.EnterQueueResponse.Result(
                 error_code=self.closed, retry_after_ms=self.retry_after_ms
             )
         place = self.enter(user_id)
+        given_at = self.given_at
+        token = sign(place, iat=int(time.time()) if given_at < renew_before else given_at)
         return queue_pb2.EnterQueueResponse.Result(
-            place=place, access_token=sign(place), position=self.position(place)
+            place=place, access_token=token, position=self.position(place)
         )
 
     async def GetPositions(
         self, request: queue_pb2.GetPositionsRequest, context: object
     ) -> queue_pb2.GetPositionsResponse:
         await self.faults.before("GetPositions", request)
-        return queue_pb2.GetPositionsResponse(positions=map(self.position, request.places))
+        positions = [self.position(place) for place in request.places]
+        for place, position in zip(request.places, positions, strict=True):
+            is_live = position.state != queue_pb2.PLACE_STATE_ENDED
+            if is_live and place.issued_at < request.renew_issued_before:
+                position.access_token = sign(place, iat=int(time.time()))
+        return queue_pb2.GetPositionsResponse(positions=positions)
 
     async def LeaveQueue(
         self, request: queue_pb2.LeaveQueueRequest, context: object

@@ -340,6 +340,21 @@ async def test_a_restart_where_nobody_waits_makes_nobody_wait(own_redis: OwnRedi
         assert not (await shop.any().get_room("main")).recovering
 
 
+async def test_what_ended_after_a_restart_stays_ended(own_redis: OwnRedis) -> None:
+    """However old the place is: a token may have been issued just before it ended."""
+    async with open_shop(own_redis.url) as shop:
+        (place,) = await shop.line_up([1])
+        own_redis.written()
+        own_redis.kill()
+        own_redis.start()
+        await shop.orders([place])
+        await shop.leave(place)
+        # For this replica the place is old.
+        hasty = replace(PATIENT, heal_within_ms=1)
+        seen = await QueueRepository(shop.watcher, hasty, Limits(1, 1)).tick("main")
+        assert await shop.orders([replace(place, issued_at=seen.now // 1000)]) == [None]
+
+
 async def test_numbers_rise_although_the_clock_went_back(own_redis: OwnRedis) -> None:
     async with open_shop(own_redis.url) as shop:
         (place,) = await shop.line_up([1])

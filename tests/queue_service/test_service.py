@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import jwt
 import pytest
@@ -14,6 +15,7 @@ from queue_service.consumers import PaymentEvents
 from queue_service.domain import (
     MAX_ITEMS,
     BadLimit,
+    Entry,
     Limits,
     MixedRooms,
     Pacing,
@@ -66,6 +68,55 @@ async def test_the_token_is_that_of_the_place(service: QueueService) -> None:
     assert (claims["place"], claims["user"]) == (entered.place.number, 11)
     (again,) = await enter(service, 11)
     assert again.access_token == entered.access_token
+
+
+async def test_a_token_of_an_old_place_is_issued_anew(
+    service: QueueService, store: FakeQueueStore
+) -> None:
+    (entered,) = await enter(service, 11)
+    given_at = entered.place.given_at
+    store.advance(50)
+    now = store.now // 1000
+    (same,) = await service.enter_queue("main", [Entry(11)], given_at)
+    assert isinstance(same, Entered)
+    assert same.access_token == entered.access_token
+    (fresh,) = await service.enter_queue("main", [Entry(11)], given_at + 1)
+    assert isinstance(fresh, Entered)
+    assert fresh.place == entered.place
+    claims = jwt.decode(fresh.access_token, SECRET, algorithms=["HS256"])
+    assert claims["iat"] == now
+    assert claims["place"] == entered.place.number
+
+
+async def test_a_poll_gets_a_fresh_token_for_an_old_one(
+    service: QueueService, store: FakeQueueStore
+) -> None:
+    admitted, waiting, left = [entered.place for entered in await enter(service, 11, 12, 13)]
+    await service.leave_queue("main", left.number, 13)
+    store.advance(50)
+    now = store.now // 1000
+    renewed = replace(waiting, issued_at=now - 10)
+    places = [admitted, waiting, renewed, left, Place("main", 0, 1, 1)]
+    positions = await service.get_positions(places, renew_issued_before=now - 10)
+    has_token = [bool(position.access_token) for position in positions]
+    assert has_token == [True, True, False, False, False]
+    claims = jwt.decode(positions[1].access_token, SECRET, algorithms=["HS256"])
+    assert claims == {
+        "room": "main", "place": waiting.number, "user": 12, "epoch": waiting.epoch, "iat": now,
+    }  # fmt: skip
+    assert not any(position.access_token for position in await service.get_positions(places))
+
+
+async def test_a_clock_that_was_set_back_dates_no_token_into_the_future(
+    service: QueueService, store: FakeQueueStore
+) -> None:
+    await enter(service, 11)
+    store.advance(-3_600)
+    (entered,) = await enter(service, 12)
+    claims = jwt.decode(
+        entered.access_token, SECRET, algorithms=["HS256"], options={"verify_iat": False}
+    )
+    assert claims["iat"] == store.now // 1000
 
 
 async def test_impossible_places_have_ended(service: QueueService) -> None:

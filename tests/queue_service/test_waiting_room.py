@@ -1,9 +1,14 @@
 """The contract of a waiting room, over the fake and over Redis."""
 
+from dataclasses import replace
+
 import pytest
 
 from queue_service.domain import Place, PlaceState, Refusal
 from tests.queue_service.conftest import RULES, MakeRoom, RoomHandle, entries
+
+# As a difference of place numbers: twice heal_within_ms.
+TWO_HOURS = 2 * 3_600_000 * 4096
 
 
 async def test_admits_at_once_while_there_is_room_and_lines_up_the_rest(
@@ -285,6 +290,30 @@ async def test_an_old_token_does_not_lead_the_line(make_room: MakeRoom) -> None:
     await room.sleep(300)
     await room.forget()
     assert await room.orders([old]) == [None]
+
+
+async def test_a_young_token_brings_an_old_place_back(make_room: MakeRoom) -> None:
+    room = make_room(capacity=0)
+    (young,) = await room.enter(11)
+    await room.forget()
+    now = (await room.tick()).now // 1000
+    old = Place(room.room, young.number - TWO_HOURS, 12, epoch=1)
+    assert await room.orders([old]) == [None]
+    assert await room.orders([replace(old, issued_at=now - 7_200)]) == [None]
+    assert await room.orders([replace(old, issued_at=now)]) == [1]
+    assert await room.enter(12) == [old], "number and epoch"
+
+
+async def test_an_old_place_ends_once(make_room: MakeRoom) -> None:
+    room = make_room(capacity=0)
+    (young,) = await room.enter(11)
+    await room.forget()
+    now = (await room.tick()).now // 1000
+    old = Place(room.room, young.number - TWO_HOURS, 12, epoch=1, issued_at=now)
+    assert await room.orders([old]) == [1]
+    await room.leave(old)
+    await room.tick()
+    assert await room.orders([old]) == [None], "its token is still young"
 
 
 async def test_a_first_start_makes_nobody_wait(make_room: MakeRoom) -> None:
