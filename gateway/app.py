@@ -38,7 +38,7 @@ def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
         *QueueRoutes(clients, guard, sources, open_identity(settings), settings).routes(),
         *ConcertRoutes(clients, guard, settings).routes(),
         *ReservationRoutes(clients, guard, settings).routes(),
-        *HealthRoutes(clients, drain).routes(),
+        *HealthRoutes(clients, drain, settings.readiness_ttl_seconds).routes(),
     ]
     pages = documentation_pages(routes) if settings.documentation else {}
     app: ASGIApp = Router(routes, pages)

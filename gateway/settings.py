@@ -145,6 +145,10 @@ class Settings(BaseSettings):
     """How long concerts, dates, seat numbers and prices are cached, in seconds; never beyond
     midnight UTC, when dates pass."""
 
+    readiness_ttl_seconds: float = Field(default=1.0, ge=0, le=10)
+    """How long /health/ready repeats its last answer, in seconds (a failure at most 0.1 s; a drain
+    shows at once). The answer costs a call to each service, and anybody may ask."""
+
     requests_per_second: int = Field(default=20, ge=0)
     """Requests per second that one place in line may send to each gateway process; requests to
     enter count for their user id and source together. The same number may be sent at once. Further

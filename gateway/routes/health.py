@@ -1,5 +1,7 @@
 """Liveness and readiness."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -12,15 +14,20 @@ from gateway.routes.shared import RETRY_AFTER
 from gateway.routing import Returns, Route
 from gateway.server import Drain
 
+# A recovery shows sooner than an outage, because a start waits for it.
+_NOT_READY_TTL_SECONDS = 0.1
 _NOT_READY_HEADERS = {"Retry-After": "1"}
 
 
 class HealthRoutes:
     """GET /health/live and /health/ready."""
 
-    def __init__(self, clients: Clients, drain: Drain) -> None:
+    def __init__(self, clients: Clients, drain: Drain, readiness_ttl_seconds: float) -> None:
         self._clients = clients
+        self._ttl = readiness_ttl_seconds
         self._drain = drain
+        self._check: asyncio.Task[list[str]] | None = None
+        self._expires = 0.0
 
     def routes(self) -> Sequence[Route]:
         """Returns the declarations."""
@@ -59,8 +66,22 @@ class HealthRoutes:
         """Answers 200 if every service behind the gateway is healthy and no drain has begun."""
         if self._drain.begun:
             return JsonResponse({"status": "draining", "away": []}, 503, _NOT_READY_HEADERS)
-        unavailable = await self._clients.unavailable_services()
+        unavailable = await self._unavailable_services()
         if unavailable:
             body = {"status": "not ready", "away": unavailable}
             return JsonResponse(body, 503, _NOT_READY_HEADERS)
         return JsonResponse({"status": "ready", "away": []})
+
+    async def _unavailable_services(self) -> list[str]:
+        """Returns the result of the last check, or of a new one if that is too old: anybody may
+        ask, and a check calls every service. Concurrent requests share one check."""
+        if self._check is None or (self._check.done() and time.monotonic() >= self._expires):
+            self._check = asyncio.create_task(self._check_services())
+        # A client that disconnects must not cancel the check for the others.
+        return await asyncio.shield(self._check)
+
+    async def _check_services(self) -> list[str]:
+        unavailable = await self._clients.unavailable_services()
+        ttl = min(self._ttl, _NOT_READY_TTL_SECONDS) if unavailable else self._ttl
+        self._expires = time.monotonic() + ttl
+        return unavailable

@@ -44,6 +44,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             # Crowds here come from one machine, and one user pays 50 times at once.
             "gateway": {
                 "GATEWAY_REQUESTS_PER_SECOND": "0",
+                # Tests that stop a service ask for the state of this moment.
+                "GATEWAY_READINESS_TTL_SECONDS": "0",
                 "GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2",
             },
         },

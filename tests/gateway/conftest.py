@@ -31,6 +31,7 @@ def settings_for(services: Services, **changes: Any) -> Settings:
         "seats_ttl_seconds": 0,
         "schedules_ttl_seconds": 0,
         "facts_ttl_seconds": 0,
+        "readiness_ttl_seconds": 0,
     }
     return Settings(**(defaults | changes))
 
