@@ -13,6 +13,7 @@ from servicekit.errors import (
     InvalidRequest,
     NotFound,
     ServiceError,
+    TimedOut,
     Unavailable,
 )
 
@@ -216,13 +217,22 @@ _FAILURES: dict[str, tuple[type[ServiceError], str]] = {
     ),
 }
 
-# The codes with which BeginPayment refuses for good; any other error may be temporary.
-REJECTIONS = frozenset(
-    kind.code for kind in (ReservationNotFound, NotYours, ReservationExpired, AlreadyPaid)
-)
+# Errors of BeginPayment after which the payment may have begun: no answer, or a defect.
+_IN_DOUBT = frozenset((Unavailable.code, TimedOut.code, ServiceError.code))
+
+
+def is_rejection(error: ServiceError) -> bool:
+    """Returns whether BeginPayment has refused a payment: it has certainly not begun, and the
+    reservation needs no event of it. Any code counts that does not leave this in doubt."""
+    return error.code not in _IN_DOUBT
+
+
+def is_final_rejection(error: ServiceError) -> bool:
+    """Returns whether BeginPayment would refuse the same payment again."""
+    return is_rejection(error) and error.code != PaymentInProgress.code
 
 
 def failure(payment: Payment) -> ServiceError:
     """Returns the error that the caller of a failed payment receives."""
-    kind, detail = _FAILURES[payment.failure_code]
+    kind, detail = _FAILURES.get(payment.failure_code, _FAILURES[Unavailable.code])
     return kind(detail)

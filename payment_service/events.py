@@ -9,21 +9,21 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from payment_service.domain import (
-    REJECTIONS,
+    DECLINES,
     Event,
     Payment,
-    PaymentInProgress,
     ReservationExpired,
     Status,
 )
 from protos.frontrow.payment.v1 import events_pb2
+from servicekit.errors import Unavailable
 
 EVENT_ID_HEADER = "event-id"
 
 _EVENT_IDS = uuid.UUID("b0c5a7a1-6f0f-4d0e-9a35-8a1f5e7c2d94")
 # A payment that its reservation has refused has no event. RESERVATION_EXPIRED is either such a
 # refusal, or the failure of a payment that was refunded at the provider, which has an event.
-_WITHOUT_EVENT = REJECTIONS - {ReservationExpired.code} | {PaymentInProgress.code}
+_WITH_EVENT = DECLINES | {Unavailable.code, ReservationExpired.code}
 
 
 def succeeded(payment: Payment, amount: Decimal | None, at: datetime | None = None) -> Event:
@@ -58,7 +58,7 @@ def of_outcome(payment: Payment, at: datetime) -> Event | None:
             return succeeded(payment, payment.amount, at)
         case Status.REFUNDED:
             return refunded(payment, at)
-        case Status.FAILED if payment.failure_code not in _WITHOUT_EVENT:
+        case Status.FAILED if payment.failure_code in _WITH_EVENT:
             return failed(payment, payment.failure_code, at)
         case _:
             return None

@@ -18,7 +18,8 @@ class PaymentStore(Protocol):
         Returns the existing payment of this order instead if that is unfinished, has succeeded, or
         was declined and no caller has received the decline.
 
-        With an idempotency key, returns the first payment of the key. Raises RequestInProgress
+        With an idempotency key, returns the first payment of the key; if that was rejected, a
+        FAILED payment that is not stored any more. Raises RequestInProgress
         while the call that uses the key has not answered (for at most its `answer_seconds`), and
         IdempotencyKeyReused if the key belongs to another reservation.
         """
@@ -26,8 +27,11 @@ class PaymentStore(Protocol):
     async def release_key(self, order: PayOrder) -> None:
         """Frees the order's idempotency key: the call that uses it returns without an outcome."""
 
+    async def remember_rejection(self, order: PayOrder, failure_code: str) -> None:
+        """Stores a final rejection as the result of the order's idempotency key."""
+
     async def get_payment(self, payment_id: int) -> Payment | None:
-        """Reads a payment."""
+        """Reads a payment. Returns None for one that was rejected, or removed for its age."""
 
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
         """Returns the user's latest payment of a reservation that has reached, or may reach, the
@@ -44,6 +48,10 @@ class PaymentStore(Protocol):
 
         This method, `give_up` and `park` also store `payment.amount_due`.
         """
+
+    async def discard_rejected(self, payment: Payment) -> bool:
+        """Deletes an unfinished payment that has never begun. Returns False if it is finished or
+        another driver has claimed it."""
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         """Bars an unfinished payment from being charged. Returns False if it is finished or
@@ -91,9 +99,8 @@ class Reservations(Protocol):
     async def begin_payment(self, payment: Payment) -> Decimal:
         """Step 2 of the saga. Starts the payment of a hold or renews its lease; returns the price.
 
-        Raises ServiceError. The codes in domain.REJECTIONS are final; others may be temporary.
-        After PaymentInProgress it is certain that this payment has not begun and will not begin
-        by this call; after Unavailable or TimedOut it is not.
+        Raises ServiceError. After a rejection (see `domain.is_rejection`) it is certain that this
+        payment has not begun and will not begin by this call; after any other error it is not.
         """
 
     async def price_of(self, payment: Payment) -> Decimal:

@@ -105,8 +105,11 @@ FOR UPDATE SKIP LOCKED
 
 CLAIM = f"UPDATE payment SET driven_until = {SOON}, attempts = attempts + 1 WHERE id IN %s"
 
+DISCARD_REJECTED = f"DELETE FROM payment WHERE {DRIVEN_BY_US}"
+
 PAYMENT_OF_KEY = """
-SELECT reservation_id, payment_id, COALESCE(in_flight_until > NOW(6), FALSE) AS in_flight
+SELECT reservation_id, payment_id, failure_code, created_at,
+       COALESCE(in_flight_until > NOW(6), FALSE) AS in_flight
 FROM idempotency_key WHERE user_id = %s AND idem_key = %s FOR UPDATE
 """
 
@@ -122,6 +125,11 @@ WHERE user_id = %s AND idem_key = %s
 
 RELEASE_KEY = """
 UPDATE idempotency_key SET in_flight_until = NULL WHERE user_id = %s AND idem_key = %s
+"""
+
+REMEMBER_REJECTION = """
+UPDATE idempotency_key SET in_flight_until = NULL, failure_code = %s
+WHERE user_id = %s AND idem_key = %s
 """
 
 DELETE_OLD_KEYS = """
@@ -149,21 +157,19 @@ class PaymentRepository:
         async def create(connection: Connection) -> Attempt:
             if not order.idempotency_key:
                 return await _create_or_find(connection, order, lease_seconds)
-            known = await _payment_of_key(connection, order)
-            if known is not None:
-                payment, in_flight = known
-                if not payment.finished and in_flight:
-                    raise RequestInProgress("A request with this idempotency key is in progress.")
-                attempt = (
-                    await _create_or_find(connection, order, lease_seconds)
-                    if payment.status is Status.FAILED
-                    and payment.failure_code not in FINAL_FAILURES
-                    else Attempt(payment, created=False)
-                )
-            else:
+            key = await connection.fetch_one(PAYMENT_OF_KEY, order.user_id, order.idempotency_key)
+            known = await _payment_of_key(connection, order, key) if key else None
+            # Without a payment: it was rejected a moment ago, or with a failure that is not final.
+            if key and key.in_flight and (known is None or not known.finished):
+                raise RequestInProgress("A request with this idempotency key is in progress.")
+            if known is None or (
+                known.status is Status.FAILED and known.failure_code not in FINAL_FAILURES
+            ):
                 attempt = await _create_or_find(connection, order, lease_seconds)
+            else:
+                attempt = Attempt(known, created=False)
             if not (known and attempt.payment.finished):
-                await _use_key(connection, order, attempt, answer_seconds, insert=not known)
+                await _use_key(connection, order, attempt, answer_seconds, insert=key is None)
             return attempt
 
         for _ in range(CREATE_ATTEMPTS):
@@ -178,6 +184,12 @@ class PaymentRepository:
     async def release_key(self, order: PayOrder) -> None:
         async with self._database.connection() as connection:
             await connection.execute(RELEASE_KEY, order.user_id, order.idempotency_key)
+
+    async def remember_rejection(self, order: PayOrder, failure_code: str) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(
+                REMEMBER_REJECTION, failure_code, order.user_id, order.idempotency_key
+            )
 
     async def get_payment(self, payment_id: int) -> Payment | None:
         async with self._database.connection() as connection:
@@ -218,8 +230,14 @@ class PaymentRepository:
                 failure_code=outcome.failure_code,
             )
         now = await self.get_payment(payment.id)
-        assert now is not None, "payments are never deleted"
+        assert now is not None, "only its driver could have deleted it"
         return now
+
+    async def discard_rejected(self, payment: Payment) -> bool:
+        async def discard(connection: Connection) -> int:
+            return await connection.execute(DISCARD_REJECTED, payment.id, payment.attempts)
+
+        return await self._database.run(discard, autocommit=True) > 0
 
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         async with self._database.connection() as connection:
@@ -283,18 +301,25 @@ class PaymentRepository:
         return int(row.unrefunded) if row else 0
 
 
-async def _payment_of_key(connection: Connection, order: PayOrder) -> tuple[Payment, bool] | None:
-    """Returns the payment of a key, and whether the call that uses the key may still respond."""
-    if not order.idempotency_key:
-        return None
-    row = await connection.fetch_one(PAYMENT_OF_KEY, order.user_id, order.idempotency_key)
-    if row is None:
-        return None
-    if row.reservation_id != order.reservation_id:
+async def _payment_of_key(connection: Connection, order: PayOrder, key: Row) -> Payment | None:
+    """Returns the payment of a key (a row of PAYMENT_OF_KEY), None if it has none any more."""
+    if key.reservation_id != order.reservation_id:
         raise IdempotencyKeyReused("This idempotency key was used for another reservation.")
-    payment = await _get(connection, row.payment_id)
-    assert payment is not None, "payments are never deleted"
-    return payment, bool(row.in_flight)
+    if not key.failure_code:
+        return await _get(connection, key.payment_id)
+    return Payment(
+        id=key.payment_id,
+        reservation_id=key.reservation_id,
+        user_id=order.user_id,
+        status=Status.FAILED,
+        amount=None,
+        failure_code=key.failure_code,
+        decline_returned=False,
+        admission=None,
+        failed_payment_id=0,
+        attempts=0,
+        created_at=key.created_at.replace(tzinfo=UTC),
+    )
 
 
 async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds: float) -> Attempt:

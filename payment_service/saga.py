@@ -19,18 +19,18 @@ from prometheus_client import Counter
 from payment_service import events
 from payment_service.domain import (
     LONGEST_REFUSED_PARK_SECONDS,
-    REJECTIONS,
     Charge,
     ChargeAmountDiffers,
     ChargeStatus,
     Outcome,
     Payment,
     PaymentDeclined,
-    PaymentInProgress,
     ProviderRefused,
     ProviderUnavailable,
     ReservationExpired,
     Status,
+    is_final_rejection,
+    is_rejection,
 )
 from payment_service.ports import PaymentProvider, PaymentStore, Reservations
 from servicekit import logs
@@ -113,7 +113,7 @@ class Saga:
             try:
                 payment = replace(payment, amount_due=await self._reservations.price_of(payment))
             except ServiceError as error:
-                if error.code not in REJECTIONS:
+                if not is_final_rejection(error):
                     return await self._park(payment)
                 # The reservation was removed, long after its end.
                 return await self._give_up(payment, error.code)
@@ -132,7 +132,7 @@ class Saga:
         try:
             due = await self._reservations.begin_payment(payment)
         except ServiceError as error:
-            if error.code not in REJECTIONS:
+            if not is_final_rejection(error):
                 return await self._park(payment)
             return await self._give_up(payment, error.code)
         payment = replace(payment, amount_due=due)
@@ -159,8 +159,9 @@ class Saga:
             return await self._park(payment, LONGEST_REFUSED_PARK_SECONDS)
         charged = failure_code == ChargeAmountDiffers.code
         outcome = Outcome(Status.FAILED, payment.amount_due if charged else None, failure_code)
-        # A reservation that has refused this payment needs no event.
-        event = None if failure_code in REJECTIONS else events.failed(payment, failure_code)
+        # A reservation that has rejected this payment needs no event.
+        begun = charged or failure_code == Unavailable.code
+        event = events.failed(payment, failure_code) if begun else None
         return await self._store.record_outcome(payment, outcome, event)
 
     async def _refund(self, payment: Payment) -> None:
@@ -176,10 +177,12 @@ class Saga:
                 raise
 
     async def _end_uncharged(self, payment: Payment, error: ServiceError) -> Payment:
-        if error.code in REJECTIONS or error.code == PaymentInProgress.code:
-            # The reservation never started this payment and needs no event.
-            outcome = Outcome(Status.FAILED, failure_code=error.code)
-            return await self._store.record_outcome(payment, outcome, None)
+        if is_rejection(error):
+            # The reservation never started this payment, which therefore needs neither an event nor
+            # a row. If recovery has claimed it, recovery ends it.
+            if not await self._store.discard_rejected(payment):
+                return await self._store.get_payment(payment.id) or payment
+            return replace(payment, status=Status.FAILED, failure_code=error.code)
         # The payment may have begun although the answer is lost. The caller learns that nothing
         # was charged, so this payment ends here, and its event returns the reservation to its hold.
         outcome = Outcome(Status.FAILED, failure_code=Unavailable.code)

@@ -6,6 +6,7 @@ from prometheus_client import Counter
 
 from payment_service import events
 from payment_service.domain import (
+    FINAL_FAILURES,
     NotYours,
     Payment,
     PaymentNotFound,
@@ -16,13 +17,15 @@ from payment_service.domain import (
 from payment_service.ports import PaymentProvider, PaymentStore
 from payment_service.saga import Saga
 from servicekit import call_context, logs
-from servicekit.errors import InvalidRequest, is_transient
+from servicekit.errors import InvalidRequest, Unavailable, is_transient
 
 log = logs.get(__name__)
 
 PAYMENTS = Counter("payment_answers", "Outcomes that Pay returned.", ["outcome"])
 
 MAX_KEY_LENGTH = 255
+# Payments of other replicas that a call finds and that are rejected meanwhile.
+PAY_ATTEMPTS = 5
 # The part of the caller's deadline that is left for the answer PENDING to arrive.
 ANSWER_SECONDS = 0.25
 # The pause between two reads of a payment that another replica drives.
@@ -62,21 +65,25 @@ class PaymentService:
         _check_ids(order.reservation_id, order.user_id)
         if len(order.idempotency_key) > MAX_KEY_LENGTH:
             raise InvalidRequest(f"An idempotency key has at most {MAX_KEY_LENGTH} characters.")
-        attempt = await self._store.create_payment(
-            order,
-            lease_seconds=self._lease_seconds,
-            answer_seconds=call_context.remaining(self._wait_seconds),
-        )
-        if attempt.created:
-            self._start_driving(attempt.payment)
-        payment = attempt.payment
-        try:
-            payment = await self._outcome(payment)
-        finally:
-            if not payment.finished and order.idempotency_key:
-                await self._release_key(order)
-        PAYMENTS.labels(payment.failure_code or payment.status.value).inc()
-        return await self._report(payment)
+        for _ in range(PAY_ATTEMPTS):
+            attempt = await self._store.create_payment(
+                order,
+                lease_seconds=self._lease_seconds,
+                answer_seconds=call_context.remaining(self._wait_seconds),
+            )
+            payment: Payment | None = attempt.payment
+            if attempt.created:
+                self._start_driving(attempt.payment)
+            try:
+                payment = await self._outcome(attempt.payment)
+            finally:
+                if order.idempotency_key and not attempt.payment.finished:
+                    await self._settle_key(order, payment)
+            if payment is not None:
+                PAYMENTS.labels(payment.failure_code or payment.status.value).inc()
+                return await self._report(payment)
+            # Another replica's payment was rejected, and only that replica knows why.
+        raise Unavailable("Too many requests for this reservation at once.")
 
     async def payment_of_reservation(self, reservation_id: int, user_id: int) -> Payment:
         """Returns the user's latest payment of a reservation.
@@ -118,9 +125,17 @@ class PaymentService:
                 driver.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _release_key(self, order: PayOrder) -> None:
+    async def _settle_key(self, order: PayOrder, payment: Payment | None) -> None:
+        """Ends the use of a key by this call. The key finds the row of a payment that has an
+        outcome, but a rejected payment has no row any more."""
         try:
-            await self._store.release_key(order)
+            if payment is None or not payment.finished:
+                await self._store.release_key(order)
+            elif payment.status is Status.FAILED and not payment.declined:
+                if payment.failure_code in FINAL_FAILURES:
+                    await self._store.remember_rejection(order, payment.failure_code)
+                else:
+                    await self._store.release_key(order)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -135,9 +150,10 @@ class PaymentService:
             raise failure(payment)
         return payment
 
-    async def _outcome(self, payment: Payment) -> Payment:
+    async def _outcome(self, payment: Payment) -> Payment | None:
         """Waits until the payment is finished, the caller's time is up or the driver has failed.
-        After a failed driver the payment may have been charged; recovery finishes it."""
+        After a failed driver the payment may have been charged; recovery finishes it. Returns None
+        if another replica drove the payment and it was rejected."""
         clock = asyncio.get_running_loop().time
         until = clock() + call_context.remaining(self._wait_seconds) - ANSWER_SECONDS
         while not payment.finished and clock() < until:
@@ -147,7 +163,10 @@ class PaymentService:
                 ended = driver.done() and not driver.cancelled() and driver.exception() is None
                 return driver.result() if ended else payment
             await asyncio.sleep(POLL_SECONDS)
-            payment = await self._store.get_payment(payment.id) or payment
+            found = await self._store.get_payment(payment.id)
+            if found is None:
+                return None
+            payment = found
         return payment
 
     def _start_driving(self, payment: Payment) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -30,6 +30,14 @@ from payment_service.domain import (
 from servicekit.errors import Unavailable
 
 
+@dataclass
+class _Key:
+    payment: Payment
+    in_flight_until: float
+    # Whether `payment` is not stored any more, because it was rejected.
+    rejected: bool = False
+
+
 class FakePaymentStore:
     """Implements ports.PaymentStore like the real store; `events` is the outbox."""
 
@@ -38,7 +46,8 @@ class FakePaymentStore:
         self.events: list[Event] = []
         self._event_times: dict[str, float] = {}
         self._driven_until: dict[int, float] = {}
-        self._keys: dict[tuple[int, str], tuple[int, int, float]] = {}
+        self._keys: dict[tuple[int, str], _Key] = {}
+        self._last_id = 0
 
     async def create_payment(
         self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
@@ -46,18 +55,18 @@ class FakePaymentStore:
         key = (order.user_id, order.idempotency_key)
         known: Payment | None = None
         if order.idempotency_key and key in self._keys:
-            reservation_id, payment_id, in_flight_until = self._keys[key]
-            if reservation_id != order.reservation_id:
+            used = self._keys[key]
+            if used.payment.reservation_id != order.reservation_id:
                 raise IdempotencyKeyReused("This idempotency key was used before.")
-            known = self.payments[payment_id]
-            if not known.finished and in_flight_until > time.monotonic():
+            known = used.payment if used.rejected else self.payments.get(used.payment.id)
+            if used.in_flight_until > time.monotonic() and (known is None or not known.finished):
                 raise RequestInProgress("A request with this idempotency key is under way.")
-            if known.status is Status.FAILED and known.failure_code not in FINAL_FAILURES:
+            if known and known.status is Status.FAILED and known.failure_code not in FINAL_FAILURES:
                 known = None
         attempt = Attempt(known, False) if known else self._create_or_find(order, lease_seconds)
         if order.idempotency_key and not (known and known.finished):
             until = time.monotonic() + answer_seconds
-            self._keys[key] = (order.reservation_id, attempt.payment.id, until)
+            self._keys[key] = _Key(attempt.payment, until)
         return attempt
 
     def _create_or_find(self, order: PayOrder, lease_seconds: float) -> Attempt:
@@ -67,9 +76,10 @@ class FakePaymentStore:
             latest.status is not Status.FAILED or (latest.declined and not latest.decline_returned)
         ):
             return Attempt(latest, created=False)
+        self._last_id += 1
         reached = latest and (latest.declined or latest.failure_code == Unavailable.code)
         payment = Payment(
-            id=len(self.payments) + 1,
+            id=self._last_id,
             reservation_id=order.reservation_id,
             user_id=order.user_id,
             status=Status.INITIATED,
@@ -99,7 +109,15 @@ class FakePaymentStore:
     async def release_key(self, order: PayOrder) -> None:
         key = (order.user_id, order.idempotency_key)
         if key in self._keys:
-            self._keys[key] = (*self._keys[key][:2], 0.0)
+            self._keys[key] = _Key(self._keys[key].payment, 0.0)
+
+    async def remember_rejection(self, order: PayOrder, failure_code: str) -> None:
+        key = (order.user_id, order.idempotency_key)
+        if key in self._keys:
+            payment = replace(
+                self._keys[key].payment, status=Status.FAILED, failure_code=failure_code
+            )
+            self._keys[key] = _Key(payment, 0.0, rejected=True)
 
     async def get_payment(self, payment_id: int) -> Payment | None:
         return self.payments.get(payment_id)
@@ -134,6 +152,12 @@ class FakePaymentStore:
             self._put(event)
         return self.payments[payment.id]
 
+    async def discard_rejected(self, payment: Payment) -> bool:
+        if not self._driven_by(payment):
+            return False
+        del self.payments[payment.id]
+        return True
+
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         if not self._driven_by(payment):
             return False
@@ -141,8 +165,8 @@ class FakePaymentStore:
         return True
 
     def _driven_by(self, payment: Payment) -> bool:
-        now = self.payments[payment.id]
-        return not now.finished and now.attempts == payment.attempts
+        now = self.payments.get(payment.id)
+        return now is not None and not now.finished and now.attempts == payment.attempts
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
         payment = self.payments[payment_id]

@@ -1,8 +1,10 @@
 """The use cases of payments, over fakes."""
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 
+import grpc
 import pytest
 
 from payment_service.consumers import ReservationEvents
@@ -13,6 +15,7 @@ from payment_service.domain import (
     NotYours,
     Payment,
     PaymentDeclined,
+    PaymentInProgress,
     PaymentNotFound,
     PayOrder,
     ProviderUnavailable,
@@ -24,6 +27,7 @@ from payment_service.domain import (
 from servicekit import call_context
 from servicekit.errors import InvalidRequest, ServiceError, Unavailable
 from servicekit.kafka import Record
+from servicekit.rpc_errors import RemoteError
 from tests.fakes.payment import FakePaymentStore
 from tests.payment_service.conftest import Shop
 
@@ -88,6 +92,97 @@ async def test_a_refused_order_charges_nothing(
             await shop.service.pay(order)
     assert shop.provider.book == {}
     assert shop.events == []
+
+
+@pytest.mark.parametrize("key", ["", "key"])
+@pytest.mark.parametrize(
+    ("order", "error"),
+    [
+        (PayOrder(8, 42), ReservationNotFound),
+        (PayOrder(9, 41), NotYours),
+        (PayOrder(10, 42), ReservationExpired),
+    ],
+)
+async def test_a_refused_order_leaves_no_payment(
+    shop: Shop, order: PayOrder, error: type[ServiceError], key: str
+) -> None:
+    shop.reservations.hold(10, user_id=42)
+    shop.reservations.lapse(10)
+    order = replace(order, idempotency_key=key)
+    details = set()
+    for _ in range(3):
+        with pytest.raises(error) as refused:
+            await shop.service.pay(order)
+        details.add(refused.value.detail)
+    assert len(details) == 1
+    assert isinstance(shop.payments, FakePaymentStore)
+    assert shop.payments.payments == {}
+    assert shop.events == []
+    assert len(shop.reservations.calls) == (1 if key else 3), "a key keeps the first answer"
+
+
+async def test_a_key_keeps_a_refusal_whatever_becomes_of_the_reservation(shop: Shop) -> None:
+    order = PayOrder(8, 42, "key")
+    with pytest.raises(ReservationNotFound):
+        await shop.service.pay(order)
+    shop.reservations.hold(8, user_id=42)
+    with pytest.raises(ReservationNotFound):
+        await shop.service.pay(order)
+    assert (await shop.service.pay(PayOrder(8, 42))).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("key", ["", "key"])
+async def test_any_other_refusal_leaves_no_payment_and_no_answer(shop: Shop, key: str) -> None:
+    """A later version of reservation_service may refuse with a code of its own."""
+    order = replace(ORDER, idempotency_key=key)
+    shop.reservations.troubles = [
+        RemoteError("OTHER_REASON", grpc.StatusCode.FAILED_PRECONDITION, "Because."),
+        PaymentInProgress("Another payment of the admission is in progress."),
+    ]
+    for _ in range(2):
+        with pytest.raises(ServiceError):
+            await shop.service.pay(order)
+        assert isinstance(shop.payments, FakePaymentStore)
+        assert shop.payments.payments == {}
+    assert shop.events == []
+    assert (await shop.service.pay(order)).status is Status.SUCCEEDED
+
+
+async def test_a_defect_of_reservation_service_keeps_the_payment_and_its_event(
+    shop: Shop,
+) -> None:
+    """The payment may have begun, so the reservation has to learn that it failed."""
+    shop.reservations.troubles = [
+        RemoteError("INTERNAL", grpc.StatusCode.INTERNAL, "The service did not answer.")
+    ]
+    with pytest.raises(Unavailable):
+        await shop.service.pay(ORDER)
+    assert shop.event_kinds == ["failed"]
+
+
+async def test_a_call_finds_another_replicas_payment_that_is_rejected(shop: Shop) -> None:
+    """Only the other replica knows why, so this one asks by itself."""
+    order = PayOrder(8, 42)
+    other = await shop.payments.create_payment(order, lease_seconds=60, answer_seconds=0)
+    paying = asyncio.create_task(shop.service.pay(order))
+    await asyncio.sleep(0.1)
+    assert not paying.done()
+    assert await shop.payments.discard_rejected(other.payment)
+    with pytest.raises(ReservationNotFound):
+        await paying
+
+
+async def test_two_keys_of_one_rejected_payment_both_keep_the_answer(shop: Shop) -> None:
+    orders = [PayOrder(8, 42, key) for key in ("one", "two")]
+    for _ in range(2):
+        answers = await asyncio.gather(
+            *(shop.service.pay(order) for order in orders), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [ReservationNotFound] * 2
+    shop.reservations.hold(8, user_id=42)
+    for order in orders:
+        with pytest.raises(ReservationNotFound):
+            await shop.service.pay(order)
 
 
 async def test_another_users_call_does_not_delay_the_owner(shop: Shop) -> None:

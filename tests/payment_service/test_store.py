@@ -16,6 +16,7 @@ from payment_service.domain import (
     ChargeAmountDiffers,
     Event,
     IdempotencyKeyReused,
+    NotYours,
     Outcome,
     Payment,
     PaymentDeclined,
@@ -282,6 +283,61 @@ class Contract:
         await create(payments, order, answer=0.05)
         await asyncio.sleep(0.06)
         assert not (await create(payments, order)).created
+
+    async def test_a_rejected_payment_leaves_no_row(self, payments: PaymentStore) -> None:
+        order = new_order()
+        declined = (await create(payments, order)).payment
+        await end(payments, declined, DECLINED)
+        await payments.mark_decline_returned(declined.id)
+        rejected = (await create(payments, order)).payment
+        assert await payments.discard_rejected(rejected)
+        assert not await payments.discard_rejected(rejected)
+        assert await payments.get_payment(rejected.id) is None
+        attempt = await create(payments, order)
+        assert attempt.created
+        assert attempt.payment.id > rejected.id, "an id is never used again"
+        assert attempt.payment.failed_payment_id == declined.id
+
+    async def test_only_its_driver_discards_an_unfinished_payment(
+        self, payments: PaymentStore
+    ) -> None:
+        slow = (await create(payments, new_order(), lease=0)).payment
+        assert await claimed(payments, slow)
+        assert not await payments.discard_rejected(slow)
+        paid = (await create(payments, new_order())).payment
+        ended = await end(payments, paid, SUCCEEDED)
+        assert not await payments.discard_rejected(paid)
+        assert await payments.get_payment(paid.id) == ended
+
+    async def test_a_key_keeps_a_final_rejection_without_a_payment(
+        self, payments: PaymentStore
+    ) -> None:
+        order = new_order(f"key {random.random()}")
+        payment = (await create(payments, order)).payment
+        await payments.discard_rejected(payment)
+        with pytest.raises(RequestInProgress):
+            await create(payments, order)
+        await payments.remember_rejection(order, NotYours.code)
+        for _ in range(2):
+            repeated = await create(payments, order)
+            assert not repeated.created
+            assert repeated.payment.id == payment.id
+            assert repeated.payment.status is Status.FAILED
+            assert repeated.payment.failure_code == NotYours.code
+        with pytest.raises(IdempotencyKeyReused):
+            await create(payments, replace(order, reservation_id=order.reservation_id + 1))
+        assert (await create(payments, replace(order, idempotency_key=""))).created
+
+    async def test_a_key_of_another_rejection_starts_a_new_payment(
+        self, payments: PaymentStore
+    ) -> None:
+        order = new_order(f"key {random.random()}")
+        await payments.discard_rejected((await create(payments, order)).payment)
+        await payments.release_key(order)
+        second = await create(payments, order)
+        assert second.created
+        ended = await end(payments, second.payment, SUCCEEDED)
+        assert await create(payments, order) == Attempt(ended, created=False)
 
     async def test_of_concurrent_calls_with_a_key_one_is_in_flight(
         self, payments: PaymentStore

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 import grpc
@@ -16,8 +17,10 @@ from payment_service.domain import (
     Admission,
     ChargeAmountDiffers,
     Event,
+    NotYours,
     PaymentDeclined,
     PayOrder,
+    ReservationNotFound,
     Status,
 )
 from payment_service.outbox import OutboxRepository
@@ -135,6 +138,19 @@ async def test_fifty_calls_make_one_charge_one_row_one_event(real: Real) -> None
     assert await real.count("SELECT COUNT(*) FROM outbox") == 0
     [event] = [e for e in events if e.reservation_id == order.reservation_id]
     assert event.succeeded.admission.place_number == 17
+
+
+async def test_a_refused_order_leaves_the_row_of_its_key_only(real: Real) -> None:
+    stranger = PayOrder(real.hold().reservation_id, 43)
+    missing = PayOrder(next(reservation_ids), 42)
+    key = f"key {random.random()}"
+    for order, error in ((stranger, NotYours), (missing, ReservationNotFound)):
+        for again in (order, order, replace(order, idempotency_key=key)):
+            with pytest.raises(error):
+                await real.shop.service.pay(again)
+    assert await real.count("SELECT COUNT(*) FROM payment") == 0
+    assert await real.count("SELECT COUNT(*) FROM outbox") == 0
+    assert await real.count("SELECT COUNT(*) FROM idempotency_key WHERE idem_key = %s", key) == 2
 
 
 async def test_a_decline_then_a_success_arrive_in_order(real: Real) -> None:
