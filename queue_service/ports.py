@@ -25,8 +25,9 @@ class QueueStore(Protocol):
         Starts the admission of a place that was just admitted, and restores lost places whose token
         was issued within the time of the rules."""
 
-    async def leave(self, room: str, number: int, user_id: int) -> Room:
-        """Ends a `possible` place. No-op for a place of another user."""
+    async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
+        """Ends a `possible` place, and an older one of which it proves that it had ended. No-op for
+        a place of another user. `epoch` is 0 if it is unknown."""
 
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None

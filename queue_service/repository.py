@@ -31,6 +31,7 @@ _KEYS = (
     "ended",
     "sources",
     "solutions",
+    "restored",
 )
 _STATES = {
     b"waiting": PlaceState.WAITING,
@@ -125,8 +126,8 @@ class QueueRepository:
         seen, items = await self._run(self._positions, room, arguments)
         return seen, [items.standing(n) for n in range(len(items.state))]
 
-    async def leave(self, room: str, number: int, user_id: int) -> Room:
-        return (await self._run(self._leave, room, (number, user_id)))[0]
+    async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
+        return (await self._run(self._leave, room, (number, user_id, epoch)))[0]
 
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None

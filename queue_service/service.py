@@ -118,12 +118,12 @@ class QueueService:
             positions.append(position)
         return positions
 
-    async def leave_queue(self, room: str, number: int, user_id: int) -> None:
+    async def leave_queue(self, room: str, number: int, user_id: int, epoch: int = 0) -> None:
         """Ends a place or an admission and admits the next in line. Idempotent. No-op for another
-        user's place. Raises RoomNotFound."""
+        user's place. `epoch` is that of the place, 0 if it is unknown. Raises RoomNotFound."""
         self._require_room(room)
-        if Place(room, number, user_id, epoch=0).possible:
-            self._count(room, await self._store.leave(room, number, user_id))
+        if Place(room, number, user_id, epoch).possible:
+            self._count(room, await self._store.leave(room, number, user_id, epoch))
 
     async def get_room(self, room: str) -> Room:
         """Returns the limits and counts of a room. Raises RoomNotFound."""

@@ -57,7 +57,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self, request: queue_pb2.LeaveQueueRequest, context: Context
     ) -> queue_pb2.LeaveQueueResponse:
         place = request.place
-        await self._service.leave_queue(place.room, place.number, place.user_id)
+        await self._service.leave_queue(place.room, place.number, place.user_id, place.epoch)
         return queue_pb2.LeaveQueueResponse()
 
     def _result(self, result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:

@@ -12,9 +12,10 @@
 --   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis
 --   ended      sorted set  place -> when it ended, as a number: ended in an epoch whose data was
 --                          lost
+--   restored   sorted set  restored place that is live -> the epoch in which it was restored
 --   sources    sorted set  source -> when its whole allowance of new places is restored, ms
 --   solutions  sorted set  spent solution of a challenge -> when it expires, ms
---   state      hash        the fields below, the run id of the Redis process that wrote them, and
+--   state      hash        the fields below, the replication id of the Redis that wrote them, and
 --                          told_<limit> for each limit that an operator set
 --
 -- A place number is the millisecond of its creation times 4096, or one more than the last number if
@@ -23,7 +24,7 @@
 
 local STATE, WAITING, ADMITTED, UNCLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local USERS, PLACES, KNOWN, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local SOURCES, SOLUTIONS = KEYS[9], KEYS[10]
+local SOURCES, SOLUTIONS, RESTORED = KEYS[9], KEYS[10], KEYS[11]
 
 local grace = tonumber(ARGV[1]) -- also the silence after which we assume that no poll reaches us
 local claim_window = tonumber(ARGV[2])
@@ -79,18 +80,23 @@ local function set(field, value)
 end
 
 local function open_room()
-  -- Takes a few microseconds, and no connection, replica or fail-over can bypass it.
-  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-  local stored = redis.call('HMGET', STATE, 'run_id', unpack(FIELDS))
+  -- Takes 4 µs, and no connection, replica or fail-over can bypass it. The replication id changes
+  -- at each start and each promotion. The run id would not do: it stays the same when a fail-over
+  -- goes back to a master that meanwhile copied an older state.
+  -- On a replica nothing matches, and the first write below fails with READONLY: no answer comes
+  -- from data that may be old.
+  local replication = redis.call('INFO', 'replication')
+  local replid = string.match(replication, '^# Replication\r\nrole:master.-master_replid:(%x+)') or ''
+  local stored = redis.call('HMGET', STATE, 'replid', unpack(FIELDS))
   for i, field in ipairs(FIELDS) do
     room[field] = tonumber(stored[i + 1] or 0)
   end
-  if stored[1] == run_id then
+  if stored[1] == replid and remembered.last <= room.last then
     return
   end
   -- Redis restarted or failed over and may have lost its last writes, or everything. A new epoch
   -- begins.
-  local survived = stored[1] ~= false
+  local survived = room.epoch > 0
   local last = room.last
   local unsafe = room.grace_until > room.heard_at -- an earlier grace period has not ended
   if survived then
@@ -104,7 +110,7 @@ local function open_room()
   end
   -- The next millisecond: numbers of this one may have been assigned before the loss.
   local epoch = math.max(number_at(now + 1), last + 1, remembered.last + 1)
-  redis.call('HSET', STATE, 'run_id', run_id)
+  redis.call('HSET', STATE, 'replid', replid)
   set('epoch', epoch)
   set('last', epoch)
   -- Places up to `last` survived and stand in front of all lost ones: they need not wait.
@@ -212,26 +218,52 @@ local function end_place(place)
     redis.call('ZREM', WAITING, place)
     redis.call('ZREM', ADMITTED, place)
     redis.call('SREM', UNCLAIMED, place)
+    redis.call('ZREM', RESTORED, place)
   end
   if is_unknown(place) then
     note_end(place)
   end
 end
 
--- Restores a lost place at its number. If the user has two places, the older one stays, unless the
--- newer one is admitted.
+-- A user gets a new place only when the room has none of theirs. So a newer place proves that an
+-- older one had ended, unless the older one was lost when the newer one was given, in `newer_epoch`.
+
+-- Whether a newer place proves that a live place had ended. A restored place had been lost until
+-- the epoch in which it was restored. An unknown epoch (0) proves nothing about those.
+local function live_had_ended(older, newer_epoch)
+  local restored_in = tonumber(redis.call('ZSCORE', RESTORED, older) or 0)
+  return restored_in <= newer_epoch or (newer_epoch > 0 and tonumber(older) > newer_epoch)
+end
+
+-- Whether a user's live place proves that an older one, which is lost now, had ended.
+local function lost_had_ended(older, live)
+  local _, _, recorded = owner_of(live)
+  return tonumber(older) > epoch_of(live, recorded)
+end
+
+-- Whether a lost place that is shown stays, rather than the user's live one. If neither proves that
+-- the other had ended, the older one stays, unless the newer one is admitted.
+local function lost_one_stays(place, epoch, live)
+  if tonumber(live) < tonumber(place) then
+    return live_had_ended(live, tonumber(epoch))
+  end
+  return not lost_had_ended(place, live) and redis.call('ZSCORE', WAITING, live) ~= false
+end
+
+-- Restores a lost place at its number, unless the user has a live one that stays.
 local function restore(place, user, epoch)
-  local other = redis.call('HGET', USERS, user)
-  if other then
-    if tonumber(other) < tonumber(place) or not redis.call('ZSCORE', WAITING, other) then
+  local live = redis.call('HGET', USERS, user)
+  if live then
+    if not lost_one_stays(place, epoch, live) then
       note_end(place)
       return
     end
-    end_place(other)
+    end_place(live)
   end
   redis.call('ZADD', WAITING, place, place)
   redis.call('HSET', USERS, user, place)
   redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. ':' .. epoch)
+  redis.call('ZADD', RESTORED, int(room.epoch), place)
   -- If one place was lost, others were, too.
   if room.resumed_at + grace > math.max(now, room.grace_until) then
     set('grace_until', room.resumed_at + grace)

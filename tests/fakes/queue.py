@@ -47,6 +47,10 @@ class _State:
     sources: dict[str, int] = field(default_factory=dict)
     solutions: set[str] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
+    known: list[range] = field(default_factory=list)
+    restored_in: dict[int, int] = field(default_factory=dict)
+    safe: int = 0
+    cut: bool = False
     pace_at: int = 0
     pace_now: int = 0
 
@@ -81,6 +85,18 @@ class FakeQueueStore:
     def forget(self) -> None:
         """The store loses everything; its callers remember the limits. Takes 10 ms."""
         self._rooms.clear()
+        self.advance(0.01)
+
+    def snapshot(self) -> dict[str, _State]:
+        """A copy of all rooms, for `cut_back`."""
+        return copy.deepcopy(self._rooms)
+
+    def cut_back(self, snapshot: dict[str, _State]) -> None:
+        """The store restarts with the rooms as they were. Takes 10 ms."""
+        self._rooms.clear()
+        self._rooms.update(copy.deepcopy(snapshot))
+        for state in self._rooms.values():
+            state.cut = True
         self.advance(0.01)
 
     def new_replica(self) -> "FakeQueueStore":
@@ -130,9 +146,14 @@ class FakeQueueStore:
             standings.append(self._standing(state, place.number) if is_theirs else ENDED)
         return self._room(state, room), standings
 
-    async def leave(self, room: str, number: int, user_id: int) -> Room:
+    async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
         state = self._open(room)
         live = state.live.get(number)
+        if live is None and self._is_unknown(state, number):
+            other = self._place_of(state, user_id)
+            older = other is not None and other.number < number
+            if other is not None and older and self._live_had_ended(state, other.number, epoch):
+                self._end(state, other.number)
         if live is None or live.user_id == user_id:
             self._end(state, number)
         self._step(state)
@@ -177,12 +198,29 @@ class FakeQueueStore:
                 blind=0 if last else epoch,
             )
         state = self._rooms[room]
+        if state.cut or last > state.last:
+            self._begin_epoch(state, last)
         if 0 < last < state.blind:
             changed = {name: getattr(state.limits, name) for name in state.changed_limits}
             state.limits = replace(limits, **changed)
-            state.blind = 0
+            state.blind = state.safe = 0
             state.grace_until = state.settled_at = self.now + self._rules.grace_ms
         return state
+
+    def _begin_epoch(self, state: _State, remembered: int) -> None:
+        in_grace = state.grace_until > state.heard_at
+        if state.last > state.epoch:
+            state.known.append(range(state.epoch + 1, state.last + 1))
+        if not in_grace:
+            state.safe = state.last
+        state.epoch = max(number_at(self.now + 1), state.last + 1, remembered + 1)
+        state.last = state.epoch
+        state.resumed_at = state.heard_at = self.now
+        inside = sum(1 for until in state.admitted.values() if until > self.now)
+        crowded = bool(state.waiting) or inside >= state.limits.capacity
+        recovers = remembered > 0 or in_grace or crowded
+        state.grace_until = state.settled_at = self.now + self._rules.grace_ms if recovers else 0
+        state.cut = False
 
     def _hear(self, state: _State) -> None:
         if self.now - state.heard_at > self._rules.grace_ms:
@@ -199,10 +237,12 @@ class FakeQueueStore:
                 state.admitted[number] = back + self._rules.claim_window_ms
             else:
                 self._end(state, number)
-        if state.limits.paused or silent or self.now < state.grace_until:
+        if state.limits.paused or silent:
             return
         while state.waiting and len(state.admitted) < state.limits.capacity:
             number = min(state.waiting)
+            if self.now < state.grace_until and number > state.safe:
+                return
             last_sign = max(state.seen[number], state.resumed_at)
             if self.now - last_sign > self._rules.absent_after_ms:
                 self._end(state, number)
@@ -270,18 +310,32 @@ class FakeQueueStore:
     def _is_lost(self, state: _State, number: int, issued_at: int) -> bool:
         newest = max(number, number_at(issued_at * 1000))
         oldest = number_at(self.now - self._rules.heal_within_ms)
-        return newest > oldest and number <= state.epoch and number not in state.ended
+        return newest > oldest and self._is_unknown(state, number)
+
+    def _is_unknown(self, state: _State, number: int) -> bool:
+        known = any(number in numbers for numbers in state.known)
+        return number <= state.epoch and not known and number not in state.ended
+
+    def _live_had_ended(self, state: _State, older: int, newer_epoch: int) -> bool:
+        restored_in = state.restored_in.get(older, 0)
+        return restored_in <= newer_epoch or 0 < newer_epoch < older
+
+    def _lost_one_stays(self, state: _State, lost: Place, live: Place) -> bool:
+        if live.number < lost.number:
+            return self._live_had_ended(state, live.number, lost.epoch)
+        return lost.number <= live.epoch and live.number in state.waiting
 
     def _restore(self, state: _State, place: Place) -> None:
         other = self._place_of(state, place.user_id)
         if other is not None:
-            if other.number < place.number or other.number in state.admitted:
+            if not self._lost_one_stays(state, place, other):
                 state.ended.add(place.number)
                 return
             self._end(state, other.number)
         state.live[place.number] = replace(place, issued_at=0)
         state.seen[place.number] = self.now
         state.waiting.add(place.number)
+        state.restored_in[place.number] = state.epoch
         state.grace_until = max(state.grace_until, state.resumed_at + self._rules.grace_ms)
         state.settled_at = self.now + self._rules.grace_ms
 
@@ -291,7 +345,8 @@ class FakeQueueStore:
         state.waiting.discard(number)
         state.admitted.pop(number, None)
         state.unclaimed.discard(number)
-        if number <= state.epoch:
+        state.restored_in.pop(number, None)
+        if self._is_unknown(state, number):
             state.ended.add(number)
 
     def _room(self, state: _State, room: str) -> Room:

@@ -79,7 +79,7 @@ class RoomHandle:
         ]
 
     async def leave(self, place: Place) -> None:
-        await self.store.leave(self.room, place.number, place.user_id)
+        await self.store.leave(self.room, place.number, place.user_id, place.epoch)
 
     async def update(
         self,

@@ -55,7 +55,7 @@ class Shop:
         ]
 
     async def leave(self, place: Place) -> None:
-        await self.any().leave_queue("main", place.number, place.user_id)
+        await self.any().leave_queue("main", place.number, place.user_id, place.epoch)
 
     async def buy(self, fans: Sequence[Place]) -> None:
         """All of them ask until admitted, and leave the shop after a moment; half of them through
@@ -75,7 +75,7 @@ class Shop:
                 assert standing.order <= orders[place] or position.recovering, "an order grew"
                 orders[place] = standing.order
             for place in [place for place, order in orders.items() if order == 0]:
-                await replica.leave_queue("main", place.number, place.user_id)
+                await replica.leave_queue("main", place.number, place.user_id, place.epoch)
                 del orders[place]
             await asyncio.sleep(0.002)
 

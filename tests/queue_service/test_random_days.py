@@ -1,4 +1,6 @@
-"""Random sequences of everything that can happen, on the fake and on Redis side by side."""
+"""Random sequences of everything that can happen, on the fake and on Redis side by side.
+
+Users buy and enter again, and Redis comes back with nothing or with what it knew some steps ago."""
 
 import random
 from dataclasses import replace
@@ -11,11 +13,13 @@ from queue_service.repository import QueueRepository
 from servicekit import redis_client
 from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES, OwnRedis, entries
+from tests.queue_service.log import Log
 
 # Nothing lapses, and a grace does not end.
 STILL = replace(RULES, grace_ms=3_600_000)
 LIMITS = Limits(2, 12)
 STEPS = 60
+MOST_LOST = 12
 
 
 def gist(standing: Standing) -> int | None:
@@ -32,17 +36,23 @@ class Day:
         self.real = QueueRepository(redis, STILL, LIMITS)
         self.replicas = [(self.fake, self.real)]
         self.places: list[tuple[Place, Place]] = []
-        self.lost_before = 0
+        self.log = Log(redis, "main")
+        self.moments = [self.fake.snapshot()]
+
+    async def begin(self) -> None:
+        await self.log.note()
 
     async def step(self) -> None:
         act = self.dice.choices(
-            [self.enter, self.poll, self.leave, self.change, self.lose, self.start],
-            [12, 12, 10, 2, 2, 1],
+            [self.enter, self.poll, self.leave, self.change, self.cut, self.lose, self.start],
+            [12, 12, 10, 2, 2, 1, 1],
         )[0]
         self.fake, self.real = self.dice.choice(self.replicas)
         await act()
         self.fake.advance(0.001)
         await self.check()
+        await self.log.note()
+        self.moments.append(self.fake.snapshot())
 
     async def enter(self) -> None:
         users = [self.dice.randint(1, 20) for _ in range(self.dice.randint(1, 5))]
@@ -72,13 +82,20 @@ class Day:
         if not self.places:
             return
         theirs, ours = self.dice.choice(self.places)
-        await self.fake.leave("main", theirs.number, theirs.user_id)
-        await self.real.leave("main", ours.number, ours.user_id)
+        await self.fake.leave("main", theirs.number, theirs.user_id, theirs.epoch)
+        await self.real.leave("main", ours.number, ours.user_id, ours.epoch)
 
     async def change(self) -> None:
         capacity, paused = self.dice.randint(0, 4), self.dice.random() < 0.3
         await self.fake.update("main", capacity=capacity, max_waiting=None, paused=paused)
         await self.real.update("main", capacity=capacity, max_waiting=None, paused=paused)
+
+    async def cut(self) -> None:
+        """The last steps are lost: a cut log, an older backup or a replica that was behind."""
+        moment = max(0, len(self.moments) - 1 - self.dice.randint(1, MOST_LOST))
+        await self.log.cut(moment)
+        del self.moments[moment + 1 :]
+        self.fake.cut_back(self.moments[moment])
 
     async def lose(self) -> None:
         self.fake.forget()
@@ -112,6 +129,7 @@ async def test_the_fake_and_redis_agree(own_redis: OwnRedis, chunk: int) -> None
         for seed in range(chunk * 10, chunk * 10 + 10):
             await redis.flushall()
             day = Day(seed, redis)
+            await day.begin()
             for number in range(STEPS):
                 try:
                     await day.step()

@@ -76,7 +76,7 @@ async def test_leaving_admits_the_next_at_once(make_room: MakeRoom) -> None:
     assert await room.orders([first, second, third]) == [None, 0, 1]
     # Again, and by somebody else: nothing changes.
     await room.leave(first)
-    await room.store.leave(room.room, second.number, 99)
+    await room.store.leave(room.room, second.number, 99, second.epoch)
     assert await room.orders([first, second, third]) == [None, 0, 1]
     # Out of the middle of the line.
     (fourth,) = await room.enter(14)
