@@ -3,6 +3,7 @@
 from starlette.requests import Request
 
 from gateway.admissions import Admissions
+from gateway.errors import InvalidToken
 from gateway.rate_limit import RateLimit
 from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
@@ -40,6 +41,14 @@ class AccessGuard:
             if position.access_token:
                 keep_fresh_token(request, position.access_token)
         return place
+
+    def proven_place(self, request: Request) -> int:
+        """Returns the number of the place whose genuine token the request has, whatever its age; 0
+        if there is none."""
+        try:
+            return self._verifier.place(request).number
+        except InvalidToken:
+            return 0
 
     async def require_admission(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, which is admitted.

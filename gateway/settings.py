@@ -114,6 +114,12 @@ class Settings(BaseSettings):
     identity_claim: str = Field(default="sub", min_length=1)
     """The claim with the user id: a positive decimal 64-bit number, as a number or a text."""
 
+    reentry_without_token: bool = True
+    """With `open`: whether POST /queues/enqueue hands a live place out again to whoever names its
+    userId, as the contract says. On, anybody can take over the place of anybody. Off, it wants a
+    genuine token of the place in X-Access-Token, of whatever age, and answers NOT_YOURS otherwise;
+    a user who has lost the token waits until the place has ended."""
+
     read_budget_seconds: float = Field(default=2.0, gt=0)
     """Deadline of a read behind the gateway, in seconds; then 504."""
 

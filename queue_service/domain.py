@@ -42,14 +42,19 @@ class Refusal(enum.StrEnum):
     INVALID_REQUEST = "INVALID_REQUEST"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     CHALLENGE_REQUIRED = "CHALLENGE_REQUIRED"
+    NOT_YOURS = "NOT_YOURS"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A user who enters. The other fields matter only for a new place.
+    """A user who enters.
 
     A new place uses the allowance of `source` (empty: nobody's) and spends the solution of a
-    challenge, if one was solved. `only_live_place`: one was required, but not solved.
+    challenge, if one was solved. `only_live_place`: one was required, but not solved. These matter
+    only for a new place.
+
+    `needs_proof`: a live place is handed out again only if it is `proven_place`, or if `attempt`
+    (letters and digits; empty: none) is the attempt to enter that it was given to.
     """
 
     user_id: int
@@ -57,6 +62,9 @@ class Entry:
     solution: str = ""
     solution_expires_ms: int = 0
     only_live_place: bool = False
+    needs_proof: bool = False
+    proven_place: int = 0
+    attempt: str = ""
 
 
 class PlaceState(enum.Enum):

@@ -32,6 +32,7 @@ _KEYS = (
     "sources",
     "solutions",
     "restored",
+    "attempts",
 )
 _STATES = {
     b"waiting": PlaceState.WAITING,
@@ -43,6 +44,7 @@ _REFUSALS = {
     b"paused": Refusal.QUEUE_PAUSED,
     b"limited": Refusal.TOO_MANY_REQUESTS,
     b"unsolved": Refusal.CHALLENGE_REQUIRED,
+    b"foreign": Refusal.NOT_YOURS,
 }
 # Sources whose allowance is remembered, about 35 MB. A flood from more of them makes the room
 # forget those that have used the least.
@@ -106,6 +108,7 @@ class QueueRepository:
                 entry.solution,
                 entry.solution_expires_ms,
                 int(entry.only_live_place),
+                f"{entry.proven_place}:{entry.attempt}" if entry.needs_proof else "",
             )
         seen, items = await self._run(self._enter, room, arguments)
         results: list[tuple[Place, Standing] | Refusal] = []

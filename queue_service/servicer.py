@@ -100,6 +100,9 @@ def _entry(user_id: int, entrant: queue_pb2.EnterQueueRequest.Entrant) -> Entry:
         entrant.solution_id,
         entrant.solution_expires_ms,
         entrant.only_live_place,
+        entrant.needs_proof,
+        entrant.proven_place,
+        entrant.attempt_id,
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from os import urandom
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from gateway.identity import Identity
 from gateway.requests import read_body
 from gateway.responses import JsonResponse, instant_of_ms, no_content
 from gateway.routes.shared import ALWAYS, BODY_ERRORS, TOKEN, TOKEN_ERRORS
-from gateway.routing import Header, Returns, Route
+from gateway.routing import Header, Parameter, Returns, Route
 from gateway.settings import Settings
 from gateway.sources import Sources
 from protos.frontrow.queue.v1 import queue_pb2
@@ -28,6 +29,14 @@ _RETRY_AFTER = Header(
 )
 _ACCESS_TOKEN = Header(
     tokens.HEADER, str, "The token of the place; send it with every later request."
+)
+
+
+_TOKEN_OF_LIVE_PLACE = Parameter(
+    tokens.HEADER,
+    "header",
+    str,
+    "The token of the user's live place, if the user has one: only with it, the place is returned.",
 )
 
 
@@ -47,6 +56,8 @@ class QueueRoutes:
         self._guard = guard
         self._sources = sources
         self._identity = identity
+        # The token of a login is proof enough.
+        self._needs_token = identity is None and not settings.reentry_without_token
         self._write_budget = settings.write_budget_seconds
 
     def routes(self) -> Sequence[Route]:
@@ -75,6 +86,7 @@ class QueueRoutes:
                     if self._identity is None
                     else schemas.EnterQueueWithLoginRequest
                 ),
+                parameters=(_TOKEN_OF_LIVE_PLACE,) if self._needs_token else (),
                 login=self._identity is not None,
                 returns=(
                     Returns(
@@ -119,7 +131,13 @@ class QueueRoutes:
         source = self._sources.of(request.scope)
         self._guard.limit_entry(source, user_id)
         entrant = queue_pb2.EnterQueueRequest.Entrant(source=source)
+        if self._needs_token:
+            entrant.needs_proof = True
+            entrant.proven_place = self._guard.proven_place(request)
+            entrant.attempt_id = urandom(16).hex()
         result = await self._clients.entries.submit(Entry(user_id, entrant))
+        if result.error_code == NotYours.code:
+            raise NotYours("This user has a place. Send its token in X-Access-Token.")
         if result.error_code == TooManyRequests.code:
             raise TooManyRequests(math.ceil(result.retry_after_ms / 1000))
         if result.error_code:

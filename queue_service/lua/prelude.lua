@@ -15,6 +15,7 @@
 --   restored   sorted set  restored place that is live -> the epoch in which it was restored
 --   sources    sorted set  source -> when its whole allowance of new places is restored, ms
 --   solutions  sorted set  spent solution of a challenge -> when it expires, ms
+--   attempts   sorted set  "place:attempt": the attempt to enter that got it -> when it expires, ms
 --   state      hash        the fields below, the replication id of the Redis that wrote them, and
 --                          told_<limit> for each limit that an operator set
 --
@@ -24,7 +25,7 @@
 
 local STATE, WAITING, ADMITTED, UNCLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local USERS, PLACES, KNOWN, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local SOURCES, SOLUTIONS, RESTORED = KEYS[9], KEYS[10], KEYS[11]
+local SOURCES, SOLUTIONS, RESTORED, ATTEMPTS = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 
 local grace = tonumber(ARGV[1]) -- also the silence after which we assume that no poll reaches us
 local claim_window = tonumber(ARGV[2])

@@ -8,8 +8,8 @@ local old = redis.call(
 if #old > 0 then
   redis.call('ZREM', ENDED, unpack(old))
 end
--- Restored allowances and expired solutions decide nothing any more.
-for _, key in ipairs({ SOURCES, SOLUTIONS }) do
+-- Restored allowances, expired solutions and attempts decide nothing any more.
+for _, key in ipairs({ SOURCES, SOLUTIONS, ATTEMPTS }) do
   local past = redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', 0, MAX_STEP)
   if #past > 0 then
     redis.call('ZREM', key, unpack(past))

@@ -51,6 +51,7 @@ class _State:
     restored_in: dict[int, int] = field(default_factory=dict)
     safe: int = 0
     cut: bool = False
+    attempts: set[tuple[int, str]] = field(default_factory=set)
     pace_at: int = 0
     pace_now: int = 0
 
@@ -111,7 +112,8 @@ class FakeQueueStore:
         state = self._open(room)
         self._hear(state)
         for entry in entries:
-            if (place := self._place_of(state, entry.user_id)) is not None:
+            place = self._place_of(state, entry.user_id)
+            if place is not None and self._is_proved(state, place, entry):
                 state.seen[place.number] = self.now
         self._step(state)
         results: list[tuple[Place, Standing] | Refusal] = []
@@ -123,9 +125,18 @@ class FakeQueueStore:
                     results.append(answer)
                     continue
                 place = answer
+                state.attempts.add((place.number, entry.attempt))
+            elif not self._is_proved(state, place, entry):
+                results.append(Refusal.NOT_YOURS)
+                continue
             self._claim(state, place.number)
             results.append((place, self._standing(state, place.number)))
         return self._room(state, room), results
+
+    def _is_proved(self, state: _State, place: Place, entry: Entry) -> bool:
+        if not entry.needs_proof or place.number == entry.proven_place:
+            return True
+        return bool(entry.attempt) and (place.number, entry.attempt) in state.attempts
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
         state = self._open(room)

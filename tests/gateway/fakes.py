@@ -160,15 +160,23 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self, request: queue_pb2.EnterQueueRequest, context: object
     ) -> queue_pb2.EnterQueueResponse:
         await self.faults.before("EnterQueue", request)
-        results = [self._enter(user, request.renew_issued_before) for user in request.user_ids]
+        results = [
+            self._enter(user, entrant, request.renew_issued_before)
+            for user, entrant in zip(request.user_ids, request.entrants, strict=True)
+        ]
         return queue_pb2.EnterQueueResponse(results=results)
 
-    def _enter(self, user_id: int, renew_before: int) -> queue_pb2.EnterQueueResponse.Result:
+    def _enter(
+        self, user_id: int, entrant: queue_pb2.EnterQueueRequest.Entrant, renew_before: int
+    ) -> queue_pb2.EnterQueueResponse.Result:
         if self.closed:
             return queue_pb2.EnterQueueResponse.Result(
                 error_code=self.closed, retry_after_ms=self.retry_after_ms
             )
+        live = {place.user_id: place for place in (*self.admitted.values(), *self.waiting)}
         place = self.enter(user_id)
+        if entrant.needs_proof and user_id in live and place.number != entrant.proven_place:
+            return queue_pb2.EnterQueueResponse.Result(error_code="NOT_YOURS")
         given_at = self.given_at
         token = sign(place, iat=int(time.time()) if given_at < renew_before else given_at)
         return queue_pb2.EnterQueueResponse.Result(

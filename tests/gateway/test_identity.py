@@ -167,7 +167,7 @@ async def test_a_jwks_of_every_algorithm(
 async def test_the_proof_alone_hands_a_place_out_again(
     open_gateway: OpenGateway, es256: dict[str, Any]
 ) -> None:
-    gateway = await open_gateway(**es256)
+    gateway = await open_gateway(**es256, reentry_without_token=False)
     first, again = [
         await gateway.post("/queues/enqueue", json={}, headers=bearer(proof())) for _ in range(2)
     ]
