@@ -4,7 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect, Request
 
@@ -16,8 +16,22 @@ MAX_KEY_LENGTH = 255
 BODY_SECONDS = 10.0
 _MAX_ID = 2**63 - 1
 
+# Up to here each integer has a floating-point number of its own.
+_MAX_EXACT_FLOAT = 2**53 - 1
+
+
+def _whole(value: object) -> object:
+    """42.0 and 4.2e1 are integers to JSON Schema. pydantic's strict mode takes 42 only, and its
+    other mode also takes "42" and true."""
+    if type(value) is float and value.is_integer() and abs(value) <= _MAX_EXACT_FLOAT:
+        return int(value)
+    return value
+
+
 Id = Annotated[
-    int, Field(strict=True, ge=1, le=_MAX_ID, json_schema_extra={"format": "int64"}, examples=[42])
+    int,
+    Field(strict=True, ge=1, le=_MAX_ID, json_schema_extra={"format": "int64"}, examples=[42]),
+    BeforeValidator(_whole),
 ]
 
 

@@ -9,24 +9,34 @@ import structlog
 
 from servicekit import call_context
 
-_REPEAT_SECONDS = 60.0
+# aiokafka reports several times per second that its broker is unavailable.
+_REPEAT_SECONDS = {"aiokafka": 60.0}
+_OTHER_REPEAT_SECONDS = 1.0
 
 
-class _OncePerMinute(logging.Filter):
-    """Passes each message of aiokafka once per minute: it reports several times per second that
-    its broker is unavailable."""
+class _Sample(logging.Filter):
+    """Passes each message of a library once per second, with the number of repetitions since: a
+    client must not be able to fill the log with the same complaint (a malformed request, an
+    undecodable message). Our own events always pass."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[str, float] = {}
+        # For each place in the code: when it was logged last, and how often it was not.
+        self._last: dict[tuple[str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.name.startswith("aiokafka"):
+        if isinstance(record.msg, dict):  # structlog's form of an event of our own
             return True
+        pause = _REPEAT_SECONDS.get(record.name.partition(".")[0], _OTHER_REPEAT_SECONDS)
+        place = (record.pathname, record.lineno)
         now = time.monotonic()
-        if now - self._last.get(str(record.msg), -_REPEAT_SECONDS) < _REPEAT_SECONDS:
+        last, suppressed = self._last.get(place, (-pause, 0))
+        if now - last < pause:
+            self._last[place] = (last, suppressed + 1)
             return False
-        self._last[str(record.msg)] = now
+        self._last[place] = (now, 0)
+        if suppressed:
+            record.msg = f"{record.msg} (and {suppressed} more)"
         return True
 
 
@@ -65,7 +75,7 @@ def configure(level: str) -> None:
             ],
         )
     )
-    handler.addFilter(_OncePerMinute())
+    handler.addFilter(_Sample())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)

@@ -31,7 +31,7 @@ async def post(
 
 # 422 INVALID_REQUEST.
 
-BAD_IDS = [0, -1, MAX_ID + 1, 2**64, "42", 1.5, 42.0, True, None, [42], {}]
+BAD_IDS = [0, -1, MAX_ID + 1, 2**64, "42", 1.5, 42.000001, 2.0**53, True, None, [42], {}]
 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=repr)

@@ -265,3 +265,35 @@ async def test_a_connection_without_a_first_byte_is_closed(
         reader, writer = await asyncio.open_connection(host, int(port))
         assert await Connection(reader, writer).is_closed()
         writer.close()
+
+
+async def test_bad_requests_do_not_fill_the_log(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [
+        "G\x00T / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET /concerts HTTP/1.1\r\nHost: x\r\nX-Access-Token: e30.e30.x\r\n\r\n",
+        "GET /concerts/x/schedules HTTP/1.1\r\nHost: x\r\n"
+        f"X-Access-Token: {services.token(42)}\r\n\r\n",
+        "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
+        ENTER + "Content-Length: 1\r\n\r\n{",
+        ENTER + "Content-Length: 99999\r\n\r\n",
+        ENTER + "Content-Length: 9\r\n",  # and the client leaves
+        ENTER + "Transfer-Encoding: gzip\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nA: " + "a" * 20_000 + "\r\n\r\n",
+    ]
+    async with serving(services, 0) as (_, _, url):
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        caplog.clear()
+        for request in bad:
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(request.encode())
+                if request.endswith("\r\n\r\n"):
+                    await reader.readuntil(b"\r\n")
+                writer.close()
+    # Libraries may complain: each of their messages is logged once a second (servicekit/logs.py).
+    messages = {(record.name, record.msg) for record in caplog.records}
+    assert not any(name.startswith(("gateway", "servicekit")) for name, _ in messages)
+    assert len(messages) <= 1, messages

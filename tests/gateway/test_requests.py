@@ -16,8 +16,16 @@ BAD_IDS = {
     "null": "null",
     "a boolean": "true",
     "a float": "1.5",
-    "a whole float": "42.0",
-    "with an exponent": "1e3",
+    "almost an integer": "42.000001",
+    "a fraction with an exponent": "15e-1",
+    "a zero as a float": "0.0",
+    "a negative float": "-42.0",
+    # The next floating-point number stands for this integer and for its neighbour.
+    "2^53 + 1 as a float": "9007199254740993.0",
+    "2^53 as a float": "9007199254740992.0",
+    "2^63 with an exponent": "9.223372036854775808e18",
+    "beyond every float": "1e400",
+    "a whole float in a string": '"42.0"',
     "a string": '"42"',
     "an array": "[42]",
     "an object": '{"id": 42}',
@@ -64,6 +72,42 @@ class TestIdsInTheBody:
                 path, content="{" + ", ".join(members) + "}", headers=headers
             )
             assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == [field], what
+
+    @pytest.mark.parametrize(("path", "field", "others"), BODY_FIELDS[:3])
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("42.0", 42),
+            ("4.2e1", 42),
+            ("420e-1", 42),
+            ("9007199254740991.0", 2**53 - 1),
+            ("9007199254740993", 2**53 + 1),
+            ("9223372036854775807", 2**63 - 1),
+        ],
+    )
+    async def test_every_spelling_of_an_integer_of_json_schema(
+        self,
+        client: httpx.AsyncClient,
+        services: Services,
+        path: str,
+        field: str,
+        others: dict[str, int],
+        text: str,
+        value: int,
+    ) -> None:
+        headers = {"X-Access-Token": services.token(value if field == "userId" else 42)}
+        rest = "".join(f', "{name}": {number}' for name, number in others.items())
+        body = "{" + f'"{field}": {text}{rest}' + "}"
+        await client.post(
+            path, content=body, headers=headers | {"Content-Type": "application/json"}
+        )
+        if path == "/queues/enqueue":
+            (call,) = services.faults.of("EnterQueue")
+            assert list(call.request.user_ids) == [value]
+        else:
+            (call,) = services.faults.of("Reserve")
+            name = {"userId": "user_id", "concertSeatId": "seat_id"}[field]
+            assert getattr(call.request, name) == value
 
     async def test_the_largest(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/queues/enqueue", json={"userId": 2**63 - 1})

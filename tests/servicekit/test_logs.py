@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -54,18 +55,48 @@ def test_libraries_are_quieter_than_our_own_events(capsys: pytest.CaptureFixture
     ]
 
 
-def test_a_message_of_aiokafka_is_logged_once_per_minute(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    logs.configure("INFO")
-    for _ in range(3):
-        logging.getLogger("aiokafka.conn").error("Unable to connect to %s", "broker")
-        logging.getLogger("aiokafka.cluster").error("Unable to request metadata")
-        logging.getLogger("other").error("Unable to connect to %s", "broker")
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["logger"] for line in lines] == ["aiokafka.conn", "aiokafka.cluster"] + [
-        "other"
-    ] * 3
+class TestRepetitions:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+        clock = SimpleNamespace(now=1_000.0)
+        monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        return clock
+
+    @pytest.mark.parametrize(
+        ("library", "seconds"), [("uvicorn.error", 1), ("grpc", 1), ("aiokafka.conn", 60)]
+    )
+    def test_of_a_library_are_counted(
+        self,
+        clock: SimpleNamespace,
+        capsys: pytest.CaptureFixture[str],
+        library: str,
+        seconds: int,
+    ) -> None:
+        logs.configure("INFO")
+        for _ in range(4):
+            for number in range(1_000):
+                logging.getLogger(library).warning("Invalid request from %s", number)
+            clock.now += seconds
+        lines = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+        assert lines == ["Invalid request from 0"] + ["Invalid request from 0 (and 999 more)"] * 3
+
+    @pytest.mark.usefixtures("clock")
+    def test_of_another_message_are_not(self, capsys: pytest.CaptureFixture[str]) -> None:
+        logs.configure("INFO")
+        for _ in range(3):
+            logging.getLogger("aiokafka.conn").error("Unable to connect to %s", "broker")
+            logging.getLogger("aiokafka.cluster").error("Unable to request metadata")
+        lines = [json.loads(line)["logger"] for line in capsys.readouterr().out.splitlines()]
+        assert lines == ["aiokafka.conn", "aiokafka.cluster"]
+
+    @pytest.mark.usefixtures("clock")
+    def test_of_our_own_events_all_pass(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A client may ask for the request id of any of them."""
+        logs.configure("INFO")
+        for number in range(3):
+            logs.get("gateway").error("request_failed", number=number)
+        lines = [json.loads(line)["number"] for line in capsys.readouterr().out.splitlines()]
+        assert lines == [0, 1, 2]
 
 
 def test_importing_changes_no_logger(repository: Path) -> None:
