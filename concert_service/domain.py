@@ -9,7 +9,10 @@ from decimal import Decimal
 
 from servicekit.errors import InvalidRequest, NotFound
 
-MAX_PAGE_SIZE = 100
+MAX_CONCERTS_PER_PAGE = 100
+# Of schedules or seats: half a megabyte of seats with the longest names, while gRPC's limit of a
+# message is 4 MB, and 20 ms of work in one piece.
+MAX_ROWS_PER_PAGE = 5000
 MAX_SEATS = 1000
 MAX_ID = 2**63 - 1
 
@@ -42,6 +45,15 @@ class Seat:
     price: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class SeatPage:
+    """Seats of a schedule, in seat order. The next page begins at `next_position`; 0 on the last
+    page."""
+
+    seats: Sequence[Seat]
+    next_position: int
+
+
 class ConcertNotFound(NotFound):
     code = "CONCERT_NOT_FOUND"
 
@@ -56,12 +68,12 @@ class ScheduleNotFound(NotFound):
         super().__init__("There is no such schedule.", schedule_id=schedule_id)
 
 
-def page_size(asked: int) -> int:
-    """Returns the number of items of a page: at most 100, which is also the default (0). Raises
+def page_size(asked: int, most: int) -> int:
+    """Returns the number of items of a page: at most `most`, which is also the default (0). Raises
     InvalidRequest for a negative size."""
     if asked < 0:
         raise InvalidRequest("page_size must not be below 0.")
-    return min(asked or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
+    return min(asked or most, most)
 
 
 def check_seats(seat_ids: Sequence[int]) -> None:
@@ -71,13 +83,13 @@ def check_seats(seat_ids: Sequence[int]) -> None:
 
 
 def to_page_token(last_id: int) -> str:
-    """Returns the token of the page that begins after the item `last_id`."""
+    """Returns the token of the page that begins after the item `last_id`, or at this position."""
     return base64.urlsafe_b64encode(str(last_id).encode()).decode().rstrip("=")
 
 
 def from_page_token(token: str) -> int:
-    """Returns the id after which the page begins; 0 for an empty token, the first page. Raises
-    InvalidRequest for a token that `to_page_token` did not make."""
+    """Returns the id after which the page begins, or its position; 0 for an empty token, the first
+    page. Raises InvalidRequest for a token that `to_page_token` did not make."""
     if not token:
         return 0
     try:

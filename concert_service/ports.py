@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from concert_service.domain import Concert, Schedule, Seat
+from concert_service.domain import Concert, Schedule, Seat, SeatPage
 
 
 class ConcertStore(Protocol):
@@ -16,12 +16,17 @@ class ConcertStore(Protocol):
     async def has_concert(self, concert_id: int) -> bool:
         """Returns whether a concert exists."""
 
-    async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
-        """Lists the upcoming schedules of a concert, ordered by date."""
+    async def upcoming_schedules(
+        self, concert_id: int, after_id: int, limit: int
+    ) -> Sequence[Schedule]:
+        """Lists the first `limit` upcoming schedules of a concert, ordered by date and id, after
+        the schedule `after_id` (0: from the first)."""
 
-    async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
-        """Lists the seats of an upcoming schedule in seat order. None if there is no such
-        schedule."""
+    async def seats_of_upcoming(
+        self, schedule_id: int, position: int, limit: int
+    ) -> SeatPage | None:
+        """Lists the first `limit` seats of an upcoming schedule from `position` on, in seat order.
+        None if there is no such schedule."""
 
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         """Returns those of these seats that exist and whose schedule is upcoming, in any order.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from concert_service.domain import Concert, Schedule, Seat
+from concert_service.domain import Concert, Schedule, Seat, SeatPage
 from servicekit.mysql import Database, Row
 
 CONCERTS_AFTER = "SELECT id, title FROM concert WHERE id > %s ORDER BY id LIMIT %s"
@@ -11,13 +11,21 @@ HAS_CONCERT = "SELECT id FROM concert WHERE id = %s"
 
 UPCOMING_SCHEDULES = """
 SELECT id, concert_id, date, seat_count FROM schedule
-WHERE concert_id = %s AND date >= CURRENT_DATE ORDER BY date, id
+WHERE concert_id = %s AND date >= CURRENT_DATE ORDER BY date, id LIMIT %s
+"""
+
+UPCOMING_SCHEDULES_AFTER = """
+SELECT id, concert_id, date, seat_count FROM schedule
+WHERE concert_id = %s AND date >= CURRENT_DATE
+  AND (date, id) > (SELECT date, id FROM schedule WHERE id = %s)
+ORDER BY date, id LIMIT %s
 """
 
 HAS_UPCOMING_SCHEDULE = "SELECT id FROM schedule WHERE id = %s AND date >= CURRENT_DATE"
 
 SEATS = """
-SELECT id, schedule_id, seat_num, price FROM seat WHERE schedule_id = %s ORDER BY position
+SELECT id, schedule_id, seat_num, price, position FROM seat
+WHERE schedule_id = %s AND position >= %s ORDER BY position LIMIT %s
 """
 
 UPCOMING_SEATS = """
@@ -42,20 +50,31 @@ class ConcertRepository:
         async with self._database.connection() as connection:
             return await connection.fetch_one(HAS_CONCERT, concert_id) is not None
 
-    async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
+    async def upcoming_schedules(
+        self, concert_id: int, after_id: int, limit: int
+    ) -> Sequence[Schedule]:
         async with self._database.connection() as connection:
-            rows = await connection.fetch_all(UPCOMING_SCHEDULES, concert_id)
+            if after_id:
+                rows = await connection.fetch_all(
+                    UPCOMING_SCHEDULES_AFTER, concert_id, after_id, limit
+                )
+            else:
+                rows = await connection.fetch_all(UPCOMING_SCHEDULES, concert_id, limit)
         return [
             Schedule(id=row.id, concert_id=row.concert_id, date=row.date, seat_count=row.seat_count)
             for row in rows
         ]
 
-    async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
+    async def seats_of_upcoming(
+        self, schedule_id: int, position: int, limit: int
+    ) -> SeatPage | None:
         async with self._database.connection() as connection:
             if await connection.fetch_one(HAS_UPCOMING_SCHEDULE, schedule_id) is None:
                 return None
-            rows = await connection.fetch_all(SEATS, schedule_id)
-        return [_seat(row) for row in rows]
+            rows = await connection.fetch_all(SEATS, schedule_id, position, limit)
+        return SeatPage(
+            [_seat(row) for row in rows], rows[-1].position + 1 if len(rows) == limit else 0
+        )
 
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         async with self._database.connection() as connection:

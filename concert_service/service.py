@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from cachetools import TLRUCache
 
 from concert_service.domain import (
+    MAX_CONCERTS_PER_PAGE,
+    MAX_ROWS_PER_PAGE,
     Concert,
     ConcertNotFound,
     Schedule,
     ScheduleNotFound,
     Seat,
+    SeatPage,
     check_seats,
     from_page_token,
     page_size,
@@ -18,45 +21,76 @@ from concert_service.domain import (
 from concert_service.ports import ConcertStore
 from servicekit.clock import seconds_to_midnight
 
+# A schedule with more seats counts as several in the cache, so that its memory is bounded.
+SEATS_PER_SCHEDULE = 150
+
 
 class ConcertService:
-    """Reads from the store; caches the seats of up to `cached_schedules` schedules for
-    `cache_seconds`."""
+    """Reads from the store; caches the seats of up to `cached_schedules` schedules of 150 seats,
+    or fewer larger ones, for `cache_seconds`."""
 
     def __init__(
         self, store: ConcertStore, *, cached_schedules: int = 500, cache_seconds: float = 60.0
     ) -> None:
         self._store = store
         # Entries end at midnight at the latest: a past schedule counts as not found.
-        self._seats: TLRUCache[int, Sequence[Seat]] = TLRUCache(
-            cached_schedules, ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight())
+        self._seats: TLRUCache[tuple[int, int, int], SeatPage] = TLRUCache(
+            cached_schedules,
+            ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight()),
+            getsizeof=_weight,
         )
 
     async def list_concerts(self, size: int, page_token: str) -> tuple[Sequence[Concert], str]:
         """Lists a page of concerts. Returns them and the token of the next page, empty after the
         last. Raises InvalidRequest."""
-        limit = page_size(size)
+        limit = page_size(size, MAX_CONCERTS_PER_PAGE)
         concerts = await self._store.concerts_after(from_page_token(page_token), limit + 1)
         if len(concerts) <= limit:
             return concerts, ""
         return concerts[:limit], to_page_token(concerts[limit - 1].id)
 
-    async def list_schedules(self, concert_id: int) -> Sequence[Schedule]:
-        """Lists the upcoming schedules of a concert, by date. Raises ConcertNotFound."""
-        schedules = await self._store.upcoming_schedules(concert_id)
-        if not schedules and not await self._store.has_concert(concert_id):
+    async def list_schedules(
+        self, concert_id: int, size: int, page_token: str
+    ) -> tuple[Sequence[Schedule], str]:
+        """Lists a page of a concert's upcoming schedules, by date; all of them if `size` is 0.
+        Returns them and the token of the next page. Raises ConcertNotFound, InvalidRequest."""
+        limit = page_size(size, MAX_ROWS_PER_PAGE)
+        after_id = from_page_token(page_token)
+        schedules = list(await self._store.upcoming_schedules(concert_id, after_id, limit))
+        if not schedules and not after_id and not await self._store.has_concert(concert_id):
             raise ConcertNotFound(concert_id)
-        return schedules
+        full = len(schedules) == limit
+        while full and not size:
+            more = await self._store.upcoming_schedules(concert_id, schedules[-1].id, limit)
+            schedules += more
+            full = len(more) == limit
+        return schedules, to_page_token(schedules[-1].id) if full else ""
 
-    async def list_seats(self, schedule_id: int) -> Sequence[Seat]:
-        """Lists all seats of an upcoming schedule, in seat order. Raises ScheduleNotFound."""
-        seats = self._seats.get(schedule_id)
-        if seats is None:
-            seats = await self._store.seats_of_upcoming(schedule_id)
-            if seats is None:
+    async def list_seats(
+        self, schedule_id: int, size: int, page_token: str
+    ) -> tuple[Sequence[Seat], str]:
+        """Lists a page of an upcoming schedule's seats, in seat order; all of them if `size` is 0.
+        Returns them and the token of the next page. Raises ScheduleNotFound, InvalidRequest."""
+        limit = page_size(size, MAX_ROWS_PER_PAGE)
+        page = await self._seat_page(schedule_id, from_page_token(page_token), limit)
+        if size or not page.next_position:
+            return page.seats, to_page_token(page.next_position) if page.next_position else ""
+        seats = list(page.seats)
+        while page.next_position:
+            page = await self._seat_page(schedule_id, page.next_position, limit)
+            seats += page.seats
+        return seats, ""
+
+    async def _seat_page(self, schedule_id: int, position: int, limit: int) -> SeatPage:
+        key = (schedule_id, position, limit)
+        page = self._seats.get(key)
+        if page is None:
+            page = await self._store.seats_of_upcoming(schedule_id, position, limit)
+            if page is None:
                 raise ScheduleNotFound(schedule_id)
-            self._seats[schedule_id] = seats
-        return seats
+            if _weight(page) <= self._seats.maxsize:
+                self._seats[key] = page
+        return page
 
     async def get_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         """Returns those of these seats that exist and whose schedule is upcoming. Bypasses the
@@ -64,3 +98,7 @@ class ConcertService:
         1,000 ids."""
         check_seats(seat_ids)
         return await self._store.upcoming_seats(seat_ids) if seat_ids else []
+
+
+def _weight(page: SeatPage) -> int:
+    return max(1, -(-len(page.seats) // SEATS_PER_SCHEDULE))

@@ -24,7 +24,9 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
     async def ListSchedules(
         self, request: concert_pb2.ListSchedulesRequest, context: Context
     ) -> concert_pb2.ListSchedulesResponse:
-        schedules = await self._service.list_schedules(request.concert_id)
+        schedules, token = await self._service.list_schedules(
+            request.concert_id, request.page_size, request.page_token
+        )
         return concert_pb2.ListSchedulesResponse(
             schedules=[
                 concert_pb2.Schedule(
@@ -34,14 +36,19 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
                     seat_count=s.seat_count,
                 )
                 for s in schedules
-            ]
+            ],
+            next_page_token=token,
         )
 
     async def ListSeats(
         self, request: concert_pb2.ListSeatsRequest, context: Context
     ) -> concert_pb2.ListSeatsResponse:
-        seats = await self._service.list_seats(request.schedule_id)
-        return concert_pb2.ListSeatsResponse(seats=[_seat(seat) for seat in seats])
+        seats, token = await self._service.list_seats(
+            request.schedule_id, request.page_size, request.page_token
+        )
+        return concert_pb2.ListSeatsResponse(
+            seats=[_seat(seat) for seat in seats], next_page_token=token
+        )
 
     async def GetSeats(
         self, request: concert_pb2.GetSeatsRequest, context: Context

@@ -8,6 +8,8 @@ import uuid
 from contextvars import ContextVar
 
 REQUEST_ID_HEADER = "x-request-id"
+# Longer ones are replaced.
+MAX_REQUEST_ID_LENGTH = 64
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)

@@ -79,4 +79,6 @@ async def call(
             metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),),
         )
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from None
+        # Not a public attribute, but nothing else names the method.
+        name = getattr(method, "_method", b"").decode()
+        raise from_rpc_error(error, name) from None

@@ -4,6 +4,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from servicekit import logs
 from servicekit.errors import (
     Conflict,
     Declined,
@@ -16,6 +17,8 @@ from servicekit.errors import (
     TimedOut,
     Unavailable,
 )
+
+log = logs.get(__name__)
 
 DOMAIN = "frontrow"
 
@@ -70,8 +73,12 @@ def to_status(error: ServiceError) -> grpc.Status:
     return carried
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> RemoteError:
-    """Returns the error that the other service raised. Only a ServiceError keeps its detail."""
+def from_rpc_error(error: grpc.aio.AioRpcError, method: str) -> RemoteError:
+    """Returns the error that the other service raised. Only a ServiceError keeps its detail.
+
+    A status that no service raised, such as RESOURCE_EXHAUSTED for a message above gRPC's limit,
+    is INTERNAL and logged here, because perhaps no service knows of it.
+    """
     status: grpc.StatusCode = error.code()
     carried = rpc_status.from_call(error)
     for detail in carried.details if carried is not None else ():
@@ -79,4 +86,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> RemoteError:
         if detail.Unpack(info) and info.domain == DOMAIN:
             return RemoteError(info.reason, status, error.details() or "", **info.metadata)
     code = _CODE_OF_BARE_STATUS.get(status, "INTERNAL")
+    if code == "INTERNAL":
+        # Without the status' own text, which may be that of any exception.
+        log.error("unexpected_status", method=method, status=status.name)
     return RemoteError(code, status, "The service did not answer.")

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from prometheus_client import Counter, Histogram
 
 from servicekit import call_context, logs
 from servicekit.background import keep_running
-from servicekit.errors import ServiceError
+from servicekit.errors import InvalidRequest, ServiceError
 from servicekit.monitoring import MonitoringServer
 from servicekit.rpc_errors import to_status
 from servicekit.settings import ServiceSettings
@@ -163,6 +163,27 @@ class Server:
         log.info("stopped")
 
 
+class _UndecodableRequest(InvalidRequest):
+    def __init__(self) -> None:
+        super().__init__("The request is not a message of this method.")
+
+
+def _decoding(handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[bytes], Any]:
+    """Returns what makes a request of its bytes. Raises _UndecodableRequest.
+
+    For use in a handler: gRPC would tell the caller the class of an exception of its own decoding.
+    """
+    decode = handler.request_deserializer or bytes
+
+    def decoded(request: bytes) -> Any:
+        try:
+            return decode(request)
+        except Exception:
+            raise _UndecodableRequest from None
+
+    return decoded
+
+
 class _CallInterceptor(grpc.aio.ServerInterceptor):
     """Gives every unary call its deadline and request id, and records its error and metrics."""
 
@@ -175,16 +196,22 @@ class _CallInterceptor(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None:
-            return handler
+        if handler is None:
+            return None
+        decoded, encode = _decoding(handler), handler.response_serializer or bytes
+        if handler.unary_unary is None:
+            return _streaming(handler, decoded)
         inner = handler.unary_unary
         method = details.method
         metadata = dict(details.invocation_metadata)
 
-        async def serve_call(request: Any, context: Context) -> Any:
+        async def serve_call(request: bytes, context: Context) -> Any:
+            request_id = str(metadata.get(call_context.REQUEST_ID_HEADER, ""))
             call_context.request_id.set(
-                str(metadata.get(call_context.REQUEST_ID_HEADER, ""))
-                or call_context.new_request_id()
+                # A longer one could exceed the limit of the headers of the calls behind this one.
+                request_id
+                if 0 < len(request_id) <= call_context.MAX_REQUEST_ID_LENGTH
+                else call_context.new_request_id()
             )
             limit = context.time_remaining()
             limit = self._default_deadline if limit is None else limit
@@ -193,7 +220,7 @@ class _CallInterceptor(grpc.aio.ServerInterceptor):
             code = "OK"
             try:
                 async with asyncio.timeout(limit):
-                    return await inner(request, context)
+                    return encode(await inner(decoded(request), context))
             except ServiceError as error:
                 code = error.code
                 await context.abort_with_status(to_status(error))
@@ -207,13 +234,37 @@ class _CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception:
                 code = "INTERNAL"
                 log.exception("call_failed", method=method)
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+                await context.abort_with_status(to_status(ServiceError("internal error")))
             finally:
                 CALLS.labels(method, code).inc()
                 CALL_SECONDS.labels(method).observe(time.perf_counter() - started)
 
-        return grpc.unary_unary_rpc_method_handler(
-            serve_call,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+        return grpc.unary_unary_rpc_method_handler(serve_call)
+
+
+def _streaming(handler: Any, decoded: Callable[[bytes], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A streaming method, which only health and reflection have, with our decoding."""
+    if handler.unary_stream is not None:
+
+        async def serve_watch(request: bytes, context: Context) -> None:
+            try:
+                message = decoded(request)
+            except _UndecodableRequest as error:
+                await context.abort_with_status(to_status(error))
+            await handler.unary_stream(message, context)
+
+        return grpc.unary_stream_rpc_method_handler(
+            serve_watch, response_serializer=handler.response_serializer
         )
+
+    async def serve_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        messages = (decoded(request) async for request in requests)
+        try:
+            async for response in handler.stream_stream(messages, context):
+                yield response
+        except _UndecodableRequest as error:
+            await context.abort_with_status(to_status(error))
+
+    return grpc.stream_stream_rpc_method_handler(
+        serve_stream, response_serializer=handler.response_serializer
+    )

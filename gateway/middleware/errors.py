@@ -11,7 +11,8 @@ log = logs.get(__name__)
 
 
 class ErrorMiddleware:
-    """Answers a ServiceError with its problem; logs any other exception and answers INTERNAL."""
+    """Answers a ServiceError with its problem; any other exception is INTERNAL. Logs every
+    INTERNAL, with the request id that the client gets."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,6 +31,8 @@ class ErrorMiddleware:
             if not isinstance(error, ServiceError):
                 log.exception("request_failed", path=scope["path"])
                 error = ServiceError("")
+            elif error.code == ServiceError.code:  # a service failed, and logged why
+                log.error("request_failed", path=scope["path"])
             # After the response has started it is too late: the server closes the connection.
             if not started:
                 response = problem(error)

@@ -27,10 +27,18 @@ from servicekit.rpc_errors import RemoteError
 _MAX_PAGE_SIZE = 100
 _MAX_PAGE_TOKEN_LENGTH = 256
 _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
-# Pages of concerts and lists of dates are a few KB each, seat maps of 150 seats about 12 KB.
-_MAX_PAGES = 1_000
-_MAX_SCHEDULE_LISTS = 2_000
-_MAX_SEAT_MAPS = 2_000
+# The most that one call to a service lists or asks for; their limits.
+_ROWS_PER_PAGE = 5_000
+_SCHEDULES_PER_COUNT = 1_000
+# What the caches may hold. In bytes: a thousand pages of concerts, two thousand lists of dates and
+# two thousand seat maps of 150 seats, or fewer larger ones. Otherwise a few dates of a stadium
+# would take the memory of the gateway.
+_PAGES_BYTES = 8_000_000
+_SCHEDULES_BYTES = 16_000_000
+_SEAT_MAPS_BYTES = 32_000_000
+# Facts in memory: 2,000 dates of 150 seats, and 100 dates of 2,000 concerts.
+_MAX_SEAT_FACTS = 300_000
+_MAX_DATES = 200_000
 
 _PAGE_SIZE = Parameter(
     "pageSize", "query", Annotated[int, Field(ge=1, le=_MAX_PAGE_SIZE)], "Concerts per page."
@@ -53,17 +61,19 @@ class ConcertRoutes:
         # Nothing is cached beyond midnight: a schedule whose date has passed counts as not found.
         limit = seconds_to_midnight
         facts_ttl = settings.facts_ttl_seconds
-        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _MAX_PAGES, limit)
+        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _PAGES_BYTES, limit, len)
         self._dates = LoadingCache[int, Sequence[concert_pb2.Schedule]](
-            facts_ttl, _MAX_SCHEDULE_LISTS, limit
+            facts_ttl, _MAX_DATES, limit, _entries
         )
         self._schedules = LoadingCache[int, bytes](
-            settings.schedules_ttl_seconds, _MAX_SCHEDULE_LISTS, limit
+            settings.schedules_ttl_seconds, _SCHEDULES_BYTES, limit, len
         )
         self._seat_facts = LoadingCache[int, list[tuple[int, bytes]]](
-            facts_ttl, _MAX_SEAT_MAPS, limit
+            facts_ttl, _MAX_SEAT_FACTS, limit, _entries
         )
-        self._seats = LoadingCache[int, bytes](settings.seats_ttl_seconds, _MAX_SEAT_MAPS, limit)
+        self._seats = LoadingCache[int, bytes](
+            settings.seats_ttl_seconds, _SEAT_MAPS_BYTES, limit, len
+        )
 
     def routes(self) -> Sequence[Route]:
         """Returns the declarations."""
@@ -144,14 +154,15 @@ class ConcertRoutes:
 
     async def _load_schedules(self, concert_id: int) -> bytes:
         dates = await self._dates.get(concert_id, lambda: self._load_dates(concert_id))
-        sold = {}
-        if dates:
+        sold: dict[int, int] = {}
+        for start in range(0, len(dates), _SCHEDULES_PER_COUNT):
+            some = dates[start : start + _SCHEDULES_PER_COUNT]
             response = await call(
                 self._clients.reservation.CountSoldSeats,
-                reservation_pb2.CountSoldSeatsRequest(schedule_ids=[date.id for date in dates]),
+                reservation_pb2.CountSoldSeatsRequest(schedule_ids=[date.id for date in some]),
                 budget=self._budget,
             )
-            sold = dict(response.sold_by_schedule)
+            sold.update(response.sold_by_schedule)
         return to_json(
             {
                 "schedules": [
@@ -168,12 +179,20 @@ class ConcertRoutes:
         )
 
     async def _load_dates(self, concert_id: int) -> Sequence[concert_pb2.Schedule]:
-        response = await call(
-            self._clients.concert.ListSchedules,
-            concert_pb2.ListSchedulesRequest(concert_id=concert_id),
-            budget=self._budget,
-        )
-        return response.schedules
+        dates: list[concert_pb2.Schedule] = []
+        token = ""
+        while True:
+            response = await call(
+                self._clients.concert.ListSchedules,
+                concert_pb2.ListSchedulesRequest(
+                    concert_id=concert_id, page_size=_ROWS_PER_PAGE, page_token=token
+                ),
+                budget=self._budget,
+            )
+            dates += response.schedules
+            token = response.next_page_token
+            if not token:
+                return dates
 
     async def _load_seats(self, schedule_id: int) -> bytes:
         # One after the other, so that the taken seats are not old when the facts arrive.
@@ -194,19 +213,32 @@ class ConcertRoutes:
 
     async def _load_seat_facts(self, schedule_id: int) -> list[tuple[int, bytes]]:
         """Returns each seat's id and its JSON up to the status; a seat map joins these bytes."""
-        response = await call(
-            self._clients.concert.ListSeats,
-            concert_pb2.ListSeatsRequest(schedule_id=schedule_id),
-            budget=self._budget,
-        )
-        return [
-            (
-                seat.id,
-                to_json({"id": seat.id, "seatNum": seat.seat_num, "price": seat.price})[:-1]
-                + b',"status":"',
+        facts: list[tuple[int, bytes]] = []
+        token = ""
+        while True:
+            response = await call(
+                self._clients.concert.ListSeats,
+                concert_pb2.ListSeatsRequest(
+                    schedule_id=schedule_id, page_size=_ROWS_PER_PAGE, page_token=token
+                ),
+                budget=self._budget,
             )
-            for seat in response.seats
-        ]
+            facts += [
+                (
+                    seat.id,
+                    to_json({"id": seat.id, "seatNum": seat.seat_num, "price": seat.price})[:-1]
+                    + b',"status":"',
+                )
+                for seat in response.seats
+            ]
+            token = response.next_page_token
+            if not token:
+                return facts
+
+
+def _entries(rows: Sequence[object]) -> int:
+    """The weight of a list in a cache: an empty one takes memory too."""
+    return len(rows) or 1
 
 
 def _page(request: Request) -> tuple[int, str]:

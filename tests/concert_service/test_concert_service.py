@@ -1,12 +1,14 @@
 """The use cases of concert_service on the fake store, directly and over gRPC."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
 import grpc
 import pytest
 
+import concert_service.service
+from concert_service import domain
 from concert_service.domain import (
     Concert,
     ConcertNotFound,
@@ -92,17 +94,77 @@ def test_page_token_returns_its_id() -> None:
 
 
 async def test_schedules_start_today_in_order_of_date(service: ConcertService) -> None:
-    assert [schedule.id for schedule in await service.list_schedules(7)] == [72, 70]
-    assert await service.list_schedules(8) == []
+    assert await ids_of(service.list_schedules, 7) == [[72, 70]]
+    assert await ids_of(service.list_schedules, 8) == [[]]
     with pytest.raises(ConcertNotFound):
-        await service.list_schedules(999)
+        await service.list_schedules(999, 0, "")
+
+
+Listing = Callable[[int, int, str], Awaitable[tuple[Sequence[Schedule | Seat], str]]]
+
+
+async def ids_of(listing: Listing, of: int, size: int = 0) -> list[list[int]]:
+    """The ids on each page."""
+    pages, token = [], ""
+    while True:
+        page, token = await listing(of, size, token)
+        pages.append([row.id for row in page])
+        if not token:
+            return pages
+
+
+@pytest.fixture
+async def large(store: FakeConcertStore, monkeypatch: pytest.MonkeyPatch) -> FakeConcertStore:
+    """Concert 9 with 7 schedules, of which schedule 90 has 7 seats; a page has at most 3."""
+    for module in (domain, concert_service.service):
+        monkeypatch.setattr(module, "MAX_ROWS_PER_PAGE", 3)
+    seats = [Seat(900 + n, 90, f"A{n}", Decimal(1)) for n in range(7)]
+    schedules = [Schedule(90 + n, 9, today(), 0) for n in range(7)]
+    await store.add(
+        Concert(9, "Nine"), {s: (seats if s.id == 90 else []) for s in reversed(schedules)}
+    )
+    return store
+
+
+async def test_large_lists_are_read_in_pages(
+    service: ConcertService, large: FakeConcertStore
+) -> None:
+    dates, seats = list(range(90, 97)), list(range(900, 907))
+    for listing, of, rows in ((service.list_schedules, 9, dates), (service.list_seats, 90, seats)):
+        assert await ids_of(listing, of, 3) == [rows[:3], rows[3:6], rows[6:]]
+        assert await ids_of(listing, of, 100) == [rows[:3], rows[3:6], rows[6:]]
+        assert await ids_of(listing, of, 2) == [rows[:2], rows[2:4], rows[4:6], rows[6:]]
+        # For callers that know no pages.
+        assert await ids_of(listing, of) == [rows]
+        with pytest.raises(InvalidRequest):
+            await listing(of, -1, "")
+        with pytest.raises(InvalidRequest):
+            await listing(of, 0, "no token")
+
+
+async def test_a_large_schedule_counts_as_several_in_the_cache(store: FakeConcertStore) -> None:
+    service = ConcertService(store, cached_schedules=4)
+    sizes = {500: 300, 501: 300, 502: 601}
+    for id, size in sizes.items():
+        seats = [Seat(id * 1000 + n, id, f"A{n}", Decimal(1)) for n in range(size)]
+        await store.add(Concert(7, "Seven"), {Schedule(id, 7, today(), size): seats})
+
+    async def reads(*schedules: int) -> int:
+        before = store.reads_of_seats
+        for id in schedules:
+            assert len((await service.list_seats(id, 0, ""))[0]) == sizes[id]
+        return store.reads_of_seats - before
+
+    assert await reads(500, 501, 500, 501) == 2
+    # Larger than the cache: it is read each time, and evicts nothing.
+    assert await reads(502, 502, 500, 501) == 2
 
 
 async def test_seats_are_cached(service: ConcertService, store: FakeConcertStore) -> None:
     for _ in range(3):
-        assert [seat.seat_num for seat in await service.list_seats(70)] == ["A1", "A2"]
+        assert await ids_of(service.list_seats, 70) == [[701, 702]]
     assert store.reads_of_seats == 1
-    assert await service.list_seats(72) == []
+    assert await ids_of(service.list_seats, 72) == [[]]
 
 
 @pytest.mark.parametrize("schedule_id", [71, 999, 0, -1])
@@ -110,7 +172,7 @@ async def test_past_and_unknown_schedules_are_not_found(
     service: ConcertService, schedule_id: int
 ) -> None:
     with pytest.raises(ScheduleNotFound):
-        await service.list_seats(schedule_id)
+        await service.list_seats(schedule_id, 0, "")
 
 
 async def test_seats_of_past_schedules_do_not_exist(service: ConcertService) -> None:

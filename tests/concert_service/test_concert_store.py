@@ -5,15 +5,20 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
+from typing import cast
 
 import pytest
 from rich.console import Console
 
 from concert_service import seed
-from concert_service.domain import Concert, Schedule, Seat
+from concert_service.domain import Concert, Schedule, Seat, SeatPage
 from concert_service.ports import ConcertStore
 from concert_service.repository import ConcertRepository
+from concert_service.service import ConcertService
+from concert_service.servicer import ConcertServicer
+from protos.frontrow.concert.v1 import concert_pb2
 from servicekit.mysql import Database, DatabaseError
+from servicekit.server import Context
 from tests.fakes.concert import FakeConcertStore, today
 
 # Far above the ids that the seeder or another test uses in the same schema.
@@ -90,13 +95,24 @@ async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore
             tomorrow: [],
         },
     )
-    assert list(await store.upcoming_schedules(BASE)) == [this_evening, tomorrow, next_week]
-    assert await store.upcoming_schedules(BASE + 1) == []
+    assert list(await store.upcoming_schedules(BASE, 0, 9)) == [this_evening, tomorrow, next_week]
+    assert list(await store.upcoming_schedules(BASE, 0, 2)) == [this_evening, tomorrow]
+    assert list(await store.upcoming_schedules(BASE, tomorrow.id, 2)) == [next_week]
+    assert await store.upcoming_schedules(BASE, next_week.id, 2) == []
+    assert await store.upcoming_schedules(BASE + 1, 0, 9) == []
 
-    assert await store.seats_of_upcoming(this_evening.id) == seats(this_evening.id)
-    assert await store.seats_of_upcoming(tomorrow.id) == []
-    assert await store.seats_of_upcoming(yesterday.id) is None
-    assert await store.seats_of_upcoming(BASE + 9) is None
+    assert await store.seats_of_upcoming(this_evening.id, 0, 9) == SeatPage(
+        seats(this_evening.id), 0
+    )
+    assert await store.seats_of_upcoming(this_evening.id, 0, 3) == SeatPage(
+        seats(this_evening.id)[:3], 3
+    )
+    assert await store.seats_of_upcoming(this_evening.id, 3, 3) == SeatPage(
+        seats(this_evening.id)[3:], 0
+    )
+    assert await store.seats_of_upcoming(tomorrow.id, 0, 9) == SeatPage([], 0)
+    assert await store.seats_of_upcoming(yesterday.id, 0, 9) is None
+    assert await store.seats_of_upcoming(BASE + 9, 0, 9) is None
 
     seat = seats(this_evening.id)[2]
     other = seats(next_week.id)[0]
@@ -119,6 +135,45 @@ async def test_no_price_is_negative(mysql_urls: dict[str, str]) -> None:
             await real.add(Concert(BASE, "C"), {date_: [free, below]})
         await real.add(Concert(BASE, "C"), {date_: [free]})
         await real.clear()
+
+
+async def test_schedules_of_one_date_are_in_the_order_of_their_ids(
+    store: FakeConcertStore | RealStore,
+) -> None:
+    evenings = [Schedule(BASE + n, BASE, today(), 0) for n in range(1, 6)]
+    await store.add(Concert(BASE, "C"), {schedule: [] for schedule in reversed(evenings)})
+    assert list(await store.upcoming_schedules(BASE, 0, 2)) == evenings[:2]
+    assert list(await store.upcoming_schedules(BASE, BASE + 2, 2)) == evenings[2:4]
+
+
+async def test_every_page_of_the_largest_schedule_is_far_below_grpcs_limit(
+    mysql_urls: dict[str, str],
+) -> None:
+    """As many seats as `position` can count, with the longest names and prices."""
+    async with Database(mysql_urls["concert"]) as database:
+        store = RealStore(database)
+        await store.clear()
+        await store.add(Concert(BASE, "C"), {Schedule(BASE, BASE, today(), 65_536): []})
+        async with database.connection() as connection:
+            await connection.execute(
+                "INSERT INTO seat (id, schedule_id, position, seat_num, price)"
+                " SELECT 9223372036854700000 + seq, %s, seq, %s, 9999999999.99"
+                " FROM seq_0_to_65535",
+                *(BASE, "🎟" * 16),
+            )
+        servicer = ConcertServicer(ConcertService(store))
+        token, ids = "", []
+        while True:
+            page = await servicer.ListSeats(
+                concert_pb2.ListSeatsRequest(schedule_id=BASE, page_size=5000, page_token=token),
+                cast(Context, None),
+            )
+            assert page.ByteSize() < 700_000  # of 4,194,304
+            ids += [seat.id for seat in page.seats]
+            if not (token := page.next_page_token):
+                break
+        await store.clear()
+    assert ids == list(range(9223372036854700000, 9223372036854700000 + 65_536))
 
 
 def check(_: ConcertStore) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
-from concert_service.domain import Concert, Schedule, Seat
+from concert_service.domain import Concert, Schedule, Seat, SeatPage
 
 
 class FakeConcertStore:
@@ -28,16 +28,30 @@ class FakeConcertStore:
     async def has_concert(self, concert_id: int) -> bool:
         return concert_id in self.concerts
 
-    async def upcoming_schedules(self, concert_id: int) -> Sequence[Schedule]:
+    async def upcoming_schedules(
+        self, concert_id: int, after_id: int, limit: int
+    ) -> Sequence[Schedule]:
+        after = self.schedules.get(after_id)
         return sorted(
-            (s for s in self.schedules.values() if s.concert_id == concert_id and _upcoming(s)),
-            key=lambda s: (s.date, s.id),
-        )
+            (
+                s
+                for s in self.schedules.values()
+                if s.concert_id == concert_id
+                and _upcoming(s)
+                and (after is None or _order(s) > _order(after))
+            ),
+            key=_order,
+        )[:limit]
 
-    async def seats_of_upcoming(self, schedule_id: int) -> Sequence[Seat] | None:
+    async def seats_of_upcoming(
+        self, schedule_id: int, position: int, limit: int
+    ) -> SeatPage | None:
         self.reads_of_seats += 1
         schedule = self.schedules.get(schedule_id)
-        return self.seats[schedule_id] if schedule and _upcoming(schedule) else None
+        if not schedule or not _upcoming(schedule):
+            return None
+        seats = self.seats[schedule_id][position : position + limit]
+        return SeatPage(seats, position + limit if len(seats) == limit else 0)
 
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         return [
@@ -46,6 +60,10 @@ class FakeConcertStore:
             for seat in seats
             if seat.id in seat_ids and _upcoming(self.schedules[schedule_id])
         ]
+
+
+def _order(schedule: Schedule) -> tuple[date, int]:
+    return schedule.date, schedule.id
 
 
 def _upcoming(schedule: Schedule) -> bool:

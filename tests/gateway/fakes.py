@@ -24,6 +24,9 @@ from servicekit.settings import ServiceSettings
 
 KEY_ID = "test"
 KEYS = {KEY_ID: "a secret of the tests with 32 bytes or more"}
+# The limits of the real services.
+ROWS_PER_PAGE = 5_000
+SCHEDULES_PER_COUNT = 1_000
 GIVEN_AT = int(time.time()) - 60
 
 HELD = reservation_pb2.RESERVATION_STATUS_HELD
@@ -207,6 +210,10 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
+        self.reset()
+
+    def reset(self) -> None:
+        """Restores the initial concerts, dates and seats."""
         self.concerts = [
             concert_pb2.Concert(id=1, title='The "Escapes" \\ Ünïcode'),
             concert_pb2.Concert(id=2, title="Second"),
@@ -242,8 +249,12 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
         await self.faults.before("ListSchedules", request)
         if request.concert_id not in {concert.id for concert in self.concerts}:
             raise service_error("CONCERT_NOT_FOUND", NotFound)
+        schedules = [s for s in self.schedules if s.concert_id == request.concert_id]
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size, ROWS_PER_PAGE)
         return concert_pb2.ListSchedulesResponse(
-            schedules=(s for s in self.schedules if s.concert_id == request.concert_id)
+            schedules=schedules[start:end],
+            next_page_token=str(end) if end < len(schedules) else "",
         )
 
     async def ListSeats(
@@ -252,8 +263,12 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
         await self.faults.before("ListSeats", request)
         if request.schedule_id not in {schedule.id for schedule in self.schedules}:
             raise service_error("SCHEDULE_NOT_FOUND", NotFound)
+        seats = [s for s in self.seats if s.schedule_id == request.schedule_id]
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size, ROWS_PER_PAGE)
         return concert_pb2.ListSeatsResponse(
-            seats=(s for s in self.seats if s.schedule_id == request.schedule_id)
+            seats=seats[start:end],
+            next_page_token=str(end) if end < len(seats) else "",
         )
 
     async def GetSeats(
@@ -346,6 +361,8 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.CountSoldSeatsRequest, context: object
     ) -> reservation_pb2.CountSoldSeatsResponse:
         await self.faults.before("CountSoldSeats", request)
+        if len(request.schedule_ids) > SCHEDULES_PER_COUNT:
+            raise InvalidRequest("Too many schedules at once.")
         sold: dict[int, int] = {}
         for reservation in self.reservations.values():
             if reservation.status == CONFIRMED and reservation.schedule_id in request.schedule_ids:
@@ -435,6 +452,7 @@ class Services:
         """Restores the initial state of all four."""
         self.faults.reset()
         self.queue.reset()
+        self.concerts.reset()
         self.reservations.reset()
         self.payments.reset()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -12,6 +12,27 @@ def no_limit() -> float:
     return math.inf
 
 
+async def test_values_are_weighed() -> None:
+    cache = LoadingCache[str, bytes](60, 100, no_limit, len)
+    loads: list[str] = []
+
+    async def get(key: str, size: int) -> int:
+        async def load() -> bytes:
+            loads.append(key)
+            return bytes(size)
+
+        return len(await cache.get(key, load))
+
+    assert [await get("a", 60), await get("b", 40), await get("a", 60)] == [60, 40, 60]
+    assert loads == ["a", "b"]
+    # The least recently used makes way.
+    assert [await get("c", 30), await get("a", 60), await get("b", 40)] == [30, 60, 40]
+    assert loads == ["a", "b", "c", "b"]
+    # Too large to be kept, and it evicts nothing.
+    assert [await get("d", 101), await get("d", 101), await get("b", 40)] == [101, 101, 40]
+    assert loads == ["a", "b", "c", "b", "d", "d"]
+
+
 class Loads:
     """Loads the next number, or fails with `error`, while `gate` is set."""
 

@@ -1,12 +1,18 @@
 """Every error that a client can get: the rows of the table, provoked over HTTP."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from gateway.errors import TABLE
+from gateway.middleware import errors
+from servicekit import call_context, rpc_errors
 from servicekit.errors import (
     Conflict,
     Declined,
@@ -357,3 +363,98 @@ class TestTooManyRequests:
         assert [response.status_code for response in responses] == [201] * 5 + [429] * 2
         assert_problem(responses[-1], 429, "TOO_MANY_REQUESTS", 1)
         assert (await client.post("/queues/enqueue", json={"userId": 43})).status_code == 201
+
+
+class FailingLog:
+    """Notes the events of a module's log and the request id that each would have."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, dict[str, str]]] = []
+
+    def error(self, event: str, **fields: str) -> None:
+        self.events.append((event, call_context.request_id.get(), fields))
+
+    exception = error
+
+
+class TestAStatusThatNoServiceRaised:
+    """Such as RESOURCE_EXHAUSTED from gRPC itself, for a message that is too large."""
+
+    @pytest.fixture
+    def log(self, monkeypatch: pytest.MonkeyPatch) -> FailingLog:
+        log = FailingLog()
+        monkeypatch.setattr(rpc_errors, "log", log)
+        monkeypatch.setattr(errors, "log", log)
+        return log
+
+    @asynccontextmanager
+    async def service(self, answer: Callable[[bytes, Any], Awaitable[bytes]]) -> AsyncIterator[str]:
+        """The address of a service whose every method gives this answer."""
+
+        class Everything(grpc.GenericRpcHandler):
+            def service(self, _: grpc.HandlerCallDetails) -> Any:
+                return grpc.unary_unary_rpc_method_handler(answer)
+
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((Everything(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        yield f"127.0.0.1:{port}"
+        await server.stop(None)
+
+    @pytest.mark.parametrize("status", [s for s in grpc.StatusCode if s != grpc.StatusCode.OK])
+    async def test_is_500_or_an_outage_and_every_500_is_logged(
+        self,
+        services: Services,
+        open_gateway: OpenGateway,
+        log: FailingLog,
+        status: grpc.StatusCode,
+    ) -> None:
+        async def fail(_: bytes, context: Any) -> bytes:
+            await context.abort(status, SECRET)
+            return b""
+
+        async with self.service(fail) as address:
+            client = await open_gateway(concert_addr=address)
+            response = await ask(client, services, "ListConcerts")
+        assert SECRET not in response.text
+        assert SECRET not in str(log.events)
+        if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            assert_problem(response, 503, "UNAVAILABLE", 1)
+            assert log.events == []
+        elif status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            assert_problem(response, 504, "TIMEOUT", 1)
+            assert log.events == []
+        else:
+            self.assert_logged(response, log, status)
+
+    async def test_message_above_the_limit(
+        self, services: Services, open_gateway: OpenGateway, log: FailingLog
+    ) -> None:
+        async def answer(*_: object) -> bytes:
+            return bytes(5_000_000)
+
+        async with self.service(answer) as address:
+            client = await open_gateway(concert_addr=address)
+            response = await ask(client, services, "ListConcerts")
+        self.assert_logged(response, log, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+    def assert_logged(
+        self, response: httpx.Response, log: FailingLog, status: grpc.StatusCode
+    ) -> None:
+        body = assert_problem(response, 500, "INTERNAL")
+        method = "/frontrow.concert.v1.ConcertService/ListConcerts"
+        assert log.events == [
+            ("unexpected_status", body["requestId"], {"method": method, "status": status.name}),
+            ("request_failed", body["requestId"], {"path": "/concerts"}),
+        ]
+
+
+async def test_the_failure_of_a_service_is_logged_by_the_gateway_too(
+    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FailingLog()
+    monkeypatch.setattr(errors, "log", log)
+    services.faults.errors["ListConcerts"] = RuntimeError(SECRET)
+    body = assert_problem(await ask(client, services, "ListConcerts"), 500, "INTERNAL")
+    assert log.events == [("request_failed", body["requestId"], {"path": "/concerts"})]

@@ -13,6 +13,7 @@ from gateway import schemas
 from gateway.clients import Clients
 from gateway.routes import health
 from gateway.server import Drain
+from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.payment.v1 import payment_pb2
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import (
@@ -21,6 +22,7 @@ from tests.gateway.fakes import (
     KEY_ID,
     PENDING,
     REFUNDED,
+    ROWS_PER_PAGE,
     SUCCEEDED,
     Services,
     sign,
@@ -253,6 +255,26 @@ class TestSchedules:
         assert (response.status_code, response.json()) == (200, {"schedules": []})
         assert services.faults.of("CountSoldSeats") == []
 
+    async def test_more_dates_than_one_call_lists_or_counts(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.concerts.schedules += [
+            concert_pb2.Schedule(id=1000 + n, concert_id=2, date="2026-12-24", seat_count=1)
+            for n in range(ROWS_PER_PAGE + 1)
+        ]
+        last = services.concerts.schedules[-1].id
+        services.concerts.seats.append(
+            concert_pb2.Seat(id=301, schedule_id=last, seat_num="A1", price="1.00")
+        )
+        services.reservations.hold(1, 301).status = CONFIRMED
+        response = await client.get("/concerts/2/schedules", headers=token(services.token()))
+        assert response.status_code == 200
+        dates = response.json()["schedules"]
+        assert [date["id"] for date in dates] == list(range(1000, last + 1))
+        assert [date["id"] for date in dates if date["status"] == "SOLD_OUT"] == [last]
+        assert len(services.faults.of("ListSchedules")) == 2
+        assert len(services.faults.of("CountSoldSeats")) == 6
+
     async def test_dates_are_cached_longer_than_their_status(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
@@ -279,6 +301,31 @@ class TestSeats:
                 {"id": 103, "seatNum": "A10", "price": "0.05", "status": "SOLD"},
             ]
         }
+
+    async def test_as_many_seats_as_a_date_can_have(
+        self, client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Comparing as many with the OpenAPI document takes seconds.
+        monkeypatch.setitem(client.event_hooks, "response", [])
+        # The column is a SMALLINT UNSIGNED, a name has 16 characters of at most 4 bytes.
+        services.concerts.seats = [
+            concert_pb2.Seat(
+                id=2**63 - 1 - n, schedule_id=11, seat_num="🎟" * 16, price="9999999999.99"
+            )
+            for n in range(65_536)
+        ]
+        taken = services.reservations.hold(1, 2**63 - 65_536)
+        response = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
+        assert response.status_code == 200
+        seats = response.json()["seats"]
+        assert len(seats) == 65_536
+        assert seats[0] == {
+            "id": 2**63 - 1,
+            "seatNum": "🎟" * 16,
+            "price": "9999999999.99",
+            "status": "AVAILABLE",
+        }
+        assert [seat["id"] for seat in seats if seat["status"] == "HELD"] == [taken.seat_id]
 
     async def test_concurrent_requests_share_one_read(
         self, open_gateway: OpenGateway, services: Services

@@ -75,12 +75,29 @@ class TestErrors:
         assert "db-7" not in str(error)
         assert [record.message for record in caplog.records] == ["call_failed"]
 
-    async def test_of_a_method_that_there_is_not(self) -> None:
+    async def test_that_cannot_be_encoded_are_masked_too(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def answer_with_text(_: bytes) -> bytes:
+            return "no bytes"  # type: ignore[return-value]
+
+        async with hop(answer_with_text) as method:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await method(b"")
+        assert failed.value.code() == grpc.StatusCode.INTERNAL
+        assert failed.value.details() == "internal error"
+        assert [record.message for record in caplog.records] == ["call_failed"]
+
+    async def test_of_a_method_that_there_is_not(self, caplog: pytest.LogCaptureFixture) -> None:
         server, address = await start(echo)
         async with grpc.aio.insecure_channel(address) as channel:
             error = await error_of(channel.unary_unary("/frontrow.tests.Hop/Undo"))
         await server.stop(None)
         assert (error.code, error.status) == ("INTERNAL", grpc.StatusCode.UNIMPLEMENTED)
+        (record,) = caplog.records
+        assert record.message == "unexpected_status"
+        assert vars(record)["method"] == "/frontrow.tests.Hop/Undo"
+        assert vars(record)["status"] == "UNIMPLEMENTED"
 
     async def test_of_a_service_that_is_not_there(self) -> None:
         async with connected("127.0.0.1:1") as method:
@@ -209,6 +226,15 @@ class TestTheRequestId:
 
                 replies = await asyncio.gather(*(ask(number) for number in range(50)))
         assert replies == [b"request-%d request-%d" % (n, n) for n in range(50)]
+
+    @pytest.mark.parametrize("request_id", ["", "x" * 65, "x" * 6_000])
+    async def test_is_replaced_if_it_is_none_of_ours(self, request_id: str) -> None:
+        async def answer(_: bytes) -> bytes:
+            return call_context.request_id.get().encode()
+
+        async with hop(answer) as method:
+            metadata = ((call_context.REQUEST_ID_HEADER, request_id),)
+            assert len(await method(b"", timeout=5, metadata=metadata)) == 32
 
     async def test_is_made_for_who_has_none(self) -> None:
         async def answer(_: bytes) -> bytes:

@@ -155,6 +155,30 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
     assert events[-1] == "stopped"
 
 
+async def test_bytes_that_are_no_request_are_refused_without_names_of_classes(
+    repository: Path,
+) -> None:
+    garbage = b"\xff\xff\xff"
+    health, reflect = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"
+    async with running(repository) as program:
+        channel = program.channel
+        for call_ in (
+            channel.unary_unary("/frontrow.queue.v1.QueueAdminService/GetRoom")(garbage),
+            channel.unary_unary(f"{health}/Check")(garbage),
+            channel.unary_stream(f"{health}/Watch")(garbage),
+            channel.stream_stream(f"{reflect}/ServerReflectionInfo")([garbage]),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await (call_ if isinstance(call_, grpc.aio.UnaryUnaryCall) else anext(aiter(call_)))
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert refused.value.details() == "The request is not a message of this method."
+        # The connection and the other calls are not harmed.
+        assert await program.ask("main") == "main"
+        program.process.send_signal(signal.SIGTERM)
+        assert "DecodeError" not in await program.output()
+    assert program.process.returncode == 0
+
+
 async def test_a_call_that_outlasts_the_drain_is_given_up(repository: Path) -> None:
     async with running(repository, drain_seconds=0.1) as program:
         endless = asyncio.create_task(program.ask("wait"))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!frontrow/concert/v1/concert.proto\x12\x13\x66rontrow.concert.v1\"$\n\x07\x43oncert\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05title\x18\x02 \x01(\t\"L\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nconcert_id\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61te\x18\x03 \x01(\t\x12\x12\n\nseat_count\x18\x04 \x01(\x05\"H\n\x04Seat\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x02 \x01(\x03\x12\x10\n\x08seat_num\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\"<\n\x13ListConcertsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x14ListConcertsResponse\x12.\n\x08\x63oncerts\x18\x01 \x03(\x0b\x32\x1c.frontrow.concert.v1.Concert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14ListSchedulesRequest\x12\x12\n\nconcert_id\x18\x01 \x01(\x03\"I\n\x15ListSchedulesResponse\x12\x30\n\tschedules\x18\x01 \x03(\x0b\x32\x1d.frontrow.concert.v1.Schedule\"\'\n\x10ListSeatsRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\"=\n\x11ListSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat\"#\n\x0fGetSeatsRequest\x12\x10\n\x08seat_ids\x18\x01 \x03(\x03\"<\n\x10GetSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat2\x92\x03\n\x0e\x43oncertService\x12\x63\n\x0cListConcerts\x12(.frontrow.concert.v1.ListConcertsRequest\x1a).frontrow.concert.v1.ListConcertsResponse\x12\x66\n\rListSchedules\x12).frontrow.concert.v1.ListSchedulesRequest\x1a*.frontrow.concert.v1.ListSchedulesResponse\x12Z\n\tListSeats\x12%.frontrow.concert.v1.ListSeatsRequest\x1a&.frontrow.concert.v1.ListSeatsResponse\x12W\n\x08GetSeats\x12$.frontrow.concert.v1.GetSeatsRequest\x1a%.frontrow.concert.v1.GetSeatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!frontrow/concert/v1/concert.proto\x12\x13\x66rontrow.concert.v1\"$\n\x07\x43oncert\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05title\x18\x02 \x01(\t\"L\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nconcert_id\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61te\x18\x03 \x01(\t\x12\x12\n\nseat_count\x18\x04 \x01(\x05\"H\n\x04Seat\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x02 \x01(\x03\x12\x10\n\x08seat_num\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\"<\n\x13ListConcertsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x14ListConcertsResponse\x12.\n\x08\x63oncerts\x18\x01 \x03(\x0b\x32\x1c.frontrow.concert.v1.Concert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x14ListSchedulesRequest\x12\x12\n\nconcert_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListSchedulesResponse\x12\x30\n\tschedules\x18\x01 \x03(\x0b\x32\x1d.frontrow.concert.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x10ListSeatsRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x11ListSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetSeatsRequest\x12\x10\n\x08seat_ids\x18\x01 \x03(\x03\"<\n\x10GetSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat2\x92\x03\n\x0e\x43oncertService\x12\x63\n\x0cListConcerts\x12(.frontrow.concert.v1.ListConcertsRequest\x1a).frontrow.concert.v1.ListConcertsResponse\x12\x66\n\rListSchedules\x12).frontrow.concert.v1.ListSchedulesRequest\x1a*.frontrow.concert.v1.ListSchedulesResponse\x12Z\n\tListSeats\x12%.frontrow.concert.v1.ListSeatsRequest\x1a&.frontrow.concert.v1.ListSeatsResponse\x12W\n\x08GetSeats\x12$.frontrow.concert.v1.GetSeatsRequest\x1a%.frontrow.concert.v1.GetSeatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCONCERTSRESPONSE']._serialized_start=310
   _globals['_LISTCONCERTSRESPONSE']._serialized_end=405
   _globals['_LISTSCHEDULESREQUEST']._serialized_start=407
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=449
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=451
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=524
-  _globals['_LISTSEATSREQUEST']._serialized_start=526
-  _globals['_LISTSEATSREQUEST']._serialized_end=565
-  _globals['_LISTSEATSRESPONSE']._serialized_start=567
-  _globals['_LISTSEATSRESPONSE']._serialized_end=628
-  _globals['_GETSEATSREQUEST']._serialized_start=630
-  _globals['_GETSEATSREQUEST']._serialized_end=665
-  _globals['_GETSEATSRESPONSE']._serialized_start=667
-  _globals['_GETSEATSRESPONSE']._serialized_end=727
-  _globals['_CONCERTSERVICE']._serialized_start=730
-  _globals['_CONCERTSERVICE']._serialized_end=1132
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=488
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=490
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=588
+  _globals['_LISTSEATSREQUEST']._serialized_start=590
+  _globals['_LISTSEATSREQUEST']._serialized_end=668
+  _globals['_LISTSEATSRESPONSE']._serialized_start=670
+  _globals['_LISTSEATSRESPONSE']._serialized_end=756
+  _globals['_GETSEATSREQUEST']._serialized_start=758
+  _globals['_GETSEATSREQUEST']._serialized_end=793
+  _globals['_GETSEATSRESPONSE']._serialized_start=795
+  _globals['_GETSEATSRESPONSE']._serialized_end=855
+  _globals['_CONCERTSERVICE']._serialized_start=858
+  _globals['_CONCERTSERVICE']._serialized_end=1260
 # @@protoc_insertion_point(module_scope)

@@ -79,7 +79,8 @@ class ConcertServiceServicer:
     def ListSchedules(self, request, context):
         """Lists a concert's schedules from today (UTC) on, in the order of their dates.
 
-        Reasons: CONCERT_NOT_FOUND.
+        Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
+        service did not give).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +89,7 @@ class ConcertServiceServicer:
     def ListSeats(self, request, context):
         """Lists every seat of a schedule, in seat order.
 
-        Reasons: SCHEDULE_NOT_FOUND.
+        Reasons: SCHEDULE_NOT_FOUND, INVALID_REQUEST (as in ListSchedules).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

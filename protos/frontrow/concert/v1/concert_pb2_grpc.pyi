@@ -45,12 +45,13 @@ class ConcertServiceStub:
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListSchedulesRequest, _concert_pb2.ListSchedulesResponse]
     """Lists a concert's schedules from today (UTC) on, in the order of their dates.
 
-    Reasons: CONCERT_NOT_FOUND.
+    Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
+    service did not give).
     """
     ListSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListSeatsRequest, _concert_pb2.ListSeatsResponse]
     """Lists every seat of a schedule, in seat order.
 
-    Reasons: SCHEDULE_NOT_FOUND.
+    Reasons: SCHEDULE_NOT_FOUND, INVALID_REQUEST (as in ListSchedules).
     """
     GetSeats: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]
     """Reads several seats, in no particular order. Leaves out seats that do not exist. At most 1,000
@@ -76,12 +77,13 @@ class ConcertServiceAsyncStub(ConcertServiceStub):
     ListSchedules: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListSchedulesRequest, _concert_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Lists a concert's schedules from today (UTC) on, in the order of their dates.
 
-    Reasons: CONCERT_NOT_FOUND.
+    Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
+    service did not give).
     """
     ListSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListSeatsRequest, _concert_pb2.ListSeatsResponse]  # type: ignore[assignment]
     """Lists every seat of a schedule, in seat order.
 
-    Reasons: SCHEDULE_NOT_FOUND.
+    Reasons: SCHEDULE_NOT_FOUND, INVALID_REQUEST (as in ListSchedules).
     """
     GetSeats: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatsRequest, _concert_pb2.GetSeatsResponse]  # type: ignore[assignment]
     """Reads several seats, in no particular order. Leaves out seats that do not exist. At most 1,000
@@ -116,7 +118,8 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_concert_pb2.ListSchedulesResponse, _abc.Awaitable[_concert_pb2.ListSchedulesResponse]]:
         """Lists a concert's schedules from today (UTC) on, in the order of their dates.
 
-        Reasons: CONCERT_NOT_FOUND.
+        Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
+        service did not give).
         """
 
     @_abc_1.abstractmethod
@@ -127,7 +130,7 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_concert_pb2.ListSeatsResponse, _abc.Awaitable[_concert_pb2.ListSeatsResponse]]:
         """Lists every seat of a schedule, in seat order.
 
-        Reasons: SCHEDULE_NOT_FOUND.
+        Reasons: SCHEDULE_NOT_FOUND, INVALID_REQUEST (as in ListSchedules).
         """
 
     @_abc_1.abstractmethod

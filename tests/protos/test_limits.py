@@ -1,0 +1,111 @@
+"""No request or response can exceed gRPC's limit of a message, whatever is stored."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from concert_service.domain import MAX_CONCERTS_PER_PAGE, MAX_ROWS_PER_PAGE, MAX_SEATS
+from gateway.clients import _MAX_BATCH
+from protos.frontrow.concert.v1 import concert_pb2
+from protos.frontrow.payment.v1 import payment_pb2
+from protos.frontrow.queue.v1 import queue_pb2
+from protos.frontrow.reservation.v1 import reservation_pb2
+from reservation_service.domain import MAX_SCHEDULES
+
+# gRPC's default for what a channel or a server accepts.
+LIMIT = 4 * 1024 * 1024
+# `position` of a seat is a SMALLINT UNSIGNED.
+SEATS_PER_SCHEDULE = 65_536
+
+# How many entries each repeated field has at most. The fields that list everything, for callers
+# that ask for no page, are not called without one by any program of ours.
+ENTRIES = {
+    "ListConcertsResponse.concerts": MAX_CONCERTS_PER_PAGE,
+    "ListSchedulesResponse.schedules": MAX_ROWS_PER_PAGE,
+    "ListSeatsResponse.seats": MAX_ROWS_PER_PAGE,
+    "GetSeatsRequest.seat_ids": MAX_SEATS,
+    "GetSeatsResponse.seats": MAX_SEATS,
+    "ListTakenSeatsResponse.held_seat_ids": SEATS_PER_SCHEDULE,
+    "ListTakenSeatsResponse.sold_seat_ids": SEATS_PER_SCHEDULE,
+    "CountSoldSeatsRequest.schedule_ids": MAX_SCHEDULES,
+    "CountSoldSeatsResponse.sold_by_schedule": MAX_SCHEDULES,
+}
+# The requests and responses of queue_service are batches.
+BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")
+# Bytes of the longest text; anything else is shorter than TEXT_BYTES, four for each of the 255
+# characters of an idempotency key.
+LENGTHS = {"Seat.seat_num": 16 * 4, "Seat.price": 13, "Schedule.date": 10}
+TEXT_BYTES = 255 * 4
+
+METHODS = [
+    method
+    for file in (concert_pb2, payment_pb2, queue_pb2, reservation_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
+def test_the_largest_message_is_below_the_limit(method: MethodDescriptor) -> None:
+    for message in messages(method):
+        assert message.ByteSize() < LIMIT
+
+
+def messages(method: MethodDescriptor) -> Iterator[Message]:
+    """The largest request and response."""
+    for descriptor in (method.input_type, method.output_type):
+        message = GetMessageClass(descriptor)()
+        fill(message)
+        yield message
+
+
+def fill(message: Message) -> None:
+    """Sets every field to the most that it can hold."""
+    fields: Sequence[Any] = message.DESCRIPTOR.fields
+    for field in fields:
+        name = f"{message.DESCRIPTOR.name}.{field.name}"
+        if not field.is_repeated:
+            if field.message_type is not None:
+                child = getattr(message, field.name)
+                child.SetInParent()
+                fill(child)
+            else:
+                setattr(message, field.name, largest(field, name))
+            continue
+        entries = getattr(message, field.name)
+        count = most_entries(name)
+        if field.message_type is None:
+            entries.extend([largest(field, name)] * count)
+        elif field.message_type.GetOptions().map_entry:
+            entries.update({-1 - number: 2**31 - 1 for number in range(count)})
+        else:
+            entry = GetMessageClass(field.message_type)()
+            fill(entry)
+            entries.extend([entry] * count)
+
+
+def most_entries(name: str) -> int:
+    if name.startswith(BATCHES):
+        return _MAX_BATCH
+    assert name in ENTRIES, f"{name} has no limit: list it in pages"
+    return ENTRIES[name]
+
+
+def largest(field: Any, name: str) -> object:
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING:
+            size = LENGTHS.get(name, TEXT_BYTES)
+            return bytes(size) if field.type == FieldDescriptor.TYPE_BYTES else "x" * size
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return True
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return max(value.number for value in field.enum_type.values)
+        case FieldDescriptor.CPPTYPE_INT32 | FieldDescriptor.CPPTYPE_INT64:
+            return -1  # ten bytes, as a varint
+        case FieldDescriptor.CPPTYPE_UINT32 | FieldDescriptor.CPPTYPE_UINT64:
+            return 2**32 - 1
+    return 1.5
