@@ -30,13 +30,16 @@ def received(error: ServiceError) -> RemoteError:
     """The error as the other side has it."""
     status = to_status(error)
     return from_rpc_error(
-        AioRpcError(status.code, Metadata(), Metadata(*status.trailing_metadata), status.details)
+        AioRpcError(status.code, Metadata(), Metadata(*status.trailing_metadata), status.details),
+        "/service/method",
     )
 
 
 def bare(status: grpc.StatusCode) -> RemoteError:
     """What becomes of a status that no code of ours gave."""
-    return from_rpc_error(AioRpcError(status, Metadata(), Metadata(), "db-7: connection refused"))
+    return from_rpc_error(
+        AioRpcError(status, Metadata(), Metadata(), "db-7: connection refused"), "/service/method"
+    )
 
 
 def test_every_kind_has_a_status() -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -161,7 +162,7 @@ async def test_bytes_that_are_no_request_are_refused_without_names_of_classes(
     garbage = b"\xff\xff\xff"
     health, reflect = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"
     async with running(repository) as program:
-        channel = program.channel
+        channel: Any = program.channel  # as a client without our stubs has it
         for call_ in (
             channel.unary_unary("/frontrow.queue.v1.QueueAdminService/GetRoom")(garbage),
             channel.unary_unary(f"{health}/Check")(garbage),
