@@ -4,6 +4,7 @@ from starlette.requests import Request
 
 from gateway.admissions import Admissions
 from gateway.errors import InvalidToken
+from gateway.pace import EarlyAnswer
 from gateway.rate_limit import RateLimit
 from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
@@ -64,11 +65,19 @@ class AccessGuard:
         ended."""
         await self._admissions.check(place)
 
+    def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
+        """Returns the last answer to a waiting place that polls far earlier than advised."""
+        return self._admissions.early_answer(place)
+
+    def entered(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
+        """Notes the answer to entering, from which the first pause counts."""
+        self._admissions.entered(place, position)
+
     async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place, never a cached one. Raises TokenExpired if
         the place has ended."""
         return await self._admissions.position(place)
 
     def forget_admission(self, place: queue_pb2.Place) -> None:
-        """Drops the cached admission: it has ended or is about to."""
+        """Drops what is cached about the place: it has ended or is about to."""
         self._admissions.forget(place)

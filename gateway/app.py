@@ -12,6 +12,7 @@ from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
 from gateway.middleware.request_guard import RequestGuard
 from gateway.middleware.source_limit import SourceLimitMiddleware
+from gateway.pace import Pace
 from gateway.pages import documentation_pages
 from gateway.rate_limit import RateLimit
 from gateway.routes.concerts import ConcertRoutes
@@ -32,7 +33,11 @@ def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
     guard = AccessGuard(
         TokenVerifier(keys, settings.room, settings.token_max_age_seconds),
         RateLimit(settings.requests_per_second, "client"),
-        Admissions(clients.positions, settings.admission_ttl_seconds),
+        Admissions(
+            clients.positions,
+            settings.admission_ttl_seconds,
+            Pace(enforced=settings.enforce_pace),
+        ),
     )
     routes = [  # tried in this order: the most frequent first
         *QueueRoutes(clients, guard, sources, open_identity(settings), settings).routes(),

@@ -13,6 +13,13 @@ MAX_NUMBER = 2**53
 """Redis stores place numbers below this exactly."""
 
 _NUMBERS_PER_MS = 4096
+# The places near the front poll every 10 s or more often, whatever the longest pause is.
+_NEAR = 100
+_NEAR_POLL_MAX_MS = 10_000
+# Behind them the pause grows by this for each place. While a line moves by less than 100 places per
+# second, nobody pauses longer than the way to the front plus 9 s, although the pace of a line that
+# has just begun to move is not known yet. All of them up to 60 s make 200 polls per second.
+_FAR_POLL_MS_EACH = 10
 _YEAR_2026 = 1_767_225_600_000
 
 
@@ -204,7 +211,9 @@ class Pacing:
         # After half of the wait, so that a wrong estimate is corrected. The first hundred poll
         # often whatever the estimate, because a free slot idles until its owner polls; together
         # they make 25 to 30 polls per second.
-        poll = min(wait // 2, self.poll_min_ms + 100 * standing.order, self.poll_max_ms)
+        near = min(self.poll_min_ms + 100 * standing.order, _NEAR_POLL_MAX_MS)
+        far = _FAR_POLL_MS_EACH * max(0, standing.order - _NEAR)
+        poll = min(wait // 2, near + far, self.poll_max_ms)
         poll = max(self.poll_min_ms, poll - self._earlier(standing.order, poll))
         return Position(standing, poll, wait, room.settling)
 

@@ -72,27 +72,32 @@ class Settings(ServiceSettings):
     """How long an admission lasts, in seconds: long enough to choose a seat and to pay within its
     hold of five minutes."""
 
-    claim_window_seconds: float = Field(default=90.0, gt=0)
+    claim_window_seconds: float = Field(default=150.0, gt=0)
     """A fan who is admitted and does not poll within this many seconds loses the slot. Must be
-    above poll_max_seconds, and should be above the minute to which browsers stretch the timers of a
-    hidden tab."""
+    above poll_max_seconds, and should be above that plus a minute: browsers run the timers of a
+    hidden tab once per minute, so that a pause of 60 s may become 120 s."""
 
-    absent_after_seconds: float = Field(default=180.0, gt=0)
+    absent_after_seconds: float = Field(default=300.0, gt=0)
     """A fan who has not polled for this many seconds is skipped at admission. Must be above 1.5
     times poll_max_seconds, because polls are recorded with an error of up to a quarter of this, at
-    most 5 s; should be well above the minute at which hidden tabs poll."""
+    most 5 s. Should be above twice the 120 s between two polls of a hidden tab, so that one poll
+    may fail. A poll that comes too early and that the gateway answers from its memory is not
+    recorded, but one in each poll_max_seconds is."""
 
     poll_min_seconds: float = Field(default=1.0, gt=0)
     """The shortest time between polls, for the front of the line, in seconds."""
 
-    poll_max_seconds: float = Field(default=10.0, gt=0)
+    poll_max_seconds: float = Field(default=60.0, gt=0)
     """The longest time between polls, in seconds; up to a quarter less, so that polls do not come
-    in waves. 100,000 waiting fans make about 11,000 polls/s."""
+    in waves. The pause grows with the order and with the wait, and the first 100 places poll every
+    10 s or more often whatever this is. 100,000 waiting fans make about 2,000 polls/s."""
 
-    grace_seconds: float = Field(default=12.0, gt=0)
+    grace_seconds: float = Field(default=75.0, gt=0)
     """After Redis lost places, how long no place that may stand behind a lost one is admitted, in
     seconds. Must be above poll_max_seconds, so that all fans poll in time and get their places
-    back. A room without any poll for this long assumes that no fan can reach it."""
+    back: 15 s more for requests that fail at first. A hidden tab may poll later and then stands at
+    its number again, but others may have been admitted before it. A room without any poll for this
+    long assumes that no fan can reach it."""
 
     heal_within_seconds: float = Field(default=90_000.0, gt=0)
     """A lost place is not restored if its newest token was issued longer ago than this, in seconds:

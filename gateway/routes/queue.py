@@ -27,6 +27,12 @@ _RETRY_AFTER = Header(
     schemas.Seconds,
     "While waiting: seconds until the next poll, more at the end of the line.",
 )
+_AGE = Header(
+    "Age",
+    int,
+    "Only if the poll came before half of the advised pause: this is the last answer again, so many"
+    " seconds old, with the pause that remains.",
+)
 _ACCESS_TOKEN = Header(
     tokens.HEADER, str, "The token of the place; send it with every later request."
 )
@@ -71,7 +77,9 @@ class QueueRoutes:
                 tag="queue",
                 parameters=(TOKEN,),
                 returns=(
-                    Returns(200, schemas.QueueOrder, "The order now.", headers=(_RETRY_AFTER,)),
+                    Returns(
+                        200, schemas.QueueOrder, "The order now.", headers=(_RETRY_AFTER, _AGE)
+                    ),
                 ),
                 errors=(*TOKEN_ERRORS, *ALWAYS),
             ),
@@ -121,6 +129,11 @@ class QueueRoutes:
     async def order(self, request: Request) -> Response:
         """Returns the order of the token's place: 1 is next in line, 0 is admitted."""
         place = await self._guard.authenticate(request)
+        early = self._guard.early_answer(place)
+        if early is not None:
+            response = _order_response(early.position, 200)
+            response.headers["Age"] = str(early.age)
+            return response
         return _order_response(await self._guard.position(place), 200)
 
     async def enter(self, request: Request) -> Response:
@@ -142,6 +155,7 @@ class QueueRoutes:
             raise TooManyRequests(math.ceil(result.retry_after_ms / 1000))
         if result.error_code:
             raise QueueClosed(result.error_code)
+        self._guard.entered(result.place, result.position)
         response = _order_response(result.position, 201)
         response.headers[tokens.HEADER] = result.access_token
         return response

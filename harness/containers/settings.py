@@ -54,6 +54,8 @@ class Settings:
     PAYMENT_HTTP_API_KEY: str = dataclasses.field(default="", repr=False)
     #: The number of people admitted at once when the room opens for the first time.
     QUEUE_CAPACITY: str = "500"
+    #: Whether the gateway answers early polls from its memory; `false` for load tests of the polls.
+    GATEWAY_ENFORCE_PACE: str = "true"
 
     @property
     def scale(self) -> int:
@@ -93,6 +95,8 @@ class Settings:
             yield "PAYMENT_HTTP_BASE_URL", "the URL of the provider, http://… or https://…"
         if not _is_number(self.QUEUE_CAPACITY, 0, 10**9):
             yield "QUEUE_CAPACITY", "0 or more"
+        if self.GATEWAY_ENFORCE_PACE not in ("true", "false"):
+            yield "GATEWAY_ENFORCE_PACE", "true or false"
 
     def check(self, given: Mapping[str, str], file: Path) -> None:
         """Raises UserError for the first wrong setting; names `file` if it is stored there."""

@@ -46,6 +46,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "GATEWAY_REQUESTS_PER_SECOND": "0",
                 # Tests that stop a service ask for the state of this moment.
                 "GATEWAY_READINESS_TTL_SECONDS": "0",
+                # Tests poll at once what they have just changed.
+                "GATEWAY_ENFORCE_PACE": "false",
                 "GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2",
             },
         },

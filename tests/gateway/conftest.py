@@ -19,7 +19,8 @@ OpenGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
 def settings_for(services: Services, **changes: Any) -> Settings:
-    """Returns settings for a gateway of these services: no rate limit, no caching."""
+    """Returns settings for a gateway of these services: no rate limit, no caching, no
+    enforced pace."""
     defaults: dict[str, Any] = {
         "queue_addr": services.address,
         "concert_addr": services.address,
@@ -27,6 +28,7 @@ def settings_for(services: Services, **changes: Any) -> Settings:
         "payment_addr": services.address,
         "token_keys": KEYS,
         "requests_per_second": 0,
+        "enforce_pace": False,
         "admission_ttl_seconds": 0,
         "seats_ttl_seconds": 0,
         "schedules_ttl_seconds": 0,

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.admissions import Admissions
 from gateway.errors import StillWaiting, TokenExpired
+from gateway.pace import Pace
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
 
@@ -43,8 +44,8 @@ def room() -> Room:
     return Room()
 
 
-def admissions_of(room: Room, ttl_seconds: float = 1) -> Admissions:
-    return Admissions(Batcher(room, budget=1, max_batch=256), ttl_seconds)
+def admissions_of(room: Room, ttl_seconds: float = 1, *, pace: bool = False) -> Admissions:
+    return Admissions(Batcher(room, budget=1, max_batch=256), ttl_seconds, Pace(enforced=pace))
 
 
 async def test_an_admission_is_cached(room: Room) -> None:

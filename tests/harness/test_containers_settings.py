@@ -93,6 +93,7 @@ def test_refused_settings_are_not_stored(operator: Operator) -> None:
         ({"PAYMENT_PROVIDER": "http"}, "PAYMENT_HTTP_BASE_URL must be the URL of"),
         ({"PAYMENT_HTTP_BASE_URL": "ftp://x"}, "PAYMENT_HTTP_BASE_URL must be the URL"),
         ({"QUEUE_CAPACITY": "-1"}, "QUEUE_CAPACITY must be 0 or more, not '-1'."),
+        ({"GATEWAY_ENFORCE_PACE": "no"}, "GATEWAY_ENFORCE_PACE must be true or false, not 'no'."),
         ({"QUEUE_CAPACITY": "1\nSEED=none"}, "QUEUE_CAPACITY must be one line of text"),
         ({"PROJECT": "a/b"}, "PROJECT must be small letters, digits, _ and -"),
         ({"PROJECT": "Front"}, "PROJECT must be small letters"),

@@ -41,9 +41,10 @@ _ORDER = {
 class FakeGateway:
     """Its state: who has entered, which seats are held and by which reservation, who has left."""
 
-    def __init__(self, mistakes: Mistakes, lets_in: bool) -> None:
+    def __init__(self, mistakes: Mistakes, lets_in: bool, remembers: bool) -> None:
         self.mistakes = mistakes
         self.lets_in = lets_in
+        self.remembers = remembers
         self.asked: Counter[str] = Counter()
         self.users: dict[str, int] = {}
         self.seats: dict[int, int] = {}
@@ -55,6 +56,8 @@ class FakeGateway:
         method, path = request.method, request.url.path
         token = request.headers.get("X-Access-Token", "")
         headers = {"Retry-After": "1"}
+        if self.remembers and path == "/queues/order":
+            headers["Age"] = "0"
         if path == "/queues/enqueue":
             headers["X-Access-Token"] = token = f"a.{next(self._ids)}.b"
             self.users[token] = (await request.json())["userId"]
@@ -123,9 +126,11 @@ def seats(schedule: int) -> list[Body]:
 
 
 @contextlib.contextmanager
-def serving(mistakes: Mistakes, *, lets_in: bool = True) -> Iterator[FakeGateway]:
-    """A fake that listens at `url`."""
-    gateway = FakeGateway(mistakes, lets_in)
+def serving(
+    mistakes: Mistakes, *, lets_in: bool = True, remembers: bool = False
+) -> Iterator[FakeGateway]:
+    """A fake that listens at `url`. `remembers`: it answers polls from its memory."""
+    gateway = FakeGateway(mistakes, lets_in, remembers)
     route = Route("/{path:path}", gateway.respond, methods=["GET", "POST", "DELETE"])
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=[route]), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -20,12 +20,18 @@ _ENTER, _RESERVE = "POST /queues/enqueue", "POST /concerts/reservation"
 
 
 def ran(
-    script: str, folder: Path, mistakes: Mistakes, *, lets_in: bool = True, **settings: str
+    script: str,
+    folder: Path,
+    mistakes: Mistakes,
+    *,
+    lets_in: bool = True,
+    remembers: bool = False,
+    **settings: str,
 ) -> Ran:
     """Runs a script, with two users for half a second unless `settings` say otherwise."""
     environ = {name: value for name, value in os.environ.items() if name not in _OURS}
     environ |= {"PROFILE": "smoke", "STAGES": "100ms:2,400ms:2", "THINK_SECONDS": "0.1"}
-    with serving(mistakes, lets_in=lets_in) as gateway:
+    with serving(mistakes, lets_in=lets_in, remembers=remembers) as gateway:
         environ |= {**fake_gateway.ENVIRON, "BASE_URL": gateway.url, **settings}
         return scripts.run(script, folder, environ)
 
@@ -145,6 +151,11 @@ def test_a_line_in_which_nobody_stands_is_one_sentence(tmp_path: Path) -> None:
         ran("order", tmp_path, {})
     found = ran("order", tmp_path, {}, lets_in=False)
     assert found.passed, broken(found)
+
+
+def test_polls_that_are_answered_from_memory_are_not_measured(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^order: .* GATEWAY_ENFORCE_PACE=false\.$"):
+        ran("order", tmp_path, {}, lets_in=False, remembers=True)
 
 
 def test_people_from_a_file_and_those_who_come_late(tmp_path: Path) -> None:

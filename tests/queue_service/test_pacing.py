@@ -7,7 +7,7 @@ import pytest
 
 from queue_service.domain import ENDED, Limits, Pacing, PlaceState, Room, Standing
 
-PACING = Pacing(poll_min_ms=1_000, poll_max_ms=10_000, admission_ttl_ms=600_000)
+PACING = Pacing(poll_min_ms=1_000, poll_max_ms=60_000, admission_ttl_ms=600_000)
 ROOM = Room(
     limits=Limits(capacity=500, max_waiting=1_000_000),
     waiting=100_000,
@@ -52,7 +52,15 @@ def test_a_grace_is_waited_for_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "poll"), [(1, 1_000), (100, 1_000), (1_000, 5_000), (2_000, 10_000), (10**6, 10_000)]
+    ("order", "poll"),
+    [
+        (1, 1_000),
+        (100, 1_000),
+        (1_000, 5_000),
+        (2_000, 10_000),
+        (12_000, 60_000),
+        (10**6, 60_000),
+    ],
 )
 def test_polls_come_at_half_the_wait_within_their_limits(order: int, poll: int) -> None:
     assert poll_after(order, ROOM) == within_a_quarter(poll)
@@ -65,16 +73,32 @@ def test_in_a_slow_room_the_first_ask_often_all_the_same(order: int, poll: int) 
 
 
 def test_no_poll_is_outside_the_limits() -> None:
-    polls = [poll_after(order, ROOM) for order in range(1, 5_000)]
+    polls = [poll_after(order, ROOM) for order in range(1, 50_000)]
     assert min(polls) >= 1_000
-    assert max(polls) <= 10_000
+    assert max(polls) <= 60_000
+
+
+def test_the_first_hundred_poll_as_often_as_with_a_longest_pause_of_ten_seconds() -> None:
+    """A free slot idles until its owner polls."""
+    ten = replace(PACING, poll_max_ms=10_000)
+    for room in (ROOM, replace(ROOM, limits=Limits(10, 1000), pace_now=0, pace_before=0)):
+        for order in range(1, 101):
+            standing = waiting(order)
+            assert PACING.position(standing, room) == ten.position(standing, room)
+
+
+def test_beyond_the_first_hundred_the_pause_grows_with_the_order() -> None:
+    slow = replace(ROOM, limits=Limits(10, 10**6), pace_now=0, pace_before=0)
+    assert poll_after(101, slow) == within_a_quarter(10_010)
+    assert poll_after(1_100, slow) == within_a_quarter(20_000)
+    assert poll_after(5_100, slow) == within_a_quarter(60_000)
 
 
 def test_neighbours_in_line_do_not_come_back_together() -> None:
-    # Any 100 of them over the last quarter of 10 s: in no tenth of it more than 15.
-    for first in range(2_000, 5_000, 100):
+    # Any 100 of them over the last quarter of 60 s: in no tenth of it more than 15.
+    for first in range(12_000, 15_000, 100):
         polls = [poll_after(order, ROOM) for order in range(first, first + 100)]
-        tenths = Counter((10_000 - poll) // 250 for poll in polls)
+        tenths = Counter((60_000 - poll) // 1_500 for poll in polls)
         assert len(tenths) == 10
         assert max(tenths.values()) <= 15
 
@@ -92,5 +116,5 @@ def within_a_quarter(poll: int) -> object:
 @pytest.mark.parametrize("standing", [ENDED, Standing(PlaceState.ADMITTED, admitted_until_ms=9)])
 def test_who_does_not_wait_has_no_reason_to_ask(standing: Standing) -> None:
     position = PACING.position(standing, ROOM)
-    assert (position.estimated_wait_ms, position.poll_after_ms) == (0, 10_000)
+    assert (position.estimated_wait_ms, position.poll_after_ms) == (0, 60_000)
     assert position.standing is standing

@@ -17,6 +17,7 @@ import {
   enqueue,
   enqueueMany,
   leaveMany,
+  order,
   pagesSeen,
   reserve,
   reserveMany,
@@ -102,7 +103,18 @@ export function lineUp(script) {
         ' python -m queue_service.admin capacity.',
     );
   }
+  requireCalls((prepared || fans)[0]);
   return fans;
+}
+
+/** Stops the test if the gateway answers polls that come early from its memory, without the call
+ * that is to be measured. */
+function requireCalls({ token }) {
+  if ([1, 2].some(() => order(token, Infinity, PREPARE)?.fromMemory)) {
+    exec.test.abort(
+      'The gateway answers early polls from its memory: start it with GATEWAY_ENFORCE_PACE=false.',
+    );
+  }
 }
 
 /** People who hold a seat, one for each iteration of the script: {userId, token, reservationId,

@@ -134,7 +134,7 @@ export function enqueueMany(userIds, tags) {
     .filter((fan) => fan !== null);
 }
 
-/** {order, retryAfter}, or null. `before` is the previous order, if any: an order never grows. */
+/** {order, retryAfter, fromMemory}, or null. `before` is the previous order, if any: an order never grows. */
 export function order(token, before = Infinity, tags = RUN) {
   const response = http.get(`${BASE_URL}/queues/order`, params('order', tags, OK, token));
   const retryAfter = Number(response.headers['Retry-After']);
@@ -145,7 +145,7 @@ export function order(token, before = Infinity, tags = RUN) {
       (body.order <= before || body.recovering) &&
       (body.order === 0 || retryAfter >= 1),
   );
-  return body && { order: body.order, retryAfter };
+  return body && { order: body.order, retryAfter, fromMemory: 'Age' in response.headers };
 }
 
 /** Gives back the places of many; not one of the seven routes, and not measured. */

@@ -25,7 +25,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(
         tmp_path_factory.mktemp("attached"),
         Ports.free(),
-        program_env={"gateway": {"GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2"}},
+        program_env={
+            "gateway": {"GATEWAY_DRAIN_ANNOUNCE_SECONDS": "0.2", "GATEWAY_ENFORCE_PACE": "false"}
+        },
     )
     with stack:
         stack.start(seed="small")

@@ -1,0 +1,104 @@
+"""Enforces the advised pause between two polls of one place."""
+
+import math
+import time
+from struct import Struct
+from typing import NamedTuple
+
+from cachetools import FIFOCache
+from prometheus_client import Counter
+
+from protos.frontrow.queue.v1 import queue_pb2
+
+EARLY = Counter(
+    "early_polls", "Requests of waiting places that came too early and were answered from memory."
+)
+
+# A process answers up to 5,000 polls per second, and the longest memory is half a minute: this is
+# more than it can need. 57 MB: packed, because a tuple of numbers takes 86 MB.
+_MAX_REMEMBERED = 200_000
+_ANSWER = Struct("<dIIQ?")  # when, order, pause and wait in ms, recovering
+# A place that has left: an answer that arrives late must not be remembered.
+_LEFT = b""
+
+# The next ones in line see their admission within this time, however often they poll.
+_NEAR = 100
+_NEAR_SECONDS = 0.5
+
+
+class EarlyAnswer(NamedTuple):
+    """The last answer, with the pause that remains; `age` in whole seconds."""
+
+    position: queue_pb2.Position
+    age: int
+
+
+class Pace:
+    """Remembers the last answer to each waiting place for half of the pause that it advised.
+
+    A client that waits as advised always gets a fresh answer. One that does not costs no call to
+    queue_service, and its admission is hidden for no longer than from a client that does. For the
+    first 100 places the memory ends after half a second.
+
+    Each gateway process remembers its own answers (docs/adr/0034-limits-per-source.md).
+    """
+
+    def __init__(self, *, enforced: bool) -> None:
+        self._enforced = enforced
+        self._answers = FIFOCache[int, bytes](_MAX_REMEMBERED)
+
+    def early_answer(
+        self, place: queue_pb2.Place, most_seconds: float = math.inf
+    ) -> EarlyAnswer | None:
+        """Returns the last answer if the place asks far too early, and it is not older than
+        `most_seconds`."""
+        packed = self._answers.get(place.number)
+        if not packed:
+            return None
+        at, order, pause_ms, wait_ms, recovering = _ANSWER.unpack(packed)
+        passed = time.monotonic() - at
+        if passed >= min(_memory_seconds(order, pause_ms), most_seconds):
+            return None
+        EARLY.inc()
+        passed_ms = int(passed * 1000)
+        position = queue_pb2.Position(
+            state=queue_pb2.PLACE_STATE_WAITING,
+            order=order,
+            poll_after_ms=pause_ms - passed_ms,
+            estimated_wait_ms=max(0, wait_ms - passed_ms),
+            recovering=recovering,
+        )
+        return EarlyAnswer(position, int(passed))
+
+    def remember(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
+        """Remembers a new answer, if the place waits."""
+        if not self._enforced:
+            return
+        packed = self._answers.get(place.number)
+        if packed == _LEFT:
+            return
+        if position.state != queue_pb2.PLACE_STATE_WAITING:
+            if packed:
+                del self._answers[place.number]
+            return
+        # Answers to entering and to polling may arrive in another order than they were given. An
+        # order that grows without a recovery is the older answer.
+        if packed and not position.recovering and _ANSWER.unpack(packed)[1] < position.order:
+            return
+        self._answers[place.number] = _ANSWER.pack(
+            time.monotonic(),
+            position.order,
+            position.poll_after_ms,
+            position.estimated_wait_ms,
+            position.recovering,
+        )
+
+    def forget(self, place: queue_pb2.Place) -> None:
+        """Answers nothing from memory for this place any more: it ends."""
+        if self._enforced:
+            self._answers[place.number] = _LEFT
+
+
+def _memory_seconds(order: int, pause_ms: int) -> float:
+    half = pause_ms / 2000
+    return min(half, _NEAR_SECONDS) if order <= _NEAR else half
