@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.files import replaced
+from harness.files import REPOSITORY, replaced
 from harness.topology import SCHEMAS
 
 _PASSWORDS = {f"MYSQL_{schema.upper()}_PASSWORD": schema for schema in SCHEMAS}
 #: The variables of compose.yml that are secret.
-NAMES = (*_PASSWORDS, "REDIS_PASSWORD", "TOKEN_SIGNING_KEY_ID", "TOKEN_KEYS")
+NAMES = (*_PASSWORDS, "REDIS_PASSWORD", "TOKEN_SIGNING_KEY_ID", "TOKEN_KEYS", "ADMIN_TOKEN")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Secrets:
     token_signing_key_id: str
     #: Used in containers only.
     redis: str = ""
+    #: The credential of operators for QueueAdminService.
+    admin_token: str = ""
 
     @classmethod
     def new(cls) -> Secrets:
@@ -39,6 +41,7 @@ class Secrets:
             token_keys={"k1": secrets.token_hex(32)},
             token_signing_key_id="k1",
             redis=secrets.token_hex(24),
+            admin_token=new_admin_token(),
         )
 
     @classmethod
@@ -46,15 +49,23 @@ class Secrets:
         """Reads a JSON file, and makes it first if there is none. Raises UserError if damaged."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(path) as file:
-                file.write(json.dumps(dataclasses.asdict(cls.new()), indent=2).encode())
+            cls.new()._write(path)
         try:
-            return cls(**json.loads(path.read_text()))
+            found = cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}): delete it, and the next start makes new secrets"
                 " (access tokens issued before then stop working)."
             ) from error
+
+        if not found.admin_token:  # made by a version that had none
+            found = dataclasses.replace(found, admin_token=new_admin_token())
+            found._write(path)
+        return found
+
+    def _write(self, path: Path) -> None:
+        with replaced(path) as file:
+            file.write(json.dumps(dataclasses.asdict(self), indent=2).encode())
 
     def variables(self) -> dict[str, str]:
         """As variables of compose.yml."""
@@ -63,7 +74,12 @@ class Secrets:
             "REDIS_PASSWORD": self.redis,
             "TOKEN_SIGNING_KEY_ID": self.token_signing_key_id,
             "TOKEN_KEYS": json.dumps(self.token_keys),
+            "ADMIN_TOKEN": self.admin_token,
         }
+
+
+def new_admin_token() -> str:
+    return secrets.token_hex(32)
 
 
 def require_usable(values: Mapping[str, str], path: Path) -> None:
@@ -84,3 +100,8 @@ def require_usable(values: Mapping[str, str], path: Path) -> None:
             f"TOKEN_KEYS in {path} must be a JSON object that has the key named by"
             " TOKEN_SIGNING_KEY_ID."
         )
+
+
+if __name__ == "__main__":
+    # For `export QUEUE_ADMIN_TOKEN=$(python -m harness.secrets)`.
+    print(Secrets.load_or_create(REPOSITORY / ".local" / "secrets.json").admin_token)

@@ -49,6 +49,7 @@ class Program:
     networks: tuple[str, ...] = ()
     verifies_tokens: bool = False
     signs_tokens: bool = False
+    has_admin_rpcs: bool = False
 
     @property
     def prefix(self) -> str:
@@ -130,6 +131,7 @@ PROGRAMS = (
         starts_after=("migrate", "redis"),
         verifies_tokens=True,
         signs_tokens=True,
+        has_admin_rpcs=True,
     ),
     Program(
         "gateway",
@@ -167,6 +169,7 @@ def settings(
     kafka_bootstrap: str,
     token_keys: str,
     token_signing_key_id: str,
+    admin_token: str,
 ) -> dict[str, str]:
     """The settings without which a program cannot be part of a system, as environment variables.
 
@@ -189,4 +192,6 @@ def settings(
         found["TOKEN_KEYS"] = token_keys
     if program.signs_tokens:
         found["TOKEN_SIGNING_KEY_ID"] = token_signing_key_id
+    if program.has_admin_rpcs:
+        found["ADMIN_TOKEN"] = admin_token
     return {program.prefix + name: value for name, value in found.items()}

@@ -4,6 +4,7 @@ from functools import partial
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
+from queue_service.admin_guard import AdminGuard
 from queue_service.consumers import PaymentEvents
 from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
@@ -40,7 +41,7 @@ async def main() -> None:
         )
         server.add(
             queue_pb2_grpc.add_QueueAdminServiceServicer_to_server,
-            QueueAdminServicer(service),
+            QueueAdminServicer(service, AdminGuard(settings.admin_secret, settings.listen)),
             queue_pb2.DESCRIPTOR,
         )
         for room in settings.rooms:

@@ -1,11 +1,17 @@
-"""The operator's commands for a room: `python -m queue_service.admin show|pause|resume|…`."""
+"""The operator's commands for a room: `python -m queue_service.admin show|pause|resume|…`.
+
+Sends the admin token of QUEUE_ADMIN_TOKEN. It is no option, because other users of a machine can
+see the arguments of a process.
+"""
 
 import asyncio
+import os
 from typing import Annotated
 
 import typer
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.admin_guard import METADATA, AdminTokenRequired
 from servicekit import client
 from servicekit.errors import ServiceError
 
@@ -55,18 +61,27 @@ async def ask(
 ) -> None:
     """Calls the service and prints the room; if that fails, prints one sentence and exits with
     status 2."""
+    token = os.environ.get("QUEUE_ADMIN_TOKEN")
+    metadata = ((METADATA, f"Bearer {token}"),) if token else ()
     async with client.connect(address) as channel:
         stub = queue_pb2_grpc.QueueAdminServiceStub(channel)
         room: queue_pb2.GetRoomResponse | queue_pb2.UpdateRoomResponse
         try:
             if isinstance(request, queue_pb2.GetRoomRequest):
-                room = await client.call(stub.GetRoom, request, budget=BUDGET_SECONDS)
+                room = await client.call(
+                    stub.GetRoom, request, budget=BUDGET_SECONDS, metadata=metadata
+                )
             else:
-                room = await client.call(stub.UpdateRoom, request, budget=BUDGET_SECONDS)
+                room = await client.call(
+                    stub.UpdateRoom, request, budget=BUDGET_SECONDS, metadata=metadata
+                )
         except ServiceError as error:
             reason = {
                 "UNAVAILABLE": (
                     f"No queue_service answers at {address}, or its Redis is unavailable."
+                ),
+                AdminTokenRequired.code: (
+                    f"{address} refuses: set QUEUE_ADMIN_TOKEN to the admin token of queue_service."
                 ),
                 "TIMEOUT": f"{address} did not answer within {BUDGET_SECONDS:.0f} s.",
             }.get(error.code, error.detail)

@@ -4,6 +4,7 @@ from itertools import chain, repeat
 from typing import TypeVar
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.admin_guard import AdminGuard
 from queue_service.domain import Entry, Place, PlaceState, Position, Refusal, Room
 from queue_service.service import Entered, QueueService
 from servicekit.server import Context
@@ -72,18 +73,21 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
 class QueueAdminServicer(queue_pb2_grpc.QueueAdminServiceServicer):
     """Implements QueueAdminService of protos/frontrow/queue/v1/queue.proto, for operators."""
 
-    def __init__(self, service: QueueService) -> None:
+    def __init__(self, service: QueueService, guard: AdminGuard) -> None:
         self._service = service
+        self._guard = guard
 
     async def GetRoom(
         self, request: queue_pb2.GetRoomRequest, context: Context
     ) -> queue_pb2.GetRoomResponse:
+        self._guard.check(context)
         room = await self._service.get_room(request.room)
         return _room(queue_pb2.GetRoomResponse, request.room, room)
 
     async def UpdateRoom(
         self, request: queue_pb2.UpdateRoomRequest, context: Context
     ) -> queue_pb2.UpdateRoomResponse:
+        self._guard.check(context)
         room = await self._service.update_room(
             request.room,
             capacity=request.capacity if request.HasField("capacity") else None,

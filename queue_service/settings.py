@@ -47,6 +47,11 @@ class Settings(ServiceSettings):
     token_signing_key_id: str
     """The id of the key that signs new tokens."""
 
+    admin_token: SecretStr | None = None
+    """The credential of operators: QueueAdminService wants it as `authorization: Bearer <token>`,
+    and `python -m queue_service.admin` sends it from the same variable. At least 32 bytes. Not set:
+    that service answers if QUEUE_LISTEN is a loopback address, and otherwise refuses every call."""
+
     rooms: tuple[RoomName, ...] = Field(default=("main",), min_length=1)
     """The names of the rooms, as JSON."""
 
@@ -116,6 +121,8 @@ class Settings(ServiceSettings):
         for key_id, secret in self.token_keys.items():
             if len(secret.get_secret_value().encode()) < MIN_KEY_BYTES:
                 raise ValueError(f"token_keys: {key_id} is shorter than {MIN_KEY_BYTES} bytes")
+        if self.admin_secret is not None and len(self.admin_secret.encode()) < MIN_KEY_BYTES:
+            raise ValueError(f"admin_token is shorter than {MIN_KEY_BYTES} bytes")
         if self.poll_min_seconds > self.poll_max_seconds:
             raise ValueError("poll_min_seconds is above poll_max_seconds")
         if self.grace_seconds <= self.poll_max_seconds:
@@ -130,6 +137,11 @@ class Settings(ServiceSettings):
     def signing_secret(self) -> str:
         """The secret that signs new tokens."""
         return self.token_keys[self.token_signing_key_id].get_secret_value()
+
+    @property
+    def admin_secret(self) -> str | None:
+        """The admin token; None if it is not set or empty."""
+        return (self.admin_token.get_secret_value() if self.admin_token else "") or None
 
     @property
     def limits(self) -> Limits:

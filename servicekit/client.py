@@ -59,9 +59,13 @@ def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> 
 
 
 async def call(
-    method: Callable[..., Awaitable[Response]], request: Any, *, budget: float
+    method: Callable[..., Awaitable[Response]],
+    request: Any,
+    *,
+    budget: float,
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> Response:
-    """Makes one unary call and returns its response.
+    """Makes one unary call, with this metadata, and returns its response.
 
     Takes at most `budget` seconds, or the rest of the deadline of the call that is being served.
     Raises RemoteError with the code of the other service, or UNAVAILABLE or TIMEOUT if there is
@@ -76,7 +80,7 @@ async def call(
         return await method(
             request,
             timeout=seconds,
-            metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),),
+            metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()), *metadata),
         )
     except grpc.aio.AioRpcError as error:
         # Not a public attribute, but nothing else names the method.

@@ -167,6 +167,9 @@ class Stored:
         known = read_variables(self.secrets_file)
         if not known:
             raise UserError("nothing was started here yet: begin with make up.")
+        if "ADMIN_TOKEN" not in known:  # made by a version that had none
+            known["ADMIN_TOKEN"] = secrets.new_admin_token()
+            write_variables(self.secrets_file, known)
         require_usable(known, self.secrets_file)
         return {name: known[name] for name in secrets.NAMES}
 

@@ -247,6 +247,7 @@ class Stack:
                 kafka_bootstrap=self.kafka_bootstrap,
                 token_keys=json.dumps(self.secrets.token_keys),
                 token_signing_key_id=self.secrets.token_signing_key_id,
+                admin_token=self.secrets.admin_token,
             ),
             **{name: value for name, value in inherited.items() if name.startswith(program.prefix)},
             # The log must have what a program printed before it was killed.

@@ -188,7 +188,7 @@ def test_secrets_are_in_no_image_and_readable_by_their_owner_only(stack: Contain
     file = REPOSITORY / ".local" / "containers" / f"{stack.project}.env"
     assert file.stat().st_mode & 0o777 == 0o600
     secrets = re.findall(r"[0-9a-f]{48,}", file.read_text())
-    assert len(secrets) == 5
+    assert len(secrets) == 6
     described = docker("inspect", "frontrow:local") + docker(
         "history", "--no-trunc", "frontrow:local"
     )

@@ -1,6 +1,7 @@
 """What an operator does with the waiting room while it runs, by the command."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -14,7 +15,7 @@ from tests.e2e.shop import Shop, assert_problem, eventually
 Admin = Callable[..., Awaitable[str]]
 
 
-async def run(*arguments: str, address: str) -> tuple[int, str]:
+async def run(*arguments: str, address: str, token: str = "") -> tuple[int, str]:
     """The exit code and the output of the command."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -28,6 +29,7 @@ async def run(*arguments: str, address: str) -> tuple[int, str]:
         cwd=REPOSITORY,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        env=os.environ | {"QUEUE_ADMIN_TOKEN": token},
     )
     output, _ = await process.communicate()
     return process.returncode or 0, output.decode()
@@ -38,7 +40,8 @@ async def admin(stack: Stack, shop: Shop, door: str) -> AsyncIterator[Admin]:
     address = stack.address("queue_service")
 
     async def command(*arguments: object) -> str:
-        code, output = await run(*map(str, arguments), address=address)
+        token = stack.secrets.admin_token
+        code, output = await run(*map(str, arguments), address=address, token=token)
         assert code == 0, output
         return output
 
@@ -130,3 +133,9 @@ async def test_a_wrong_command_or_address_says_so() -> None:
     code, output = await run("capacity", "-1", address=NOBODY)
     assert code == 2
     assert "-1" in output
+
+
+async def test_the_command_needs_the_admin_token(stack: Stack) -> None:
+    address = stack.address("queue_service")
+    code, output = await run("pause", address=address, token="another token")
+    assert (code, "QUEUE_ADMIN_TOKEN" in output) == (2, True)

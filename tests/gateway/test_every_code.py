@@ -19,6 +19,8 @@ NOT_FOR_CLIENTS = {
     "EXHAUSTED",
     # An operator's mistake: GATEWAY_ROOM names a room that queue_service does not run.
     "ROOM_NOT_FOUND",
+    # The gateway calls no RPC of operators.
+    "ADMIN_TOKEN_REQUIRED",
     # The gateway answers TOKEN_EXPIRED instead.
     "PAYMENT_NOT_FOUND",
 }

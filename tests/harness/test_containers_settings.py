@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import re
 import shutil
 import socket
 import subprocess
@@ -147,6 +148,20 @@ def test_unusable_secrets_are_refused(
     file = operator.state / "frontrow.env"
     file.write_text(file.read_text().replace(*damage))
     assert error in operator.refused("roll")
+
+
+def test_secrets_of_a_version_without_an_admin_token_get_one(operator: Operator) -> None:
+    operator.run("up", PORT=operator.port)
+    file = operator.state / "frontrow.env"
+    before = file.read_text()
+    file.write_text(re.sub(r"ADMIN_TOKEN='\w+'\n", "", before))
+    operator.run("roll")
+    found = re.search(r"^ADMIN_TOKEN='(\w{64})'$", file.read_text(), re.MULTILINE)
+    assert found
+    assert operator.docker.of("queue")[0].variables["ADMIN_TOKEN"] == found[1]
+    assert "TOKEN_KEYS" in file.read_text()
+    operator.run("roll")
+    assert found[0] in file.read_text()
 
 
 def test_a_command_that_needs_a_start_is_refused_before_it(operator: Operator) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 import uuid
@@ -21,6 +22,14 @@ def test_secrets_are_stored_for_their_owner_only(tmp_path: Path) -> None:
     made = Secrets.load_or_create(path)
     assert Secrets.load_or_create(path) == made
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    # A file from before there was an admin token gets one, once.
+    before = dataclasses.asdict(made)
+    del before["admin_token"]
+    path.write_text(json.dumps(before))
+    renewed = Secrets.load_or_create(path)
+    assert len(renewed.admin_token) == 64
+    assert renewed == dataclasses.replace(made, admin_token=renewed.admin_token)
+    assert Secrets.load_or_create(path) == renewed
     path.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         Secrets.load_or_create(path)
@@ -33,6 +42,8 @@ def test_programs_get_each_others_addresses(tmp_path: Path) -> None:
     assert gateway["GATEWAY_PAYMENT_ADDR"] == stack.address("payment_service")
     queue = stack.environment("queue_service")
     assert json.loads(queue["QUEUE_TOKEN_KEYS"]) == json.loads(gateway["GATEWAY_TOKEN_KEYS"])
+    assert queue["QUEUE_ADMIN_TOKEN"] == stack.secrets.admin_token
+    assert "QUEUE_ADMIN_TOKEN" not in gateway
     assert queue["QUEUE_TOKEN_SIGNING_KEY_ID"] in json.loads(queue["QUEUE_TOKEN_KEYS"])
     assert stack.environment("concert_service")["CONCERT_MYSQL_URL"] == stack.mysql_url("concert")
 

@@ -60,6 +60,7 @@ settings_in_containers = partial(
     kafka_bootstrap=f"kafka:{CONTAINER_PORTS['kafka']}",
     token_keys="${TOKEN_KEYS:?}",
     token_signing_key_id="${TOKEN_SIGNING_KEY_ID:?}",
+    admin_token="${ADMIN_TOKEN:?}",
 )
 
 

@@ -1,16 +1,20 @@
 """The service over gRPC, as the gateway and an operator meet it; real Redis behind it."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
+from typing import cast
 
 import grpc
 import jwt
 import pytest
 import typer
+from structlog.testing import CapturingLogger
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
-from queue_service import admin
+from queue_service import admin, admin_guard
+from queue_service.admin_guard import AdminGuard, AdminTokenRequired
 from queue_service.domain import Limits, Pacing
 from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
@@ -19,10 +23,12 @@ from queue_service.settings import Settings
 from queue_service.tokens import Signer
 from servicekit import client, redis_client
 from servicekit.rpc_errors import RemoteError
-from servicekit.server import Server
+from servicekit.server import Context, Server
 from tests.queue_service.conftest import RULES, OwnRedis
 
 SECRET = "0123456789abcdef0123456789abcdef"
+ADMIN_TOKEN = "an admin token of the tests, 32 bytes"
+AS_ADMIN = (("authorization", f"Bearer {ADMIN_TOKEN}"),)
 BUDGET = 5.0
 
 
@@ -41,7 +47,10 @@ async def address(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Async
         )
         server = Server(settings, "queue_service").grpc
         queue_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(service), server)
-        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(QueueAdminServicer(service), server)
+        guard = AdminGuard(ADMIN_TOKEN, settings.listen)
+        queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(
+            QueueAdminServicer(service, guard), server
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         yield f"127.0.0.1:{port}"
@@ -123,7 +132,7 @@ async def test_errors_carry_their_code(channel: grpc.aio.Channel) -> None:
         ),
     ):
         with pytest.raises(RemoteError) as error:
-            await client.call(method, request, budget=BUDGET)
+            await client.call(method, request, budget=BUDGET, metadata=AS_ADMIN)
         assert error.value.code == code
 
 
@@ -143,22 +152,79 @@ async def test_redis_away_is_unavailable(channel: grpc.aio.Channel, own_redis: O
 async def test_zero_is_a_limit_that_is_set(channel: grpc.aio.Channel) -> None:
     operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
     updated = await client.call(
-        operator.UpdateRoom, queue_pb2.UpdateRoomRequest(room="main", capacity=0), budget=BUDGET
+        operator.UpdateRoom,
+        queue_pb2.UpdateRoomRequest(room="main", capacity=0),
+        budget=BUDGET,
+        metadata=AS_ADMIN,
     )
     assert (updated.capacity, updated.max_waiting, updated.paused) == (0, 2, False)
-    room = await client.call(operator.GetRoom, queue_pb2.GetRoomRequest(room="main"), budget=BUDGET)
+    room = await client.call(
+        operator.GetRoom,
+        queue_pb2.GetRoomRequest(room="main"),
+        budget=BUDGET,
+        metadata=AS_ADMIN,
+    )
     assert (room.room, room.capacity, room.recovering) == ("main", 0, False)
     assert room.epoch > 0
 
 
+@pytest.mark.parametrize(
+    "value",
+    [None, "", "Bearer", "Bearer ", f"bearer {ADMIN_TOKEN}", ADMIN_TOKEN, f"Bearer {SECRET}",
+     f"Bearer {ADMIN_TOKEN} ", f"Bearer {ADMIN_TOKEN[:-1]}", f"Basic {ADMIN_TOKEN}"],
+)  # fmt: skip
+async def test_every_rpc_of_operators_wants_the_admin_token(
+    channel: grpc.aio.Channel, value: str | None
+) -> None:
+    operator = queue_pb2_grpc.QueueAdminServiceStub(channel)
+    methods = queue_pb2.DESCRIPTOR.services_by_name["QueueAdminService"].methods
+    for method in methods:
+        request = getattr(queue_pb2, method.input_type.name)(room="main")
+        with pytest.raises(RemoteError) as error:
+            await client.call(
+                getattr(operator, method.name),
+                request,
+                budget=BUDGET,
+                metadata=() if value is None else (("authorization", value),),
+            )
+        assert error.value.code == "ADMIN_TOKEN_REQUIRED"
+        assert error.value.status is grpc.StatusCode.PERMISSION_DENIED
+        assert ADMIN_TOKEN not in error.value.detail
+
+
+class TestWithoutAnAdminToken:
+    """Only a machine's own loopback address is safe."""
+
+    class Call:
+        @staticmethod
+        def invocation_metadata() -> tuple[tuple[str, str], ...]:
+            return AS_ADMIN
+
+    @pytest.mark.parametrize("listen", ["127.0.0.1:9101", "127.8.0.1:1", "[::1]:1", "localhost:1"])
+    def test_a_loopback_address_is_open(self, listen: str) -> None:
+        AdminGuard(None, listen).check(cast(Context, self.Call()))
+
+    @pytest.mark.parametrize(
+        "listen", ["0.0.0.0:9101", "[::]:1", "192.0.2.1:1", "queue:1", "localhost.example:1"]
+    )
+    def test_every_other_is_closed(self, listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        log = CapturingLogger()
+        monkeypatch.setattr(admin_guard, "log", log)
+        guard = AdminGuard(None, listen)
+        with pytest.raises(AdminTokenRequired):
+            guard.check(cast(Context, self.Call()))
+        assert [call.args for call in log.calls] == [("admin_token_missing",)]
+
+
 async def test_the_operators_command(address: str) -> None:
-    async def run(*arguments: str) -> tuple[int | None, str]:
+    async def run(*arguments: str, token: str = ADMIN_TOKEN) -> tuple[int | None, str]:
         # A process of its own: gRPC wants one event loop in each.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "queue_service.admin", *arguments, "--address", address),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            env=os.environ | {"QUEUE_ADMIN_TOKEN": token},
         )
         output, _ = await process.communicate()
         return process.returncode, output.decode().strip()
@@ -167,6 +233,9 @@ async def test_the_operators_command(address: str) -> None:
     assert await run("capacity", "70") == (0, "main: 0 of 70 admitted, 0 of 2 waiting, paused")
     assert await run("resume") == (0, "main: 0 of 70 admitted, 0 of 2 waiting")
     assert await run("show", "--room", "nowhere") == (2, "There is no such waiting room.")
+    refusal = f"{address} refuses: set QUEUE_ADMIN_TOKEN to the admin token of queue_service."
+    for token in ("", "another token"):
+        assert await run("pause", token=token) == (2, refusal)
 
 
 async def test_the_operators_command_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,12 @@ def test_keys_are_all_it_must_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.signing_secret == SECRET
     assert settings.rooms == ("main",)
     assert SECRET not in repr(settings)
+    assert settings.admin_secret is None
+    monkeypatch.setenv("QUEUE_ADMIN_TOKEN", SECRET)
+    assert Settings().admin_secret == SECRET
+    assert SECRET not in repr(Settings())
+    monkeypatch.setenv("QUEUE_ADMIN_TOKEN", "")
+    assert Settings().admin_secret is None
     assert settings.rules.seen_resolution_ms == 5_000
     monkeypatch.delenv("QUEUE_TOKEN_KEYS")
     with pytest.raises(ValidationError, match="token_keys"):
@@ -34,6 +40,7 @@ def test_keys_are_all_it_must_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CLAIM_WINDOW_SECONDS", "60", "claim_window_seconds must be above"),
         ("ABSENT_AFTER_SECONDS", "90", "absent_after_seconds must be above"),
         ("POLL_MIN_SECONDS", "61", "poll_min_seconds is above"),
+        ("ADMIN_TOKEN", "31-bytes-of-secret-and-no-more!", "shorter than 32 bytes"),
         ("CAPACITY", "-1", "greater than or equal to 0"),
         ("ROOMS", '["a b"]', "should match pattern"),
         ("ROOMS", "[]", "at least 1 item"),

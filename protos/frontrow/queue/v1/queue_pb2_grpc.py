@@ -218,6 +218,9 @@ class QueueService:
 class QueueAdminServiceStub:
     """Lets operators read and change a room while it runs. A change takes effect at once on every
     replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+
+    Every RPC wants the metadata `authorization: Bearer <QUEUE_ADMIN_TOKEN>`; the reason is
+    ADMIN_TOKEN_REQUIRED otherwise. Where no token is set, it answers on a loopback address only.
     """
 
     def __init__(self, channel):
@@ -241,6 +244,9 @@ class QueueAdminServiceStub:
 class QueueAdminServiceServicer:
     """Lets operators read and change a room while it runs. A change takes effect at once on every
     replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+
+    Every RPC wants the metadata `authorization: Bearer <QUEUE_ADMIN_TOKEN>`; the reason is
+    ADMIN_TOKEN_REQUIRED otherwise. Where no token is set, it answers on a loopback address only.
     """
 
     def GetRoom(self, request, context):
@@ -285,6 +291,9 @@ def add_QueueAdminServiceServicer_to_server(servicer, server):
 class QueueAdminService:
     """Lets operators read and change a room while it runs. A change takes effect at once on every
     replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+
+    Every RPC wants the metadata `authorization: Bearer <QUEUE_ADMIN_TOKEN>`; the reason is
+    ADMIN_TOKEN_REQUIRED otherwise. Where no token is set, it answers on a loopback address only.
     """
 
     @staticmethod

@@ -150,6 +150,9 @@ def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _
 class QueueAdminServiceStub:
     """Lets operators read and change a room while it runs. A change takes effect at once on every
     replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+
+    Every RPC wants the metadata `authorization: Bearer <QUEUE_ADMIN_TOKEN>`; the reason is
+    ADMIN_TOKEN_REQUIRED otherwise. Where no token is set, it answers on a loopback address only.
     """
 
     @_typing.overload
@@ -171,6 +174,9 @@ class QueueAdminServiceStub:
 class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     """Lets operators read and change a room while it runs. A change takes effect at once on every
     replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+
+    Every RPC wants the metadata `authorization: Bearer <QUEUE_ADMIN_TOKEN>`; the reason is
+    ADMIN_TOKEN_REQUIRED otherwise. Where no token is set, it answers on a loopback address only.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -188,6 +194,9 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
 class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lets operators read and change a room while it runs. A change takes effect at once on every
     replica. Every RPC may also fail with UNAVAILABLE or TIMEOUT and may be repeated then.
+
+    Every RPC wants the metadata `authorization: Bearer <QUEUE_ADMIN_TOKEN>`; the reason is
+    ADMIN_TOKEN_REQUIRED otherwise. Where no token is set, it answers on a loopback address only.
     """
 
     @_abc_1.abstractmethod
