@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -33,11 +34,21 @@ _REDIS_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 # Kafka keeps events for a week, so older payments may have none.
 _DAYS_OF_EVENTS = 1
+# payment_service keeps failed payments and the sandbox provider's charges for a day at least. An
+# hour less, because a payment ends a little after its event.
+_HOURS_OF_ROWS = 23
 # Reading everybody who is admitted to a larger room would itself be load.
 _MOST_ADMITTED_READ = 5_000
 
 #: A payment and its reservation. The payment of one seat must not count for another.
 Pair = tuple[int | None, int | None]
+
+
+class Published(NamedTuple):
+    """An event on the topic."""
+
+    kind: str
+    occurred_at: datetime
 
 
 @dataclass(frozen=True)
@@ -133,15 +144,17 @@ class Facts:
         return {payment for (payment,) in rows}
 
     @cached_property
-    def events(self) -> Mapping[int, dict[str, str]]:
-        """Payment → id of each event → its kind. A repeated event has the id that it had before."""
-        events: dict[int, dict[str, str]] = defaultdict(dict)
+    def events(self) -> Mapping[int, dict[str, Published]]:
+        """Payment → id of each event → the event. A repeated event has the same id again."""
+        events: dict[int, dict[str, Published]] = defaultdict(dict)
         for record in stopping.run_async(read_topic(self._stores.kafka_bootstrap, PAYMENT_EVENTS)):
             try:
                 event = events_pb2.PaymentEvent.FromString(record.value)
             except DecodeError:
                 continue  # consumers put it on the dead-letter topic
-            events[event.payment_id][event.event_id] = event.WhichOneof("event") or ""
+            events[event.payment_id][event.event_id] = Published(
+                event.WhichOneof("event") or "", event.occurred_at.ToDatetime(UTC)
+            )
         return events
 
 
@@ -173,7 +186,8 @@ def _wrong_events(facts: Facts) -> int:
         WHERE updated_at > NOW(6) - INTERVAL {_DAYS_OF_EVENTS} DAY""",
     )
     return sum(
-        sorted(facts.events.get(payment, {}).values()) not in _right_events(status, bool(charged))
+        sorted(event.kind for event in facts.events.get(payment, {}).values())
+        not in _right_events(status, bool(charged))
         for payment, status, charged in payments
     )
 
@@ -192,8 +206,13 @@ def _right_events(status: str, charge_was_tried: bool) -> list[list[str]]:
 
 
 def _events_only(facts: Facts) -> int:
-    known = facts.rows("payment", "SELECT id FROM payment")
-    return len(facts.events.keys() - {payment for (payment,) in known})
+    known = {payment for (payment,) in facts.rows("payment", "SELECT id FROM payment")}
+    kept_since = datetime.now(UTC) - timedelta(hours=_HOURS_OF_ROWS)
+    return sum(
+        any(event.kind != "failed" or event.occurred_at > kept_since for event in events.values())
+        for payment, events in facts.events.items()
+        if payment not in known
+    )
 
 
 #: Those that read Kafka come last, so that `settled` reads it once the others hold.
@@ -238,11 +257,13 @@ INVARIANTS = (
     Invariant(
         "payments_unlike_the_book",
         "A payment has succeeded if and only if the sandbox provider's book has its charge.",
-        # An empty book belongs to a shop with another provider.
+        # An empty book belongs to a shop with another provider. Old charges leave the book.
         _rows(
             "payment",
-            """SELECT p.id FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
+            f"""SELECT p.id FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
             WHERE (p.status = 'SUCCEEDED') <> (COALESCE(c.status, '') = 'APPROVED')
+                AND (c.payment_id IS NOT NULL
+                    OR p.updated_at > NOW(6) - INTERVAL {_HOURS_OF_ROWS} HOUR)
                 AND EXISTS (SELECT 1 FROM sandbox_charge)""",
         ),
     ),

@@ -5,5 +5,5 @@ Calls reservation_service (BeginPayment) and the payment provider. Publishes `pa
 consumes `reservation.events`.
 
 Read `saga.py` first: it has the steps of a payment. `recovery.py` finishes what a crash left
-unfinished, `relay.py` publishes the committed events to Kafka.
+unfinished, `relay.py` publishes the committed events to Kafka, `retention.py` removes old rows.
 """

@@ -7,10 +7,12 @@ from payment_service.outbox import OutboxRepository
 from payment_service.providers import connect_provider
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
+from payment_service.providers.sandbox import SandboxBook
 from payment_service.recovery import Recovery
 from payment_service.relay import Relay
 from payment_service.repository import PaymentRepository
 from payment_service.reservations import GrpcReservations
+from payment_service.retention import Retention
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from payment_service.servicer import PaymentServicer
@@ -64,6 +66,12 @@ async def main() -> None:
             interval=settings.recovery_interval_seconds,
             lease_seconds=settings.lease_seconds,
         )
+        retention = Retention(
+            payments,
+            SandboxBook(database),
+            failed_days=settings.failed_retention_days,
+            sandbox_days=settings.sandbox_retention_days,
+        )
         relay = Relay(OutboxRepository(database), producer, committed)
         server.add(
             payment_pb2_grpc.add_PaymentServiceServicer_to_server,
@@ -72,6 +80,7 @@ async def main() -> None:
         )
         server.add_background("recovery", recovery.run)
         server.add_background("relay", relay.run)
+        server.add_background("retention", retention.run)
         server.add_background(
             RESERVATION_EVENTS,
             Consumer(

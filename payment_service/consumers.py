@@ -23,7 +23,7 @@ class ReservationEvents:
         event = events_pb2.ReservationEvent.FromString(record.value)
         match event.WhichOneof("event"):
             case "seat_lost":
-                await self._service.refund(event.seat_lost.payment_id)
+                await self._service.refund(event.seat_lost.payment_id, event.reservation_id)
             case unknown:
                 raise ValueError(f"reservation event of unknown kind {unknown}")
         return []

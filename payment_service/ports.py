@@ -78,6 +78,10 @@ class PaymentStore(Protocol):
     async def delete_old_keys(self, older_than_hours: float) -> None:
         """Deletes at most 1,000 idempotency keys of that age."""
 
+    async def remove_failed(self, older_than_days: int, limit: int) -> int:
+        """Removes at most `limit` FAILED payments that ended, and whose decline was returned, that
+        long ago; returns how many. Keeps those that were charged another amount than due."""
+
     async def count_unsent(self) -> int:
         """Counts the events that Kafka has not acknowledged."""
 

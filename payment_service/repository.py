@@ -136,6 +136,15 @@ DELETE_OLD_KEYS = """
 DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000
 """
 
+# Payments that moved money stay. `driven_until` is at most minutes after the end of a payment and
+# has an index; `updated_at` changes when a decline is returned, which may be with a new key.
+REMOVE_FAILED = """
+DELETE FROM payment
+WHERE status = 'FAILED' AND driven_until < NOW(6) - INTERVAL %s DAY
+  AND updated_at < NOW(6) - INTERVAL %s DAY AND failure_code <> %s
+ORDER BY driven_until LIMIT %s
+"""
+
 COUNT_UNSENT = "SELECT COUNT(*) AS unsent FROM outbox"
 
 COUNT_UNREFUNDED = """
@@ -289,6 +298,12 @@ class PaymentRepository:
     async def delete_old_keys(self, older_than_hours: float) -> None:
         async with self._database.connection() as connection:
             await connection.execute(DELETE_OLD_KEYS, _microseconds(older_than_hours * 3600))
+
+    async def remove_failed(self, older_than_days: int, limit: int) -> int:
+        async with self._database.connection() as connection:
+            return await connection.execute(
+                REMOVE_FAILED, older_than_days, older_than_days, ChargeAmountDiffers.code, limit
+            )
 
     async def count_unsent(self) -> int:
         async with self._database.connection() as connection:

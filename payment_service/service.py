@@ -99,15 +99,18 @@ class PaymentService:
             raise PaymentNotFound("The reservation has no payment.")
         return await self._report(payment)
 
-    async def refund(self, payment_id: int) -> None:
-        """Refunds the payment of a lost seat. Idempotent.
+    async def refund(self, payment_id: int, reservation_id: int) -> None:
+        """Refunds the payment of the reservation whose seat is lost. Idempotent.
 
         Raises ProviderUnavailable or TimeoutError if the provider does not answer, ProviderRefused
-        if it refuses, PaymentNotFound, and InvalidRequest if the payment has not succeeded.
+        if it refuses, PaymentNotFound, and InvalidRequest if the payment has not succeeded or
+        belongs to another reservation.
         """
         payment = await self._store.get_payment(payment_id)
         if payment is None:
             raise PaymentNotFound("There is no such payment.")
+        if payment.reservation_id != reservation_id:
+            raise InvalidRequest("The payment belongs to another reservation.")
         if payment.status is Status.REFUNDED:
             return
         if payment.status is not Status.SUCCEEDED:

@@ -1,8 +1,8 @@
 """Settings of payment_service, from PAYMENT_* environment variables."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from servicekit.settings import ListenAddress, ServiceSettings, config
 
@@ -69,9 +69,29 @@ class Settings(ServiceSettings):
     """How long a hold is renewed while the outcome of its charge is unknown, in seconds. After that
     the seat is on sale again; a late success is refunded if the seat is lost."""
 
+    failed_retention_days: int = Field(default=1, ge=0, le=3650)
+    """How long a failed payment is kept (declined, or not charged at all), in days; 0 keeps it for
+    ever. Not shorter than the lease and the renewal of holds. Payments that moved money are never
+    removed: those that succeeded, were refunded, or were charged another amount."""
+
+    sandbox_retention_days: int = Field(default=30, ge=0, le=3650)
+    """How long the sandbox provider keeps a charge, in days; 0 keeps it for ever. Not shorter than
+    the lease and the renewal of holds."""
+
     # Keeps the name of its environment variable, which deployments may set already.
     announce_again_seconds: float = Field(default=1800.0, gt=0, le=604_800)
     """How far back `payment_service.republish_outcomes` goes, in seconds before the newest change
     of the restored database: longer than the lag of any consumer when the backup was made. The
     default is three payment leases. A payment that waits longer has lost its seat anyway, and the
     events of that time are handled within one lease, before the holds of new payments expire."""
+
+    @model_validator(mode="after")
+    def _retention_outlasts_payments(self) -> Self:
+        longest = max(self.lease_seconds, self.hold_renewal_seconds)
+        for days in (self.failed_retention_days, self.sandbox_retention_days):
+            if 0 < days * 86_400 < longest:
+                raise ValueError(
+                    "failed_retention_days and sandbox_retention_days must not be shorter than"
+                    " lease_seconds and hold_renewal_seconds"
+                )
+        return self

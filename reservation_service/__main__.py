@@ -39,6 +39,7 @@ async def main() -> None:
             RedisSeatLocks(redis, lock_seconds=settings.lock_seconds),
             hold_seconds=settings.hold_seconds,
             payment_lease_seconds=settings.payment_lease_seconds,
+            retention_days=settings.retention_days,
         )
         server.add(
             reservation_pb2_grpc.add_ReservationServiceServicer_to_server,

@@ -64,15 +64,16 @@ class ReservationStore(Protocol):
         """Counts the sold seats of each schedule; leaves out schedules without any."""
 
     async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
-        """Applies a payment's success. Idempotent; the outcome of a payment never changes.
+        """Applies a payment's success. Idempotent; the outcome of a payment never changes. The seat
+        of a reservation that was removed is lost.
 
-        Raises ReservationNotFound, and UnknownPayment if `begin_payment` has never begun this
-        payment for this reservation.
+        Raises ReservationNotFound for a reservation that has never existed, and UnknownPayment if
+        `begin_payment` has never begun this payment for this reservation.
         """
 
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
-        """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent. Raises as
-        `confirm` does."""
+        """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent; no-op for a
+        reservation that was removed. Raises as `confirm` does."""
 
     async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
         """Marks holds that have run out as EXPIRED: at most `limit`, with ids above `after_id`.
@@ -80,6 +81,10 @@ class ReservationStore(Protocol):
 
     async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         """Deletes at most `limit` idempotency keys of that age; returns how many."""
+
+    async def remove_ended(self, older_than_days: int, limit: int) -> int:
+        """Removes at most `limit` reservations that are CANCELLED or EXPIRED and whose time ran out
+        that long ago, with the rows that belong to them; returns how many."""
 
 
 class SeatDirectory(Protocol):

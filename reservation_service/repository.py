@@ -76,7 +76,7 @@ FINISH_KEY = "UPDATE idempotency_key SET reservation_id = %s WHERE user_id = %s 
 REMEMBERED = f"""
 SELECT k.seat_id AS key_seat_id, k.reservation_id IS NULL AS seat_missing, {COLUMNS}
 FROM idempotency_key k LEFT JOIN reservation r ON r.id = k.reservation_id
-WHERE k.user_id = %s AND k.idem_key = %s
+WHERE k.user_id = %s AND k.idem_key = %s AND (k.reservation_id IS NULL OR r.id IS NOT NULL)
 """
 
 DELETE_OLD_KEYS = (
@@ -171,6 +171,25 @@ ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
 EXPIRE_ALL = """
 UPDATE reservation SET status = 'EXPIRED', updated_at = NOW(6)
 WHERE id IN %s AND status IN ('HELD', 'PAYING') AND lapses_at <= NOW(6)
+"""
+
+# Rows that another replica removes at this moment are skipped.
+ENDED = """
+SELECT id FROM reservation FORCE INDEX (to_sweep)
+WHERE status IN ('CANCELLED', 'EXPIRED') AND lapses_at < NOW(6) - INTERVAL %s DAY
+LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+
+REMOVE = (
+    "DELETE FROM lost_seat WHERE reservation_id IN %s",
+    "DELETE FROM earlier_payment WHERE reservation_id IN %s",
+    "DELETE FROM reservation WHERE id IN %s",
+)
+
+# An id that was given out is below the next one, also when no row is left.
+WAS_GIVEN_OUT = """
+SELECT AUTO_INCREMENT > %s AS given_out FROM information_schema.TABLES
+WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'reservation'
 """
 
 
@@ -274,7 +293,8 @@ class ReservationRepository:
         async def work(connection: Connection) -> PaymentOutcome:
             row = await connection.fetch_one(LOCK, reservation_id)
             if row is None:
-                raise ReservationNotFound(reservation_id)
+                await _check_removed(connection, reservation_id)
+                return PaymentOutcome.SEAT_LOST
             if row.status == Status.CONFIRMED and row.payment_id == payment_id:
                 return PaymentOutcome.CONFIRMED
             # The outcome of a payment is final: the refund has begun.
@@ -305,8 +325,9 @@ class ReservationRepository:
             found, earlier = await connection.execute_together(
                 (GET, reservation_id), (IS_EARLIER, reservation_id, payment_id)
             )
-        if not found.rows:
-            raise ReservationNotFound(reservation_id)
+            if not found.rows:
+                await _check_removed(connection, reservation_id)
+                return
         if found.rows[0].payment_id != payment_id and not earlier.rows:
             raise UnknownPayment(reservation_id, payment_id)
 
@@ -339,6 +360,23 @@ class ReservationRepository:
     async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         async with self._database.connection() as connection:
             return await connection.execute(DELETE_OLD_KEYS, older_than_hours, limit)
+
+    async def remove_ended(self, older_than_days: int, limit: int) -> int:
+        async def work(connection: Connection) -> int:
+            rows = await connection.fetch_all(ENDED, older_than_days, limit)
+            ids = [row.id for row in rows]
+            if ids:
+                await connection.execute_together(*((remove, ids) for remove in REMOVE))
+            return len(ids)
+
+        return await self._database.run(work)
+
+
+async def _check_removed(connection: Connection, reservation_id: int) -> None:
+    """Raises ReservationNotFound if a reservation that is not stored has never existed."""
+    row = await connection.fetch_one(WAS_GIVEN_OUT, reservation_id)
+    if row is None or not row.given_out:
+        raise ReservationNotFound(reservation_id)
 
 
 async def _get(connection: Connection, reservation_id: int) -> Reservation | None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from reservation_service.domain import (
     IdempotencyKey,
@@ -26,6 +27,9 @@ from reservation_service.ports import ReservationStore, SeatDirectory, SeatLocks
 # Rows per statement: few enough to hold their locks for milliseconds only.
 SWEEP_BATCH = 200
 KEY_HOURS = 24
+# Batches of old rows that one sweep removes: 800 rows per second at the default interval, more
+# than a sale leaves behind, in steps of a few milliseconds.
+REMOVAL_BATCHES = 20
 # Attempts at a change that lost a race but would be allowed by now.
 ATTEMPTS = 3
 
@@ -34,7 +38,8 @@ class ReservationService:
     """Holds seats, cancels holds, and applies what happens to their payments.
 
     `hold_seconds` is the length of a hold; `payment_lease_seconds` is how long a seat stays held,
-    at least, after a payment has begun.
+    at least, after a payment has begun; `retention_days` is how long a reservation is kept that was
+    cancelled or has expired, 0 for ever.
     """
 
     def __init__(
@@ -45,12 +50,14 @@ class ReservationService:
         *,
         hold_seconds: float,
         payment_lease_seconds: float,
+        retention_days: int = 0,
     ) -> None:
         self._store = store
         self._directory = directory
         self._locks = locks
         self._hold_seconds = hold_seconds
         self._payment_lease_seconds = payment_lease_seconds
+        self._retention_days = retention_days
 
     async def hold_seat(self, user_id: int, seat_id: int, idempotency_key: str) -> Reservation:
         """Holds a seat for a user. With an idempotency key, a repeat returns the first result.
@@ -167,8 +174,7 @@ class ReservationService:
         await self._store.return_to_hold(reservation_id, payment_id)
 
     async def expire_holds(self) -> int:
-        """Marks all holds that have run out as EXPIRED and deletes idempotency keys older than
-        24 hours. Returns the number of holds.
+        """Marks all holds that have run out as EXPIRED. Returns the number of holds.
 
         Correctness does not depend on it: a hold is dead the moment it runs out.
         """
@@ -177,9 +183,26 @@ class ReservationService:
         while after_id:
             total += expired
             expired, after_id = await self._store.expire_lapsed(after_id, SWEEP_BATCH)
-        while await self._store.delete_old_keys(KEY_HOURS, SWEEP_BATCH) == SWEEP_BATCH:
-            pass
         return total + expired
+
+    async def remove_old_rows(self) -> int:
+        """Removes idempotency keys older than 24 hours, and reservations that ended before the
+        retention: at most 4,000 of each. Returns the number of reservations."""
+        await _in_batches(partial(self._store.delete_old_keys, KEY_HOURS))
+        if not self._retention_days:
+            return 0
+        return await _in_batches(partial(self._store.remove_ended, self._retention_days))
+
+
+async def _in_batches(remove: Callable[[int], Awaitable[int]]) -> int:
+    """Calls `remove` with the size of a batch until a batch is not full. Returns the sum."""
+    removed = 0
+    for _ in range(REMOVAL_BATCHES):
+        batch = await remove(SWEEP_BATCH)
+        removed += batch
+        if batch < SWEEP_BATCH:
+            break
+    return removed
 
 
 def _new_holder(key: IdempotencyKey | None) -> str:

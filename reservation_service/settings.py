@@ -57,5 +57,10 @@ class Settings(ServiceSettings):
     payment_service needs to learn the outcome of a charge, crashes included."""
 
     sweep_interval_seconds: float = Field(default=5.0, ge=0)
-    """Pause between two sweeps, which mark expired holds, in seconds; 0 turns the sweep off. Only
-    the size of the tables depends on it."""
+    """Pause between two sweeps, which mark expired holds and remove old rows, in seconds; 0 turns
+    the sweep off. Only the size of the tables depends on it."""
+
+    retention_days: int = Field(default=7, ge=0, le=3650)
+    """How long a reservation is kept after its end if it was cancelled or has expired, in days; 0
+    keeps it for ever. After that it is not found, and a payment that succeeds so late is refunded.
+    A day is longer than the longest hold and payment lease. Paid reservations are never removed."""

@@ -1,4 +1,4 @@
-"""Expires holds in the background. Only the size of the tables depends on it."""
+"""Expires holds and removes old rows in the background."""
 
 from reservation_service.service import ReservationService
 from servicekit import logs
@@ -9,11 +9,14 @@ log = logs.get(__name__)
 
 
 async def run_sweep(service: ReservationService, seconds: float) -> None:
-    """Expires holds about every `seconds` until cancelled. Any number of replicas may run it."""
+    """Expires holds and removes old rows about every `seconds` until cancelled. Any number of
+    replicas may run it."""
 
     async def sweep() -> None:
         if expired := await service.expire_holds():
             log.info("holds_expired", count=expired)
+        if removed := await service.remove_old_rows():
+            log.info("reservations_removed", count=removed)
 
     outage = Outage(log, "sweep_delayed", "sweep_resumed")
     # Jitter, because replicas may start together.

@@ -59,6 +59,24 @@ ON DUPLICATE KEY UPDATE status = 'REFUNDED', refunded_at = COALESCE(refunded_at,
 """
 
 
+REMOVE_CHARGES = """
+DELETE FROM sandbox_charge WHERE created_at < NOW(6) - INTERVAL %s DAY
+ORDER BY created_at LIMIT %s
+"""
+
+
+class SandboxBook:
+    """The provider's own records."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def remove_charges(self, older_than_days: int, limit: int) -> int:
+        """Removes at most `limit` charges of that age; returns how many."""
+        async with self._database.connection() as connection:
+            return await connection.execute(REMOVE_CHARGES, older_than_days, limit)
+
+
 class SandboxProvider:
     """Implements `ports.PaymentProvider`. A silent charge waits until it is cancelled."""
 

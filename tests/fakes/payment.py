@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from payment_service.domain import (
@@ -205,6 +205,25 @@ class FakePaymentStore:
             lease_seconds,
             limit,
         )
+
+    async def remove_failed(self, older_than_days: int, limit: int) -> int:
+        before = datetime.now(UTC) - timedelta(days=older_than_days)
+        old = [
+            payment.id
+            for payment in self.payments.values()
+            if payment.status is Status.FAILED
+            and payment.failure_code != ChargeAmountDiffers.code
+            and payment.created_at < before
+        ][:limit]
+        for payment_id in old:
+            del self.payments[payment_id]
+        return len(old)
+
+    async def age(self, payment_id: int, days: float) -> None:
+        """What tests do to the store: sets the times of a payment back."""
+        payment = self.payments[payment_id]
+        past = timedelta(days=days)
+        self.payments[payment_id] = replace(payment, created_at=payment.created_at - past)
 
     async def count_unsent(self) -> int:
         return len(self.events)

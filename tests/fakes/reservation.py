@@ -31,6 +31,7 @@ class FakeReservationStore:
         self.keys: dict[IdempotencyKey, tuple[Remembered, datetime]] = {}
         self.sold: dict[int, int] = {}
         self.lost: set[int] = set()
+        self._last_id = 0
         self.earlier: set[tuple[int, int]] = set()
 
     async def hold(
@@ -44,7 +45,8 @@ class FakeReservationStore:
         if live is not None:
             self._change(live, stored_status=Status.EXPIRED)
         until = self._now() + timedelta(seconds=hold_seconds)
-        id = len(self.rows) + 1
+        self._last_id += 1
+        id = self._last_id
         self.rows[id] = Reservation(
             id,
             user_id,
@@ -126,7 +128,8 @@ class FakeReservationStore:
     async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
         row = self.rows.get(reservation_id)
         if row is None:
-            raise ReservationNotFound(reservation_id)
+            self._check_removed(reservation_id)
+            return PaymentOutcome.SEAT_LOST
         if row.stored_status == Status.CONFIRMED and row.payment_id == payment_id:
             return PaymentOutcome.CONFIRMED
         self._check_known(row, payment_id)
@@ -150,7 +153,8 @@ class FakeReservationStore:
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         row = self.rows.get(reservation_id)
         if row is None:
-            raise ReservationNotFound(reservation_id)
+            self._check_removed(reservation_id)
+            return
         self._check_known(row, payment_id)
         if row.stored_status == Status.PAYING and row.payment_id == payment_id:
             self.earlier.add((row.id, payment_id))
@@ -175,7 +179,25 @@ class FakeReservationStore:
             del self.keys[key]
         return len(old)
 
+    async def remove_ended(self, older_than_days: int, limit: int) -> int:
+        before = self._now() - timedelta(days=older_than_days)
+        ended = [
+            row.id
+            for row in self.rows.values()
+            if row.stored_status in (Status.CANCELLED, Status.EXPIRED) and row.lapses_at < before
+        ][:limit]
+        for id in ended:
+            del self.rows[id]
+        self.earlier = {pair for pair in self.earlier if pair[0] not in ended}
+        return len(ended)
+
     # What tests do to the store.
+
+    async def age(self, reservation_id: int, days: float) -> None:
+        """Sets the times of a reservation back."""
+        row = self.rows[reservation_id]
+        past = timedelta(days=days)
+        self._change(row, held_until=row.held_until - past, lapses_at=row.lapses_at - past)
 
     async def lapse(self, reservation_id: int) -> None:
         """Expires the hold and the payment's lease."""
@@ -195,6 +217,10 @@ class FakeReservationStore:
     async def stored(self, reservation_id: int) -> Status:
         """Returns the stored status."""
         return self.rows[reservation_id].stored_status
+
+    def _check_removed(self, reservation_id: int) -> None:
+        if reservation_id > self._last_id:
+            raise ReservationNotFound(reservation_id)
 
     def _check_known(self, row: Reservation, payment_id: int) -> None:
         if row.payment_id != payment_id and (row.id, payment_id) not in self.earlier:

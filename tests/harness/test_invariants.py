@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
@@ -55,6 +56,8 @@ EVENTS = [
     events_pb2.PaymentEvent(event_id="c", payment_id=8, refunded=events_pb2.PaymentRefunded()),
     events_pb2.PaymentEvent(event_id="d", payment_id=9, failed=events_pb2.PaymentFailed()),
 ]
+for event in EVENTS:
+    event.occurred_at.GetCurrentTime()
 # Two days old, so that its events may have been deleted.
 OLD_PAYMENT = """INSERT INTO payment.payment
     (id, reservation_id, user_id, status, amount, driven_until, updated_at)
@@ -99,6 +102,16 @@ VIOLATIONS: dict[str, tuple[list[str], dict[str, int]]] = {
     "a success that the provider does not know": (
         ["DELETE FROM payment.sandbox_charge WHERE payment_id = 7"],
         {"payments_unlike_the_book": 1},
+    ),
+    "old rows that were removed": (
+        [
+            # The seat was sold two days ago, by a provider that keeps its book for a day.
+            "UPDATE payment.payment SET updated_at = NOW(6) - INTERVAL 2 DAY WHERE id = 7",
+            "DELETE FROM payment.sandbox_charge WHERE payment_id IN (7, 9)",
+            "DELETE FROM payment.payment WHERE id = 10",
+            "DELETE FROM reservation.reservation WHERE id IN (2, 4)",
+        ],
+        {},
     ),
     "another provider, a payment without a seat": (
         ["DELETE FROM payment.sandbox_charge", EXPIRED, UNSOLD],
@@ -215,6 +228,19 @@ def test_wrong_events_are_counted(stores: Stores, monkeypatch: pytest.MonkeyPatc
     events = [*EVENTS[1:], *EVENTS[1:], second]
     monkeypatch.setattr(invariants, "PAYMENT_EVENTS", topic_with(stores.kafka_bootstrap, events))
     assert violated(stores) == {"payments_with_wrong_events": 2}
+
+
+def test_old_events_of_removed_payments(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed payment is removed after a day at the earliest, one that moved money never."""
+    failed = events_pb2.PaymentEvent(event_id="f", payment_id=98)
+    failed.failed.reason = "CARD_DECLINED"
+    refunded = events_pb2.PaymentEvent(event_id="g", payment_id=99)
+    refunded.refunded.SetInParent()
+    for event in (failed, refunded):
+        event.occurred_at.FromDatetime(datetime.now(UTC) - timedelta(days=1))
+    events = [*EVENTS, failed, refunded]
+    monkeypatch.setattr(invariants, "PAYMENT_EVENTS", topic_with(stores.kafka_bootstrap, events))
+    assert violated(stores) == {"payments_with_events_only": 1}
 
 
 def test_a_kafka_that_does_not_answer_is_one_sentence(stores: Stores) -> None:

@@ -406,7 +406,7 @@ class TestRefund:
     async def test_a_lost_seat_is_refunded_once(self, shop: Shop) -> None:
         payment = await shop.service.pay(ORDER)
         for _ in range(2):
-            await shop.service.refund(payment.id)
+            await shop.service.refund(payment.id, 9)
         assert shop.provider.refunds == [payment.id]
         assert shop.event_kinds == ["succeeded", "refunded"]
         assert (await shop.service.pay(ORDER)).status is Status.REFUNDED
@@ -418,24 +418,30 @@ class TestRefund:
         payment = await shop.service.pay(ORDER)
         shop.provider.troubles = [ProviderUnavailable("unavailable")]
         with pytest.raises(ProviderUnavailable):
-            await shop.service.refund(payment.id)
+            await shop.service.refund(payment.id, 9)
         assert shop.event_kinds == ["succeeded"]
-        await shop.service.refund(payment.id)
+        await shop.service.refund(payment.id, 9)
         assert shop.event_kinds == ["succeeded", "refunded"]
 
     async def test_a_crash_after_the_refund_refunds_once(self, shop: Shop) -> None:
         payment = await shop.service.pay(ORDER)
         await shop.provider.refund(payment.id)
-        await shop.service.refund(payment.id)
+        await shop.service.refund(payment.id, 9)
         assert shop.provider.refunds == [payment.id]
         assert shop.event_kinds == ["succeeded", "refunded"]
 
+    async def test_the_payment_of_another_reservation_is_not_refunded(self, shop: Shop) -> None:
+        payment = await shop.service.pay(ORDER)
+        with pytest.raises(InvalidRequest):
+            await shop.service.refund(payment.id, 10)
+        assert shop.provider.refunds == []
+
     async def test_a_payment_that_did_not_succeed_cannot_be_refunded(self, shop: Shop) -> None:
         with pytest.raises(PaymentNotFound):
-            await shop.service.refund(77)
+            await shop.service.refund(77, 9)
         await shop.pay_declined(ORDER)
         with pytest.raises(InvalidRequest):
-            await shop.service.refund(1)
+            await shop.service.refund(1, 9)
         assert shop.provider.refunds == []
 
 

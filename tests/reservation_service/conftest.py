@@ -49,6 +49,15 @@ class RealReservationStore(ReservationRepository):
             reservation_id,
         )
 
+    async def age(self, reservation_id: int, days: float) -> None:
+        await self._execute(
+            "UPDATE reservation SET held_until = held_until - INTERVAL %s SECOND,"
+            " lapses_at = lapses_at - INTERVAL %s SECOND WHERE id = %s",
+            days * 86_400,
+            days * 86_400,
+            reservation_id,
+        )
+
     async def age_keys(self, hours: int) -> None:
         await self._execute(
             "UPDATE idempotency_key SET created_at = created_at - INTERVAL %s HOUR", hours

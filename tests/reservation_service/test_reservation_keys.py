@@ -95,10 +95,10 @@ async def test_keys_are_deleted_after_a_day(
     user = next(ids)
     held = await service.hold_seat(user, seat_id, "key")
     await store.age_keys(23)
-    await service.expire_holds()
+    await service.remove_old_rows()
     assert (await service.hold_seat(user, seat_id, "key")).id == held.id
     await store.age_keys(2)
-    await service.expire_holds()
+    await service.remove_old_rows()
     with pytest.raises(SeatHeld):
         await service.hold_seat(user, seat_id, "key")
 
