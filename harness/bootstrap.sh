@@ -22,12 +22,16 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'frontrow: %s\n' "$*" >&2; exit 2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Creates an empty log that only its owner can read: it may name a proxy with its password.
+new_log() { (umask 077 && rm -f "$1" && : >"$1"); }
+
 # Runs a command with its output in a log, and shows progress as a count of the lines that match,
 # because apt, pip and Maven print either nothing or too much. Fails with WHAT and the first errors.
 # Usage: run_logged LOG PATTERN LABEL WHAT COMMAND...
 run_logged() {
     local log=$1 pattern=$2 label=$3 what=$4 line count=0
     shift 4
+    new_log "$log"
     if ! "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
         [[ $line =~ $pattern ]] || continue
         count=$((count + 1))
@@ -110,6 +114,7 @@ install_packages() {
         fail "this machine lacks $*, and neither root nor sudo is at hand: have somebody install them (apt-get install --no-install-recommends $*), or use \`make up\`, which needs Docker and little else."
     fi
     say "Installing with apt: $* (log: $log)"
+    new_log $LOG_DIR/apt-update.log
     "${as_root[@]}" apt-get update >$LOG_DIR/apt-update.log 2>&1 ||
         say "  (apt-get update failed, going on with the lists this machine has; see $LOG_DIR/apt-update.log)"
     run_logged "$log" '^(Get:|Unpacking |Setting up )' 'downloaded, unpacked or set up' \
@@ -147,6 +152,7 @@ ensure_venv() {
         [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system's packages only have an older one; install a newer python3 (with venv), or use \`make up\`, which needs Docker and little else."
         say "Creating a virtual environment in $VENV"
         rm -rf $VENV
+        new_log $LOG_DIR/venv.log
         "$python" -m venv $VENV 2>$LOG_DIR/venv.log ||
             fail "$python cannot create a virtual environment; the reason is in $LOG_DIR/venv.log."
     fi

@@ -23,8 +23,8 @@ from harness.files import REPOSITORY
 # thread, which lives as long as the process, starts all of them.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
-# A log longer than this many bytes is moved aside when its process starts.
-_LOG_LIMIT = 50_000_000
+# The content of a log longer than this many bytes moves to a second file, which it replaces.
+_LOG_LIMIT = 20_000_000
 
 
 def search_path() -> str:
@@ -114,11 +114,37 @@ def run_to_end(
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Opens a log to append to, and makes its folder; a very long log is moved aside first."""
+    """Opens a log to append to, for its owner only, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _LOG_LIMIT:
-        path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")
+    rotate_log(path)
+    return open(path, "ab", opener=_open_private)
+
+
+def rotate_log(path: Path) -> bool:
+    """Moves the content of a log that is too long to <name>.1. Returns whether it did.
+
+    Copies and truncates: the process that writes keeps the file open, appends to it, and knows no
+    signal to open it again. What it writes between the end of the copy and the truncation, some
+    microseconds, is lost.
+    """
+    if not path.exists() or path.stat().st_size <= _LOG_LIMIT:
+        return False
+    older = path.with_name(f"{path.name}.1")
+    with path.open("r+b") as log:
+        try:
+            with open(older, "wb", opener=_open_private) as copy:
+                shutil.copyfileobj(log, copy)
+        except OSError:
+            # Probably the disk is full. An incomplete copy is not worth its space.
+            older.unlink(missing_ok=True)
+        log.truncate(0)
+    return True
+
+
+def _open_private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # it may exist with another mode
+    return descriptor
 
 
 def tail_of(path: Path, start: int) -> str:
@@ -212,6 +238,11 @@ class Process:
         """How the last run ended: "exit code 1", "killed by SIGKILL"."""
         code = self.exit_code or 0
         return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    def rotate_log(self) -> None:
+        """Keeps the log within its limit while the process runs."""
+        if rotate_log(self.log_path):
+            self._log_start = 0
 
     def log_tail(self) -> str:
         """The path of the log and the last lines of this run, as the end of a sentence."""

@@ -157,7 +157,8 @@ def _require_disk_and_own_data() -> None:
 
 
 class Watcher:
-    """Restarts processes that die, with growing delays, and gives up on one that keeps dying."""
+    """Restarts processes that die, with growing delays, and gives up on one that keeps dying.
+    Keeps their logs short."""
 
     def __init__(self, processes: Sequence[Process], console: Console) -> None:
         self._processes = processes
@@ -171,6 +172,7 @@ class Watcher:
         while True:
             for process in self._processes:
                 self.check(process)
+                process.rotate_log()
             stopping.wait(0.25)
 
     def check(self, process: Process) -> None:

@@ -94,6 +94,8 @@ def test_a_failure_of_apt_names_its_log(tree: Path) -> None:
     assert "E: no such luck" in done.stderr
     assert "apt could not install " in done.stderr
     assert ".local/setup/apt.log" in done.stderr
+    logs = [tree / ".local" / "setup" / name for name in ("apt.log", "apt-update.log")]
+    assert {log.stat().st_mode & 0o777 for log in logs} == {0o600}
 
 
 NO_PASSWORD_NO_SUDO = "-n\\ true) exit 1 ;;"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from harness.errors import UserError
-from harness.local import Process
+from harness.local import Process, process
 from harness.local.process import in_parallel, run_to_end
 
 Make = Callable[..., Process]
@@ -112,6 +113,78 @@ def test_a_death_while_starting_is_reported_with_the_end_of_the_log(make: Make) 
     reason = r"(?s)script died while starting: exit code 3; its log is .*/log.*no such luck"
     with pytest.raises(UserError, match=reason):
         make("print('no such luck'); raise SystemExit(3)").start()
+
+
+WRITES_NUMBERED_LINES = """
+    import itertools
+    open("ready", "w").close()
+    for number in itertools.count():
+        print(f"{number:09}", flush=True)
+"""
+
+
+class TestTheLog:
+    @pytest.fixture(autouse=True)
+    def _limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("harness.local.process._LOG_LIMIT", 100_000)
+
+    def test_is_rotated_while_its_process_writes(self, make: Make) -> None:
+        script = make(WRITES_NUMBERED_LINES)
+        script.start()
+        older = script.log_path.with_name("log.1")
+        rotations, last = 0, 0
+        deadline = time.monotonic() + 30
+        while rotations < 5:
+            assert time.monotonic() < deadline
+            script.rotate_log()
+            lines = older.read_text().splitlines() if older.exists() else []
+            if lines and int(lines[-1]) != last:
+                rotations, last = rotations + 1, int(lines[-1])
+            time.sleep(0.005)
+        while len(later := script.log_path.read_text().split()) < 2:
+            assert time.monotonic() < deadline
+        assert int(later[1]) > last  # the first line may be incomplete
+        # The process writes to the start of the emptied file, not beyond a hole of zeros.
+        assert b"\0" not in script.log_path.read_bytes()
+
+    def test_and_its_older_part_are_for_the_owner_only(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.log"
+        path.write_bytes(b"x" * 100_001)
+        path.chmod(0o644)
+        process.open_log(path).close()
+        older = tmp_path / "some.log.1"
+        assert (older.stat().st_size, path.stat().st_size) == (100_001, 0)
+        assert {file.stat().st_mode & 0o777 for file in (path, older)} == {0o600}
+
+    def test_within_its_limit_is_appended_to(self, tmp_path: Path) -> None:
+        path = tmp_path / "logs" / "some.log"
+        for _ in range(2):
+            with process.open_log(path) as log:
+                log.write(b"line\n")
+        assert path.read_text() == "line\nline\n"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_that_cannot_be_copied_is_emptied(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("shutil.copyfileobj", fail)
+        path = tmp_path / "some.log"
+        path.write_bytes(b"x" * 100_001)
+        process.open_log(path).close()
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.stat().st_size == 0
+
+    def test_of_a_death_after_a_rotation_is_quoted(self, make: Make) -> None:
+        script = make(f"print('x' * 200_000, flush=True)\n{textwrap.dedent(SERVES)}")
+        script.start()
+        script.rotate_log()
+        with script.log_path.open("ab") as log:
+            log.write(b"no such luck\n")
+        assert "no such luck" in script.log_tail()
 
 
 def test_a_process_that_never_serves_is_reported(make: Make) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness import stopping
 from harness.errors import UserError
 from harness.local import Process, supervisor
 from harness.local.supervisor import Watcher
@@ -92,3 +93,18 @@ def test_only_one_runs_from_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             supervisor.clean()
     assert supervisor.running_pid() is None
     assert supervisor.stop_running() == 0
+
+
+def test_the_log_of_a_running_process_is_kept_short(
+    sleeper: Process, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: float) -> None:
+        raise stopping.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("harness.local.process._LOG_LIMIT", 10)
+    monkeypatch.setattr(stopping, "wait", stop)
+    sleeper.log_path.write_text("x" * 11)
+    with pytest.raises(stopping.Stopped):
+        watcher.watch()
+    assert sleeper.log_path.read_text() == ""
+    assert sleeper.running
