@@ -3,7 +3,9 @@
 With GATEWAY_WORKERS above 1, that many processes share the socket.
 """
 
+import asyncio
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -13,7 +15,8 @@ from prometheus_client import CollectorRegistry, multiprocess, start_http_server
 
 from gateway.app import create_app
 from gateway.clients import Clients
-from gateway.server import BACKLOG, Drain, DrainingServer, server_config
+from gateway.open_files import raise_limit
+from gateway.server import Drain, HttpServer, listen
 from gateway.settings import Settings
 from gateway.workers import run_workers
 from servicekit import logs
@@ -28,7 +31,7 @@ def main() -> None:
     metrics_host, metrics_port = split_address(settings.metrics_listen)
     if settings.workers == 1:
         start_http_server(metrics_port, metrics_host)
-        uvloop.run(serve(settings))
+        uvloop.run(serve(settings, listen(settings)))
         return
     with tempfile.TemporaryDirectory(prefix="frontrow-metrics-") as folder:
         # The workers write their metrics into this folder; this process serves their sums.
@@ -36,19 +39,25 @@ def main() -> None:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         start_http_server(metrics_port, metrics_host, registry)
-        sys.exit(run_workers(settings.workers, split_address(settings.listen), BACKLOG))
+        sys.exit(run_workers(settings.workers, listen(settings)))
 
 
-async def serve(settings: Settings, sockets: list[socket.socket] | None = None) -> None:
-    """Runs one gateway process; `sockets` if several processes share them."""
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Runs one gateway process."""
+    open_files = raise_limit(settings.open_files)
     clients = Clients(settings)
     drain = Drain()
-    app = create_app(settings, clients, drain)
-    server = DrainingServer(server_config(settings, app), drain, settings.drain_announce_seconds)
+    app = create_app(settings, clients, drain, open_files)
+    server = HttpServer(app, listener, drain, open_files.connections, settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.handle_signal, number)
     tune_garbage_collector()
+    watch = asyncio.create_task(open_files.watch())
     try:
-        await server.serve(sockets)
+        await server.serve()
     finally:
+        watch.cancel()
         await clients.close()
 
 
@@ -56,7 +65,7 @@ def serve_worker(listener: socket.socket) -> None:
     """Runs one of several gateway processes."""
     settings = load(Settings)
     logs.configure(settings.log_level)
-    uvloop.run(serve(settings, [listener]))
+    uvloop.run(serve(settings, listener))
 
 
 if __name__ == "__main__":

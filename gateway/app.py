@@ -12,6 +12,7 @@ from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
 from gateway.middleware.request_guard import RequestGuard
 from gateway.middleware.source_limit import SourceLimitMiddleware
+from gateway.open_files import OpenFiles
 from gateway.pace import Pace
 from gateway.pages import documentation_pages
 from gateway.rate_limit import RateLimit
@@ -26,7 +27,9 @@ from gateway.sources import Sources
 from gateway.tokens import TokenVerifier
 
 
-def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
+def create_app(
+    settings: Settings, clients: Clients, drain: Drain, open_files: OpenFiles
+) -> ASGIApp:
     """Returns the application. Call it inside the event loop that will serve it."""
     keys = {key_id: secret.get_secret_value() for key_id, secret in settings.token_keys.items()}
     sources = Sources(settings.trusted_proxies)
@@ -43,7 +46,7 @@ def create_app(settings: Settings, clients: Clients, drain: Drain) -> ASGIApp:
         *QueueRoutes(clients, guard, sources, open_identity(settings), settings).routes(),
         *ConcertRoutes(clients, guard, settings).routes(),
         *ReservationRoutes(clients, guard, settings).routes(),
-        *HealthRoutes(clients, drain, settings.readiness_ttl_seconds).routes(),
+        *HealthRoutes(clients, drain, open_files, settings.readiness_ttl_seconds).routes(),
     ]
     pages = documentation_pages(routes) if settings.documentation else {}
     app: ASGIApp = Router(routes, pages)

@@ -114,7 +114,9 @@ class Payment(ResponseBody):
 
 class Health(ResponseBody):
     status: Literal["live", "ready", "not ready", "draining"]
-    away: Annotated[list[str], Field(description="Services that do not answer.")] = []
+    away: Annotated[
+        list[str], Field(description="Services that do not answer; `open files` if none is left.")
+    ] = []
 
 
 class FieldProblem(ResponseBody):

@@ -1,78 +1,234 @@
 """The HTTP server and its drain.
 
+granian reads and writes HTTP/1.1 with hyper, in a thread of its own; the application runs in the
+event loop of the main thread (docs/adr/0032-granian-serves-http.md).
+
 A server that closes a connection while a client writes to it resets that connection. So after
-SIGTERM the server announces its end first: it still accepts requests, every response says
+SIGTERM the server announces its end first: it still accepts connections, every response says
 Connection: close, and readiness answers 503. Clients and load balancers go to another gateway.
-Then it stops listening and finishes the accepted requests.
+Then it accepts no more connections, answers the requests that arrive on open ones until none is in
+progress, and closes the idle ones.
 """
 
+import asyncio
+import contextlib
+import ctypes
+import os
 import signal
+import socket
+import stat
+import struct
 import time
-from types import FrameType
+from collections.abc import Callable
 
-import uvicorn
-from starlette.types import ASGIApp
+from granian._granian import SocketHolder
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.embed import Server as GranianServer
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.protocol import BoundedHttpProtocol
 from gateway.settings import Settings
+from servicekit import logs
 from servicekit.settings import split_address
 
 # Connections that the kernel holds until we accept them; a crowd arrives at once.
 BACKLOG = 4_096
+# The largest head of a request, in bytes; the server answers 431 to a larger one, and to more than
+# 100 fields (a constant of hyper).
+MAX_HEAD_BYTES = 16 * 1024
+# The kernel's buffer for the responses of one connection, in bytes; it takes twice the number, and
+# by itself up to 4 MB: a client that pipelines requests and reads nothing would have us answer
+# thousands of them.
+_SEND_BUFFER = 64 * 1024
+# A larger body is sent in parts of this size, in bytes.
+_PART_BYTES = 16 * 1024
+_SERVER = (b"server", b"frontrow")
+# The drain ends when no request was in progress for this long: time for the first request of a
+# connection that was accepted last.
+_QUIET_SECONDS = 0.1
+_POLL_SECONDS = 0.01
+# Longer than granian takes to notice that its connections are closed.
+_CLOSE_SECONDS = 5.0
+_SO_ATTACH_FILTER = 26  # of Linux; the socket module does not have it
+
+log = logs.get(__name__)
 
 
 class Drain:
-    """Whether the process has begun to stop."""
+    """Whether the process has begun to stop, and how many requests are in progress."""
 
     def __init__(self) -> None:
         self.begun = False
+        self.requests = 0
 
 
-class DrainingServer(uvicorn.Server):
-    """A uvicorn server that announces its end for `announce_seconds` before it stops listening.
+def listen(settings: Settings) -> socket.socket:
+    """Opens the listening socket, whose options accepted connections inherit. Raises OSError if the
+    address is in use."""
+    address = split_address(settings.listen)
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    # The kernel ends a connection whose peer accepts no data for this long; hyper does not.
+    write_milliseconds = int(settings.write_seconds * 1000)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, write_milliseconds)
+    return listener
 
-    A second signal, or Ctrl-C, skips the announcement; Ctrl-C after that also skips waiting for
-    requests. Unlike uvicorn's own server it does not raise the signal again afterwards, so that a
-    requested stop ends with status 0.
+
+class HttpServer:
+    """Serves `app` on `listener` until a signal, then drains. The app gets HTTP scopes only.
+
+    `connections` are the most at a time.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, announce_seconds: float) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        drain: Drain,
+        connections: int,
+        settings: Settings,
+    ) -> None:
+        self._listener = listener
         self._drain = drain
-        self._announce_seconds = announce_seconds
-        self._listens_until: float | None = None
+        self._announce_seconds = settings.drain_announce_seconds
+        self._drain_seconds = settings.drain_seconds
+        self._signalled = asyncio.Event()
+        self._announced = asyncio.Event()
+        self._given_up = False
+        self._granian = _Granian(
+            _adapted(app),
+            interface=Interfaces.ASGINL,  # without lifespan events
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=BACKLOG,
+            backpressure=connections,  # further ones wait in the kernel
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(settings.idle_seconds * 1000),
+                max_buffer_size=MAX_HEAD_BYTES,
+            ),
+            # Changes nothing but levels: the handlers of this process stay as they are.
+            log_level=LogLevels.error,
+            log_dictconfig={"incremental": True, "handlers": {}, "loggers": {}},
+        )
+        self._granian.listener = listener
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """uvicorn calls this on SIGTERM and SIGINT."""
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        elif self._drain.begun or sig == signal.SIGINT:
-            self.should_exit = True
-        else:
-            self._listens_until = time.monotonic() + self._announce_seconds
+    def handle_signal(self, number: int) -> None:
+        """Begins the drain. A second signal, or Ctrl-C, skips the announcement; Ctrl-C after that
+        also skips waiting for requests."""
+        if self._announced.is_set() and number == signal.SIGINT:
+            self._given_up = True
+        if self._drain.begun or number == signal.SIGINT:
+            self._announced.set()
         self._drain.begun = True
+        self._signalled.set()
 
-    async def on_tick(self, counter: int) -> bool:
-        """uvicorn calls this every 100 ms; True ends the server."""
-        if self._listens_until is not None and time.monotonic() >= self._listens_until:
-            self.should_exit = True
-        return await super().on_tick(counter)
+    async def serve(self) -> None:
+        """Returns after the drain. Raises RuntimeError if the server ends by itself."""
+        serving = asyncio.create_task(self._granian.serve())
+        signalled = asyncio.create_task(self._signalled.wait())
+        await asyncio.wait({serving, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if not signalled.done():
+            signalled.cancel()
+            raise RuntimeError("the HTTP server ended without a signal")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._announce_seconds):
+                await self._announced.wait()
+        self._announced.set()
+        refuse_connections(self._listener)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                await self._until_quiet()
+                self._granian.stop()  # type: ignore[no-untyped-call]
+                await self._until(serving.done)
+        port = self._listener.getsockname()[1]
+        self._listener.close()
+        self._granian.stop()  # type: ignore[no-untyped-call]
+        close_connections(port)
+        await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
+        if not serving.done():
+            log.error("connections_not_closed")
+
+    async def _until_quiet(self) -> None:
+        """Returns when no request was in progress for a moment, or at Ctrl-C."""
+        quiet_since = time.monotonic()
+
+        def quiet() -> bool:
+            nonlocal quiet_since
+            if self._drain.requests:
+                quiet_since = time.monotonic()
+            return time.monotonic() - quiet_since >= _QUIET_SECONDS
+
+        await self._until(quiet)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Returns when `condition` holds, or at Ctrl-C."""
+        while not condition() and not self._given_up:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
 
 
-def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
-    """Returns uvicorn's configuration for `app`. The app gets HTTP scopes only."""
-    host, port = split_address(settings.listen)
-    return uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http=BoundedHttpProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=65,  # above the usual 60 s of load balancers, so that they close first
-        timeout_graceful_shutdown=settings.drain_seconds,
-    )
+class _Granian(GranianServer):
+    """granian's server on a socket that other processes may share."""
+
+    listener: socket.socket
+
+    def _init_shared_socket(self) -> None:
+        # granian closes the descriptor that it gets. Its type stubs lack these arguments.
+        descriptor = os.dup(self.listener.fileno())
+        self._shd = SocketHolder(descriptor, False, BACKLOG)  # type: ignore
+
+
+def refuse_connections(listener: socket.socket) -> None:
+    """Makes the kernel drop the first packet of every new connection.
+
+    Closing the listener would reset the connections that wait to be accepted. A client repeats its
+    first packet after a second; then it reaches the next process at this address, or is refused.
+    """
+    # A classic BPF program. A packet begins with its TCP header, with the flags in byte 13.
+    instructions = [
+        (0x30, 0, 0, 13),  # load the flags
+        (0x54, 0, 0, 0x12),  # keep SYN (2) and ACK (16)
+        (0x15, 0, 1, 0x02),  # if only SYN is set,
+        (0x06, 0, 0, 0),  # drop the packet,
+        (0x06, 0, 0, 0xFFFF_FFFF),  # otherwise accept it
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in instructions))
+    program = struct.pack("HP", len(instructions), ctypes.addressof(code))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def close_connections(port: int) -> None:
+    """Closes every connection that was accepted at `port`: granian has no call for it."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as connection:
+                accepted = not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                address = connection.getsockname()
+                if accepted and isinstance(address, tuple) and address[1] == port:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _adapted(app: ASGIApp) -> ASGIApp:
+    """Adapts an application to granian, which names itself unless the response names a server, and
+    copies a body before it sends it: one in parts waits here, as the bytes that a cache shares,
+    until the client reads."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_parts(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append(_SERVER)
+            elif len(message.get("body", b"")) > _PART_BYTES:
+                body = memoryview(message["body"])
+                for start in range(0, len(body), _PART_BYTES):
+                    part = bytes(body[start : start + _PART_BYTES])
+                    await send({"type": message["type"], "body": part, "more_body": True})
+                message["body"] = b""
+            await send(message)
+
+        await app(scope, receive, send_in_parts)
+
+    return serve

@@ -155,6 +155,21 @@ class Settings(BaseSettings):
     """How long /health/ready repeats its last answer, in seconds (a failure at most 0.1 s; a drain
     shows at once). The answer costs a call to each service, and anybody may ask."""
 
+    idle_seconds: float = Field(default=65.0, ge=0.01)
+    """How long a connection may take to send the complete head of a request, in seconds, from its
+    start or from the end of the previous response; then it is closed. It covers waiting for a
+    request, so it exceeds the usual 60 s after which load balancers close idle connections: if we
+    closed first, they would send a request to a closed connection."""
+
+    write_seconds: float = Field(default=20.0, ge=0.01)
+    """How long a client may accept no byte of a response, in seconds; then its connection is
+    reset."""
+
+    open_files: int = Field(default=20_000, ge=512)
+    """Most files that a gateway process may open; its hard limit (`ulimit -Hn`) may allow fewer.
+    Each connection is one; 256 are kept for everything else. New connections wait while all are in
+    use. A connection takes 3 to 18 KB of memory, so that 20,000 fit into 448 MB."""
+
     requests_per_second: int = Field(default=20, ge=0)
     """Requests per second that one place in line may send to each gateway process; requests to
     enter count for their user id and source together. The same number may be sent at once. Further

@@ -8,14 +8,12 @@ import threading
 from multiprocessing import connection
 
 
-def run_workers(count: int, address: tuple[str, int], backlog: int) -> int:
-    """Serves `address` with `count` processes until SIGTERM or SIGINT; each of them drains.
+def run_workers(count: int, listener: socket.socket) -> int:
+    """Serves `listener` with `count` processes until SIGTERM or SIGINT; each of them drains.
 
     Returns 0 after a requested stop. Returns 1 if a process died: then all stop, and the
-    supervisor restarts the gateway. Raises OSError if the address is in use.
+    supervisor restarts the gateway.
     """
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.create_server(address, family=family, backlog=backlog)
     # Spawned, not forked: gRPC does not survive a fork.
     context = multiprocessing.get_context("spawn")
     workers = [

@@ -1,4 +1,4 @@
-"""Closes connections while the process drains."""
+"""Counts the requests in progress, and closes connections while the process drains."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,4 +19,8 @@ class DrainMiddleware:
                 message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        await self._app(scope, receive, send_and_close)
+        self._drain.requests += 1
+        try:
+            await self._app(scope, receive, send_and_close)
+        finally:
+            self._drain.requests -= 1

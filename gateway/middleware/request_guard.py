@@ -77,9 +77,10 @@ class RequestGuard:
             )
         elif scope["http_version"] not in _VERSIONS:
             refusal = MalformedRequest("Use HTTP/1.1.")
-        elif hosts != 1 if scope["http_version"] == "1.1" else hosts > 1:
+        # granian adds an empty Host to a request without one, which HTTP/1.0 allows.
+        elif hosts > 1 or (not host and scope["http_version"] == "1.1"):
             refusal = MalformedRequest("Send exactly one Host header.")
-        elif host is not None and not _is_host(host):
+        elif host and not _is_host(host):
             refusal = MalformedRequest("The Host header is not a host name or address.")
         elif codings and codings.strip().lower() != b"chunked":
             refusal = MalformedRequest("The only transfer coding is chunked.")

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from gateway import schemas
 from gateway.clients import Clients
+from gateway.open_files import OpenFiles
 from gateway.responses import JsonResponse
 from gateway.routes.shared import RETRY_AFTER
 from gateway.routing import Returns, Route
@@ -22,10 +23,13 @@ _NOT_READY_HEADERS = {"Retry-After": "1"}
 class HealthRoutes:
     """GET /health/live and /health/ready."""
 
-    def __init__(self, clients: Clients, drain: Drain, readiness_ttl_seconds: float) -> None:
+    def __init__(
+        self, clients: Clients, drain: Drain, open_files: OpenFiles, readiness_ttl_seconds: float
+    ) -> None:
         self._clients = clients
         self._ttl = readiness_ttl_seconds
         self._drain = drain
+        self._open_files = open_files
         self._check: asyncio.Task[list[str]] | None = None
         self._expires = 0.0
 
@@ -63,10 +67,13 @@ class HealthRoutes:
         return JsonResponse({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
-        """Answers 200 if every service behind the gateway is healthy and no drain has begun."""
+        """Answers 200 if every service behind the gateway is healthy, this process can open files,
+        and no drain has begun."""
         if self._drain.begun:
             return JsonResponse({"status": "draining", "away": []}, 503, _NOT_READY_HEADERS)
         unavailable = await self._unavailable_services()
+        if self._open_files.exhausted:
+            unavailable = [*unavailable, "open files"]
         if unavailable:
             body = {"status": "not ready", "away": unavailable}
             return JsonResponse(body, 503, _NOT_READY_HEADERS)

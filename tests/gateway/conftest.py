@@ -10,6 +10,7 @@ import pytest
 
 from gateway.app import create_app
 from gateway.clients import Clients
+from gateway.open_files import OpenFiles
 from gateway.server import Drain
 from gateway.settings import Settings
 from tests.gateway.declared import Declared
@@ -58,7 +59,7 @@ async def gateway(settings: Settings, drain: Drain) -> AsyncIterator[httpx.Async
     """A client of a new gateway."""
     clients = Clients(settings)
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(settings, clients, drain)),
+        transport=httpx.ASGITransport(create_app(settings, clients, drain, OpenFiles(20_000))),
         base_url="http://gateway",
     ) as client:
         yield client

@@ -1,13 +1,17 @@
 """A gateway on a real port, for tests of connections."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from gateway.app import create_app
 from gateway.clients import Clients
-from gateway.server import Drain, DrainingServer, server_config
+from gateway.open_files import OpenFiles
+from gateway.server import Drain, HttpServer, listen
 from tests.gateway.conftest import settings_for
 from tests.gateway.fakes import Services
 
@@ -25,21 +29,38 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+@dataclass
+class Serving:
+    """A gateway that serves."""
+
+    server: HttpServer
+    running: asyncio.Task[None]
+    port: int
+    open_files: OpenFiles
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
 @asynccontextmanager
 async def serving(
-    services: Services, announce_seconds: float
-) -> AsyncIterator[tuple[DrainingServer, asyncio.Task[None], str]]:
-    """Serves a gateway on a free port; yields the server, its task and its URL."""
-    settings = settings_for(services, listen=free_address(), drain_seconds=5)
+    services: Services, *, open_files: int = 20_000, **changes: Any
+) -> AsyncIterator[Serving]:
+    """Serves a gateway on a free port; `changes` are settings."""
+    defaults = {"listen": "127.0.0.1:0", "drain_announce_seconds": 0, "drain_seconds": 5}
+    settings = settings_for(services, **(defaults | changes))
     clients = Clients(settings)
     drain = Drain()
-    app = create_app(settings, clients, drain)
-    server = DrainingServer(server_config(settings, app), drain, announce_seconds)
+    files = OpenFiles(open_files)
+    app = create_app(settings, clients, drain, files)
+    listener = listen(settings)
+    port = listener.getsockname()[1]
+    server = HttpServer(app, listener, drain, files.connections, settings)
     running = asyncio.create_task(server.serve())
     try:
-        await until(lambda: server.started)
-        yield server, running, f"http://{settings.listen}"
+        yield Serving(server, running, port, files)
     finally:
-        server.should_exit = True
+        server.handle_signal(signal.SIGINT)
         await running
         await clients.close()

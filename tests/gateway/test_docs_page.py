@@ -28,13 +28,13 @@ OPTIONS = [
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 async def test_it_shows_every_route(services: Services, declared: Declared, tmp_path: Path) -> None:
     assert CHROMIUM is not None
-    async with serving(services, 0) as (_, _, url):
+    async with serving(services) as gateway:
         browser = await asyncio.create_subprocess_exec(
             CHROMIUM,
             *OPTIONS,
             f"--user-data-dir={tmp_path}",
             "--dump-dom",
-            f"{url}/docs",
+            f"{gateway.url}/docs",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

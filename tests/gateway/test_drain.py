@@ -50,10 +50,11 @@ class Load:
 
 async def test_no_client_is_disconnected(services: Services) -> None:
     token = services.token()
-    async with serving(services, ANNOUNCE_SECONDS) as (server, running, url):
+    async with serving(services, drain_announce_seconds=ANNOUNCE_SECONDS) as gateway:
+        server, running, url = gateway.server, gateway.running, gateway.url
         load = Load(url, token)
         await load.is_under_way()
-        server.handle_exit(signal.SIGTERM, None)
+        server.handle_signal(signal.SIGTERM)
         await load.succeeds()
         # New clients are still served, and their connections closed.
         async with httpx.AsyncClient(base_url=url) as late:
@@ -64,7 +65,7 @@ async def test_no_client_is_disconnected(services: Services) -> None:
             assert (response.status_code, response.headers["Connection"]) == (200, "close")
             missing = await late.get("/nowhere")
             assert (missing.status_code, missing.headers["Connection"]) == (404, "close")
-        server.handle_exit(signal.SIGTERM, None)
+        server.handle_signal(signal.SIGTERM)
         await running
         async with httpx.AsyncClient(base_url=url) as too_late:
             with pytest.raises(httpx.ConnectError):
@@ -76,7 +77,8 @@ async def test_accepted_requests_are_answered_after_the_listener_closed(
 ) -> None:
     services.faults.delays["Reserve"] = 0.5
     headers = {"X-Access-Token": services.token()}
-    async with serving(services, 0) as (server, running, url), httpx.AsyncClient() as client:
+    async with serving(services) as gateway, httpx.AsyncClient() as client:
+        server, running, url = gateway.server, gateway.running, gateway.url
         slow = asyncio.create_task(
             client.post(
                 f"{url}/concerts/reservation",
@@ -85,7 +87,7 @@ async def test_accepted_requests_are_answered_after_the_listener_closed(
             )
         )
         await until(lambda: bool(services.faults.of("Reserve")))
-        server.handle_exit(signal.SIGTERM, None)
+        server.handle_signal(signal.SIGTERM)
         response = await slow
         assert (response.status_code, response.json()["reservationId"]) == (200, 1)
         assert response.headers["Connection"] == "close"
@@ -93,10 +95,11 @@ async def test_accepted_requests_are_answered_after_the_listener_closed(
 
 
 async def test_an_idle_connection_does_not_delay_the_stop(services: Services) -> None:
-    async with serving(services, 0) as (server, running, url), httpx.AsyncClient() as client:
+    async with serving(services) as gateway, httpx.AsyncClient() as client:
+        server, running, url = gateway.server, gateway.running, gateway.url
         await client.get(f"{url}/health/live")
         started = time.monotonic()
-        server.handle_exit(signal.SIGTERM, None)
+        server.handle_signal(signal.SIGTERM)
         await running
         assert time.monotonic() - started < 2
 
@@ -105,15 +108,17 @@ async def test_an_idle_connection_does_not_delay_the_stop(services: Services) ->
 async def test_a_second_signal_ends_the_announcement(
     services: Services, impatience: signal.Signals
 ) -> None:
-    async with serving(services, ANNOUNCE_SECONDS) as (server, running, _):
-        server.handle_exit(signal.SIGTERM, None)
-        server.handle_exit(impatience, None)
+    async with serving(services, drain_announce_seconds=ANNOUNCE_SECONDS) as gateway:
+        server, running = gateway.server, gateway.running
+        server.handle_signal(signal.SIGTERM)
+        server.handle_signal(impatience)
         await asyncio.wait_for(running, 5)
 
 
 async def test_ctrl_c_does_not_announce(services: Services) -> None:
-    async with serving(services, ANNOUNCE_SECONDS) as (server, running, _):
-        server.handle_exit(signal.SIGINT, None)
+    async with serving(services, drain_announce_seconds=ANNOUNCE_SECONDS) as gateway:
+        server, running = gateway.server, gateway.running
+        server.handle_signal(signal.SIGINT)
         await asyncio.wait_for(running, 5)
 
 
