@@ -51,6 +51,9 @@ def forged_tokens(stack: Stack, genuine: str) -> Iterator[str]:
     yield signed({**claims, "room": "elsewhere"})
     yield signed({name: value for name, value in claims.items() if name != "user"})
     yield signed({**claims, "place": "seven"})
+    yield signed({**claims, "user": True})
+    yield signed({**claims, "iat": 10**400})
+    yield signed({**claims, "iat": claims["iat"] + 86_400})
 
 
 async def test_a_token_that_is_not_genuine(shop: Shop, stack: Stack) -> None:
