@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from harness import stopping
 from harness.errors import UserError
-from harness.local import Process, supervisor
+from harness.local import Ports, Process, supervisor
 from harness.local.supervisor import Watcher
 
 
@@ -108,3 +110,52 @@ def test_the_log_of_a_running_process_is_kept_short(
         watcher.watch()
     assert sleeper.log_path.read_text() == ""
     assert sleeper.running
+
+
+@pytest.mark.parametrize(
+    ("seed", "megabytes", "refusal"),
+    [
+        ("full", 620, None),
+        (
+            "full",
+            619,
+            "with SEED=full needs 620 MB: free some space, or start with SEED=small, which needs"
+            " 260 MB.",
+        ),
+        ("small", 260, None),
+        ("small", 259, "with SEED=small needs 260 MB: free some space."),
+        ("none", 260, None),
+        ("none", 259, "with SEED=none needs 260 MB: free some space."),
+    ],
+)
+def test_a_first_start_needs_room_for_its_seed(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    seed: str,
+    megabytes: int,
+    refusal: str | None,
+) -> None:
+    class Started(Exception):
+        pass
+
+    def start(*_: object) -> None:
+        raise Started
+
+    usage = SimpleNamespace(free=megabytes * 1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(supervisor, "LOCAL", tmp_path)
+    monkeypatch.setattr(Ports, "from_environ", lambda _: Ports.free())
+    monkeypatch.setattr(supervisor, "_start", start)
+    if refusal is None:
+        with pytest.raises(Started):
+            supervisor.run({"SEED": seed})
+        return
+    with pytest.raises(UserError) as refused:
+        supervisor.run({"SEED": seed})
+    assert str(refused.value) == (
+        f"Only {megabytes} MB are free on the disk of {tmp_path}, and a first start {refusal}"
+    )
+    # With the data of an earlier start it is only a start.
+    (tmp_path / "data" / "mariadb").mkdir(parents=True)
+    with pytest.raises(Started):
+        supervisor.run({"SEED": seed})
