@@ -18,6 +18,8 @@ from harness.files import REPOSITORY, read_variables, write_variables
 from harness.secrets import Secrets, require_usable
 
 CAPS = REPOSITORY / "deploy" / "caps"
+#: The keys of the operator's login system.
+JWKS = REPOSITORY / "deploy" / "identity" / "jwks.json"
 STATE = REPOSITORY / ".local" / "containers"
 
 #: Programs by their names in compose.yml; none needs a later one to start.
@@ -56,6 +58,12 @@ class Settings:
     QUEUE_CAPACITY: str = "500"
     #: Whether the gateway answers early polls from its memory; `false` for load tests of the polls.
     GATEWAY_ENFORCE_PACE: str = "true"
+    #: `jwt` requires the JWKS, the issuer and the audience.
+    GATEWAY_IDENTITY: str = "open"
+    GATEWAY_IDENTITY_ISSUER: str = ""
+    GATEWAY_IDENTITY_AUDIENCE: str = ""
+    GATEWAY_IDENTITY_CLAIM: str = "sub"
+    GATEWAY_REENTRY_WITHOUT_TOKEN: str = "true"
 
     @property
     def scale(self) -> int:
@@ -95,8 +103,17 @@ class Settings:
             yield "PAYMENT_HTTP_BASE_URL", "the URL of the provider, http://… or https://…"
         if not _is_number(self.QUEUE_CAPACITY, 0, 10**9):
             yield "QUEUE_CAPACITY", "0 or more"
-        if self.GATEWAY_ENFORCE_PACE not in ("true", "false"):
-            yield "GATEWAY_ENFORCE_PACE", "true or false"
+        for name in ("GATEWAY_ENFORCE_PACE", "GATEWAY_REENTRY_WITHOUT_TOKEN"):
+            if getattr(self, name) not in ("true", "false"):
+                yield name, "true or false"
+        if self.GATEWAY_IDENTITY not in ("open", "jwt"):
+            yield "GATEWAY_IDENTITY", "open or jwt"
+        if self.GATEWAY_IDENTITY == "jwt":
+            for name in ("GATEWAY_IDENTITY_ISSUER", "GATEWAY_IDENTITY_AUDIENCE"):
+                if not getattr(self, name):
+                    yield name, "that of the tokens of your login system"
+            if not JWKS.is_file():
+                yield "GATEWAY_IDENTITY", f"open, as long as there is no {JWKS}"
 
     def check(self, given: Mapping[str, str], file: Path) -> None:
         """Raises UserError for the first wrong setting; names `file` if it is stored there."""
@@ -120,6 +137,9 @@ class Settings:
         return {
             **{name: f"{value:g}" for name, value in caps.items()},
             **settings,
+            "GATEWAY_IDENTITY_JWKS_FILE": (
+                f"/run/identity/{JWKS.name}" if self.GATEWAY_IDENTITY == "jwt" else ""
+            ),
             "FRONTROW_PORTS": f"{self.ports[0]}-{self.ports[-1]}",
         }
 

@@ -28,6 +28,13 @@ LIVE = {
 }
 
 
+JWT = {
+    "GATEWAY_IDENTITY": "jwt",
+    "GATEWAY_IDENTITY_ISSUER": "https://login.example",
+    "GATEWAY_IDENTITY_AUDIENCE": "frontrow",
+}
+
+
 @pytest.mark.parametrize("later", ["up", "roll", "restore"])
 def test_a_later_command_uses_the_settings_of_up(
     operator: Operator, tmp_path: Path, later: str
@@ -64,6 +71,23 @@ def test_the_environment_wins_and_is_stored(operator: Operator) -> None:
     assert operator.docker.running()["queue"] == 2
 
 
+def test_the_jwks_is_named_only_to_a_gateway_that_uses_it(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "jwks.json"
+    file.touch()
+    monkeypatch.setattr(settings, "JWKS", file)
+    operator.run("up", PORT=operator.port)
+    assert operator.one("gateway").variables["GATEWAY_IDENTITY_JWKS_FILE"] == ""
+    operator.run("up", **JWT)
+    found = operator.one("gateway").variables
+    assert found["GATEWAY_IDENTITY_JWKS_FILE"] == "/run/identity/jwks.json"
+    assert {name: found[name] for name in JWT} == JWT
+    # The settings of a login may stay.
+    operator.run("up", GATEWAY_IDENTITY="open")
+    assert operator.one("gateway").variables["GATEWAY_IDENTITY_JWKS_FILE"] == ""
+
+
 def test_refused_settings_are_not_stored(operator: Operator) -> None:
     operator.run("up", PORT=operator.port)
     operator.refused("up", SEED="smal")
@@ -95,6 +119,14 @@ def test_refused_settings_are_not_stored(operator: Operator) -> None:
         ({"PAYMENT_HTTP_BASE_URL": "ftp://x"}, "PAYMENT_HTTP_BASE_URL must be the URL"),
         ({"QUEUE_CAPACITY": "-1"}, "QUEUE_CAPACITY must be 0 or more, not '-1'."),
         ({"GATEWAY_ENFORCE_PACE": "no"}, "GATEWAY_ENFORCE_PACE must be true or false, not 'no'."),
+        ({"GATEWAY_REENTRY_WITHOUT_TOKEN": "0"}, "GATEWAY_REENTRY_WITHOUT_TOKEN must be true or"),
+        ({"GATEWAY_IDENTITY": "JWT"}, "GATEWAY_IDENTITY must be open or jwt, not 'JWT'."),
+        ({"GATEWAY_IDENTITY": "jwt"}, "GATEWAY_IDENTITY_ISSUER must be that of the tokens"),
+        (
+            {"GATEWAY_IDENTITY": "jwt", "GATEWAY_IDENTITY_ISSUER": "a"},
+            "GATEWAY_IDENTITY_AUDIENCE must be that of the tokens",
+        ),
+        ({**JWT}, "GATEWAY_IDENTITY must be open, as long as there is no "),
         ({"QUEUE_CAPACITY": "1\nSEED=none"}, "QUEUE_CAPACITY must be one line of text"),
         ({"PROJECT": "a/b"}, "PROJECT must be small letters, digits, _ and -"),
         ({"PROJECT": "Front"}, "PROJECT must be small letters"),
