@@ -65,6 +65,11 @@ class AccessGuard:
         ended."""
         await self._admissions.check(place)
 
+    async def check_unpaid_admission(self, place: queue_pb2.Place) -> None:
+        """Does what `check_admission` does; also raises TokenExpired if this gateway knows that a
+        payment has ended the admission."""
+        await self._admissions.check_unpaid(place)
+
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
         """Returns the last answer to a waiting place that polls far earlier than advised."""
         return self._admissions.early_answer(place)
@@ -81,3 +86,7 @@ class AccessGuard:
     def forget_admission(self, place: queue_pb2.Place) -> None:
         """Drops what is cached about the place: it has ended or is about to."""
         self._admissions.forget(place)
+
+    def end_admission(self, place: queue_pb2.Place) -> None:
+        """Notes that a payment has ended the admission."""
+        self._admissions.end(place)

@@ -25,7 +25,9 @@ class Admissions:
     """Asks queue_service for positions; caches "admitted" for at most `ttl_seconds` from the
     question.
 
-    Only `pace` keeps a client waiting without a question, if it asks far too early.
+    Also remembers the admissions that a payment has ended, because queue_service learns of that by
+    an event, a moment later. Only `pace` keeps a client waiting without a question, if it asks far
+    too early.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Admissions:
         # Place number -> until when it counts as admitted. To store is 2 µs cheaper than in a
         # TLRUCache, and each active place stores once per second (docs/adr/0028).
         self._admitted = FIFOCache[int, float](_MAX_CACHED)
+        self._paid = FIFOCache[int, None](_MAX_CACHED)
 
     async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place. Raises TokenExpired if the place has
@@ -74,3 +77,14 @@ class Admissions:
         """Makes the next check ask queue_service: the place has ended or is about to."""
         self._admitted.pop(place.number, None)
         self._pace.forget(place)
+
+    async def check_unpaid(self, place: queue_pb2.Place) -> None:
+        """Does what `check` does; also raises TokenExpired if `end` was called for the place."""
+        if place.number in self._paid:
+            raise TokenExpired
+        await self.check(place)
+
+    def end(self, place: queue_pb2.Place) -> None:
+        """Notes that a payment has ended the admission."""
+        self.forget(place)
+        self._paid[place.number] = None

@@ -48,7 +48,7 @@ TABLE: dict[str, Row] = {
     "SEAT_HELD": Row(409, "This seat is held."),
     "SEAT_SOLD": Row(409, "This seat is sold."),
     "IN_PROGRESS": Row(409, "The first request with this idempotency key is in progress.", 1),
-    "PAYMENT_IN_PROGRESS": Row(409, "A payment of this reservation is in progress.", 1),
+    "PAYMENT_IN_PROGRESS": Row(409, "A payment is in progress.", 1),
     "ALREADY_PAID": Row(409, "This reservation is paid."),
     "RESERVATION_EXPIRED": Row(410, "The hold has ended."),
     "PAYMENT_DECLINED": Row(402, "The payment was declined."),

@@ -228,6 +228,17 @@ INVARIANTS = (
         ),
     ),
     Invariant(
+        "places_with_two_paid_reservations",
+        "Of the reservations of one place in a waiting room at most one is being paid or paid.",
+        _rows(
+            "reservation",
+            """SELECT room, place_number FROM reservation
+            WHERE place_number IS NOT NULL
+              AND (status = 'CONFIRMED' OR (status = 'PAYING' AND lapses_at > NOW(6)))
+            GROUP BY room, place_number HAVING COUNT(*) > 1""",
+        ),
+    ),
+    Invariant(
         "reservations_charged_twice",
         "A reservation is charged at most once.",
         lambda facts: len(facts.charged) - len({pair[1] for pair, _ in facts.charged}),

@@ -163,6 +163,10 @@ class AlreadyPaid(Conflict):
     code = "ALREADY_PAID"
 
 
+class AdmissionEnded(Gone):
+    code = "TOKEN_EXPIRED"
+
+
 class IdempotencyKeyReused(InvalidRequest):
     code = "IDEMPOTENCY_KEY_REUSED"
 
@@ -210,10 +214,14 @@ _FAILURES: dict[str, tuple[type[ServiceError], str]] = {
     ),
     AlreadyPaid.code: (AlreadyPaid, "The reservation has been paid."),
     Unavailable.code: (Unavailable, "The payment could not be started; nothing was charged."),
-    # The failure event of the previous payment has not reached the reservation yet.
     PaymentInProgress.code: (
-        Unavailable,
-        "The previous payment of this reservation is not settled yet; nothing was charged.",
+        PaymentInProgress,
+        "Another payment of this reservation or of this admission is in progress; nothing was"
+        " charged.",
+    ),
+    AdmissionEnded.code: (
+        AdmissionEnded,
+        "A payment has ended this admission; enter the queue again. Nothing was charged.",
     ),
 }
 

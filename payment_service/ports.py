@@ -105,6 +105,7 @@ class Reservations(Protocol):
 
         Raises ServiceError. After a rejection (see `domain.is_rejection`) it is certain that this
         payment has not begun and will not begin by this call; after any other error it is not.
+        PaymentInProgress names the other `payment_id` in its metadata, if that is known.
         """
 
     async def price_of(self, payment: Payment) -> Decimal:

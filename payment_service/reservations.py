@@ -13,9 +13,6 @@ from servicekit.rpc_errors import RemoteError
 
 # Without an answer: the payment may have begun, or may still begin.
 _IN_DOUBT = frozenset((Unavailable.code, TimedOut.code))
-# Worth a retry within the budget: a restart, a lost connection, or the failure event of the
-# previous payment that has not arrived yet.
-_TEMPORARY = _IN_DOUBT | {PaymentInProgress.code}
 
 
 class GrpcReservations:
@@ -45,6 +42,9 @@ class GrpcReservations:
             payment_id=payment.id,
             failed_payment_id=payment.failed_payment_id,
         )
+        if payment.admission is not None:
+            request.admission.room = payment.admission.room
+            request.admission.place_number = payment.admission.place_number
         may_have_begun = False
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_is_temporary),
@@ -72,4 +72,11 @@ class GrpcReservations:
 
 
 def _is_temporary(error: BaseException) -> bool:
-    return isinstance(error, RemoteError | Unavailable) and error.code in _TEMPORARY
+    """Whether a retry within the budget is useful: after a restart or a lost connection, or if a
+    payment is in progress and the answer does not say which one, so that its failure event may
+    arrive meanwhile."""
+    if not isinstance(error, RemoteError | Unavailable):
+        return False
+    if error.code == PaymentInProgress.code:
+        return "payment_id" not in error.metadata
+    return error.code in _IN_DOUBT

@@ -13,18 +13,21 @@ at any point, `resume` therefore continues from the state at the provider and th
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from prometheus_client import Counter
 
 from payment_service import events
 from payment_service.domain import (
     LONGEST_REFUSED_PARK_SECONDS,
+    AdmissionEnded,
     Charge,
     ChargeAmountDiffers,
     ChargeStatus,
     Outcome,
     Payment,
     PaymentDeclined,
+    PaymentInProgress,
     ProviderRefused,
     ProviderUnavailable,
     ReservationExpired,
@@ -72,7 +75,7 @@ class Saga:
         """Runs steps 2 to 4 of a new payment. Returns it finished, or still INITIATED if the
         provider did not decide: recovery finishes it then."""
         try:
-            due = await self._reservations.begin_payment(payment)
+            due = await self._begin(payment)
         except ServiceError as error:
             return await self._end_uncharged(payment, error)
         payment = replace(payment, amount_due=due)
@@ -128,9 +131,28 @@ class Saga:
             log.warning("hold_not_renewed", payment_id=payment.id, code=error.code)
             return payment
 
+    async def _begin(self, payment: Payment) -> Decimal:
+        """Step 2. A payment of the reservation or of the admission that has failed does not stand
+        in the way, although its failure event may not have reached the reservation.
+
+        Raises what `Reservations.begin_payment` raises, and AdmissionEnded if a payment of the
+        admission has succeeded, although the reservation may not be confirmed yet.
+        """
+        try:
+            return await self._reservations.begin_payment(payment)
+        except ServiceError as error:
+            if error.code != PaymentInProgress.code:
+                raise
+            other = await self._store.get_payment(int(error.metadata.get("payment_id", 0)))
+            if other is None or not other.finished:
+                raise
+            if other.status is not Status.FAILED:
+                raise AdmissionEnded("A payment has ended this admission.") from error
+        return await self._reservations.begin_payment(replace(payment, failed_payment_id=other.id))
+
     async def _charge_after_all(self, payment: Payment) -> Payment:
         try:
-            due = await self._reservations.begin_payment(payment)
+            due = await self._begin(payment)
         except ServiceError as error:
             if not is_final_rejection(error):
                 return await self._park(payment)

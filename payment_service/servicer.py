@@ -54,10 +54,14 @@ def _to_order(request: payment_pb2.PayRequest) -> PayOrder:
 
 
 def _response(kind: type[Response], payment: Payment) -> Response:
-    return kind(
+    message = kind(
         id=payment.id,
         reservation_id=payment.reservation_id,
         user_id=payment.user_id,
         amount="" if payment.amount is None else f"{payment.amount:.2f}",
         status=_STATUSES[payment.status],
     )
+    if payment.admission is not None:
+        message.admission.room = payment.admission.room
+        message.admission.place_number = payment.admission.place_number
+    return message

@@ -10,6 +10,7 @@ from servicekit.errors import Conflict, Forbidden, Gone, InvalidRequest, NotFoun
 
 MAX_KEY_LENGTH = 255
 MAX_SCHEDULES = 1000
+MAX_ROOM_LENGTH = 64
 
 
 class Status(StrEnum):
@@ -67,6 +68,15 @@ class Reservation:
             payment_id=0,
             read_at=datetime.min.replace(tzinfo=UTC),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A place in a waiting room, whose user may shop. Of its reservations at most one is PAYING or
+    CONFIRMED; once one is CONFIRMED, the admission has ended."""
+
+    room: str
+    place_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +183,19 @@ class ReservationExpired(Gone):
 class PaymentInProgress(Conflict):
     code = "PAYMENT_IN_PROGRESS"
 
+    def __init__(self, payment_id: int = 0) -> None:
+        """`payment_id` is the payment that is in progress, 0 if that is not known."""
+        super().__init__(
+            "A payment of this reservation or of this admission is in progress.",
+            payment_id=payment_id,
+        )
+
+
+class AdmissionEnded(Gone):
+    code = "TOKEN_EXPIRED"
+
     def __init__(self) -> None:
-        super().__init__("A payment of this reservation is in progress.")
+        super().__init__("A payment has ended this admission; enter the queue again.")
 
 
 class AlreadyPaid(Conflict):
@@ -184,12 +205,24 @@ class AlreadyPaid(Conflict):
         super().__init__("This reservation has been paid.")
 
 
-def check_hold_request(user_id: int, seat_id: int, key: str) -> None:
-    """Raises InvalidRequest for ids below 1 and for a key that is too long."""
+def check_hold_request(user_id: int, seat_id: int, key: str, admission: Admission | None) -> None:
+    """Raises InvalidRequest for ids below 1, a key that is too long and an invalid admission."""
     if user_id <= 0 or seat_id <= 0:
         raise InvalidRequest("user_id and seat_id must be positive.")
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidRequest(f"An idempotency key has at most {MAX_KEY_LENGTH} characters.")
+    check_admission(admission)
+
+
+def check_admission(admission: Admission | None) -> None:
+    """Raises InvalidRequest for an admission without a place, or with too long a room."""
+    if admission is not None and (
+        admission.place_number <= 0 or not 0 < len(admission.room) <= MAX_ROOM_LENGTH
+    ):
+        raise InvalidRequest(
+            f"An admission has a positive place number and a room of 1 to {MAX_ROOM_LENGTH}"
+            " characters."
+        )
 
 
 def check_schedules(schedule_ids: Sequence[int]) -> None:
@@ -204,7 +237,7 @@ def cancellation_error(reservation: Reservation, user_id: int) -> ServiceError |
     if reservation.user_id != user_id:
         return NotYours()
     if reservation.status == Status.PAYING:
-        return PaymentInProgress()
+        return PaymentInProgress(reservation.payment_id)
     if reservation.status == Status.CONFIRMED:
         return AlreadyPaid()
     return None
@@ -228,5 +261,5 @@ def payment_error(
     if reservation.status in (Status.CANCELLED, Status.EXPIRED):
         return ReservationExpired()
     if reservation.status == Status.PAYING and reservation.payment_id != payment_id:
-        return PaymentInProgress()
+        return PaymentInProgress(reservation.payment_id)
     return None

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from reservation_service.domain import (
+    Admission,
     IdempotencyKey,
     PaymentOutcome,
     Remembered,
@@ -17,16 +18,22 @@ class ReservationStore(Protocol):
     """The store of reservations; every write is durable when its method returns.
 
     The store's own clock decides which holds have expired. A seat has at most one live
-    reservation (HELD, PAYING or CONFIRMED).
+    reservation (HELD, PAYING or CONFIRMED), an admission at most one that is PAYING or CONFIRMED.
     """
 
     async def hold(
-        self, user_id: int, seat: Seat, hold_seconds: float, key: IdempotencyKey | None
+        self,
+        user_id: int,
+        seat: Seat,
+        hold_seconds: float,
+        key: IdempotencyKey | None,
+        admission: Admission | None,
     ) -> Reservation | Remembered:
         """Holds a seat that is free or whose hold has expired, and stores the result under `key`.
         Returns the stored result instead if the key has one.
 
-        Raises SeatHeld, SeatSold, RequestInProgress.
+        Raises SeatHeld, SeatSold, RequestInProgress; PaymentInProgress and AdmissionEnded if a
+        reservation of the admission is PAYING or CONFIRMED.
         """
 
     async def remembered(self, key: IdempotencyKey) -> Remembered | None:
@@ -48,13 +55,16 @@ class ReservationStore(Protocol):
         user_id: int,
         payment_id: int,
         failed_payment_id: int,
+        admission: Admission | None,
         lease_seconds: float,
     ) -> tuple[bool, Reservation | None]:
         """HELD -> PAYING, or renews the lease of this payment. Returns whether it did, and the
-        reservation afterwards.
+        reservation afterwards. The reservation takes the place of `admission`, if that is given.
 
-        `failed_payment_id` is the user's previous payment if it has failed, 0 if none. Its failure
-        event may not have arrived yet: a reservation that is still PAYING for it counts as HELD.
+        `failed_payment_id` is a previous payment of the user if it has failed, 0 if none. Its
+        failure event may not have arrived yet: a reservation that is still PAYING for it counts as
+        HELD, also another one of the admission. Raises PaymentInProgress and AdmissionEnded if
+        another reservation of the admission is PAYING or CONFIRMED.
         """
 
     async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:

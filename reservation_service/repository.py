@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from datetime import UTC
 
 from reservation_service.domain import (
+    Admission,
+    AdmissionEnded,
     IdempotencyKey,
+    PaymentInProgress,
     PaymentOutcome,
     Remembered,
     RequestInProgress,
@@ -27,6 +30,8 @@ from servicekit.mysql import (
     DatabaseError,
     DuplicateKey,
     LockTimeout,
+    MissingValue,
+    Result,
     Row,
     Statement,
     TransactionAborted,
@@ -55,14 +60,38 @@ UPDATE reservation SET status = 'EXPIRED', updated_at = NOW(6)
 WHERE id = %s AND status IN ('HELD', 'PAYING') AND lapses_at <= NOW(6)
 """
 
+# The reservation of a place that is being paid or paid; the unique index allows one. One whose
+# lease has run out is dead.
+PAID_OF_PLACE = """
+SELECT id, status, COALESCE(payment_id, 0) AS payment_id, lapses_at <= NOW(6) AS lapsed
+FROM reservation WHERE paid_place = %s AND room = %s
+"""
+
+# The same, for the place of a reservation that is about to be paid. Locks both rows.
+LOCK_PAID_OF_SAME_PLACE = """
+SELECT p.id, p.status, COALESCE(p.payment_id, 0) AS payment_id, p.lapses_at <= NOW(6) AS lapsed
+FROM reservation r STRAIGHT_JOIN reservation p
+  ON p.paid_place = COALESCE(%s, r.place_number) AND p.room = COALESCE(%s, r.room)
+WHERE r.id = %s AND p.id <> r.id FOR UPDATE
+"""
+
 # NOW(6) has the same value throughout a statement.
-INSERT = """
-INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, status, held_until,
-                         lapses_at, created_at, updated_at)
-VALUES (%s, %s, %s, %s, %s, 'HELD', NOW(6) + INTERVAL %s MICROSECOND,
-        NOW(6) + INTERVAL %s MICROSECOND, NOW(6), NOW(6))
+_INSERT = """
+INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, held_until, lapses_at,
+                         created_at, updated_at, room, place_number, status)
+VALUES (%s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND, NOW(6) + INTERVAL %s MICROSECOND,
+        NOW(6), NOW(6), {})
 RETURNING id, held_until, created_at
 """
+
+INSERT = _INSERT.format("NULL, NULL, 'HELD'")
+
+# Without a status, and so an error, for a place that is being paid or paid. In the same statement,
+# because a payment may begin after any earlier read. The inner query reads the unique index only,
+# which keeps it cheap; it locks what it finds, so it waits for a payment that begins now.
+INSERT_FOR_PLACE = _INSERT.format("""
+        %s, %s, IF(EXISTS(SELECT 1 FROM reservation p WHERE p.paid_place = %s AND p.room = %s),
+            NULL, 'HELD')""")
 
 # Does not wait: a locked row belongs to a request that is in progress.
 CLAIM_KEY = """
@@ -118,6 +147,7 @@ ON DUPLICATE KEY UPDATE sold = sold + 1
 BEGIN_PAYMENT = """
 UPDATE reservation
 SET status = 'PAYING', payment_id = %s, updated_at = NOW(6),
+    room = COALESCE(%s, room), place_number = COALESCE(%s, place_number),
     lapses_at = GREATEST(held_until, NOW(6) + INTERVAL %s MICROSECOND)
 WHERE id = %s AND user_id = %s AND (
     (status = 'HELD' AND held_until > NOW(6))
@@ -201,13 +231,18 @@ class ReservationRepository:
         self._database = database
 
     async def hold(
-        self, user_id: int, seat: Seat, hold_seconds: float, key: IdempotencyKey | None
+        self,
+        user_id: int,
+        seat: Seat,
+        hold_seconds: float,
+        key: IdempotencyKey | None,
+        admission: Admission | None,
     ) -> Reservation | Remembered:
         async def work(connection: Connection) -> Reservation | Remembered:
             if key is not None and (known := await _claim(connection, key, seat.id)) is not None:
                 return known
             lapsed = await _lapsed_or_none(connection, seat.id)
-            reservation = await _take(connection, user_id, seat, hold_seconds, lapsed)
+            reservation = await _take(connection, user_id, seat, hold_seconds, admission, lapsed)
             if key is not None:
                 await connection.execute(FINISH_KEY, reservation.id, key.user_id, key.value)
             return reservation
@@ -236,17 +271,37 @@ class ReservationRepository:
         user_id: int,
         payment_id: int,
         failed_payment_id: int,
+        admission: Admission | None,
         lease_seconds: float,
     ) -> tuple[bool, Reservation | None]:
+        place = (admission.room, admission.place_number) if admission else (None, None)
         lease = _microseconds(lease_seconds)
-        values = (payment_id, lease, reservation_id, user_id, failed_payment_id, payment_id)
+        values = (payment_id, *place, lease, reservation_id, user_id, failed_payment_id, payment_id)
         begin: Statement = (BEGIN_PAYMENT, *values)
-        if not failed_payment_id:
-            return await self._change_and_get(reservation_id, begin)
-        _, begun, found = await self._database.execute_transaction(
-            (REMEMBER_PAYING, reservation_id, failed_payment_id), begin, (GET, reservation_id)
-        )
-        return begun.matched == 1, _reservation(found.rows[0]) if found.rows else None
+        get: Statement = (GET, reservation_id)
+        try:
+            if not failed_payment_id:
+                return await self._change_and_get(reservation_id, begin)
+            _, begun, found = await self._database.execute_transaction(
+                (REMEMBER_PAYING, reservation_id, failed_payment_id), begin, get
+            )
+            return _changed(begun, found)
+        except DuplicateKey:
+            pass  # another reservation of the place is PAYING or CONFIRMED
+
+        async def work(connection: Connection) -> tuple[bool, Reservation | None]:
+            await _free_place(connection, reservation_id, failed_payment_id, admission)
+            *_, begun, found = await connection.execute_together(
+                (REMEMBER_PAYING, reservation_id, failed_payment_id), begin, get
+            )
+            return _changed(begun, found)
+
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._database.run(work)
+            except DuplicateKey:
+                continue  # yet another one was faster
+        raise PaymentInProgress
 
     async def _change_and_get(
         self, reservation_id: int, change: Statement
@@ -258,8 +313,7 @@ class ReservationRepository:
         """
 
         async def work(connection: Connection) -> tuple[bool, Reservation | None]:
-            changed, found = await connection.execute_together(change, (GET, reservation_id))
-            return changed.matched == 1, _reservation(found.rows[0]) if found.rows else None
+            return _changed(*await connection.execute_together(change, (GET, reservation_id)))
 
         return await self._database.run(work, autocommit=True)
 
@@ -379,6 +433,10 @@ async def _check_removed(connection: Connection, reservation_id: int) -> None:
         raise ReservationNotFound(reservation_id)
 
 
+def _changed(change: Result, found: Result) -> tuple[bool, Reservation | None]:
+    return change.matched == 1, _reservation(found.rows[0]) if found.rows else None
+
+
 async def _get(connection: Connection, reservation_id: int) -> Reservation | None:
     row = await connection.fetch_one(GET, reservation_id)
     return _reservation(row) if row is not None else None
@@ -421,17 +479,30 @@ async def _lapsed_or_none(connection: Connection, seat_id: int) -> int | None:
 
 
 async def _take(
-    connection: Connection, user_id: int, seat: Seat, hold_seconds: float, lapsed: int | None
+    connection: Connection,
+    user_id: int,
+    seat: Seat,
+    hold_seconds: float,
+    admission: Admission | None,
+    lapsed: int | None,
 ) -> Reservation:
-    """Holds a seat whose only live reservation, if any, is `lapsed`. Raises SeatHeld, SeatSold."""
+    """Holds a seat whose only live reservation, if any, is `lapsed`. Raises SeatHeld, SeatSold,
+    PaymentInProgress, AdmissionEnded."""
     hold = _microseconds(hold_seconds)
+    values = (user_id, seat.id, seat.schedule_id, seat.seat_num, seat.price, hold, hold)
+    insert: Statement = (INSERT, *values)
+    if admission is not None:
+        place = (admission.room, admission.place_number)
+        insert = (INSERT_FOR_PLACE, *values, *place, *reversed(place))
     for _ in range(ATTEMPTS):
         if lapsed is not None:
             await connection.execute(EXPIRE, lapsed)
         try:
-            row = await connection.fetch_one(
-                INSERT, user_id, seat.id, seat.schedule_id, seat.seat_num, seat.price, hold, hold
-            )
+            row = await connection.fetch_one(*insert)
+        except MissingValue:
+            assert admission is not None
+            await _check_unpaid(connection, admission)
+            continue
         except DuplicateKey:
             # Another request was faster.
             lapsed = await _lapsed_or_none(connection, seat.id)
@@ -453,12 +524,54 @@ async def _take(
     raise SeatHeld(seat.id)
 
 
+async def _check_unpaid(connection: Connection, admission: Admission) -> None:
+    """Expires a payment of the place whose lease has run out. Raises PaymentInProgress or
+    AdmissionEnded if there is another one."""
+    paid = await connection.fetch_one(PAID_OF_PLACE, admission.place_number, admission.room)
+    if paid is None:
+        return
+    if paid.status == Status.CONFIRMED:
+        raise AdmissionEnded
+    if not paid.lapsed:
+        raise PaymentInProgress(paid.payment_id)
+    await connection.execute(EXPIRE, paid.id)
+
+
+async def _free_place(
+    connection: Connection,
+    reservation_id: int,
+    failed_payment_id: int,
+    admission: Admission | None,
+) -> None:
+    """Ends a payment of another reservation of the place that has failed, or whose lease has run
+    out. Raises PaymentInProgress or AdmissionEnded if there is a payment that has not."""
+    place = (admission.place_number, admission.room) if admission else (None, None)
+    paid = await connection.fetch_one(LOCK_PAID_OF_SAME_PLACE, *place, reservation_id)
+    if paid is None:
+        return
+    if paid.status == Status.CONFIRMED:
+        raise AdmissionEnded
+    if paid.lapsed:
+        await connection.execute(EXPIRE, paid.id)
+    elif paid.payment_id == failed_payment_id:
+        await connection.execute_together(
+            (REMEMBER_PAYING, paid.id, failed_payment_id),
+            (RETURN_TO_HOLD, paid.id, failed_payment_id),
+        )
+    else:
+        raise PaymentInProgress(paid.payment_id)
+
+
 async def _take_again(
     connection: Connection, reservation_id: int, payment_id: int, seat_id: int
 ) -> bool:
     """Confirms a reservation that is not PAYING for this payment. Returns False if its seat is
-    taken."""
+    taken, or if another reservation of its place is PAYING or CONFIRMED."""
     for _ in range(ATTEMPTS):
+        try:
+            await _free_place(connection, reservation_id, 0, None)
+        except (PaymentInProgress, AdmissionEnded):
+            return False
         live = await connection.fetch_one(LIVE_OF_SEAT, seat_id)
         if live is not None and live.id != reservation_id:
             if live.status == Status.CONFIRMED or not live.lapsed:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from reservation_service.domain import (
+    Admission,
     IdempotencyKey,
     NotYours,
     PaymentInProgress,
@@ -18,6 +19,7 @@ from reservation_service.domain import (
     SeatNotFound,
     Status,
     cancellation_error,
+    check_admission,
     check_hold_request,
     check_schedules,
     payment_error,
@@ -59,13 +61,20 @@ class ReservationService:
         self._payment_lease_seconds = payment_lease_seconds
         self._retention_days = retention_days
 
-    async def hold_seat(self, user_id: int, seat_id: int, idempotency_key: str) -> Reservation:
+    async def hold_seat(
+        self,
+        user_id: int,
+        seat_id: int,
+        idempotency_key: str,
+        admission: Admission | None = None,
+    ) -> Reservation:
         """Holds a seat for a user. With an idempotency key, a repeat returns the first result.
 
-        Raises InvalidRequest, SeatNotFound, SeatHeld, SeatSold; with a key also
-        IdempotencyKeyReused and RequestInProgress.
+        Raises InvalidRequest, SeatNotFound, SeatHeld, SeatSold; with an admission also
+        PaymentInProgress and AdmissionEnded, if one of its reservations is being paid or paid;
+        with a key also IdempotencyKeyReused and RequestInProgress.
         """
-        check_hold_request(user_id, seat_id, idempotency_key)
+        check_hold_request(user_id, seat_id, idempotency_key, admission)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
         try:
             seat = await self._directory.seat(seat_id)
@@ -78,7 +87,7 @@ class ReservationService:
         async with self._locks.seat(seat_id, holder) as other:
             if other is not None:
                 return await self._result_without_lock(seat_id, key, holder, other)
-            held = await self._store.hold(user_id, seat, self._hold_seconds, key)
+            held = await self._store.hold(user_id, seat, self._hold_seconds, key, admission)
         return held.result(seat_id) if isinstance(held, Remembered) else held
 
     async def _result_without_lock(
@@ -129,18 +138,27 @@ class ReservationService:
         return await self._store.sold_by_schedule(schedule_ids)
 
     async def begin_payment(
-        self, reservation_id: int, user_id: int, payment_id: int, failed_payment_id: int
+        self,
+        reservation_id: int,
+        user_id: int,
+        payment_id: int,
+        failed_payment_id: int,
+        admission: Admission | None = None,
     ) -> Reservation:
         """Starts a payment or renews its lease. Idempotent per payment id.
 
-        Raises ReservationNotFound, NotYours, ReservationExpired, PaymentInProgress, AlreadyPaid.
+        `admission` is the one with which the user pays; without it, the reservation keeps the one
+        that it was made with. Raises ReservationNotFound, NotYours, ReservationExpired,
+        PaymentInProgress (of the reservation or of the admission), AlreadyPaid, AdmissionEnded.
         """
+        check_admission(admission)
         for _ in range(ATTEMPTS):
             begun, reservation = await self._store.begin_payment(
                 reservation_id,
                 user_id,
                 payment_id,
                 failed_payment_id,
+                admission,
                 self._payment_lease_seconds,
             )
             if reservation is None:

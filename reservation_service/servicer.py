@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
-from reservation_service.domain import Reservation, Status
+from reservation_service.domain import Admission, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.server import Context
 
@@ -36,7 +36,7 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.ReserveRequest, context: Context
     ) -> reservation_pb2.ReserveResponse:
         reservation = await self._service.hold_seat(
-            request.user_id, request.seat_id, request.idempotency_key
+            request.user_id, request.seat_id, request.idempotency_key, _admission(request)
         )
         return _response(reservation_pb2.ReserveResponse, reservation)
 
@@ -74,8 +74,17 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
             request.user_id,
             request.payment_id,
             request.failed_payment_id,
+            _admission(request),
         )
         return _response(reservation_pb2.BeginPaymentResponse, reservation)
+
+
+def _admission(
+    request: reservation_pb2.ReserveRequest | reservation_pb2.BeginPaymentRequest,
+) -> Admission | None:
+    if not request.HasField("admission"):
+        return None
+    return Admission(request.admission.room, request.admission.place_number)
 
 
 def _response(kind: type[Response], reservation: Reservation) -> Response:

@@ -1,7 +1,8 @@
 """MariaDB: a pool of connections, transactions around use cases, and errors of our own.
 
     DatabaseError           the server refused a statement: a defect, unless it was expected
-    └── DuplicateKey        a second row with a unique key
+    ├── DuplicateKey        a second row with a unique key
+    └── MissingValue        NULL for a column that must have a value
     Unavailable             the server cannot be reached or cannot write; retry later
     ├── AccessDenied        the server refuses the user, the password, the schema or a grant
     ├── StatementRefused    this server is no primary: it certainly ran nothing
@@ -29,8 +30,9 @@ from pymysql.constants import ER
 from servicekit import call_context, logs
 from servicekit.errors import Unavailable
 from servicekit.mysql_errors import Treatment, treatment
-from servicekit.mysql_protocol import MysqlConnection, Result
-from servicekit.mysql_protocol import Row as Row  # callers name it
+from servicekit.mysql_protocol import MysqlConnection
+from servicekit.mysql_protocol import Result as Result  # callers name these two
+from servicekit.mysql_protocol import Row as Row
 
 log = logs.get(__name__)
 
@@ -63,6 +65,11 @@ class DatabaseError(Exception):
 
 class DuplicateKey(DatabaseError):
     """A unique key has this value already."""
+
+
+class MissingValue(DatabaseError):
+    """A column that must have a value would be NULL. A statement can raise it on purpose, to write
+    nothing unless a condition holds."""
 
 
 class AccessDenied(Unavailable):
@@ -353,7 +360,8 @@ def _translated(error: pymysql.err.MySQLError) -> Exception:
             return Unavailable("The database is unavailable.")
     if isinstance(error, pymysql.err.InterfaceError):  # the connection is closed
         return Unavailable("The database is unavailable.")
-    kind = DuplicateKey if number == ER.DUP_ENTRY else DatabaseError
+    kinds = {ER.DUP_ENTRY: DuplicateKey, ER.BAD_NULL_ERROR: MissingValue}
+    kind = kinds.get(number, DatabaseError)
     operational = isinstance(error, pymysql.err.OperationalError)
     transient = operational and number not in _DEFECT_NUMBERS
     return kind(str(error), number, transient=transient)

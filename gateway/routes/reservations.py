@@ -1,6 +1,7 @@
 """Holding a seat, paying for it, reading the reservation, cancelling the hold."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -67,6 +68,7 @@ class ReservationRoutes:
                     "SEAT_NOT_FOUND",
                     "SEAT_HELD",
                     "SEAT_SOLD",
+                    "PAYMENT_IN_PROGRESS",
                     *KEY_ERRORS,
                     *ALWAYS,
                 ),
@@ -97,6 +99,7 @@ class ReservationRoutes:
                     "PAYMENT_DECLINED",
                     "CHARGE_AMOUNT_DIFFERS",
                     "ALREADY_PAID",
+                    "PAYMENT_IN_PROGRESS",
                     *KEY_ERRORS,
                     *ALWAYS,
                 ),
@@ -147,14 +150,18 @@ class ReservationRoutes:
             key = idempotency_key(request)
         errors.raise_if_any()
         _check_same_user(place, body.user_id)
-        await self._guard.check_admission(place)
-        reservation = await call(
-            self._clients.reservation.Reserve,
-            reservation_pb2.ReserveRequest(
-                user_id=body.user_id, seat_id=body.concert_seat_id, idempotency_key=key
-            ),
-            budget=self._settings.write_budget_seconds,
-        )
+        await self._guard.check_unpaid_admission(place)
+        with self._noting_its_end(place):
+            reservation = await call(
+                self._clients.reservation.Reserve,
+                reservation_pb2.ReserveRequest(
+                    user_id=body.user_id,
+                    seat_id=body.concert_seat_id,
+                    idempotency_key=key,
+                    admission=reservation_pb2.Admission(room=place.room, place_number=place.number),
+                ),
+                budget=self._settings.write_budget_seconds,
+            )
         return JsonResponse(_hold_json(reservation))
 
     async def pay(self, request: Request) -> Response:
@@ -170,20 +177,26 @@ class ReservationRoutes:
         errors.raise_if_any()
         _check_same_user(place, body.user_id)
         try:
-            await self._guard.check_admission(place)
+            await self._guard.check_unpaid_admission(place)
         except TokenExpired as expired:
             return await self._outcome(reservation_id, body.user_id, expired)
-        payment = await call(
-            self._clients.payment.Pay,
-            payment_pb2.PayRequest(
-                reservation_id=reservation_id,
-                user_id=body.user_id,
-                idempotency_key=key,
-                admission=payment_pb2.Admission(room=place.room, place_number=place.number),
-            ),
-            budget=self._settings.pay_budget_seconds,
-        )
-        self._guard.forget_admission(place)
+        admission = payment_pb2.Admission(room=place.room, place_number=place.number)
+        with self._noting_its_end(place):
+            payment = await call(
+                self._clients.payment.Pay,
+                payment_pb2.PayRequest(
+                    reservation_id=reservation_id,
+                    user_id=body.user_id,
+                    idempotency_key=key,
+                    admission=admission,
+                ),
+                budget=self._settings.pay_budget_seconds,
+            )
+        paid = payment.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED
+        if paid and payment.admission == admission:
+            self._guard.end_admission(place)
+        else:  # not known yet, or a payment that was made with an earlier admission
+            self._guard.forget_admission(place)
         return _payment_response(payment)
 
     async def read(self, request: Request) -> Response:
@@ -220,6 +233,16 @@ class ReservationRoutes:
             budget=self._settings.write_budget_seconds,
         )
         return no_content()
+
+    @contextlib.contextmanager
+    def _noting_its_end(self, place: queue_pb2.Place) -> Iterator[None]:
+        """Notes the end of the admission if the called service says that a payment has ended it."""
+        try:
+            yield
+        except RemoteError as error:
+            if error.code == TokenExpired.code:
+                self._guard.end_admission(place)
+            raise
 
     async def _outcome(self, reservation_id: int, user_id: int, expired: TokenExpired) -> Response:
         """After the admission has ended, returns the outcome of an existing payment; raises

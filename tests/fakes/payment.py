@@ -9,6 +9,8 @@ from decimal import Decimal
 
 from payment_service.domain import (
     FINAL_FAILURES,
+    Admission,
+    AdmissionEnded,
     Attempt,
     Charge,
     ChargeAmountDiffers,
@@ -258,6 +260,9 @@ class FakeReservations:
         self.price = Decimal(price)
         self.owners: dict[int, int] = {}
         self.paying: dict[int, int] = {}
+        # The payment that is in progress with an admission, and the admissions that one has ended.
+        self.paying_with: dict[Admission, int] = {}
+        self.ended: set[Admission] = set()
         self.lapsed: set[int] = set()
         self.calls: list[int] = []
         # Raised by the next calls, one each.
@@ -287,8 +292,16 @@ class FakeReservations:
         if payment.reservation_id in self.lapsed:
             raise ReservationExpired("The hold ran out.")
         paying = self.paying.get(payment.reservation_id, 0)
-        if paying not in (0, payment.id, payment.failed_payment_id):
-            raise PaymentInProgress("Another payment is under way.")
+        allowed = (0, payment.id, payment.failed_payment_id)
+        if paying not in allowed:
+            raise PaymentInProgress("Another payment is under way.", payment_id=paying)
+        if payment.admission is not None:
+            if payment.admission in self.ended:
+                raise AdmissionEnded("The admission has ended.")
+            paying = self.paying_with.get(payment.admission, 0)
+            if paying not in allowed:
+                raise PaymentInProgress("Another payment is under way.", payment_id=paying)
+            self.paying_with[payment.admission] = payment.id
         self.paying[payment.reservation_id] = payment.id
         return self.price
 

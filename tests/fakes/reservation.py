@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from reservation_service.domain import (
+    Admission,
+    AdmissionEnded,
     IdempotencyKey,
+    PaymentInProgress,
     PaymentOutcome,
     Remembered,
     Reservation,
@@ -33,17 +36,26 @@ class FakeReservationStore:
         self.lost: set[int] = set()
         self._last_id = 0
         self.earlier: set[tuple[int, int]] = set()
+        # The place of each reservation that has one.
+        self.places: dict[int, Admission] = {}
 
     async def hold(
-        self, user_id: int, seat: Seat, hold_seconds: float, key: IdempotencyKey | None
+        self,
+        user_id: int,
+        seat: Seat,
+        hold_seconds: float,
+        key: IdempotencyKey | None,
+        admission: Admission | None,
     ) -> Reservation | Remembered:
         if key in self.keys and key is not None:
             return self.keys[key][0]
         live = self._live(seat.id)
         if live is not None and live.status != Status.EXPIRED:
             raise (SeatSold if live.status == Status.CONFIRMED else SeatHeld)(seat.id)
-        if live is not None:
-            self._change(live, stored_status=Status.EXPIRED)
+        paid = self._check_unpaid(admission, 0)
+        for dead in (live, paid):
+            if dead is not None:
+                self._change(dead, stored_status=Status.EXPIRED)
         until = self._now() + timedelta(seconds=hold_seconds)
         self._last_id += 1
         id = self._last_id
@@ -60,6 +72,8 @@ class FakeReservationStore:
             0,
             self._now(),
         )
+        if admission is not None:
+            self.places[id] = admission
         if key is not None:
             self.keys[key] = (Remembered(seat.id, self.rows[id]), self._now())
         return self.rows[id]
@@ -90,6 +104,7 @@ class FakeReservationStore:
         user_id: int,
         payment_id: int,
         failed_payment_id: int,
+        admission: Admission | None,
         lease_seconds: float,
     ) -> tuple[bool, Reservation | None]:
         row = await self.get(reservation_id)
@@ -102,6 +117,14 @@ class FakeReservationStore:
             or (paying_for == failed_payment_id and held)
             or (paying_for == payment_id and row.lapses_at > row.read_at)
         ):
+            admission = admission or self.places.get(row.id)
+            paid = self._check_unpaid(admission, row.id, failed_payment_id)
+            if paid is not None and paid.status == Status.EXPIRED:
+                self._change(paid, stored_status=Status.EXPIRED)
+            elif paid is not None:
+                await self.return_to_hold(paid.id, paid.payment_id)
+            if admission is not None:
+                self.places[row.id] = admission
             if paying_for == failed_payment_id:
                 self.earlier.add((row.id, failed_payment_id))
             lease = row.read_at + timedelta(seconds=lease_seconds)
@@ -139,6 +162,7 @@ class FakeReservationStore:
             payment_id in self.lost
             or row.stored_status == Status.CONFIRMED
             or (live is not None and others and live.status != Status.EXPIRED)
+            or self._is_paid(self.places.get(row.id), row.id)
         ):
             self.lost.add(payment_id)
             return PaymentOutcome.SEAT_LOST
@@ -225,6 +249,32 @@ class FakeReservationStore:
     def _check_known(self, row: Reservation, payment_id: int) -> None:
         if row.payment_id != payment_id and (row.id, payment_id) not in self.earlier:
             raise UnknownPayment(row.id, payment_id)
+
+    def _is_paid(self, admission: Admission | None, but: int) -> bool:
+        try:
+            paid = self._check_unpaid(admission, but)
+        except (PaymentInProgress, AdmissionEnded):
+            return True
+        if paid is not None:
+            self._change(paid, stored_status=Status.EXPIRED)
+        return False
+
+    def _check_unpaid(
+        self, admission: Admission | None, but: int, failed_payment_id: int = 0
+    ) -> Reservation | None:
+        """Returns the reservation of the place, other than `but`, whose payment has lapsed or
+        failed. Raises for one that is being paid or paid."""
+        for id, place in self.places.items():
+            paid = replace(self.rows[id], read_at=self._now())
+            if place != admission or id == but:
+                continue
+            if paid.stored_status == Status.CONFIRMED:
+                raise AdmissionEnded
+            if paid.stored_status == Status.PAYING:
+                if paid.status == Status.PAYING and paid.payment_id != failed_payment_id:
+                    raise PaymentInProgress(paid.payment_id)
+                return paid
+        return None
 
     def _live(self, seat_id: int) -> Reservation | None:
         dead = (Status.CANCELLED, Status.EXPIRED)

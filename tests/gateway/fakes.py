@@ -104,6 +104,8 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
+        # A number is never given twice, not even after a reset.
+        self._places_given = 0
         self.reset()
 
     def reset(self) -> None:
@@ -116,7 +118,6 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self.admitted: dict[int, queue_pb2.Place] = {}
         self.waiting: list[queue_pb2.Place] = []
         self.given_at = GIVEN_AT
-        self._places_given = 0
 
     def enter(self, user_id: int) -> queue_pb2.Place:
         """Returns the user's place; gives a new one if there is none."""
@@ -401,6 +402,7 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
                 user_id=request.user_id,
                 amount=reservation.price,
                 status=self.outcome,
+                admission=request.admission,
             )
             if self.outcome == SUCCEEDED:
                 reservation.status = CONFIRMED

@@ -132,6 +132,17 @@ async def test_forget_makes_the_next_check_ask_again(room: Room) -> None:
     admissions.forget(PLACE)  # no-op without an entry
 
 
+async def test_an_admission_that_a_payment_ended_is_refused_before_its_event(room: Room) -> None:
+    admissions = admissions_of(room)
+    await admissions.check_unpaid(PLACE)
+    admissions.end(PLACE)
+    for _ in range(2):
+        with pytest.raises(TokenExpired):
+            await admissions.check_unpaid(PLACE)
+    assert room.asked == 1
+    await admissions.check_unpaid(queue_pb2.Place(number=8))
+
+
 async def test_positions_are_never_cached(room: Room) -> None:
     admissions = admissions_of(room)
     await admissions.check(PLACE)

@@ -42,7 +42,11 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
     ),
     ("post", "/concerts/reservation"): (
         {"200"},
-        ALWAYS | ADMITTED | BODY | KEY | {"NOT_YOURS", "SEAT_NOT_FOUND", "SEAT_HELD", "SEAT_SOLD"},
+        ALWAYS
+        | ADMITTED
+        | BODY
+        | KEY
+        | {"NOT_YOURS", "SEAT_NOT_FOUND", "SEAT_HELD", "SEAT_SOLD", "PAYMENT_IN_PROGRESS"},
     ),
     ("post", "/concerts/reservations/{reservationId}/pay"): (
         {"200", "202"},
@@ -57,6 +61,7 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
             "PAYMENT_DECLINED",
             "CHARGE_AMOUNT_DIFFERS",
             "ALREADY_PAID",
+            "PAYMENT_IN_PROGRESS",
         },
     ),
     ("get", "/concerts/reservations/{reservationId}"): (

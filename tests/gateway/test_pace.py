@@ -156,7 +156,7 @@ class TestOverHttp:
         assert len(services.faults.of("GetPositions")) == 1
         assert EARLY._value.get() - before == 20
         clock.now += 1
-        services.queue.end(1)
+        services.queue.end(services.queue.waiting[0].number)
         assert (await client.get("/queues/order", headers=far)).json()["order"] == 200
 
     async def test_the_first_pause_counts_from_entering(

@@ -15,6 +15,7 @@ from gateway.routes import health
 from gateway.server import Drain
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.payment.v1 import payment_pb2
+from servicekit.errors import Gone
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import (
     CONFIRMED,
@@ -25,6 +26,7 @@ from tests.gateway.fakes import (
     ROWS_PER_PAGE,
     SUCCEEDED,
     Services,
+    service_error,
     sign,
 )
 from tests.gateway.problems import assert_problem
@@ -83,7 +85,8 @@ class TestEnteringTheQueue:
         response = await client.post("/queues/enqueue", json={"userId": 42})
         assert response.status_code == 201
         assert response.headers["content-type"] == "application/json"
-        assert response.headers["X-Access-Token"] == sign(services.queue.admitted[1])
+        (place,) = services.queue.admitted.values()
+        assert response.headers["X-Access-Token"] == sign(place)
         assert "Retry-After" not in response.headers
         assert response.json() == {
             "order": 0,
@@ -388,16 +391,18 @@ class TestPaying:
     async def test_returns_the_payment(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
+        place = services.queue.enter(42)
         response = await client.post(
             pay,
             json={"userId": 42},
-            headers=token(services.token()) | {"Idempotency-Key": "k-2"},
+            headers=token(sign(place)) | {"Idempotency-Key": "k-2"},
         )
         assert response.status_code == 200
         assert response.json() == {"paymentId": 1, "reservationId": 1, "status": "SUCCEEDED"}
         (call,) = services.faults.of("Pay")
         assert call.request.idempotency_key == "k-2"
-        assert (call.request.admission.room, call.request.admission.place_number) == ("main", 1)
+        admission = call.request.admission
+        assert (admission.room, admission.place_number) == (place.room, place.number)
 
     async def test_pending_is_202_and_a_repeated_request_returns_the_outcome(
         self, client: httpx.AsyncClient, services: Services, pay: str
@@ -421,13 +426,58 @@ class TestPaying:
         await client.post(pay, json={"userId": 42}, headers=headers)
         assert_problem(await client.get("/concerts", headers=headers), 401, "TOKEN_EXPIRED")
 
+    @pytest.mark.parametrize("route", ["hold", "pay"])
+    async def test_nothing_is_bought_before_the_event_of_the_payment(
+        self, client: httpx.AsyncClient, services: Services, pay: str, route: str
+    ) -> None:
+        place = services.queue.enter(42)
+        headers = token(sign(place))
+        other = services.reservations.hold(42, 102).id
+        assert (await client.post(pay, json={"userId": 42}, headers=headers)).status_code == 200
+        # queue_service has not heard of the payment yet.
+        services.queue.admitted[place.number] = place
+        path, body = {
+            "hold": ("/concerts/reservation", {"userId": 42, "concertSeatId": 103}),
+            "pay": (f"/concerts/reservations/{other}/pay", {"userId": 42}),
+        }[route]
+        response = await client.post(path, json=body, headers=headers)
+        assert_problem(response, 401, "TOKEN_EXPIRED")
+        again = await client.post(pay, json={"userId": 42}, headers=headers)
+        assert (again.status_code, again.json()["paymentId"]) == (200, 1)
+
+    async def test_repeating_a_payment_of_an_earlier_admission_ends_nothing(
+        self, client: httpx.AsyncClient, services: Services, pay: str
+    ) -> None:
+        await client.post(pay, json={"userId": 42}, headers=token(services.token()))
+        headers = token(services.token())  # of a new place
+        assert (await client.post(pay, json={"userId": 42}, headers=headers)).status_code == 200
+        hold = {"userId": 42, "concertSeatId": 103}
+        response = await client.post("/concerts/reservation", json=hold, headers=headers)
+        assert response.status_code == 200
+
+    @pytest.mark.parametrize("method", ["Reserve", "Pay"])
+    async def test_a_service_that_knows_the_end_of_the_admission_is_asked_once(
+        self, client: httpx.AsyncClient, services: Services, pay: str, method: str
+    ) -> None:
+        headers = token(services.token())
+        services.faults.errors[method] = service_error("TOKEN_EXPIRED", Gone)
+        path, body = {
+            "Reserve": ("/concerts/reservation", {"userId": 42, "concertSeatId": 103}),
+            "Pay": (pay, {"userId": 42}),
+        }[method]
+        for _ in range(2):
+            response = await client.post(path, json=body, headers=headers)
+            assert_problem(response, 401, "TOKEN_EXPIRED")
+            assert response.headers["WWW-Authenticate"] == "X-Access-Token"
+        assert len(services.faults.of(method)) == 1
+
     async def test_after_the_admission_returns_a_pending_payment(
         self, client: httpx.AsyncClient, services: Services, pay: str
     ) -> None:
         services.payments.outcome = PENDING
         headers = token(services.token())
         await client.post(pay, json={"userId": 42}, headers=headers)
-        services.queue.end(1)
+        services.queue.end(services.queue.enter(42).number)
         response = await client.post(pay, json={"userId": 42}, headers=headers)
         assert (response.status_code, response.json()["status"]) == (202, "PENDING")
 
@@ -586,11 +636,12 @@ class TestHealth:
 
 
 def test_the_tokens_of_the_fakes_have_the_claims_of_the_contract(services: Services) -> None:
-    text = services.token(42)
+    place = services.queue.enter(42)
+    text = sign(place)
     assert jwt.get_unverified_header(text)["kid"] == KEY_ID
     assert jwt.decode(text, options={"verify_signature": False}) == {
         "room": "main",
-        "place": 1,
+        "place": place.number,
         "user": 42,
         "epoch": 1,
         "iat": GIVEN_AT,

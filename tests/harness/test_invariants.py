@@ -221,6 +221,23 @@ def test_two_live_reservations_of_a_seat_are_counted(stores: Stores) -> None:
         execute(stores, *EMPTY, f"ALTER TABLE {table} ADD UNIQUE KEY {index} (live_seat_id)")
 
 
+def test_two_paid_reservations_of_a_place_are_counted(stores: Stores) -> None:
+    """The constraint prevents them, unless a migration loses it."""
+    index = "one_payment_a_place"
+    table = "reservation.reservation"
+    execute(stores, f"ALTER TABLE {table} DROP INDEX {index}")
+    try:
+        execute(
+            stores,
+            f"UPDATE {table} SET room = 'main', place_number = 5 WHERE id IN (1, 3)",
+            f"UPDATE {table} SET status = 'PAYING', payment_id = 9 WHERE id = 3",
+        )
+        expected = {"places_with_two_paid_reservations": 1, "reservations_stuck_in_payment": 1}
+        assert violated(stores) == expected
+    finally:
+        execute(stores, *EMPTY, f"ALTER TABLE {table} ADD UNIQUE KEY {index} (paid_place, room)")
+
+
 def test_wrong_events_are_counted(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """No event of a success, a second event of a refund; a repeated event is no violation."""
     second = events_pb2.PaymentEvent(event_id="e", payment_id=8)
@@ -293,6 +310,7 @@ def test_each_invariant_is_violated_here() -> None:
     provoked = {name for _, expected in VIOLATIONS.values() for name in expected}
     assert {each.name for each in invariants.INVARIANTS} - provoked == {
         "seats_with_two_live_reservations",
+        "places_with_two_paid_reservations",
         "samples_over_capacity",
         "people_admitted_out_of_order",
     }

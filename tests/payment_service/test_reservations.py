@@ -1,5 +1,6 @@
 """The client of reservation_service: how it treats each answer of BeginPayment, and none."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from payment_service.domain import Payment, Status
+from payment_service.domain import Admission, Payment, Status
 from payment_service.reservations import GrpcReservations
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit.errors import ServiceError
@@ -42,10 +43,31 @@ def reservations(*answers: str) -> GrpcReservations:
             raise RemoteError(answer, grpc.StatusCode.UNKNOWN, "")
         return reservation_pb2.BeginPaymentResponse(price=answer)
 
+    return client_of(begin_payment)
+
+
+def client_of(begin_payment: Any) -> GrpcReservations:
     stub = SimpleNamespace(BeginPayment=begin_payment)
     return GrpcReservations(
         cast("reservation_pb2_grpc.ReservationServiceAsyncStub", stub), budget=0.4
     )
+
+
+async def test_another_payment_in_progress_is_final_if_the_answer_names_it() -> None:
+    calls = 0
+
+    async def begin_payment(
+        request: reservation_pb2.BeginPaymentRequest, **_: Any
+    ) -> reservation_pb2.BeginPaymentResponse:
+        nonlocal calls
+        calls += 1
+        assert (request.admission.room, request.admission.place_number) == ("main", 17)
+        raise RemoteError("PAYMENT_IN_PROGRESS", grpc.StatusCode.ALREADY_EXISTS, "", payment_id="5")
+
+    payment = replace(PAYMENT, admission=Admission("main", 17))
+    with pytest.raises(RemoteError) as raised:
+        await client_of(begin_payment).begin_payment(payment)
+    assert (raised.value.metadata, calls) == ({"payment_id": "5"}, 1)
 
 
 async def test_temporary_errors_are_retried() -> None:

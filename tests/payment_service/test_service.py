@@ -1,6 +1,7 @@
 """The use cases of payments, over fakes."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 
@@ -10,6 +11,7 @@ import pytest
 from payment_service.consumers import ReservationEvents
 from payment_service.domain import (
     Admission,
+    AdmissionEnded,
     ChargeStatus,
     IdempotencyKeyReused,
     NotYours,
@@ -69,6 +71,84 @@ async def test_after_a_decline_the_next_call_starts_a_new_payment(shop: Shop) ->
     payment = await shop.service.pay(ORDER)
     assert (payment.id, payment.status) == (2, Status.SUCCEEDED)
     assert shop.event_kinds == ["failed", "succeeded"]
+
+
+@pytest.fixture
+def orders(shop: Shop) -> list[PayOrder]:
+    """14 holds of one admission."""
+    for reservation_id in range(100, 114):
+        shop.reservations.hold(reservation_id, user_id=42)
+    return [PayOrder(i, 42, admission=Admission("main", 17)) for i in range(100, 114)]
+
+
+def kinds(results: list[Payment | BaseException]) -> Counter[str]:
+    return Counter(
+        r.code if isinstance(r, ServiceError) else r.status.value if isinstance(r, Payment) else "?"
+        for r in results
+    )
+
+
+async def test_of_14_payments_of_one_admission_one_succeeds(
+    shop: Shop, orders: list[PayOrder]
+) -> None:
+    results = await asyncio.gather(
+        *(shop.service.pay(order) for order in orders), return_exceptions=True
+    )
+    found = kinds(results)
+    assert found.pop("SUCCEEDED") == 1
+    assert found.keys() <= {"PAYMENT_IN_PROGRESS", "TOKEN_EXPIRED"}
+    assert len(shop.provider.charged) == 1
+    assert shop.event_kinds == ["succeeded"]
+    # The reservation has not heard of the success yet; the payment is the first one again.
+    again = await asyncio.gather(
+        *(shop.service.pay(order) for order in orders), return_exceptions=True
+    )
+    assert kinds(again) == {"SUCCEEDED": 1, "TOKEN_EXPIRED": 13}
+    shop.reservations.ended.add(Admission("main", 17))
+    with pytest.raises(AdmissionEnded):
+        await shop.service.pay(
+            next(
+                o
+                for o, r in zip(orders, again, strict=True)
+                if r is not None and not isinstance(r, Payment)
+            )
+        )
+    assert len(shop.provider.charged) == 1
+
+
+async def test_while_a_payment_of_the_admission_is_pending_the_others_are_in_progress(
+    shop: Shop, orders: list[PayOrder]
+) -> None:
+    await shop.pay_without_answer(orders[0])
+    for _ in range(2):
+        with pytest.raises(PaymentInProgress):
+            await shop.service.pay(orders[1])
+    await shop.recover()
+    with pytest.raises(AdmissionEnded):
+        await shop.service.pay(orders[1])
+    assert len(shop.provider.charged) == 1
+
+
+async def test_after_a_decline_another_reservation_of_the_admission_is_paid_before_the_event(
+    shop: Shop, orders: list[PayOrder]
+) -> None:
+    await shop.pay_declined(orders[0])
+    payment = await shop.service.pay(orders[1])
+    assert payment.status is Status.SUCCEEDED
+    with pytest.raises(AdmissionEnded):
+        await shop.service.pay(orders[0])
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_a_payment_that_was_refused_for_its_admission_can_be_made_with_the_next_one(
+    shop: Shop, orders: list[PayOrder], key: str
+) -> None:
+    await shop.service.pay(orders[0])
+    order = replace(orders[1], idempotency_key=key)
+    with pytest.raises(AdmissionEnded):
+        await shop.service.pay(order)
+    again = replace(order, admission=Admission("main", 18))
+    assert (await shop.service.pay(again)).status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize(
@@ -455,11 +535,11 @@ async def test_the_outcome_of_another_replicas_payment_is_returned(shop: Shop) -
     assert len(shop.payments.payments) == 1
 
 
-async def test_while_the_previous_payment_is_unsettled_pay_is_unavailable(
+async def test_while_an_unknown_payment_is_in_progress_nothing_is_charged(
     shop: Shop,
 ) -> None:
     shop.reservations.paying[9] = 77
-    with pytest.raises(Unavailable):
+    with pytest.raises(PaymentInProgress):
         await shop.service.pay(ORDER)
     assert shop.events == []
     del shop.reservations.paying[9]

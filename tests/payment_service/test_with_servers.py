@@ -57,7 +57,9 @@ class Real:
         self.relay = Relay(OutboxRepository(database), producer, self.committed)
 
     def hold(self, user_id: int = 42) -> PayOrder:
-        order = PayOrder(next(reservation_ids), user_id, admission=Admission("main", 17))
+        # A payment ends its admission, so each reservation has one of its own.
+        number = next(reservation_ids)
+        order = PayOrder(number, user_id, admission=Admission("main", number))
         self.shop.reservations.hold(order.reservation_id, user_id)
         return order
 
@@ -137,7 +139,7 @@ async def test_fifty_calls_make_one_charge_one_row_one_event(real: Real) -> None
     assert await real.count(charges, payment.id) == 1
     assert await real.count("SELECT COUNT(*) FROM outbox") == 0
     [event] = [e for e in events if e.reservation_id == order.reservation_id]
-    assert event.succeeded.admission.place_number == 17
+    assert event.succeeded.admission.place_number == order.reservation_id
 
 
 async def test_a_refused_order_leaves_the_row_of_its_key_only(real: Real) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from reservation_service.domain import PaymentOutcome, Reservation, Status
+from reservation_service.domain import Admission, PaymentOutcome, Reservation, Status
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit.mysql import Database
@@ -110,6 +110,16 @@ def payment_id() -> int:
 
 
 @pytest.fixture
+def admission() -> Admission:
+    """An admission that no other test uses."""
+    return new_admission()
+
+
+def new_admission() -> Admission:
+    return Admission("main", next(ids))
+
+
+@pytest.fixture
 async def database(mysql_urls: dict[str, str]) -> AsyncIterator[Database]:
     async with Database(mysql_urls["reservation"], max_size=16, acquire_timeout=10.0) as database:
         yield database
@@ -145,10 +155,15 @@ def service(store: Store) -> ReservationService:
 
 
 async def begin(
-    service: ReservationService, held: Reservation, payment_id: int, *, failed: int = 0
+    service: ReservationService,
+    held: Reservation,
+    payment_id: int,
+    *,
+    failed: int = 0,
+    admission: Admission | None = None,
 ) -> Reservation:
     """Its user begins a payment; `failed` is the previous payment, 0 if none."""
-    return await service.begin_payment(held.id, held.user_id, payment_id, failed)
+    return await service.begin_payment(held.id, held.user_id, payment_id, failed, admission)
 
 
 async def pay(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:

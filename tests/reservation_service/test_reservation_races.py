@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from reservation_service.domain import (
+    Admission,
+    AdmissionEnded,
     PaymentInProgress,
     PaymentOutcome,
     RequestInProgress,
@@ -31,6 +34,7 @@ from tests.reservation_service.conftest import (
     RealReservationStore,
     ids,
     make_service,
+    new_admission,
     new_seats,
 )
 
@@ -210,6 +214,96 @@ async def test_two_payments_begin_at_once(bare_service: ReservationService) -> N
             [bare_service.begin_payment(held.id, 1, next(ids), 0) for _ in range(3)]
         )
         assert kinds(results) == {"Reservation": 1, "PAYMENT_IN_PROGRESS": 2}
+
+
+async def test_payments_and_holds_of_one_admission_at_once(
+    bare_service: ReservationService,
+) -> None:
+    """14 payments and 6 holds race, 100 times: one payment begins, and no hold is made after it."""
+    before = 0
+    user = next(ids)
+
+    def hold(admission: Admission) -> Awaitable[Reservation]:
+        return bare_service.hold_seat(user, new_seats(1)[0], "", admission)
+
+    async def begin(reservation: Reservation, admission: Admission) -> tuple[Reservation, datetime]:
+        paying = await bare_service.begin_payment(reservation.id, user, next(ids), 0, admission)
+        return paying, datetime.now(UTC)
+
+    for _ in range(100):
+        admission = new_admission()
+        held = [await hold(admission) for _ in range(14)]
+        results = await outcomes(
+            [
+                *(hold(admission) for _ in range(3)),
+                *(begin(reservation, admission) for reservation in held),
+                *(hold(admission) for _ in range(3)),
+            ]
+        )
+        payments, holds = results[3:17], results[:3] + results[17:]
+        assert kinds(payments) == {"tuple": 1, "PAYMENT_IN_PROGRESS": 13}
+        assert kinds(holds).keys() <= {"Reservation", "PAYMENT_IN_PROGRESS"}
+        [(paying, begun_at)] = [payment for payment in payments if isinstance(payment, tuple)]
+        made = [hold.read_at for hold in holds if isinstance(hold, Reservation)]
+        assert all(made_at <= begun_at for made_at in made)
+        before += len(made)
+        await bare_service.confirm_payment(paying.id, paying.payment_id)
+        rest = await outcomes(
+            [
+                *(hold(admission) for _ in range(3)),
+                *(
+                    begin(reservation, admission)
+                    for reservation in held
+                    if reservation.id != paying.id
+                ),
+            ]
+        )
+        assert kinds(rest) == {"TOKEN_EXPIRED": 16}
+    assert 0 < before < 600, "one of the orders never occurred"
+
+
+async def test_payments_after_a_failed_or_lapsed_one_of_their_admission_at_once(
+    bare_service: ReservationService, real_store: RealReservationStore
+) -> None:
+    user = next(ids)
+    for number in range(60):
+        admission = new_admission()
+        held = [await bare_service.hold_seat(user, s, "", admission) for s in new_seats(9)]
+        failed = next(ids)
+        await bare_service.begin_payment(held[0].id, user, failed, 0, admission)
+        calls: list[Awaitable[Any]] = [
+            bare_service.begin_payment(r.id, user, next(ids), failed, admission) for r in held[1:]
+        ]
+        if number % 3 == 1:
+            calls.append(bare_service.return_to_hold(held[0].id, failed))
+        elif number % 3 == 2:
+            await real_store.lapse(held[0].id)
+        results = await outcomes(calls)
+        assert kinds(results[:8]) == {"Reservation": 1, "PAYMENT_IN_PROGRESS": 7}
+
+
+async def test_late_success_against_another_payment_of_its_admission(
+    bare_service: ReservationService, real_store: RealReservationStore
+) -> None:
+    user = next(ids)
+    for _ in range(60):
+        admission = new_admission()
+        late, next_one = [
+            await bare_service.hold_seat(user, s, "", admission) for s in new_seats(2)
+        ]
+        first, second = next(ids), next(ids)
+        await bare_service.begin_payment(late.id, user, first, 0, admission)
+        await real_store.lapse(late.id)
+        confirmed, begun = await outcomes(
+            [
+                bare_service.confirm_payment(late.id, first),
+                bare_service.begin_payment(next_one.id, user, second, 0, admission),
+            ]
+        )
+        if confirmed == PaymentOutcome.CONFIRMED:
+            assert isinstance(begun, AdmissionEnded)
+        else:
+            assert isinstance(begun, Reservation)
 
 
 async def test_one_key_many_times_at_once(

@@ -112,12 +112,17 @@ class PayResponse(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     reservation_id: _builtins.int
     user_id: _builtins.int
     amount: _builtins.str
     """Decimal string with two places; empty until it is known."""
     status: Global___PaymentStatus.ValueType
+    @_builtins.property
+    def admission(self) -> Global___Admission:
+        """The admission with which it was paid; absent if there was none."""
+
     def __init__(
         self,
         *,
@@ -126,10 +131,11 @@ class PayResponse(_message.Message):
         user_id: _builtins.int = ...,
         amount: _builtins.str = ...,
         status: Global___PaymentStatus.ValueType = ...,
+        admission: Global___Admission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,11 +174,14 @@ class GetPaymentOfReservationResponse(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     reservation_id: _builtins.int
     user_id: _builtins.int
     amount: _builtins.str
     status: Global___PaymentStatus.ValueType
+    @_builtins.property
+    def admission(self) -> Global___Admission: ...
     def __init__(
         self,
         *,
@@ -181,10 +190,11 @@ class GetPaymentOfReservationResponse(_message.Message):
         user_id: _builtins.int = ...,
         amount: _builtins.str = ...,
         status: Global___PaymentStatus.ValueType = ...,
+        admission: Global___Admission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "amount", b"amount", "id", b"id", "reservation_id", b"reservation_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

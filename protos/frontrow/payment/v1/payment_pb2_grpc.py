@@ -64,8 +64,10 @@ class PaymentServiceServicer:
         the next call starts a new payment.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID. With an
-        idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID,
+        PAYMENT_IN_PROGRESS (another payment of the admission has begun), TOKEN_EXPIRED (another
+        payment of the admission has succeeded, so the admission has ended). With an idempotency key
+        also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
         IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
         charged and this call will charge nothing, unless the connection to the database was lost
         during the commit: repeat the call to learn the outcome.

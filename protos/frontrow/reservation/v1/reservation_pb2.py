@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)frontrow/reservation/v1/reservation.proto\x12\x17\x66rontrow.reservation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x0eReserveRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x0f\n\x07seat_id\x18\x02 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"\xf5\x01\n\x0fReserveResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03\"@\n\x15GetReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\"\xfc\x01\n\x16GetReservationResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03\"C\n\x18\x43\x61ncelReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\"\xff\x01\n\x19\x43\x61ncelReservationResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03\",\n\x15ListTakenSeatsRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\"F\n\x16ListTakenSeatsResponse\x12\x15\n\rheld_seat_ids\x18\x01 \x03(\x03\x12\x15\n\rsold_seat_ids\x18\x02 \x03(\x03\"-\n\x15\x43ountSoldSeatsRequest\x12\x14\n\x0cschedule_ids\x18\x01 \x03(\x03\"\xae\x01\n\x16\x43ountSoldSeatsResponse\x12]\n\x10sold_by_schedule\x18\x01 \x03(\x0b\x32\x43.frontrow.reservation.v1.CountSoldSeatsResponse.SoldByScheduleEntry\x1a\x35\n\x13SoldByScheduleEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"m\n\x13\x42\x65ginPaymentRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x12\n\npayment_id\x18\x03 \x01(\x03\x12\x19\n\x11\x66\x61iled_payment_id\x18\x04 \x01(\x03\"\xfa\x01\n\x14\x42\x65ginPaymentResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03*\xd7\x01\n\x11ReservationStatus\x12\"\n\x1eRESERVATION_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESERVATION_STATUS_HELD\x10\x01\x12\x1d\n\x19RESERVATION_STATUS_PAYING\x10\x02\x12 \n\x1cRESERVATION_STATUS_CONFIRMED\x10\x03\x12 \n\x1cRESERVATION_STATUS_CANCELLED\x10\x04\x12\x1e\n\x1aRESERVATION_STATUS_EXPIRED\x10\x05\x32\xb4\x05\n\x12ReservationService\x12\\\n\x07Reserve\x12\'.frontrow.reservation.v1.ReserveRequest\x1a(.frontrow.reservation.v1.ReserveResponse\x12q\n\x0eGetReservation\x12..frontrow.reservation.v1.GetReservationRequest\x1a/.frontrow.reservation.v1.GetReservationResponse\x12z\n\x11\x43\x61ncelReservation\x12\x31.frontrow.reservation.v1.CancelReservationRequest\x1a\x32.frontrow.reservation.v1.CancelReservationResponse\x12q\n\x0eListTakenSeats\x12..frontrow.reservation.v1.ListTakenSeatsRequest\x1a/.frontrow.reservation.v1.ListTakenSeatsResponse\x12q\n\x0e\x43ountSoldSeats\x12..frontrow.reservation.v1.CountSoldSeatsRequest\x1a/.frontrow.reservation.v1.CountSoldSeatsResponse\x12k\n\x0c\x42\x65ginPayment\x12,.frontrow.reservation.v1.BeginPaymentRequest\x1a-.frontrow.reservation.v1.BeginPaymentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)frontrow/reservation/v1/reservation.proto\x12\x17\x66rontrow.reservation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n\tAdmission\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x14\n\x0cplace_number\x18\x02 \x01(\x03\"\x82\x01\n\x0eReserveRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x0f\n\x07seat_id\x18\x02 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x35\n\tadmission\x18\x04 \x01(\x0b\x32\".frontrow.reservation.v1.Admission\"\xf5\x01\n\x0fReserveResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03\"@\n\x15GetReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\"\xfc\x01\n\x16GetReservationResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03\"C\n\x18\x43\x61ncelReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\"\xff\x01\n\x19\x43\x61ncelReservationResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03\",\n\x15ListTakenSeatsRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\"F\n\x16ListTakenSeatsResponse\x12\x15\n\rheld_seat_ids\x18\x01 \x03(\x03\x12\x15\n\rsold_seat_ids\x18\x02 \x03(\x03\"-\n\x15\x43ountSoldSeatsRequest\x12\x14\n\x0cschedule_ids\x18\x01 \x03(\x03\"\xae\x01\n\x16\x43ountSoldSeatsResponse\x12]\n\x10sold_by_schedule\x18\x01 \x03(\x0b\x32\x43.frontrow.reservation.v1.CountSoldSeatsResponse.SoldByScheduleEntry\x1a\x35\n\x13SoldByScheduleEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xa4\x01\n\x13\x42\x65ginPaymentRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x12\n\npayment_id\x18\x03 \x01(\x03\x12\x19\n\x11\x66\x61iled_payment_id\x18\x04 \x01(\x03\x12\x35\n\tadmission\x18\x05 \x01(\x0b\x32\".frontrow.reservation.v1.Admission\"\xfa\x01\n\x14\x42\x65ginPaymentResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x0f\n\x07seat_id\x18\x03 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x04 \x01(\x03\x12\x10\n\x08seat_num\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12:\n\x06status\x18\x07 \x01(\x0e\x32*.frontrow.reservation.v1.ReservationStatus\x12.\n\nheld_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\t \x01(\x03*\xd7\x01\n\x11ReservationStatus\x12\"\n\x1eRESERVATION_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESERVATION_STATUS_HELD\x10\x01\x12\x1d\n\x19RESERVATION_STATUS_PAYING\x10\x02\x12 \n\x1cRESERVATION_STATUS_CONFIRMED\x10\x03\x12 \n\x1cRESERVATION_STATUS_CANCELLED\x10\x04\x12\x1e\n\x1aRESERVATION_STATUS_EXPIRED\x10\x05\x32\xb4\x05\n\x12ReservationService\x12\\\n\x07Reserve\x12\'.frontrow.reservation.v1.ReserveRequest\x1a(.frontrow.reservation.v1.ReserveResponse\x12q\n\x0eGetReservation\x12..frontrow.reservation.v1.GetReservationRequest\x1a/.frontrow.reservation.v1.GetReservationResponse\x12z\n\x11\x43\x61ncelReservation\x12\x31.frontrow.reservation.v1.CancelReservationRequest\x1a\x32.frontrow.reservation.v1.CancelReservationResponse\x12q\n\x0eListTakenSeats\x12..frontrow.reservation.v1.ListTakenSeatsRequest\x1a/.frontrow.reservation.v1.ListTakenSeatsResponse\x12q\n\x0e\x43ountSoldSeats\x12..frontrow.reservation.v1.CountSoldSeatsRequest\x1a/.frontrow.reservation.v1.CountSoldSeatsResponse\x12k\n\x0c\x42\x65ginPayment\x12,.frontrow.reservation.v1.BeginPaymentRequest\x1a-.frontrow.reservation.v1.BeginPaymentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +34,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COUNTSOLDSEATSRESPONSE_SOLDBYSCHEDULEENTRY']._loaded_options = None
   _globals['_COUNTSOLDSEATSRESPONSE_SOLDBYSCHEDULEENTRY']._serialized_options = b'8\001'
-  _globals['_RESERVATIONSTATUS']._serialized_start=1783
-  _globals['_RESERVATIONSTATUS']._serialized_end=1998
-  _globals['_RESERVEREQUEST']._serialized_start=103
-  _globals['_RESERVEREQUEST']._serialized_end=178
-  _globals['_RESERVERESPONSE']._serialized_start=181
-  _globals['_RESERVERESPONSE']._serialized_end=426
-  _globals['_GETRESERVATIONREQUEST']._serialized_start=428
-  _globals['_GETRESERVATIONREQUEST']._serialized_end=492
-  _globals['_GETRESERVATIONRESPONSE']._serialized_start=495
-  _globals['_GETRESERVATIONRESPONSE']._serialized_end=747
-  _globals['_CANCELRESERVATIONREQUEST']._serialized_start=749
-  _globals['_CANCELRESERVATIONREQUEST']._serialized_end=816
-  _globals['_CANCELRESERVATIONRESPONSE']._serialized_start=819
-  _globals['_CANCELRESERVATIONRESPONSE']._serialized_end=1074
-  _globals['_LISTTAKENSEATSREQUEST']._serialized_start=1076
-  _globals['_LISTTAKENSEATSREQUEST']._serialized_end=1120
-  _globals['_LISTTAKENSEATSRESPONSE']._serialized_start=1122
-  _globals['_LISTTAKENSEATSRESPONSE']._serialized_end=1192
-  _globals['_COUNTSOLDSEATSREQUEST']._serialized_start=1194
-  _globals['_COUNTSOLDSEATSREQUEST']._serialized_end=1239
-  _globals['_COUNTSOLDSEATSRESPONSE']._serialized_start=1242
-  _globals['_COUNTSOLDSEATSRESPONSE']._serialized_end=1416
-  _globals['_COUNTSOLDSEATSRESPONSE_SOLDBYSCHEDULEENTRY']._serialized_start=1363
-  _globals['_COUNTSOLDSEATSRESPONSE_SOLDBYSCHEDULEENTRY']._serialized_end=1416
-  _globals['_BEGINPAYMENTREQUEST']._serialized_start=1418
-  _globals['_BEGINPAYMENTREQUEST']._serialized_end=1527
-  _globals['_BEGINPAYMENTRESPONSE']._serialized_start=1530
-  _globals['_BEGINPAYMENTRESPONSE']._serialized_end=1780
-  _globals['_RESERVATIONSERVICE']._serialized_start=2001
-  _globals['_RESERVATIONSERVICE']._serialized_end=2693
+  _globals['_RESERVATIONSTATUS']._serialized_start=1944
+  _globals['_RESERVATIONSTATUS']._serialized_end=2159
+  _globals['_ADMISSION']._serialized_start=103
+  _globals['_ADMISSION']._serialized_end=150
+  _globals['_RESERVEREQUEST']._serialized_start=153
+  _globals['_RESERVEREQUEST']._serialized_end=283
+  _globals['_RESERVERESPONSE']._serialized_start=286
+  _globals['_RESERVERESPONSE']._serialized_end=531
+  _globals['_GETRESERVATIONREQUEST']._serialized_start=533
+  _globals['_GETRESERVATIONREQUEST']._serialized_end=597
+  _globals['_GETRESERVATIONRESPONSE']._serialized_start=600
+  _globals['_GETRESERVATIONRESPONSE']._serialized_end=852
+  _globals['_CANCELRESERVATIONREQUEST']._serialized_start=854
+  _globals['_CANCELRESERVATIONREQUEST']._serialized_end=921
+  _globals['_CANCELRESERVATIONRESPONSE']._serialized_start=924
+  _globals['_CANCELRESERVATIONRESPONSE']._serialized_end=1179
+  _globals['_LISTTAKENSEATSREQUEST']._serialized_start=1181
+  _globals['_LISTTAKENSEATSREQUEST']._serialized_end=1225
+  _globals['_LISTTAKENSEATSRESPONSE']._serialized_start=1227
+  _globals['_LISTTAKENSEATSRESPONSE']._serialized_end=1297
+  _globals['_COUNTSOLDSEATSREQUEST']._serialized_start=1299
+  _globals['_COUNTSOLDSEATSREQUEST']._serialized_end=1344
+  _globals['_COUNTSOLDSEATSRESPONSE']._serialized_start=1347
+  _globals['_COUNTSOLDSEATSRESPONSE']._serialized_end=1521
+  _globals['_COUNTSOLDSEATSRESPONSE_SOLDBYSCHEDULEENTRY']._serialized_start=1468
+  _globals['_COUNTSOLDSEATSRESPONSE_SOLDBYSCHEDULEENTRY']._serialized_end=1521
+  _globals['_BEGINPAYMENTREQUEST']._serialized_start=1524
+  _globals['_BEGINPAYMENTREQUEST']._serialized_end=1688
+  _globals['_BEGINPAYMENTRESPONSE']._serialized_start=1691
+  _globals['_BEGINPAYMENTRESPONSE']._serialized_end=1941
+  _globals['_RESERVATIONSERVICE']._serialized_start=2162
+  _globals['_RESERVATIONSERVICE']._serialized_end=2854
 # @@protoc_insertion_point(module_scope)

@@ -49,28 +49,59 @@ RESERVATION_STATUS_EXPIRED: ReservationStatus.ValueType  # 5
 Global___ReservationStatus: _TypeAlias = ReservationStatus  # noqa: Y015
 
 @_typing.final
+class Admission(_message.Message):
+    """An admission: a place in a waiting room whose user may shop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOM_FIELD_NUMBER: _builtins.int
+    PLACE_NUMBER_FIELD_NUMBER: _builtins.int
+    room: _builtins.str
+    """At most 64 characters."""
+    place_number: _builtins.int
+    def __init__(
+        self,
+        *,
+        room: _builtins.str = ...,
+        place_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place_number", b"place_number", "room", b"room"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Admission: _TypeAlias = Admission  # noqa: Y015
+
+@_typing.final
 class ReserveRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     SEAT_ID_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
     idempotency_key: _builtins.str
     """Optional, at most 255 characters, scoped to the user. A repeat with the same key returns the
     first final answer.
     """
+    @_builtins.property
+    def admission(self) -> Global___Admission:
+        """Optional. Without it, the number of payments is not limited."""
+
     def __init__(
         self,
         *,
         user_id: _builtins.int = ...,
         seat_id: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
+        admission: Global___Admission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "seat_id", b"seat_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "idempotency_key", b"idempotency_key", "seat_id", b"seat_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,13 +409,20 @@ class BeginPaymentRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     FAILED_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.int
     user_id: _builtins.int
     payment_id: _builtins.int
     failed_payment_id: _builtins.int
-    """The previous payment of this reservation if it has failed, 0 if none. Its failure event may
-    not have arrived yet: a reservation that is still PAYING for it counts as HELD.
+    """A payment of this reservation or of the admission that has failed, 0 if none. Its failure event
+    may not have arrived yet: a reservation that is still PAYING for it counts as HELD.
     """
+    @_builtins.property
+    def admission(self) -> Global___Admission:
+        """The admission with which the user pays. Without it, the reservation keeps the admission that it
+        was made with, if any.
+        """
+
     def __init__(
         self,
         *,
@@ -392,10 +430,11 @@ class BeginPaymentRequest(_message.Message):
         user_id: _builtins.int = ...,
         payment_id: _builtins.int = ...,
         failed_payment_id: _builtins.int = ...,
+        admission: Global___Admission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_payment_id", b"failed_payment_id", "payment_id", b"payment_id", "reservation_id", b"reservation_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "failed_payment_id", b"failed_payment_id", "payment_id", b"payment_id", "reservation_id", b"reservation_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

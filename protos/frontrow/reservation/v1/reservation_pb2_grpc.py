@@ -81,9 +81,11 @@ class ReservationServiceServicer:
         """Holds a seat for a user.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
-        IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
-        first request with this key has not finished).
+        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+        PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
+        the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+        to a request for another seat) and IN_PROGRESS (the first request with this key has not
+        finished).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,8 +133,12 @@ class ReservationServiceServicer:
         lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
         lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
 
+        Of the reservations of one admission at most one is being paid or paid.
+
         Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
-        expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
+        expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
+        begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
+        (another reservation of the admission is paid, so the admission has ended).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,9 +41,11 @@ class ReservationServiceStub:
     """Holds a seat for a user.
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
-    IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
-    first request with this key has not finished).
+    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+    PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
+    the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+    to a request for another seat) and IN_PROGRESS (the first request with this key has not
+    finished).
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]
     """Reads a user's reservation.
@@ -71,8 +73,12 @@ class ReservationServiceStub:
     lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
     lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
 
+    Of the reservations of one admission at most one is being paid or paid.
+
     Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
-    expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
+    expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
+    begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
+    (another reservation of the admission is paid, so the admission has ended).
     """
 
 @_typing.type_check_only
@@ -88,9 +94,11 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Holds a seat for a user.
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
-    IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
-    first request with this key has not finished).
+    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+    PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
+    the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+    to a request for another seat) and IN_PROGRESS (the first request with this key has not
+    finished).
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Reads a user's reservation.
@@ -118,8 +126,12 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
     lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
 
+    Of the reservations of one admission at most one is being paid or paid.
+
     Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
-    expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
+    expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
+    begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
+    (another reservation of the admission is paid, so the admission has ended).
     """
 
 class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -138,9 +150,11 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds a seat for a user.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an idempotency key also
-        IDEMPOTENCY_KEY_REUSED (the key belongs to a request for another seat) and IN_PROGRESS (the
-        first request with this key has not finished).
+        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+        PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
+        the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+        to a request for another seat) and IN_PROGRESS (the first request with this key has not
+        finished).
         """
 
     @_abc_1.abstractmethod
@@ -198,8 +212,12 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         lasts at least the payment lease from now. Idempotent per payment id; a repeat renews the
         lease. Returns the reservation as CONFIRMED if this payment has already succeeded.
 
+        Of the reservations of one admission at most one is being paid or paid.
+
         Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED (cancelled, or the hold has
-        expired), PAYMENT_IN_PROGRESS (another payment has begun), ALREADY_PAID (by another payment).
+        expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
+        begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
+        (another reservation of the admission is paid, so the admission has ended).
         """
 
 def add_ReservationServiceServicer_to_server(servicer: ReservationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
