@@ -36,6 +36,7 @@ class Serving:
     server: HttpServer
     running: asyncio.Task[None]
     port: int
+    drain: Drain
     open_files: OpenFiles
 
     @property
@@ -59,7 +60,7 @@ async def serving(
     server = HttpServer(app, listener, drain, files.connections, settings)
     running = asyncio.create_task(server.serve())
     try:
-        yield Serving(server, running, port, files)
+        yield Serving(server, running, port, drain, files)
     finally:
         server.handle_signal(signal.SIGINT)
         await running

@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import time
+from asyncio import to_thread
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.gateway.attackers import BUNDLE, LIVE, connect, end_of, read, statuses
 from tests.gateway.fakes import KEYS, Services
 from tests.gateway.serving import free_address, serving, until
 
@@ -92,6 +94,81 @@ async def test_accepted_requests_are_answered_after_the_listener_closed(
         assert (response.status_code, response.json()["reservationId"]) == (200, 1)
         assert response.headers["Connection"] == "close"
         await running
+
+
+async def test_idle_connections_are_answered_through_the_whole_drain_and_then_get_a_fin(
+    services: Services,
+) -> None:
+    services.faults.delays["Reserve"] = 1.5  # the drain waits for this request
+    headers = {"X-Access-Token": services.token()}
+    async with (
+        serving(services, drain_announce_seconds=0.5) as gateway,
+        httpx.AsyncClient(base_url=gateway.url) as client,
+    ):
+        busy = [await to_thread(connect, gateway.port) for _ in range(20)]
+        idle = [await to_thread(connect, gateway.port) for _ in range(20)]
+        for connection in (*busy, *idle):
+            connection.sendall(LIVE)
+            assert statuses(await to_thread(read, connection, 0.02)) == [200]
+        slow = asyncio.create_task(
+            client.post(
+                "/concerts/reservation", json={"userId": 42, "concertSeatId": 101}, headers=headers
+            )
+        )
+        await until(lambda: bool(services.faults.of("Reserve")))
+        gateway.server.handle_signal(signal.SIGTERM)
+        for connection in busy:  # a request every 60 ms: for 1.2 s
+            connection.sendall(LIVE)
+            response = await to_thread(read, connection, 5)  # until the server closes
+            assert b"\r\nconnection: close\r\n" in response
+            assert statuses(response) == [200]
+            await asyncio.sleep(0.06)
+        assert not slow.done()
+        with pytest.raises(TimeoutError):  # a new connection: its first packet is dropped
+            async with asyncio.timeout(0.05):
+                await asyncio.open_connection("127.0.0.1", gateway.port)
+        assert (await slow).status_code == 200
+        await gateway.running
+        assert {await to_thread(end_of, connection, 5) for connection in idle} == {"FIN"}
+        for connection in (*busy, *idle):
+            connection.close()
+
+
+async def test_a_connection_that_waits_to_be_accepted_is_served(services: Services) -> None:
+    """Closing the listener would reset it."""
+    async with serving(services, open_files=2, drain_announce_seconds=0.2) as gateway:
+        holder = await to_thread(connect, gateway.port)  # the only connection that is accepted
+        waiting = await to_thread(connect, gateway.port)
+        waiting.sendall(LIVE)
+        gateway.server.handle_signal(signal.SIGTERM)
+        await asyncio.sleep(0.25)  # the announcement is over
+        holder.close()
+        assert statuses(await to_thread(read, waiting, 5)) == [200]
+        waiting.close()
+        await asyncio.wait_for(gateway.running, 5)
+
+
+@pytest.mark.parametrize("sent", [LIVE[:20], BUNDLE], ids=["half a head", "a slow reader"])
+async def test_what_never_ends_is_closed_after_the_drain(services: Services, sent: bytes) -> None:
+    async with serving(services, drain_seconds=1) as gateway:
+        with await to_thread(connect, gateway.port, receive_buffer=4_096) as client:
+            client.sendall(sent)
+            await asyncio.sleep(0.2)
+            gateway.server.handle_signal(signal.SIGTERM)
+            await asyncio.wait_for(gateway.running, 5)
+            assert await to_thread(end_of, client, 5) == "FIN"
+
+
+async def test_ctrl_c_during_the_drain_skips_waiting_for_requests(services: Services) -> None:
+    async with serving(services, drain_seconds=60) as gateway:
+        with await to_thread(connect, gateway.port, receive_buffer=4_096) as client:
+            client.sendall(BUNDLE)
+            await until(lambda: gateway.drain.requests == 1)
+            gateway.server.handle_signal(signal.SIGINT)
+            await asyncio.sleep(0.2)
+            assert not gateway.running.done()
+            gateway.server.handle_signal(signal.SIGINT)
+            await asyncio.wait_for(gateway.running, 5)
 
 
 async def test_an_idle_connection_does_not_delay_the_stop(services: Services) -> None:
