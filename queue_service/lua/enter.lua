@@ -38,14 +38,14 @@ local function is_proved(place, proof)
   if proof == '' then
     return true
   end
-  local proven, attempt = string.match(proof, '^(%d+):(.*)$')
+  local proven, attempt = string.match(proof, '^(%-?%d+):(.*)$')
   return proven == place
     or (attempt ~= '' and redis.call('ZSCORE', ATTEMPTS, place .. ':' .. attempt) ~= false)
 end
 
 -- A repeat of this attempt, whose reply was lost, gets the place that the attempt was given.
 local function note_attempt(place, proof)
-  local attempt = string.match(proof, '^%d+:(.+)$')
+  local attempt = string.match(proof, '^%-?%d+:(.+)$')
   if attempt then
     redis.call('ZADD', ATTEMPTS, int(now + REPEATABLE), place .. ':' .. attempt)
   end

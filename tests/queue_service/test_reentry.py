@@ -17,7 +17,16 @@ async def enter(room: RoomHandle, user_id: int, proven: int = 0, attempt: str = 
 async def test_only_its_number_hands_a_place_out_again(make_room: MakeRoom) -> None:
     room = make_room(capacity=1)
     admitted, waiting = await room.enter(11, 12)
-    for proven in (0, 1, admitted.number, waiting.number - 1, waiting.number + 1):
+    for proven in (
+        0,
+        1,
+        -1,
+        -(2**63),
+        2**63 - 1,
+        admitted.number,
+        waiting.number - 1,
+        waiting.number + 1,
+    ):
         assert await enter(room, 12, proven) is NOT_YOURS
     assert await enter(room, 12, waiting.number) == 1
     assert await enter(room, 11) is NOT_YOURS
