@@ -115,9 +115,9 @@ class Settings(BaseSettings):
     """The claim with the user id: a positive decimal 64-bit number, as a number or a text."""
 
     reentry_without_token: bool = True
-    """With `open`: whether POST /queues/enqueue hands a live place out again to whoever names its
-    userId, as the contract says. On, anybody can take over the place of anybody. Off, it wants a
-    genuine token of the place in X-Access-Token, of whatever age, and answers NOT_YOURS otherwise;
+    """With `open`: whether POST /queues/enqueue returns a live place to every request with its
+    userId, as the contract says. `true` lets anybody take over the place of anybody. `false` asks
+    for a genuine token of the place in X-Access-Token, of any age, and answers NOT_YOURS otherwise;
     a user who has lost the token waits until the place has ended."""
 
     read_budget_seconds: float = Field(default=2.0, gt=0)
