@@ -1,5 +1,6 @@
 """Retrying while something is unavailable, and logging that once rather than at each attempt."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -40,9 +41,12 @@ class Outage:
         """Counts a failure."""
         self._failures += 1
         if self._failures == 1:
+            cause = error.__cause__
+            # asyncio.timeout makes its TimeoutError of a cancellation, which means nothing here.
+            if cause is None or isinstance(cause, asyncio.CancelledError):
+                cause = error
             # Only the class: the message of a driver may hold an address or a value.
-            kind = type(error.__cause__ or error).__name__
-            self._log.warning(self._unavailable, error=kind, **self._fields)
+            self._log.warning(self._unavailable, error=type(cause).__name__, **self._fields)
 
     def succeeded(self) -> None:
         """Ends the series of failures, if there is one."""

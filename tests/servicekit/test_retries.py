@@ -117,3 +117,12 @@ def test_an_outage_logs_each_series_of_failures_and_no_message(
     assert [call.args[0] for call in log.calls] == ["thing_unavailable", "thing_available"] * 2
     assert log.calls[0].kwargs["error"] == "ConnectionError"
     assert "redis.internal" not in repr(log.calls)
+
+
+async def test_a_timeout_is_logged_under_its_name(outage: Outage, log: CapturingLogger) -> None:
+    with pytest.raises(TimeoutError) as late:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(60)
+    outage.failed(late.value)
+    (call,) = log.calls
+    assert call.kwargs["error"] == "TimeoutError"
