@@ -159,6 +159,7 @@ class OwnRedis:
             self._port = probe.getsockname()[1]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self.address = ("127.0.0.1", self._port)
         self.url = f"redis://127.0.0.1:{self._port}/0"
 
     def start(self) -> None:
@@ -213,6 +214,17 @@ class OwnRedis:
 def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     """A running Redis of this test alone."""
     server = OwnRedis(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def second_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    """Another one."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    server = OwnRedis(folder)
     server.start()
     yield server
     server.kill()

@@ -437,3 +437,45 @@ async def test_a_room_is_one_slot_of_a_cluster(own_redis: OwnRedis) -> None:
         keys = await shop.watcher.keys()
         assert len(keys) >= 4
         assert {str(key).partition("}")[0] for key in keys} == {"b'{queue:main"}
+
+
+async def test_a_fail_over_that_goes_back_loses_nobody(
+    own_redis: OwnRedis, second_redis: OwnRedis
+) -> None:
+    """The first master copies the older state of its replica and is promoted again. No script ran
+    on the replica, and the first master has the run id that it had."""
+    async with open_shop(own_redis.url) as shop, Redis.from_url(second_redis.url) as replica:
+        first = shop.watcher
+        kept = await shop.line_up(range(1, 16))
+        await replica.config_set("repl-diskless-sync-delay", 0)
+        await first.config_set("repl-diskless-sync-delay", 0)
+        await replica.replicaof(*own_redis.address)
+        await until_copied(replica)
+        await replica.replicaof("NO", "ONE")
+        lost = await shop.line_up(range(16, 21))
+        paid, again = kept[0], 1
+        await shop.leave(paid)
+        lost += await shop.line_up([again])
+        # No script may run before the promotion: it would fail, and no epoch would begin.
+        await first.replicaof(*second_redis.address)
+        await until_copied(first)
+        with pytest.raises(Unavailable):
+            await shop.orders(lost)
+        await first.replicaof("NO", "ONE")
+
+        # The last one proves that the paid place had ended: its slot goes to the first in line.
+        assert await shop.orders(lost) == [5, 6, 7, 8, 9, 10]
+        assert await shop.orders([paid]) == [None]
+        line = [*kept[1:], *lost]
+        async with running(shop.watch()):
+            await shop.buy(line)
+        assert shop.admissions == sorted(shop.admissions)
+
+
+async def until_copied(replica: Redis) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            info = await replica.info("replication")
+            if info["role"] == "slave" and info["master_link_status"] == "up":
+                return
+            await asyncio.sleep(0.02)
