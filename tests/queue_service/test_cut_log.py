@@ -298,7 +298,7 @@ class History:
 Step = tuple[str, int, int]
 Poll = tuple[int, int]
 
-USERS = st.integers(1, 3)
+USERS = st.sampled_from([1, 1, 1, 2, 3])
 ACTS = st.sampled_from(
     ["enter"] * 4 + ["poll"] * 4 + ["leave", "pay", "lapse", "cut", "sleep"]
     + ["settle", "restart", "flush"]
@@ -333,8 +333,42 @@ def thorough(examples: int) -> settings:
     )
 
 
-# What findings of real shops look like: the buyer pays, enters again, and the log loses both.
-BUYS_AGAIN = [("enter", 1, 0), ("enter", 2, 0), ("pay", 1, 0), ("enter", 1, 0)]
+# A buyer pays and enters again, and the log loses both.
+BUYS_AGAIN: list[Step] = [("enter", 1, 0), ("enter", 2, 0), ("pay", 1, 0), ("enter", 1, 0)]
+NEVER_LOST: list[Step] = [("enter", 1, 0), ("leave", 1, 0), ("enter", 1, 0)]
+LOST_WHEN_ENTERING: list[Step] = [("enter", 1, 0), ("flush", 1, 0), ("enter", 1, 0)]
+# The cases of the decision record; token 0 is the newer one.
+CASES: dict[str, list[Step]] = {
+    "newer shown, older never lost": BUYS_AGAIN,
+    "newer shown, older restored before": [
+        ("enter", 1, 0), ("flush", 1, 0), ("poll", 1, 0), ("leave", 1, 0), ("enter", 1, 0),
+    ],
+    "newer shown, older of the same epoch restored": [
+        *NEVER_LOST, ("flush", 1, 0), ("poll", 1, 1), ("poll", 1, 0),
+    ],
+    "newer shown, older restored later": [
+        *LOST_WHEN_ENTERING, ("flush", 1, 0), ("poll", 1, 1), ("poll", 1, 0),
+    ],
+    "older shown, newer of the same epoch": [
+        *NEVER_LOST, ("flush", 1, 0), ("poll", 1, 0), ("poll", 1, 1),
+    ],
+    "older shown, newer of a later epoch waiting": [*LOST_WHEN_ENTERING, ("poll", 1, 1)],
+    "older shown, newer of a later epoch admitted": [
+        *LOST_WHEN_ENTERING, ("settle", 1, 0), ("poll", 1, 0), ("poll", 1, 1),
+    ],
+    "entered without a token where the older survived": [
+        *BUYS_AGAIN, ("cut", 1, 2), ("enter", 1, 0), ("poll", 1, 0),
+    ],
+    "newer left, older survived": [*BUYS_AGAIN, ("cut", 1, 2), ("leave", 1, 0)],
+    "newer paid for, older survived": [*BUYS_AGAIN, ("cut", 1, 2), ("pay", 1, 0)],
+    "newer paid for, older restored later": [
+        *LOST_WHEN_ENTERING, ("flush", 1, 0), ("poll", 1, 1), ("pay", 1, 0),
+    ],
+    "lost with its whole epoch": [
+        ("enter", 1, 0), ("enter", 2, 0), ("cut", 1, 0), ("pay", 1, 0), ("enter", 1, 0),
+        ("cut", 1, 3), ("poll", 1, 0),
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -343,9 +377,13 @@ async def redis(own_redis: OwnRedis) -> AsyncIterator[Redis]:
         yield client
 
 
+@pytest.mark.parametrize("steps", CASES.values(), ids=CASES)
+async def test_two_places_of_one_person(redis: Redis, steps: list[Step]) -> None:
+    await every_cut(History(Log(redis, f"cut-{next(_rooms)}"), capacity=1), steps, [])
+
+
 @thorough(100)
 @given(steps=STEPS, polls=POLLS, capacity=st.integers(1, 2))
-@example(steps=BUYS_AGAIN, polls=[], capacity=1)
 async def test_nobody_is_lost_wherever_the_log_ends(
     redis: Redis, steps: list[Step], polls: list[Poll], capacity: int
 ) -> None:
