@@ -382,7 +382,7 @@ async def test_two_places_of_one_person(redis: Redis, steps: list[Step]) -> None
     await every_cut(History(Log(redis, f"cut-{next(_rooms)}"), capacity=1), steps, [])
 
 
-@thorough(100)
+@thorough(80)
 @given(steps=STEPS, polls=POLLS, capacity=st.integers(1, 2))
 async def test_nobody_is_lost_wherever_the_log_ends(
     redis: Redis, steps: list[Step], polls: list[Poll], capacity: int
@@ -399,7 +399,7 @@ async def test_nobody_is_lost_in_many_histories(
     await every_cut(History(Log(redis, f"cut-{next(_rooms)}"), capacity), steps, polls)
 
 
-@thorough(8)
+@thorough(3)
 @given(steps=STEPS, polls=POLLS, capacity=st.integers(1, 2))
 @example(steps=BUYS_AGAIN, polls=[], capacity=1)
 async def test_nobody_is_lost_by_real_cuts(
