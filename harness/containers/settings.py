@@ -25,6 +25,11 @@ STATE = REPOSITORY / ".local" / "containers"
 #: Programs by their names in compose.yml; none needs a later one to start.
 PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
 
+#: MB that a gateway process uses under the journey (docs/adr/0021-hard-caps-that-add-up.md).
+GATEWAY_WORKER_USED_MB = 168
+#: KB of a connection that sent half a head of 16 KiB (docs/adr/0032-granian-serves-http.md).
+_CONNECTION_KB = 18
+
 #: A setting that is kept with the secrets, and never shown.
 _SECRET_SETTING = "PAYMENT_HTTP_API_KEY"
 _EXAMPLE_CAP = "2c4g"
@@ -137,11 +142,18 @@ class Settings:
         return {
             **{name: f"{value:g}" for name, value in caps.items()},
             **settings,
+            "GATEWAY_OPEN_FILES": str(_open_files(caps["GATEWAY_MB"] / caps["GATEWAY_WORKERS"])),
             "GATEWAY_IDENTITY_JWKS_FILE": (
                 f"/run/identity/{JWKS.name}" if self.GATEWAY_IDENTITY == "jwt" else ""
             ),
             "FRONTROW_PORTS": f"{self.ports[0]}-{self.ports[-1]}",
         }
+
+
+def _open_files(megabytes: float) -> int:
+    """Returns how many files a gateway process with this memory may open: each may be a connection
+    with a head of 16 KiB that never ends."""
+    return round((megabytes - GATEWAY_WORKER_USED_MB) * 1024 / _CONNECTION_KB)
 
 
 class Stored:

@@ -17,13 +17,15 @@ Crowd = list[socket.socket]
 
 def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
     """Opens a connection whose calls block for at most 10 s."""
-    client = socket.socket()
-    client.settimeout(10)
-    if receive_buffer:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    client.connect(("127.0.0.1", port))
-    return client
+    with ExitStack() as stack:
+        client = stack.enter_context(socket.socket())
+        client.settimeout(10)
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.connect(("127.0.0.1", port))
+        stack.pop_all()
+        return client
 
 
 def exchange(port: int, *parts: bytes, pause: float = 0.0) -> bytes:

@@ -1,19 +1,26 @@
 """A gateway on a real port, for tests of connections."""
 
 import asyncio
+import contextlib
+import json
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import httpx
 
 from gateway.app import create_app
 from gateway.clients import Clients
 from gateway.open_files import OpenFiles
 from gateway.server import Drain, HttpServer, listen
 from tests.gateway.conftest import settings_for
-from tests.gateway.fakes import Services
+from tests.gateway.fakes import KEYS, Services
 
 
 def free_address() -> str:
@@ -65,3 +72,50 @@ async def serving(
         server.handle_signal(signal.SIGINT)
         await running
         await clients.close()
+
+
+@asynccontextmanager
+async def program(
+    addresses: dict[str, str], **settings: Any
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Runs `python -m gateway` until it answers at `listen`; `addresses` are those of the services,
+    by name. Its output, and that of its workers, is in `stdout`."""
+    defaults = {
+        "token_keys": json.dumps(KEYS),
+        "requests_per_second": 0,
+        **{f"{name}_addr": address for name, address in addresses.items()},
+    }
+    environment = os.environ | {
+        f"GATEWAY_{name.upper()}": str(value) for name, value in (defaults | settings).items()
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        await _until_alive(f"http://{settings['listen']}")
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+def addresses_of(services: Services) -> dict[str, str]:
+    """Returns the addresses of the fakes, by name."""
+    return dict.fromkeys(("queue", "concert", "reservation", "payment"), services.address)
+
+
+async def _until_alive(url: str) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                async with httpx.AsyncClient(base_url=url, timeout=1) as client:
+                    if (await client.get("/health/live")).status_code == 200:
+                        return
+            await asyncio.sleep(0.02)

@@ -1,21 +1,16 @@
 """The drain, with real servers and real connections."""
 
 import asyncio
-import contextlib
-import json
-import os
 import signal
-import sys
 import time
 from asyncio import to_thread
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.gateway.attackers import BUNDLE, LIVE, connect, end_of, read, statuses
-from tests.gateway.fakes import KEYS, Services
-from tests.gateway.serving import free_address, serving, until
+from tests.gateway.fakes import Services
+from tests.gateway.serving import addresses_of, free_address, program, serving, until
 
 # Longer than any test: a second signal ends the announcement.
 ANNOUNCE_SECONDS = 60.0
@@ -200,57 +195,38 @@ async def test_ctrl_c_does_not_announce(services: Services) -> None:
 
 
 async def test_the_program_and_its_workers_serve_metrics_and_drain_at_sigterm(
-    services: Services, repository: Path
+    services: Services,
 ) -> None:
     address, metrics_address = free_address(), free_address()
-    settings = {
-        "listen": address,
-        "metrics_listen": metrics_address,
-        "workers": 2,
-        "token_keys": json.dumps(KEYS),
-        "requests_per_second": 0,
-        "drain_announce_seconds": ANNOUNCE_SECONDS,
-        **{
-            f"{name}_addr": services.address
-            for name in ("queue", "concert", "reservation", "payment")
-        },
-    }
-    environment = os.environ | {f"GATEWAY_{k.upper()}": str(v) for k, v in settings.items()}
-    program = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "gateway",
-        cwd=repository,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        url = f"http://{address}"
-        await until_alive(url)
-        load = Load(url, services.token())
+    async with program(
+        addresses_of(services),
+        listen=address,
+        metrics_listen=metrics_address,
+        workers=2,
+        drain_announce_seconds=ANNOUNCE_SECONDS,
+    ) as gateway:
+        load = Load(f"http://{address}", services.token())
         await load.is_under_way()
         async with httpx.AsyncClient() as client:
             metrics = (await client.get(f"http://{metrics_address}/metrics")).text
         assert 'http_requests_total{route="/queues/order",status="200"}' in metrics
-        program.send_signal(signal.SIGTERM)
+        assert "\nopen_files " in metrics
+        gateway.send_signal(signal.SIGTERM)
         await load.succeeds()
-        program.send_signal(signal.SIGTERM)
-        output, _ = await asyncio.wait_for(program.communicate(), 30)
-        assert program.returncode == 0, output.decode()
+        gateway.send_signal(signal.SIGTERM)
+        output, _ = await asyncio.wait_for(gateway.communicate(), 30)
+        assert gateway.returncode == 0, output.decode()
         assert b"Traceback" not in output, output.decode()
-    finally:
-        if program.returncode is None:
-            program.kill()
-            await program.communicate()
+        assert output.count(b"open_files_limit") == 2
 
 
-async def until_alive(url: str) -> None:
-    """Waits until the program answers, for at most 60 s."""
-    async with asyncio.timeout(60):
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                async with httpx.AsyncClient(base_url=url, timeout=1) as client:
-                    if (await client.get("/health/live")).status_code == 200:
-                        return
-            await asyncio.sleep(0.05)
+async def test_workers_do_not_outlive_a_killed_parent(services: Services) -> None:
+    """They would hold the address."""
+    address = free_address()
+    async with program(
+        addresses_of(services), listen=address, metrics_listen=free_address(), workers=2
+    ) as gateway:
+        gateway.kill()
+        await asyncio.wait_for(gateway.communicate(), 10)  # the workers write to the same pipe
+        with pytest.raises(ConnectionRefusedError):
+            await to_thread(connect, int(address.rpartition(":")[2]))

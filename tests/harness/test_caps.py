@@ -6,6 +6,7 @@ import pytest
 
 from harness.containers.settings import (
     CAPS,
+    GATEWAY_WORKER_USED_MB,
     PROGRAMS,
     Settings,
     placeholders,
@@ -16,9 +17,8 @@ from harness.files import REPOSITORY
 COMPOSE = (REPOSITORY / "deploy" / "compose.yml").read_text()
 CONTAINERS = tuple(name.upper() for name in (*PROGRAMS, "mariadb", "redis", "kafka"))
 # MB in use under the journey, as measured in docs/adr/0021-hard-caps-that-add-up.md; a gateway has
-# as much for each of its workers.
+# GATEWAY_WORKER_USED_MB for each of its workers.
 USED_MB = {"QUEUE": 58, "CONCERT": 71, "RESERVATION": 73, "PAYMENT": 66}
-GATEWAY_WORKER_USED_MB = 168
 HEADROOM = 1.25
 
 names = sorted(file.stem for file in CAPS.glob("*.env"))
@@ -54,6 +54,17 @@ def test_at_the_largest_scale_each_program_has_enough_memory(name: str) -> None:
     for program, megabytes in used.items():
         share = caps[f"{program}_MB"] // caps["SCALE_MAX"]
         assert share >= megabytes * HEADROOM, program
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "files"),
+    # 15,000 connections at the ordinary scale.
+    [("2c4g", 1, 15_929), ("2c4g", 2, 3_186), ("6c8g", 1, 19_570), ("6c8g", 2, 5_006)],
+)
+def test_the_connections_of_a_gateway_fit_into_its_memory(
+    name: str, scale: int, files: int
+) -> None:
+    assert Settings(CAP=name, SCALE=str(scale)).variables()["GATEWAY_OPEN_FILES"] == str(files)
 
 
 @each_cap
