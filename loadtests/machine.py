@@ -15,7 +15,7 @@ import psutil
 
 from harness.local.process import search_path
 
-PACKAGES = ["uvicorn", "fastapi", "starlette", "uvloop", "httptools", "grpcio", "redis", "aiomysql"]
+PACKAGES = ["granian", "fastapi", "starlette", "uvloop", "grpcio", "redis", "aiomysql"]
 _PYTHON_AND_PACKAGES = f"""
 import importlib.metadata, json, platform
 rows = {{"python": platform.python_version()}}
