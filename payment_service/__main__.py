@@ -33,6 +33,7 @@ async def main() -> None:
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         Producer(settings.kafka_bootstrap) as producer,
+        Producer(settings.kafka_bootstrap) as aside,
         client.connect(settings.reservation_addr) as reservations,
         connect_provider(settings) as provider,
         Server(settings, "payment_service") as server,
@@ -69,10 +70,11 @@ async def main() -> None:
         retention = Retention(
             payments,
             SandboxBook(database),
+            interval=settings.recovery_interval_seconds,
             failed_days=settings.failed_retention_days,
             sandbox_days=settings.sandbox_retention_days,
         )
-        relay = Relay(OutboxRepository(database), producer, committed)
+        relay = Relay(OutboxRepository(database), producer, aside, committed)
         server.add(
             payment_pb2_grpc.add_PaymentServiceServicer_to_server,
             PaymentServicer(service),

@@ -106,6 +106,15 @@ class Event:
     payload: bytes
 
 
+@dataclass(frozen=True)
+class OutboxRow:
+    """An event that Kafka has not acknowledged. All events of a reservation are in one shard."""
+
+    id: int
+    shard: int
+    event: Event
+
+
 class ChargeStatus(enum.StrEnum):
     """The provider's state of a charge. UNKNOWN: the provider has not received it. REFUNDED: the
     provider has returned what it charged, and will not charge this payment any more."""

@@ -1,12 +1,17 @@
 """The SQL statements on the outbox: writing an event with its payment, and the relay's."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence, Set
 
-from payment_service.domain import Event
-from servicekit.mysql import Database, Statement, Transaction
+from payment_service.domain import Event, OutboxRow
+from payment_service.ports import OutboxBatch
+from servicekit.kafka import hash_of_key
+from servicekit.mysql import Database, Row, Statement, Transaction
 
-SHARDS = 16
+# The topic has 6 partitions (protos/topics.py), so a shard has events of one partition only, as
+# with every divisor of 12. With another number of partitions a shard has events of several, and one
+# that is unavailable delays more of the others.
+SHARDS = 12
 
 # aiomysql 0.3.2 cannot escape bytes with PyMySQL 1.2, so the payload travels as hex digits.
 PUT_IF = """
@@ -18,12 +23,26 @@ SHARDS_WITH_EVENTS = "SELECT DISTINCT shard FROM outbox"
 
 LOCK_SHARDS = "SELECT shard FROM outbox_shard WHERE shard IN %s FOR UPDATE SKIP LOCKED"
 
-OLDEST = """
-SELECT id, event_id, reservation_id, payment_id, payload FROM outbox
-WHERE shard IN %s ORDER BY id LIMIT %s
+COLUMNS = "id, shard, event_id, reservation_id, payment_id, payload"
+
+OLDEST = f"SELECT {COLUMNS} FROM outbox WHERE shard IN %s ORDER BY id LIMIT %s"
+
+OLDEST_OF_EACH = f"""
+SELECT {COLUMNS} FROM outbox
+WHERE id IN (SELECT MIN(id) FROM outbox WHERE shard IN %s GROUP BY shard) ORDER BY id
 """
 
 DELETE = "DELETE FROM outbox WHERE id IN %s"
+
+
+def key_of(reservation_id: int) -> bytes:
+    """Returns the key of a reservation's events in Kafka."""
+    return str(reservation_id).encode()
+
+
+def shard_of(reservation_id: int) -> int:
+    """Returns the shard of a reservation's events."""
+    return hash_of_key(key_of(reservation_id)) % SHARDS
 
 
 def put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
@@ -37,7 +56,7 @@ def put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
     """
     return (
         PUT_IF.format(condition=condition),
-        event.reservation_id % SHARDS,
+        shard_of(event.reservation_id),
         event.event_id,
         event.reservation_id,
         event.payment_id,
@@ -53,30 +72,49 @@ class OutboxRepository:
         self._database = database
 
     @contextlib.asynccontextmanager
-    async def batch(self, limit: int) -> AsyncIterator[Sequence[Event]]:
+    async def oldest(self, limit: int, without: Set[int]) -> AsyncIterator[OutboxBatch]:
         async with self._database.transaction() as transaction:
-            events = await _lock_oldest(transaction, limit)
-            yield list(events.values())
-            if events:
-                await transaction.execute(DELETE, list(events))
+            busy = await transaction.fetch_all(SHARDS_WITH_EVENTS)
+            mine = await _lock(transaction, {row.shard for row in busy} - without)
+            batch = _batch(await transaction.fetch_all(OLDEST, mine, limit) if mine else [])
+            yield batch
+            await _delete_published(transaction, batch)
+
+    @contextlib.asynccontextmanager
+    async def oldest_of_each(self, shards: Set[int]) -> AsyncIterator[OutboxBatch]:
+        async with self._database.transaction() as transaction:
+            mine = await _lock(transaction, shards)
+            batch = _batch(await transaction.fetch_all(OLDEST_OF_EACH, mine) if mine else [])
+            yield batch
+            await _delete_published(transaction, batch)
 
 
-async def _lock_oldest(transaction: Transaction, limit: int) -> dict[int, Event]:
-    """Returns the oldest events by row id. Locks their shards; skips the shards that another relay
-    has locked."""
-    busy = await transaction.fetch_all(SHARDS_WITH_EVENTS)
-    if not busy:
-        return {}
-    mine = await transaction.fetch_all(LOCK_SHARDS, [row.shard for row in busy])
-    if not mine:
-        return {}
-    rows = await transaction.fetch_all(OLDEST, [row.shard for row in mine], limit)
-    return {
-        row.id: Event(
-            event_id=row.event_id,
-            reservation_id=row.reservation_id,
-            payment_id=row.payment_id,
-            payload=row.payload,
-        )
-        for row in rows
-    }
+async def _lock(transaction: Transaction, shards: Collection[int]) -> list[int]:
+    """Locks these shards, except those that another relay has locked. Returns the locked ones."""
+    if not shards:
+        return []
+    rows = await transaction.fetch_all(LOCK_SHARDS, list(shards))
+    return [row.shard for row in rows]
+
+
+async def _delete_published(transaction: Transaction, batch: OutboxBatch) -> None:
+    if batch.published:
+        await transaction.execute(DELETE, list(batch.published))
+
+
+def _batch(rows: Sequence[Row]) -> OutboxBatch:
+    return OutboxBatch(
+        [
+            OutboxRow(
+                row.id,
+                row.shard,
+                Event(
+                    event_id=row.event_id,
+                    reservation_id=row.reservation_id,
+                    payment_id=row.payment_id,
+                    payload=row.payload,
+                ),
+            )
+            for row in rows
+        ]
+    )

@@ -1,11 +1,12 @@
 """What payment_service needs from its stores, from reservation_service and from a provider."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
-from payment_service.domain import Attempt, Charge, Event, Outcome, Payment, PayOrder
+from payment_service.domain import Attempt, Charge, Event, OutboxRow, Outcome, Payment, PayOrder
 
 
 class PaymentStore(Protocol):
@@ -89,12 +90,31 @@ class PaymentStore(Protocol):
         """Counts the unfinished payments whose charge has another amount than due."""
 
 
-class OutboxStore(Protocol):
-    """The committed events that Kafka has not acknowledged."""
+@dataclass(frozen=True)
+class OutboxBatch:
+    """Rows of the outbox, oldest first. Add to `published` the ids of those that Kafka has."""
 
-    def batch(self, limit: int) -> AbstractAsyncContextManager[Sequence[Event]]:
-        """Yields the oldest events, at most `limit`, and deletes them when the block ends; if it
-        raises, they stay. During the block no other relay receives events of their shards."""
+    rows: Sequence[OutboxRow]
+    published: set[int] = field(default_factory=set)
+
+    @property
+    def unpublished_shards(self) -> set[int]:
+        """The shards of the other rows."""
+        return {row.shard for row in self.rows if row.id not in self.published}
+
+
+class OutboxStore(Protocol):
+    """The committed events that Kafka has not acknowledged.
+
+    A batch deletes its published rows when the block ends; if the block raises, all stay. During
+    the block no other relay receives events of the shards of its rows.
+    """
+
+    def oldest(self, limit: int, without: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
+        """Yields the oldest events, at most `limit`, of all shards but those in `without`."""
+
+    def oldest_of_each(self, shards: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
+        """Yields the oldest event of each of these shards."""
 
 
 class Reservations(Protocol):

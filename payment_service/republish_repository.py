@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from payment_service.domain import LONGEST_REFUSED_PARK_SECONDS, Event, Payment, Status
-from payment_service.outbox import SHARDS
+from payment_service.outbox import shard_of
 from payment_service.repository import COLUMNS, payment_from
 from servicekit.mysql import Database
 
@@ -99,7 +99,7 @@ class RepublishRepository:
             value
             for event in events
             for value in (
-                event.reservation_id % SHARDS,
+                shard_of(event.reservation_id),
                 event.event_id,
                 event.reservation_id,
                 event.payment_id,

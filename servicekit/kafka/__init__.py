@@ -6,7 +6,7 @@ while Kafka is unavailable. aiokafka's exceptions are translated to Unavailable 
 """
 
 from servicekit.kafka.consumer import Consumer, Handler
-from servicekit.kafka.producer import Producer
+from servicekit.kafka.producer import Producer, hash_of_key
 from servicekit.kafka.records import PoisonRecord, Record
 
-__all__ = ["Consumer", "Handler", "PoisonRecord", "Producer", "Record"]
+__all__ = ["Consumer", "Handler", "PoisonRecord", "Producer", "Record", "hash_of_key"]

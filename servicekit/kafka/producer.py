@@ -1,10 +1,13 @@
 """Publishes records and waits until Kafka has acknowledged them."""
 
 import asyncio
+import contextlib
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import murmur2
 
 from servicekit.errors import Unavailable
 from servicekit.kafka.connections import (
@@ -16,6 +19,13 @@ from servicekit.kafka.connections import (
 from servicekit.kafka.records import Record
 
 _LINGER_MS = 5
+
+
+def hash_of_key(key: bytes) -> int:
+    """Returns the number whose remainder by the number of partitions is the partition of a key, as
+    Kafka's producers calculate it."""
+    number: int = murmur2(key) & 0x7FFFFFFF
+    return number
 
 
 class Producer:
@@ -49,20 +59,57 @@ class Producer:
             with translated_errors("The event log did not accept the records."):
                 async with asyncio.timeout(timeout):
                     inner = await self._connected()
-                    acknowledgements = [
-                        await inner.send(
-                            record.topic,
-                            key=record.key or None,
-                            value=record.value,
-                            headers=list(record.headers.items()),
-                        )
-                        for record in records
-                    ]
-                    await asyncio.gather(*acknowledgements)
+                    await asyncio.gather(*[await _send(inner, record) for record in records])
         except Unavailable:
             if inner is not None:
                 await self._discard(inner)
             raise
+
+    async def publish_each(self, records: Sequence[Record], patience: float) -> list[bool]:
+        """Sends `records`; returns for each whether every in-sync replica has it.
+
+        A record is sent once the one before it with the same key is acknowledged; other records do
+        not wait for it. Gives up on the rest when no acknowledgement has come for `patience`
+        seconds (closing the failed connection may take a few more). A record that is not
+        acknowledged may be published nevertheless.
+        """
+        acknowledged = [False] * len(records)
+        of_key: dict[tuple[str, bytes], list[int]] = defaultdict(list)
+        for index, record in enumerate(records):
+            of_key[record.topic, record.key].append(index)
+        try:
+            with translated_errors("The event log is unavailable."):
+                async with asyncio.timeout(patience):
+                    inner = await self._connected()
+        except Unavailable:
+            return acknowledged
+
+        async def send(indexes: Sequence[int]) -> None:
+            for index in indexes:
+                await (await _send(inner, records[index]))
+                acknowledged[index] = True
+
+        waiting = {asyncio.create_task(send(indexes)) for indexes in of_key.values()}
+        try:
+            while waiting:
+                ended, waiting = await asyncio.wait(
+                    waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not ended:
+                    break
+                for task in ended:
+                    with (
+                        contextlib.suppress(Unavailable),  # not acknowledged
+                        translated_errors("The event log did not accept the record."),
+                    ):
+                        task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        if not all(acknowledged):
+            await self._discard(inner)
+        return acknowledged
 
     async def close(self) -> None:
         """Closes the connections and drops records that are not acknowledged yet."""
@@ -93,6 +140,18 @@ class Producer:
             self._inner = None
         # Closed before the next one publishes, so that no late record can overtake.
         await _close(inner)
+
+
+async def _send(inner: AIOKafkaProducer, record: Record) -> asyncio.Future[Any]:
+    """Hands a record to aiokafka; waits while the batch of its partition is full. Returns the
+    acknowledgement."""
+    acknowledgement: asyncio.Future[Any] = await inner.send(
+        record.topic,
+        key=record.key or None,
+        value=record.value,
+        headers=list(record.headers.items()),
+    )
+    return acknowledgement
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

@@ -4,16 +4,27 @@ in memory, in virtual time."""
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import pytest
 
-from payment_service.domain import Event
+from payment_service.domain import Event, OutboxRow
 from payment_service.events import EVENT_ID_HEADER
-from payment_service.relay import BATCH, COLLECT_SECONDS, POLL_SECONDS, Relay
+from payment_service.outbox import SHARDS, shard_of
+from payment_service.ports import OutboxBatch
+from payment_service.relay import (
+    BATCH,
+    COLLECT_SECONDS,
+    PATIENCE_SECONDS,
+    POLL_SECONDS,
+    Relay,
+)
+from protos.topics import PAYMENT_EVENTS, TOPICS
 from servicekit.errors import Unavailable
-from servicekit.kafka import Producer, Record
-from tests.servicekit.fake_kafka import in_virtual_time, now
+from servicekit.kafka import Producer, Record, producer
+from tests.servicekit.fake_kafka import Partitions, in_virtual_time, now
 
 # Round trips of the fakes: to lock, to publish, to delete and commit.
 TRIP_SECONDS = 0.001
@@ -63,7 +74,7 @@ class FakeStores:
     @contextlib.asynccontextmanager
     async def relaying(self, seconds: float = 0.7) -> AsyncIterator[None]:
         """Runs a relay that has been idle for `seconds`. At the end it must stop at once."""
-        relay = Relay(_Outbox(self), _Producer(self), self.committed)
+        relay = Relay(_Outbox(self), _Producer(self), _Producer(self), self.committed)
         task = asyncio.create_task(relay.run())
         await asyncio.sleep(seconds)
         yield
@@ -76,40 +87,65 @@ class FakeStores:
 
 
 class _Outbox:
-    """Implements ports.OutboxStore."""
+    """Implements ports.OutboxStore. A batch locks the shards of its rows."""
 
     def __init__(self, stores: FakeStores) -> None:
         self._stores = stores
+        self._locked: set[int] = set()
+
+    def oldest(self, limit: int, without: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
+        self._stores.polls.append(now())
+        rows = [row for row in self._unlocked() if row.shard not in without]
+        return self._batch(rows[:limit])
+
+    def oldest_of_each(self, shards: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
+        rows = [row for row in self._unlocked() if row.shard in shards]
+        return self._batch(list({row.shard: row for row in reversed(rows)}.values()))
+
+    def _unlocked(self) -> list[OutboxRow]:
+        rows = [
+            OutboxRow(row_id, shard_of(event.reservation_id), event)
+            for row_id, event in self._stores.rows.items()
+        ]
+        return [row for row in rows if row.shard not in self._locked]
 
     @contextlib.asynccontextmanager
-    async def batch(self, limit: int) -> AsyncIterator[Sequence[Event]]:
-        self._stores.polls.append(now())
+    async def _batch(self, rows: Sequence[OutboxRow]) -> AsyncIterator[OutboxBatch]:
         self._stores.trouble()
-        batch = dict(list(self._stores.rows.items())[:limit])
-        # Events that are committed from here on are not in the batch.
-        await asyncio.sleep(TRIP_SECONDS)
-        yield list(batch.values())
-        await asyncio.sleep(TRIP_SECONDS)
-        for row_id in batch:
-            del self._stores.rows[row_id]
+        shards = {row.shard for row in rows}
+        self._locked |= shards
+        try:
+            # Events that are committed from here on are not in the batch.
+            await asyncio.sleep(TRIP_SECONDS)
+            batch = OutboxBatch(rows)
+            yield batch
+            await asyncio.sleep(TRIP_SECONDS)
+            for row_id in batch.published:
+                del self._stores.rows[row_id]
+        finally:
+            self._locked -= shards
 
 
 class _Producer(Producer):
     def __init__(self, stores: FakeStores) -> None:
         self._stores = stores
 
-    async def publish(self, records: Sequence[Record], timeout: float) -> None:
-        async with asyncio.timeout(timeout):
-            await asyncio.sleep(self._stores.publish_seconds())
-        self._stores.trouble()
-        batch = [self._stores.events[r.headers[EVENT_ID_HEADER].decode()] for r in records]
-        assert [record.key for record in records] == [b"%d" % e.reservation_id for e in batch]
-        self._stores.sent.append(batch)
-        for event in batch:
-            self._stores.published_at.setdefault(event.event_id, now())
-        # Kafka acknowledges shortly after it has the events.
-        await asyncio.sleep(AN_INSTANT / 10)
-        self._stores.trouble()
+    async def publish_each(self, records: Sequence[Record], patience: float) -> list[bool]:
+        try:
+            async with asyncio.timeout(patience):
+                await asyncio.sleep(self._stores.publish_seconds())
+            self._stores.trouble()
+            batch = [self._stores.events[r.headers[EVENT_ID_HEADER].decode()] for r in records]
+            assert [record.key for record in records] == [b"%d" % e.reservation_id for e in batch]
+            self._stores.sent.append(batch)
+            for event in batch:
+                self._stores.published_at.setdefault(event.event_id, now())
+            # Kafka acknowledges shortly after it has the events.
+            await asyncio.sleep(AN_INSTANT / 10)
+            self._stores.trouble()
+        except (TimeoutError, Unavailable):
+            return [False] * len(records)
+        return [True] * len(records)
 
 
 Scene = Callable[[FakeStores], Awaitable[None]]
@@ -296,3 +332,122 @@ def test_failures_lose_nothing_and_keep_the_order() -> None:
 
     for seed in range(50):
         play(scene_of(seed))
+
+
+class TestLostPartition:
+    """The real producer over partitions in memory; Kafka does not acknowledge those in `lost`."""
+
+    LOST = 2
+
+    @pytest.fixture
+    def partitions(self, monkeypatch: pytest.MonkeyPatch) -> Partitions:
+        partitions = Partitions(TOPICS[PAYMENT_EVENTS])
+        monkeypatch.setattr(producer, "AIOKafkaProducer", partitions.producer)
+        return partitions
+
+    @contextlib.asynccontextmanager
+    async def relaying(self, stores: FakeStores) -> AsyncIterator[None]:
+        async with Producer("any") as usual, Producer("any") as aside:
+            relay = Relay(_Outbox(stores), usual, aside, stores.committed)
+            task = asyncio.create_task(relay.run())
+            yield
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    def commit(self, stores: FakeStores, reservation_id: int) -> bytes:
+        """Commits an event whose payload is unique; returns the payload."""
+        stores.commit(reservation_id=reservation_id)
+        row_id, event = list(stores.rows.items())[-1]
+        payload = f"{reservation_id} {event.event_id}".encode()
+        stores.rows[row_id] = replace(event, payload=payload)
+        return payload
+
+    def reservations(self, partitions: Partitions, number: int, count: int) -> list[int]:
+        return [int(key) for key in partitions.keys(number, count)]
+
+    @pytest.mark.parametrize("backlog", [1, BATCH + 1])
+    def test_the_others_are_published_once_and_promptly(
+        self, partitions: Partitions, backlog: int
+    ) -> None:
+        """While a partition is lost for two minutes, whatever waits for it."""
+        partitions.lost = {self.LOST}
+        dice = random.Random(4)
+        lost = self.reservations(partitions, self.LOST, 20)
+        others = [
+            reservation
+            for number in range(partitions.count)
+            if number != self.LOST
+            for reservation in self.reservations(partitions, number, 4)
+        ]
+
+        async def scene(stores: FakeStores) -> None:
+            committed: dict[bytes, float] = {}
+            of_lost = [self.commit(stores, dice.choice(lost)) for _ in range(backlog)]
+            async with self.relaying(stores):
+                while now() < 120:
+                    if dice.random() < 0.1:
+                        of_lost.append(self.commit(stores, dice.choice(lost)))
+                    committed[self.commit(stores, dice.choice(others))] = now()
+                    await asyncio.sleep(dice.expovariate(3))
+                await asyncio.sleep(1)
+                published = [value for _, value in partitions.published]
+                assert sorted(published) == sorted(committed), "each once, and nothing is lost"
+                waits = {p: partitions.published_at[p] - at for p, at in committed.items()}
+                # The shards of the lost partition are put aside one after the other.
+                assert max(waits.values()) <= PATIENCE_SECONDS + 0.1
+                assert max(wait for p, wait in waits.items() if committed[p] > 60) < 0.1
+                assert len(stores.rows) == len(of_lost)
+
+                partitions.lost = set()
+                await asyncio.sleep(30)
+            assert stores.rows == {}
+            for reservation in lost:
+                mine = [p for p in of_lost if p.startswith(b"%d " % reservation)]
+                arrived = [p for p in partitions.values(self.LOST) if p in set(mine)]
+                assert list(dict.fromkeys(arrived)) == mine, "in order"
+
+        play(scene)
+
+    def test_a_partition_that_refuses_delays_only_its_own(self, partitions: Partitions) -> None:
+        partitions.refusing = {self.LOST}
+        [refused] = self.reservations(partitions, self.LOST, 1)
+        [other] = self.reservations(partitions, self.LOST + 1, 1)
+
+        async def scene(stores: FakeStores) -> None:
+            async with self.relaying(stores):
+                for _ in range(50):
+                    self.commit(stores, refused)
+                    payload = self.commit(stores, other)
+                    began = now()
+                    await asyncio.sleep(1)
+                    assert partitions.published_at[payload] - began < 0.1
+            assert partitions.values(self.LOST) == []
+            assert len(partitions.published) == 50
+
+        play(scene)
+
+    def test_a_delay_is_logged_once(
+        self, partitions: Partitions, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        partitions.lost = {self.LOST}
+        reservations = self.reservations(partitions, self.LOST, 20)
+
+        async def scene(stores: FakeStores) -> None:
+            async with self.relaying(stores):
+                for reservation in reservations:
+                    self.commit(stores, reservation)
+                    await asyncio.sleep(10)
+                partitions.lost = set()
+                await asyncio.sleep(30)
+            assert stores.rows == {}
+
+        with caplog.at_level("INFO"):
+            play(scene)
+        events = [record.message for record in caplog.records]
+        assert events.count("outbox_delayed") == 1
+        assert events.count("outbox_resumed") == 1
+
+
+def test_a_shard_has_events_of_one_partition() -> None:
+    assert SHARDS % TOPICS[PAYMENT_EVENTS] == 0

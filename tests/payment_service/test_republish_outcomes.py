@@ -189,7 +189,7 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
             reservations=reservations,
             payments=payments,
             service=PaymentService(payments, provider, saga, lease_seconds=30, wait_seconds=30),
-            relay=Relay(OutboxRepository(database), producer, committed),
+            relay=Relay(OutboxRepository(database), producer, producer, committed),
             database=database,
         )
 

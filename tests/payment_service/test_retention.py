@@ -71,7 +71,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 
 def removing(store: Store, days: int = 1) -> Retention:
-    return Retention(store, NoBook(), failed_days=days, sandbox_days=30)
+    return Retention(store, NoBook(), interval=1, failed_days=days, sandbox_days=30)
 
 
 async def ended(store: Store, outcome: Outcome, key: str = "") -> Payment:
@@ -167,9 +167,9 @@ async def test_old_charges_of_the_sandbox_are_removed(mysql_urls: dict[str, str]
                 old,
             )
         store = RealPaymentStore(database, asyncio.Event())
-        await Retention(store, book, failed_days=0, sandbox_days=0).remove_old_rows()
+        await Retention(store, book, interval=1, failed_days=0, sandbox_days=0).remove_old_rows()
         assert (await provider.get_charge(old)).status is ChargeStatus.APPROVED
-        await Retention(store, book, failed_days=0, sandbox_days=30).remove_old_rows()
+        await Retention(store, book, interval=1, failed_days=0, sandbox_days=30).remove_old_rows()
         assert (await provider.get_charge(old)).status is ChargeStatus.UNKNOWN
         assert (await provider.get_charge(new)).status is ChargeStatus.APPROVED
 

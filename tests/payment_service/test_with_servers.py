@@ -23,7 +23,7 @@ from payment_service.domain import (
     ReservationNotFound,
     Status,
 )
-from payment_service.outbox import OutboxRepository
+from payment_service.outbox import SHARDS, OutboxRepository
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
@@ -54,7 +54,7 @@ class Real:
             SandboxProvider(database), timeout=20, breaker=CircuitBreaker(100, 1)
         )
         self.shop = Shop(payments=payments, guard=self.guard, lease_seconds=30, wait_seconds=30)
-        self.relay = Relay(OutboxRepository(database), producer, self.committed)
+        self.relay = Relay(OutboxRepository(database), producer, producer, self.committed)
 
     def hold(self, user_id: int = 42) -> PayOrder:
         # A payment ends its admission, so each reservation has one of its own.
@@ -244,8 +244,10 @@ async def test_events_survive_a_relay_that_dies_between_publishing_and_deleting(
 
     publish = real.relay.publish
 
-    async def publish_and_die(events: Sequence[Event]) -> None:
-        await publish(events)
+    async def publish_and_die(
+        events: Sequence[Event], producer: Producer, patience: float
+    ) -> list[bool]:
+        assert await publish(events, producer, patience) == [True]
         raise OSError("killed")
 
     async with listening(real.bootstrap) as events:
@@ -258,6 +260,33 @@ async def test_events_survive_a_relay_that_dies_between_publishing_and_deleting(
         await until(lambda: of(events, order) == ["succeeded"] * 2)
         [event_id] = {e.event_id for e in events if e.reservation_id == order.reservation_id}
         assert event_id
+
+
+async def test_the_outbox_deletes_what_is_published_and_keeps_the_rest(real: Real) -> None:
+    outbox = OutboxRepository(real.database)
+    orders = [real.hold() for _ in range(40)]
+    for order in orders:
+        await real.shop.service.pay(order)
+    async with outbox.oldest(30, set()) as batch:
+        ids = [row.id for row in batch.rows]
+        assert ids == sorted(ids)
+        assert len(ids) == 30
+        assert {row.shard for row in batch.rows} <= set(range(SHARDS))
+        async with outbox.oldest(30, set()) as other:
+            assert not {row.shard for row in other.rows} & {row.shard for row in batch.rows}
+        batch.published.update(ids[:10])
+    delayed = batch.unpublished_shards
+    async with outbox.oldest(1000, delayed) as healthy:
+        assert not {row.shard for row in healthy.rows} & delayed
+        healthy.published.update(row.id for row in healthy.rows)
+    async with outbox.oldest_of_each(delayed) as oldest:
+        assert sorted(row.shard for row in oldest.rows) == sorted(delayed)
+    async with outbox.oldest(1000, set()) as rest:
+        assert {row.shard for row in rest.rows} == delayed
+        first = {row.shard: row.id for row in reversed(rest.rows)}
+        assert sorted(first.values()) == sorted(row.id for row in oldest.rows)
+    async with outbox.oldest_of_each(set(range(SHARDS)) - delayed) as none:
+        assert none.rows == []
 
 
 async def test_events_committed_while_kafka_is_unavailable_arrive_later(

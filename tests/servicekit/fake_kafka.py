@@ -8,6 +8,7 @@ that is paused by then is dropped and fetched again; a rebalance revokes everyth
 
 import asyncio
 import contextlib
+import itertools
 import selectors
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -16,9 +17,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError, MessageSizeTooLargeError
 
-from servicekit.kafka import Record
+from servicekit.kafka import Record, hash_of_key
 
 T = TypeVar("T")
 
@@ -296,3 +297,85 @@ class Consumer:
     def _check(self, partition: TopicPartition) -> None:
         if partition not in self._positions:
             raise IllegalStateError(f"{partition} is not assigned")
+
+
+class Partitions:
+    """The partitions of every topic, and what was published to each, in order. Nothing is
+    acknowledged by those in `lost`; those in `refusing` refuse every record."""
+
+    def __init__(self, count: int = 6) -> None:
+        self.count = count
+        self.lost: set[int] = set()
+        self.refusing: set[int] = set()
+        self.published: list[tuple[int, bytes]] = []
+        self.published_at: dict[bytes, float] = {}
+        self.producers = 0
+
+    def of(self, key: bytes) -> int:
+        return hash_of_key(key) % self.count
+
+    def keys(self, partition: int, count: int) -> list[bytes]:
+        """Returns keys of one partition: decimal numbers from 1."""
+        numbers = (b"%d" % number for number in itertools.count(1))
+        return list(itertools.islice((key for key in numbers if self.of(key) == partition), count))
+
+    def values(self, *partitions: int) -> list[bytes]:
+        """Returns what was published to these partitions."""
+        return [value for number, value in self.published if number in partitions]
+
+    def producer(self, **_: object) -> "PartitionProducer":
+        """In place of AIOKafkaProducer."""
+        self.producers += 1
+        return PartitionProducer(self)
+
+
+class PartitionProducer:
+    """The part of AIOKafkaProducer that `Producer` uses. As with aiokafka's idempotent producer, a
+    record for a lost partition is retried for ever, and `send` waits while the batch of the
+    partition is full."""
+
+    BATCH = 100
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._unsent: Counter[int] = Counter()
+        self._delivering: set[asyncio.Task[None]] = set()
+        self._sender = self.client = self
+
+    async def start(self) -> None:
+        await asyncio.sleep(TRIP_SECONDS)
+
+    async def close(self) -> None:
+        """Closes the sender, and the client; drops what is not delivered."""
+        for task in self._delivering:
+            task.cancel()
+        await asyncio.gather(*self._delivering, return_exceptions=True)
+
+    async def send(
+        self, topic: str, *, key: bytes, value: bytes, headers: object
+    ) -> asyncio.Future[None]:
+        partition = self._partitions.of(key)
+        while self._unsent[partition] >= self.BATCH:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        self._unsent[partition] += 1
+        acknowledgement: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._deliver(partition, value, acknowledgement))
+        self._delivering.add(task)
+        task.add_done_callback(self._delivering.discard)
+        return acknowledgement
+
+    async def _deliver(
+        self, partition: int, value: bytes, acknowledgement: asyncio.Future[None]
+    ) -> None:
+        await asyncio.sleep(TRIP_SECONDS)
+        while partition in self._partitions.lost:  # noqa: ASYNC110
+            await asyncio.sleep(1)
+        self._unsent[partition] -= 1
+        if acknowledgement.cancelled():
+            return
+        if partition in self._partitions.refusing:
+            acknowledgement.set_exception(MessageSizeTooLargeError())
+            return
+        self._partitions.published.append((partition, value))
+        self._partitions.published_at.setdefault(value, now())
+        acknowledgement.set_result(None)

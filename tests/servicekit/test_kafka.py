@@ -130,6 +130,29 @@ async def test_records_arrive_once_in_order_per_key_and_are_not_handled_again(
     assert len(seen) == 201
 
 
+async def test_a_partition_that_is_lost_holds_up_no_other(
+    kafka_bootstrap: str, topic: str, producer: Producer
+) -> None:
+    """With one broker the only way to lose a partition alone is to delete its topic."""
+    lost = f"{topic}.lost"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(lost, 1, 1)])
+        sent = [*records(lost, keys=5, each=2), *records(topic, keys=5, each=2)]
+        assert all(await producer.publish_each(sent, patience=10))
+        await admin.delete_topics([lost])
+        began = time.monotonic()
+        assert await producer.publish_each(sent, patience=1) == [False] * 10 + [True] * 10
+        assert time.monotonic() - began < 6
+        await admin.create_topics([NewTopic(lost, 1, 1)])
+        async with asyncio.timeout(20):
+            while not all(await producer.publish_each(sent[:10], patience=1)):
+                pass
+    finally:
+        await admin.close()
+
+
 async def test_a_record_does_not_wait_for_records_of_other_partitions(
     kafka_bootstrap: str, topic: str, producer: Producer
 ) -> None:
