@@ -231,6 +231,10 @@ class _CallInterceptor(grpc.aio.ServerInterceptor):
                 # If it escapes the handler, clients may hang (grpc#29248).
                 code = "CANCELLED"
                 await context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled")
+            except grpc.aio.AbortError:
+                # gRPC's own health service: it does not know the service that was named.
+                code = "NOT_FOUND"
+                raise
             except Exception:
                 code = "INTERNAL"
                 log.exception("call_failed", method=method)

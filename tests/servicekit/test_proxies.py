@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from payment_service.domain import ChargeStatus
+from payment_service.providers import connect_provider
+from payment_service.settings import Settings
 from servicekit.client import call
 from tests.servicekit.hops import hop
 
@@ -45,9 +49,25 @@ def test_no_client_in_the_tree_uses_a_proxy(repository: Path) -> None:
     assert [where for where, direct in clients if not direct] == []
 
 
-def test_the_payment_provider_may_be_behind_a_proxy(repository: Path) -> None:
-    for name in OUTSIDE:
-        assert "trust_env" not in (repository / name).read_text()
+async def test_the_payment_provider_may_be_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.get_running_loop().create_future()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set_result(await reader.readline())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        settings = Settings(
+            provider="http", http_base_url="http://psp.example", http_api_key=SecretStr("key")
+        )
+        async with connect_provider(settings) as provider:
+            charge = await provider.get_charge(3)
+    assert charge.status is ChargeStatus.UNKNOWN
+    assert await asked == b"GET http://psp.example/charges/3 HTTP/1.1\r\n"
 
 
 def clients_in(repository: Path) -> Iterator[tuple[str, bool]]:

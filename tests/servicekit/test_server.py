@@ -111,6 +111,9 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
         for name in ("", "frontrow.queue.v1.QueueService", "frontrow.queue.v1.QueueAdminService"):
             reply = await call(health.Check, health_pb2.HealthCheckRequest(service=name), budget=5)
             assert reply.status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await health.Check(health_pb2.HealthCheckRequest(service="unknown"))
+        assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
 
         assert {
             "frontrow.queue.v1.QueueService",
@@ -153,6 +156,7 @@ async def test_a_service_from_its_start_to_its_end(repository: Path) -> None:
     events = [line["event"] for line in logged]
     failed = {line["work"] for line in logged if line["event"] == "background_work_failed"}
     assert failed == {"tick", "stray"}
+    assert "call_failed" not in events
     assert events[-1] == "stopped"
 
 
