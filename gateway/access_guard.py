@@ -43,13 +43,13 @@ class AccessGuard:
                 keep_fresh_token(request, position.access_token)
         return place
 
-    def proven_place(self, request: Request) -> int:
-        """Returns the number of the place whose genuine token the request has, whatever its age; 0
-        if there is none."""
+    def proven_place(self, request: Request) -> queue_pb2.Place | None:
+        """Returns the place whose genuine token the request has, whatever its age; None without
+        one."""
         try:
-            return self._verifier.place(request).number
+            return self._verifier.place(request)
         except InvalidToken:
-            return 0
+            return None
 
     async def require_admission(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, which is admitted.

@@ -4,6 +4,7 @@ from starlette.types import ASGIApp
 
 from gateway.access_guard import AccessGuard
 from gateway.admissions import Admissions
+from gateway.challenges.entry import open_challenge
 from gateway.clients import Clients
 from gateway.identity import open_identity
 from gateway.middleware.cors import CorsMiddleware
@@ -42,8 +43,11 @@ def create_app(
             Pace(enforced=settings.enforce_pace),
         ),
     )
+    challenge = open_challenge(settings, clients, guard, sources)
     routes = [  # tried in this order: the most frequent first
-        *QueueRoutes(clients, guard, sources, open_identity(settings), settings).routes(),
+        *QueueRoutes(
+            clients, guard, sources, open_identity(settings), challenge, settings
+        ).routes(),
         *ConcertRoutes(clients, guard, settings).routes(),
         *ReservationRoutes(clients, guard, settings).routes(),
         *HealthRoutes(clients, drain, open_files, settings.readiness_ttl_seconds).routes(),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import grpc
+import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import Settings
@@ -61,6 +62,7 @@ class Clients:
         self.concert = ConcertServiceStub(self._channels["concert_service"])
         self.reservation = ReservationServiceStub(self._channels["reservation_service"])
         self.payment = PaymentServiceStub(self._channels["payment_service"])
+        self.challenge_provider = httpx.AsyncClient() if settings.challenge == "http" else None
         budget = settings.read_budget_seconds
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
             self._get_positions,
@@ -125,3 +127,5 @@ class Clients:
     async def close(self) -> None:
         """Closes the channels and cancels calls in progress."""
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        if self.challenge_provider is not None:
+            await self.challenge_provider.aclose()

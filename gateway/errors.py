@@ -4,6 +4,7 @@ Routes raise a ServiceError, or a RemoteError that arrived over gRPC; `problem` 
 application/problem+json (RFC 9457).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ TABLE: dict[str, Row] = {
     "IDENTITY_REQUIRED": Row(401, "Entering the queue needs proof of identity."),
     "STILL_WAITING": Row(403, "This token is still waiting."),
     "NOT_YOURS": Row(403, "This belongs to another user."),
+    "CHALLENGE_REQUIRED": Row(403, "Entering the queue needs a solved challenge."),
     "CONCERT_NOT_FOUND": Row(404, "There is no such concert."),
     "SCHEDULE_NOT_FOUND": Row(404, "There is no such schedule."),
     "SEAT_NOT_FOUND": Row(404, "There is no such seat."),
@@ -118,6 +120,16 @@ class NotYours(Forbidden):
     code = "NOT_YOURS"
 
 
+class ChallengeRequired(Forbidden):
+    """`challenge` is what to solve."""
+
+    code = "CHALLENGE_REQUIRED"
+
+    def __init__(self, header: str, challenge: Mapping[str, object]) -> None:
+        super().__init__(f"Solve this challenge and send the solution in {header}.")
+        self.challenge = challenge
+
+
 class ReservationExpired(Gone):
     code = "RESERVATION_EXPIRED"
 
@@ -182,6 +194,8 @@ def problem(error: ServiceError) -> Response:
     if isinstance(error, StillWaiting):
         body["order"] = error.order
         retry_after = error.retry_after
+    if isinstance(error, ChallengeRequired):
+        body["challenge"] = error.challenge
     if isinstance(error, TooManyRequests):
         retry_after = error.retry_after
     if retry_after:

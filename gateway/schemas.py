@@ -2,7 +2,7 @@
 encoded bytes in `routes`; the tests check them against these models."""
 
 from datetime import date as Date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -135,3 +135,10 @@ class Problem(ResponseBody):
     request_id: str
     errors: Annotated[list[FieldProblem] | None, Field(description="INVALID_REQUEST only.")] = None
     order: Annotated[int | None, Field(description="STILL_WAITING only.")] = None
+    challenge: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="CHALLENGE_REQUIRED only: an ALTCHA challenge (`parameters`, `signature`), "
+            "or the `siteKey` of the operator's provider."
+        ),
+    ] = None

@@ -120,6 +120,35 @@ class Settings(BaseSettings):
     for a genuine token of the place in X-Access-Token, of any age, and answers NOT_YOURS otherwise;
     a user who has lost the token waits until the place has ended."""
 
+    challenge: Literal["none", "altcha", "http"] = "none"
+    """What must be solved for a new place. `none`: nothing. `altcha`: a proof of work, which the
+    gateway makes and verifies itself. `http`: the challenge of a provider, which verifies solutions
+    over HTTP in the manner of Cloudflare Turnstile."""
+
+    challenge_altcha_key: SecretStr = SecretStr("")
+    """With `altcha`: the key that signs challenges, 32 bytes or more, the same for all gateways."""
+
+    challenge_altcha_difficulty: int = Field(default=2_000_000, ge=4_096, le=1_000_000_000)
+    """With `altcha`: the iterations of SHA-256 that solving takes on average. The default takes a
+    core about 0.6 s in native code, and a phone's browser some seconds. Solving one time in fifty
+    takes four times as long."""
+
+    challenge_altcha_seconds: float = Field(default=600.0, ge=30, le=86_400)
+    """With `altcha`: how long a challenge may be solved and its solution used, in seconds."""
+
+    challenge_http_url: str = ""
+    """With `http`: where the provider verifies solutions, such as
+    https://challenges.cloudflare.com/turnstile/v0/siteverify."""
+
+    challenge_http_secret: SecretStr = SecretStr("")
+    """With `http`: the secret that the provider gave for the site."""
+
+    challenge_http_site_key: str = ""
+    """With `http`: the public key of the site, which the page needs for the provider's widget."""
+
+    challenge_http_timeout_seconds: float = Field(default=3.0, gt=0)
+    """With `http`: deadline of one verification, in seconds; then 503 UNAVAILABLE."""
+
     read_budget_seconds: float = Field(default=2.0, gt=0)
     """Deadline of a read behind the gateway, in seconds; then 504."""
 
@@ -227,6 +256,22 @@ class Settings(BaseSettings):
             if not getattr(self, f"identity_{name}"):
                 raise ValueError(f"GATEWAY_IDENTITY=jwt needs GATEWAY_IDENTITY_{name.upper()}")
         self.open_identity_keys()
+        return self
+
+    @model_validator(mode="after")
+    def _check_challenge(self) -> Self:
+        if self.challenge == "altcha":
+            if len(self.challenge_altcha_key.get_secret_value().encode()) < 32:
+                raise ValueError(
+                    "GATEWAY_CHALLENGE=altcha needs GATEWAY_CHALLENGE_ALTCHA_KEY, 32 bytes or more"
+                )
+        elif self.challenge == "http":
+            if not self.challenge_http_url.startswith(("https://", "http://")):
+                raise ValueError("GATEWAY_CHALLENGE=http needs the URL GATEWAY_CHALLENGE_HTTP_URL")
+            if not self.challenge_http_secret.get_secret_value():
+                raise ValueError("GATEWAY_CHALLENGE=http needs GATEWAY_CHALLENGE_HTTP_SECRET")
+            if not self.challenge_http_site_key:
+                raise ValueError("GATEWAY_CHALLENGE=http needs GATEWAY_CHALLENGE_HTTP_SITE_KEY")
         return self
 
     def open_identity_keys(self) -> KeyFile:

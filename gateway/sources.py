@@ -33,13 +33,16 @@ class Sources:
 
     def of(self, scope: Scope) -> str:
         """Returns the source; "unknown" if the server knows no address (a Unix socket)."""
+        address = self.address_of(scope)
+        return _UNKNOWN if address is None else _source(address)
+
+    def address_of(self, scope: Scope) -> Address | None:
+        """Returns the whole address of the client, if it is known."""
         client = scope.get("client")
         hop = _address(client[0]) if client else None
-        if hop is None:
-            return _UNKNOWN
-        if self._trusted and self._is_trusted(hop):
-            hop = self._before(hop, scope)
-        return _source(hop)
+        if hop is not None and self._trusted and self._is_trusted(hop):
+            return self._before(hop, scope)
+        return hop
 
     def _before(self, hop: Address, scope: Scope) -> Address:
         """Returns the client of the trusted proxy `hop`.

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 from os import urandom
+from typing import Annotated
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas, tokens
 from gateway.access_guard import AccessGuard
 from gateway.admissions import retry_after
+from gateway.challenges.entry import HEADER, MAX_SOLUTION_LENGTH, EntryChallenge
 from gateway.clients import Clients, Entry
-from gateway.errors import NotYours, QueueClosed, TooManyRequests
+from gateway.errors import ChallengeRequired, NotYours, QueueClosed, TooManyRequests
 from gateway.identity import Identity
 from gateway.requests import read_body
 from gateway.responses import JsonResponse, instant_of_ms, no_content
@@ -46,6 +49,14 @@ _TOKEN_OF_LIVE_PLACE = Parameter(
 )
 
 
+_SOLUTION = Parameter(
+    HEADER,
+    "header",
+    Annotated[str, Field(max_length=MAX_SOLUTION_LENGTH)],
+    "The solution of the challenge that CHALLENGE_REQUIRED asked for; good for one place.",
+)
+
+
 class QueueRoutes:
     """POST /queues/enqueue, GET and DELETE /queues/order."""
 
@@ -55,13 +66,16 @@ class QueueRoutes:
         guard: AccessGuard,
         sources: Sources,
         identity: Identity | None,
+        challenge: EntryChallenge | None,
         settings: Settings,
     ) -> None:
-        """`identity` verifies who enters; None trusts the userId."""
+        """`identity` verifies who enters; None trusts the userId. `challenge`: None asks for
+        none."""
         self._clients = clients
         self._guard = guard
         self._sources = sources
         self._identity = identity
+        self._challenge = challenge
         # The token of a login is proof enough.
         self._needs_token = identity is None and not settings.reentry_without_token
         self._write_budget = settings.write_budget_seconds
@@ -94,7 +108,10 @@ class QueueRoutes:
                     if self._identity is None
                     else schemas.EnterQueueWithLoginRequest
                 ),
-                parameters=(_TOKEN_OF_LIVE_PLACE,) if self._needs_token else (),
+                parameters=(
+                    *((_TOKEN_OF_LIVE_PLACE,) if self._needs_token else ()),
+                    _SOLUTION,
+                ),
                 login=self._identity is not None,
                 returns=(
                     Returns(
@@ -108,6 +125,7 @@ class QueueRoutes:
                     *BODY_ERRORS,
                     "IDENTITY_REQUIRED",
                     "NOT_YOURS",
+                    "CHALLENGE_REQUIRED",
                     "QUEUE_FULL",
                     "QUEUE_PAUSED",
                     "TOO_MANY_REQUESTS",
@@ -146,11 +164,17 @@ class QueueRoutes:
         entrant = queue_pb2.EnterQueueRequest.Entrant(source=source)
         if self._needs_token:
             entrant.needs_proof = True
-            entrant.proven_place = self._guard.proven_place(request)
+            proven = self._guard.proven_place(request)
+            entrant.proven_place = 0 if proven is None else proven.number
             entrant.attempt_id = urandom(16).hex()
+        if self._challenge is not None:
+            has_login = self._identity is not None
+            await self._challenge.check(request, user_id, entrant, has_login=has_login)
         result = await self._clients.entries.submit(Entry(user_id, entrant))
         if result.error_code == NotYours.code:
             raise NotYours("This user has a place. Send its token in X-Access-Token.")
+        if self._challenge is not None and result.error_code == ChallengeRequired.code:
+            raise self._challenge.required(user_id)
         if result.error_code == TooManyRequests.code:
             raise TooManyRequests(math.ceil(result.retry_after_ms / 1000))
         if result.error_code:

@@ -15,8 +15,8 @@ Result = TypeVar("Result")
 
 # Beside "main", where everybody is admitted at once, rooms of their own for the tests of lines:
 # DOOR opens and closes under tests of single fans, DESK under the operator's command, LINE sees a
-# crowd.
-DOOR, DESK, LINE = "door", "desk", "line"
+# crowd, INVENTED somebody who invents users.
+DOOR, DESK, LINE, INVENTED = "door", "desk", "line", "invented"
 # An address where nobody listens.
 NOBODY = "127.0.0.1:9"
 
@@ -28,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         Ports.free(),
         program_env={
             "queue_service": {
-                "QUEUE_ROOMS": json.dumps(["main", DOOR, DESK, LINE]),
+                "QUEUE_ROOMS": json.dumps(["main", DOOR, DESK, LINE, INVENTED]),
                 "QUEUE_CAPACITY": "100000",
                 # Shorter than for fans on the internet, so that tests are quick.
                 "QUEUE_POLL_MIN_SECONDS": "0.1",

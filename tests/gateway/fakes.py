@@ -113,6 +113,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self.capacity = 10
         self.closed = ""
         self.retry_after_ms = 0
+        self.spent: set[str] = set()
         self.recovering = False
         self.admitted_until_ms = int(time.time() * 1000) + 600_000
         self.admitted: dict[int, queue_pb2.Place] = {}
@@ -178,6 +179,11 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
                 error_code=self.closed, retry_after_ms=self.retry_after_ms
             )
         live = {place.user_id: place for place in (*self.admitted.values(), *self.waiting)}
+        unsolved = entrant.only_live_place or entrant.solution_id in self.spent
+        if unsolved and user_id not in live:
+            return queue_pb2.EnterQueueResponse.Result(error_code="CHALLENGE_REQUIRED")
+        if entrant.solution_id and user_id not in live:
+            self.spent.add(entrant.solution_id)
         place = self.enter(user_id)
         if entrant.needs_proof and user_id in live and place.number != entrant.proven_place:
             return queue_pb2.EnterQueueResponse.Result(error_code="NOT_YOURS")

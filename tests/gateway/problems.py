@@ -25,6 +25,8 @@ def assert_problem(
         allowed.add("errors")
     if code == "STILL_WAITING":
         allowed.add("order")
+    if code == "CHALLENGE_REQUIRED":
+        allowed.add("challenge")
     assert set(body) == allowed
     expected = None if retry_after is None else str(retry_after)
     assert response.headers.get("Retry-After") == expected

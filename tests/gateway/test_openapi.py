@@ -24,6 +24,7 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
         | {
             "IDENTITY_REQUIRED",
             "NOT_YOURS",
+            "CHALLENGE_REQUIRED",
             "QUEUE_FULL",
             "QUEUE_PAUSED",
             "TOO_MANY_REQUESTS",
