@@ -104,6 +104,19 @@ def test_on_an_empty_machine_no_gateway_starts_before_the_data_is_restored(
         (gzip.compress(DUMP.replace(b"`concert`", b"`mysql`")), "and no other"),
         (gzip.compress(DUMP.replace(b"-- Current Database: `concert`\n", b"")), "and no other"),
     ],
+    # The content would name the time at which it was compressed, other in each worker.
+    ids=[
+        "missing",
+        "empty",
+        "empty-gzip",
+        "gzip-magic-only",
+        "cut-gzip",
+        "not-compressed",
+        "other-text",
+        "cut-dump",
+        "schema-of-the-server",
+        "schema-without-heading",
+    ],
 )
 def test_a_file_that_is_no_backup_changes_nothing(
     operator: Operator, tmp_path: Path, content: bytes | None, error: str
