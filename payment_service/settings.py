@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from servicekit.settings import ListenAddress, ServiceSettings, config
+from servicekit.settings import ListenAddress, ServiceSettings, config, is_loopback
 
 
 class Settings(ServiceSettings):
@@ -38,8 +38,10 @@ class Settings(ServiceSettings):
     """How long BeginPayment may take, retries included, in seconds: longer than a quick restart of
     reservation_service."""
 
-    provider: Literal["sandbox", "http"] = "sandbox"
-    """The payment provider; sandbox moves no money."""
+    provider: Literal["", "sandbox", "http"] = ""
+    """The payment provider. `sandbox` approves nearly everything and moves no money, so it must be
+    named unless PAYMENT_LISTEN is a loopback address: there, empty means sandbox, with a
+    warning."""
 
     provider_timeout_seconds: float = Field(default=3.0, gt=0)
     """How long the provider may take for one step, retries included, in seconds. After that the
@@ -85,6 +87,15 @@ class Settings(ServiceSettings):
     of the restored database: longer than the lag of any consumer when the backup was made. The
     default is three payment leases. A payment that waits longer has lost its seat anyway, and the
     events of that time are handled within one lease, before the holds of new payments expire."""
+
+    @model_validator(mode="after")
+    def _sandbox_is_named(self) -> Self:
+        if not self.provider and not is_loopback(self.listen):
+            raise ValueError(
+                "PAYMENT_PROVIDER must be set, because PAYMENT_LISTEN is no loopback address:"
+                " http, or sandbox, which approves nearly everything and moves no money"
+            )
+        return self
 
     @model_validator(mode="after")
     def _retention_outlasts_payments(self) -> Self:

@@ -1,5 +1,6 @@
 """The settings that all services share, read from prefixed environment variables."""
 
+import ipaddress
 import re
 import sys
 from typing import Annotated, Literal, TypeVar
@@ -50,6 +51,16 @@ def split_address(address: str) -> tuple[str, int]:
     """Splits host:port into a pair; the host of [::1]:9101 loses its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Returns whether host:port can be reached from this machine only. A name counts as reachable
+    from elsewhere, except localhost."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -54,8 +54,8 @@ class Settings:
     FRONTROW_BIND: str = "127.0.0.1"
     #: The tag of the image frontrow.
     FRONTROW_VERSION: str = "local"
-    #: `sandbox` moves no money; `http` requires the URL.
-    PAYMENT_PROVIDER: str = "sandbox"
+    #: `sandbox` moves no money; `http` requires the URL. Empty: `sandbox`, on a loopback address.
+    PAYMENT_PROVIDER: str = ""
     PAYMENT_HTTP_BASE_URL: str = ""
     #: The provider's bearer key; stored with the secrets.
     PAYMENT_HTTP_API_KEY: str = dataclasses.field(default="", repr=False)
@@ -101,7 +101,14 @@ class Settings:
             yield "FRONTROW_BIND", "an IPv4 address of this machine, or 0.0.0.0"
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", self.FRONTROW_VERSION):
             yield "FRONTROW_VERSION", "the tag of an image: letters, digits, _ . and -"
-        if self.PAYMENT_PROVIDER not in ("sandbox", "http"):
+        loopback = ipaddress.IPv4Address(self.FRONTROW_BIND).is_loopback
+        if not self.PAYMENT_PROVIDER and not loopback:
+            yield (
+                "PAYMENT_PROVIDER",
+                "http, or sandbox, which approves nearly everything and moves no money, because"
+                f" FRONTROW_BIND={self.FRONTROW_BIND} is no loopback address",
+            )
+        if self.PAYMENT_PROVIDER not in ("", "sandbox", "http"):
             yield "PAYMENT_PROVIDER", "sandbox or http"
         needs_address = self.PAYMENT_PROVIDER == "http" or self.PAYMENT_HTTP_BASE_URL
         if needs_address and not re.fullmatch(r"https?://\S+", self.PAYMENT_HTTP_BASE_URL):
@@ -142,6 +149,7 @@ class Settings:
         return {
             **{name: f"{value:g}" for name, value in caps.items()},
             **settings,
+            "PAYMENT_PROVIDER": self.PAYMENT_PROVIDER or "sandbox",
             "GATEWAY_OPEN_FILES": str(_open_files(caps["GATEWAY_MB"] / caps["GATEWAY_WORKERS"])),
             "GATEWAY_IDENTITY_JWKS_FILE": (
                 f"/run/identity/{JWKS.name}" if self.GATEWAY_IDENTITY == "jwt" else ""

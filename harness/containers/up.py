@@ -55,6 +55,11 @@ def start(engine: Engine, settings: Settings) -> None:
         f"Starting {settings.CAP}, {settings.scale} of each program, SEED={settings.SEED}",
         flush=True,
     )
+    if not settings.PAYMENT_PROVIDER:
+        print(
+            "PAYMENT_PROVIDER is not set: the sandbox approves payments and moves no money",
+            flush=True,
+        )
     engine.compose(
         *("up", "--detach", "--remove-orphans", *scales),
         failure="not everything started; see python3 -m harness.containers compose logs.",

@@ -9,13 +9,18 @@ from payment_service.ports import PaymentProvider
 from payment_service.providers.http import HttpProvider
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.settings import Settings
+from servicekit import logs
 from servicekit.mysql import Database
+
+log = logs.get(__name__)
 
 
 @asynccontextmanager
 async def connect_provider(settings: Settings) -> AsyncIterator[PaymentProvider]:
-    """Opens the provider that `settings.provider` names, for the block."""
-    if settings.provider == "sandbox":
+    """Opens the provider that `settings.provider` names, for the block; `sandbox` if none."""
+    if settings.provider != "http":
+        if not settings.provider:
+            log.warning("sandbox_by_default")
         async with Database(settings.mysql_url, max_size=settings.mysql_connections) as database:
             yield SandboxProvider(database)
     else:

@@ -112,10 +112,17 @@ def test_refused_settings_are_not_stored(operator: Operator) -> None:
         ({"PORT": "99999"}, "PORT must be a port"),
         ({"PORT": "65535", "SCALE": "2"}, "PORT must be a port, 1 to 65534"),
         ({"FRONTROW_BIND": "localhost"}, "FRONTROW_BIND must be an IPv4 address"),
-        ({"FRONTROW_BIND": "192.0.2.1"}, "192.0.2.1 is no address of this machine."),
+        (
+            {"FRONTROW_BIND": "192.0.2.1", "PAYMENT_PROVIDER": "sandbox"},
+            "192.0.2.1 is no address of this machine.",
+        ),
         ({"FRONTROW_VERSION": "a b"}, "FRONTROW_VERSION must be the tag of an image"),
         ({"PAYMENT_PROVIDER": "paypal"}, "PAYMENT_PROVIDER must be sandbox or http"),
         ({"PAYMENT_PROVIDER": "http"}, "PAYMENT_HTTP_BASE_URL must be the URL of"),
+        (
+            {"FRONTROW_BIND": "0.0.0.0"},
+            "PAYMENT_PROVIDER must be http, or sandbox, which approves nearly everything",
+        ),
         ({"PAYMENT_HTTP_BASE_URL": "ftp://x"}, "PAYMENT_HTTP_BASE_URL must be the URL"),
         ({"QUEUE_CAPACITY": "-1"}, "QUEUE_CAPACITY must be 0 or more, not '-1'."),
         ({"GATEWAY_ENFORCE_PACE": "no"}, "GATEWAY_ENFORCE_PACE must be true or false, not 'no'."),
