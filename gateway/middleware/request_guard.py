@@ -21,7 +21,6 @@ _ID = call_context.REQUEST_ID_HEADER.encode()
 _READ_FIELDS = frozenset((_ID, b"host", b"content-length", b"transfer-encoding"))
 # Servers write 1.0 as "1.0" (uvicorn) or "1" (granian).
 _VERSIONS = frozenset(("1.1", "1.0", "1"))
-_BLANKS = frozenset((b" ", b"\t"))
 _CLOSE = (b"connection", b"close")
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -51,10 +50,6 @@ class RequestGuard:
         # A field also has ": " and a line end.
         size = len(scope["path"]) + len(scope["query_string"]) + 4 * len(headers)
         for name, value in headers:
-            if value[-1:] in _BLANKS:  # uvicorn strips leading blanks only (RFC 9110, 5.5)
-                scope["headers"] = [(name, value.strip(b" \t")) for name, value in headers]
-                await self(scope, receive, send)
-                return
             size += len(name) + len(value)
             if name in _READ_FIELDS:
                 if name == b"host":

@@ -1,14 +1,19 @@
 """The documentation pages: from memory, with an ETag, and only if they are wanted."""
 
+import asyncio
 import re
 from importlib import resources
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
+from gateway import pages
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import Services
 from tests.gateway.problems import assert_problem
+from tests.gateway.serving import until
 
 FILES = [
     f"/static-offline-docs/{name}"
@@ -96,3 +101,42 @@ async def test_responses_of_the_api_are_not_stored(
         response = await client.request(method, path, json=body, headers=mine)
         stored = response.headers.get_list("Cache-Control")
         assert stored == ["no-store"], (method, path, response.status_code)
+
+
+async def test_a_slow_client_keeps_others_waiting_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "_TURN_SECONDS", 0.05)
+    handle = pages.documentation_pages([])["/docs"]
+    sending: list[Message] = []
+    read = asyncio.Event()
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sending.append(message)
+        await read.wait()
+
+    async def request() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/docs", "headers": []}
+        response = await handle(Request(scope))
+        await response(scope, receive, send)
+
+    clients = [asyncio.create_task(request()) for _ in range(2 * pages._AT_ONCE)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(sending) == pages._AT_ONCE
+    await until(lambda: len(sending) == len(clients))
+    read.set()
+    await asyncio.gather(*clients)
+    # Each turn was given back once: no more than before have one.
+    read.clear()
+    sending.clear()
+    monkeypatch.setattr(pages, "_TURN_SECONDS", 60)
+    clients = [asyncio.create_task(request()) for _ in range(2 * pages._AT_ONCE)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(sending) == pages._AT_ONCE
+    read.set()
+    await asyncio.gather(*clients)

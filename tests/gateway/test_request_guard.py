@@ -151,11 +151,6 @@ async def test_a_larger_head(exchange: Exchange) -> None:
     assert await refusal(exchange) == (431, "HEADERS_TOO_LARGE")
 
 
-async def test_blanks_around_values_are_stripped() -> None:
-    exchange = await Exchange([(b"host", b"x \t"), (b"a", b" b c\t"), (b"d", b" ")]).run()
-    assert exchange.seen == [(b"host", b"x"), (b"a", b"b c"), (b"d", b"")]
-
-
 async def test_an_upgrade_is_ignored() -> None:
     headers: Head = [HOST, (b"connection", b"Upgrade"), (b"upgrade", b"h2c")]
     exchange = await Exchange(headers).run()
