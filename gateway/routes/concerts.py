@@ -179,7 +179,8 @@ class ConcertRoutes:
         )
 
     async def _load_dates(self, concert_id: int) -> Sequence[concert_pb2.Schedule]:
-        dates: list[concert_pb2.Schedule] = []
+        # By id, because a service of the version before this one answers every page with all.
+        dates: dict[int, concert_pb2.Schedule] = {}
         token = ""
         while True:
             response = await call(
@@ -189,10 +190,10 @@ class ConcertRoutes:
                 ),
                 budget=self._budget,
             )
-            dates += response.schedules
+            dates.update((date.id, date) for date in response.schedules)
             token = response.next_page_token
             if not token:
-                return dates
+                return list(dates.values())
 
     async def _load_seats(self, schedule_id: int) -> bytes:
         # One after the other, so that the taken seats are not old when the facts arrive.
@@ -213,7 +214,7 @@ class ConcertRoutes:
 
     async def _load_seat_facts(self, schedule_id: int) -> list[tuple[int, bytes]]:
         """Returns each seat's id and its JSON up to the status; a seat map joins these bytes."""
-        facts: list[tuple[int, bytes]] = []
+        facts: dict[int, bytes] = {}  # as in _load_dates
         token = ""
         while True:
             response = await call(
@@ -223,17 +224,12 @@ class ConcertRoutes:
                 ),
                 budget=self._budget,
             )
-            facts += [
-                (
-                    seat.id,
-                    to_json({"id": seat.id, "seatNum": seat.seat_num, "price": seat.price})[:-1]
-                    + b',"status":"',
-                )
-                for seat in response.seats
-            ]
+            for seat in response.seats:
+                known = {"id": seat.id, "seatNum": seat.seat_num, "price": seat.price}
+                facts[seat.id] = to_json(known)[:-1] + b',"status":"'
             token = response.next_page_token
             if not token:
-                return facts
+                return list(facts.items())
 
 
 def _entries(rows: Sequence[object]) -> int:

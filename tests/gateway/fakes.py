@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import jwt
@@ -28,6 +28,8 @@ KEYS = {KEY_ID: "a secret of the tests with 32 bytes or more"}
 ROWS_PER_PAGE = 5_000
 SCHEDULES_PER_COUNT = 1_000
 GIVEN_AT = int(time.time()) - 60
+
+Row = TypeVar("Row", concert_pb2.Schedule, concert_pb2.Seat)
 
 HELD = reservation_pb2.RESERVATION_STATUS_HELD
 CONFIRMED = reservation_pb2.RESERVATION_STATUS_CONFIRMED
@@ -221,6 +223,9 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
 
     def reset(self) -> None:
         """Restores the initial concerts, dates and seats."""
+        self.rows_per_page = ROWS_PER_PAGE
+        # A service of an earlier version answers every page with all.
+        self.knows_page_tokens = True
         self.concerts = [
             concert_pb2.Concert(id=1, title='The "Escapes" \\ Ünïcode'),
             concert_pb2.Concert(id=2, title="Second"),
@@ -257,12 +262,8 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
         if request.concert_id not in {concert.id for concert in self.concerts}:
             raise service_error("CONCERT_NOT_FOUND", NotFound)
         schedules = [s for s in self.schedules if s.concert_id == request.concert_id]
-        start = int(request.page_token or 0)
-        end = start + min(request.page_size, ROWS_PER_PAGE)
-        return concert_pb2.ListSchedulesResponse(
-            schedules=schedules[start:end],
-            next_page_token=str(end) if end < len(schedules) else "",
-        )
+        page, token = self._page(schedules, request.page_size, request.page_token)
+        return concert_pb2.ListSchedulesResponse(schedules=page, next_page_token=token)
 
     async def ListSeats(
         self, request: concert_pb2.ListSeatsRequest, context: object
@@ -271,12 +272,15 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
         if request.schedule_id not in {schedule.id for schedule in self.schedules}:
             raise service_error("SCHEDULE_NOT_FOUND", NotFound)
         seats = [s for s in self.seats if s.schedule_id == request.schedule_id]
-        start = int(request.page_token or 0)
-        end = start + min(request.page_size, ROWS_PER_PAGE)
-        return concert_pb2.ListSeatsResponse(
-            seats=seats[start:end],
-            next_page_token=str(end) if end < len(seats) else "",
-        )
+        page, token = self._page(seats, request.page_size, request.page_token)
+        return concert_pb2.ListSeatsResponse(seats=page, next_page_token=token)
+
+    def _page(self, rows: list[Row], size: int, token: str) -> tuple[list[Row], str]:
+        if token and not self.knows_page_tokens:
+            return rows, ""
+        start = int(token or 0)
+        end = start + min(size, self.rows_per_page)
+        return rows[start:end], str(end) if end < len(rows) else ""
 
     async def GetSeats(
         self, request: concert_pb2.GetSeatsRequest, context: object

@@ -330,6 +330,17 @@ class TestSeats:
         }
         assert [seat["id"] for seat in seats if seat["status"] == "HELD"] == [taken.seat_id]
 
+    async def test_a_service_without_pages_beside_one_with_pages(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.concerts.rows_per_page = 1
+        services.concerts.knows_page_tokens = False
+        response = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
+        assert [seat["id"] for seat in response.json()["seats"]] == [102, 101, 103]
+        assert len(services.faults.of("ListSeats")) == 2
+        response = await client.get("/concerts/1/schedules", headers=token(services.token()))
+        assert [date["id"] for date in response.json()["schedules"]] == [11, 12]
+
     async def test_concurrent_requests_share_one_read(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
