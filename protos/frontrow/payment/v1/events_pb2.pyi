@@ -99,8 +99,8 @@ Global___PaymentSucceeded: _TypeAlias = PaymentSucceeded  # noqa: Y015
 
 @_typing.final
 class PaymentFailed(_message.Message):
-    """The user was not charged: the provider declined, or the payment was given up. Consumers return
-    the reservation to its hold.
+    """The user has paid nothing: the provider declined, or charged another amount, which is refunded, or
+    the payment was given up. Consumers return the reservation to its hold.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -64,7 +64,8 @@ class PaymentServiceServicer:
         the next call starts a new payment.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID,
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, CHARGE_AMOUNT_DIFFERS
+        (the provider charged another amount than the price; it is refunded), ALREADY_PAID,
         PAYMENT_IN_PROGRESS (another payment of the admission has begun), TOKEN_EXPIRED (another
         payment of the admission has succeeded, so the admission has ended). With an idempotency key
         also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
@@ -81,7 +82,8 @@ class PaymentServiceServicer:
         admission has ended, because a successful payment ends it. A decline is reported once, by this
         RPC or by Pay; after that the reservation has no payment.
 
-        Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
+        Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED,
+        CHARGE_AMOUNT_DIFFERS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class PaymentServiceStub:
     the next call starts a new payment.
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID,
+    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, CHARGE_AMOUNT_DIFFERS
+    (the provider charged another amount than the price; it is refunded), ALREADY_PAID,
     PAYMENT_IN_PROGRESS (another payment of the admission has begun), TOKEN_EXPIRED (another
     payment of the admission has succeeded, so the admission has ended). With an idempotency key
     also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
@@ -58,7 +59,8 @@ class PaymentServiceStub:
     admission has ended, because a successful payment ends it. A decline is reported once, by this
     RPC or by Pay; after that the reservation has no payment.
 
-    Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
+    Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED,
+    CHARGE_AMOUNT_DIFFERS.
     """
 
 @_typing.type_check_only
@@ -78,7 +80,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     the next call starts a new payment.
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
-    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID,
+    RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, CHARGE_AMOUNT_DIFFERS
+    (the provider charged another amount than the price; it is refunded), ALREADY_PAID,
     PAYMENT_IN_PROGRESS (another payment of the admission has begun), TOKEN_EXPIRED (another
     payment of the admission has succeeded, so the admission has ended). With an idempotency key
     also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
@@ -91,7 +94,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     admission has ended, because a successful payment ends it. A decline is reported once, by this
     RPC or by Pay; after that the reservation has no payment.
 
-    Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
+    Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED,
+    CHARGE_AMOUNT_DIFFERS.
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -114,7 +118,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         the next call starts a new payment.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters),
-        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, ALREADY_PAID,
+        RESERVATION_NOT_FOUND, NOT_YOURS, RESERVATION_EXPIRED, PAYMENT_DECLINED, CHARGE_AMOUNT_DIFFERS
+        (the provider charged another amount than the price; it is refunded), ALREADY_PAID,
         PAYMENT_IN_PROGRESS (another payment of the admission has begun), TOKEN_EXPIRED (another
         payment of the admission has succeeded, so the admission has ended). With an idempotency key
         also IDEMPOTENCY_KEY_REUSED (the key belongs to another reservation) and
@@ -133,7 +138,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         admission has ended, because a successful payment ends it. A decline is reported once, by this
         RPC or by Pay; after that the reservation has no payment.
 
-        Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED.
+        Reasons: INVALID_REQUEST (an id below 1), PAYMENT_NOT_FOUND, NOT_YOURS, PAYMENT_DECLINED,
+        CHARGE_AMOUNT_DIFFERS.
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,8 +50,8 @@ Global___ReservationEvent: _TypeAlias = ReservationEvent  # noqa: Y015
 
 @_typing.final
 class SeatLost(_message.Message):
-    """A payment succeeded after its reservation had expired and another user had taken the seat. The
-    payment has to be refunded.
+    """A payment succeeded after its reservation had expired and another user had taken the seat, or
+    after the reservation was removed. The payment has to be refunded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
