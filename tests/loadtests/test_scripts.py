@@ -171,3 +171,21 @@ def test_people_from_a_file_and_those_who_come_late(tmp_path: Path) -> None:
     metrics = found.metrics
     assert metrics["prepared_late"].count == metrics["iterations"].count - 1
     assert metrics["wrong_replies{phase:run}"].passes == 1
+
+
+def test_k6_reaches_the_gateway_without_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checked by its settings: for a gateway at 127.0.0.1 k6 never uses one."""
+
+    class Spawned(Exception):
+        pass
+
+    def spawn(_: list[str], *, env: dict[str, str], **__: object) -> None:
+        raise Spawned(env["NO_PROXY"], env["no_proxy"], env["http_proxy"])
+
+    monkeypatch.setattr(scripts, "spawn", spawn)
+    environ = {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+    with pytest.raises(Spawned) as spawned:
+        scripts.execute(["seats"], environ, tmp_path / "log")
+    assert spawned.value.args == ("*", "*", "http://127.0.0.1:1")
