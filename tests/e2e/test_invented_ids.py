@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 
 import httpx
+import pytest
 
 from harness.local.stack import Stack
 from tests.e2e.conftest import INVENTED, NOBODY
@@ -29,6 +30,7 @@ async def statuses(*urls: str) -> Counter[int]:
     return found
 
 
+@pytest.mark.long
 async def test_a_thousand_invented_ids(stack: Stack) -> None:
     limited = stack.add_replica(
         "queue_service",

@@ -24,10 +24,10 @@ async def got(room: RoomHandle, users: range, source: str) -> int:
 
 async def test_a_source_gets_its_allowance_of_invented_users(make_room: MakeRoom) -> None:
     room = make_room(max_waiting=10_000, entries_per_source=10, source_window_ms=HOUR_MS)
-    assert await got(room, range(1, 101), "192.0.2.1") == 10
+    assert await got(room, range(1, 1_001), "192.0.2.1") == 10
     # Neither other sources nor callers that name no source pay for it.
-    assert await got(room, range(201, 211), "192.0.2.2") == 10
-    assert await got(room, range(301, 321), "") == 20
+    assert await got(room, range(2_001, 2_011), "192.0.2.2") == 10
+    assert await got(room, range(3_001, 3_021), "") == 20
 
 
 async def test_replicas_count_together(make_room: MakeRoom) -> None:
