@@ -3,8 +3,10 @@
 Redis decides who is admitted and when: `admit` and `step` in `lua/prelude.lua`.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from prometheus_client import Counter, Gauge
@@ -39,6 +41,21 @@ ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["
 REFUSED = Counter("queue_entries_refused", "Users who got no place.", ["room", "reason"])
 
 
+# Ends of a room that a replica remembers: more than happen in the seconds that a store may lose.
+# To repeat them takes less than a second, in which this replica gives no place.
+_MAX_ENDS = 1_000
+
+
+@dataclass(slots=True)
+class _Ends:
+    """The newest ends of places that the store has acknowledged, and the newest epoch that has
+    them."""
+
+    places: deque[Place] = field(default_factory=lambda: deque(maxlen=_MAX_ENDS))
+    epoch: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 @dataclass(frozen=True, slots=True)
 class Entered:
     """A user's place, its token, and where it stands."""
@@ -58,6 +75,7 @@ class QueueService:
         self._signer = signer
         self._pacing = pacing
         self._rooms = rooms
+        self._ends = {room: _Ends() for room in rooms}
 
     async def enter_queue(
         self, room: str, entries: Sequence[Entry], renew_issued_before: int = 0
@@ -74,6 +92,10 @@ class QueueService:
             return [Refusal.INVALID_REQUEST for _ in entries]
         state, answers = await self._store.enter(room, known)
         self._count(room, state)
+        if await self._repeat_ends(room, state):
+            # The answer may name a place whose end was lost.
+            state, answers = await self._store.enter(room, known)
+            self._count(room, state)
         stored = iter(answers)
         results: list[Entered | Refusal] = []
         for entry in entries:
@@ -122,8 +144,10 @@ class QueueService:
         """Ends a place or an admission and admits the next in line. Idempotent. No-op for another
         user's place. `epoch` is that of the place, 0 if it is unknown. Raises RoomNotFound."""
         self._require_room(room)
-        if Place(room, number, user_id, epoch).possible:
-            self._count(room, await self._store.leave(room, number, user_id, epoch))
+        place = Place(room, number, user_id, epoch)
+        if place.possible:
+            await self._end(place)
+            self._ends[room].places.append(place)
 
     async def get_room(self, room: str) -> Room:
         """Returns the limits and counts of a room. Raises RoomNotFound."""
@@ -164,7 +188,25 @@ class QueueService:
     async def _tick(self, room: str) -> Room:
         state = await self._store.tick(room)
         self._count(room, state)
+        await self._repeat_ends(room, state)
         return state
+
+    async def _end(self, place: Place) -> None:
+        state = await self._store.leave(place.room, place.number, place.user_id, place.epoch)
+        self._count(place.room, state)
+
+    async def _repeat_ends(self, room: str, state: Room) -> bool:
+        """In a new epoch, repeats the ends that the store may have lost, and returns whether there
+        were any. Kafka does not repeat payments that were handled before the loss."""
+        ends = self._ends[room]
+        if state.epoch <= ends.epoch:
+            return False
+        async with ends.lock:
+            if state.epoch > ends.epoch:
+                for place in tuple(ends.places):
+                    await self._end(place)
+                ends.epoch = state.epoch
+        return len(ends.places) > 0
 
     def _count(self, room: str, state: Room) -> None:
         WAITING.labels(room).set(state.waiting)

@@ -246,6 +246,43 @@ async def test_a_payment_ends_its_admission_once(service: QueueService) -> None:
     assert (await service.get_positions([again.place]))[0].standing.order == 1
 
 
+async def test_ends_that_the_store_has_lost_are_repeated(
+    service: QueueService, store: FakeQueueStore
+) -> None:
+    buyer, follower = await enter(service, 11, 12)
+    before = store.snapshot()
+    await service.leave_queue("main", buyer.place.number, 11)
+    store.cut_back(before)
+    # The buyer is the first to ask, and is not handed the place that ended.
+    (again,) = await enter(service, 11)
+    assert again.place.number > follower.place.number
+    positions = await service.get_positions([buyer.place, follower.place, again.place])
+    assert [p.standing.state for p in positions] == [
+        PlaceState.ENDED, PlaceState.ADMITTED, PlaceState.WAITING,
+    ]  # fmt: skip
+
+
+async def test_ends_are_repeated_when_the_store_is_available(
+    service: QueueService, store: FakeQueueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buyer, follower = await enter(service, 11, 12)
+    before = store.snapshot()
+    await service.leave_queue("main", buyer.place.number, 11)
+    for _ in range(2):
+        store.cut_back(before)
+        with monkeypatch.context() as broken:
+
+            async def leave(*_: object) -> None:
+                raise Unavailable("The waiting room is unavailable.")
+
+            broken.setattr(store, "leave", leave)
+            with pytest.raises(Unavailable):
+                await service.get_room("main")
+        assert (await service.get_room("main")).admitted == 1
+        positions = await service.get_positions([buyer.place, follower.place])
+        assert [p.standing.state for p in positions] == [PlaceState.ENDED, PlaceState.ADMITTED]
+
+
 async def test_other_payment_events_end_nothing(service: QueueService) -> None:
     (first,) = await enter(service, 11)
     handle = PaymentEvents(service).handle
