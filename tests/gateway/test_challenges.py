@@ -5,6 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import altcha
@@ -18,6 +19,7 @@ from servicekit.errors import Unavailable
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import Services, sign
 from tests.gateway.problems import assert_problem
+from tests.gateway.test_identity import jwt_mode, key_file, proof
 
 KEY = "a key of the tests with 32 bytes or more"
 ALTCHA = {
@@ -131,6 +133,28 @@ class TestProofOfWork:
         services.queue.end(next(iter(services.queue.admitted)))
         await asked(client, 42, X_Access_Token=token)
         assert not services.queue.admitted
+
+
+async def test_a_login_gets_a_live_place_back_without_solving(
+    open_gateway: OpenGateway, services: Services, tmp_path: Path
+) -> None:
+    file = tmp_path / "login.key"
+    file.write_bytes(key_file("HS256"))
+    login_system = jwt_mode(identity_key_file=file, identity_algorithm="HS256")
+    client = await open_gateway(**(ALTCHA | login_system))
+    login = f"Bearer {proof('HS256')}"
+    await asked(client, Authorization=login)
+    entered = await enter(
+        client,
+        X_Challenge_Solution=solve(await asked(client, Authorization=login)),
+        Authorization=login,
+    )
+    assert entered.status_code == 201
+    again = await enter(client, Authorization=login)
+    assert again.headers["X-Access-Token"] == entered.headers["X-Access-Token"]
+    services.queue.end(next(iter(services.queue.admitted)))
+    await asked(client, Authorization=login)
+    assert not services.queue.admitted
 
 
 async def test_no_shape_of_a_solution_is_an_error() -> None:
