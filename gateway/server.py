@@ -44,9 +44,10 @@ _SEND_BUFFER = 64 * 1024
 # A larger body is sent in parts of this size, in bytes.
 _PART_BYTES = 16 * 1024
 _SERVER = (b"server", b"frontrow")
-# The drain ends when no request was in progress for this long: time for the first request of a
-# connection that was accepted last.
-_QUIET_SECONDS = 0.1
+# The drain ends when no request was in progress for half of the announcement, within these limits:
+# a client far away, or on a busy machine, takes that long to send the first request of a connection
+# that was accepted last.
+_QUIET_SECONDS = (0.05, 1.0)
 _POLL_SECONDS = 0.01
 # Longer than granian takes to notice that its connections are closed.
 _CLOSE_SECONDS = 5.0
@@ -94,6 +95,8 @@ class HttpServer:
         self._listener = listener
         self._drain = drain
         self._announce_seconds = settings.drain_announce_seconds
+        shortest, longest = _QUIET_SECONDS
+        self._quiet_seconds = min(max(self._announce_seconds / 2, shortest), longest)
         self._drain_seconds = settings.drain_seconds
         self._signalled = asyncio.Event()
         self._announced = asyncio.Event()
@@ -159,7 +162,7 @@ class HttpServer:
             nonlocal quiet_since
             if self._drain.requests:
                 quiet_since = time.monotonic()
-            return time.monotonic() - quiet_since >= _QUIET_SECONDS
+            return time.monotonic() - quiet_since >= self._quiet_seconds
 
         await self._until(quiet)
 

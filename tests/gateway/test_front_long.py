@@ -249,7 +249,7 @@ async def test_a_hundred_stops_under_load_cut_no_request(services: Services) -> 
                     addresses_of(services),
                     listen=address,
                     metrics_listen=free_address(),
-                    drain_announce_seconds=0.5,
+                    drain_announce_seconds=1,
                 ) as gateway,
                 turn,
             ):  # the other gateway serves meanwhile
