@@ -30,6 +30,7 @@ _IDEMPOTENT = {
     "frontrow.reservation.v1.ReservationService": [
         "GetReservation",
         "CancelReservation",
+        "CancelHolds",
         "ListTakenSeats",
         "CountSoldSeats",
     ],

@@ -198,6 +198,9 @@ def problem(error: ServiceError) -> Response:
         body["challenge"] = error.challenge
     if isinstance(error, TooManyRequests):
         retry_after = error.retry_after
+    if code == "SEAT_HELD":
+        # Of a seat that only this user may not hold yet, reservation_service knows the time.
+        retry_after = int(error.metadata.get("retry_after", 0))
     if retry_after:
         headers["Retry-After"] = str(retry_after)
     if row.status == 401:

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     for a genuine token of the place in X-Access-Token, of any age, and answers NOT_YOURS otherwise;
     a user who has lost the token waits until the place has ended."""
 
+    leaving_ends_holds: bool = True
+    """Whether leaving the queue first cancels the user's holds, so that their seats are on sale at
+    once. Leaving then needs reservation_service: without it, nothing changes and the answer is
+    503."""
+
     challenge: Literal["none", "altcha", "http"] = "none"
     """What must be solved for a new place. `none`: nothing. `altcha`: a proof of work, which the
     gateway makes and verifies itself. `http`: the challenge of a provider, which verifies solutions

@@ -38,6 +38,11 @@ async def main() -> None:
             ),
             RedisSeatLocks(redis, lock_seconds=settings.lock_seconds),
             hold_seconds=settings.hold_seconds,
+            cool_down_seconds=(
+                settings.hold_seconds
+                if settings.cool_down_seconds is None
+                else settings.cool_down_seconds
+            ),
             payment_lease_seconds=settings.payment_lease_seconds,
             retention_days=settings.retention_days,
         )

@@ -71,6 +71,15 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldTerms:
+    """How long a hold lasts, and for how long after a user's hold of a seat the same user gets only
+    what was left of it, both in seconds; 0 turns the cool-down off."""
+
+    hold_seconds: float
+    cool_down_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """A place in a waiting room, whose user may shop. Of its reservations at most one is PAYING or
     CONFIRMED; once one is CONFIRMED, the admission has ended."""
@@ -123,6 +132,20 @@ class SeatHeld(Conflict):
 
     def __init__(self, seat_id: int) -> None:
         super().__init__("This seat is held, or another request is taking it now.", seat_id=seat_id)
+
+
+class SeatCoolsDown(Conflict):
+    """The user has held this seat for the whole time of a hold, and may hold it again in
+    `retry_after` seconds. Others may take it at once."""
+
+    code = SeatHeld.code
+
+    def __init__(self, seat_id: int, retry_after: int) -> None:
+        super().__init__(
+            "You have held this seat for the time of a hold; you may hold it again later.",
+            seat_id=seat_id,
+            retry_after=retry_after,
+        )
 
 
 class SeatSold(Conflict):

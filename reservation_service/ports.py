@@ -6,6 +6,7 @@ from typing import Protocol
 
 from reservation_service.domain import (
     Admission,
+    HoldTerms,
     IdempotencyKey,
     PaymentOutcome,
     Remembered,
@@ -25,14 +26,16 @@ class ReservationStore(Protocol):
         self,
         user_id: int,
         seat: Seat,
-        hold_seconds: float,
+        terms: HoldTerms,
         key: IdempotencyKey | None,
         admission: Admission | None,
     ) -> Reservation | Remembered:
         """Holds a seat that is free or whose hold has expired, and stores the result under `key`.
         Returns the stored result instead if the key has one.
 
-        Raises SeatHeld, SeatSold, RequestInProgress; PaymentInProgress and AdmissionEnded if a
+        Within the cool-down after the end of the user's last hold of this seat, the hold lasts for
+        what was left of that one. Raises SeatCoolsDown if nothing was left; SeatHeld, SeatSold,
+        RequestInProgress; PaymentInProgress and AdmissionEnded if a
         reservation of the admission is PAYING or CONFIRMED.
         """
 
@@ -48,6 +51,10 @@ class ReservationStore(Protocol):
 
     async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
         """Cancels this user's hold. Returns whether it did, and the reservation afterwards."""
+
+    async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
+        """Cancels at most `limit` of this user's holds that were made with this admission or an
+        earlier one of its room; returns how many."""
 
     async def begin_payment(
         self,

@@ -4,12 +4,14 @@ The database's clock decides whether a hold has expired (NOW(6); the session is 
 statement that depends on it, because the clocks of the replicas may differ.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import UTC
 
 from reservation_service.domain import (
     Admission,
     AdmissionEnded,
+    HoldTerms,
     IdempotencyKey,
     PaymentInProgress,
     PaymentOutcome,
@@ -18,6 +20,7 @@ from reservation_service.domain import (
     Reservation,
     ReservationNotFound,
     Seat,
+    SeatCoolsDown,
     SeatHeld,
     SeatSold,
     Status,
@@ -76,22 +79,39 @@ WHERE r.id = %s AND p.id <> r.id FOR UPDATE
 """
 
 # NOW(6) has the same value throughout a statement.
-_INSERT = """
+INSERT = """
 INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, held_until, lapses_at,
                          created_at, updated_at, room, place_number, status)
 VALUES (%s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND, NOW(6) + INTERVAL %s MICROSECOND,
-        NOW(6), NOW(6), {})
+        NOW(6), NOW(6), %s, %s, {})
 RETURNING id, held_until, created_at
 """
 
-INSERT = _INSERT.format("NULL, NULL, 'HELD'")
+# Two conditions without which nothing is inserted: there is no status then, which is an error. In
+# the same statement, because a payment may begin, and another hold of the user may end, after any
+# earlier read. The inner queries read indexes only, and LIMIT keeps the optimizer from rewriting
+# them; both keep them cheap. They lock what they find, so they wait for a payment that begins now.
+#
+# A reservation of the place is being paid or paid.
+IS_PAID = "EXISTS(SELECT 1 FROM reservation p WHERE p.paid_place = %s AND p.room = %s LIMIT 1)"
+# The user has held the seat before. The second also names the last reservation that is known; the
+# range of ids costs more, so the first attempt does without it.
+HAS_HELD = "EXISTS(SELECT 1 FROM reservation o WHERE o.user_id = %s AND o.seat_id = %s LIMIT 1)"
+HAS_HELD_SINCE = """
+EXISTS(SELECT 1 FROM reservation o WHERE o.user_id = %s AND o.seat_id = %s AND o.id > %s LIMIT 1)
+"""
 
-# Without a status, and so an error, for a place that is being paid or paid. In the same statement,
-# because a payment may begin after any earlier read. The inner query reads the unique index only,
-# which keeps it cheap; it locks what it finds, so it waits for a payment that begins now.
-INSERT_FOR_PLACE = _INSERT.format("""
-        %s, %s, IF(EXISTS(SELECT 1 FROM reservation p WHERE p.paid_place = %s AND p.room = %s),
-            NULL, 'HELD')""")
+# The user's last reservation of a seat, whether it has ended, how much was left of the hold then,
+# and how much is left of its cool-down, in microseconds.
+LAST_HOLD = """
+SELECT id, ended, TIMESTAMPDIFF(MICROSECOND, ended_at, held_until) AS unused,
+       TIMESTAMPDIFF(MICROSECOND, NOW(6), ended_at + INTERVAL %s MICROSECOND) AS cooling
+FROM (
+    SELECT id, held_until, IF(status = 'CANCELLED', updated_at, lapses_at) AS ended_at,
+           status IN ('CANCELLED', 'EXPIRED') AS ended
+    FROM reservation WHERE user_id = %s AND seat_id = %s ORDER BY id DESC LIMIT 1
+) last
+"""
 
 # Does not wait: a locked row belongs to a request that is in progress.
 CLAIM_KEY = """
@@ -115,6 +135,13 @@ DELETE_OLD_KEYS = (
 CANCEL = """
 UPDATE reservation SET status = 'CANCELLED', updated_at = NOW(6)
 WHERE id = %s AND user_id = %s AND status = 'HELD' AND lapses_at > NOW(6)
+"""
+
+CANCEL_ALL = """
+UPDATE reservation SET status = 'CANCELLED', updated_at = NOW(6)
+WHERE user_id = %s AND status = 'HELD' AND lapses_at > NOW(6)
+  AND room = %s AND place_number <= %s
+LIMIT %s
 """
 
 TAKEN = """
@@ -186,9 +213,11 @@ IS_LOST = "SELECT payment_id FROM lost_seat WHERE payment_id = %s AND reservatio
 
 LOSE = "INSERT INTO lost_seat (payment_id, reservation_id, lost_at) VALUES (%s, %s, NOW(6))"
 
+# If the lease has outlasted the hold, the hold ends now: its cool-down counts from here.
 RETURN_TO_HOLD = """
 UPDATE reservation
-SET status = 'HELD', payment_id = NULL, lapses_at = held_until, updated_at = NOW(6)
+SET status = 'HELD', payment_id = NULL, lapses_at = GREATEST(held_until, NOW(6)),
+    updated_at = NOW(6)
 WHERE id = %s AND payment_id = %s AND status = 'PAYING'
 """
 
@@ -234,7 +263,7 @@ class ReservationRepository:
         self,
         user_id: int,
         seat: Seat,
-        hold_seconds: float,
+        terms: HoldTerms,
         key: IdempotencyKey | None,
         admission: Admission | None,
     ) -> Reservation | Remembered:
@@ -242,7 +271,7 @@ class ReservationRepository:
             if key is not None and (known := await _claim(connection, key, seat.id)) is not None:
                 return known
             lapsed = await _lapsed_or_none(connection, seat.id)
-            reservation = await _take(connection, user_id, seat, hold_seconds, admission, lapsed)
+            reservation = await _take(connection, user_id, seat, terms, admission, lapsed)
             if key is not None:
                 await connection.execute(FINISH_KEY, reservation.id, key.user_id, key.value)
             return reservation
@@ -264,6 +293,12 @@ class ReservationRepository:
 
     async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
         return await self._change_and_get(reservation_id, (CANCEL, reservation_id, user_id))
+
+    async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
+        cancel = (CANCEL_ALL, user_id, admission.room, admission.place_number, limit)
+        return await self._database.run(
+            lambda connection: connection.execute(*cancel), autocommit=True
+        )
 
     async def begin_payment(
         self,
@@ -482,26 +517,24 @@ async def _take(
     connection: Connection,
     user_id: int,
     seat: Seat,
-    hold_seconds: float,
+    terms: HoldTerms,
     admission: Admission | None,
     lapsed: int | None,
 ) -> Reservation:
     """Holds a seat whose only live reservation, if any, is `lapsed`. Raises SeatHeld, SeatSold,
-    PaymentInProgress, AdmissionEnded."""
-    hold = _microseconds(hold_seconds)
-    values = (user_id, seat.id, seat.schedule_id, seat.seat_num, seat.price, hold, hold)
-    insert: Statement = (INSERT, *values)
-    if admission is not None:
-        place = (admission.room, admission.place_number)
-        insert = (INSERT_FOR_PLACE, *values, *place, *reversed(place))
+    SeatCoolsDown, PaymentInProgress, AdmissionEnded."""
+    length = _microseconds(terms.hold_seconds)
+    last_id = 0 if terms.cool_down_seconds else None
     for _ in range(ATTEMPTS):
         if lapsed is not None:
             await connection.execute(EXPIRE, lapsed)
         try:
-            row = await connection.fetch_one(*insert)
+            row = await connection.fetch_one(*_insert(user_id, seat, length, admission, last_id))
         except MissingValue:
-            assert admission is not None
-            await _check_unpaid(connection, admission)
+            if admission is not None:
+                await _check_unpaid(connection, admission)
+            if last_id is not None:
+                last_id, length = await _after_last_hold(connection, user_id, seat, terms)
             continue
         except DuplicateKey:
             # Another request was faster.
@@ -522,6 +555,44 @@ async def _take(
             read_at=row.created_at.replace(tzinfo=UTC),
         )
     raise SeatHeld(seat.id)
+
+
+def _insert(
+    user_id: int, seat: Seat, length: int, admission: Admission | None, last_id: int | None
+) -> Statement:
+    """Returns the INSERT of a hold of `length` microseconds; with `last_id`, unless the user has
+    held the seat after that reservation (0: at all)."""
+    values = [user_id, seat.id, seat.schedule_id, seat.seat_num, seat.price, length, length]
+    values += (admission.room, admission.place_number) if admission else (None, None)
+    refusals = []
+    if admission is not None:
+        refusals.append(IS_PAID)
+        values += (admission.place_number, admission.room)
+    if last_id == 0:
+        refusals.append(HAS_HELD)
+        values += (user_id, seat.id)
+    elif last_id is not None:
+        refusals.append(HAS_HELD_SINCE)
+        values += (user_id, seat.id, last_id)
+    status = f"IF({' OR '.join(refusals)}, NULL, 'HELD')" if refusals else "'HELD'"
+    return (INSERT.format(status), *values)
+
+
+async def _after_last_hold(
+    connection: Connection, user_id: int, seat: Seat, terms: HoldTerms
+) -> tuple[int, int]:
+    """Returns the id of the user's last reservation of a seat, and how many microseconds the next
+    hold may last. Raises SeatCoolsDown if that is none."""
+    full = _microseconds(terms.hold_seconds)
+    cool_down = _microseconds(terms.cool_down_seconds)
+    last = await connection.fetch_one(LAST_HOLD, cool_down, user_id, seat.id)
+    if last is None:  # removed since
+        return 0, full
+    if not last.ended or last.cooling <= 0:  # of one that has not ended, the seat is not free
+        return last.id, full
+    if last.unused <= 0:
+        raise SeatCoolsDown(seat.id, math.ceil(last.cooling / 1_000_000))
+    return last.id, min(full, last.unused)
 
 
 async def _check_unpaid(connection: Connection, admission: Admission) -> None:

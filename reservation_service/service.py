@@ -8,6 +8,7 @@ from functools import partial
 
 from reservation_service.domain import (
     Admission,
+    HoldTerms,
     IdempotencyKey,
     NotYours,
     PaymentInProgress,
@@ -30,6 +31,7 @@ from reservation_service.ports import ReservationStore, SeatDirectory, SeatLocks
 # Rows per statement: few enough to hold their locks for milliseconds only.
 SWEEP_BATCH = 200
 KEY_HOURS = 24
+CANCEL_BATCH = 100
 # Batches of old rows that one sweep removes: about 700 rows per second at the default interval,
 # more than a sale leaves behind.
 REMOVAL_BATCHES = 20
@@ -42,9 +44,10 @@ ATTEMPTS = 3
 class ReservationService:
     """Holds seats, cancels holds, and applies what happens to their payments.
 
-    `hold_seconds` is the length of a hold; `payment_lease_seconds` is how long a seat stays held,
-    at least, after a payment has begun; `retention_days` is how long a reservation is kept that was
-    cancelled or has expired, 0 for ever.
+    `hold_seconds` is the length of a hold, and `cool_down_seconds` how long after the end of a
+    hold the same user gets only what was left of it; `payment_lease_seconds` is how long a seat
+    stays held, at least, after a payment has begun; `retention_days` is how long a reservation is
+    kept that was cancelled or has expired, 0 for ever.
     """
 
     def __init__(
@@ -54,13 +57,14 @@ class ReservationService:
         locks: SeatLocks,
         *,
         hold_seconds: float,
+        cool_down_seconds: float,
         payment_lease_seconds: float,
         retention_days: int = 0,
     ) -> None:
         self._store = store
         self._directory = directory
         self._locks = locks
-        self._hold_seconds = hold_seconds
+        self._terms = HoldTerms(hold_seconds, cool_down_seconds)
         self._payment_lease_seconds = payment_lease_seconds
         self._retention_days = retention_days
 
@@ -73,9 +77,9 @@ class ReservationService:
     ) -> Reservation:
         """Holds a seat for a user. With an idempotency key, a repeat returns the first result.
 
-        Raises InvalidRequest, SeatNotFound, SeatHeld, SeatSold; with an admission also
-        PaymentInProgress and AdmissionEnded, if one of its reservations is being paid or paid;
-        with a key also IdempotencyKeyReused and RequestInProgress.
+        Raises InvalidRequest, SeatNotFound, SeatHeld, SeatCoolsDown, SeatSold; with an admission
+        also PaymentInProgress and AdmissionEnded, if one of its reservations is being paid or
+        paid; with a key also IdempotencyKeyReused and RequestInProgress.
         """
         check_hold_request(user_id, seat_id, idempotency_key, admission)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
@@ -90,7 +94,7 @@ class ReservationService:
         async with self._locks.seat(seat_id, holder) as other:
             if other is not None:
                 return await self._result_without_lock(seat_id, key, holder, other)
-            held = await self._store.hold(user_id, seat, self._hold_seconds, key, admission)
+            held = await self._store.hold(user_id, seat, self._terms, key, admission)
         return held.result(seat_id) if isinstance(held, Remembered) else held
 
     async def _result_without_lock(
@@ -129,6 +133,19 @@ class ReservationService:
                 return reservation
         # Payments began and failed between every attempt and the read behind it.
         raise PaymentInProgress
+
+    async def cancel_holds(self, user_id: int, admission: Admission) -> int:
+        """Cancels this user's holds that were made with this admission or an earlier one of its
+        room; payments that have begun continue. Idempotent. Returns how many it cancelled.
+
+        Raises InvalidRequest.
+        """
+        check_admission(admission)
+        cancelled = total = await self._store.cancel_all(user_id, admission, CANCEL_BATCH)
+        while cancelled == CANCEL_BATCH:
+            cancelled = await self._store.cancel_all(user_id, admission, CANCEL_BATCH)
+            total += cancelled
+        return total
 
     async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
         """Lists the ids of the held seats and of the sold seats of a schedule."""

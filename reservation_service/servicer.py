@@ -54,6 +54,13 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         )
         return _response(reservation_pb2.CancelReservationResponse, reservation)
 
+    async def CancelHolds(
+        self, request: reservation_pb2.CancelHoldsRequest, context: Context
+    ) -> reservation_pb2.CancelHoldsResponse:
+        admission = Admission(request.admission.room, request.admission.place_number)
+        cancelled = await self._service.cancel_holds(request.user_id, admission)
+        return reservation_pb2.CancelHoldsResponse(cancelled=cancelled)
+
     async def ListTakenSeats(
         self, request: reservation_pb2.ListTakenSeatsRequest, context: Context
     ) -> reservation_pb2.ListTakenSeatsResponse:

@@ -52,6 +52,12 @@ class Settings(ServiceSettings):
     hold_seconds: float = Field(default=300.0, gt=0, le=86_400)
     """How long a hold lasts, in seconds."""
 
+    cool_down_seconds: float | None = Field(default=None, ge=0, le=86_400)
+    """How long a user who has held a seat gets only what was left of that hold, in seconds from its
+    end, so that nobody keeps a seat off sale by cancelling and holding it again. Once its whole
+    time is used up, the user gets SEAT_HELD until then; others may take the seat at once. Unset:
+    RESERVATION_HOLD_SECONDS; 0 turns it off. At most a day, the shortest retention."""
+
     payment_lease_seconds: float = Field(default=600.0, gt=0, le=86_400)
     """How long a seat stays held after the start of its payment, at least, in seconds: longer than
     payment_service needs to learn the outcome of a charge, crashes included."""

@@ -23,7 +23,9 @@ from gateway.routing import Header, Parameter, Returns, Route
 from gateway.settings import Settings
 from gateway.sources import Sources
 from protos.frontrow.queue.v1 import queue_pb2
+from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
+from servicekit.errors import ServiceError, Unavailable, is_transient
 
 _RETRY_AFTER = Header(
     "Retry-After",
@@ -79,6 +81,7 @@ class QueueRoutes:
         # The token of a login is proof enough.
         self._needs_token = identity is None and not settings.reentry_without_token
         self._write_budget = settings.write_budget_seconds
+        self._leaving_ends_holds = settings.leaving_ends_holds
 
     def routes(self) -> Sequence[Route]:
         """Returns the declarations."""
@@ -195,8 +198,11 @@ class QueueRoutes:
         return user_id
 
     async def leave(self, request: Request) -> Response:
-        """Ends the place or the admission; the next in line is admitted. Idempotent."""
+        """Ends the place or the admission, and first its holds; the next in line is admitted.
+        Idempotent."""
         place = await self._guard.authenticate(request)
+        if self._leaving_ends_holds:
+            await self._cancel_holds(place)
         self._guard.forget_admission(place)
         await call(
             self._clients.queue.LeaveQueue,
@@ -204,6 +210,23 @@ class QueueRoutes:
             budget=self._write_budget,
         )
         return no_content()
+
+    async def _cancel_holds(self, place: queue_pb2.Place) -> None:
+        """Cancels the holds of the place. Raises Unavailable if that is not certain: the place has
+        not changed then."""
+        try:
+            await call(
+                self._clients.reservation.CancelHolds,
+                reservation_pb2.CancelHoldsRequest(
+                    user_id=place.user_id,
+                    admission=reservation_pb2.Admission(room=place.room, place_number=place.number),
+                ),
+                budget=self._write_budget,
+            )
+        except ServiceError as error:
+            if not is_transient(error):
+                raise
+            raise Unavailable("The holds of this place could not be ended; try again.") from error
 
 
 def _order_response(position: queue_pb2.Position, status: int) -> Response:

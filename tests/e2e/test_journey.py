@@ -9,6 +9,7 @@ import pytest
 
 from harness.client import AnyResponse
 from tests.e2e.shop import (
+    SILENT_APPROVED,
     SLOW,
     Fan,
     Shop,
@@ -202,6 +203,31 @@ async def test_a_hold_can_be_given_back_and_taken_at_once(shop: Shop) -> None:
     assert (await fan.cancel(reservation)).status_code == 204
     assert (await fan.reservation(reservation)).json()["status"] == "CANCELLED"
     assert_problem(await fan.reserve(date_.seats[0]), 409, "SEAT_HELD")
+
+
+async def test_a_seat_that_was_given_back_is_taken_again_for_what_was_left(shop: Shop) -> None:
+    date_ = shop.new_schedule()
+    fan = await shop.admitted()
+    first = (await fan.reserve(date_.seats[0])).body
+    await asyncio.sleep(0.5)
+    assert (await fan.cancel(first.reservation_id)).status_code == 204
+    again = (await fan.reserve(date_.seats[0])).body
+    until, first_until = (datetime.fromisoformat(hold.held_until) for hold in (again, first))
+    # The pause between the two does not count.
+    assert abs((until - first_until).total_seconds()) < 0.4
+
+
+async def test_leaving_gives_the_seats_back_except_one_that_is_being_paid(shop: Shop) -> None:
+    date_ = shop.new_schedule()
+    fan = await shop.admitted(user_id=sandbox_user(SILENT_APPROVED))
+    other = await shop.admitted()
+    paying, held = [await fan.hold(seat) for seat in date_.seats[:2]]
+    assert (await fan.pay(paying)).status_code == 202
+    assert (await fan.leave()).status_code == 204
+    assert (await fan.reservation(held)).json()["status"] == "CANCELLED"
+    assert (await fan.reservation(paying)).json()["status"] in ("PAYING", "CONFIRMED")
+    await other.hold(date_.seats[1])
+    assert (await fan.pay_to_the_end(paying)).status_code == 200
 
 
 async def test_a_paid_reservation_cannot_be_given_back(shop: Shop) -> None:

@@ -63,11 +63,18 @@ async def test_the_seat_map_shows_it_as_available(shop: Shop, short_holds: str) 
     await eventually(available, within=1.2)
 
 
-async def test_the_same_user_may_hold_it_again(shop: Shop, short_holds: str) -> None:
+async def test_the_same_user_may_hold_it_again_after_the_cool_down(
+    shop: Shop, short_holds: str
+) -> None:
     date_ = shop.new_schedule()
     fan = await shop.admitted(short_holds)
     first = await fan.hold(date_.seats[0])
     await lapse(fan, first)
+    refused = await fan.reserve(date_.seats[0])
+    assert_problem(refused, 409, "SEAT_HELD")
+    assert refused.retry_after is not None
+    # A program follows the header, and is right to.
+    await asyncio.sleep(refused.retry_after)
     second = await fan.hold(date_.seats[0])
     assert second != first
     assert (await fan.pay(second)).status_code == 200

@@ -1,6 +1,7 @@
 """The store, the seat directory and the seat locks of reservation_service, in memory."""
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from decimal import Decimal
 from reservation_service.domain import (
     Admission,
     AdmissionEnded,
+    HoldTerms,
     IdempotencyKey,
     PaymentInProgress,
     PaymentOutcome,
@@ -16,6 +18,7 @@ from reservation_service.domain import (
     Reservation,
     ReservationNotFound,
     Seat,
+    SeatCoolsDown,
     SeatHeld,
     SeatNotFound,
     SeatSold,
@@ -38,12 +41,13 @@ class FakeReservationStore:
         self.earlier: set[tuple[int, int]] = set()
         # The place of each reservation that has one.
         self.places: dict[int, Admission] = {}
+        self.cancelled_at: dict[int, datetime] = {}
 
     async def hold(
         self,
         user_id: int,
         seat: Seat,
-        hold_seconds: float,
+        terms: HoldTerms,
         key: IdempotencyKey | None,
         admission: Admission | None,
     ) -> Reservation | Remembered:
@@ -56,7 +60,7 @@ class FakeReservationStore:
         for dead in (live, paid):
             if dead is not None:
                 self._change(dead, stored_status=Status.EXPIRED)
-        until = self._now() + timedelta(seconds=hold_seconds)
+        until = self._now() + self._length(user_id, seat.id, terms)
         self._last_id += 1
         id = self._last_id
         self.rows[id] = Reservation(
@@ -94,9 +98,24 @@ class FakeReservationStore:
     async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
         row = await self.get(reservation_id)
         if row is not None and row.user_id == user_id and row.status == Status.HELD:
-            self._change(row, stored_status=Status.CANCELLED)
+            self._cancel(row)
             return True, await self.get(reservation_id)
         return False, row
+
+    async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
+        held = [
+            row
+            for id in list(self.rows)
+            if (row := await self.get(id)) is not None
+            and row.user_id == user_id
+            and row.status == Status.HELD
+            and (place := self.places.get(id)) is not None
+            and place.room == admission.room
+            and place.place_number <= admission.place_number
+        ][:limit]
+        for row in held:
+            self._cancel(row)
+        return len(held)
 
     async def begin_payment(
         self,
@@ -182,7 +201,8 @@ class FakeReservationStore:
         self._check_known(row, payment_id)
         if row.stored_status == Status.PAYING and row.payment_id == payment_id:
             self.earlier.add((row.id, payment_id))
-            self._change(row, stored_status=Status.HELD, payment_id=0, lapses_at=row.held_until)
+            lapses_at = max(row.held_until, self._now())
+            self._change(row, stored_status=Status.HELD, payment_id=0, lapses_at=lapses_at)
 
     async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
         lapsed = [
@@ -229,6 +249,16 @@ class FakeReservationStore:
         past = self._now() - timedelta(milliseconds=1)
         self._change(row, held_until=min(past, row.held_until), lapses_at=past)
 
+    async def elapse(self, seat_id: int, seconds: float) -> None:
+        """Moves the times of the seat's reservations into the past, as if that time had passed."""
+        shift = timedelta(seconds=seconds)
+        for row in list(self.rows.values()):
+            if row.seat_id != seat_id:
+                continue
+            self._change(row, held_until=row.held_until - shift, lapses_at=row.lapses_at - shift)
+            if row.id in self.cancelled_at:
+                self.cancelled_at[row.id] -= shift
+
     async def lapse_hold_only(self, reservation_id: int) -> None:
         """Expires the hold; the payment's lease continues."""
         past = self._now() - timedelta(milliseconds=1)
@@ -249,6 +279,25 @@ class FakeReservationStore:
     def _check_known(self, row: Reservation, payment_id: int) -> None:
         if row.payment_id != payment_id and (row.id, payment_id) not in self.earlier:
             raise UnknownPayment(row.id, payment_id)
+
+    def _cancel(self, row: Reservation) -> None:
+        self._change(row, stored_status=Status.CANCELLED)
+        self.cancelled_at[row.id] = self._now()
+
+    def _length(self, user_id: int, seat_id: int, terms: HoldTerms) -> timedelta:
+        """How long this user's next hold of the seat lasts."""
+        full = timedelta(seconds=terms.hold_seconds)
+        mine = [r for r in self.rows.values() if (r.user_id, r.seat_id) == (user_id, seat_id)]
+        if not mine or not terms.cool_down_seconds:
+            return full
+        last = mine[-1]
+        ended_at = self.cancelled_at.get(last.id, last.lapses_at)
+        cooling = ended_at + timedelta(seconds=terms.cool_down_seconds) - self._now()
+        if cooling <= timedelta(0):
+            return full
+        if last.held_until <= ended_at:
+            raise SeatCoolsDown(seat_id, math.ceil(cooling.total_seconds()))
+        return min(full, last.held_until - ended_at)
 
     def _is_paid(self, admission: Admission | None, but: int) -> bool:
         try:

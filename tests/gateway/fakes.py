@@ -358,6 +358,16 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         reservation.status = CANCELLED
         return reservation_pb2.CancelReservationResponse.FromString(reservation.SerializeToString())
 
+    async def CancelHolds(
+        self, request: reservation_pb2.CancelHoldsRequest, context: object
+    ) -> reservation_pb2.CancelHoldsResponse:
+        await self.faults.before("CancelHolds", request)
+        held = [r for r in self.reservations.values() if r.status == HELD]
+        mine = [r for r in held if r.user_id == request.user_id]
+        for reservation in mine:
+            reservation.status = CANCELLED
+        return reservation_pb2.CancelHoldsResponse(cancelled=len(mine))
+
     async def ListTakenSeats(
         self, request: reservation_pb2.ListTakenSeatsRequest, context: object
     ) -> reservation_pb2.ListTakenSeatsResponse:

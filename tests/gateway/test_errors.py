@@ -140,6 +140,14 @@ class TestErrorsOfAService:
         assert_problem(response, 409, "SEAT_HELD")
         assert "db-7" not in response.text
 
+    async def test_a_seat_that_cools_down_says_for_how_long(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.faults.errors["Reserve"] = service_error(
+            "SEAT_HELD", Conflict, "Later.", retry_after="217"
+        )
+        assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_HELD", 217)
+
 
 class TestTheWaitingRoom:
     @pytest.mark.parametrize(("code", "status"), [("QUEUE_FULL", 429), ("QUEUE_PAUSED", 503)])

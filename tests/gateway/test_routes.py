@@ -15,11 +15,13 @@ from gateway.routes import health
 from gateway.server import Drain
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.payment.v1 import payment_pb2
-from servicekit.errors import Gone
+from servicekit.errors import Gone, ServiceError, TimedOut, Unavailable
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import (
+    CANCELLED,
     CONFIRMED,
     GIVEN_AT,
+    HELD,
     KEY_ID,
     PENDING,
     REFUNDED,
@@ -30,6 +32,9 @@ from tests.gateway.fakes import (
     sign,
 )
 from tests.gateway.problems import assert_problem
+
+# The calls of leaving, in order.
+LEAVING = ["CancelHolds", "LeaveQueue"]
 
 
 def token(text: str) -> dict[str, str]:
@@ -169,6 +174,41 @@ class TestLeavingTheQueue:
         assert (left.status_code, left.content) == (204, b"")
         assert (await client.get("/queues/order", headers=next_one)).json()["order"] == 0
         assert (await client.delete("/queues/order", headers=leaver)).status_code == 204
+
+    async def test_leaving_ends_the_holds_first(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        place = services.queue.enter(42)
+        hold = services.reservations.hold(42, 101)
+        left = await client.delete("/queues/order", headers=token(sign(place)))
+        assert left.status_code == 204
+        assert hold.status == CANCELLED
+        order = [call.method for call in services.faults.calls if call.method in LEAVING]
+        assert order == LEAVING
+        (call,) = services.faults.of("CancelHolds")
+        assert call.request.user_id == 42
+        assert call.request.admission.room == place.room
+        assert call.request.admission.place_number == place.number
+
+    @pytest.mark.parametrize("error", [Unavailable("no"), TimedOut("no")])
+    async def test_if_the_holds_do_not_end_the_place_stays(
+        self, client: httpx.AsyncClient, services: Services, error: ServiceError
+    ) -> None:
+        headers = token(services.token(42))
+        services.faults.errors["CancelHolds"] = error
+        response = await client.delete("/queues/order", headers=headers)
+        assert_problem(response, 503, "UNAVAILABLE", 1)
+        assert not services.faults.of("LeaveQueue")
+        assert (await client.get("/queues/order", headers=headers)).json()["order"] == 0
+
+    async def test_leaving_keeps_the_holds_if_so_configured(
+        self, open_gateway: OpenGateway, services: Services
+    ) -> None:
+        client = await open_gateway(leaving_ends_holds=False)
+        hold = services.reservations.hold(42, 101)
+        left = await client.delete("/queues/order", headers=token(services.token(42)))
+        assert (left.status_code, hold.status) == (204, HELD)
+        assert not services.faults.of("CancelHolds")
 
     async def test_ends_the_cached_admission_at_once(
         self, open_gateway: OpenGateway, services: Services

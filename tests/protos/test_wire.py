@@ -199,6 +199,7 @@ def test_the_paths_of_the_rpcs_are_as_before() -> None:
         "frontrow.reservation.v1.ReservationService/Reserve",
         "frontrow.reservation.v1.ReservationService/GetReservation",
         "frontrow.reservation.v1.ReservationService/CancelReservation",
+        "frontrow.reservation.v1.ReservationService/CancelHolds",
         "frontrow.reservation.v1.ReservationService/ListTakenSeats",
         "frontrow.reservation.v1.ReservationService/CountSoldSeats",
         "frontrow.reservation.v1.ReservationService/BeginPayment",

@@ -35,6 +35,14 @@ class RealReservationStore(ReservationRepository):
             reservation_id,
         )
 
+    async def elapse(self, seat_id: int, seconds: float) -> None:
+        await self._execute(
+            "UPDATE reservation SET held_until = held_until - INTERVAL %s SECOND,"
+            " lapses_at = lapses_at - INTERVAL %s SECOND,"
+            " updated_at = updated_at - INTERVAL %s SECOND WHERE seat_id = %s",
+            *(seconds, seconds, seconds, seat_id),
+        )
+
     async def lapse_hold_only(self, reservation_id: int) -> None:
         await self._execute(
             "UPDATE reservation SET held_until = NOW(6) - INTERVAL 1000 MICROSECOND WHERE id = %s",
@@ -144,6 +152,8 @@ def make_service(store: Store, **changes: object) -> ReservationService:
         "directory": FakeSeatDirectory(),
         "locks": FakeSeatLocks(),
         "hold_seconds": HOLD_SECONDS,
+        # Most tests have few users, who hold a seat again and again.
+        "cool_down_seconds": 0.0,
         "payment_lease_seconds": LEASE_SECONDS,
     }
     return ReservationService(store, **(arguments | changes))  # type: ignore[arg-type]

@@ -219,7 +219,7 @@ async def test_two_payments_begin_at_once(bare_service: ReservationService) -> N
 async def test_payments_and_holds_of_one_admission_at_once(
     bare_service: ReservationService,
 ) -> None:
-    """14 payments and 6 holds race, 100 times: one payment begins, and no hold is made after it."""
+    """14 payments and 6 holds race, 40 times: one payment begins, and no hold is made after it."""
     before = 0
     user = next(ids)
 
@@ -230,7 +230,7 @@ async def test_payments_and_holds_of_one_admission_at_once(
         paying = await bare_service.begin_payment(reservation.id, user, next(ids), 0, admission)
         return paying, datetime.now(UTC)
 
-    for _ in range(100):
+    for _ in range(40):
         admission = new_admission()
         held = [await hold(admission) for _ in range(14)]
         results = await outcomes(
@@ -259,7 +259,7 @@ async def test_payments_and_holds_of_one_admission_at_once(
             ]
         )
         assert kinds(rest) == {"TOKEN_EXPIRED": 16}
-    assert 0 < before < 600, "one of the orders never occurred"
+    assert 0 < before < 240, "one of the orders never occurred"
 
 
 async def test_payments_after_a_failed_or_lapsed_one_of_their_admission_at_once(
@@ -304,6 +304,28 @@ async def test_late_success_against_another_payment_of_its_admission(
             assert isinstance(begun, AdmissionEnded)
         else:
             assert isinstance(begun, Reservation)
+
+
+async def test_a_hold_is_cancelled_and_taken_again_by_many_requests_at_once(
+    real_store: RealReservationStore,
+) -> None:
+    service = make_service(real_store, locks=UselessLocks(), cool_down_seconds=300.0)
+    user = next(ids)
+    for seat in new_seats(40):
+        first = await service.hold_seat(user, seat, "")
+        await real_store.elapse(seat, 100)
+        results = await outcomes(
+            [
+                *(service.hold_seat(user, seat, "") for _ in range(4)),
+                service.cancel_reservation(first.id, user),
+                *(service.hold_seat(user, seat, "") for _ in range(4)),
+            ]
+        )
+        again = [r for r in results if isinstance(r, Reservation) and r.id != first.id]
+        assert len(again) <= 1
+        for hold in again:
+            assert (hold.lapses_at - hold.read_at).total_seconds() <= 200
+        assert await real_store.live_rows(seat) == len(again)
 
 
 async def test_one_key_many_times_at_once(

@@ -297,6 +297,49 @@ class CancelReservationResponse(_message.Message):
 Global___CancelReservationResponse: _TypeAlias = CancelReservationResponse  # noqa: Y015
 
 @_typing.final
+class CancelHoldsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    @_builtins.property
+    def admission(self) -> Global___Admission: ...
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        admission: Global___Admission | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelHoldsRequest: _TypeAlias = CancelHoldsRequest  # noqa: Y015
+
+@_typing.final
+class CancelHoldsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    cancelled: _builtins.int
+    """The number of holds that were cancelled."""
+    def __init__(
+        self,
+        *,
+        cancelled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelHoldsResponse: _TypeAlias = CancelHoldsResponse  # noqa: Y015
+
+@_typing.final
 class ListTakenSeatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -53,6 +53,11 @@ class ReservationServiceStub:
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationRequest.SerializeToString,
                 response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationResponse.FromString,
                 _registered_method=True)
+        self.CancelHolds = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationService/CancelHolds',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelHoldsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelHoldsResponse.FromString,
+                _registered_method=True)
         self.ListTakenSeats = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/ListTakenSeats',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListTakenSeatsRequest.SerializeToString,
@@ -81,7 +86,8 @@ class ReservationServiceServicer:
         """Holds a seat for a user.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+        SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
+        used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
         PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
         the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
         to a request for another seat) and IN_PROGRESS (the first request with this key has not
@@ -106,6 +112,16 @@ class ReservationServiceServicer:
 
         Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
         ALREADY_PAID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelHolds(self, request, context):
+        """Cancels the user's holds that were made with this admission or an earlier one of its room, as
+        when the user leaves the room. Payments that have begun continue. Idempotent.
+
+        Reasons: INVALID_REQUEST (no admission).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +177,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     servicer.CancelReservation,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationRequest.FromString,
                     response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationResponse.SerializeToString,
+            ),
+            'CancelHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelHolds,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelHoldsRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelHoldsResponse.SerializeToString,
             ),
             'ListTakenSeats': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTakenSeats,
@@ -263,6 +284,33 @@ class ReservationService:
             '/frontrow.reservation.v1.ReservationService/CancelReservation',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationRequest.SerializeToString,
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationService/CancelHolds',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelHoldsRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CancelHoldsResponse.FromString,
             options,
             channel_credentials,
             insecure,

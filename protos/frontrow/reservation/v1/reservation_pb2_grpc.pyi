@@ -41,7 +41,8 @@ class ReservationServiceStub:
     """Holds a seat for a user.
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+    SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
+    used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
     PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
     the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
     to a request for another seat) and IN_PROGRESS (the first request with this key has not
@@ -58,6 +59,12 @@ class ReservationServiceStub:
 
     Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
     ALREADY_PAID.
+    """
+    CancelHolds: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CancelHoldsRequest, _reservation_pb2.CancelHoldsResponse]
+    """Cancels the user's holds that were made with this admission or an earlier one of its room, as
+    when the user leaves the room. Payments that have begun continue. Idempotent.
+
+    Reasons: INVALID_REQUEST (no admission).
     """
     ListTakenSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ListTakenSeatsRequest, _reservation_pb2.ListTakenSeatsResponse]
     """Lists the seats of a schedule that are held or sold now; every other seat is available.
@@ -94,7 +101,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Holds a seat for a user.
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-    SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+    SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
+    used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
     PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
     the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
     to a request for another seat) and IN_PROGRESS (the first request with this key has not
@@ -111,6 +119,12 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
 
     Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
     ALREADY_PAID.
+    """
+    CancelHolds: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CancelHoldsRequest, _reservation_pb2.CancelHoldsResponse]  # type: ignore[assignment]
+    """Cancels the user's holds that were made with this admission or an earlier one of its room, as
+    when the user leaves the room. Payments that have begun continue. Idempotent.
+
+    Reasons: INVALID_REQUEST (no admission).
     """
     ListTakenSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ListTakenSeatsRequest, _reservation_pb2.ListTakenSeatsResponse]  # type: ignore[assignment]
     """Lists the seats of a schedule that are held or sold now; every other seat is available.
@@ -150,7 +164,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds a seat for a user.
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
-        SEAT_HELD (by any user, including this one), SEAT_SOLD. With an admission also
+        SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
+        used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
         PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
         the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
         to a request for another seat) and IN_PROGRESS (the first request with this key has not
@@ -179,6 +194,18 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Reasons: RESERVATION_NOT_FOUND, NOT_YOURS, PAYMENT_IN_PROGRESS (a payment has begun),
         ALREADY_PAID.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelHolds(
+        self,
+        request: _reservation_pb2.CancelHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.CancelHoldsResponse, _abc.Awaitable[_reservation_pb2.CancelHoldsResponse]]:
+        """Cancels the user's holds that were made with this admission or an earlier one of its room, as
+        when the user leaves the room. Payments that have begun continue. Idempotent.
+
+        Reasons: INVALID_REQUEST (no admission).
         """
 
     @_abc_1.abstractmethod
