@@ -29,6 +29,9 @@ class QueueStore(Protocol):
         """Ends a `possible` place, and an older one of which it proves that it had ended. No-op for
         a place of another user. `epoch` is 0 if it is unknown."""
 
+    async def leave_all(self, room: str, places: Sequence[Place]) -> Room:
+        """Does what `leave` does for at most MAX_ITEMS places."""
+
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:

@@ -132,6 +132,12 @@ class QueueRepository:
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
         return (await self._run(self._leave, room, (number, user_id, epoch)))[0]
 
+    async def leave_all(self, room: str, places: Sequence[Place]) -> Room:
+        arguments = [
+            part for place in places for part in (place.number, place.user_id, place.epoch)
+        ]
+        return (await self._run(self._leave, room, arguments))[0]
+
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:

@@ -170,6 +170,11 @@ class FakeQueueStore:
         self._step(state)
         return self._room(state, room)
 
+    async def leave_all(self, room: str, places: Sequence[Place]) -> Room:
+        for place in places:
+            await self.leave(room, place.number, place.user_id, place.epoch)
+        return await self.tick(room)
+
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:
