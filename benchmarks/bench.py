@@ -174,7 +174,7 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
             ) as reservation,
         ):
             say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
-            shop = Shop(queue, reservation, SIZES[seed], payers)
+            shop = Shop(queue, reservation, SIZES[seed], payers, stack.secrets.admin_token)
             gateway = ProcessTree(stack.process("gateway").pid)
             memory_before = round(gateway.megabytes())
             routes = Measurements(stack, nothing, shop, seconds).measure(cases, rounds)

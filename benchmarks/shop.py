@@ -54,10 +54,16 @@ class Shop:
     """
 
     def __init__(
-        self, queue: grpc.Channel, reservation: grpc.Channel, size: Size, payers: int
+        self,
+        queue: grpc.Channel,
+        reservation: grpc.Channel,
+        size: Size,
+        payers: int,
+        admin_token: str,
     ) -> None:
         self._queue = queue_pb2_grpc.QueueServiceStub(queue)
         self._admin = queue_pb2_grpc.QueueAdminServiceStub(queue)
+        self._credential = (("authorization", f"Bearer {admin_token}"),)
         self._reservation = reservation_pb2_grpc.ReservationServiceStub(reservation)
         self._concerts = size.concerts
         #: All of them in random order.
@@ -80,7 +86,9 @@ class Shop:
 
     def _set_capacity(self, capacity: int) -> None:
         self._admin.UpdateRoom(
-            queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity), timeout=_BUDGET_SECONDS
+            queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity),
+            timeout=_BUDGET_SECONDS,
+            metadata=self._credential,
         )
 
     def _enter(self, first: int, count: int, *, admitted: bool) -> list[Ticket]:
@@ -175,7 +183,9 @@ class Shop:
         request = queue_pb2.GetRoomRequest(room=ROOM)
         before = -1
         while time.monotonic() < deadline:
-            admitted = self._admin.GetRoom(request, timeout=_BUDGET_SECONDS).admitted
+            admitted = self._admin.GetRoom(
+                request, timeout=_BUDGET_SECONDS, metadata=self._credential
+            ).admitted
             if admitted == before:
                 return
             before = admitted

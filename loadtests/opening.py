@@ -97,6 +97,8 @@ def target_of(stack: Stack) -> Target:
         redis_url=stack.redis_url,
         kafka_bootstrap=stack.kafka_bootstrap,
         queue_addr=stack.address("queue_service"),
+        # An operator may have set another one for all stacks.
+        admin_token=stack.environment("queue_service")["QUEUE_ADMIN_TOKEN"],
         ports=stack.ports,
         own=True,
     )
@@ -139,6 +141,7 @@ def attached(base_url: str, environ: Mapping[str, str], ports: Ports) -> Target:
         redis_url=settings["QUEUE_REDIS_URL"],
         kafka_bootstrap=settings["QUEUE_KAFKA_BOOTSTRAP"],
         queue_addr=settings["QUEUE_LISTEN"],
+        admin_token=environ.get("QUEUE_ADMIN_TOKEN") or settings.get("QUEUE_ADMIN_TOKEN", ""),
         ports=ports,
         containers=found,
     )
@@ -173,7 +176,11 @@ def _in_containers(found: Sequence[Container]) -> dict[str, str]:
     kafka, queue = first["kafka"].addresses["kafka"], first["queue"].addresses["services"]
     port = BY_MODULE["queue_service"].port
     # The port for clients in other networks than Kafka's own.
-    return settings | {"QUEUE_KAFKA_BOOTSTRAP": f"{kafka}:9094", "QUEUE_LISTEN": f"{queue}:{port}"}
+    return settings | {
+        "QUEUE_KAFKA_BOOTSTRAP": f"{kafka}:9094",
+        "QUEUE_LISTEN": f"{queue}:{port}",
+        "QUEUE_ADMIN_TOKEN": first["queue"].env.get("QUEUE_ADMIN_TOKEN", ""),
+    }
 
 
 def _around(base_url: str, environ: Mapping[str, str], ports: Ports) -> dict[str, str]:
@@ -187,6 +194,8 @@ def _around(base_url: str, environ: Mapping[str, str], ports: Ports) -> dict[str
             f"The gateway at {base_url} was not started by make run here: set"
             f" {', '.join(_SETTINGS)} to what is behind it."
         )
+    if file.exists():
+        settings["QUEUE_ADMIN_TOKEN"] = Secrets.load_or_create(file).admin_token
     for name in urls:
         url = mysql_url(name, ports, Secrets.load_or_create(file))
         settings[f"{name.upper()}_MYSQL_URL"] = url

@@ -28,6 +28,7 @@ class Room:
         self._address = target.queue_addr
         self._channel = grpc.insecure_channel(self._address, options=DIRECT)
         self._admin = queue_pb2_grpc.QueueAdminServiceStub(self._channel)
+        self._credential = (("authorization", f"Bearer {target.admin_token}"),)
         self._queue = queue_pb2_grpc.QueueServiceStub(self._channel)
         self._capacity = self._get().capacity
 
@@ -80,12 +81,14 @@ class Room:
 
     def _get(self) -> queue_pb2.GetRoomResponse:
         with one_sentence(self._address):
-            return self._admin.GetRoom(queue_pb2.GetRoomRequest(room=ROOM), timeout=_SECONDS)
+            return self._admin.GetRoom(
+                queue_pb2.GetRoomRequest(room=ROOM), timeout=_SECONDS, metadata=self._credential
+            )
 
     def _set(self, capacity: int) -> None:
         request = queue_pb2.UpdateRoomRequest(room=ROOM, capacity=capacity)
         with one_sentence(self._address):
-            self._admin.UpdateRoom(request, timeout=_SECONDS)
+            self._admin.UpdateRoom(request, timeout=_SECONDS, metadata=self._credential)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,8 @@ class Target:
     kafka_bootstrap: str
     queue_addr: str
     ports: Ports
+    #: The credential of operators; empty if queue_service wants none.
+    admin_token: str = ""
     #: Whether it was started for this test, with data of its own.
     own: bool = False
     #: Its containers, if `make up` started it on this machine.

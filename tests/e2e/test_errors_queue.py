@@ -26,8 +26,9 @@ def door(stack: Stack) -> str:
 class Room:
     """The room DOOR in an operator's hand."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, admin_token: str) -> None:
         self._address = address
+        self._credential = [("authorization", f"Bearer {admin_token}")]
 
     async def set(self, **limits: int | bool) -> None:
         async with grpc.aio.insecure_channel(self._address) as channel:
@@ -35,12 +36,13 @@ class Room:
             await stub.UpdateRoom(
                 queue_pb2.UpdateRoomRequest(room=DOOR, **limits),  # type: ignore[arg-type]
                 timeout=5,
+                metadata=self._credential,
             )
 
 
 @pytest.fixture
 async def room(stack: Stack, shop: Shop, door: str) -> AsyncIterator[Room]:
-    room = Room(stack.address("queue_service"))
+    room = Room(stack.address("queue_service"), stack.secrets.admin_token)
     await room.set(capacity=1000, max_waiting=1000, paused=False)
     yield room
     await room.set(capacity=1000, max_waiting=1000, paused=False)

@@ -25,16 +25,19 @@ class Line:
     gateway: str
     second_replica: str
     rooms: list["queue_pb2_grpc.QueueAdminServiceAsyncStub"]
+    credential: list[tuple[str, str]]
 
     async def seen_by(self, replica: int) -> queue_pb2.GetRoomResponse:
         room: queue_pb2.GetRoomResponse = await self.rooms[replica].GetRoom(
-            queue_pb2.GetRoomRequest(room=LINE), timeout=5
+            queue_pb2.GetRoomRequest(room=LINE), timeout=5, metadata=self.credential
         )
         return room
 
     async def set_capacity(self, capacity: int) -> None:
         await self.rooms[0].UpdateRoom(
-            queue_pb2.UpdateRoomRequest(room=LINE, capacity=capacity), timeout=5
+            queue_pb2.UpdateRoomRequest(room=LINE, capacity=capacity),
+            timeout=5,
+            metadata=self.credential,
         )
 
 
@@ -53,6 +56,7 @@ async def line(stack: Stack) -> AsyncIterator[Line]:
         gateway.name,
         replica.name,
         [queue_pb2_grpc.QueueAdminServiceStub(channel) for channel in channels],
+        [("authorization", f"Bearer {stack.secrets.admin_token}")],
     )
     for channel in channels:
         await channel.close()

@@ -45,6 +45,7 @@ def attached(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         **{f"{name.upper()}_MYSQL_URL": url for name, url in target.mysql_urls.items()},
         "BASE_URL": target.base_url,
         "QUEUE_REDIS_URL": target.redis_url,
+        "QUEUE_ADMIN_TOKEN": target.admin_token,
         "QUEUE_KAFKA_BOOTSTRAP": target.kafka_bootstrap,
         "QUEUE_LISTEN": target.queue_addr,
         "PROFILE": "smoke",
