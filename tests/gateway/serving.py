@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -27,6 +28,16 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def restartable_address() -> str:
+    """Returns a free address that no client gets as its own: one that connects to a closed port
+    with that number would be connected to itself, and the server could not start again."""
+    while True:
+        address = f"127.0.0.1:{random.randrange(10_000, 19_999)}"
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+            return address
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -33,9 +33,9 @@ from tests.gateway.attackers import (
     statuses,
 )
 from tests.gateway.fakes import Services
-from tests.gateway.serving import addresses_of, free_address, program
+from tests.gateway.serving import addresses_of, free_address, program, restartable_address
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 CROWD = 15_000
 # The cap of a gateway's container (deploy/caps/2c4g.env).
@@ -238,7 +238,7 @@ class Visitor:
 
 
 async def test_a_hundred_stops_under_load_cut_no_request(services: Services) -> None:
-    addresses = [free_address(), free_address()]
+    addresses = [restartable_address(), restartable_address()]
     visitors = [Visitor(addresses) for _ in range(30)]
     visits: list[asyncio.Task[None]] = []
 
