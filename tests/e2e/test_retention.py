@@ -133,4 +133,4 @@ async def test_a_million_old_rows_do_not_delay_fans_while_they_go(sweeping: Stac
         f" {p99(during) * 1000:.0f} ms during the removal ({len(during)}); {removed}"
     )
     assert min(removed.values()) > LEAST_REMOVED
-    assert p99(during) < MOST_P99_SECONDS
+    assert p99(during) < max(MOST_P99_SECONDS, 2 * p99(before))
