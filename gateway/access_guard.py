@@ -30,17 +30,20 @@ class AccessGuard:
     async def authenticate(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, admitted or not.
 
-        A token beyond its greatest age is renewed if its place lives: the response carries a fresh
-        one. Only then is queue_service asked. Raises InvalidToken, TooManyRequests, or TokenExpired
-        if the token is over-aged and its place has ended.
+        queue_service is asked about a token beyond its greatest age, unless it said less than a
+        second ago that the place waits. Raises InvalidToken, TooManyRequests, or TokenExpired if
+        the token is over-aged and its place has ended.
         """
+        place = self.identify(request)
+        if self._verifier.is_over_aged(place) and not self._admissions.waited_just_now(place):
+            await self.position(request, place)
+        return place
+
+    def identify(self, request: Request) -> queue_pb2.Place:
+        """Returns the place of the request's token, whatever its age, without a call. Raises
+        InvalidToken or TooManyRequests."""
         place = self._verifier.place(request)
         self._rate_limit.check(place.number)
-        if self._verifier.is_over_aged(place):
-            position = await self._admissions.position(place)
-            # A queue_service of the version before gives none.
-            if position.access_token:
-                keep_fresh_token(request, position.access_token)
         return place
 
     def proven_place(self, request: Request) -> queue_pb2.Place | None:
@@ -78,14 +81,23 @@ class AccessGuard:
         """Notes the answer to entering, from which the first pause counts."""
         self._admissions.entered(place, position)
 
-    async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
-        """Returns the current position of the place, never a cached one. Raises TokenExpired if
-        the place has ended."""
-        return await self._admissions.position(place)
+    async def position(self, request: Request, place: queue_pb2.Place) -> queue_pb2.Position:
+        """Returns the current position of the place, never a cached one. If its token is beyond its
+        greatest age, the response carries a fresh one. Raises TokenExpired if the place has
+        ended."""
+        position = await self._admissions.position(place)
+        # Empty for a token that is young enough.
+        if position.access_token:
+            keep_fresh_token(request, position.access_token)
+        return position
 
     def forget_admission(self, place: queue_pb2.Place) -> None:
-        """Drops what is cached about the place: it has ended or is about to."""
+        """Drops what is cached about the place: it may be about to end."""
         self._admissions.forget(place)
+
+    def note_left(self, place: queue_pb2.Place) -> None:
+        """Notes that the place has ended."""
+        self._admissions.left(place)
 
     def end_admission(self, place: queue_pb2.Place) -> None:
         """Notes that a payment has ended the admission."""

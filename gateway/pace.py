@@ -5,18 +5,20 @@ import time
 from struct import Struct
 from typing import NamedTuple
 
-from cachetools import FIFOCache
 from prometheus_client import Counter
 
+from gateway.recent import Recent
 from protos.frontrow.queue.v1 import queue_pb2
 
 EARLY = Counter(
     "early_polls", "Requests of waiting places that came too early and were answered from memory."
 )
 
-# A process answers up to 5,000 polls per second, and the longest memory is half a minute: this is
-# more than it can need. 57 MB: packed, because a tuple of numbers takes 86 MB.
-_MAX_REMEMBERED = 200_000
+# Half of the longest advised pause, unless it is configured longer.
+_SECONDS = 30.0
+# 10 MB: packed, because a tuple of numbers takes twice as much. That is the whole half minute at
+# 1,300 answers per second, and 8 s at the 5,000 that a process may reach.
+_MAX_REMEMBERED = 80_000
 _ANSWER = Struct("<dIIQ?")  # when, order, pause and wait in ms, recovering
 # A place that has left: an answer that arrives late must not be remembered.
 _LEFT = b""
@@ -45,7 +47,7 @@ class Pace:
 
     def __init__(self, *, enforced: bool) -> None:
         self._enforced = enforced
-        self._answers = FIFOCache[int, bytes](_MAX_REMEMBERED)
+        self._answers = Recent[int, bytes](_SECONDS, _MAX_REMEMBERED)
 
     def early_answer(
         self, place: queue_pb2.Place, most_seconds: float = math.inf
@@ -59,7 +61,6 @@ class Pace:
         passed = time.monotonic() - at
         if passed >= min(_memory_seconds(order, pause_ms), most_seconds):
             return None
-        EARLY.inc()
         passed_ms = int(passed * 1000)
         position = queue_pb2.Position(
             state=queue_pb2.PLACE_STATE_WAITING,
@@ -79,24 +80,30 @@ class Pace:
             return
         if position.state != queue_pb2.PLACE_STATE_WAITING:
             if packed:
-                del self._answers[place.number]
+                self._answers.drop(place.number)
             return
         # Answers to entering and to polling may arrive in another order than they were given. An
         # order that grows without a recovery is the older answer.
         if packed and not position.recovering and _ANSWER.unpack(packed)[1] < position.order:
             return
-        self._answers[place.number] = _ANSWER.pack(
+        packed = _ANSWER.pack(
             time.monotonic(),
             position.order,
             position.poll_after_ms,
             position.estimated_wait_ms,
             position.recovering,
         )
+        self._answers.put(place.number, packed)
 
     def forget(self, place: queue_pb2.Place) -> None:
-        """Answers nothing from memory for this place any more: it ends."""
+        """Makes the next poll ask: the place may be about to end."""
+        if self._answers.get(place.number):
+            self._answers.drop(place.number)
+
+    def end(self, place: queue_pb2.Place) -> None:
+        """Answers nothing from memory for this place any more: it has ended."""
         if self._enforced:
-            self._answers[place.number] = _LEFT
+            self._answers.put(place.number, _LEFT)
 
 
 def _memory_seconds(order: int, pause_ms: int) -> float:

@@ -149,13 +149,13 @@ class QueueRoutes:
 
     async def order(self, request: Request) -> Response:
         """Returns the order of the token's place: 1 is next in line, 0 is admitted."""
-        place = await self._guard.authenticate(request)
+        place = self._guard.identify(request)
         early = self._guard.early_answer(place)
         if early is not None:
             response = _order_response(early.position, 200)
             response.headers["Age"] = str(early.age)
             return response
-        return _order_response(await self._guard.position(place), 200)
+        return _order_response(await self._guard.position(request, place), 200)
 
     async def enter(self, request: Request) -> Response:
         """Gives the user a place in the queue, or returns the place that the user already has.
@@ -209,6 +209,7 @@ class QueueRoutes:
             queue_pb2.LeaveQueueRequest(place=place),
             budget=self._write_budget,
         )
+        self._guard.note_left(place)
         return no_content()
 
     async def _cancel_holds(self, place: queue_pb2.Place) -> None:

@@ -98,6 +98,34 @@ async def test_the_fresh_token_costs_no_further_call(
     assert [call.method for call in services.faults.calls] == ["GetReservation"]
 
 
+async def test_early_polls_with_an_over_aged_token_cost_no_call(
+    open_gateway: OpenGateway, services: Services
+) -> None:
+    """A client that never adopts the fresh token must not be able to poll as often as it likes."""
+    gateway = await open_gateway(enforce_pace=True)
+    services.queue.capacity = 0
+    for user in range(1_001, 1_201):
+        services.queue.enter(user)
+    place, headers = old_token(services)
+    first = await gateway.get("/queues/order", headers=headers)
+    assert_fresh(first, place)
+    assert len(services.faults.of("GetPositions")) == 1
+    for _ in range(10):
+        again = await gateway.get("/queues/order", headers=headers)
+        assert again.json()["order"] == first.json()["order"]
+        refused = await gateway.get("/concerts", headers=headers)
+        assert_problem(refused, 403, "STILL_WAITING", retry_after=202)
+    assert len(services.faults.of("GetPositions")) == 1
+
+
+async def test_a_poll_with_an_over_aged_token_is_one_call(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    _, headers = old_token(services)
+    await client.get("/queues/order", headers=headers)
+    assert [call.method for call in services.faults.calls] == ["GetPositions"]
+
+
 async def test_a_cached_admission_does_not_hide_it(
     open_gateway: OpenGateway, services: Services
 ) -> None:

@@ -103,15 +103,24 @@ def test_an_admission_ends_it(pace: Pace, clock: Clock) -> None:
 def test_a_place_that_ends_is_forgotten_for_good(pace: Pace, clock: Clock) -> None:
     """Also if the answer to an earlier poll is still on its way."""
     pace.remember(PLACE, waiting())
-    pace.forget(PLACE)
+    pace.end(PLACE)
+    pace.forget(PLACE)  # leaving again
     pace.remember(PLACE, waiting())
     assert order_of(pace) is None
+
+
+def test_a_place_that_may_be_about_to_end_is_asked_for_once(pace: Pace, clock: Clock) -> None:
+    pace.remember(PLACE, waiting())
+    pace.forget(PLACE)
+    assert order_of(pace) is None
+    pace.remember(PLACE, waiting())
+    assert order_of(pace) == 5_000
 
 
 def test_switched_off_it_remembers_nothing(clock: Clock) -> None:
     pace = Pace(enforced=False)
     pace.remember(PLACE, waiting())
-    pace.forget(PLACE)
+    pace.end(PLACE)
     assert order_of(pace) is None
     assert len(pace._answers) == 0
 
@@ -198,6 +207,18 @@ class TestOverHttp:
         await client.get("/queues/order", headers=far)
         assert (await client.delete("/queues/order", headers=far)).status_code == 204
         assert_problem(await client.get("/queues/order", headers=far), 401, "TOKEN_EXPIRED")
+
+    async def test_a_place_that_could_not_leave_keeps_its_pace(
+        self, open_gateway: OpenGateway, services: Services, far: dict[str, str]
+    ) -> None:
+        client = await open_gateway(enforce_pace=True)
+        await client.get("/queues/order", headers=far)
+        services.faults.errors["LeaveQueue"] = RuntimeError("broken")
+        failed = await client.delete("/queues/order", headers=far)
+        assert_problem(failed, 500, "INTERNAL")
+        polls = [await client.get("/queues/order", headers=far) for _ in range(10)]
+        assert {poll.json()["order"] for poll in polls} == {201}
+        assert len(services.faults.of("GetPositions")) == 2  # one before, one after
 
     async def test_a_poll_on_its_way_while_the_place_leaves(
         self, open_gateway: OpenGateway, services: Services, far: dict[str, str]
