@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, multiprocess, start_http_server
 
 from gateway.app import create_app
 from gateway.clients import Clients
-from gateway.open_files import raise_limit
+from gateway.open_files import set_limit
 from gateway.server import Drain, HttpServer, listen
 from gateway.settings import Settings
 from gateway.workers import run_workers
@@ -44,7 +44,7 @@ def main() -> None:
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Runs one gateway process."""
-    open_files = raise_limit(settings.open_files)
+    open_files = set_limit(settings.open_files)
     clients = Clients(settings)
     drain = Drain()
     app = create_app(settings, clients, drain, open_files)

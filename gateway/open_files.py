@@ -1,4 +1,4 @@
-"""The limit of open files: raised at start, watched afterwards.
+"""The limit of open files: set at start, watched afterwards.
 
 Every connection is an open file. The server keeps some files for everything else, so that they
 never run out: at the limit, new connections wait until others are closed.
@@ -53,8 +53,11 @@ class OpenFiles:
             await asyncio.sleep(_WATCH_SECONDS)
 
 
-def raise_limit(wanted: int) -> OpenFiles:
-    """Sets the limit of this process to `wanted`, or to its hard limit if that is lower."""
+def set_limit(wanted: int) -> OpenFiles:
+    """Sets the limit of this process to `wanted`, or to its hard limit if that is lower.
+
+    Also lowers a higher limit: each file may be a connection, and more than `wanted` would not fit
+    into the memory of the process."""
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

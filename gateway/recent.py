@@ -13,7 +13,7 @@ class Recent(Generic[Key, Value]):
     values arrive, for at most twice as long. Holds at most `size` values.
 
     Two dictionaries take turns: when the newer one is full or old, the older one is dropped. That
-    takes a third of the memory of a FIFOCache, half of its time, and needs no sweep
+    takes less than half of the memory of a FIFOCache and less time, and needs no sweep
     (docs/adr/0028-caches-and-rate-limit.md).
     """
 

@@ -140,7 +140,10 @@ class HttpServer:
             async with asyncio.timeout(self._announce_seconds):
                 await self._announced.wait()
         self._announced.set()
-        refuse_connections(self._listener)
+        try:
+            refuse_connections(self._listener)
+        except OSError as error:  # gVisor has no such filters, and seccomp may forbid them
+            log.warning("new_connections_not_refused", error=str(error))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_seconds):
                 await self._until_quiet()
@@ -188,6 +191,7 @@ def refuse_connections(listener: socket.socket) -> None:
 
     Closing the listener would reset the connections that wait to be accepted. A client repeats its
     first packet after a second; then it reaches the next process at this address, or is refused.
+    Raises OSError if the kernel has no packet filters.
     """
     # A classic BPF program. A packet begins with its TCP header, with the flags in byte 13.
     instructions = [

@@ -1,7 +1,8 @@
 """Concerts, their dates and their seats, from caches of encoded JSON."""
 
+from array import array
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -30,15 +31,17 @@ _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
 # The most that one call to a service lists or asks for; their limits.
 _ROWS_PER_PAGE = 5_000
 _SCHEDULES_PER_COUNT = 1_000
-# What the caches may hold. In bytes: a thousand pages of concerts, two thousand lists of dates and
-# two thousand seat maps of 150 seats, or fewer larger ones. Otherwise a few dates of a stadium
-# would take the memory of the gateway.
-_PAGES_BYTES = 8_000_000
-_SCHEDULES_BYTES = 16_000_000
-_SEAT_MAPS_BYTES = 32_000_000
-# Facts in memory: 2,000 dates of 150 seats, and 100 dates of 2,000 concerts.
-_MAX_SEAT_FACTS = 300_000
-_MAX_DATES = 200_000
+# What the caches may hold, in bytes, so that neither many small entries nor a few dates of a
+# stadium take the memory of the gateway: 500 pages of concerts, the dates of 500 concerts and their
+# states (100 dates each), the seats of 1,300 dates and 1,200 seat maps (150 seats each).
+_PAGES_BYTES = 4_000_000
+_DATES_BYTES = 10_000_000
+_SCHEDULES_BYTES = 6_000_000
+_SEAT_FACTS_BYTES = 14_000_000
+_SEAT_MAPS_BYTES = 12_000_000
+# Measured: what an entry takes beside its content, and what a date takes.
+_ENTRY_BYTES = 500
+_DATE_BYTES = 180
 
 _PAGE_SIZE = Parameter(
     "pageSize", "query", Annotated[int, Field(ge=1, le=_MAX_PAGE_SIZE)], "Concerts per page."
@@ -51,6 +54,20 @@ _TAKEN_SUFFIX = (b'HELD"}', b'SOLD"}')
 _AVAILABLE_SUFFIX = b'AVAILABLE"}'
 
 
+class _Date(NamedTuple):
+    id: int
+    date: str
+    seat_count: int
+
+
+class _SeatFacts(NamedTuple):
+    """The ids of a date's seats, and the JSON of each up to its status, one on each line. As
+    objects of Python they take three times as much."""
+
+    ids: "array[int]"
+    prefixes: bytes
+
+
 class ConcertRoutes:
     """GET /concerts, /concerts/{concertId}/schedules, /concerts/schedules/{scheduleId}/seats."""
 
@@ -61,18 +78,24 @@ class ConcertRoutes:
         # Nothing is cached beyond midnight: a schedule whose date has passed counts as not found.
         limit = seconds_to_midnight
         facts_ttl = settings.facts_ttl_seconds
-        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _PAGES_BYTES, limit, len)
-        self._dates = LoadingCache[int, Sequence[concert_pb2.Schedule]](
-            facts_ttl, _MAX_DATES, limit, _entries
+        self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _PAGES_BYTES, limit, _bytes)
+        self._dates = LoadingCache[int, Sequence[_Date]](
+            facts_ttl,
+            _DATES_BYTES,
+            limit,
+            lambda dates: _ENTRY_BYTES + _DATE_BYTES * len(dates),
         )
         self._schedules = LoadingCache[int, bytes](
-            settings.schedules_ttl_seconds, _SCHEDULES_BYTES, limit, len
+            settings.schedules_ttl_seconds, _SCHEDULES_BYTES, limit, _bytes
         )
-        self._seat_facts = LoadingCache[int, list[tuple[int, bytes]]](
-            facts_ttl, _MAX_SEAT_FACTS, limit, _entries
+        self._seat_facts = LoadingCache[int, _SeatFacts](
+            facts_ttl,
+            _SEAT_FACTS_BYTES,
+            limit,
+            lambda facts: _bytes(facts.prefixes) + facts.ids.itemsize * len(facts.ids),
         )
         self._seats = LoadingCache[int, bytes](
-            settings.seats_ttl_seconds, _SEAT_MAPS_BYTES, limit, len
+            settings.seats_ttl_seconds, _SEAT_MAPS_BYTES, limit, _bytes
         )
 
     def routes(self) -> Sequence[Route]:
@@ -178,9 +201,9 @@ class ConcertRoutes:
             }
         )
 
-    async def _load_dates(self, concert_id: int) -> Sequence[concert_pb2.Schedule]:
+    async def _load_dates(self, concert_id: int) -> Sequence[_Date]:
         # By id, because a service of the version before this one answers every page with all.
-        dates: dict[int, concert_pb2.Schedule] = {}
+        dates: dict[int, _Date] = {}
         token = ""
         while True:
             response = await call(
@@ -190,7 +213,8 @@ class ConcertRoutes:
                 ),
                 budget=self._budget,
             )
-            dates.update((date.id, date) for date in response.schedules)
+            for date in response.schedules:
+                dates[date.id] = _Date(date.id, date.date, date.seat_count)
             token = response.next_page_token
             if not token:
                 return list(dates.values())
@@ -208,12 +232,12 @@ class ConcertRoutes:
             response.sold_seat_ids, sold
         )
         seats = b",".join(
-            prefix + suffixes.get(seat_id, _AVAILABLE_SUFFIX) for seat_id, prefix in facts
+            prefix + suffixes.get(seat_id, _AVAILABLE_SUFFIX)
+            for seat_id, prefix in zip(facts.ids, facts.prefixes.splitlines(), strict=True)
         )
         return b'{"seats":[' + seats + b"]}"
 
-    async def _load_seat_facts(self, schedule_id: int) -> list[tuple[int, bytes]]:
-        """Returns each seat's id and its JSON up to the status; a seat map joins these bytes."""
+    async def _load_seat_facts(self, schedule_id: int) -> _SeatFacts:
         facts: dict[int, bytes] = {}  # as in _load_dates
         token = ""
         while True:
@@ -229,12 +253,12 @@ class ConcertRoutes:
                 facts[seat.id] = to_json(known)[:-1] + b',"status":"'
             token = response.next_page_token
             if not token:
-                return list(facts.items())
+                return _SeatFacts(array("q", facts), b"\n".join(facts.values()))
 
 
-def _entries(rows: Sequence[object]) -> int:
-    """The weight of a list in a cache: an empty one takes memory too."""
-    return len(rows) or 1
+def _bytes(content: bytes) -> int:
+    """The weight of an entry in a cache."""
+    return _ENTRY_BYTES + len(content)
 
 
 def _page(request: Request) -> tuple[int, str]:

@@ -148,7 +148,11 @@ class QueueRoutes:
         )
 
     async def order(self, request: Request) -> Response:
-        """Returns the order of the token's place: 1 is next in line, 0 is admitted."""
+        """Returns the order of the token's place: 1 is next in line, 0 is admitted.
+
+        For polls that keep the advised pause, the order never grows, unless it is marked
+        `recovering`. An earlier poll may get an answer again that is up to half a pause old (see
+        `Age`), and an older one than another gateway process has given."""
         place = self._guard.identify(request)
         early = self._guard.early_answer(place)
         if early is not None:

@@ -25,8 +25,13 @@ STATE = REPOSITORY / ".local" / "containers"
 #: Programs by their names in compose.yml; none needs a later one to start.
 PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
 
-#: MB that a gateway process uses under the journey (docs/adr/0021-hard-caps-that-add-up.md).
-GATEWAY_WORKER_USED_MB = 168
+#: MB of a gateway process whose caches are full, without connections: it takes 97 itself, and its
+#: caches up to 80 (tests/gateway/test_memory_long.py measures them).
+GATEWAY_PROCESS_MB = 178
+#: MB of the process that starts several of them.
+_GATEWAY_PARENT_MB = 57
+#: The fewest files with which a gateway starts (gateway/settings.py).
+_LEAST_OPEN_FILES = 512
 #: KB of a connection that sent half a head of 16 KiB (docs/adr/0032-granian-serves-http.md).
 _CONNECTION_KB = 18
 
@@ -92,6 +97,12 @@ class Settings:
         most = int(read_caps(self.CAP)["SCALE_MAX"])
         if not _is_number(self.SCALE, 1, most):
             yield "SCALE", f"1 to {most} with CAP={self.CAP}"
+        if _open_files(self._caps()) < _LEAST_OPEN_FILES:
+            yield (
+                "CAP",
+                f"one with enough memory for its gateways with SCALE={self.SCALE}: more GATEWAY_MB,"
+                " or fewer GATEWAY_WORKERS",
+            )
         if self.SEED not in ("full", "small", "none"):
             yield "SEED", "full, small or none"
         last = 65_536 - self.scale
@@ -134,15 +145,20 @@ class Settings:
             where = "" if given.get(name) else f" as in {file}"
             raise UserError(f"{name} must be {rule}{shown}{where}.")
 
-    def variables(self) -> dict[str, str]:
-        """The variables of compose.yml that are not secret. The containers of a program share its
-        cap, so that the total stays the same."""
+    def _caps(self) -> dict[str, float]:
+        """The numbers of each container. Those of a program share its cap, so that the total stays
+        the same."""
         caps = read_caps(self.CAP)
         del caps["SCALE_MAX"]
         for program in PROGRAMS:
             cores, memory = f"{program.upper()}_CPUS", f"{program.upper()}_MB"
             caps[cores] = round(caps[cores] / self.scale, 4)
             caps[memory] = caps[memory] // self.scale
+        return caps
+
+    def variables(self) -> dict[str, str]:
+        """The variables of compose.yml that are not secret."""
+        caps = self._caps()
         settings = dataclasses.asdict(self)
         for name in ("CAP", "SCALE", "PORT"):
             del settings[name]
@@ -150,7 +166,7 @@ class Settings:
             **{name: f"{value:g}" for name, value in caps.items()},
             **settings,
             "PAYMENT_PROVIDER": self.PAYMENT_PROVIDER or "sandbox",
-            "GATEWAY_OPEN_FILES": str(_open_files(caps["GATEWAY_MB"] / caps["GATEWAY_WORKERS"])),
+            "GATEWAY_OPEN_FILES": str(_open_files(caps)),
             "GATEWAY_IDENTITY_JWKS_FILE": (
                 f"/run/identity/{JWKS.name}" if self.GATEWAY_IDENTITY == "jwt" else ""
             ),
@@ -158,10 +174,16 @@ class Settings:
         }
 
 
-def _open_files(megabytes: float) -> int:
-    """Returns how many files a gateway process with this memory may open: each may be a connection
-    with a head of 16 KiB that never ends."""
-    return round((megabytes - GATEWAY_WORKER_USED_MB) * 1024 / _CONNECTION_KB)
+def _open_files(caps: Mapping[str, float]) -> int:
+    """Returns how many files each process of a gateway may open, so that they fit into its memory
+    beside full caches: each may be a connection with a head of 16 KiB that never ends. 0 or less:
+    there is too little memory."""
+    workers = int(caps["GATEWAY_WORKERS"])
+    if workers < 1:
+        return 0
+    parent = _GATEWAY_PARENT_MB if workers > 1 else 0
+    megabytes = (caps["GATEWAY_MB"] - parent) / workers - GATEWAY_PROCESS_MB
+    return int(megabytes * 1024 / _CONNECTION_KB)
 
 
 class Stored:

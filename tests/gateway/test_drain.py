@@ -143,6 +143,35 @@ async def test_a_connection_that_waits_to_be_accepted_is_served(services: Servic
         await asyncio.wait_for(gateway.running, 5)
 
 
+async def test_a_client_from_far_that_connected_before_the_drain_is_served(
+    services: Services,
+) -> None:
+    async with serving(services, drain_announce_seconds=1) as gateway:
+        with await to_thread(connect, gateway.port) as client:
+            for _ in range(2):  # the second signal ends the announcement
+                gateway.server.handle_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)  # a round trip
+            client.sendall(LIVE)
+            assert statuses(await to_thread(read, client, 5)) == [200]
+        await asyncio.wait_for(gateway.running, 5)
+
+
+async def test_a_kernel_without_packet_filters_cuts_no_request(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.server._SO_ATTACH_FILTER", 9_999)  # ENOPROTOOPT
+    services.faults.delays["GetPositions"] = 0.3
+    headers = {"X-Access-Token": services.token()}
+    async with serving(services) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        slow = asyncio.create_task(client.get("/queues/order", headers=headers))
+        await until(lambda: gateway.drain.requests == 1)
+        gateway.server.handle_signal(signal.SIGTERM)
+        assert (await slow).status_code == 200
+        await asyncio.wait_for(gateway.running, 5)
+    events = [each for each in caplog.records if each.getMessage() == "new_connections_not_refused"]
+    assert [each.levelname for each in events] == ["WARNING"]
+
+
 @pytest.mark.parametrize("sent", [LIVE[:20], BUNDLE], ids=["half a head", "a slow reader"])
 async def test_what_never_ends_is_closed_after_the_drain(services: Services, sent: bytes) -> None:
     async with serving(services, drain_seconds=1) as gateway:

@@ -6,19 +6,21 @@ import resource
 import httpx
 import pytest
 
-from gateway.open_files import OPEN_FILES, OpenFiles, count_open_files, raise_limit
+from gateway.open_files import OPEN_FILES, OpenFiles, count_open_files, set_limit
 from tests.gateway.fakes import Services
 from tests.gateway.serving import serving
 
 
-def test_the_soft_limit_is_raised_as_far_as_the_hard_limit_allows() -> None:
+def test_the_soft_limit_is_set_as_far_as_the_hard_limit_allows() -> None:
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
-        assert raise_limit(700).limit == 700
+        assert set_limit(700).limit == 700
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (700, hard)
-        assert raise_limit(hard + 1).limit == hard
+        assert set_limit(hard + 1).limit == hard
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert set_limit(700).limit == 700  # lowered: more connections would not fit into memory
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (700, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
 

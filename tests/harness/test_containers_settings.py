@@ -145,6 +145,20 @@ def test_wrong_settings_are_refused(operator: Operator, given: dict[str, str], e
     assert not operator.docker.containers
 
 
+@pytest.mark.parametrize("changed", ["GATEWAY_MB=256", "GATEWAY_WORKERS=3", "GATEWAY_WORKERS=0"])
+def test_a_cap_with_too_little_memory_for_its_gateways_is_refused(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    caps = shutil.copytree(settings.CAPS, tmp_path / "caps")
+    name = changed.partition("=")[0]
+    small = re.sub(rf"(?m)^{name}=.*$", changed, (caps / "2c4g.env").read_text())
+    (caps / "small.env").write_text(small)
+    monkeypatch.setattr(settings, "CAPS", caps)
+    error = operator.refused("up", CAP="small", SCALE="2")
+    assert "CAP must be one with enough memory for its gateways with SCALE=2" in error
+    assert not operator.docker.containers
+
+
 def test_the_key_is_only_in_the_file_of_secrets_and_never_shown(operator: Operator) -> None:
     operator.run("up", PORT=operator.port, PAYMENT_HTTP_API_KEY="sk-1")
     assert "sk-1" not in (operator.state / "frontrow.settings").read_text()

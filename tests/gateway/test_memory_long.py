@@ -1,0 +1,150 @@
+"""What a gateway process with full caches takes, as harness/containers/settings.py counts it."""
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from ipaddress import ip_network
+from typing import Any, cast
+
+import pytest
+
+from gateway import admissions, pace, sources
+from gateway import tokens as tokens_module
+from gateway.access_guard import AccessGuard
+from gateway.admissions import Admissions
+from gateway.pace import Pace
+from gateway.rate_limit import RateLimit
+from gateway.routes.concerts import ConcertRoutes
+from gateway.sources import Sources
+from gateway.tokens import TokenVerifier
+from protos.frontrow.concert.v1 import concert_pb2
+from protos.frontrow.queue.v1 import queue_pb2
+from protos.frontrow.reservation.v1 import reservation_pb2
+from servicekit.batching import Batcher
+from tests.gateway.fakes import GIVEN_AT, KEYS, sign
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+CACHES_MB = 80
+
+
+class _Catalogue:
+    """Concerts of 100 dates of 150 seats, as long messages as real ones."""
+
+    async def ListSchedules(self, request: Any, **_: object) -> concert_pb2.ListSchedulesResponse:
+        first = 10**6 + 100 * request.concert_id
+        return concert_pb2.ListSchedulesResponse(
+            schedules=[
+                concert_pb2.Schedule(id=first + n, date=f"2030-01-{n % 28 + 1:02}", seat_count=150)
+                for n in range(100)
+            ]
+        )
+
+    async def ListSeats(self, request: Any, **_: object) -> concert_pb2.ListSeatsResponse:
+        first = 10**7 + 150 * request.schedule_id
+        return concert_pb2.ListSeatsResponse(
+            seats=[
+                concert_pb2.Seat(id=first + n, seat_num=f"A{n + 1}", price="150000.00")
+                for n in range(150)
+            ]
+        )
+
+    async def ListConcerts(self, request: Any, **_: object) -> concert_pb2.ListConcertsResponse:
+        return concert_pb2.ListConcertsResponse(
+            concerts=[concert_pb2.Concert(id=10**6, title="A concert")],
+            next_page_token=request.page_token,
+        )
+
+    async def CountSoldSeats(
+        self, request: Any, **_: object
+    ) -> reservation_pb2.CountSoldSeatsResponse:
+        return reservation_pb2.CountSoldSeatsResponse()
+
+    async def ListTakenSeats(
+        self, request: Any, **_: object
+    ) -> reservation_pb2.ListTakenSeatsResponse:
+        return reservation_pb2.ListTakenSeatsResponse()
+
+
+class _Clients:
+    concert = reservation = _Catalogue()
+
+
+class _Settings:
+    read_budget_seconds = 2.0
+    facts_ttl_seconds = schedules_ttl_seconds = seats_ttl_seconds = 1_000.0
+
+
+def _place(number: int) -> queue_pb2.Place:
+    return queue_pb2.Place(
+        room="main", number=10**6 + number, user_id=10**9 + number, epoch=3, issued_at=GIVEN_AT
+    )
+
+
+def _resident_mb() -> float:
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+async def _fill() -> list[object]:
+    """Fills each cache beyond its maximum."""
+    verifier = TokenVerifier(KEYS, "main", 1e9)
+    for number in range(tokens_module._MAX_DECODED + 1_000):
+        verifier._decode(sign(_place(number)))
+    answers = Pace(enforced=True)
+    for number in range(pace._MAX_REMEMBERED + 1_000):
+        position = queue_pb2.Position(
+            state=queue_pb2.PLACE_STATE_WAITING,
+            order=number,
+            poll_after_ms=60_000,
+            estimated_wait_ms=10**6,
+        )
+        answers.remember(_place(number), position)
+    until = int((time.time() + 600) * 1000)
+
+    async def admitted(places: Sequence[queue_pb2.Place]) -> Sequence[queue_pb2.Position]:
+        state = queue_pb2.PLACE_STATE_ADMITTED
+        return [queue_pb2.Position(state=state, admitted_until_ms=until) for _ in places]
+
+    checks = Admissions(Batcher(admitted, budget=1, max_batch=256), 1_000, Pace(enforced=False))
+    for number in range(admissions._MAX_CACHED + 1_000):
+        await checks.check(_place(number))
+        checks._paid.put(number + 10**6, True)
+    addresses = Sources((ip_network("10.0.0.0/8"),))
+    limit = RateLimit(20, "source")
+    for number in range(sources._MAX_CACHED + 1_000):
+        source = addresses.of({"client": (f"2001:db8:{number:x}::1", 1), "headers": []})
+        limit.check((source, 10**9 + number))
+    guard = cast(AccessGuard, None)
+    concerts = ConcertRoutes(cast(Any, _Clients()), guard, cast(Any, _Settings()))
+    for number in range(1_500):
+        await concerts._seats.get(number, partial(concerts._load_seats, number))
+    for number in range(1_000):
+        await concerts._schedules.get(number, partial(concerts._load_schedules, number))
+    for number in range(8_000):  # small pages: mostly what an entry takes by itself
+        token = f"eyJpZCI6{number}"
+        await concerts._pages.get((100, token), partial(concerts._load_page, 100, token))
+    return [verifier, answers, checks, addresses, limit, concerts]
+
+
+def _measure(results: "multiprocessing.SimpleQueue[float]") -> None:
+    before = _resident_mb()
+    full = asyncio.run(_fill())
+    results.put(_resident_mb() - before)
+    del full
+
+
+def test_full_caches_take_what_the_cap_allows_for_them() -> None:
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
+    process = context.Process(target=_measure, args=(results,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    taken = results.get()
+    assert 40 < taken <= CACHES_MB, f"{taken:.1f} MB"
