@@ -18,13 +18,9 @@ STRAY = Counter(
     "reservation_stray_payment_events", "Payment events of payments that never began.", ["kind"]
 )
 
-# The reasons with which payment_service also fails payments that never began here: BeginPayment
-# did not arrive, or was refused.
-_MAY_NEVER_HAVE_BEGUN = frozenset(("UNAVAILABLE", "RESERVATION_EXPIRED"))
-
 
 class StrayPaymentEvent(PoisonRecord):
-    """An event of a payment that never began for this reservation. It changes nothing."""
+    """The success of a payment that never began for this reservation. It changes nothing."""
 
 
 class PaymentEvents:
@@ -59,15 +55,14 @@ class PaymentEvents:
                 case unknown:
                     raise ValueError(f"payment event of unknown kind {unknown}")
         except (ReservationNotFound, UnknownPayment) as error:
-            if kind == "failed" and event.failed.reason in _MAY_NEVER_HAVE_BEGUN:
-                return []
             STRAY.labels(kind).inc()
-            log.error(
-                "stray_payment_event",
-                kind=kind,
-                reservation_id=event.reservation_id,
-                payment_id=event.payment_id,
-            )
+            ids = {"reservation_id": event.reservation_id, "payment_id": event.payment_id}
+            if kind == "failed":
+                # Nothing to undo. BeginPayment did not arrive or was refused, or a version before
+                # `earlier_payment` began the payment or handled this event.
+                log.info("unknown_payment_failed", **ids)
+                return []
+            log.error("stray_payment_event", **ids)
             raise StrayPaymentEvent(error.detail) from error
         return []
 
