@@ -319,7 +319,7 @@ class Database:
             raise Unavailable("The database is unavailable.") from error
         except pymysql.err.MySQLError as error:
             number = _number(error)
-            if treatment(number) in (None, Treatment.DENIED):
+            if treatment(number) is Treatment.DENIED:
                 raise AccessDenied(number) from error
             raise Unavailable("The database is unavailable.") from error
 

@@ -84,19 +84,24 @@ class Producer:
         except Unavailable:
             return acknowledged
 
+        loop = asyncio.get_running_loop()
+        progress = loop.time()
+
         async def send(indexes: Sequence[int]) -> None:
+            nonlocal progress
             for index in indexes:
                 await (await _send(inner, records[index]))
                 acknowledged[index] = True
+                progress = loop.time()
 
         waiting = {asyncio.create_task(send(indexes)) for indexes in of_key.values()}
         try:
-            while waiting:
+            while waiting and loop.time() < progress + patience:
                 ended, waiting = await asyncio.wait(
-                    waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                    waiting,
+                    timeout=progress + patience - loop.time(),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not ended:
-                    break
                 for task in ended:
                     with (
                         contextlib.suppress(Unavailable),  # not acknowledged

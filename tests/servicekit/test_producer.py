@@ -6,6 +6,7 @@ import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
 from servicekit.kafka import Producer, Record, hash_of_key, producer
+from tests.servicekit import fake_kafka
 from tests.servicekit.fake_kafka import PartitionProducer, Partitions, in_virtual_time, now
 
 LOST = 2
@@ -86,6 +87,20 @@ def test_a_record_waits_for_the_one_before_it(partitions: Partitions) -> None:
         assert partitions.values(LOST) == []
 
     play(scene)
+
+
+def test_slow_acknowledgements_of_one_key_are_awaited(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three records of one key take longer than the patience; each acknowledgement renews it."""
+    monkeypatch.setattr(fake_kafka, "TRIP_SECONDS", PATIENCE / 2)
+    [key] = partitions.keys(LOST, 1)
+
+    async def scene(producer: Producer) -> None:
+        assert await producer.publish_each(records([key], each=3), PATIENCE) == [True] * 3
+
+    play(scene)
+    assert partitions.producers == 1
 
 
 def test_without_a_connection_nothing_is_acknowledged(
