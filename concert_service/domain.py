@@ -1,7 +1,6 @@
 """Concerts, schedules and seats, and their errors."""
 
 import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,6 +14,12 @@ MAX_CONCERTS_PER_PAGE = 100
 MAX_ROWS_PER_PAGE = 5000
 MAX_SEATS = 1000
 MAX_ID = 2**63 - 1
+_NO_TOKEN = "page_token is not a token from a previous response."
+
+
+# The date and the id of a schedule.
+ScheduleOrder = tuple[date, int]
+BEFORE_ALL_SCHEDULES: ScheduleOrder = (date.min, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,11 @@ class Schedule:
     concert_id: int
     date: date
     seat_count: int
+
+    @property
+    def order(self) -> ScheduleOrder:
+        """Schedules of a concert are listed in this order."""
+        return self.date, self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ def check_seats(seat_ids: Sequence[int]) -> None:
 
 def to_page_token(last_id: int) -> str:
     """Returns the token of the page that begins after the item `last_id`, or at this position."""
-    return base64.urlsafe_b64encode(str(last_id).encode()).decode().rstrip("=")
+    return _encoded(str(last_id))
 
 
 def from_page_token(token: str) -> int:
@@ -93,10 +103,40 @@ def from_page_token(token: str) -> int:
     if not token:
         return 0
     try:
-        last_id = int(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii"))
-    except (binascii.Error, ValueError):
+        last_id = int(_decoded(token))
+    except ValueError:
         last_id = 0
     # int() and the decoder also accept other spellings of a token.
     if not 0 < last_id <= MAX_ID or to_page_token(last_id) != token:
-        raise InvalidRequest("page_token is not a token from a previous response.")
+        raise InvalidRequest(_NO_TOKEN)
     return last_id
+
+
+def to_schedules_token(last: ScheduleOrder) -> str:
+    """Returns the token of the page of schedules that begins after `last`, which may be deleted
+    meanwhile."""
+    return _encoded(f"{last[0].isoformat()} {last[1]}")
+
+
+def from_schedules_token(token: str) -> ScheduleOrder:
+    """Returns after which schedule the page begins; an empty token is the first page. Raises
+    InvalidRequest for a token that `to_schedules_token` did not make."""
+    if not token:
+        return BEFORE_ALL_SCHEDULES
+    try:
+        day, _, last_id = _decoded(token).partition(" ")
+        last = date.fromisoformat(day), int(last_id)
+    except ValueError:
+        last = BEFORE_ALL_SCHEDULES
+    if not 0 < last[1] <= MAX_ID or to_schedules_token(last) != token:
+        raise InvalidRequest(_NO_TOKEN)
+    return last
+
+
+def _encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decoded(token: str) -> str:
+    """Raises ValueError."""
+    return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")

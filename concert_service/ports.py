@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from concert_service.domain import Concert, Schedule, Seat, SeatPage
+from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
 
 
 class ConcertStore(Protocol):
@@ -17,10 +17,10 @@ class ConcertStore(Protocol):
         """Returns whether a concert exists."""
 
     async def upcoming_schedules(
-        self, concert_id: int, after_id: int, limit: int
+        self, concert_id: int, after: ScheduleOrder, limit: int
     ) -> Sequence[Schedule]:
         """Lists the first `limit` upcoming schedules of a concert, ordered by date and id, after
-        the schedule `after_id` (0: from the first)."""
+        `after`, whether that one exists or not."""
 
     async def seats_of_upcoming(
         self, schedule_id: int, position: int, limit: int

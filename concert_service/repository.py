@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from concert_service.domain import Concert, Schedule, Seat, SeatPage
+from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
 from servicekit.mysql import Database, Row
 
 CONCERTS_AFTER = "SELECT id, title FROM concert WHERE id > %s ORDER BY id LIMIT %s"
@@ -11,13 +11,7 @@ HAS_CONCERT = "SELECT id FROM concert WHERE id = %s"
 
 UPCOMING_SCHEDULES = """
 SELECT id, concert_id, date, seat_count FROM schedule
-WHERE concert_id = %s AND date >= CURRENT_DATE ORDER BY date, id LIMIT %s
-"""
-
-UPCOMING_SCHEDULES_AFTER = """
-SELECT id, concert_id, date, seat_count FROM schedule
-WHERE concert_id = %s AND date >= CURRENT_DATE
-  AND (date, id) > (SELECT date, id FROM schedule WHERE id = %s)
+WHERE concert_id = %s AND date >= CURRENT_DATE AND (date, id) > (%s, %s)
 ORDER BY date, id LIMIT %s
 """
 
@@ -51,15 +45,10 @@ class ConcertRepository:
             return await connection.fetch_one(HAS_CONCERT, concert_id) is not None
 
     async def upcoming_schedules(
-        self, concert_id: int, after_id: int, limit: int
+        self, concert_id: int, after: ScheduleOrder, limit: int
     ) -> Sequence[Schedule]:
         async with self._database.connection() as connection:
-            if after_id:
-                rows = await connection.fetch_all(
-                    UPCOMING_SCHEDULES_AFTER, concert_id, after_id, limit
-                )
-            else:
-                rows = await connection.fetch_all(UPCOMING_SCHEDULES, concert_id, limit)
+            rows = await connection.fetch_all(UPCOMING_SCHEDULES, concert_id, *after, limit)
         return [
             Schedule(id=row.id, concert_id=row.concert_id, date=row.date, seat_count=row.seat_count)
             for row in rows

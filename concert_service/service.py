@@ -15,8 +15,10 @@ from concert_service.domain import (
     SeatPage,
     check_seats,
     from_page_token,
+    from_schedules_token,
     page_size,
     to_page_token,
+    to_schedules_token,
 )
 from concert_service.ports import ConcertStore
 from servicekit.clock import seconds_to_midnight
@@ -55,16 +57,16 @@ class ConcertService:
         """Lists a page of a concert's upcoming schedules, by date; all of them if `size` is 0.
         Returns them and the token of the next page. Raises ConcertNotFound, InvalidRequest."""
         limit = page_size(size, MAX_ROWS_PER_PAGE)
-        after_id = from_page_token(page_token)
-        schedules = list(await self._store.upcoming_schedules(concert_id, after_id, limit))
-        if not schedules and not after_id and not await self._store.has_concert(concert_id):
+        after = from_schedules_token(page_token)
+        schedules = list(await self._store.upcoming_schedules(concert_id, after, limit))
+        if not schedules and not page_token and not await self._store.has_concert(concert_id):
             raise ConcertNotFound(concert_id)
         full = len(schedules) == limit
         while full and not size:
-            more = await self._store.upcoming_schedules(concert_id, schedules[-1].id, limit)
+            more = await self._store.upcoming_schedules(concert_id, schedules[-1].order, limit)
             schedules += more
             full = len(more) == limit
-        return schedules, to_page_token(schedules[-1].id) if full else ""
+        return schedules, to_schedules_token(schedules[-1].order) if full else ""
 
     async def list_seats(
         self, schedule_id: int, size: int, page_token: str

@@ -16,7 +16,9 @@ from concert_service.domain import (
     ScheduleNotFound,
     Seat,
     from_page_token,
+    from_schedules_token,
     to_page_token,
+    to_schedules_token,
 )
 from concert_service.seed import title
 from concert_service.service import ConcertService
@@ -91,6 +93,23 @@ def test_invalid_page_tokens_are_refused(token: str) -> None:
 def test_page_token_returns_its_id() -> None:
     for last_id in (1, 99, 2**63 - 1):
         assert from_page_token(to_page_token(last_id)) == last_id
+
+
+@pytest.mark.parametrize(
+    "token", [to_page_token(7), to_schedules_token((today(), 0)), "MjAyNi0xLTEgNw", "x", "é"]
+)
+def test_invalid_tokens_of_schedules_are_refused(token: str) -> None:
+    with pytest.raises(InvalidRequest):
+        from_schedules_token(token)
+
+
+async def test_a_deleted_schedule_does_not_end_the_list(
+    service: ConcertService, large: FakeConcertStore
+) -> None:
+    page, token = await service.list_schedules(9, 3, "")
+    await large.delete(page[-1].id)
+    rest, _ = await service.list_schedules(9, 3, token)
+    assert [schedule.id for schedule in rest] == [93, 94, 95]
 
 
 async def test_schedules_start_today_in_order_of_date(service: ConcertService) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from concert_service import seed
-from concert_service.domain import Concert, Schedule, Seat, SeatPage
+from concert_service.domain import BEFORE_ALL_SCHEDULES, Concert, Schedule, Seat, SeatPage
 from concert_service.ports import ConcertStore
 from concert_service.repository import ConcertRepository
 from concert_service.service import ConcertService
@@ -43,6 +43,10 @@ class RealStore(ConcertRepository):
                         " VALUES (%s, %s, %s, %s, %s)",
                         *(seat.id, s.id, position, seat.seat_num, seat.price),
                     )
+
+    async def delete(self, schedule_id: int) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute("DELETE FROM schedule WHERE id = %s", schedule_id)
 
     async def clear(self) -> None:
         async with self._database.transaction() as t:
@@ -95,11 +99,18 @@ async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore
             tomorrow: [],
         },
     )
-    assert list(await store.upcoming_schedules(BASE, 0, 9)) == [this_evening, tomorrow, next_week]
-    assert list(await store.upcoming_schedules(BASE, 0, 2)) == [this_evening, tomorrow]
-    assert list(await store.upcoming_schedules(BASE, tomorrow.id, 2)) == [next_week]
-    assert await store.upcoming_schedules(BASE, next_week.id, 2) == []
-    assert await store.upcoming_schedules(BASE + 1, 0, 9) == []
+    assert list(await store.upcoming_schedules(BASE, BEFORE_ALL_SCHEDULES, 9)) == [
+        this_evening,
+        tomorrow,
+        next_week,
+    ]
+    assert list(await store.upcoming_schedules(BASE, BEFORE_ALL_SCHEDULES, 2)) == [
+        this_evening,
+        tomorrow,
+    ]
+    assert list(await store.upcoming_schedules(BASE, tomorrow.order, 2)) == [next_week]
+    assert await store.upcoming_schedules(BASE, next_week.order, 2) == []
+    assert await store.upcoming_schedules(BASE + 1, BEFORE_ALL_SCHEDULES, 9) == []
 
     assert await store.seats_of_upcoming(this_evening.id, 0, 9) == SeatPage(
         seats(this_evening.id), 0
@@ -142,8 +153,12 @@ async def test_schedules_of_one_date_are_in_the_order_of_their_ids(
 ) -> None:
     evenings = [Schedule(BASE + n, BASE, today(), 0) for n in range(1, 6)]
     await store.add(Concert(BASE, "C"), {schedule: [] for schedule in reversed(evenings)})
-    assert list(await store.upcoming_schedules(BASE, 0, 2)) == evenings[:2]
-    assert list(await store.upcoming_schedules(BASE, BASE + 2, 2)) == evenings[2:4]
+    assert list(await store.upcoming_schedules(BASE, BEFORE_ALL_SCHEDULES, 2)) == evenings[:2]
+    assert list(await store.upcoming_schedules(BASE, evenings[1].order, 2)) == evenings[2:4]
+    # The same if the last one of a page is deleted before the next is read.
+    deleted = (today(), BASE + 4)
+    await store.delete(BASE + 4)
+    assert list(await store.upcoming_schedules(BASE, deleted, 2)) == evenings[4:]
 
 
 async def test_every_page_of_the_largest_schedule_is_far_below_grpcs_limit(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
-from concert_service.domain import Concert, Schedule, Seat, SeatPage
+from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
 
 
 class FakeConcertStore:
@@ -22,6 +22,10 @@ class FakeConcertStore:
             self.schedules[schedule.id] = schedule
             self.seats[schedule.id] = seats
 
+    async def delete(self, schedule_id: int) -> None:
+        """Deletes a schedule without seats."""
+        del self.schedules[schedule_id]
+
     async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
         return [self.concerts[id] for id in sorted(self.concerts) if id > concert_id][:limit]
 
@@ -29,18 +33,15 @@ class FakeConcertStore:
         return concert_id in self.concerts
 
     async def upcoming_schedules(
-        self, concert_id: int, after_id: int, limit: int
+        self, concert_id: int, after: ScheduleOrder, limit: int
     ) -> Sequence[Schedule]:
-        after = self.schedules.get(after_id)
         return sorted(
             (
                 s
                 for s in self.schedules.values()
-                if s.concert_id == concert_id
-                and _upcoming(s)
-                and (after is None or _order(s) > _order(after))
+                if s.concert_id == concert_id and _upcoming(s) and s.order > after
             ),
-            key=_order,
+            key=lambda schedule: schedule.order,
         )[:limit]
 
     async def seats_of_upcoming(
@@ -60,10 +61,6 @@ class FakeConcertStore:
             for seat in seats
             if seat.id in seat_ids and _upcoming(self.schedules[schedule_id])
         ]
-
-
-def _order(schedule: Schedule) -> tuple[date, int]:
-    return schedule.date, schedule.id
 
 
 def _upcoming(schedule: Schedule) -> bool:
