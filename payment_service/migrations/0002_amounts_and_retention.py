@@ -7,8 +7,8 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    # NULL until it is known, and in rows of an earlier version. A CHECK makes MariaDB copy the table,
-    # and writers wait meanwhile: 13 s for a million rows.
+    # NULL until it is known, and in rows of an earlier version. A CHECK makes MariaDB copy the
+    # table, and writers wait meanwhile: 13 s for a million rows.
     op.execute("""
         ALTER TABLE payment
             ADD COLUMN amount_due DECIMAL(12, 2) NULL,
