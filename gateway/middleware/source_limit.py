@@ -12,7 +12,9 @@ _HEALTH = "/health/"
 class SourceLimitMiddleware:
     """Counts every request against its source, whatever its path; probes of health are free.
 
-    Raises TooManyRequests. Must be inside ErrorMiddleware.
+    Raises TooManyRequests. Must be inside ErrorMiddleware and CorsMiddleware, so that a page can
+    read the refusal. So preflights and malformed requests, which are answered further outside, do
+    not count.
     """
 
     def __init__(self, app: ASGIApp, sources: Sources, limit: RateLimit) -> None:

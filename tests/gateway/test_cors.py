@@ -161,3 +161,17 @@ class TestTheSetting:
         with pytest.raises(SystemExit):
             load(Settings)
         assert capsys.readouterr().err.startswith("GATEWAY_CORS_ORIGINS: ")
+
+
+async def test_a_page_can_read_that_its_source_sent_too_many_requests(
+    open_gateway: OpenGateway,
+) -> None:
+    """Preflights do not count: they precede requests that do."""
+    client = await open_gateway(cors_origins=(SHOP,), requests_per_second_per_source=1)
+    for _ in range(5):
+        asked = preflight(SHOP, "GET", "X-Access-Token")
+        assert (await client.options("/queues/order", headers=asked)).status_code == 200
+    first, second = [await client.get("/docs", headers={"Origin": SHOP}) for _ in range(2)]
+    assert first.status_code == 200
+    assert_problem(second, 429, "TOO_MANY_REQUESTS", 1)
+    assert second.headers["Access-Control-Allow-Origin"] == SHOP

@@ -34,12 +34,13 @@ from tests.gateway.attackers import (
 )
 from tests.gateway.fakes import Services
 from tests.gateway.serving import addresses_of, free_address, program, restartable_address
+from tests.gateway.test_memory_long import CACHES_MB
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 CROWD = 15_000
-# The cap of a gateway's container (deploy/caps/2c4g.env).
-MEMORY_MB = 448
+# The cap of a gateway's container (deploy/caps/2c4g.env), less what full caches may take.
+MEMORY_MB = 448 - CACHES_MB
 P99_SECONDS = 0.1
 
 Attack = Callable[[int], contextlib.AbstractContextManager[object]]
