@@ -22,6 +22,7 @@ from harness import stopping
 from harness.errors import UserError
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from queue_service.admin_guard import credentials
 
 ROOM = "main"
 # With fewer, one place would reach its limit of 20 requests per second.
@@ -63,7 +64,7 @@ class Shop:
     ) -> None:
         self._queue = queue_pb2_grpc.QueueServiceStub(queue)
         self._admin = queue_pb2_grpc.QueueAdminServiceStub(queue)
-        self._credential = (("authorization", f"Bearer {admin_token}"),)
+        self._credential = credentials(admin_token)
         self._reservation = reservation_pb2_grpc.ReservationServiceStub(reservation)
         self._concerts = size.concerts
         #: All of them in random order.

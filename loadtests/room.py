@@ -13,6 +13,7 @@ from harness import stopping
 from harness.errors import UserError
 from loadtests.target import Target
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.admin_guard import credentials
 from servicekit.client import DIRECT
 
 ROOM = "main"
@@ -28,7 +29,7 @@ class Room:
         self._address = target.queue_addr
         self._channel = grpc.insecure_channel(self._address, options=DIRECT)
         self._admin = queue_pb2_grpc.QueueAdminServiceStub(self._channel)
-        self._credential = (("authorization", f"Bearer {target.admin_token}"),)
+        self._credential = credentials(target.admin_token)
         self._queue = queue_pb2_grpc.QueueServiceStub(self._channel)
         self._capacity = self._get().capacity
 
@@ -93,10 +94,15 @@ class Room:
 
 @contextlib.contextmanager
 def one_sentence(address: str) -> Iterator[None]:
-    """Raises UserError if queue_service does not answer within it."""
+    """Raises UserError if queue_service does not answer, or refuses, within it."""
     try:
         yield
     except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.PERMISSION_DENIED:
+            raise UserError(
+                f"The waiting room at {address} refuses: set QUEUE_ADMIN_TOKEN to the admin token"
+                " of queue_service."
+            ) from error
         raise UserError(
             f"The waiting room does not answer at {address}: set QUEUE_LISTEN to where"
             " queue_service is."

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
-from queue_service.admin_guard import METADATA, AdminTokenRequired
+from queue_service.admin_guard import AdminTokenRequired, credentials
 from servicekit import client
 from servicekit.errors import ServiceError
 
@@ -62,7 +62,7 @@ async def ask(
     """Calls the service and prints the room; if that fails, prints one sentence and exits with
     status 2."""
     token = os.environ.get("QUEUE_ADMIN_TOKEN")
-    metadata = ((METADATA, f"Bearer {token}"),) if token else ()
+    metadata = credentials(token) if token else ()
     async with client.connect(address) as channel:
         stub = queue_pb2_grpc.QueueAdminServiceStub(channel)
         room: queue_pb2.GetRoomResponse | queue_pb2.UpdateRoomResponse

@@ -1,12 +1,11 @@
 """Who may call QueueAdminService."""
 
 import hmac
-from ipaddress import ip_address
 
 from servicekit import logs
 from servicekit.errors import Forbidden
 from servicekit.server import Context
-from servicekit.settings import split_address
+from servicekit.settings import is_loopback
 
 log = logs.get(__name__)
 
@@ -19,6 +18,11 @@ class AdminTokenRequired(Forbidden):
     code = "ADMIN_TOKEN_REQUIRED"
 
 
+def credentials(token: str) -> tuple[tuple[str, str], ...]:
+    """Returns the metadata of a call with this admin token."""
+    return ((METADATA, f"Bearer {token}"),)
+
+
 class AdminGuard:
     """Lets calls pass that carry the admin token as `authorization: Bearer <token>`.
 
@@ -27,8 +31,8 @@ class AdminGuard:
     """
 
     def __init__(self, token: str | None, listen: str) -> None:
-        self._expected = None if token is None else f"Bearer {token}".encode()
-        self._open = token is None and _is_loopback(listen)
+        self._expected = None if token is None else credentials(token)[0][1].encode()
+        self._open = token is None and is_loopback(listen)
         if token is None and not self._open:
             log.warning("admin_token_missing", listen=listen)
 
@@ -41,11 +45,3 @@ class AdminGuard:
         # In constant time, so that the time of an answer tells nothing about the token.
         if self._expected is None or not hmac.compare_digest(given, self._expected):
             raise AdminTokenRequired("This call needs the admin token of queue_service.")
-
-
-def _is_loopback(listen: str) -> bool:
-    host = split_address(listen)[0]
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

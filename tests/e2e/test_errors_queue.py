@@ -8,6 +8,7 @@ import pytest
 
 from harness.local.stack import Stack
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.admin_guard import credentials
 from tests.e2e.conftest import DOOR
 from tests.e2e.refusals import assert_refused_for_now, routes_for_admitted_users
 from tests.e2e.shop import Shop, assert_problem, eventually
@@ -28,7 +29,7 @@ class Room:
 
     def __init__(self, address: str, admin_token: str) -> None:
         self._address = address
-        self._credential = [("authorization", f"Bearer {admin_token}")]
+        self._credential = credentials(admin_token)
 
     async def set(self, **limits: int | bool) -> None:
         async with grpc.aio.insecure_channel(self._address) as channel:

@@ -10,6 +10,7 @@ import pytest
 
 from harness.local.stack import Stack
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.admin_guard import credentials
 from tests.e2e.conftest import LINE, in_thread
 from tests.e2e.crowd import Crowd
 from tests.e2e.shop import Shop
@@ -25,7 +26,7 @@ class Line:
     gateway: str
     second_replica: str
     rooms: list["queue_pb2_grpc.QueueAdminServiceAsyncStub"]
-    credential: list[tuple[str, str]]
+    credential: tuple[tuple[str, str], ...]
 
     async def seen_by(self, replica: int) -> queue_pb2.GetRoomResponse:
         room: queue_pb2.GetRoomResponse = await self.rooms[replica].GetRoom(
@@ -56,7 +57,7 @@ async def line(stack: Stack) -> AsyncIterator[Line]:
         gateway.name,
         replica.name,
         [queue_pb2_grpc.QueueAdminServiceStub(channel) for channel in channels],
-        [("authorization", f"Bearer {stack.secrets.admin_token}")],
+        credentials(stack.secrets.admin_token),
     )
     for channel in channels:
         await channel.close()

@@ -12,6 +12,7 @@ import redis.asyncio
 
 from harness.local.stack import Stack
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
+from queue_service.admin_guard import credentials
 from tests.e2e.conftest import in_thread
 from tests.e2e.crowd import Crowd, Visitor
 from tests.e2e.shop import Shop, eventually
@@ -28,7 +29,7 @@ async def line(stack: Stack) -> str:
         await admin.UpdateRoom(
             queue_pb2.UpdateRoomRequest(room=LINE, capacity=CAPACITY),
             timeout=5,
-            metadata=[("authorization", f"Bearer {stack.secrets.admin_token}")],
+            metadata=credentials(stack.secrets.admin_token),
         )
     gateway = stack.add_replica("gateway", {"GATEWAY_ROOM": LINE})
     await in_thread(gateway.start)

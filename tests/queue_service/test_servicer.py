@@ -14,7 +14,7 @@ from structlog.testing import CapturingLogger
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service import admin, admin_guard
-from queue_service.admin_guard import AdminGuard, AdminTokenRequired
+from queue_service.admin_guard import AdminGuard, AdminTokenRequired, credentials
 from queue_service.domain import Limits, Pacing
 from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
@@ -28,7 +28,7 @@ from tests.queue_service.conftest import RULES, OwnRedis
 
 SECRET = "0123456789abcdef0123456789abcdef"
 ADMIN_TOKEN = "an admin token of the tests, 32 bytes"
-AS_ADMIN = (("authorization", f"Bearer {ADMIN_TOKEN}"),)
+AS_ADMIN = credentials(ADMIN_TOKEN)
 BUDGET = 5.0
 
 
