@@ -75,7 +75,7 @@ class Identity:
         except jwt.ExpiredSignatureError:
             raise IdentityRequired("The token of your login has expired; log in again.") from None
         # RecursionError: deeply nested JSON. OverflowError: an infinite number in a claim.
-        except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError, RecursionError):
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError, RecursionError):
             raise not_valid from None
         raise not_valid
 

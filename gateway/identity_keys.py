@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
 
 from servicekit import logs
 
@@ -24,6 +25,7 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 _MIN_SECRET_BYTES = 32
 _MIN_RSA_BITS = 2_048
 _MAX_FILE_BYTES = 1_000_000
+_HS256 = HMACAlgorithm(HMACAlgorithm.SHA256)
 _CHECK_SECONDS = 1.0
 
 
@@ -47,10 +49,9 @@ def read_secret(content: bytes) -> list[Key]:
     """Returns the HS256 key of a file whose bytes, without the line break at the end, are the
     secret. Raises BadKeys."""
     secret = content.rstrip(b"\r\n")
-    # As a secret, a public key would let everybody sign.
     if b"-----BEGIN" in content or content.lstrip().startswith(b"{"):
         raise BadKeys("holds a PEM or a JWKS, not a secret")
-    return [Key("HS256", None, _long_enough(secret))]
+    return [Key("HS256", None, _usable(secret))]
 
 
 def read_pem(content: bytes, algorithm: Algorithm) -> list[Key]:
@@ -87,7 +88,7 @@ def read_jwks(content: bytes) -> list[Key]:
 
 def _of_jwk(entry: jwt.PyJWK) -> Key:
     if isinstance(entry.key, bytes):
-        key = Key("HS256", entry.key_id, _long_enough(entry.key))
+        key = Key("HS256", entry.key_id, _usable(entry.key))
     else:
         key = _public(entry.key, entry.key_id)
     if key.algorithm != entry.algorithm_name:
@@ -108,10 +109,15 @@ def _public(key: object, key_id: str | None = None) -> Key:
     raise BadKeys("holds a key that is not a public one for RS256, ES256 or EdDSA (Ed25519)")
 
 
-def _long_enough(secret: bytes) -> bytes:
+def _usable(secret: bytes) -> bytes:
+    """Returns the secret. Raises BadKeys if it is too short, or a public key or a certificate in
+    any format: as a secret, it would let everybody sign."""
     if len(secret) < _MIN_SECRET_BYTES:
         raise BadKeys(f"holds a secret shorter than {_MIN_SECRET_BYTES} bytes")
-    return secret
+    try:
+        return _HS256.prepare_key(secret)
+    except jwt.PyJWTError:
+        raise BadKeys("holds a public key or a certificate, not a secret") from None
 
 
 class KeyFile:

@@ -342,6 +342,8 @@ class TestRotation:
 
 
 PRIVATE_PEM = PRIVATE["RS256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+SSH = PRIVATE["EdDSA"].public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+DER = PRIVATE["ES256"].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 class TestKeys:
@@ -354,6 +356,9 @@ class TestKeys:
             pem(PRIVATE["RS256"]),
             b"\n" + pem(PRIVATE["ES256"]),
             b" " + jwks(jwk("RS256")),
+            SSH,
+            SSH + b" operator@example\n",
+            DER,
         ],
     )
     def test_what_is_no_secret(self, content: bytes) -> None:
@@ -385,6 +390,8 @@ class TestKeys:
             jwk("RS256", use="enc"),
             jwk("HS256", alg="RS256"),
             jwk("HS256", k="c2hvcnQ"),
+            jwk("HS256", k=part(SSH)),
+            jwk("HS256", k=part(DER)),
             jwk("ES256", crv="P-384"),
             jwk("EdDSA", x=None),
             jwt.get_algorithm_by_name("RS256").to_jwk(PRIVATE["RS256"], as_dict=True),
