@@ -128,7 +128,11 @@ class Settings(BaseSettings):
     challenge: Literal["none", "altcha", "http"] = "none"
     """What must be solved for a new place. `none`: nothing. `altcha`: a proof of work, which the
     gateway makes and verifies itself. `http`: the challenge of a provider, which verifies solutions
-    over HTTP in the manner of Cloudflare Turnstile."""
+    over HTTP in the manner of Cloudflare Turnstile. `http` needs
+    GATEWAY_REQUESTS_PER_SECOND_PER_SOURCE, because each solution, also a wrong one, makes a request
+    to the provider; a gateway process verifies at most 8 solutions of one source at once, and
+    answers others with 429. The provider accepts a solution once, so a user who gets no place
+    (QUEUE_FULL, QUEUE_PAUSED, 429 or 503) has to solve again."""
 
     challenge_altcha_key: SecretStr = SecretStr("")
     """With `altcha`: the key that signs challenges, 32 bytes or more, the same for all gateways."""

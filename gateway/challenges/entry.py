@@ -1,14 +1,16 @@
 """The check at entry: whoever gets a new place has solved a challenge."""
 
+from collections import Counter as Counts
+
 from prometheus_client import Counter
 from starlette.requests import Request
 
 from gateway.access_guard import AccessGuard
 from gateway.challenges.altcha import AltchaChallenge
 from gateway.challenges.http import HttpChallenge
-from gateway.challenges.port import Challenge
+from gateway.challenges.port import Challenge, Solved
 from gateway.clients import Clients
-from gateway.errors import ChallengeRequired
+from gateway.errors import ChallengeRequired, TooManyRequests
 from gateway.settings import Settings
 from gateway.sources import Sources
 from protos.frontrow.queue.v1 import queue_pb2
@@ -20,6 +22,9 @@ CHALLENGES = Counter(
 )
 # The room keeps a spent solution this much longer, because its clock may be ahead of ours.
 _CLOCK_LEEWAY_MS = 60_000
+# Solutions of one source that a gateway process verifies at once. Otherwise one source with junk
+# could take all connections to the provider.
+_VERIFYING_PER_SOURCE = 8
 
 
 class EntryChallenge:
@@ -32,6 +37,7 @@ class EntryChallenge:
         self._challenge = challenge
         self._guard = guard
         self._sources = sources
+        self._verifying: Counts[str] = Counts()
 
     async def check(
         self,
@@ -41,32 +47,45 @@ class EntryChallenge:
         *,
         has_login: bool,
     ) -> None:
-        """Verifies the solution and notes it in `entrant`. Raises ChallengeRequired, or Unavailable
-        if it cannot be verified."""
+        """Verifies the solution and notes it in `entrant`. Raises ChallengeRequired,
+        TooManyRequests, or Unavailable if it cannot be verified."""
         solution = request.headers.get(HEADER)
-        if not solution:
-            if not has_login and not self._has_token(request, user_id):
-                raise self.required(user_id)
-            entrant.only_live_place = True
-            return
-        solved = None
-        if len(solution) <= MAX_SOLUTION_LENGTH:
-            address = self._sources.address_of(request.scope)
-            solved = await self._challenge.verify(
-                solution, user_id, None if address is None else str(address)
-            )
-        if solved is None:
+        if solution:
+            solved = await self._verify(request, user_id, solution)
+            if solved is not None:
+                CHALLENGES.labels("solved").inc()
+                entrant.solution_id = solved.id
+                entrant.solution_expires_ms = solved.expires_ms + _CLOCK_LEEWAY_MS
+                return
             CHALLENGES.labels("wrong").inc()
+        # A wrong solution may be a spent one: a retry of the request that got the place.
+        if not has_login and not self._has_token(request, user_id):
             raise self.required(user_id)
-        CHALLENGES.labels("solved").inc()
-        entrant.solution_id = solved.id
-        entrant.solution_expires_ms = solved.expires_ms + _CLOCK_LEEWAY_MS
+        entrant.only_live_place = True
 
     def required(self, user_id: int) -> ChallengeRequired:
         """Returns the error with a new challenge: none was solved, or the solution is wrong,
         expired or spent."""
         CHALLENGES.labels("required").inc()
         return ChallengeRequired(HEADER, self._challenge.new(user_id))
+
+    async def _verify(self, request: Request, user_id: int, solution: str) -> Solved | None:
+        if len(solution) > MAX_SOLUTION_LENGTH:
+            return None
+        source = self._sources.of(request.scope)
+        if self._verifying[source] >= _VERIFYING_PER_SOURCE:
+            CHALLENGES.labels("too_many").inc()
+            raise TooManyRequests
+        address = self._sources.address_of(request.scope)
+        self._verifying[source] += 1
+        try:
+            return await self._challenge.verify(
+                solution, user_id, None if address is None else str(address)
+            )
+        finally:
+            self._verifying[source] -= 1
+            if not self._verifying[source]:
+                del self._verifying[source]
 
     def _has_token(self, request: Request, user_id: int) -> bool:
         place = self._guard.proven_place(request)

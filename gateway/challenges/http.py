@@ -21,8 +21,12 @@ log = logs.get(__name__)
 
 # A provider accepts a solution for a few minutes (Turnstile: 300 s), and accepts it once.
 _VALID_MS = 900_000
-# Not the client's fault.
-_OUR_ERRORS = {"missing-input-secret", "invalid-input-secret", "bad-request", "internal-error"}
+# Not the client's fault. A `bad-request` may be: a provider that finds the solution malformed may
+# call the whole request so.
+_OUR_ERRORS = {"missing-input-secret", "invalid-input-secret", "internal-error"}
+# A verdict ends an outage only so many seconds after the last failure. Otherwise a provider that
+# fails now and then would cause two lines in the log each time.
+_SETTLED_SECONDS = 10.0
 
 
 class _Verdict(BaseModel):
@@ -46,6 +50,7 @@ class HttpChallenge:
         self._site_key = site_key
         self._seconds = seconds
         self._outage = Outage(log, "challenge_provider_unavailable", "challenge_provider_available")
+        self._failed_at = 0.0
 
     def new(self, user_id: int) -> Mapping[str, object]:
         """The page needs only the site key; the provider makes the challenge itself."""
@@ -64,8 +69,10 @@ class HttpChallenge:
                 raise ProviderRefused
         except (httpx.HTTPError, TimeoutError, ValidationError, ProviderRefused) as error:
             self._outage.failed(error)
+            self._failed_at = time.monotonic()
             raise Unavailable("Solutions cannot be verified at the moment.") from error
-        self._outage.succeeded()
+        if time.monotonic() - self._failed_at >= _SETTLED_SECONDS:
+            self._outage.succeeded()
         if not verdict.success:
             return None
         # The room stores it, and a solution may be long.

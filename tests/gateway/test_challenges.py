@@ -130,8 +130,12 @@ class TestProofOfWork:
         await asked(client, 42, X_Access_Token=forged)
         await asked(client, 43, X_Access_Token=token)
         assert len(services.faults.of("EnterQueue")) == 1
+        # Also beside a wrong solution: it may be that of a request whose response was lost.
+        again = await enter(client, 42, X_Access_Token=token, X_Challenge_Solution="spent")
+        assert (again.status_code, again.headers["X-Access-Token"]) == (201, token)
         services.queue.end(next(iter(services.queue.admitted)))
         await asked(client, 42, X_Access_Token=token)
+        await asked(client, 42, X_Access_Token=token, X_Challenge_Solution="spent")
         assert not services.queue.admitted
 
 
@@ -150,8 +154,9 @@ async def test_a_login_gets_a_live_place_back_without_solving(
         Authorization=login,
     )
     assert entered.status_code == 201
-    again = await enter(client, Authorization=login)
-    assert again.headers["X-Access-Token"] == entered.headers["X-Access-Token"]
+    for headers in ({}, {"X_Challenge_Solution": "spent"}):
+        again = await enter(client, Authorization=login, **headers)
+        assert again.headers["X-Access-Token"] == entered.headers["X-Access-Token"]
     services.queue.end(next(iter(services.queue.admitted)))
     await asked(client, Authorization=login)
     assert not services.queue.admitted
@@ -210,7 +215,9 @@ class TestAProvider:
         assert solved.id == again.id != other.id
         assert "remoteip" not in self.asked[1]
 
-    @pytest.mark.parametrize("code", ["invalid-input-response", "timeout-or-duplicate"])
+    @pytest.mark.parametrize(
+        "code", ["invalid-input-response", "timeout-or-duplicate", "bad-request"]
+    )
     async def test_a_wrong_solution(self, code: str) -> None:
         self.answer = lambda: httpx.Response(200, json={"success": False, "error-codes": [code]})
         assert await self.challenge.verify("solution", 42, None) is None
@@ -237,9 +244,10 @@ class TestAProvider:
             await self.challenge.verify("solution", 42, None)
 
     async def test_an_outage_is_logged_once_without_the_secret(
-        self, caplog: pytest.LogCaptureFixture
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caplog.set_level("INFO")
+        monkeypatch.setattr("gateway.challenges.http._SETTLED_SECONDS", 0.0)
         self.answer, right = (lambda: httpx.Response(503)), self.answer
         for _ in range(3):
             with pytest.raises(Unavailable):
@@ -248,6 +256,70 @@ class TestAProvider:
         await self.challenge.verify("solution", 42, None)
         events = [record.getMessage() for record in caplog.records if "httpx" not in record.name]
         assert events == ["challenge_provider_unavailable", "challenge_provider_available"]
+
+    async def test_a_provider_that_fails_now_and_then_is_logged_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        right = self.answer
+        for _ in range(3):
+            self.answer = lambda: httpx.Response(503)
+            with pytest.raises(Unavailable):
+                await self.challenge.verify("solution", 42, None)
+            self.answer = right
+            assert await self.challenge.verify("solution", 42, None)
+        events = [record.getMessage() for record in caplog.records if "httpx" not in record.name]
+        assert events == ["challenge_provider_unavailable"]
+
+
+class SlowChallenge:
+    """Verifies a solution when the test lets it."""
+
+    def __init__(self) -> None:
+        self._verifying = 0
+        self.has_eight = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    def new(self, user_id: int) -> dict[str, object]:
+        return {"siteKey": "site"}
+
+    async def verify(self, solution: str, user_id: int, address: str | None) -> Solved | None:
+        self._verifying += 1
+        if self._verifying == 8:
+            self.has_eight.set()
+        await self.may_end.wait()
+        return Solved(solution, 2**50)
+
+
+async def test_one_source_cannot_occupy_the_provider(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowChallenge()
+    monkeypatch.setattr("gateway.challenges.entry.HttpChallenge", lambda *_: slow)
+    client = await open_gateway(
+        challenge="http",
+        challenge_http_url="http://127.0.0.1:1/siteverify",
+        challenge_http_secret="secret",
+        challenge_http_site_key="site",
+        trusted_proxies=["127.0.0.0/8"],
+    )
+
+    async def attempt(user_id: int, source: str) -> httpx.Response:
+        return await enter(
+            client, user_id, X_Challenge_Solution=f"s{user_id}", X_Forwarded_For=source
+        )
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        # Addresses of one /64 are one source.
+        accepted = [tasks.create_task(attempt(n, f"2001:db8::{n}")) for n in range(1, 9)]
+        await slow.has_eight.wait()
+        refused = await attempt(20, "2001:db8::20")
+        accepted.append(tasks.create_task(attempt(21, "192.0.2.1")))
+        slow.may_end.set()
+    assert_problem(refused, 429, "TOO_MANY_REQUESTS", 1)
+    assert [each.result().status_code for each in accepted] == [201] * 9
+    # Once they have ended, the source may go on.
+    assert (await attempt(22, "2001:db8::22")).status_code == 201
 
 
 async def test_a_provider_that_is_away_leaves_entering_unavailable(
