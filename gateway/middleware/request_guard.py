@@ -16,6 +16,9 @@ from servicekit.errors import ServiceError
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADER_FIELDS = 100
+# A body up to this size is read to its end although it is refused, so that its client gets the
+# response: closing the connection while the client sends would reset it.
+MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 
 _ID = call_context.REQUEST_ID_HEADER.encode()
 _READ_FIELDS = frozenset((_ID, b"host", b"content-length", b"transfer-encoding"))
@@ -116,7 +119,7 @@ class _Body:
 
     def __init__(self, receive: Receive, declared: int) -> None:
         self._receive = receive
-        self._too_large = declared > MAX_BODY_BYTES
+        self._too_large = declared > MAX_DISCARDED_BYTES
         self._received = 0
         self._ended = False
         self._stalled = False
@@ -134,14 +137,13 @@ class _Body:
     async def has_ended(self) -> bool:
         """Returns whether all of the body has arrived.
 
-        Waits for the rest of a body of ordinary size. Many clients send head and body separately;
-        closing the connection between the two would reset it, and the client would lose the
-        response.
+        Waits for the rest of a body of at most MAX_DISCARDED_BYTES: many clients send head and
+        body separately.
         """
         if self._ended or self._too_large or self._stalled:
             return self._ended
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BODY_SECONDS):
-                while not self._ended and self._received <= MAX_BODY_BYTES:
+                while not self._ended and self._received <= MAX_DISCARDED_BYTES:
                     await self.receive()
         return self._ended

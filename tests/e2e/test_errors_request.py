@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 from pydantic import BaseModel
 
@@ -123,10 +122,7 @@ async def test_a_body_over_16_kib(shop: Shop) -> None:
     assert reply.status_code == 201
     for path in ROUTES_WITH_A_BODY:
         for content in (fits + b" ", chunks()):
-            try:
-                reply = await post(fan, path, content, "application/json")
-            except httpx.WriteError:
-                continue  # the answer was given before the whole body was there
+            reply = await post(fan, path, content, "application/json")
             assert_problem(reply, 413, "BODY_TOO_LARGE")
 
 
@@ -143,14 +139,14 @@ async def test_an_unknown_path(shop: Shop, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/queues/enqueue", {"POST"}),
-        ("POST", "/queues/order", {"DELETE", "GET"}),
-        ("DELETE", "/concerts", {"GET"}),
-        ("PUT", "/concerts/1/schedules", {"GET"}),
-        ("PATCH", "/concerts/schedules/1/seats", {"GET"}),
-        ("GET", "/concerts/reservation", {"POST"}),
-        ("GET", "/concerts/reservations/1/pay", {"POST"}),
-        ("PUT", "/concerts/reservations/1", {"DELETE", "GET"}),
+        ("GET", "/queues/enqueue", {"POST", "OPTIONS"}),
+        ("POST", "/queues/order", {"DELETE", "GET", "HEAD", "OPTIONS"}),
+        ("DELETE", "/concerts", {"GET", "HEAD", "OPTIONS"}),
+        ("PUT", "/concerts/1/schedules", {"GET", "HEAD", "OPTIONS"}),
+        ("PATCH", "/concerts/schedules/1/seats", {"GET", "HEAD", "OPTIONS"}),
+        ("GET", "/concerts/reservation", {"POST", "OPTIONS"}),
+        ("GET", "/concerts/reservations/1/pay", {"POST", "OPTIONS"}),
+        ("PUT", "/concerts/reservations/1", {"DELETE", "GET", "HEAD", "OPTIONS"}),
     ],
 )
 async def test_a_wrong_method(shop: Shop, method: str, path: str, allowed: set[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gateway import requests
 from gateway.middleware import request_guard
+from gateway.middleware.request_guard import MAX_DISCARDED_BYTES
 from gateway.requests import MAX_BODY_BYTES
 from tests.gateway.fakes import Services
 from tests.gateway.serving import serving, until
@@ -77,13 +78,18 @@ async def test_a_body_in_chunks(connection: Connection) -> None:
     assert "x-access-token" in headers
 
 
-async def test_a_body_that_is_too_large_ends_the_connection(connection: Connection) -> None:
-    size = MAX_BODY_BYTES + 1
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, MAX_DISCARDED_BYTES])
+async def test_a_body_that_is_somewhat_too_large_is_answered(
+    connection: Connection, size: int
+) -> None:
+    """Closing the connection instead would reset it, and the client would not learn why."""
     await connection.send(ENTER + f"Content-Length: {size}\r\n\r\n", " " * size)
     status, headers, body = await connection.read_response()
-    assert (status, headers["connection"]) == (413, "close")
+    assert status == 413
     assert "BODY_TOO_LARGE" in body
-    assert await connection.is_closed()
+    assert "connection" not in headers
+    await connection.send(LIVE)
+    assert (await connection.read_response())[0] == 200
 
 
 async def test_a_refused_request_whose_body_follows_keeps_the_connection(
@@ -123,7 +129,9 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
     connection: Connection,
 ) -> None:
     await connection.send(ENTER + "Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n")
-    assert (await connection.read_response())[0] == 413
+    status, headers, _ = await connection.read_response()
+    assert (status, headers["connection"]) == (413, "close")
+    assert await connection.is_closed()
 
 
 @pytest.mark.parametrize(

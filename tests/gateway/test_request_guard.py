@@ -8,8 +8,12 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.middleware import request_guard
-from gateway.middleware.request_guard import MAX_HEAD_BYTES, MAX_HEADER_FIELDS, RequestGuard
-from gateway.requests import MAX_BODY_BYTES
+from gateway.middleware.request_guard import (
+    MAX_DISCARDED_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADER_FIELDS,
+    RequestGuard,
+)
 
 Head = list[tuple[bytes, bytes]]
 HOST = (b"host", b"shop.example:8080")
@@ -172,15 +176,15 @@ class TestTheBody:
         assert exchange.pieces == []
 
     async def test_that_is_declared_too_large_is_not_read(self) -> None:
-        length = str(MAX_BODY_BYTES + 1).encode()
+        length = str(MAX_DISCARDED_BYTES + 1).encode()
         exchange = Exchange([HOST, (b"content-length", length)], pieces=[b"ab", b"cd"])
         assert (await exchange.run()).closes
         assert exchange.pieces == [b"ab", b"cd"]
 
     async def test_in_chunks_is_read_up_to_the_limit(self) -> None:
-        exchange = Exchange([HOST, CHUNKED], pieces=[b"x" * 1_000] * 40)
+        exchange = Exchange([HOST, CHUNKED], pieces=[b"x" * 1_000] * 80)
         assert (await exchange.run()).closes
-        assert len(exchange.pieces) == 40 - 17
+        assert len(exchange.pieces) == 80 - 66
 
     async def test_that_does_not_end_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(request_guard, "BODY_SECONDS", 0.01)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from gateway.middleware.request_guard import MAX_DISCARDED_BYTES
 from gateway.requests import MAX_BODY_BYTES
 from tests.gateway.fakes import Services
 from tests.gateway.problems import assert_problem
@@ -273,7 +274,7 @@ class TestTheBody:
             raise AssertionError("the body was read")
             yield b""
 
-        length = str(MAX_BODY_BYTES + 1)
+        length = str(MAX_DISCARDED_BYTES + 1)
         response = await client.post(
             path, content=never(), headers=headers | {"Content-Length": length}
         )
@@ -288,7 +289,7 @@ class TestTheBody:
             nonlocal sent
             while True:
                 sent += 1_000
-                assert sent <= MAX_BODY_BYTES + 2_000
+                assert sent <= MAX_DISCARDED_BYTES + 2_000
                 yield b" " * 1_000
 
         response = await client.post(path, content=endless(), headers=headers)
