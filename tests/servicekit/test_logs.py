@@ -63,7 +63,7 @@ class TestRepetitions:
         return clock
 
     @pytest.mark.parametrize(
-        ("library", "seconds"), [("uvicorn.error", 1), ("grpc", 1), ("aiokafka.conn", 60)]
+        ("library", "seconds"), [("asyncio", 1), ("grpc", 1), ("aiokafka.conn", 60)]
     )
     def test_of_a_library_are_counted(
         self,
