@@ -8,6 +8,17 @@ local old = redis.call(
 if #old > 0 then
   redis.call('ZREM', ENDED, unpack(old))
 end
+-- end_place removes its entry of RESTORED, but the version before, beside this one, does not. A sample
+-- is enough: such an entry decides nothing and costs only its bytes.
+local sample = redis.call('ZRANDMEMBER', RESTORED, 16)
+if #sample > 0 then
+  local records = redis.call('HMGET', PLACES, unpack(sample))
+  for i, place in ipairs(sample) do
+    if not records[i] then
+      redis.call('ZREM', RESTORED, place)
+    end
+  end
+end
 -- Restored allowances, expired solutions and attempts decide nothing any more.
 for _, key in ipairs({ SOURCES, SOLUTIONS, ATTEMPTS }) do
   local past = redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', 0, MAX_STEP)

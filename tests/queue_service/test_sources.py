@@ -130,6 +130,19 @@ async def test_what_decides_nothing_any_more_is_deleted(redis: Redis) -> None:
     assert await redis.exists("{queue:sources}:sources", "{queue:sources}:solutions") == 0
 
 
+async def test_notes_of_restored_places_that_ended_are_deleted(redis: Redis) -> None:
+    """The version before, which may run beside this one, ends a place and leaves its note."""
+    store = QueueRepository(redis, RULES, Limits(capacity=1, max_waiting=100))
+    await store.enter("restored", [Entry(11)])
+    live = await redis.zrange("{queue:restored}:admitted", 0, -1)
+    await redis.zunionstore("{queue:restored}:restored", ["{queue:restored}:admitted"])
+    await redis.zadd("{queue:restored}:restored", {str(number): 1 for number in range(50)})
+    for _ in range(100):
+        await store.tick("restored")
+    assert await redis.zrange("{queue:restored}:restored", 0, -1) == live
+    assert len(live) == 1
+
+
 async def test_a_flood_of_sources_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("queue_service.repository._MAX_SOURCES", 50)
     rules = replace(RULES, entries_per_source=3, source_window_ms=HOUR_MS)
