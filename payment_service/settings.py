@@ -41,7 +41,7 @@ class Settings(ServiceSettings):
     provider: Literal["", "sandbox", "http"] = ""
     """The payment provider. `sandbox` approves nearly everything and moves no money, so it must be
     named unless PAYMENT_LISTEN is a loopback address: there, empty means sandbox, with a
-    warning."""
+    warning. `make run` and `make up` also want it named unless the gateway's address is one."""
 
     provider_timeout_seconds: float = Field(default=3.0, gt=0)
     """How long the provider may take for one step, retries included, in seconds. After that the

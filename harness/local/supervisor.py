@@ -22,6 +22,7 @@ from harness.files import REPOSITORY
 from harness.local.ports import Ports
 from harness.local.process import Process
 from harness.local.stack import SeedSize, Stack
+from servicekit.settings import is_loopback
 
 LOCAL = REPOSITORY / ".local"
 _LOCK = "supervisor.lock"
@@ -83,6 +84,7 @@ def run(environ: Mapping[str, str]) -> int:
     seed = _seed_size(environ.get("SEED", "full"))
     with _only_one():
         ports = Ports.from_environ(environ)
+        _require_provider(environ)
         ports.require_free()
         _require_disk_and_own_data(seed)
         stack = Stack(LOCAL, ports, buffer_pool="1G", inherit_settings=True)
@@ -103,6 +105,16 @@ def run(environ: Mapping[str, str]) -> int:
             return 2
         finally:
             _stop(stack, console)
+
+
+def _require_provider(environ: Mapping[str, str]) -> None:
+    """Raises UserError if others could buy without paying, and nobody said so."""
+    listen = environ.get("GATEWAY_LISTEN")
+    if listen and not is_loopback(listen) and not environ.get("PAYMENT_PROVIDER"):
+        raise UserError(
+            "PAYMENT_PROVIDER must be http, or sandbox, which approves nearly everything and moves"
+            f" no money, because GATEWAY_LISTEN={listen} is no loopback address."
+        )
 
 
 def _start(stack: Stack, seed: SeedSize, console: Console) -> None:

@@ -85,6 +85,38 @@ def test_a_process_that_keeps_dying_is_given_up(
         watcher.check(sleeper)
 
 
+@pytest.mark.parametrize(
+    ("environ", "refused"),
+    [
+        ({"GATEWAY_LISTEN": "0.0.0.0:8080"}, True),
+        ({"GATEWAY_LISTEN": "[::]:8080", "PAYMENT_PROVIDER": ""}, True),
+        ({"GATEWAY_LISTEN": "shop.example:8080"}, True),
+        ({"GATEWAY_LISTEN": "0.0.0.0:8080", "PAYMENT_PROVIDER": "sandbox"}, False),
+        ({"GATEWAY_LISTEN": "127.0.0.2:8080"}, False),
+        ({"GATEWAY_LISTEN": "[::1]:8080"}, False),
+        ({}, False),
+    ],
+)
+def test_a_shop_for_others_needs_a_payment_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], refused: bool
+) -> None:
+    class Passed(Exception):
+        pass
+
+    def require_free(_: Ports) -> None:
+        raise Passed
+
+    monkeypatch.setattr(supervisor, "LOCAL", tmp_path)
+    monkeypatch.setattr(Ports, "require_free", require_free)
+    with pytest.raises(UserError if refused else Passed) as raised:
+        supervisor.run(environ)
+    if refused:
+        assert str(raised.value) == (
+            "PAYMENT_PROVIDER must be http, or sandbox, which approves nearly everything and moves"
+            f" no money, because GATEWAY_LISTEN={environ['GATEWAY_LISTEN']} is no loopback address."
+        )
+
+
 def test_only_one_runs_from_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "LOCAL", tmp_path)
     (tmp_path / "supervisor.lock").write_text("1")  # left by one that was killed
