@@ -36,6 +36,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         inspect.signature(getattr(Command, given.command)).bind(None, *given.words)
     except TypeError as error:
         parser.error(f"{given.command}: {error}")
+    # An empty variable counts as not set, for Compose as well.
+    environ = {name: value for name, value in environ.items() if value}
     with stop_on_signals():
         try:
             project = environ.get("PROJECT") or "frontrow"

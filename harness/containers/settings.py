@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.files import REPOSITORY, read_variables, write_variables
 from harness.secrets import Secrets, require_usable
 
+COMPOSE = REPOSITORY / "deploy" / "compose.yml"
 CAPS = REPOSITORY / "deploy" / "caps"
 #: The keys of the operator's login system.
 JWKS = REPOSITORY / "deploy" / "identity" / "jwks.json"
@@ -35,8 +36,15 @@ _LEAST_OPEN_FILES = 512
 #: KB of a connection that sent half a head of 16 KiB (docs/adr/0032-granian-serves-http.md).
 _CONNECTION_KB = 18
 
-#: A setting that is kept with the secrets, and never shown.
-_SECRET_SETTING = "PAYMENT_HTTP_API_KEY"
+#: Settings that are kept with the secrets, and never shown.
+SECRET_SETTINGS = (
+    "PAYMENT_HTTP_API_KEY",
+    "GATEWAY_CHALLENGE_ALTCHA_KEY",
+    "GATEWAY_CHALLENGE_HTTP_SECRET",
+)
+#: Settings that compose.yml names without a value: those that are set are passed on as they are,
+#: and only the programs check them.
+PASSED_ON = tuple(re.findall(r"^      ([A-Z_]+):$", COMPOSE.read_text(), re.MULTILINE))
 _EXAMPLE_CAP = "2c4g"
 
 
@@ -74,6 +82,20 @@ class Settings:
     GATEWAY_IDENTITY_AUDIENCE: str = ""
     GATEWAY_IDENTITY_CLAIM: str = "sub"
     GATEWAY_REENTRY_WITHOUT_TOKEN: str = "true"
+    #: Those of PASSED_ON that are set.
+    passed_on: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Settings:
+        """Those of the given values that are not empty."""
+        given = {name: value for name, value in values.items() if value}
+        passed_on = {name: given.pop(name) for name in PASSED_ON if name in given}
+        return cls(**given, passed_on=passed_on)
+
+    def values(self) -> dict[str, str]:
+        """All settings, by their names."""
+        own = {name: getattr(self, name) for name in NAMES}
+        return {**own, **self.passed_on}
 
     @property
     def scale(self) -> int:
@@ -87,10 +109,10 @@ class Settings:
     def _complaints(self) -> Iterator[tuple[str, str]]:
         """Each wrong setting, and what it must be. Only the first is reliable, because the later
         checks assume that the earlier ones passed."""
-        for field in dataclasses.fields(self):
+        for name, value in self.values().items():
             # They are stored one on each line.
-            if not getattr(self, field.name).isprintable():
-                yield field.name, "one line of text"
+            if not value.isprintable():
+                yield name, "one line of text"
         known = sorted(file.stem for file in CAPS.glob("*.env"))
         if self.CAP not in known:
             yield "CAP", " or ".join(known)
@@ -141,7 +163,7 @@ class Settings:
     def check(self, given: Mapping[str, str], file: Path) -> None:
         """Raises UserError for the first wrong setting; names `file` if it is stored there."""
         for name, rule in self._complaints():
-            shown = "" if name == _SECRET_SETTING else f", not {getattr(self, name)!r}"
+            shown = "" if name in SECRET_SETTINGS else f", not {self.values()[name]!r}"
             where = "" if given.get(name) else f" as in {file}"
             raise UserError(f"{name} must be {rule}{shown}{where}.")
 
@@ -157,9 +179,9 @@ class Settings:
         return caps
 
     def variables(self) -> dict[str, str]:
-        """The variables of compose.yml that are not secret."""
+        """The variables of compose.yml but passwords and token keys."""
         caps = self._caps()
-        settings = dataclasses.asdict(self)
+        settings = self.values()
         for name in ("CAP", "SCALE", "PORT"):
             del settings[name]
         return {
@@ -172,6 +194,10 @@ class Settings:
             ),
             "FRONTROW_PORTS": f"{self.ports[0]}-{self.ports[-1]}",
         }
+
+
+#: Settings that have a meaning of their own here.
+NAMES = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "passed_on")
 
 
 def _open_files(caps: Mapping[str, float]) -> int:
@@ -207,19 +233,19 @@ class Stored:
     def settings(self, environ: Mapping[str, str]) -> Settings:
         """The settings of the environment, and else those of the last start. Raises UserError."""
         before = {**read_variables(self.settings_file), **read_variables(self.secrets_file)}
-        names = [field.name for field in dataclasses.fields(Settings)]
-        found = {name: environ.get(name) or before.get(name) for name in names}
-        settings = Settings(**{name: value for name, value in found.items() if value})
+        settings = Settings.of(
+            {name: environ.get(name) or before.get(name, "") for name in (*NAMES, *PASSED_ON)}
+        )
         settings.check(environ, self.settings_file)
         return settings
 
     def keep(self, settings: Settings) -> None:
         """Stores them for later commands."""
-        values = dataclasses.asdict(settings)
-        key = values.pop(_SECRET_SETTING)
+        values = settings.values()
+        keys = {name: values.pop(name) for name in SECRET_SETTINGS if name in values}
         write_variables(self.settings_file, values)
         known = read_variables(self.secrets_file)
-        write_variables(self.secrets_file, {**known, _SECRET_SETTING: key})
+        write_variables(self.secrets_file, {**known, **keys})
 
     def secrets(self, *, create: bool) -> dict[str, str]:
         """Passwords and token keys. Raises UserError if there are none and `create` is false, or

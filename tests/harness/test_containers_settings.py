@@ -71,6 +71,34 @@ def test_the_environment_wins_and_is_stored(operator: Operator) -> None:
     assert operator.docker.running()["queue"] == 2
 
 
+def test_the_protections_of_an_on_sale_reach_the_programs_and_are_remembered(
+    operator: Operator,
+) -> None:
+    given = {
+        "GATEWAY_TRUSTED_PROXIES": '["10.0.0.0/8"]',
+        "GATEWAY_REQUESTS_PER_SECOND_PER_SOURCE": "50",
+        "GATEWAY_CHALLENGE": "altcha",
+        "GATEWAY_CHALLENGE_ALTCHA_KEY": "a key of the tests, 32 bytes or $more",
+        "QUEUE_ENTRIES_PER_SOURCE": "30",
+        "RESERVATION_COOL_DOWN_SECONDS": "60",
+        "PAYMENT_FAILED_RETENTION_DAYS": "2",
+    }
+    # An empty variable would not be a number; it counts as not set.
+    unset = {"QUEUE_MAX_WAITING": "", "GATEWAY_CORS_ORIGINS": ""}
+    operator.run("up", PORT=operator.port, **given, **unset)
+    for name, value in operator.one("gateway").variables.items():
+        assert name not in unset
+        assert given.get(name, value) == value
+    operator.run("roll", GATEWAY_REQUESTS_PER_SECOND_PER_SOURCE="80")
+    expected = given | {"GATEWAY_REQUESTS_PER_SECOND_PER_SOURCE": "80"}
+    found = operator.one("gateway").variables
+    assert {name: found[name] for name in given} == expected
+    stored = (operator.state / "frontrow.settings").read_text()
+    assert "QUEUE_ENTRIES_PER_SOURCE='30'" in stored
+    assert "32 bytes" not in stored
+    assert "$more" in (operator.state / "frontrow.env").read_text()
+
+
 def test_the_jwks_is_named_only_to_a_gateway_that_uses_it(
     operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +163,11 @@ def test_refused_settings_are_not_stored(operator: Operator) -> None:
         ),
         ({**JWT}, "GATEWAY_IDENTITY must be open, as long as there is no "),
         ({"QUEUE_CAPACITY": "1\nSEED=none"}, "QUEUE_CAPACITY must be one line of text"),
+        ({"GATEWAY_LOG_LEVEL": "a\nb"}, "GATEWAY_LOG_LEVEL must be one line of text, not 'a\\nb'."),
+        (
+            {"GATEWAY_CHALLENGE_HTTP_SECRET": "a\nb"},
+            "GATEWAY_CHALLENGE_HTTP_SECRET must be one line of text.",
+        ),
         ({"PROJECT": "a/b"}, "PROJECT must be small letters, digits, _ and -"),
         ({"PROJECT": "Front"}, "PROJECT must be small letters"),
     ],

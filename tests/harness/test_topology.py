@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 from docs.generate import PROGRAMS as DOCUMENTED
 from docs.generate import settings_class
 from harness import topology
+from harness.containers.settings import PASSED_ON, SECRET_SETTINGS
 from harness.files import REPOSITORY
 from harness.topology import JOBS, PROGRAMS, SCHEMAS, SERVERS, Program
 from protos import topics
@@ -28,7 +29,8 @@ class Service(BaseModel):
     """What compose.yml says of a service, as far as it follows from the topology."""
 
     command: list[str] = []
-    environment: dict[str, str] = {}
+    #: None: passed on if it is set.
+    environment: dict[str, str | None] = {}
     ports: list[str] = []
     networks: list[str]
     depends_on: dict[str, Condition] = Field(default_factory=dict)
@@ -75,13 +77,41 @@ def test_a_container_fits_its_program(program: Program) -> None:
     assert service.command == ["python", "-m", program.module]
     expected = settings_in_containers(program)
     assert {name: service.environment.get(name) for name in expected} == expected
-    others = service.environment.keys() - expected.keys()
-    assert all(re.fullmatch(r"\$\{\w+:?\?\}", service.environment[name]) for name in others)
+    others = [service.environment[name] for name in service.environment.keys() - expected.keys()]
+    assert all(value is None or re.fullmatch(r"\$\{\w+:?\?\}", value) for value in others)
     assert set(service.networks) == {"services", *program.servers, *program.networks}
     assert bool(service.ports) == (program.name == "gateway")
     assert service.healthcheck
     port, path = program.health_check
     assert service.healthcheck.test[-2:] == [str(port), path]
+
+
+@each_program
+def test_settings_that_are_passed_on_are_settings_of_the_program(program: Program) -> None:
+    """And all secrets among them are kept as such."""
+    fields = {
+        f"{program.prefix}{name}".upper(): field
+        for name, field in settings_class(program.module).model_fields.items()
+    }
+    environment = SERVICES[program.name].environment
+    passed_on = {name for name, value in environment.items() if value is None}
+    assert passed_on <= fields.keys() & set(PASSED_ON)
+    secret = {name for name in passed_on if fields[name].annotation is SecretStr}
+    assert secret <= set(SECRET_SETTINGS)
+
+
+@pytest.mark.parametrize("chapter", ["Limits", "A challenge at entry", "How long rows are kept"])
+def test_what_operators_are_advised_to_set_can_be_set_for_containers(chapter: str) -> None:
+    operations = (REPOSITORY / "docs" / "operations.md").read_text()
+    text = operations.split(f"\n## {chapter}\n")[1].split("\n## ")[0]
+    fields = {
+        f"{program.prefix}{name}".upper()
+        for program in PROGRAMS
+        for name in settings_class(program.module).model_fields
+    }
+    advised = fields.intersection(re.findall(r"[A-Z_]+", text))
+    assert advised
+    assert advised <= {name for service in SERVICES.values() for name in service.environment}
 
 
 @each_program
