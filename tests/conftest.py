@@ -42,6 +42,12 @@ def pytest_configure() -> None:
         os.environ[TEST_PORTS] = f"{first}-{first + 5_999}"
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names cases of bytes by their number: keys and archives are made anew in each worker, and all
+    workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests without a server, then tests with servers, then those of a running system."""
 
