@@ -8,12 +8,13 @@ from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit import logs
 from servicekit.mysql import Database
 from servicekit.server import Server, run
-from servicekit.settings import load
+from servicekit.settings import load, warn_of_unknown
 
 
 async def main() -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
+    warn_of_unknown(settings)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         Server(settings, "concert_service") as server,

@@ -21,13 +21,14 @@ from gateway.settings import Settings
 from gateway.workers import run_workers
 from servicekit import logs
 from servicekit.server import tune_garbage_collector
-from servicekit.settings import load, split_address
+from servicekit.settings import load, split_address, warn_of_unknown
 
 
 def main() -> None:
     """Serves until SIGTERM."""
     settings = load(Settings)
     logs.configure(settings.log_level)
+    warn_of_unknown(settings)
     metrics_host, metrics_port = split_address(settings.metrics_listen)
     if settings.workers == 1:
         start_http_server(metrics_port, metrics_host)

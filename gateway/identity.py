@@ -42,15 +42,15 @@ class Identity:
         headers = request.headers.getlist("Authorization")
         scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
         if scheme.lower() != "bearer":
-            raise IdentityRequired("Send Authorization: Bearer with the token of your login, once.")
+            raise IdentityRequired(
+                "Send exactly one Authorization header: Bearer <token of your login>."
+            )
         return self._verify(token.strip(" "))
 
     def _verify(self, token: str) -> int:
-        not_valid = IdentityRequired(
-            "The token of your login is malformed, not genuine, or not meant for this shop."
-        )
         if len(token) > _MAX_LENGTH:
-            raise not_valid
+            raise _refusal("malformed")
+        reason = "key"
         try:
             header = jwt.get_unverified_header(token)
             for key in self._keys.current():
@@ -69,15 +69,39 @@ class Identity:
                         options=self._options,
                     )
                 except jwt.InvalidSignatureError:
+                    reason = "signature"
                     continue
                 _check_expiry(claims["exp"])
                 return _user_id(claims[self._claim])
         except jwt.ExpiredSignatureError:
+            log.debug("login_refused", reason="expired")
             raise IdentityRequired("The token of your login has expired; log in again.") from None
         # RecursionError: deeply nested JSON. OverflowError: an infinite number in a claim.
-        except (jwt.PyJWTError, TypeError, ValueError, OverflowError, RecursionError):
-            raise not_valid from None
-        raise not_valid
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise _refusal(_reason(error)) from None
+        raise _refusal(reason)
+
+
+def _refusal(reason: str) -> IdentityRequired:
+    """Logs for the operator which check failed; the client gets one text for all of them, so that
+    nobody learns from it how far a forged token came."""
+    log.debug("login_refused", reason=reason)
+    return IdentityRequired(
+        "The token of your login is malformed, not genuine, or not meant for this shop."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Returns the check that failed, without anything of the token."""
+    match error:
+        case jwt.InvalidIssuerError():
+            return "issuer"
+        case jwt.InvalidAudienceError():
+            return "audience"
+        case jwt.DecodeError():
+            return "malformed"
+        case _:
+            return "claim"
 
 
 def _check_expiry(claim: object) -> None:

@@ -105,6 +105,8 @@ async def read_body(request: Request, model: type[Body]) -> Body:
                     raise too_large
     except (ClientDisconnect, TimeoutError):
         raise InvalidFields([FieldError("body", "ended early or arrived too slowly")]) from None
+    if not content:
+        raise InvalidFields([FieldError("body", "The body is empty; send a JSON object.")])
     try:
         return model.model_validate_json(content)
     except ValidationError as invalid:

@@ -252,7 +252,10 @@ class Settings(BaseSettings):
         files = (self.identity_key_file, self.identity_jwks_file)
         if self.identity == "open":
             if any(files):
-                raise ValueError("a key file has no effect unless GATEWAY_IDENTITY is jwt")
+                raise ValueError(
+                    "GATEWAY_IDENTITY_KEY_FILE and GATEWAY_IDENTITY_JWKS_FILE have no effect unless"
+                    " GATEWAY_IDENTITY is jwt"
+                )
             return self
         if sum(file is not None for file in files) != 1:
             raise ValueError(

@@ -37,8 +37,13 @@ class Demo:
         `httpx.TransportError` if the gateway does not answer."""
         client = self._client
         self._say(f"Buying one ticket as user {client.user_id} at {client.http.base_url}")
-        entered = (await self._call(1, client.enter)).body
-        self._say(f"   in the waiting room, order {entered.order}")
+        entered = await self._call(1, client.enter)
+        if entered.status_code in (401, 403):
+            raise UserError(
+                f"POST /queues/enqueue answered {entered.summary}\nmake demo works only with"
+                " GATEWAY_IDENTITY=open and GATEWAY_CHALLENGE=none."
+            )
+        self._say(f"   in the waiting room, order {entered.body.order}")
         await self._wait_for_admission()
         await self._pay(await self._hold_a_seat())
 

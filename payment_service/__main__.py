@@ -24,12 +24,13 @@ from servicekit import client, logs
 from servicekit.kafka import Consumer, Producer
 from servicekit.mysql import Database
 from servicekit.server import Server, run
-from servicekit.settings import load
+from servicekit.settings import load, warn_of_unknown
 
 
 async def main() -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
+    warn_of_unknown(settings)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         Producer(settings.kafka_bootstrap) as producer,

@@ -103,7 +103,7 @@ class Settings(ServiceSettings):
         for days in (self.failed_retention_days, self.sandbox_retention_days):
             if 0 < days * 86_400 < longest:
                 raise ValueError(
-                    "failed_retention_days and sandbox_retention_days must not be shorter than"
-                    " lease_seconds and hold_renewal_seconds"
+                    "PAYMENT_FAILED_RETENTION_DAYS and PAYMENT_SANDBOX_RETENTION_DAYS must not be"
+                    " shorter than PAYMENT_LEASE_SECONDS and PAYMENT_HOLD_RENEWAL_SECONDS"
                 )
         return self

@@ -14,12 +14,13 @@ from queue_service.tokens import Signer
 from servicekit import logs, redis_client
 from servicekit.kafka import Consumer
 from servicekit.server import Server, run
-from servicekit.settings import load
+from servicekit.settings import load, warn_of_unknown
 
 
 async def main() -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
+    warn_of_unknown(settings)
     async with (
         # One retry, so that a connection that Redis closed meanwhile causes no error; every
         # script is idempotent.

@@ -117,20 +117,24 @@ class Settings(ServiceSettings):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.token_signing_key_id not in self.token_keys:
-            raise ValueError("token_signing_key_id is not among token_keys")
+            raise ValueError("QUEUE_TOKEN_SIGNING_KEY_ID is not among QUEUE_TOKEN_KEYS")
         for key_id, secret in self.token_keys.items():
             if len(secret.get_secret_value().encode()) < MIN_KEY_BYTES:
-                raise ValueError(f"token_keys: {key_id} is shorter than {MIN_KEY_BYTES} bytes")
+                raise ValueError(
+                    f"QUEUE_TOKEN_KEYS: {key_id} is shorter than {MIN_KEY_BYTES} bytes"
+                )
         if self.admin_secret is not None and len(self.admin_secret.encode()) < MIN_KEY_BYTES:
-            raise ValueError(f"admin_token is shorter than {MIN_KEY_BYTES} bytes")
+            raise ValueError(f"QUEUE_ADMIN_TOKEN is shorter than {MIN_KEY_BYTES} bytes")
         if self.poll_min_seconds > self.poll_max_seconds:
-            raise ValueError("poll_min_seconds is above poll_max_seconds")
+            raise ValueError("QUEUE_POLL_MIN_SECONDS is above QUEUE_POLL_MAX_SECONDS")
         if self.grace_seconds <= self.poll_max_seconds:
-            raise ValueError("grace_seconds must be above poll_max_seconds")
+            raise ValueError("QUEUE_GRACE_SECONDS must be above QUEUE_POLL_MAX_SECONDS")
         if self.claim_window_seconds <= self.poll_max_seconds:
-            raise ValueError("claim_window_seconds must be above poll_max_seconds")
+            raise ValueError("QUEUE_CLAIM_WINDOW_SECONDS must be above QUEUE_POLL_MAX_SECONDS")
         if self.absent_after_seconds <= 1.5 * self.poll_max_seconds:
-            raise ValueError("absent_after_seconds must be above 1.5 times poll_max_seconds")
+            raise ValueError(
+                "QUEUE_ABSENT_AFTER_SECONDS must be above 1.5 times QUEUE_POLL_MAX_SECONDS"
+            )
         return self
 
     @property

@@ -17,12 +17,13 @@ from servicekit import client, logs, redis_client
 from servicekit.kafka import Consumer
 from servicekit.mysql import Database
 from servicekit.server import Server, run
-from servicekit.settings import load
+from servicekit.settings import load, warn_of_unknown
 
 
 async def main() -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
+    warn_of_unknown(settings)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         redis_client.connect(settings.redis_url, timeout=settings.redis_timeout_seconds) as redis,

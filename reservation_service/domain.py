@@ -141,8 +141,9 @@ class SeatCoolsDown(Conflict):
     code = SeatHeld.code
 
     def __init__(self, seat_id: int, retry_after: int) -> None:
+        wait = "1 second" if retry_after == 1 else f"{retry_after} seconds"
         super().__init__(
-            "You have held this seat for the time of a hold; you may hold it again later.",
+            f"You held this seat before; you may hold it again in {wait}.",
             seat_id=seat_id,
             retry_after=retry_after,
         )

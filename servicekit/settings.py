@@ -1,12 +1,20 @@
 """The settings that all services share, read from prefixed environment variables."""
 
 import ipaddress
+import os
 import re
 import sys
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_origin
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from servicekit import logs
+
+log = logs.get(__name__)
+
+# `make run` takes ports from such variables, and Kubernetes names the addresses of services so.
+_PORTS = re.compile(r"_(PORT|SERVICE_HOST)(_|$)")
 
 
 def _host_and_port(value: str) -> str:
@@ -74,13 +82,29 @@ def load(settings: type[Settings]) -> Settings:
         return settings()
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_context=False, include_url=False):
-            # No location: several settings do not fit together.
-            name = prefix + ("_".join(map(str, problem["loc"])).upper() or "*")
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
+            message = problem["msg"].removeprefix("Value error, ")
+            # No location: several settings do not fit together, and the message names them. The
+            # rest of a location is a position in a list or a key, which may be secret.
+            name = f"{prefix}{problem['loc'][0]}: ".upper() if problem["loc"] else ""
+            print(f"{name}{message}", file=sys.stderr)
         sys.exit(2)
     except SettingsError as error:
         # A value is not valid JSON; only the message names its field.
         field = re.search(r'field "(\w+)"', str(error))
-        name = prefix + field.group(1).upper() if field else str(error)
-        print(f"{name}: must be JSON", file=sys.stderr)
+        if field is None:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        is_map = get_origin(settings.model_fields[field.group(1)].annotation) is dict
+        example = '{"name": "value"}' if is_map else '["one", "another"]'
+        print(f"{prefix}{field.group(1).upper()}: must be JSON, such as {example}", file=sys.stderr)
         sys.exit(2)
+
+
+def warn_of_unknown(settings: BaseSettings) -> None:
+    """Warns of each environment variable that has the prefix of these settings and is none of
+    them, such as a misspelt one. Names only: a value may be a secret."""
+    prefix = str(settings.model_config.get("env_prefix", ""))
+    known = {(prefix + name).upper() for name in type(settings).model_fields}
+    for name in sorted(map(str.upper, os.environ)):
+        if name.startswith(prefix) and name not in known and not _PORTS.search(name):
+            log.warning("unknown_setting", name=name)

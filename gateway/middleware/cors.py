@@ -22,7 +22,6 @@ _REQUEST_HEADERS = (
     "Idempotency-Key",
     "Authorization",
     "X-Challenge-Solution",
-    "If-None-Match",
 )
 _RESPONSE_HEADERS = (
     tokens.HEADER,
@@ -30,8 +29,19 @@ _RESPONSE_HEADERS = (
     "Retry-After",
     "WWW-Authenticate",
     "Allow",
-    "ETag",
+    "Age",
 )
+# The field of a preflight for each of Starlette's names, and what a refusal says of it.
+_REFUSALS = {
+    "origin": FieldError("Origin", "pages of this origin may not call this shop (CORS)"),
+    "method": FieldError(
+        "Access-Control-Request-Method", "pages of other origins may not use this method (CORS)"
+    ),
+    "headers": FieldError(
+        "Access-Control-Request-Headers",
+        "pages of other origins may not send all of these headers (CORS)",
+    ),
+}
 
 
 class CorsMiddleware(CORSMiddleware):
@@ -53,5 +63,5 @@ class CorsMiddleware(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        refused = bytes(response.body).decode().removeprefix("Disallowed CORS ")
-        return problem(InvalidFields([FieldError(refused, "is not allowed for other origins")]))
+        refused = bytes(response.body).decode().removeprefix("Disallowed CORS ").split(", ")
+        return problem(InvalidFields([_REFUSALS[name] for name in refused]))

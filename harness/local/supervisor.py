@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NoReturn
 from urllib.parse import urlsplit
 
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from harness import stopping
@@ -47,8 +48,6 @@ _STOP_TIMEOUT = 90.0
 
 # Ids are taken from the answers, so that it can be pasted as often as one likes.
 _JOURNEY = r"""
-Frontrow serves on {url} (API documentation: {url}/docs)
-
 Buy a ticket in bash (make demo does the same and explains it):
 
   export no_proxy="$no_proxy,{host}"
@@ -63,13 +62,25 @@ Buy a ticket in bash (make demo does the same and explains it):
   HELD=$(curl -s "$URL/concerts/reservation" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID, \"concertSeatId\": $SEAT}"); echo "$HELD"
   RESERVATION=$(echo "$HELD" | grep -oE '"reservationId": ?[0-9]+' | grep -oE '[0-9]+')
   curl -s "$URL/concerts/reservations/$RESERVATION/pay" -H "X-Access-Token: $TOKEN" -H "$JSON" -d "{\"userId\": $USER_ID}"; echo
-
-Stop with Ctrl-C, or with make stop from elsewhere.
 """  # noqa: E501
 
 
+def banner(url: str, gateway: Mapping[str, str]) -> str:
+    """The address, and what works with these settings of the gateway: the documentation, and a
+    purchase without a login and a challenge."""
+    documented = TypeAdapter(bool).validate_python(gateway.get("GATEWAY_DOCUMENTATION", True))
+    documentation = f" (API documentation: {url}/docs)" if documented else ""
+    is_open = gateway.get("GATEWAY_IDENTITY", "open") == "open"
+    unchallenged = gateway.get("GATEWAY_CHALLENGE", "none") == "none"
+    return (
+        f"\nFrontrow serves on {url}{documentation}\n"
+        + (journey(url) if is_open and unchallenged else "")
+        + "\nStop with Ctrl-C, or with make stop from elsewhere.\n"
+    )
+
+
 def journey(url: str) -> str:
-    """The address and the seven public routes, to be pasted into a shell with curl."""
+    """The seven public routes, to be pasted into a shell with curl."""
     host = urlsplit(url).hostname or ""
     return _JOURNEY.replace("{url}", url).replace("{host}", host)
 
@@ -90,21 +101,29 @@ def run(environ: Mapping[str, str]) -> int:
         stack = Stack(LOCAL, ports, buffer_pool="1G", inherit_settings=True)
         try:
             _start(stack, seed, console)
-            console.print(journey(stack.gateway_url), markup=False)
+            gateway = stack.environment("gateway")
+            console.print(banner(stack.gateway_url, gateway), markup=False)
             Watcher(stack.processes(), console).watch()
         except stopping.Stopped:
             return 0
         except UserError as error:
             # Printed before stopping, which takes a moment and would hide it.
-            print(
-                f"frontrow: {error}\nFix that and type make run again. If the data is damaged, make"
-                " clean deletes it, and the next start creates it again.",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"frontrow: {error}\n{_advice(stack)}", file=sys.stderr, flush=True)
             return 2
         finally:
             _stop(stack, console)
+
+
+def _advice(stack: Stack) -> str:
+    """What to do after a failure. Damaged data never ends a program with status 2: that means
+    invalid settings."""
+    advice = "Fix that and type make run again."
+    if any(program.exit_code == 2 for program in stack.programs):
+        return advice
+    return (
+        f"{advice} If the data is damaged, make clean deletes it, and the next start creates it"
+        " again."
+    )
 
 
 def _require_provider(environ: Mapping[str, str]) -> None:

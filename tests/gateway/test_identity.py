@@ -274,6 +274,29 @@ async def test_without_valid_proof_nobody_enters(
     assert services.faults.calls == []
 
 
+async def test_the_operator_can_log_which_check_failed(
+    open_gateway: OpenGateway, es256: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CapturingLogger()
+    gateway = await open_gateway(**es256)
+    monkeypatch.setattr(identity, "log", log)
+    tokens = {
+        "malformed": "a.b.c",
+        "key": proof("EdDSA"),
+        "signature": proof(key=ec.generate_private_key(ec.SECP256R1())),
+        "issuer": proof(iss="https://evil.example"),
+        "audience": proof(aud="another shop"),
+        "expired": proof(exp=int(time.time()) - 60),
+        "claim": proof(sub="abc"),
+    }
+    for token in tokens.values():
+        refused = await gateway.post("/queues/enqueue", json={}, headers=bearer(token))
+        assert_problem(refused, 401, "IDENTITY_REQUIRED")
+    assert [(call.method_name, call.args, call.kwargs) for call in log.calls] == [
+        ("debug", ("login_refused",), {"reason": reason}) for reason in tokens
+    ]
+
+
 async def test_clocks_may_differ_a_little(open_gateway: OpenGateway, es256: dict[str, Any]) -> None:
     gateway = await open_gateway(**es256)
     now = int(time.time())
@@ -434,7 +457,7 @@ class TestSettings:
         [
             ({"identity": "jwt"}, "needs GATEWAY_IDENTITY_KEY_FILE or"),
             ({"identity": "JWT"}, "Input should be 'open' or 'jwt'"),
-            ({"identity": "open"}, "has no effect"),
+            ({"identity": "open"}, "have no effect"),
             (jwt_mode(identity_jwks_file="keys"), "and not both"),
             (jwt_mode(identity_key_file=None), "set both or none"),
             (jwt_mode(identity_algorithm=None), "set both or none"),

@@ -215,6 +215,14 @@ class TestTheBody:
         response = await client.post(path, content=content, headers=headers)
         assert fields(assert_problem(response, 422, "INVALID_REQUEST")) == ["body"]
 
+    async def test_empty(
+        self, client: httpx.AsyncClient, headers: dict[str, str], path: str
+    ) -> None:
+        response = await client.post(path, headers=headers)
+        body = assert_problem(response, 422, "INVALID_REQUEST")
+        said = {"field": "body", "message": "The body is empty; send a JSON object."}
+        assert said in body["errors"]
+
     @pytest.mark.parametrize(
         "media_type",
         [

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from harness import stopping
 from harness.errors import UserError
-from harness.local import Ports, Process, supervisor
+from harness.local import Ports, Process, Stack, supervisor
 from harness.local.supervisor import Watcher
 
 
@@ -115,6 +115,31 @@ def test_a_shop_for_others_needs_a_payment_provider(
             "PAYMENT_PROVIDER must be http, or sandbox, which approves nearly everything and moves"
             f" no money, because GATEWAY_LISTEN={environ['GATEWAY_LISTEN']} is no loopback address."
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "documented", "purchase"),
+    [
+        ({}, True, True),
+        ({"GATEWAY_DOCUMENTATION": "0"}, False, True),
+        ({"GATEWAY_DOCUMENTATION": "TRUE", "GATEWAY_IDENTITY": "jwt"}, True, False),
+        ({"GATEWAY_CHALLENGE": "altcha"}, True, False),
+    ],
+)
+def test_prints_only_what_works(settings: dict[str, str], documented: bool, purchase: bool) -> None:
+    text = supervisor.banner("http://127.0.0.1:8080", settings)
+    assert "Frontrow serves on http://127.0.0.1:8080" in text
+    assert ("/docs" in text, "curl" in text) == (documented, purchase)
+    assert "make stop" in text
+
+
+@pytest.mark.parametrize(("status", "damaged"), [(2, False), (1, True), (None, True)])
+def test_only_a_failure_that_data_can_cause_mentions_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, damaged: bool
+) -> None:
+    stack = Stack(tmp_path, Ports.free())
+    monkeypatch.setattr(Process, "exit_code", status)
+    assert ("make clean" in supervisor._advice(stack)) == damaged
 
 
 def test_only_one_runs_from_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,6 +444,7 @@ async def test_cancelling_and_taking_again_keeps_a_seat_for_one_hold_at_most(
     with pytest.raises(SeatCoolsDown) as late:
         await cooling.hold_seat(HOLDER, seat_id, "")
     assert late.value.metadata["retry_after"] == "1"
+    assert late.value.detail == "You held this seat before; you may hold it again in 1 second."
     await store.elapse(seat_id, 1)
     assert near((await cooling.hold_seat(HOLDER, seat_id, "")).lapses_at, HOLD_SECONDS)
 

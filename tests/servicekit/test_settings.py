@@ -1,11 +1,13 @@
 """Settings from the environment, and what is said of bad ones."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import pytest
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
+from structlog.testing import CapturingLogger
 
-from servicekit.settings import ServiceSettings, config, load, split_address
+from servicekit import settings as settings_module
+from servicekit.settings import ServiceSettings, config, load, split_address, warn_of_unknown
 
 SECRET = "hunter2-hunter2"
 
@@ -24,6 +26,13 @@ class Settings(ServiceSettings):
     store_url: str = "redis://127.0.0.1"
     keys: Annotated[dict[str, str], AfterValidator(_long_enough)] = Field(default_factory=dict)
     pool_size: int = Field(default=10, ge=1)
+    hosts: tuple[Annotated[str, Field(max_length=3)], ...] = ()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.pool_size == 13:
+            raise ValueError("TESTS_POOL_SIZE must not be 13")
+        return self
 
 
 class Strict(ServiceSettings):
@@ -53,6 +62,49 @@ def test_what_is_bad_is_named_in_a_line_each(
         "TESTS_DRAIN_SECONDS",
         "TESTS_POOL_SIZE",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("POOL_SIZE", "13", "TESTS_POOL_SIZE must not be 13"),
+        ("KEYS", '{"a": "short"}', "TESTS_KEYS: must each have 32 bytes or more"),
+        ("KEYS", "a", 'TESTS_KEYS: must be JSON, such as {"name": "value"}'),
+        ("HOSTS", "a", 'TESTS_HOSTS: must be JSON, such as ["one", "another"]'),
+        ("HOSTS", '["abcd"]', "TESTS_HOSTS: String should have at most 3 characters"),
+    ],
+)
+def test_a_message_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv(f"TESTS_{name}", value)
+    with pytest.raises(SystemExit):
+        load(Settings)
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_a_variable_that_is_no_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(settings_module, "log", log)
+    for name in ("TESTS_POOL_SIZE", "tests_keys", "OTHER_POOL_SIZ", "TESTSPOOL"):
+        monkeypatch.setenv(name, "{}" if name == "tests_keys" else "7")
+    # As Kubernetes names the addresses of a service `tests`.
+    for name in ("TESTS_PORT", "TESTS_PORT_80_TCP_ADDR", "TESTS_SERVICE_HOST"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    warn_of_unknown(load(Settings))
+    assert log.calls == []
+    monkeypatch.setenv("TESTS_POOL_SIZ", SECRET)
+    warn_of_unknown(load(Settings))
+    (call,) = log.calls
+    assert (call.method_name, call.args, call.kwargs) == (
+        "warning",
+        ("unknown_setting",),
+        {"name": "TESTS_POOL_SIZ"},
+    )
 
 
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
