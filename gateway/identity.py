@@ -98,7 +98,7 @@ def _reason(error: Exception) -> str:
             return "issuer"
         case jwt.InvalidAudienceError():
             return "audience"
-        case jwt.DecodeError():
+        case jwt.DecodeError() | RecursionError():
             return "malformed"
         case _:
             return "claim"

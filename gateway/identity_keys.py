@@ -1,5 +1,6 @@
 """Keys of the operator's login system, read from a file and again when it changes."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -71,22 +72,26 @@ def read_jwks(content: bytes) -> list[Key]:
     for. Raises BadKeys if there is none."""
     try:
         entries = jwt.PyJWKSet.from_json(content.decode()).keys
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise BadKeys("holds no valid JSON") from None
     except Exception:  # PyJWT promises no certain classes for a damaged file
         raise BadKeys("holds no JWKS with a usable key") from None
     keys: list[Key] = []
+    ignored: list[str] = []
     for entry in entries:
-        if entry.public_key_use in (None, "sig"):
-            try:
-                key = _of_jwk(entry)
-            except BadKeys:
-                continue
-            keys.append(key)
+        try:
+            keys.append(_of_jwk(entry))
+        except BadKeys as error:
+            ignored.append(str(error))
     if not keys:
-        raise BadKeys("holds no JWKS with a usable key")
+        raise BadKeys(f"holds no JWKS with a usable key: it {', '.join(dict.fromkeys(ignored))}")
     return keys
 
 
 def _of_jwk(entry: jwt.PyJWK) -> Key:
+    """Raises BadKeys for a key that cannot verify tokens."""
+    if entry.public_key_use not in (None, "sig"):
+        raise BadKeys("holds a key that is not for signatures")
     if isinstance(entry.key, bytes):
         key = Key("HS256", entry.key_id, _usable(entry.key))
     else:
@@ -121,7 +126,8 @@ def _usable(secret: bytes) -> bytes:
 
 
 class KeyFile:
-    """The keys of a file. A change is noticed within a second; a file that became unreadable or
+    """The keys of a file. A change is noticed at the next use,
+    at most once a second; a file that became unreadable or
     has no usable key is logged once, and the last good keys stay in use."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], list[Key]]) -> None:

@@ -93,7 +93,8 @@ class Settings(BaseSettings):
 
     identity_key_file: OptionalFile = None
     """With `jwt`: the key of your login system, either a PEM file with a public key or a file whose
-    bytes are the secret of HS256. Read again within a second after it changed."""
+    bytes are the secret of HS256. A changed file is read at the next request to enter, at most once
+    a second."""
 
     identity_algorithm: Annotated[Algorithm | None, BeforeValidator(_unset_if_empty)] = None
     """The algorithm of GATEWAY_IDENTITY_KEY_FILE: HS256, RS256, ES256 or EdDSA. A token with
@@ -101,8 +102,8 @@ class Settings(BaseSettings):
 
     identity_jwks_file: OptionalFile = None
     """With `jwt`, instead of GATEWAY_IDENTITY_KEY_FILE: a JWKS with the keys of your login system.
-    Each key verifies the algorithm of its type only. Read again within a second after it changed.
-    """
+    Each key verifies the algorithm of its type only. A changed file is read at the next request to
+    enter, at most once a second."""
 
     identity_issuer: str = ""
     """The `iss` claim that a token of your login system must have; required with `jwt`."""
@@ -138,9 +139,9 @@ class Settings(BaseSettings):
     """With `altcha`: the key that signs challenges, 32 bytes or more, the same for all gateways."""
 
     challenge_altcha_difficulty: int = Field(default=2_000_000, ge=4_096, le=1_000_000_000)
-    """With `altcha`: the iterations of SHA-256 that solving takes on average. The default takes a
-    core about 0.6 s in native code, and a phone's browser some seconds. Solving one time in fifty
-    takes four times as long."""
+    """With `altcha`: the iterations of PBKDF2 with SHA-256 that solving takes on average. The
+    default takes a core about 0.6 s in native code, and a phone's browser some seconds. Solving one
+    time in fifty takes four times as long."""
 
     challenge_altcha_seconds: float = Field(default=600.0, ge=30, le=86_400)
     """With `altcha`: how long a challenge may be solved and its solution used, in seconds."""

@@ -428,6 +428,19 @@ class TestKeys:
         (usable,) = read_jwks(jwks(entry, jwk("EdDSA")))
         assert usable.algorithm == "EdDSA"
 
+    def test_the_problem_says_why_a_jwks_has_no_usable_key(self) -> None:
+        private = jwt.get_algorithm_by_name("RS256").to_jwk(PRIVATE["RS256"], as_dict=True)
+        for content, problem in (
+            (b"{", "holds no valid JSON"),
+            (jwks(private), "it holds a key that is not a public one"),
+            (
+                jwks(jwk("RS256", use="enc"), jwk("RS256", alg="RS512")),
+                "it holds a key that is not for signatures, holds a key for RS512",
+            ),
+        ):
+            with pytest.raises(BadKeys, match=problem):
+                read_jwks(content)
+
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_jwk_needs_no_algorithm(self, algorithm: str) -> None:
         (key,) = read_jwks(jwks(jwk(algorithm, alg=None, kid=None, use="sig")))
