@@ -41,7 +41,6 @@ MAX_HEAD_BYTES = 16 * 1024
 # by itself up to 4 MB: a client that pipelines requests and reads nothing would have us answer
 # thousands of them.
 _SEND_BUFFER = 64 * 1024
-_SEGMENT_BYTES = 1_460
 # A larger body is sent in parts of this size, in bytes.
 _PART_BYTES = 16 * 1024
 _SERVER = (b"server", b"frontrow")
@@ -72,9 +71,6 @@ def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     listener = socket.create_server(address, family=family, backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # With the segments of 64 KB that the loopback has, the kernel gives a client 2.6 MB to send
-    # from; with those of an Ethernet 0.1 MB, so that a head without end stops early.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     # The kernel ends a connection whose peer accepts no data for this long; hyper does not.
     write_milliseconds = int(settings.write_seconds * 1000)
