@@ -1,6 +1,7 @@
 """Clients that misbehave, over plain sockets."""
 
 import contextlib
+import math
 import socket
 import struct
 import time
@@ -80,13 +81,20 @@ def end_of(client: socket.socket, seconds: float) -> Literal["FIN", "RST", "open
 
 @contextmanager
 def crowd(
-    port: int, count: int, request: bytes = b"", *, receive_buffer: int | None = None
+    port: int,
+    count: int,
+    request: bytes = b"",
+    *,
+    receive_buffer: int | None = None,
+    per_second: float = math.inf,
 ) -> Iterator[Crowd]:
     """Opens `count` connections that each send `request` once, as far as the kernel takes it, and
     read nothing. Their end resets them, so that none lingers."""
     with ExitStack() as stack:
         clients: Crowd = []
-        for _ in range(count):
+        for number in range(count):
+            if number % 50 == 49:
+                time.sleep(50 / per_second)
             client = stack.enter_context(connect(port, receive_buffer=receive_buffer))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             clients.append(client)

@@ -19,7 +19,9 @@ from pathlib import Path
 from statistics import quantiles
 
 import pytest
+import yaml
 
+from harness.files import REPOSITORY
 from tests.gateway.attackers import (
     BUNDLE,
     CLOSING,
@@ -39,8 +41,13 @@ from tests.gateway.test_memory_long import CACHES_MB
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 CROWD = 15_000
+# A crowd that asks for something comes at this rate: more requests than the gateway can answer
+# would make everybody wait, whatever their connections do.
+PER_SECOND = 2_500
 # The cap of a gateway's container (deploy/caps/2c4g.env), less what full caches may take.
 MEMORY_MB = 448 - CACHES_MB
+COMPOSE = yaml.safe_load((REPOSITORY / "deploy" / "compose.yml").read_text())
+ALLOCATOR = "_RJEM_MALLOC_CONF"
 P99_SECONDS = 0.1
 
 Attack = Callable[[int], contextlib.AbstractContextManager[object]]
@@ -52,14 +59,14 @@ def idle(port: int) -> contextlib.AbstractContextManager[object]:
 
 @contextmanager
 def kept_alive(port: int) -> Iterator[None]:
-    with crowd(port, CROWD, LIVE) as clients:
+    with crowd(port, CROWD, LIVE, per_second=PER_SECOND) as clients:
         for client in clients:
             assert statuses(read_some(client, 10)) == [200]
         yield
 
 
 def stray_bytes(port: int) -> contextlib.AbstractContextManager[object]:
-    return crowd(port, CROWD, LIVE + b"\r\n")
+    return crowd(port, CROWD, LIVE + b"\r\n", per_second=PER_SECOND)
 
 
 def half_heads(port: int) -> contextlib.AbstractContextManager[object]:
@@ -131,8 +138,13 @@ def seconds_of_a_request(port: int) -> float:
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("services_run", [True, False], ids=["services run", "services stopped"])
 async def test_another_client_does_not_notice(
-    services: Services, unused_address: str, services_run: bool, attack: Attack
+    services: Services,
+    unused_address: str,
+    services_run: bool,
+    attack: Attack,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(ALLOCATOR, COMPOSE["services"]["gateway"]["environment"][ALLOCATOR])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < CROWD + 1_000:
         pytest.skip(f"the hard limit of open files is {hard} here")
