@@ -119,6 +119,7 @@ class _Body:
 
     def __init__(self, receive: Receive, declared: int) -> None:
         self._receive = receive
+        self._declared = declared  # 0: unknown
         self._too_large = declared > MAX_DISCARDED_BYTES
         self._received = 0
         self._ended = False
@@ -130,6 +131,10 @@ class _Body:
         message = await self._receive()
         self._stalled = False
         self._received += len(message.get("body", b""))
+        if 0 < self._declared <= self._received and message["type"] == "http.request":
+            # granian says that the body has ended in another message, and each one passes from its
+            # thread to ours.
+            message["more_body"] = False
         # The other type is http.disconnect.
         self._ended = not message.get("more_body", False)
         return message
