@@ -234,6 +234,10 @@ async def test_the_program_and_its_workers_serve_metrics_and_drain_at_sigterm(
         workers=2,
         drain_announce_seconds=ANNOUNCE_SECONDS,
     ) as gateway:
+        assert gateway.stdout is not None
+        begun = b""
+        while begun.count(b"identity_open") < 2:  # each worker logs it when it begins to serve
+            begun += await asyncio.wait_for(gateway.stdout.readline(), 30)
         load = Load(f"http://{address}", services.token())
         await load.is_under_way()
         async with httpx.AsyncClient() as client:
@@ -246,7 +250,7 @@ async def test_the_program_and_its_workers_serve_metrics_and_drain_at_sigterm(
         output, _ = await asyncio.wait_for(gateway.communicate(), 30)
         assert gateway.returncode == 0, output.decode()
         assert b"Traceback" not in output, output.decode()
-        assert output.count(b"open_files_limit") == 2
+        assert begun.count(b"open_files_limit") == 2
 
 
 async def test_workers_do_not_outlive_a_killed_parent(services: Services) -> None:
