@@ -130,7 +130,7 @@ class QueueRepository:
         return seen, [items.standing(n) for n in range(len(items.state))]
 
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
-        return (await self._run(self._leave, room, (number, user_id, epoch)))[0]
+        return await self.leave_all(room, [Place(room, number, user_id, epoch)])
 
     async def leave_all(self, room: str, places: Sequence[Place]) -> Room:
         arguments = [

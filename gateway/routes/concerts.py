@@ -1,8 +1,8 @@
 """Concerts, their dates and their seats, from caches of encoded JSON."""
 
 from array import array
-from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -204,20 +204,11 @@ class ConcertRoutes:
     async def _load_dates(self, concert_id: int) -> Sequence[_Date]:
         # By id, because a service of the version before this one answers every page with all.
         dates: dict[int, _Date] = {}
-        token = ""
-        while True:
-            response = await call(
-                self._clients.concert.ListSchedules,
-                concert_pb2.ListSchedulesRequest(
-                    concert_id=concert_id, page_size=_ROWS_PER_PAGE, page_token=token
-                ),
-                budget=self._budget,
-            )
-            for date in response.schedules:
+        request = concert_pb2.ListSchedulesRequest(concert_id=concert_id)
+        async for page in self._all_pages(self._clients.concert.ListSchedules, request):
+            for date in page.schedules:
                 dates[date.id] = _Date(date.id, date.date, date.seat_count)
-            token = response.next_page_token
-            if not token:
-                return list(dates.values())
+        return list(dates.values())
 
     async def _load_seats(self, schedule_id: int) -> bytes:
         # One after the other, so that the taken seats are not old when the facts arrive.
@@ -239,21 +230,24 @@ class ConcertRoutes:
 
     async def _load_seat_facts(self, schedule_id: int) -> _SeatFacts:
         facts: dict[int, bytes] = {}  # as in _load_dates
-        token = ""
-        while True:
-            response = await call(
-                self._clients.concert.ListSeats,
-                concert_pb2.ListSeatsRequest(
-                    schedule_id=schedule_id, page_size=_ROWS_PER_PAGE, page_token=token
-                ),
-                budget=self._budget,
-            )
-            for seat in response.seats:
+        request = concert_pb2.ListSeatsRequest(schedule_id=schedule_id)
+        async for page in self._all_pages(self._clients.concert.ListSeats, request):
+            for seat in page.seats:
                 known = {"id": seat.id, "seatNum": seat.seat_num, "price": seat.price}
                 facts[seat.id] = to_json(known)[:-1] + b',"status":"'
-            token = response.next_page_token
-            if not token:
-                return _SeatFacts(array("q", facts), b"\n".join(facts.values()))
+        return _SeatFacts(array("q", facts), b"\n".join(facts.values()))
+
+    async def _all_pages(
+        self, method: Callable[..., Awaitable[Any]], request: Any
+    ) -> AsyncIterator[Any]:
+        """Calls a method that lists in pages until the last page."""
+        request.page_size = _ROWS_PER_PAGE
+        while True:
+            page = await call(method, request, budget=self._budget)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
 
 def _bytes(content: bytes) -> int:
