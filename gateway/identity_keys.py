@@ -126,9 +126,8 @@ def _usable(secret: bytes) -> bytes:
 
 
 class KeyFile:
-    """The keys of a file. A change is noticed at the next use,
-    at most once a second; a file that became unreadable or
-    has no usable key is logged once, and the last good keys stay in use."""
+    """The keys of a file. A change is noticed at the next use, at most once a second. A file that
+    became unreadable or has no usable key is logged once, and the last good keys stay in use."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], list[Key]]) -> None:
         """Raises BadKeys if the file cannot be read or has no usable key."""

@@ -231,7 +231,7 @@ class Settings(BaseSettings):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks of the proxies in front of the gateway, as JSON: ["10.0.0.0/8"]. Only these may name
     the source of a request in X-Forwarded-For. Empty: the source is the address that connects. List
-    proxies only: whoever is in these networks can choose their source."""
+    proxies only: a client in these networks can choose its source."""
 
     cors_origins: Annotated[tuple[str, ...], AfterValidator(_origins)] = ()
     """Origins whose pages may call the API from a browser, such as ["https://shop.example"], or

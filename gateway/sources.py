@@ -14,7 +14,7 @@ _FORWARDED_FOR = b"x-forwarded-for"
 _MAX_HOPS = 16
 # The longest spelling of an address with a zone and a port has about 70 characters.
 _MAX_LENGTH = 100
-# Whoever gets a customer's network can use all of its 2^64 addresses.
+# Providers give each customer a whole /64, so one client has 2^64 addresses.
 _IPV6_PREFIX = 64
 _UNKNOWN = "unknown"
 # Addresses in each of three caches, which take 4 MB together.

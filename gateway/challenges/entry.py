@@ -1,4 +1,4 @@
-"""The check at entry: whoever gets a new place has solved a challenge."""
+"""The check at entry: a new place costs a solved challenge."""
 
 from collections import Counter as Counts
 
@@ -28,7 +28,7 @@ _VERIFYING_PER_SOURCE = 8
 
 
 class EntryChallenge:
-    """Requires a solved challenge of whoever gets a new place.
+    """Requires a solved challenge for a new place.
 
     Getting back a live place needs none, if the request proves who asks: by a login, or by a
     genuine token of this user."""
