@@ -1,7 +1,10 @@
 """Converts between frontrow.queue.v1 messages and the domain."""
 
+from collections.abc import AsyncIterator
 from itertools import chain, repeat
 from typing import TypeVar
+
+import grpc
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import AdminGuard
@@ -60,6 +63,18 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         place = request.place
         await self._service.leave_queue(place.room, place.number, place.user_id, place.epoch)
         return queue_pb2.LeaveQueueResponse()
+
+    async def WatchRoom(
+        self, requests: AsyncIterator[queue_pb2.WatchRoomRequest], context: Context
+    ) -> AsyncIterator[queue_pb2.WatchRoomResponse]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+        yield queue_pb2.WatchRoomResponse()
+
+    async def HandBack(
+        self, request: queue_pb2.HandBackRequest, context: Context
+    ) -> queue_pb2.HandBackResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
+        return queue_pb2.HandBackResponse()
 
     def _result(self, result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:
         if isinstance(result, Refusal):

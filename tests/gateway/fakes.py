@@ -5,7 +5,7 @@ They keep state like the real ones, as far as the gateway sees it. One gRPC serv
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -162,6 +162,19 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
                 recovering=self.recovering,
             )
         return queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED)
+
+    async def WatchRoom(
+        self, requests: AsyncIterator[queue_pb2.WatchRoomRequest], context: Any
+    ) -> AsyncIterator[queue_pb2.WatchRoomResponse]:
+        """A queue_service of the version before: it has no such method."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        yield queue_pb2.WatchRoomResponse()
+
+    async def HandBack(
+        self, request: queue_pb2.HandBackRequest, context: Any
+    ) -> queue_pb2.HandBackResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return queue_pb2.HandBackResponse()
 
     async def EnterQueue(
         self, request: queue_pb2.EnterQueueRequest, context: object

@@ -33,6 +33,14 @@ ENTRIES = {
     "ListTakenSeatsResponse.sold_seat_ids": SEATS_PER_SCHEDULE,
     "CountSoldSeatsRequest.schedule_ids": MAX_SCHEDULES,
     "CountSoldSeatsResponse.sold_by_schedule": MAX_SCHEDULES,
+    "WatchRoomRequest.seen": 256,
+    "WatchRoomResponse.changes": 8,
+    "RoomChanges.changes": 2_048,
+    "RoomSnapshot.waiting": 65_536,
+    "RoomSnapshot.admitted": 5_000,
+    "HandBackRequest.ended": 256,
+    "HandBackRequest.admitted": 256,
+    "HandBackRequest.waiting": 256,
 }
 # The requests and responses of queue_service are batches.
 BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")

@@ -186,6 +186,8 @@ def test_the_paths_of_the_rpcs_are_as_before() -> None:
         "frontrow.queue.v1.QueueService/EnterQueue",
         "frontrow.queue.v1.QueueService/GetPositions",
         "frontrow.queue.v1.QueueService/LeaveQueue",
+        "frontrow.queue.v1.QueueService/WatchRoom",
+        "frontrow.queue.v1.QueueService/HandBack",
         "frontrow.queue.v1.QueueAdminService/GetRoom",
         "frontrow.queue.v1.QueueAdminService/UpdateRoom",
     }

@@ -24,45 +24,71 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66rontrow/queue/v1/queue.proto\x12\x11\x66rontrow.queue.v1\"X\n\x05Place\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x11\n\tissued_at\x18\x05 \x01(\x03\"\xbe\x01\n\x08Position\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.frontrow.queue.v1.PlaceState\x12\r\n\x05order\x18\x02 \x01(\x03\x12\x15\n\rpoll_after_ms\x18\x03 \x01(\x03\x12\x19\n\x11\x65stimated_wait_ms\x18\x04 \x01(\x03\x12\x19\n\x11\x61\x64mitted_until_ms\x18\x05 \x01(\x03\x12\x12\n\nrecovering\x18\x06 \x01(\x08\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x07 \x01(\t\"\xb6\x02\n\x11\x45nterQueueRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\x03\x12>\n\x08\x65ntrants\x18\x03 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueRequest.Entrant\x12\x1b\n\x13renew_issued_before\x18\x04 \x01(\x03\x1a\xa3\x01\n\x07\x45ntrant\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0bsolution_id\x18\x02 \x01(\t\x12\x1b\n\x13solution_expires_ms\x18\x03 \x01(\x03\x12\x17\n\x0fonly_live_place\x18\x04 \x01(\x08\x12\x13\n\x0bneeds_proof\x18\x05 \x01(\x08\x12\x14\n\x0cproven_place\x18\x06 \x01(\x03\x12\x12\n\nattempt_id\x18\x07 \x01(\t\"\xf8\x01\n\x12\x45nterQueueResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueResponse.Result\x1a\xa2\x01\n\x06Result\x12\x12\n\nerror_code\x18\x01 \x01(\t\x12\'\n\x05place\x18\x02 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.frontrow.queue.v1.Position\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\"\\\n\x13GetPositionsRequest\x12(\n\x06places\x18\x01 \x03(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x1b\n\x13renew_issued_before\x18\x02 \x01(\x03\"F\n\x14GetPositionsResponse\x12.\n\tpositions\x18\x01 \x03(\x0b\x32\x1b.frontrow.queue.v1.Position\"<\n\x11LeaveQueueRequest\x12\'\n\x05place\x18\x01 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\"\x14\n\x12LeaveQueueResponse\"\x1e\n\x0eGetRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\"\x9c\x01\n\x0fGetRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08\"\x8f\x01\n\x11UpdateRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x15\n\x08\x63\x61pacity\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bmax_waiting\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06paused\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\x0b\n\t_capacityB\x0e\n\x0c_max_waitingB\t\n\x07_paused\"\x9f\x01\n\x12UpdateRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08*s\n\nPlaceState\x12\x1b\n\x17PLACE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACE_STATE_WAITING\x10\x01\x12\x18\n\x14PLACE_STATE_ADMITTED\x10\x02\x12\x15\n\x11PLACE_STATE_ENDED\x10\x03\x32\xa5\x02\n\x0cQueueService\x12Y\n\nEnterQueue\x12$.frontrow.queue.v1.EnterQueueRequest\x1a%.frontrow.queue.v1.EnterQueueResponse\x12_\n\x0cGetPositions\x12&.frontrow.queue.v1.GetPositionsRequest\x1a\'.frontrow.queue.v1.GetPositionsResponse\x12Y\n\nLeaveQueue\x12$.frontrow.queue.v1.LeaveQueueRequest\x1a%.frontrow.queue.v1.LeaveQueueResponse2\xc0\x01\n\x11QueueAdminService\x12P\n\x07GetRoom\x12!.frontrow.queue.v1.GetRoomRequest\x1a\".frontrow.queue.v1.GetRoomResponse\x12Y\n\nUpdateRoom\x12$.frontrow.queue.v1.UpdateRoomRequest\x1a%.frontrow.queue.v1.UpdateRoomResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66rontrow/queue/v1/queue.proto\x12\x11\x66rontrow.queue.v1\"X\n\x05Place\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x11\n\tissued_at\x18\x05 \x01(\x03\"\xbe\x01\n\x08Position\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.frontrow.queue.v1.PlaceState\x12\r\n\x05order\x18\x02 \x01(\x03\x12\x15\n\rpoll_after_ms\x18\x03 \x01(\x03\x12\x19\n\x11\x65stimated_wait_ms\x18\x04 \x01(\x03\x12\x19\n\x11\x61\x64mitted_until_ms\x18\x05 \x01(\x03\x12\x12\n\nrecovering\x18\x06 \x01(\x08\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x07 \x01(\t\"m\n\nRoomMemory\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x05 \x01(\x03\x12\x0e\n\x06paused\x18\x06 \x01(\x08\"\xe5\x02\n\x11\x45nterQueueRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\x03\x12>\n\x08\x65ntrants\x18\x03 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueRequest.Entrant\x12\x1b\n\x13renew_issued_before\x18\x04 \x01(\x03\x12-\n\x06memory\x18\x05 \x01(\x0b\x32\x1d.frontrow.queue.v1.RoomMemory\x1a\xa3\x01\n\x07\x45ntrant\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0bsolution_id\x18\x02 \x01(\t\x12\x1b\n\x13solution_expires_ms\x18\x03 \x01(\x03\x12\x17\n\x0fonly_live_place\x18\x04 \x01(\x08\x12\x13\n\x0bneeds_proof\x18\x05 \x01(\x08\x12\x14\n\x0cproven_place\x18\x06 \x01(\x03\x12\x12\n\nattempt_id\x18\x07 \x01(\t\"\xf8\x01\n\x12\x45nterQueueResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.frontrow.queue.v1.EnterQueueResponse.Result\x1a\xa2\x01\n\x06Result\x12\x12\n\nerror_code\x18\x01 \x01(\t\x12\'\n\x05place\x18\x02 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.frontrow.queue.v1.Position\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\"\x8b\x01\n\x13GetPositionsRequest\x12(\n\x06places\x18\x01 \x03(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x1b\n\x13renew_issued_before\x18\x02 \x01(\x03\x12-\n\x06memory\x18\x03 \x01(\x0b\x32\x1d.frontrow.queue.v1.RoomMemory\"F\n\x14GetPositionsResponse\x12.\n\tpositions\x18\x01 \x03(\x0b\x32\x1b.frontrow.queue.v1.Position\"k\n\x11LeaveQueueRequest\x12\'\n\x05place\x18\x01 \x01(\x0b\x32\x18.frontrow.queue.v1.Place\x12-\n\x06memory\x18\x02 \x01(\x0b\x32\x1d.frontrow.queue.v1.RoomMemory\"\x14\n\x12LeaveQueueResponse\"\x8d\x01\n\x10WatchRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12-\n\x06memory\x18\x02 \x01(\x0b\x32\x1d.frontrow.queue.v1.RoomMemory\x12\x14\n\x0cheartbeat_id\x18\x03 \x01(\x03\x12&\n\x04seen\x18\x04 \x03(\x0b\x32\x18.frontrow.queue.v1.Place\"\xa8\x01\n\x11WatchRoomResponse\x12\x31\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.frontrow.queue.v1.RoomSnapshot\x12/\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1e.frontrow.queue.v1.RoomChanges\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.frontrow.queue.v1.Heartbeat\"\x95\x02\n\x0cRoomSnapshot\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12-\n\x06\x66ields\x18\x03 \x01(\x0b\x32\x1d.frontrow.queue.v1.RoomFields\x12+\n\x05rules\x18\x04 \x01(\x0b\x32\x1c.frontrow.queue.v1.RoomRules\x12\x0f\n\x07waiting\x18\x05 \x03(\x06\x12\x32\n\x08\x61\x64mitted\x18\x06 \x03(\x0b\x32 .frontrow.queue.v1.AdmittedPlace\x12\x0c\n\x04last\x18\x07 \x01(\x03\x12\x17\n\x0f\x63omplete_at_seq\x18\x08 \x01(\x03\x12\x10\n\x08is_first\x18\t \x01(\x08\x12\x0f\n\x07is_last\x18\n \x01(\x08\"\\\n\rAdmittedPlace\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x19\n\x11\x61\x64mitted_until_ms\x18\x03 \x01(\x03\x12\x0f\n\x07\x63laimed\x18\x04 \x01(\x08\"i\n\x0bRoomChanges\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\x12.\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x1d.frontrow.queue.v1.RoomChange\"\x9f\x02\n\nRoomChange\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".frontrow.queue.v1.RoomChange.Kind\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x19\n\x11\x61\x64mitted_until_ms\x18\x04 \x01(\x03\x12-\n\x06\x66ields\x18\x05 \x01(\x0b\x32\x1d.frontrow.queue.v1.RoomFields\"t\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_WAITING\x10\x01\x12\x11\n\rKIND_ADMITTED\x10\x02\x12\x10\n\x0cKIND_CLAIMED\x10\x03\x12\x0e\n\nKIND_ENDED\x10\x04\x12\x0f\n\x0bKIND_FIELDS\x10\x05\"\xc7\x01\n\nRoomFields\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x02 \x01(\x03\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12\x16\n\x0egrace_until_ms\x18\x04 \x01(\x03\x12\x15\n\rsettled_at_ms\x18\x05 \x01(\x03\x12\x12\n\npace_at_ms\x18\x06 \x01(\x03\x12\x10\n\x08pace_now\x18\x07 \x01(\x03\x12\x13\n\x0bpace_before\x18\x08 \x01(\x03\x12\x18\n\x10unrecorded_at_ms\x18\t \x01(\x03\"\x81\x01\n\tRoomRules\x12\x13\n\x0bpoll_min_ms\x18\x01 \x01(\x03\x12\x13\n\x0bpoll_max_ms\x18\x02 \x01(\x03\x12\x18\n\x10\x61\x64mission_ttl_ms\x18\x03 \x01(\x03\x12\x17\n\x0f\x63laim_window_ms\x18\x04 \x01(\x03\x12\x17\n\x0f\x61\x62sent_after_ms\x18\x05 \x01(\x03\"C\n\tHeartbeat\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x0e\n\x06now_ms\x18\x04 \x01(\x03\"\xdf\x01\n\x0fHandBackRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x0e\n\x06\x62idder\x18\x02 \x01(\t\x12\x12\n\nlost_epoch\x18\x03 \x01(\x03\x12\x10\n\x08lost_seq\x18\x04 \x01(\x03\x12\x0c\n\x04last\x18\x05 \x01(\x03\x12\'\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x18.frontrow.queue.v1.Place\x12\x32\n\x08\x61\x64mitted\x18\x07 \x03(\x0b\x32 .frontrow.queue.v1.AdmittedPlace\x12\x0f\n\x07waiting\x18\x08 \x03(\x03\x12\x0c\n\x04\x64one\x18\t \x01(\x08\"I\n\x10HandBackResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\x03\"\x1e\n\x0eGetRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\"\x9c\x01\n\x0fGetRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08\"\x8f\x01\n\x11UpdateRoomRequest\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x15\n\x08\x63\x61pacity\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bmax_waiting\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06paused\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\x0b\n\t_capacityB\x0e\n\x0c_max_waitingB\t\n\x07_paused\"\x9f\x01\n\x12UpdateRoomResponse\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x03\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x03\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64mitted\x18\x05 \x01(\x03\x12\x0f\n\x07waiting\x18\x06 \x01(\x03\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x12\n\nrecovering\x18\x08 \x01(\x08*s\n\nPlaceState\x12\x1b\n\x17PLACE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACE_STATE_WAITING\x10\x01\x12\x18\n\x14PLACE_STATE_ADMITTED\x10\x02\x12\x15\n\x11PLACE_STATE_ENDED\x10\x03\x32\xd6\x03\n\x0cQueueService\x12Y\n\nEnterQueue\x12$.frontrow.queue.v1.EnterQueueRequest\x1a%.frontrow.queue.v1.EnterQueueResponse\x12_\n\x0cGetPositions\x12&.frontrow.queue.v1.GetPositionsRequest\x1a\'.frontrow.queue.v1.GetPositionsResponse\x12Y\n\nLeaveQueue\x12$.frontrow.queue.v1.LeaveQueueRequest\x1a%.frontrow.queue.v1.LeaveQueueResponse\x12Z\n\tWatchRoom\x12#.frontrow.queue.v1.WatchRoomRequest\x1a$.frontrow.queue.v1.WatchRoomResponse(\x01\x30\x01\x12S\n\x08HandBack\x12\".frontrow.queue.v1.HandBackRequest\x1a#.frontrow.queue.v1.HandBackResponse2\xc0\x01\n\x11QueueAdminService\x12P\n\x07GetRoom\x12!.frontrow.queue.v1.GetRoomRequest\x1a\".frontrow.queue.v1.GetRoomResponse\x12Y\n\nUpdateRoom\x12$.frontrow.queue.v1.UpdateRoomRequest\x1a%.frontrow.queue.v1.UpdateRoomResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frontrow.queue.v1.queue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLACESTATE']._serialized_start=1648
-  _globals['_PLACESTATE']._serialized_end=1763
+  _globals['_PLACESTATE']._serialized_start=3691
+  _globals['_PLACESTATE']._serialized_end=3806
   _globals['_PLACE']._serialized_start=52
   _globals['_PLACE']._serialized_end=140
   _globals['_POSITION']._serialized_start=143
   _globals['_POSITION']._serialized_end=333
-  _globals['_ENTERQUEUEREQUEST']._serialized_start=336
-  _globals['_ENTERQUEUEREQUEST']._serialized_end=646
-  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_start=483
-  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_end=646
-  _globals['_ENTERQUEUERESPONSE']._serialized_start=649
-  _globals['_ENTERQUEUERESPONSE']._serialized_end=897
-  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_start=735
-  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_end=897
-  _globals['_GETPOSITIONSREQUEST']._serialized_start=899
-  _globals['_GETPOSITIONSREQUEST']._serialized_end=991
-  _globals['_GETPOSITIONSRESPONSE']._serialized_start=993
-  _globals['_GETPOSITIONSRESPONSE']._serialized_end=1063
-  _globals['_LEAVEQUEUEREQUEST']._serialized_start=1065
-  _globals['_LEAVEQUEUEREQUEST']._serialized_end=1125
-  _globals['_LEAVEQUEUERESPONSE']._serialized_start=1127
-  _globals['_LEAVEQUEUERESPONSE']._serialized_end=1147
-  _globals['_GETROOMREQUEST']._serialized_start=1149
-  _globals['_GETROOMREQUEST']._serialized_end=1179
-  _globals['_GETROOMRESPONSE']._serialized_start=1182
-  _globals['_GETROOMRESPONSE']._serialized_end=1338
-  _globals['_UPDATEROOMREQUEST']._serialized_start=1341
-  _globals['_UPDATEROOMREQUEST']._serialized_end=1484
-  _globals['_UPDATEROOMRESPONSE']._serialized_start=1487
-  _globals['_UPDATEROOMRESPONSE']._serialized_end=1646
-  _globals['_QUEUESERVICE']._serialized_start=1766
-  _globals['_QUEUESERVICE']._serialized_end=2059
-  _globals['_QUEUEADMINSERVICE']._serialized_start=2062
-  _globals['_QUEUEADMINSERVICE']._serialized_end=2254
+  _globals['_ROOMMEMORY']._serialized_start=335
+  _globals['_ROOMMEMORY']._serialized_end=444
+  _globals['_ENTERQUEUEREQUEST']._serialized_start=447
+  _globals['_ENTERQUEUEREQUEST']._serialized_end=804
+  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_start=641
+  _globals['_ENTERQUEUEREQUEST_ENTRANT']._serialized_end=804
+  _globals['_ENTERQUEUERESPONSE']._serialized_start=807
+  _globals['_ENTERQUEUERESPONSE']._serialized_end=1055
+  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_start=893
+  _globals['_ENTERQUEUERESPONSE_RESULT']._serialized_end=1055
+  _globals['_GETPOSITIONSREQUEST']._serialized_start=1058
+  _globals['_GETPOSITIONSREQUEST']._serialized_end=1197
+  _globals['_GETPOSITIONSRESPONSE']._serialized_start=1199
+  _globals['_GETPOSITIONSRESPONSE']._serialized_end=1269
+  _globals['_LEAVEQUEUEREQUEST']._serialized_start=1271
+  _globals['_LEAVEQUEUEREQUEST']._serialized_end=1378
+  _globals['_LEAVEQUEUERESPONSE']._serialized_start=1380
+  _globals['_LEAVEQUEUERESPONSE']._serialized_end=1400
+  _globals['_WATCHROOMREQUEST']._serialized_start=1403
+  _globals['_WATCHROOMREQUEST']._serialized_end=1544
+  _globals['_WATCHROOMRESPONSE']._serialized_start=1547
+  _globals['_WATCHROOMRESPONSE']._serialized_end=1715
+  _globals['_ROOMSNAPSHOT']._serialized_start=1718
+  _globals['_ROOMSNAPSHOT']._serialized_end=1995
+  _globals['_ADMITTEDPLACE']._serialized_start=1997
+  _globals['_ADMITTEDPLACE']._serialized_end=2089
+  _globals['_ROOMCHANGES']._serialized_start=2091
+  _globals['_ROOMCHANGES']._serialized_end=2196
+  _globals['_ROOMCHANGE']._serialized_start=2199
+  _globals['_ROOMCHANGE']._serialized_end=2486
+  _globals['_ROOMCHANGE_KIND']._serialized_start=2370
+  _globals['_ROOMCHANGE_KIND']._serialized_end=2486
+  _globals['_ROOMFIELDS']._serialized_start=2489
+  _globals['_ROOMFIELDS']._serialized_end=2688
+  _globals['_ROOMRULES']._serialized_start=2691
+  _globals['_ROOMRULES']._serialized_end=2820
+  _globals['_HEARTBEAT']._serialized_start=2822
+  _globals['_HEARTBEAT']._serialized_end=2889
+  _globals['_HANDBACKREQUEST']._serialized_start=2892
+  _globals['_HANDBACKREQUEST']._serialized_end=3115
+  _globals['_HANDBACKRESPONSE']._serialized_start=3117
+  _globals['_HANDBACKRESPONSE']._serialized_end=3190
+  _globals['_GETROOMREQUEST']._serialized_start=3192
+  _globals['_GETROOMREQUEST']._serialized_end=3222
+  _globals['_GETROOMRESPONSE']._serialized_start=3225
+  _globals['_GETROOMRESPONSE']._serialized_end=3381
+  _globals['_UPDATEROOMREQUEST']._serialized_start=3384
+  _globals['_UPDATEROOMREQUEST']._serialized_end=3527
+  _globals['_UPDATEROOMRESPONSE']._serialized_start=3530
+  _globals['_UPDATEROOMRESPONSE']._serialized_end=3689
+  _globals['_QUEUESERVICE']._serialized_start=3809
+  _globals['_QUEUESERVICE']._serialized_end=4279
+  _globals['_QUEUEADMINSERVICE']._serialized_start=4282
+  _globals['_QUEUEADMINSERVICE']._serialized_end=4474
 # @@protoc_insertion_point(module_scope)

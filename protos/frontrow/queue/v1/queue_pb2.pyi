@@ -132,6 +132,46 @@ class Position(_message.Message):
 Global___Position: _TypeAlias = Position  # noqa: Y015
 
 @_typing.final
+class RoomMemory(_message.Message):
+    """What a caller last saw of a room, in case the store has lost it: with less in the store than this,
+    a new epoch begins.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    seq: _builtins.int
+    """The number of the last change in that epoch."""
+    last: _builtins.int
+    """The greatest place number."""
+    capacity: _builtins.int
+    max_waiting: _builtins.int
+    paused: _builtins.bool
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        last: _builtins.int = ...,
+        capacity: _builtins.int = ...,
+        max_waiting: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "epoch", b"epoch", "last", b"last", "max_waiting", b"max_waiting", "paused", b"paused", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomMemory: _TypeAlias = RoomMemory  # noqa: Y015
+
+@_typing.final
 class EnterQueueRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -191,6 +231,7 @@ class EnterQueueRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     ENTRANTS_FIELD_NUMBER: _builtins.int
     RENEW_ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     room: _builtins.str
     renew_issued_before: _builtins.int
     """A place that was given before gets a token that is issued now. Unix time in seconds; 0: none
@@ -202,6 +243,8 @@ class EnterQueueRequest(_message.Message):
     def entrants(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnterQueueRequest.Entrant]:
         """In the order of `user_ids`; if it is shorter, nothing is known about the others."""
 
+    @_builtins.property
+    def memory(self) -> Global___RoomMemory: ...
     def __init__(
         self,
         *,
@@ -209,10 +252,11 @@ class EnterQueueRequest(_message.Message):
         user_ids: _abc.Iterable[_builtins.int] | None = ...,
         entrants: _abc.Iterable[Global___EnterQueueRequest.Entrant] | None = ...,
         renew_issued_before: _builtins.int = ...,
+        memory: Global___RoomMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrants", b"entrants", "renew_issued_before", b"renew_issued_before", "room", b"room", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrants", b"entrants", "memory", b"memory", "renew_issued_before", b"renew_issued_before", "room", b"room", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,21 +324,25 @@ class GetPositionsRequest(_message.Message):
 
     PLACES_FIELD_NUMBER: _builtins.int
     RENEW_ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     renew_issued_before: _builtins.int
     """A place whose token was issued before gets a fresh one. Unix time in seconds; 0: none does."""
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
         """All of one room."""
 
+    @_builtins.property
+    def memory(self) -> Global___RoomMemory: ...
     def __init__(
         self,
         *,
         places: _abc.Iterable[Global___Place] | None = ...,
         renew_issued_before: _builtins.int = ...,
+        memory: Global___RoomMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places", "renew_issued_before", b"renew_issued_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "places", b"places", "renew_issued_before", b"renew_issued_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,16 +373,20 @@ class LeaveQueueRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PLACE_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def place(self) -> Global___Place: ...
+    @_builtins.property
+    def memory(self) -> Global___RoomMemory: ...
     def __init__(
         self,
         *,
         place: Global___Place | None = ...,
+        memory: Global___RoomMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "place", b"place"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,6 +406,456 @@ class LeaveQueueResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaveQueueResponse: _TypeAlias = LeaveQueueResponse  # noqa: Y015
+
+@_typing.final
+class WatchRoomRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOM_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_ID_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    room: _builtins.str
+    """The room to watch, in the first request."""
+    heartbeat_id: _builtins.int
+    """Asks for a Heartbeat with this id. 0: does not ask."""
+    @_builtins.property
+    def memory(self) -> Global___RoomMemory:
+        """In the first request: what the caller knows already."""
+
+    @_builtins.property
+    def seen(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
+        """Places that wait and were polled: at most 256 in a request."""
+
+    def __init__(
+        self,
+        *,
+        room: _builtins.str = ...,
+        memory: Global___RoomMemory | None = ...,
+        heartbeat_id: _builtins.int = ...,
+        seen: _abc.Iterable[Global___Place] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_id", b"heartbeat_id", "memory", b"memory", "room", b"room", "seen", b"seen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoomRequest: _TypeAlias = WatchRoomRequest  # noqa: Y015
+
+@_typing.final
+class WatchRoomResponse(_message.Message):
+    """One message may carry several of these. They are applied in the order of the fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___RoomSnapshot:
+        """A part of a snapshot. The first part of a snapshot replaces the whole copy."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoomChanges]: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat: ...
+    def __init__(
+        self,
+        *,
+        snapshot: Global___RoomSnapshot | None = ...,
+        changes: _abc.Iterable[Global___RoomChanges] | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoomResponse: _TypeAlias = WatchRoomResponse  # noqa: Y015
+
+@_typing.final
+class RoomSnapshot(_message.Message):
+    """A part of a snapshot, which is exact together with the changes that follow it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    COMPLETE_AT_SEQ_FIELD_NUMBER: _builtins.int
+    IS_FIRST_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """First part: the epoch, and the number of the last change that the snapshot has for certain."""
+    seq: _builtins.int
+    last: _builtins.int
+    """Greatest place number assigned."""
+    complete_at_seq: _builtins.int
+    """Last part: the copy may be used once it has applied this change."""
+    is_first: _builtins.bool
+    is_last: _builtins.bool
+    @_builtins.property
+    def fields(self) -> Global___RoomFields:
+        """First part: the fields of the room, and the rules of its times."""
+
+    @_builtins.property
+    def rules(self) -> Global___RoomRules: ...
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The numbers of waiting places, ascending and after those of the parts before."""
+
+    @_builtins.property
+    def admitted(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmittedPlace]: ...
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        fields: Global___RoomFields | None = ...,
+        rules: Global___RoomRules | None = ...,
+        waiting: _abc.Iterable[_builtins.int] | None = ...,
+        admitted: _abc.Iterable[Global___AdmittedPlace] | None = ...,
+        last: _builtins.int = ...,
+        complete_at_seq: _builtins.int = ...,
+        is_first: _builtins.bool = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "rules", b"rules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "complete_at_seq", b"complete_at_seq", "epoch", b"epoch", "fields", b"fields", "is_first", b"is_first", "is_last", b"is_last", "last", b"last", "rules", b"rules", "seq", b"seq", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomSnapshot: _TypeAlias = RoomSnapshot  # noqa: Y015
+
+@_typing.final
+class AdmittedPlace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ADMITTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    CLAIMED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    user_id: _builtins.int
+    admitted_until_ms: _builtins.int
+    claimed: _builtins.bool
+    """Whether the owner has polled since the admission."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        admitted_until_ms: _builtins.int = ...,
+        claimed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_until_ms", b"admitted_until_ms", "claimed", b"claimed", "number", b"number", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmittedPlace: _TypeAlias = AdmittedPlace  # noqa: Y015
+
+@_typing.final
+class RoomChanges(_message.Message):
+    """What one call to the store changed. Changes of an epoch are numbered 1, 2, 3 and so on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    seq: _builtins.int
+    now_ms: _builtins.int
+    """When it was made by the clock of the store, Unix time in milliseconds."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoomChange]: ...
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        now_ms: _builtins.int = ...,
+        changes: _abc.Iterable[Global___RoomChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "epoch", b"epoch", "now_ms", b"now_ms", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomChanges: _TypeAlias = RoomChanges  # noqa: Y015
+
+@_typing.final
+class RoomChange(_message.Message):
+    """A change of one place, or of the fields. Kinds are applied in the order of the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RoomChange._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: RoomChange._Kind.ValueType  # 0
+        KIND_WAITING: RoomChange._Kind.ValueType  # 1
+        """Waits in line, at its number."""
+        KIND_ADMITTED: RoomChange._Kind.ValueType  # 2
+        """Is admitted until `admitted_until_ms`, and its owner has not polled since."""
+        KIND_CLAIMED: RoomChange._Kind.ValueType  # 3
+        """Is admitted until `admitted_until_ms`, and its owner knows."""
+        KIND_ENDED: RoomChange._Kind.ValueType  # 4
+        KIND_FIELDS: RoomChange._Kind.ValueType  # 5
+        """The fields of the room are `fields` now."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: RoomChange.Kind.ValueType  # 0
+    KIND_WAITING: RoomChange.Kind.ValueType  # 1
+    """Waits in line, at its number."""
+    KIND_ADMITTED: RoomChange.Kind.ValueType  # 2
+    """Is admitted until `admitted_until_ms`, and its owner has not polled since."""
+    KIND_CLAIMED: RoomChange.Kind.ValueType  # 3
+    """Is admitted until `admitted_until_ms`, and its owner knows."""
+    KIND_ENDED: RoomChange.Kind.ValueType  # 4
+    KIND_FIELDS: RoomChange.Kind.ValueType  # 5
+    """The fields of the room are `fields` now."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ADMITTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    kind: Global___RoomChange.Kind.ValueType
+    number: _builtins.int
+    user_id: _builtins.int
+    admitted_until_ms: _builtins.int
+    @_builtins.property
+    def fields(self) -> Global___RoomFields: ...
+    def __init__(
+        self,
+        *,
+        kind: Global___RoomChange.Kind.ValueType = ...,
+        number: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        admitted_until_ms: _builtins.int = ...,
+        fields: Global___RoomFields | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_until_ms", b"admitted_until_ms", "fields", b"fields", "kind", b"kind", "number", b"number", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomChange: _TypeAlias = RoomChange  # noqa: Y015
+
+@_typing.final
+class RoomFields(_message.Message):
+    """What a position depends on beside the places. Times are Unix time in milliseconds by the clock of
+    the store.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    GRACE_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    SETTLED_AT_MS_FIELD_NUMBER: _builtins.int
+    PACE_AT_MS_FIELD_NUMBER: _builtins.int
+    PACE_NOW_FIELD_NUMBER: _builtins.int
+    PACE_BEFORE_FIELD_NUMBER: _builtins.int
+    UNRECORDED_AT_MS_FIELD_NUMBER: _builtins.int
+    capacity: _builtins.int
+    max_waiting: _builtins.int
+    paused: _builtins.bool
+    grace_until_ms: _builtins.int
+    settled_at_ms: _builtins.int
+    pace_at_ms: _builtins.int
+    """The windows of the pace of admissions: when the current one began, its count, the count before."""
+    pace_now: _builtins.int
+    pace_before: _builtins.int
+    unrecorded_at_ms: _builtins.int
+    """When a replica that records no changes was last noticed; 0: never. A copy is not to be used
+    until a minute later.
+    """
+    def __init__(
+        self,
+        *,
+        capacity: _builtins.int = ...,
+        max_waiting: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        grace_until_ms: _builtins.int = ...,
+        settled_at_ms: _builtins.int = ...,
+        pace_at_ms: _builtins.int = ...,
+        pace_now: _builtins.int = ...,
+        pace_before: _builtins.int = ...,
+        unrecorded_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grace_until_ms", b"grace_until_ms", "max_waiting", b"max_waiting", "pace_at_ms", b"pace_at_ms", "pace_before", b"pace_before", "pace_now", b"pace_now", "paused", b"paused", "settled_at_ms", b"settled_at_ms", "unrecorded_at_ms", b"unrecorded_at_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomFields: _TypeAlias = RoomFields  # noqa: Y015
+
+@_typing.final
+class RoomRules(_message.Message):
+    """Durations in milliseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLL_MIN_MS_FIELD_NUMBER: _builtins.int
+    POLL_MAX_MS_FIELD_NUMBER: _builtins.int
+    ADMISSION_TTL_MS_FIELD_NUMBER: _builtins.int
+    CLAIM_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    ABSENT_AFTER_MS_FIELD_NUMBER: _builtins.int
+    poll_min_ms: _builtins.int
+    poll_max_ms: _builtins.int
+    admission_ttl_ms: _builtins.int
+    claim_window_ms: _builtins.int
+    absent_after_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        poll_min_ms: _builtins.int = ...,
+        poll_max_ms: _builtins.int = ...,
+        admission_ttl_ms: _builtins.int = ...,
+        claim_window_ms: _builtins.int = ...,
+        absent_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent_after_ms", b"absent_after_ms", "admission_ttl_ms", b"admission_ttl_ms", "claim_window_ms", b"claim_window_ms", "poll_max_ms", b"poll_max_ms", "poll_min_ms", b"poll_min_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomRules: _TypeAlias = RoomRules  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """The copy that has applied this change is as new as the question."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    epoch: _builtins.int
+    seq: _builtins.int
+    now_ms: _builtins.int
+    """The clock of the store, Unix time in milliseconds."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        now_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "id", b"id", "now_ms", b"now_ms", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class HandBackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOM_FIELD_NUMBER: _builtins.int
+    BIDDER_FIELD_NUMBER: _builtins.int
+    LOST_EPOCH_FIELD_NUMBER: _builtins.int
+    LOST_SEQ_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    room: _builtins.str
+    bidder: _builtins.str
+    """A random name of the copy."""
+    lost_epoch: _builtins.int
+    """How far the copy has come: an epoch that was lost, and the number of its last change."""
+    lost_seq: _builtins.int
+    last: _builtins.int
+    """The greatest place number that the copy knows."""
+    done: _builtins.bool
+    """Everything was given back."""
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
+        """Ends that are certain, at any time and from any copy."""
+
+    @_builtins.property
+    def admitted(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmittedPlace]:
+        """Lives, only from the copy whose bid was granted."""
+
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        room: _builtins.str = ...,
+        bidder: _builtins.str = ...,
+        lost_epoch: _builtins.int = ...,
+        lost_seq: _builtins.int = ...,
+        last: _builtins.int = ...,
+        ended: _abc.Iterable[Global___Place] | None = ...,
+        admitted: _abc.Iterable[Global___AdmittedPlace] | None = ...,
+        waiting: _abc.Iterable[_builtins.int] | None = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "bidder", b"bidder", "done", b"done", "ended", b"ended", "last", b"last", "lost_epoch", b"lost_epoch", "lost_seq", b"lost_seq", "room", b"room", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandBackRequest: _TypeAlias = HandBackRequest  # noqa: Y015
+
+@_typing.final
+class HandBackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    granted: _builtins.bool
+    """Whether this copy is the one that gives back the lives; those of a request that is not granted
+    are ignored.
+    """
+    done: _builtins.bool
+    """Whether all was given back, by a copy that has come as far as this one."""
+    retry_after_ms: _builtins.int
+    """When to bid again, in milliseconds; 0 if it was granted or done."""
+    def __init__(
+        self,
+        *,
+        granted: _builtins.bool = ...,
+        done: _builtins.bool = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "granted", b"granted", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandBackResponse: _TypeAlias = HandBackResponse  # noqa: Y015
 
 @_typing.final
 class GetRoomRequest(_message.Message):

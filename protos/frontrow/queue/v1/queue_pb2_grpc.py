@@ -54,6 +54,16 @@ class QueueServiceStub:
                 request_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.LeaveQueueRequest.SerializeToString,
                 response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.LeaveQueueResponse.FromString,
                 _registered_method=True)
+        self.WatchRoom = channel.stream_stream(
+                '/frontrow.queue.v1.QueueService/WatchRoom',
+                request_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.WatchRoomRequest.SerializeToString,
+                response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.WatchRoomResponse.FromString,
+                _registered_method=True)
+        self.HandBack = channel.unary_unary(
+                '/frontrow.queue.v1.QueueService/HandBack',
+                request_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.HandBackRequest.SerializeToString,
+                response_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.HandBackResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -99,6 +109,29 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRoom(self, request_iterator, context):
+        """Keeps a copy of a room up to date at the caller, who answers polls from it: a snapshot, then
+        every change. The first request names the room. Each later one may ask for a heartbeat and
+        report signs of life. The server ends the stream with UNAVAILABLE when it drains or when the
+        caller reads too slowly: watch again then, at once.
+
+        Reasons: INVALID_REQUEST (more than 256 signs of life), ROOM_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandBack(self, request, context):
+        """After a loss in the store, gives back what a copy of the room knows of the lost epoch. Without
+        states it is a bid: the copy that has come furthest gives back the lives, any copy the ends. At
+        most 256 states in all. Idempotent.
+
+        Reasons: INVALID_REQUEST (more than 256 states), ROOM_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +149,16 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.LeaveQueue,
                     request_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.LeaveQueueRequest.FromString,
                     response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.LeaveQueueResponse.SerializeToString,
+            ),
+            'WatchRoom': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchRoom,
+                    request_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.WatchRoomRequest.FromString,
+                    response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.WatchRoomResponse.SerializeToString,
+            ),
+            'HandBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandBack,
+                    request_deserializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.HandBackRequest.FromString,
+                    response_serializer=frontrow_dot_queue_dot_v1_dot_queue__pb2.HandBackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -204,6 +247,60 @@ class QueueService:
             '/frontrow.queue.v1.QueueService/LeaveQueue',
             frontrow_dot_queue_dot_v1_dot_queue__pb2.LeaveQueueRequest.SerializeToString,
             frontrow_dot_queue_dot_v1_dot_queue__pb2.LeaveQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRoom(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/frontrow.queue.v1.QueueService/WatchRoom',
+            frontrow_dot_queue_dot_v1_dot_queue__pb2.WatchRoomRequest.SerializeToString,
+            frontrow_dot_queue_dot_v1_dot_queue__pb2.WatchRoomResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.queue.v1.QueueService/HandBack',
+            frontrow_dot_queue_dot_v1_dot_queue__pb2.HandBackRequest.SerializeToString,
+            frontrow_dot_queue_dot_v1_dot_queue__pb2.HandBackResponse.FromString,
             options,
             channel_credentials,
             insecure,

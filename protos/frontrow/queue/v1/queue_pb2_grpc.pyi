@@ -61,6 +61,21 @@ class QueueServiceStub:
 
     Reasons: ROOM_NOT_FOUND.
     """
+    WatchRoom: _grpc.StreamStreamMultiCallable[_queue_pb2.WatchRoomRequest, _queue_pb2.WatchRoomResponse]
+    """Keeps a copy of a room up to date at the caller, who answers polls from it: a snapshot, then
+    every change. The first request names the room. Each later one may ask for a heartbeat and
+    report signs of life. The server ends the stream with UNAVAILABLE when it drains or when the
+    caller reads too slowly: watch again then, at once.
+
+    Reasons: INVALID_REQUEST (more than 256 signs of life), ROOM_NOT_FOUND.
+    """
+    HandBack: _grpc.UnaryUnaryMultiCallable[_queue_pb2.HandBackRequest, _queue_pb2.HandBackResponse]
+    """After a loss in the store, gives back what a copy of the room knows of the lost epoch. Without
+    states it is a bid: the copy that has come furthest gives back the lives, any copy the ends. At
+    most 256 states in all. Idempotent.
+
+    Reasons: INVALID_REQUEST (more than 256 states), ROOM_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -94,6 +109,21 @@ class QueueServiceAsyncStub(QueueServiceStub):
     ended and for another user's place.
 
     Reasons: ROOM_NOT_FOUND.
+    """
+    WatchRoom: _aio.StreamStreamMultiCallable[_queue_pb2.WatchRoomRequest, _queue_pb2.WatchRoomResponse]  # type: ignore[assignment]
+    """Keeps a copy of a room up to date at the caller, who answers polls from it: a snapshot, then
+    every change. The first request names the room. Each later one may ask for a heartbeat and
+    report signs of life. The server ends the stream with UNAVAILABLE when it drains or when the
+    caller reads too slowly: watch again then, at once.
+
+    Reasons: INVALID_REQUEST (more than 256 signs of life), ROOM_NOT_FOUND.
+    """
+    HandBack: _aio.UnaryUnaryMultiCallable[_queue_pb2.HandBackRequest, _queue_pb2.HandBackResponse]  # type: ignore[assignment]
+    """After a loss in the store, gives back what a copy of the room knows of the lost epoch. Without
+    states it is a bid: the copy that has come furthest gives back the lives, any copy the ends. At
+    most 256 states in all. Idempotent.
+
+    Reasons: INVALID_REQUEST (more than 256 states), ROOM_NOT_FOUND.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +173,33 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         ended and for another user's place.
 
         Reasons: ROOM_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRoom(
+        self,
+        request_iterator: _MaybeAsyncIterator[_queue_pb2.WatchRoomRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_queue_pb2.WatchRoomResponse], _abc.AsyncIterator[_queue_pb2.WatchRoomResponse]]:
+        """Keeps a copy of a room up to date at the caller, who answers polls from it: a snapshot, then
+        every change. The first request names the room. Each later one may ask for a heartbeat and
+        report signs of life. The server ends the stream with UNAVAILABLE when it drains or when the
+        caller reads too slowly: watch again then, at once.
+
+        Reasons: INVALID_REQUEST (more than 256 signs of life), ROOM_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def HandBack(
+        self,
+        request: _queue_pb2.HandBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_pb2.HandBackResponse, _abc.Awaitable[_queue_pb2.HandBackResponse]]:
+        """After a loss in the store, gives back what a copy of the room knows of the lost epoch. Without
+        states it is a bid: the copy that has come furthest gives back the lives, any copy the ends. At
+        most 256 states in all. Idempotent.
+
+        Reasons: INVALID_REQUEST (more than 256 states), ROOM_NOT_FOUND.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,75 @@
+"""A room as far as its changes have been applied, and where a place stands in it."""
+
+from dataclasses import dataclass, field
+
+from protos.frontrow.queue.v1 import queue_pb2
+from room_view.line import Line
+
+
+class Gap(Exception):
+    """A change is missing between a view and the next one: only a new snapshot helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An admitted place. `claimed`: its owner has polled since."""
+
+    user_id: int
+    until_ms: int
+    claimed: bool
+
+
+@dataclass(slots=True)
+class RoomView:
+    """A copy of a room, exact as of change `seq` of `epoch` (docs/adr/0040-room-view.md).
+
+    `last` is the greatest place number that it has seen. Score and number of a place are apart:
+    only `score` knows how one leads to the other.
+    """
+
+    epoch: int
+    seq: int
+    rules: queue_pb2.RoomRules
+    fields: queue_pb2.RoomFields
+    last: int = 0
+    line: Line = field(default_factory=Line)
+    admitted: dict[int, Admission] = field(default_factory=dict)
+
+    def score(self, number: int) -> int:
+        """Returns the score that orders the line."""
+        return number
+
+    def order(self, number: int) -> int:
+        """Returns the position in line, from 1; 0 if the place does not wait here."""
+        return self.line.rank(self.score(number))
+
+    def apply(self, changes: queue_pb2.RoomChanges) -> bool:
+        """Applies what one call to the store changed. Returns False for a change that it has
+        already. Raises Gap if an earlier one is missing or the epoch is a later one."""
+        if changes.epoch < self.epoch or (changes.epoch == self.epoch and changes.seq <= self.seq):
+            return False
+        if changes.epoch != self.epoch or changes.seq != self.seq + 1:
+            raise Gap
+        for change in changes.changes:
+            self._apply(change)
+        self.seq = changes.seq
+        return True
+
+    def _apply(self, change: queue_pb2.RoomChange) -> None:
+        number = change.number
+        if change.kind == queue_pb2.RoomChange.KIND_WAITING:
+            self.line.add(self.score(number))
+            self.last = max(self.last, number)
+        elif change.kind == queue_pb2.RoomChange.KIND_FIELDS:
+            self.fields = change.fields
+        elif change.kind == queue_pb2.RoomChange.KIND_ENDED:
+            self.line.discard(self.score(number))
+            self.admitted.pop(number, None)
+        else:
+            self.line.discard(self.score(number))
+            self.last = max(self.last, number)
+            self.admitted[number] = Admission(
+                change.user_id,
+                change.admitted_until_ms,
+                change.kind == queue_pb2.RoomChange.KIND_CLAIMED,
+            )
