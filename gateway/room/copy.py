@@ -1,0 +1,139 @@
+"""The copy of the room that this process keeps, from the messages of one stream."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.room.freshness import Freshness
+from protos.frontrow.queue.v1 import queue_pb2
+from room_view.line import Line
+from room_view.view import Admission, Gap, RoomView
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """A snapshot that has not replaced the view yet."""
+
+    view: RoomView
+    complete_at_seq: int | None = None  # None until its last part has arrived
+    changes: list[queue_pb2.RoomChanges] = field(default_factory=list)
+
+
+class RoomCopy:
+    """The view of the room, the view of the epoch before while that one heals, and their freshness.
+
+    Later is decided by (epoch, seq): a snapshot of a replica that is behind does not replace a view
+    that has come further.
+    """
+
+    def __init__(self, fresh_seconds: float) -> None:
+        """`fresh_seconds`: see GATEWAY_ROOM_FRESH_SECONDS."""
+        self.view: RoomView | None = None
+        """Exact as of `freshness.as_of`. None before the first snapshot, and after a loss until the
+        snapshot of the new epoch."""
+        self.previous: RoomView | None = None
+        """What was known of the epoch that was lost, while it heals. It does not change."""
+        self.lost_at = 0.0
+        """When the loss was noticed, by time.monotonic()."""
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called at each loss, once `previous` is set; a new `view` may not be there yet."""
+        self.freshness = Freshness(fresh_seconds)
+        self._longest_fresh_seconds = fresh_seconds
+        self._epoch = 0  # the latest that is known
+        self._next: _Snapshot | None = None
+
+    def apply(self, message: queue_pb2.WatchRoomResponse) -> None:
+        """Applies a message. Raises Gap if a change is missing: watch anew then."""
+        if message.HasField("snapshot"):
+            self._take(message.snapshot)
+        for changes in message.changes:
+            self._change(changes)
+        if message.HasField("heartbeat"):
+            self._begin_epoch(message.heartbeat.epoch)
+            self.freshness.answered(message.heartbeat)
+        self._adopt()
+        if self.view is not None:
+            self.freshness.prove(self.view)
+
+    def disconnected(self) -> None:
+        """Notes the end of a stream: an incomplete snapshot is of no use. The view stays."""
+        self._next = None
+        self.freshness.disconnected()
+
+    def healed(self) -> None:
+        """Drops the view of the lost epoch: its places have returned, or will not."""
+        self.previous = None
+
+    def memory(self) -> queue_pb2.RoomMemory:
+        """Returns what is known of the room, for the case that the store has lost it."""
+        view = self.view or self.previous
+        if view is None:
+            return queue_pb2.RoomMemory()
+        return queue_pb2.RoomMemory(
+            epoch=view.epoch,
+            seq=view.seq,
+            last=view.last,
+            capacity=view.fields.capacity,
+            max_waiting=view.fields.max_waiting,
+            paused=view.fields.paused,
+        )
+
+    def _take(self, part: queue_pb2.RoomSnapshot) -> None:
+        if part.is_first:
+            self._begin_epoch(part.epoch)
+            view = RoomView(part.epoch, part.seq, part.rules, part.fields, part.last, Line())
+            self._next = _Snapshot(view)
+        snapshot = self._next
+        if snapshot is None or snapshot.complete_at_seq is not None:
+            raise Gap  # a later part without the first
+        snapshot.view.line.extend(part.waiting)
+        snapshot.view.admitted.update(
+            (a.number, Admission(a.user_id, a.admitted_until_ms, a.claimed)) for a in part.admitted
+        )
+        snapshot.view.last = max(snapshot.view.last, part.last)
+        if part.is_last:
+            snapshot.complete_at_seq = part.complete_at_seq
+            for changes in snapshot.changes:
+                snapshot.view.apply(changes)
+            snapshot.changes = []
+
+    def _change(self, changes: queue_pb2.RoomChanges) -> None:
+        snapshot, view = self._next, self.view
+        if snapshot is not None and snapshot.complete_at_seq is None:
+            snapshot.changes.append(changes)
+        elif snapshot is not None:
+            snapshot.view.apply(changes)
+        self._begin_epoch(changes.epoch)
+        if view is None or view is not self.view:
+            if snapshot is None:
+                raise Gap
+        elif snapshot is None or (changes.epoch, changes.seq) == (view.epoch, view.seq + 1):
+            view.apply(changes)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Notices that the store has lost places: their epoch is over."""
+        if epoch <= self._epoch:
+            return
+        self._epoch = epoch
+        if self.view is None:
+            return
+        # A second loss, before the first has healed, does not make what is known of it useless.
+        self.previous = self.previous or self.view
+        self.view = None
+        self.lost_at = time.monotonic()
+        self.freshness.reset()
+        self.on_loss()
+
+    def _adopt(self) -> None:
+        """Replaces the view by the snapshot, once it is complete and has come as far."""
+        snapshot, view = self._next, self.view
+        if snapshot is None or snapshot.complete_at_seq is None:
+            return
+        new = snapshot.view
+        if new.seq < snapshot.complete_at_seq or new.epoch < self._epoch:
+            return
+        if view is not None and new.seq < view.seq:
+            return
+        self.view = new
+        self._next = None
+        self.freshness.seconds = min(self._longest_fresh_seconds, new.rules.poll_min_ms / 1000)

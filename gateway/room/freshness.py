@@ -1,0 +1,120 @@
+"""Proves how new the copy of the room is, by round trips on the clock of this process."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from protos.frontrow.queue.v1 import queue_pb2
+from room_view.view import RoomView
+
+# Answers whose change has not been applied yet: more than a stream can be behind.
+_MAX_UNPROVED = 64
+
+
+class Freshness:
+    """Knows as of when a view is exact, and asks for a heartbeat when a request needs to know.
+
+    A heartbeat names the last change of the room when a script wrote to the store. Once the view
+    has applied that change, it is as new as the moment at which the heartbeat was *asked for*: the
+    age of the last message would hide a stall. A heartbeat of another epoch proves nothing.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: how old an answer from the view may be."""
+        self.seconds = seconds
+        self.ask: Callable[[], bool] = lambda: False
+        """Sends a heartbeat soon; returns whether the stream is there."""
+        self.as_of = -math.inf
+        """The view has every change that was made before this, by time.monotonic()."""
+        self._next_id = 1
+        self._asked: dict[int, float] = {}
+        self._unproved: deque[tuple[queue_pb2.Heartbeat, float]] = deque(maxlen=_MAX_UNPROVED)
+        self._clock = (0.0, 0.0, 0)
+        self._proved: asyncio.Future[None] | None = None
+
+    def is_fresh(self) -> bool:
+        """Returns whether the view may answer now. Past half of the time, asks for the next
+        heartbeat, so that under load nobody waits for one."""
+        now = time.monotonic()
+        age = now - self.as_of
+        if age > self.seconds / 2 and not self._asked:
+            self.ask()
+        return age <= self.seconds
+
+    async def becomes_fresh(self) -> bool:
+        """Waits for one heartbeat, at most `seconds`; returns whether the view may answer now.
+        Does not wait for one that is overdue already: nobody waits for a stream that stalls."""
+        if self.is_fresh():
+            return True
+        now = time.monotonic()
+        oldest = next(iter(self._asked.values()), now)
+        patience = oldest + self.seconds - now
+        if patience <= 0 or (not self._asked and not self.ask()):
+            return False
+        if self._proved is None:
+            self._proved = asyncio.get_running_loop().create_future()
+        await asyncio.wait({self._proved}, timeout=patience)
+        return self.is_fresh()
+
+    def asked(self) -> int:
+        """Notes that a heartbeat is asked for now, and returns its id."""
+        heartbeat_id = self._next_id
+        self._next_id += 1
+        self._asked[heartbeat_id] = time.monotonic()
+        return heartbeat_id
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a heartbeat is unanswered."""
+        return bool(self._asked)
+
+    def answered(self, heartbeat: queue_pb2.Heartbeat) -> None:
+        """Takes an answer. It counts once its change is applied (`prove`)."""
+        asked_at = self._asked.get(heartbeat.id)
+        if asked_at is None:
+            return
+        # Answers come in the order of the questions.
+        for heartbeat_id in [n for n in self._asked if n <= heartbeat.id]:
+            del self._asked[heartbeat_id]
+        self._unproved.append((heartbeat, asked_at))
+
+    def prove(self, view: RoomView) -> None:
+        """Counts the answers whose change `view` has applied."""
+        waiting = self._unproved
+        while waiting:
+            heartbeat, asked_at = waiting[0]
+            if heartbeat.epoch > view.epoch:
+                return
+            if heartbeat.epoch == view.epoch:
+                if heartbeat.seq > view.seq:
+                    return
+                self.as_of = max(self.as_of, asked_at)
+                self._clock = (asked_at, time.monotonic() - asked_at, heartbeat.now_ms)
+            waiting.popleft()
+        if self._proved is not None and self.is_fresh():
+            self._proved.set_result(None)
+            self._proved = None
+
+    def disconnected(self) -> None:
+        """Forgets the questions of a stream that has ended; nobody waits for them."""
+        self._asked.clear()
+        if self._proved is not None:
+            self._proved.set_result(None)
+            self._proved = None
+
+    def reset(self) -> None:
+        """Takes nothing for proved any more: the view belongs to another epoch now."""
+        self.as_of = -math.inf
+
+    def now_ms(self) -> int:
+        """Returns the time by the clock of the store, Unix time in milliseconds; never less than
+        the real one, and more by at most `uncertainty_ms`."""
+        asked_at, _, now_ms = self._clock
+        return now_ms + math.ceil((time.monotonic() - asked_at) * 1000)
+
+    @property
+    def uncertainty_ms(self) -> int:
+        """How long the heartbeat took that `now_ms` relies on."""
+        return math.ceil(self._clock[1] * 1000)
