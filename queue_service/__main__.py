@@ -11,6 +11,7 @@ from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
 from queue_service.tokens import Signer
+from room_view.position import Pacing
 from servicekit import logs, redis_client
 from servicekit.kafka import Consumer
 from servicekit.server import Server, run
@@ -32,7 +33,7 @@ async def main() -> None:
         service = QueueService(
             QueueRepository(redis, settings.rules, settings.limits),
             Signer(settings.token_signing_key_id, settings.signing_secret),
-            settings.pacing,
+            Pacing(settings.room_rules),
             settings.rooms,
         )
         server.add(

@@ -1,8 +1,9 @@
-"""Places, where they stand, and when their owners should poll. No I/O."""
+"""Places, rooms, and what they refuse. No I/O."""
 
 import enum
 from dataclasses import dataclass
 
+from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.errors import InvalidRequest, NotFound
 
 MAX_ITEMS = 256
@@ -13,13 +14,6 @@ MAX_NUMBER = 2**53
 """Redis stores place numbers below this exactly."""
 
 _NUMBERS_PER_MS = 4096
-# The places near the front poll every 10 s or more often, whatever the longest pause is.
-_NEAR = 100
-_NEAR_POLL_MAX_MS = 10_000
-# Behind them the pause grows by this for each place. While a line moves by less than 100 places per
-# second, nobody pauses longer than the way to the front plus 9 s, although the pace of a line that
-# has just begun to move is not known yet. All of them up to 60 s make 200 polls per second.
-_FAR_POLL_MS_EACH = 10
 _YEAR_2026 = 1_767_225_600_000
 
 
@@ -74,14 +68,6 @@ class Entry:
     attempt: str = ""
 
 
-class PlaceState(enum.Enum):
-    """WAITING -> ADMITTED -> ENDED. A place may also end while it waits."""
-
-    WAITING = 1
-    ADMITTED = 2
-    ENDED = 3
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place in line. Its number is given to one user, once.
@@ -105,19 +91,6 @@ class Place:
     def possible(self) -> bool:
         """Whether a waiting room can have given this place."""
         return 0 < self.number < MAX_NUMBER and 0 < self.user_id <= MAX_USER_ID and self.epoch >= 0
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a place stands. `order` is its position in line while it waits, `admitted_until_ms`
-    (Unix time) the end of its admission while it is admitted; otherwise they are 0."""
-
-    state: PlaceState
-    order: int = 0
-    admitted_until_ms: int = 0
-
-
-ENDED = Standing(PlaceState.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +129,18 @@ class Room:
         """Whether lost places still return, so that orders may grow."""
         return self.now < self.settled_at
 
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A Standing with what else the fan sees; durations in milliseconds. `access_token` is a fresh
-    token of the place, or empty."""
-
-    standing: Standing
-    poll_after_ms: int
-    estimated_wait_ms: int
-    recovering: bool
-    access_token: str = ""
+    def fields(self) -> queue_pb2.RoomFields:
+        """Returns what a position depends on beside the places."""
+        return queue_pb2.RoomFields(
+            capacity=self.limits.capacity,
+            max_waiting=self.limits.max_waiting,
+            paused=self.limits.paused,
+            grace_until_ms=self.grace_until,
+            settled_at_ms=self.settled_at,
+            pace_at_ms=self.pace_at,
+            pace_now=self.pace_now,
+            pace_before=self.pace_before,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,41 +167,3 @@ class Rules:
         """A poll is recorded only if the last recorded one is older than this, so that most
         polls only read."""
         return min(5_000, self.absent_after_ms // 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Pacing:
-    """How often to poll and how long the wait may be, in milliseconds."""
-
-    poll_min_ms: int
-    poll_max_ms: int
-    admission_ttl_ms: int
-
-    def position(self, standing: Standing, room: Room) -> Position:
-        """Returns a standing with the time of the next poll and the expected wait."""
-        if standing.state is not PlaceState.WAITING:
-            return Position(standing, self.poll_max_ms, 0, room.settling)
-        wait = self._expected_wait(standing.order, room)
-        # After half of the wait, so that a wrong estimate is corrected. The first hundred poll
-        # often whatever the estimate, because a free slot idles until its owner polls; together
-        # they make 25 to 30 polls per second.
-        near = min(self.poll_min_ms + 100 * standing.order, _NEAR_POLL_MAX_MS)
-        far = _FAR_POLL_MS_EACH * max(0, standing.order - _NEAR)
-        poll = min(wait // 2, near + far, self.poll_max_ms)
-        poll = max(self.poll_min_ms, poll - self._earlier(standing.order, poll))
-        return Position(standing, poll, wait, room.settling)
-
-    @staticmethod
-    def _earlier(order: int, poll: int) -> int:
-        # Fans who enter in the same second would otherwise always poll in the same second. So each
-        # order polls up to a quarter earlier, and Knuth's multiplicative hash gives neighbours
-        # different shares of it. Never later: grace and absence rely on poll_max.
-        return poll // 4 * (order * 2_654_435_769 % 2**32) >> 32
-
-    def _expected_wait(self, order: int, room: Room) -> int:
-        # The recent pace, or at least that of a full shop in which every admission lasts its
-        # whole time.
-        window = 60_000 + max(0, room.now - room.pace_at)
-        recent = (room.pace_before + room.pace_now) / window
-        slowest = max(1, room.limits.capacity) / self.admission_ttl_ms
-        return int(order / max(recent, slowest)) + max(0, room.grace_until - room.now)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from queue_service.domain import Entry, Place, Refusal, Room, Standing
+from queue_service.domain import Entry, Place, Refusal, Room
+from room_view.position import Standing
 
 
 class QueueStore(Protocol):

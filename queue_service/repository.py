@@ -12,12 +12,11 @@ from queue_service.domain import (
     Entry,
     Limits,
     Place,
-    PlaceState,
     Refusal,
     Room,
     Rules,
-    Standing,
 )
+from room_view.position import PlaceState, Standing
 from servicekit.redis_client import translated_errors
 
 _KEYS = (

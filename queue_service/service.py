@@ -12,16 +12,13 @@ from functools import partial
 from prometheus_client import Counter, Gauge
 
 from queue_service.domain import (
-    ENDED,
     MAX_ITEMS,
     MAX_NUMBER,
     MAX_USER_ID,
     BadLimit,
     Entry,
     MixedRooms,
-    Pacing,
     Place,
-    Position,
     Refusal,
     Room,
     RoomNotFound,
@@ -29,6 +26,7 @@ from queue_service.domain import (
 )
 from queue_service.ports import QueueStore
 from queue_service.tokens import Signer
+from room_view.position import ENDED, Pacing, Position
 from servicekit import logs
 from servicekit.background import repeat
 from servicekit.retries import Outage
@@ -96,6 +94,7 @@ class QueueService:
             # The answer may name a place whose end was lost.
             state, answers = await self._store.enter(room, known)
             self._count(room, state)
+        fields = state.fields()
         stored = iter(answers)
         results: list[Entered | Refusal] = []
         for entry in entries:
@@ -106,7 +105,7 @@ class QueueService:
                 results.append(answer)
             else:
                 place, standing = answer
-                position = self._pacing.position(standing, state)
+                position = self._pacing.position(standing, fields, state.now)
                 issued_at = _issue_time(place, state, renew_issued_before)
                 token = self._signer.sign(place, issued_at)
                 results.append(Entered(place, token, position))
@@ -129,10 +128,12 @@ class QueueService:
         self._require_room(room)
         state, standings = await self._store.positions(room, [p for p in places if p.possible])
         self._count(room, state)
+        fields = state.fields()
         stored = iter(standings)
         positions = []
         for place in places:
-            position = self._pacing.position(next(stored) if place.possible else ENDED, state)
+            standing = next(stored) if place.possible else ENDED
+            position = self._pacing.position(standing, fields, state.now)
             issued_at = place.issued_at or place.given_at
             if issued_at < renew_issued_before and position.standing != ENDED:
                 token = self._signer.sign(place, state.now // 1000)

@@ -8,7 +8,7 @@ import grpc
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import AdminGuard
-from queue_service.domain import Entry, Place, PlaceState, Position, Refusal, Room
+from queue_service.domain import Entry, Place, Refusal, Room
 from queue_service.service import Entered, QueueService
 from servicekit.server import Context
 
@@ -16,12 +16,6 @@ _UNKNOWN = queue_pb2.EnterQueueRequest.Entrant()
 
 # The responses that are a room: they have the same fields.
 RoomResponse = TypeVar("RoomResponse", queue_pb2.GetRoomResponse, queue_pb2.UpdateRoomResponse)
-
-_STATES = {
-    PlaceState.WAITING: queue_pb2.PLACE_STATE_WAITING,
-    PlaceState.ADMITTED: queue_pb2.PLACE_STATE_ADMITTED,
-    PlaceState.ENDED: queue_pb2.PLACE_STATE_ENDED,
-}
 
 
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
@@ -54,7 +48,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         places = [Place(p.room, p.number, p.user_id, p.epoch, p.issued_at) for p in request.places]
         positions = await self._service.get_positions(places, request.renew_issued_before)
         return queue_pb2.GetPositionsResponse(
-            positions=[_position(position) for position in positions]
+            positions=[position.message() for position in positions]
         )
 
     async def LeaveQueue(
@@ -132,19 +126,7 @@ def _entered(result: Entered) -> queue_pb2.EnterQueueResponse.Result:
             room=place.room, number=place.number, user_id=place.user_id, epoch=place.epoch
         ),
         access_token=result.access_token,
-        position=_position(result.position),
-    )
-
-
-def _position(position: Position) -> queue_pb2.Position:
-    return queue_pb2.Position(
-        state=_STATES[position.standing.state],
-        order=position.standing.order,
-        poll_after_ms=position.poll_after_ms,
-        estimated_wait_ms=position.estimated_wait_ms,
-        admitted_until_ms=position.standing.admitted_until_ms,
-        recovering=position.recovering,
-        access_token=position.access_token,
+        position=result.position.message(),
     )
 
 

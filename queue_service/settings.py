@@ -5,7 +5,8 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from queue_service.domain import Limits, Pacing, Rules
+from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.domain import Limits, Rules
 from servicekit.settings import ListenAddress, ServiceSettings, config
 
 RoomName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
@@ -166,12 +167,14 @@ class Settings(ServiceSettings):
         )
 
     @property
-    def pacing(self) -> Pacing:
-        """How often fans poll."""
-        return Pacing(
+    def room_rules(self) -> queue_pb2.RoomRules:
+        """The times that positions and copies of a room depend on."""
+        return queue_pb2.RoomRules(
             poll_min_ms=_ms(self.poll_min_seconds),
             poll_max_ms=_ms(self.poll_max_seconds),
             admission_ttl_ms=_ms(self.admission_ttl_seconds),
+            claim_window_ms=_ms(self.claim_window_seconds),
+            absent_after_ms=_ms(self.absent_after_seconds),
         )
 
 

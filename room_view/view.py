@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.line import Line
+from room_view.position import PlaceState, Standing
 
 
 class Gap(Exception):
@@ -42,6 +43,19 @@ class RoomView:
     def order(self, number: int) -> int:
         """Returns the position in line, from 1; 0 if the place does not wait here."""
         return self.line.rank(self.score(number))
+
+    def standing(self, number: int, user_id: int, now_ms: int) -> Standing | None:
+        """Returns where a user's place stands at `now_ms` of the room's clock.
+
+        None: this view does not know the place, or its admission has run out. That is no proof that
+        it has ended.
+        """
+        if order := self.order(number):
+            return Standing(PlaceState.WAITING, order)
+        admission = self.admitted.get(number)
+        if admission is None or admission.user_id != user_id or admission.until_ms <= now_ms:
+            return None
+        return Standing(PlaceState.ADMITTED, 0, admission.until_ms, admission.claimed)
 
     def apply(self, changes: queue_pb2.RoomChanges) -> bool:
         """Applies what one call to the store changed. Returns False for a change that it has

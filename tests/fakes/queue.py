@@ -8,17 +8,8 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from queue_service.domain import (
-    ENDED,
-    Entry,
-    Limits,
-    Place,
-    PlaceState,
-    Refusal,
-    Room,
-    Rules,
-    Standing,
-)
+from queue_service.domain import Entry, Limits, Place, Refusal, Room, Rules
+from room_view.position import ENDED, PlaceState, Standing
 
 _YEAR_2026 = 1_767_225_600_000
 

@@ -16,9 +16,10 @@ import pytest
 import redis
 
 from harness.local.process import find_binary
-from queue_service.domain import Entry, Limits, Place, PlaceState, Refusal, Room, Rules, Standing
+from queue_service.domain import Entry, Limits, Place, Refusal, Room, Rules
 from queue_service.ports import QueueStore
 from queue_service.repository import QueueRepository
+from room_view.position import PlaceState, Standing
 from servicekit import redis_client
 from tests.fakes.queue import FakeQueueStore
 

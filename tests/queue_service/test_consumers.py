@@ -7,10 +7,12 @@ from functools import partial
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.consumers import PaymentEvents
-from queue_service.domain import Limits, Pacing, Place, PlaceState
+from queue_service.domain import Limits, Place
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
+from room_view.position import Pacing, PlaceState
 from servicekit.kafka import Consumer, Producer, Record
 from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES, entries
@@ -25,7 +27,14 @@ async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
     await admin.close()
     store = FakeQueueStore(RULES, Limits(capacity=1, max_waiting=10))
     service = QueueService(
-        store, Signer("k1", "s" * 32), Pacing(1, 2, RULES.admission_ttl_ms), ["queue-test"]
+        store,
+        Signer("k1", "s" * 32),
+        Pacing(
+            queue_pb2.RoomRules(
+                poll_min_ms=1, poll_max_ms=2, admission_ttl_ms=RULES.admission_ttl_ms
+            )
+        ),
+        ["queue-test"],
     )
 
     async def enter(user_id: int) -> Place:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from queue_service.domain import MAX_ITEMS, Limits, Pacing, Place, PlaceState, Refusal, Rules
+from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.domain import MAX_ITEMS, Limits, Place, Refusal, Rules
 from queue_service.repository import QueueRepository
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer
+from room_view.position import Pacing, PlaceState
 from servicekit import redis_client
 from servicekit.errors import Unavailable
 from tests.queue_service.conftest import RULES, OwnRedis, entries
@@ -104,7 +106,13 @@ async def open_shop(url: str, rules: Rules = PATIENT) -> AsyncIterator[Shop]:
             stack.push_async_callback(redis.aclose)
             return redis
 
-        pacing = Pacing(1_000, 10_000, rules.admission_ttl_ms)
+        pacing = Pacing(
+            queue_pb2.RoomRules(
+                poll_min_ms=1_000,
+                poll_max_ms=10_000,
+                admission_ttl_ms=rules.admission_ttl_ms,
+            )
+        )
         replicas = [
             QueueService(
                 QueueRepository(client(), rules, Limits(CAPACITY, 10_000)),

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from queue_service.domain import Limits, Place, PlaceState, Refusal, Room, Standing
+from queue_service.domain import Limits, Place, Refusal, Room
 from queue_service.repository import QueueRepository
+from room_view.position import PlaceState, Standing
 from servicekit import redis_client
 from tests.queue_service.conftest import RULES, OwnRedis, entries
 from tests.queue_service.log import Log, RealLog, View

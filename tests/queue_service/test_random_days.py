@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from queue_service.domain import Limits, Place, PlaceState, Refusal, Standing
+from queue_service.domain import Limits, Place, Refusal
 from queue_service.repository import QueueRepository
+from room_view.position import PlaceState, Standing
 from servicekit import redis_client
 from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES, OwnRedis, entries

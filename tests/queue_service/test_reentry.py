@@ -2,7 +2,8 @@
 
 import pytest
 
-from queue_service.domain import Entry, Place, Refusal, Standing
+from queue_service.domain import Entry, Place, Refusal
+from room_view.position import Standing
 from tests.queue_service.conftest import MakeRoom, RoomHandle
 
 NOT_YOURS = Refusal.NOT_YOURS

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from structlog.testing import CapturingLogger
 
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from queue_service import service as service_module
 from queue_service.consumers import PaymentEvents
 from queue_service.domain import (
@@ -18,15 +19,14 @@ from queue_service.domain import (
     Entry,
     Limits,
     MixedRooms,
-    Pacing,
     Place,
-    PlaceState,
     Refusal,
     RoomNotFound,
     TooManyItems,
 )
 from queue_service.service import ADMISSIONS, ADMITTED, WAITING, Entered, QueueService
 from queue_service.tokens import Signer
+from room_view.position import Pacing, PlaceState
 from servicekit.errors import Unavailable
 from servicekit.kafka import Record
 from tests.fakes.queue import FakeQueueStore
@@ -42,7 +42,11 @@ def store() -> FakeQueueStore:
 
 @pytest.fixture
 def service(store: FakeQueueStore) -> QueueService:
-    pacing = Pacing(1_000, 10_000, RULES.admission_ttl_ms)
+    pacing = Pacing(
+        queue_pb2.RoomRules(
+            poll_min_ms=1_000, poll_max_ms=10_000, admission_ttl_ms=RULES.admission_ttl_ms
+        )
+    )
     return QueueService(store, Signer("k1", SECRET), pacing, ["main", "vip"])
 
 

@@ -15,12 +15,13 @@ from structlog.testing import CapturingLogger
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service import admin, admin_guard
 from queue_service.admin_guard import AdminGuard, AdminTokenRequired, credentials
-from queue_service.domain import Limits, Pacing
+from queue_service.domain import Limits
 from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
 from queue_service.tokens import Signer
+from room_view.position import Pacing
 from servicekit import client, redis_client
 from servicekit.rpc_errors import RemoteError
 from servicekit.server import Context, Server
@@ -42,7 +43,9 @@ async def address(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Async
         service = QueueService(
             QueueRepository(redis, RULES, Limits(capacity=1, max_waiting=2)),
             Signer(settings.token_signing_key_id, settings.signing_secret),
-            Pacing(1_000, 10_000, 60_000),
+            Pacing(
+                queue_pb2.RoomRules(poll_min_ms=1_000, poll_max_ms=10_000, admission_ttl_ms=60_000)
+            ),
             settings.rooms,
         )
         server = Server(settings, "queue_service").grpc

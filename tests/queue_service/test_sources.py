@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from queue_service.domain import Entry, Limits, Refusal, Standing
+from queue_service.domain import Entry, Limits, Refusal
 from queue_service.repository import QueueRepository
+from room_view.position import Standing
 from servicekit import redis_client
 from tests.queue_service.conftest import RULES, MakeRoom, RoomHandle
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from queue_service.domain import Place, PlaceState, Refusal
+from queue_service.domain import Place, Refusal
+from room_view.position import PlaceState
 from tests.queue_service.conftest import RULES, MakeRoom, RoomHandle, entries
 
 # As a difference of place numbers: twice heal_within_ms.

@@ -1,26 +1,43 @@
 """How often to ask again, and how long it may take."""
 
 from collections import Counter
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from queue_service.domain import ENDED, Limits, Pacing, PlaceState, Room, Standing
+from protos.frontrow.queue.v1 import queue_pb2
+from room_view.position import ENDED, Pacing, PlaceState, Position, Standing
 
-PACING = Pacing(poll_min_ms=1_000, poll_max_ms=60_000, admission_ttl_ms=600_000)
-ROOM = Room(
-    limits=Limits(capacity=500, max_waiting=1_000_000),
-    waiting=100_000,
-    admitted=500,
-    epoch=1,
-    now=1_800_000_000_000,
-    grace_until=0,
-    settled_at=0,
-    pace_at=1_800_000_000_000 - 60_000,
+NOW = 1_800_000_000_000
+ROOM = queue_pb2.RoomFields(
+    capacity=500,
+    max_waiting=1_000_000,
+    pace_at_ms=NOW - 60_000,
     pace_now=6_000,
     pace_before=6_000,
-    admissions=0,
 )
+
+
+def pacing(poll_max_ms: int = 60_000) -> Pacing:
+    return Pacing(
+        queue_pb2.RoomRules(poll_min_ms=1_000, poll_max_ms=poll_max_ms, admission_ttl_ms=600_000)
+    )
+
+
+PACING = pacing()
+
+
+def but(**changes: Any) -> queue_pb2.RoomFields:
+    """The fields of ROOM with some changed."""
+    fields = queue_pb2.RoomFields()
+    fields.CopyFrom(ROOM)
+    for name, value in changes.items():
+        setattr(fields, name, value)
+    return fields
+
+
+def position(standing: Standing, fields: queue_pb2.RoomFields) -> Position:
+    return PACING.position(standing, fields, NOW)
 
 
 def waiting(order: int) -> Standing:
@@ -29,26 +46,26 @@ def waiting(order: int) -> Standing:
 
 def test_the_wait_follows_the_recent_pace() -> None:
     # 12,000 in two minutes are 100 per second.
-    assert PACING.position(waiting(100), ROOM).estimated_wait_ms == 1_000
-    assert PACING.position(waiting(100_000), ROOM).estimated_wait_ms == 1_000_000
+    assert position(waiting(100), ROOM).estimated_wait_ms == 1_000
+    assert position(waiting(100_000), ROOM).estimated_wait_ms == 1_000_000
 
 
 def test_without_a_recent_pace_everybody_is_thought_slow() -> None:
     # 500 slots, each free once in ten minutes.
-    still = replace(ROOM, pace_at=0, pace_now=0, pace_before=0)
-    assert PACING.position(waiting(500), still).estimated_wait_ms == 600_000
-    closed = replace(still, limits=Limits(0, 10))
-    assert PACING.position(waiting(1), closed).estimated_wait_ms == 600_000
+    still = but(pace_at_ms=0, pace_now=0, pace_before=0)
+    assert position(waiting(500), still).estimated_wait_ms == 600_000
+    closed = but(capacity=0, pace_at_ms=0, pace_now=0, pace_before=0)
+    assert position(waiting(1), closed).estimated_wait_ms == 600_000
 
 
 def test_a_grace_is_waited_for_first() -> None:
-    recovering = replace(ROOM, grace_until=ROOM.now + 5_000, settled_at=ROOM.now + 5_000)
-    position = PACING.position(waiting(100), recovering)
-    assert position.estimated_wait_ms == 6_000
-    assert position.recovering
-    settling = replace(ROOM, settled_at=ROOM.now + 5_000)
-    assert PACING.position(waiting(100), settling).recovering
-    assert not PACING.position(waiting(100), ROOM).recovering
+    recovering = but(grace_until_ms=NOW + 5_000, settled_at_ms=NOW + 5_000)
+    seen = position(waiting(100), recovering)
+    assert seen.estimated_wait_ms == 6_000
+    assert seen.recovering
+    settling = but(settled_at_ms=NOW + 5_000)
+    assert position(waiting(100), settling).recovering
+    assert not position(waiting(100), ROOM).recovering
 
 
 @pytest.mark.parametrize(
@@ -68,7 +85,7 @@ def test_polls_come_at_half_the_wait_within_their_limits(order: int, poll: int) 
 
 @pytest.mark.parametrize(("order", "poll"), [(1, 1_100), (10, 2_000), (90, 10_000)])
 def test_in_a_slow_room_the_first_ask_often_all_the_same(order: int, poll: int) -> None:
-    slow = replace(ROOM, limits=Limits(10, 1000), pace_now=0, pace_before=0)
+    slow = but(capacity=10, pace_now=0, pace_before=0)
     assert poll_after(order, slow) == within_a_quarter(poll)
 
 
@@ -80,15 +97,15 @@ def test_no_poll_is_outside_the_limits() -> None:
 
 def test_the_first_hundred_poll_as_often_as_with_a_longest_pause_of_ten_seconds() -> None:
     """A free slot idles until its owner polls."""
-    ten = replace(PACING, poll_max_ms=10_000)
-    for room in (ROOM, replace(ROOM, limits=Limits(10, 1000), pace_now=0, pace_before=0)):
+    ten = pacing(poll_max_ms=10_000)
+    for room in (ROOM, but(capacity=10, pace_now=0, pace_before=0)):
         for order in range(1, 101):
             standing = waiting(order)
-            assert PACING.position(standing, room) == ten.position(standing, room)
+            assert position(standing, room) == ten.position(standing, room, NOW)
 
 
 def test_beyond_the_first_hundred_the_pause_grows_with_the_order() -> None:
-    slow = replace(ROOM, limits=Limits(10, 10**6), pace_now=0, pace_before=0)
+    slow = but(capacity=10, pace_now=0, pace_before=0)
     assert poll_after(101, slow) == within_a_quarter(10_010)
     assert poll_after(1_100, slow) == within_a_quarter(20_000)
     assert poll_after(5_100, slow) == within_a_quarter(60_000)
@@ -103,9 +120,9 @@ def test_neighbours_in_line_do_not_come_back_together() -> None:
         assert max(tenths.values()) <= 15
 
 
-def poll_after(order: int, room: Room) -> int:
+def poll_after(order: int, room: queue_pb2.RoomFields) -> int:
     """Milliseconds until the next poll of a place with this order."""
-    return PACING.position(waiting(order), room).poll_after_ms
+    return position(waiting(order), room).poll_after_ms
 
 
 def within_a_quarter(poll: int) -> object:
@@ -115,6 +132,6 @@ def within_a_quarter(poll: int) -> object:
 
 @pytest.mark.parametrize("standing", [ENDED, Standing(PlaceState.ADMITTED, admitted_until_ms=9)])
 def test_who_does_not_wait_has_no_reason_to_ask(standing: Standing) -> None:
-    position = PACING.position(standing, ROOM)
-    assert (position.estimated_wait_ms, position.poll_after_ms) == (0, 60_000)
-    assert position.standing is standing
+    seen = position(standing, ROOM)
+    assert (seen.estimated_wait_ms, seen.poll_after_ms) == (0, 60_000)
+    assert seen.standing is standing
