@@ -1,7 +1,8 @@
 """Places, rooms, and what they refuse. No I/O."""
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.errors import InvalidRequest, NotFound
@@ -12,6 +13,9 @@ MAX_ITEMS = 256
 MAX_USER_ID = 2**63 - 1
 MAX_NUMBER = 2**53
 """Redis stores place numbers below this exactly."""
+
+MAX_NAME = 64
+"""Characters of the name of a copy of a room."""
 
 _NUMBERS_PER_MS = 4096
 _YEAR_2026 = 1_767_225_600_000
@@ -27,6 +31,10 @@ class MixedRooms(InvalidRequest):
 
 class BadLimit(InvalidRequest):
     """A limit of a room would be negative or too large for Redis to count exactly."""
+
+
+class BadName(InvalidRequest):
+    """The name of a copy of a room is empty or longer than MAX_NAME."""
 
 
 class RoomNotFound(NotFound):
@@ -93,6 +101,69 @@ class Place:
         return 0 < self.number < MAX_NUMBER and 0 < self.user_id <= MAX_USER_ID and self.epoch >= 0
 
 
+def _is_number(number: int) -> bool:
+    return 0 < number < MAX_NUMBER
+
+
+@dataclass(frozen=True, slots=True)
+class LostAdmission:
+    """An admission of a lost epoch. `claimed`: its owner had polled since."""
+
+    number: int
+    user_id: int
+    until_ms: int
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """What a copy of a room, `bidder`, knows of a lost epoch: all up to change `seq` of `epoch`,
+    and place numbers up to `last`. Without any places it is a bid.
+
+    `ended` may have places of user 0, which ended by the rules of the room rather than by their
+    owners. `done`: everything was given back.
+    """
+
+    bidder: str
+    epoch: int
+    seq: int
+    last: int
+    ended: Sequence[Place] = ()
+    admitted: Sequence[LostAdmission] = ()
+    waiting: Sequence[int] = ()
+    done: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many places it has."""
+        return len(self.ended) + len(self.admitted) + len(self.waiting)
+
+    def possible(self) -> "HandBack":
+        """Returns it with those places that a waiting room can have given."""
+        return replace(
+            self,
+            ended=[p for p in self.ended if _is_number(p.number) and 0 <= p.user_id <= MAX_USER_ID],
+            admitted=[
+                p
+                for p in self.admitted
+                if _is_number(p.number)
+                and 0 < p.user_id <= MAX_USER_ID
+                and 0 <= p.until_ms < MAX_NUMBER
+            ],
+            waiting=[number for number in self.waiting if _is_number(number)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HandBackReply:
+    """`granted`: the lives were taken, and more may follow. `done`: everything was given back by a
+    copy that has come as far. Otherwise bid again in `retry_after_ms`."""
+
+    granted: bool
+    done: bool
+    retry_after_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits that an operator sets at run time."""
@@ -154,6 +225,10 @@ class Rules:
     heal_within_ms: int
     entries_per_source: int = 0
     source_window_ms: int = 60_000
+    # After a loss, copies of the room bid for `bidding_ms` before one is granted: longer than a
+    # gateway takes to reconnect. One that is silent for `lease_ms` loses its grant.
+    bidding_ms: int = 1_500
+    lease_ms: int = 3_000
 
     @property
     def source_interval_ms(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from queue_service.domain import Entry, Place, Refusal, Room
+from queue_service.domain import Entry, HandBack, HandBackReply, Place, Refusal, Room
 from room_view.position import Standing
 
 
@@ -40,3 +40,8 @@ class QueueStore(Protocol):
 
     async def tick(self, room: str) -> Room:
         """Changes nothing but what is due."""
+
+    async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
+        """Takes back the ends, and the lives if this copy is the one that has come furthest. At
+        most MAX_ITEMS places with numbers and users in range. No place that has ended lives again,
+        and no more are admitted than the capacity."""

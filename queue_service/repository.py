@@ -10,6 +10,8 @@ from redis.commands.core import AsyncScript
 
 from queue_service.domain import (
     Entry,
+    HandBack,
+    HandBackReply,
     Limits,
     Place,
     Refusal,
@@ -68,6 +70,9 @@ class _Items:
     admitted_until: Sequence[int] = ()
     place: Sequence[int] = ()
     epoch: Sequence[int] = ()
+    granted: int = 0
+    done: int = 0
+    retry_after: int = 0
 
     def standing(self, n: int) -> Standing:
         return Standing(_STATES[self.state[n]], self.order[n], self.admitted_until[n])
@@ -87,6 +92,7 @@ class QueueRepository:
         self._leave = self._load("leave")
         self._update = self._load("update")
         self._tick = self._load("tick")
+        self._hand_back = self._load("hand_back")
 
     def _load(self, name: str) -> AsyncScript:
         prelude, script = ((_LUA / f"{part}.lua").read_text() for part in ("prelude", name))
@@ -151,6 +157,26 @@ class QueueRepository:
 
     async def tick(self, room: str) -> Room:
         return (await self._run(self._tick, room, ()))[0]
+
+    async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
+        arguments: list[int | str] = [
+            self._rules.bidding_ms,
+            self._rules.lease_ms,
+            hand_back.bidder,
+            hand_back.epoch,
+            hand_back.seq,
+            hand_back.last,
+            int(hand_back.done),
+            len(hand_back.ended),
+            len(hand_back.admitted),
+        ]
+        for place in hand_back.ended:
+            arguments += (place.number, place.user_id, place.epoch)
+        for lost in hand_back.admitted:
+            arguments += (lost.number, lost.user_id, lost.until_ms, int(lost.claimed))
+        seen, items = await self._run(self._hand_back, room, [*arguments, *hand_back.waiting])
+        reply = HandBackReply(bool(items.granted), bool(items.done), items.retry_after)
+        return seen, reply
 
     async def _run(
         self, script: AsyncScript, room: str, arguments: Sequence[int | str]

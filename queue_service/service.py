@@ -13,10 +13,14 @@ from prometheus_client import Counter, Gauge
 
 from queue_service.domain import (
     MAX_ITEMS,
+    MAX_NAME,
     MAX_NUMBER,
     MAX_USER_ID,
     BadLimit,
+    BadName,
     Entry,
+    HandBack,
+    HandBackReply,
     MixedRooms,
     Place,
     Refusal,
@@ -149,6 +153,18 @@ class QueueService:
         if place.possible:
             self._count(room, await self._store.leave(room, number, user_id, epoch))
             self._ends[room].places.append(place)
+
+    async def hand_back(self, room: str, hand_back: HandBack) -> HandBackReply:
+        """Takes back what a copy of the room knows of a lost epoch; impossible places are ignored.
+        Raises TooManyItems, BadName and RoomNotFound."""
+        self._require_room(room)
+        if hand_back.size > MAX_ITEMS:
+            raise TooManyItems(f"A call may have at most {MAX_ITEMS} items.")
+        if not 0 < len(hand_back.bidder) <= MAX_NAME:
+            raise BadName(f"A bidder needs a name of at most {MAX_NAME} characters.")
+        state, reply = await self._store.hand_back(room, hand_back.possible())
+        self._count(room, state)
+        return reply
 
     async def get_room(self, room: str) -> Room:
         """Returns the limits and counts of a room. Raises RoomNotFound."""

@@ -8,7 +8,7 @@ import grpc
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import AdminGuard
-from queue_service.domain import Entry, Place, Refusal, Room
+from queue_service.domain import Entry, HandBack, LostAdmission, Place, Refusal, Room
 from queue_service.service import Entered, QueueService
 from servicekit.server import Context
 
@@ -67,8 +67,23 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     async def HandBack(
         self, request: queue_pb2.HandBackRequest, context: Context
     ) -> queue_pb2.HandBackResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
-        return queue_pb2.HandBackResponse()
+        hand_back = HandBack(
+            request.bidder,
+            request.lost_epoch,
+            request.lost_seq,
+            request.last,
+            [Place(request.room, p.number, p.user_id, p.epoch) for p in request.ended],
+            [
+                LostAdmission(p.number, p.user_id, p.admitted_until_ms, p.claimed)
+                for p in request.admitted
+            ],
+            request.waiting,
+            request.done,
+        )
+        reply = await self._service.hand_back(request.room, hand_back)
+        return queue_pb2.HandBackResponse(
+            granted=reply.granted, done=reply.done, retry_after_ms=reply.retry_after_ms
+        )
 
     def _result(self, result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:
         if isinstance(result, Refusal):

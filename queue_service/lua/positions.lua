@@ -7,10 +7,12 @@ for i = FIRST_ARGUMENT, #ARGV, 4 do
   local owner, seen, recorded = owner_of(place)
   if owner == user then
     see(place, user, seen, recorded)
+  elseif owner == UNKNOWN_OWNER then
+    adopt(place, user, epoch)
   elseif not owner and is_lost(place, tonumber(ARGV[i + 3])) then
     restore(place, user, epoch)
   end
-  owned[i] = owner == nil or owner == user
+  owned[i] = may_be_of(owner, user)
 end
 step()
 local states, orders, ends = {}, {}, {}

@@ -8,8 +8,10 @@
 --   unclaimed  set         admitted places whose owner has not polled since
 --   users      hash        user -> its place, while that is live (waiting or admitted)
 --   places     hash        live place -> "user:last seen ms", or "user:last seen ms:epoch" if it
---                          was restored after a loss
---   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis
+--                          was restored after a loss; user 0 until the owner of a place that was
+--                          handed back shows its token
+--   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis,
+--                          or that a copy of the room has handed back
 --   ended      sorted set  place -> when it ended, as a number: ended in an epoch whose data was
 --                          lost
 --   restored   sorted set  restored place that is live -> the epoch in which it was restored
@@ -42,6 +44,7 @@ local remembered = {
 }
 local FIRST_ARGUMENT = 11
 
+local UNKNOWN_OWNER = '0' -- of a place that was handed back, until its token is shown
 local MAX_STEP = 256 -- places that one step moves or ends; the next step continues
 local PACE_WINDOW = 60000
 local NOTE_AFTER = math.min(1000, grace / 4) -- precision of timestamps that are written rarely
@@ -70,6 +73,7 @@ local FIELDS = {
   -- The epoch that was opened by a guess: its opener did not remember the room. 0 if there is none,
   -- or once a caller remembers the room (hand_over).
   'blind',
+  'healed', -- the newest epoch in which a copy of the room was handed back in full (hand_back.lua)
 }
 local LIMITS = { 'capacity', 'max_waiting', 'paused' }
 local room = {}
@@ -147,6 +151,9 @@ local function hand_over()
     end
   end
   set('blind', 0)
+  if room.healed == room.epoch then
+    return
+  end
   set('safe', 0)
   set('grace_until', now + grace)
   set('settled_at', now + grace)
@@ -253,26 +260,69 @@ local function lost_one_stays(place, epoch, live)
   return not lost_had_ended(place, live) and redis.call('ZSCORE', WAITING, live) ~= false
 end
 
--- Restores a lost place at its number, unless the user has a live one that stays.
-local function restore(place, user, epoch)
+-- Whether a place that returns stays, rather than the user's live one, which ends then.
+local function prevails(place, user, epoch)
   local live = redis.call('HGET', USERS, user)
-  if live then
+  if live and live ~= place then
     if not lost_one_stays(place, epoch, live) then
-      note_end(place)
-      return
+      return false
     end
     end_place(live)
   end
-  redis.call('ZADD', WAITING, place, place)
+  return true
+end
+
+local function note_owner(place, user, epoch)
   redis.call('HSET', USERS, user, place)
   redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. ':' .. epoch)
   redis.call('ZADD', RESTORED, int(room.epoch), place)
-  -- If one place was lost, others were, too.
-  if room.resumed_at + grace > math.max(now, room.grace_until) then
+end
+
+-- Restores a lost place at its number, unless the user has a live one that stays.
+local function restore(place, user, epoch)
+  if not prevails(place, user, epoch) then
+    note_end(place)
+    return
+  end
+  redis.call('ZADD', WAITING, place, place)
+  note_owner(place, user, epoch)
+  -- If one place was lost, others were, too, unless all that a copy knew was handed back.
+  if room.healed ~= room.epoch and room.resumed_at + grace > math.max(now, room.grace_until) then
     set('grace_until', room.resumed_at + grace)
   end
   if room.settled_at < now + grace - NOTE_AFTER then
     set('settled_at', now + grace)
+  end
+end
+
+-- The owner of a place that was handed back shows its token for the first time.
+local function adopt(place, user, epoch)
+  if prevails(place, user, epoch) then
+    note_owner(place, user, epoch)
+  else
+    end_place(place)
+  end
+end
+
+-- Whether a place with this owner may be the place of the user who shows its token: it is theirs, it
+-- is not live, or its owner is not known yet.
+local function may_be_of(owner, user)
+  return owner == nil or owner == user or owner == UNKNOWN_OWNER
+end
+
+-- Ends a place that its user leaves or has paid for; no-op for another user's place. Epoch 0:
+-- unknown.
+local function leave(place, user, epoch)
+  local owner = owner_of(place)
+  if owner == UNKNOWN_OWNER or (not owner and is_unknown(place)) then
+    -- The end of an older place may have been lost with this one.
+    local live = redis.call('HGET', USERS, user)
+    if live and tonumber(live) < tonumber(place) and live_had_ended(live, tonumber(epoch)) then
+      end_place(live)
+    end
+  end
+  if may_be_of(owner, user) then
+    end_place(place)
   end
 end
 

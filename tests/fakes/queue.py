@@ -8,7 +8,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from queue_service.domain import Entry, Limits, Place, Refusal, Room, Rules
+from queue_service.domain import (
+    Entry,
+    HandBack,
+    HandBackReply,
+    Limits,
+    LostAdmission,
+    Place,
+    Refusal,
+    Room,
+    Rules,
+)
 from room_view.position import ENDED, PlaceState, Standing
 
 _YEAR_2026 = 1_767_225_600_000
@@ -17,6 +27,21 @@ _YEAR_2026 = 1_767_225_600_000
 def number_at(ms: int) -> int:
     """The first place number of a millisecond."""
     return (ms - _YEAR_2026) * 4096
+
+
+_ASK_AGAIN_MS = 500  # as in hand_back.lua
+_UNKNOWN_OWNER = 0
+
+
+@dataclass
+class _Healing:
+    """Who hands back in this epoch. Copies are compared by (epoch, seq)."""
+
+    bids_until: int
+    bid: tuple[int, int] = (0, 0)
+    bidder: str = ""
+    bid_at: int = 0
+    handed: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -45,6 +70,8 @@ class _State:
     attempts: set[tuple[int, str]] = field(default_factory=set)
     pace_at: int = 0
     pace_now: int = 0
+    healed: bool = False
+    healing: _Healing | None = None
 
 
 @dataclass
@@ -135,8 +162,10 @@ class FakeQueueStore:
         theirs = []
         for place in places:
             live = state.live.get(place.number)
-            theirs.append(live is None or live.user_id == place.user_id)
-            if live is not None and theirs[-1]:
+            theirs.append(live is None or live.user_id in (place.user_id, _UNKNOWN_OWNER))
+            if live is not None and live.user_id == _UNKNOWN_OWNER:
+                self._adopt(state, place)
+            elif live is not None and theirs[-1]:
                 state.seen[place.number] = self.now
             elif live is None and self._is_lost(state, place.number, place.issued_at):
                 self._restore(state, place)
@@ -150,16 +179,24 @@ class FakeQueueStore:
 
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
         state = self._open(room)
-        live = state.live.get(number)
-        if live is None and self._is_unknown(state, number):
-            other = self._place_of(state, user_id)
-            older = other is not None and other.number < number
-            if other is not None and older and self._live_had_ended(state, other.number, epoch):
-                self._end(state, other.number)
-        if live is None or live.user_id == user_id:
-            self._end(state, number)
+        self._leave(state, Place(room, number, user_id, epoch))
         self._step(state)
         return self._room(state, room)
+
+    def _leave(self, state: _State, place: Place) -> None:
+        live = state.live.get(place.number)
+        owner_unknown = live is not None and live.user_id == _UNKNOWN_OWNER
+        if owner_unknown or (live is None and self._is_unknown(state, place.number)):
+            other = self._place_of(state, place.user_id)
+            older = other is not None and other.number < place.number
+            if (
+                other is not None
+                and older
+                and self._live_had_ended(state, other.number, place.epoch)
+            ):
+                self._end(state, other.number)
+        if live is None or owner_unknown or live.user_id == place.user_id:
+            self._end(state, place.number)
 
     async def leave_all(self, room: str, places: Sequence[Place]) -> Room:
         for place in places:
@@ -186,6 +223,87 @@ class FakeQueueStore:
         self._step(state)
         return self._room(state, room)
 
+    async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
+        state = self._open(room)
+        for place in hand_back.ended:
+            if place.user_id:
+                self._leave(state, place)
+            else:
+                self._end_by_rules(state, place.number, hand_back.epoch)
+        reply = HandBackReply(granted=False, done=False, retry_after_ms=_ASK_AGAIN_MS)
+        if hand_back.epoch < state.epoch and hand_back.last <= state.epoch:
+            healing = state.healing = state.healing or _Healing(self.now + self._rules.bidding_ms)
+            reply = self._bid(state, healing, hand_back)
+        if reply.granted:
+            for lost in hand_back.admitted:
+                self._give_back_admission(state, room, lost, hand_back.epoch)
+            for number in hand_back.waiting:
+                if number not in state.live and self._is_unknown(state, number):
+                    state.live[number] = Place(room, number, _UNKNOWN_OWNER, 0)
+                    state.seen[number] = self.now
+                    state.waiting.add(number)
+            if hand_back.done:
+                state.healing = replace(healing, handed=(hand_back.epoch, hand_back.seq))
+                state.known.append(range(hand_back.epoch + 1, hand_back.last + 1))
+                state.healed = True
+                state.grace_until = min(state.grace_until, self.now)
+                reply = replace(reply, done=True)
+        self._step(state)
+        return self._room(state, room), reply
+
+    def _bid(self, state: _State, healing: _Healing, hand_back: HandBack) -> HandBackReply:
+        own = (hand_back.epoch, hand_back.seq)
+        if own <= healing.handed:
+            return HandBackReply(granted=False, done=True, retry_after_ms=0)
+        if own > healing.bid or self.now - healing.bid_at > self._rules.lease_ms:
+            healing.bid, healing.bidder = own, hand_back.bidder
+        bidding_ms = max(0, healing.bids_until - self.now)
+        if healing.bidder != hand_back.bidder:
+            return HandBackReply(False, False, bidding_ms or _ASK_AGAIN_MS)
+        healing.bid_at = self.now
+        young = state.epoch > number_at(self.now - self._rules.grace_ms)
+        if not state.healed and state.grace_until <= self.now and young:
+            if state.blind == state.epoch:
+                state.safe = 0
+            state.grace_until = state.settled_at = self.now + self._rules.grace_ms
+        return HandBackReply(not bidding_ms, False, bidding_ms)
+
+    def _end_by_rules(self, state: _State, number: int, lost_epoch: int) -> None:
+        live = state.live.get(number)
+        owned = live is not None and live.user_id != _UNKNOWN_OWNER
+        returned = state.restored_in.get(number) == state.epoch
+        if not (number <= lost_epoch and owned and returned):
+            self._end(state, number)
+
+    def _give_back_admission(
+        self, state: _State, room: str, lost: LostAdmission, lost_epoch: int
+    ) -> None:
+        live = state.live.get(lost.number)
+        if live is None and not self._is_unknown(state, lost.number):
+            return
+        if live is None or live.user_id == _UNKNOWN_OWNER:
+            epoch = lost_epoch if lost.number > lost_epoch else 0
+            self._adopt(state, Place(room, lost.number, lost.user_id, epoch))
+            if lost.number not in state.live:
+                return
+        if lost.number in state.admitted:
+            if lost.claimed and lost.number in state.unclaimed:
+                state.unclaimed.remove(lost.number)
+                state.admitted[lost.number] = lost.until_ms
+            return
+        until = lost.until_ms
+        if not lost.claimed:
+            until = max(until, state.resumed_at + self._rules.claim_window_ms)
+        if until <= self.now:
+            self._end(state, lost.number)
+        elif len(state.admitted) < state.limits.capacity:
+            state.waiting.discard(lost.number)
+            state.admitted[lost.number] = until
+            if not lost.claimed:
+                state.unclaimed.add(lost.number)
+        else:
+            state.waiting.add(lost.number)
+
     def _open(self, room: str) -> _State:
         if self.unavailable is not None:
             raise self.unavailable
@@ -210,8 +328,10 @@ class FakeQueueStore:
         if 0 < last < state.blind:
             changed = {name: getattr(state.limits, name) for name in state.changed_limits}
             state.limits = replace(limits, **changed)
-            state.blind = state.safe = 0
-            state.grace_until = state.settled_at = self.now + self._rules.grace_ms
+            state.blind = 0
+            if not state.healed:
+                state.safe = 0
+                state.grace_until = state.settled_at = self.now + self._rules.grace_ms
         return state
 
     def _begin_epoch(self, state: _State, remembered: int) -> None:
@@ -227,7 +347,8 @@ class FakeQueueStore:
         crowded = bool(state.waiting) or inside >= state.limits.capacity
         recovers = remembered > 0 or in_grace or crowded
         state.grace_until = state.settled_at = self.now + self._rules.grace_ms if recovers else 0
-        state.cut = False
+        state.cut = state.healed = False
+        state.healing = None
 
     def _hear(self, state: _State) -> None:
         if self.now - state.heard_at > self._rules.grace_ms:
@@ -333,18 +454,33 @@ class FakeQueueStore:
         return lost.number <= live.epoch and live.number in state.waiting
 
     def _restore(self, state: _State, place: Place) -> None:
+        if not self._prevails(state, place):
+            state.ended.add(place.number)
+            return
+        self._note_owner(state, place)
+        state.waiting.add(place.number)
+        if not state.healed:
+            state.grace_until = max(state.grace_until, state.resumed_at + self._rules.grace_ms)
+        state.settled_at = self.now + self._rules.grace_ms
+
+    def _adopt(self, state: _State, place: Place) -> None:
+        if self._prevails(state, place):
+            self._note_owner(state, place)
+        else:
+            self._end(state, place.number)
+
+    def _prevails(self, state: _State, place: Place) -> bool:
         other = self._place_of(state, place.user_id)
-        if other is not None:
+        if other is not None and other.number != place.number:
             if not self._lost_one_stays(state, place, other):
-                state.ended.add(place.number)
-                return
+                return False
             self._end(state, other.number)
+        return True
+
+    def _note_owner(self, state: _State, place: Place) -> None:
         state.live[place.number] = replace(place, issued_at=0)
         state.seen[place.number] = self.now
-        state.waiting.add(place.number)
         state.restored_in[place.number] = state.epoch
-        state.grace_until = max(state.grace_until, state.resumed_at + self._rules.grace_ms)
-        state.settled_at = self.now + self._rules.grace_ms
 
     def _end(self, state: _State, number: int) -> None:
         state.live.pop(number, None)

@@ -30,6 +30,7 @@ RULES = Rules(
     admission_ttl_ms=60_000,
     absent_after_ms=60_000,
     heal_within_ms=3_600_000,
+    bidding_ms=0,
 )
 _rooms = itertools.count(1)
 
