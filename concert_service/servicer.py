@@ -3,7 +3,7 @@
 from concert_service.domain import Seat
 from concert_service.service import ConcertService
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
-from servicekit.server import Context
+from servicekit.call_interceptor import Context
 
 
 class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):

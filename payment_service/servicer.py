@@ -5,7 +5,7 @@ from typing import TypeVar
 from payment_service.domain import Admission, Payment, PayOrder, Status
 from payment_service.service import PaymentService
 from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
-from servicekit.server import Context
+from servicekit.call_interceptor import Context
 
 _STATUSES = {
     Status.INITIATED: payment_pb2.PAYMENT_STATUS_PENDING,

@@ -3,8 +3,8 @@
 import hmac
 
 from servicekit import logs
+from servicekit.call_interceptor import Context
 from servicekit.errors import Forbidden
-from servicekit.server import Context
 from servicekit.settings import is_loopback
 
 log = logs.get(__name__)

@@ -10,7 +10,7 @@ from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import AdminGuard
 from queue_service.domain import Entry, HandBack, LostAdmission, Place, Refusal, Room
 from queue_service.service import Entered, QueueService
-from servicekit.server import Context
+from servicekit.call_interceptor import Context
 
 _UNKNOWN = queue_pb2.EnterQueueRequest.Entrant()
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from reservation_service.domain import Admission, Reservation, Status
 from reservation_service.service import ReservationService
-from servicekit.server import Context
+from servicekit.call_interceptor import Context
 
 _STATUSES = {
     Status.HELD: reservation_pb2.RESERVATION_STATUS_HELD,

@@ -1,14 +1,17 @@
-"""Calls another service: the channel, and one call with a deadline."""
+"""Calls another service: the channel, one call with a deadline, and streams."""
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Generic, TypeVar
 
 import grpc
 
-from servicekit import call_context
+from servicekit import call_context, cancellation
 from servicekit.rpc_errors import RemoteError, from_rpc_error
 
+Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 # A ping every 30 s detects a dead peer. The server allows an interval of 20 s or more (see
@@ -83,6 +86,66 @@ async def call(
             metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()), *metadata),
         )
     except grpc.aio.AioRpcError as error:
-        # Not a public attribute, but nothing else names the method.
-        name = getattr(method, "_method", b"").decode()
-        raise from_rpc_error(error, name) from None
+        raise from_rpc_error(error, _name(method)) from None
+
+
+class Stream(Generic[Request, Response]):
+    """An open call in which both sides send messages: `open_stream` makes it. One task may send
+    while another one iterates over the responses."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[Request, Response], method: str) -> None:
+        self._call = call
+        self._method = method
+
+    async def send(self, request: Request) -> None:
+        """Sends a request; waits while the other side reads too slowly. Raises RemoteError if the
+        stream has ended."""
+        async with self._translated_errors():
+            await self._call.write(request)
+
+    async def __aiter__(self) -> AsyncIterator[Response]:
+        """Iterates over the responses, until the other side ends the stream without an error.
+        Raises RemoteError."""
+        while True:
+            async with self._translated_errors():
+                response: Any = await self._call.read()
+            if response is grpc.aio.EOF:
+                return
+            yield response
+
+    @contextlib.asynccontextmanager
+    async def _translated_errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._method) from None
+        except asyncio.InvalidStateError:  # a write after the end
+            raise _ended() from None
+        except asyncio.CancelledError as error:
+            if cancellation.is_ours(error):
+                raise
+            raise _ended() from None  # the channel was closed
+
+
+@contextlib.asynccontextmanager
+async def open_stream(
+    method: Callable[..., grpc.aio.StreamStreamCall[Request, Response]],
+) -> AsyncIterator[Stream[Request, Response]]:
+    """Opens a call in which both sides send messages; leaving the block cancels it.
+
+    It has no deadline and is never retried. Errors are those of `call`.
+    """
+    call = method(metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),))
+    try:
+        yield Stream(call, _name(method))
+    finally:
+        call.cancel()
+
+
+def _name(method: object) -> str:
+    # Not a public attribute, but nothing else names the method.
+    return str(getattr(method, "_method", b"").decode())
+
+
+def _ended() -> RemoteError:
+    return RemoteError("UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, "The stream has ended.")

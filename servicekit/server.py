@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,28 +13,16 @@ import uvloop
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import Counter, Histogram
 
-from servicekit import call_context, logs
+from servicekit import logs
 from servicekit.background import keep_running
-from servicekit.errors import InvalidRequest, ServiceError
+from servicekit.call_interceptor import CallInterceptor
 from servicekit.monitoring import MonitoringServer
-from servicekit.rpc_errors import to_status
 from servicekit.settings import ServiceSettings
 
 log = logs.get(__name__)
 
 Servicer = TypeVar("Servicer")
-Context = grpc.aio.ServicerContext[Any, Any]
-"""The second argument of every servicer method."""
-
-CALLS = Counter("grpc_calls", "Calls served.", ["method", "code"])
-CALL_SECONDS = Histogram(
-    "grpc_call_seconds",
-    "How long calls took.",
-    ["method"],
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
 # Longer than background work takes to clean up (a Kafka consumer leaves its group in 2 s).
 _CANCEL_AGAIN_SECONDS = 4.0
 _CANCEL_TIMES = 3
@@ -77,9 +64,10 @@ class Server:
         self._service_names: set[str] = set()
         self._serving = False
         self._background: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._streams: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.grpc = grpc.aio.server(
-            interceptors=[_CallInterceptor(settings.default_deadline_seconds)],
+            interceptors=[CallInterceptor(settings.default_deadline_seconds)],
             options=[
                 # Clients discover new replicas only when they reconnect.
                 ("grpc.max_connection_age_ms", 600_000),
@@ -128,6 +116,11 @@ class Server:
         `keep_running`)."""
         self._background[name] = work
 
+    def add_streams(self, end: Callable[[], None]) -> None:
+        """Calls `end` when the drain begins: it ends open streams and refuses new ones. An open
+        stream would make the drain last its whole time."""
+        self._streams.append(end)
+
     async def serve(self) -> None:
         """Serves the added servicers, plus health and reflection over gRPC and HTTP (see
         `monitoring`), until SIGTERM or SIGINT. Raises OSError if an address is taken."""
@@ -158,117 +151,8 @@ class Server:
         log.info("draining", seconds=self._settings.drain_seconds)
         self._serving = False
         await self._health.enter_graceful_shutdown()
+        for end in self._streams:
+            end()
         await self.grpc.stop(self._settings.drain_seconds)
         monitoring.close()
         log.info("stopped")
-
-
-class _UndecodableRequest(InvalidRequest):
-    def __init__(self) -> None:
-        super().__init__("The request is not a message of this method.")
-
-
-def _decoding(handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[bytes], Any]:
-    """Returns what makes a request of its bytes. Raises _UndecodableRequest.
-
-    For use in a handler: gRPC would tell the caller the class of an exception of its own decoding.
-    """
-    decode = handler.request_deserializer or bytes
-
-    def decoded(request: bytes) -> Any:
-        try:
-            return decode(request)
-        except Exception:
-            raise _UndecodableRequest from None
-
-    return decoded
-
-
-class _CallInterceptor(grpc.aio.ServerInterceptor):
-    """Gives every unary call its deadline and request id, and records its error and metrics."""
-
-    def __init__(self, default_deadline: float) -> None:
-        self._default_deadline = default_deadline
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        decoded, encode = _decoding(handler), handler.response_serializer or bytes
-        if handler.unary_unary is None:
-            return _streaming(handler, decoded)
-        inner = handler.unary_unary
-        method = details.method
-        metadata = dict(details.invocation_metadata)
-
-        async def serve_call(request: bytes, context: Context) -> Any:
-            request_id = str(metadata.get(call_context.REQUEST_ID_HEADER, ""))
-            call_context.request_id.set(
-                # A longer one could exceed the limit of the headers of the calls behind this one.
-                request_id
-                if 0 < len(request_id) <= call_context.MAX_REQUEST_ID_LENGTH
-                else call_context.new_request_id()
-            )
-            limit = context.time_remaining()
-            limit = self._default_deadline if limit is None else limit
-            call_context.set_deadline(limit)
-            started = time.perf_counter()
-            code = "OK"
-            try:
-                async with asyncio.timeout(limit):
-                    return encode(await inner(decoded(request), context))
-            except ServiceError as error:
-                code = error.code
-                await context.abort_with_status(to_status(error))
-            except TimeoutError:
-                code = "TIMEOUT"
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time")
-            except asyncio.CancelledError:
-                # If it escapes the handler, clients may hang (grpc#29248).
-                code = "CANCELLED"
-                await context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled")
-            except grpc.aio.AbortError:
-                # gRPC's own health service: it does not know the service that was named.
-                code = "NOT_FOUND"
-                raise
-            except Exception:
-                code = "INTERNAL"
-                log.exception("call_failed", method=method)
-                await context.abort_with_status(to_status(ServiceError("internal error")))
-            finally:
-                CALLS.labels(method, code).inc()
-                CALL_SECONDS.labels(method).observe(time.perf_counter() - started)
-
-        return grpc.unary_unary_rpc_method_handler(serve_call)
-
-
-def _streaming(handler: Any, decoded: Callable[[bytes], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
-    """A streaming method, which only health and reflection have, with our decoding."""
-    if handler.unary_stream is not None:
-
-        async def serve_watch(request: bytes, context: Context) -> None:
-            try:
-                message = decoded(request)
-            except _UndecodableRequest as error:
-                await context.abort_with_status(to_status(error))
-            await handler.unary_stream(message, context)
-
-        return grpc.unary_stream_rpc_method_handler(
-            serve_watch, response_serializer=handler.response_serializer
-        )
-
-    async def serve_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-        messages = (decoded(request) async for request in requests)
-        try:
-            async for response in handler.stream_stream(messages, context):
-                yield response
-        except _UndecodableRequest as error:
-            await context.abort_with_status(to_status(error))
-
-    return grpc.stream_stream_rpc_method_handler(
-        serve_stream, response_serializer=handler.response_serializer
-    )

@@ -25,9 +25,9 @@ from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit import client
+from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import RemoteError
-from servicekit.server import _CallInterceptor
 from tests.fakes.concert import FakeConcertStore, today
 
 
@@ -211,7 +211,7 @@ def test_seeded_titles_differ() -> None:
 async def stub(
     service: ConcertService,
 ) -> AsyncIterator["concert_pb2_grpc.ConcertServiceAsyncStub"]:
-    server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
+    server = grpc.aio.server(interceptors=[CallInterceptor(5.0)])
     concert_pb2_grpc.add_ConcertServiceServicer_to_server(ConcertServicer(service), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -17,8 +17,8 @@ from concert_service.repository import ConcertRepository
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
 from protos.frontrow.concert.v1 import concert_pb2
+from servicekit.call_interceptor import Context
 from servicekit.mysql import Database, DatabaseError
-from servicekit.server import Context
 from tests.fakes.concert import FakeConcertStore, today
 
 # Far above the ids that the seeder or another test uses in the same schema.

@@ -23,8 +23,9 @@ from queue_service.settings import Settings
 from queue_service.tokens import Signer
 from room_view.position import Pacing
 from servicekit import client, redis_client
+from servicekit.call_interceptor import Context
 from servicekit.rpc_errors import RemoteError
-from servicekit.server import Context, Server
+from servicekit.server import Server
 from tests.queue_service.conftest import RULES, OwnRedis
 
 SECRET = "0123456789abcdef0123456789abcdef"

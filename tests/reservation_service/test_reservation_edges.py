@@ -23,10 +23,10 @@ from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.sweep import run_sweep
 from servicekit import client, redis_client
+from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import ServiceError, Unavailable
 from servicekit.kafka import Record
 from servicekit.rpc_errors import RemoteError
-from servicekit.server import _CallInterceptor
 from tests.fakes.reservation import FakeReservationStore
 from tests.reservation_service.conftest import HOLD_SECONDS, make_service
 
@@ -48,7 +48,7 @@ def service(store: FakeReservationStore) -> ReservationService:
 async def stub(
     service: ReservationService,
 ) -> AsyncIterator["reservation_pb2_grpc.ReservationServiceAsyncStub"]:
-    server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
+    server = grpc.aio.server(interceptors=[CallInterceptor(5.0)])
     reservation_pb2_grpc.add_ReservationServiceServicer_to_server(
         ReservationServicer(service), server
     )
@@ -269,7 +269,7 @@ UNKNOWN = 1_000_000
 @pytest.fixture
 async def concerts() -> AsyncIterator[tuple[Concerts, GrpcSeatDirectory]]:
     concerts = Concerts()  # type: ignore[abstract]  # nothing else is asked
-    server = grpc.aio.server(interceptors=[_CallInterceptor(5.0)])
+    server = grpc.aio.server(interceptors=[CallInterceptor(5.0)])
     concert_pb2_grpc.add_ConcertServiceServicer_to_server(concerts, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
