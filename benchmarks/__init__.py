@@ -1,1 +1,1 @@
-"""The hot paths measured with wrk, beside a FastAPI route that does nothing (`make bench`)."""
+"""The hot paths measured: saturated by wrk, or at a low rate by k6 (`make bench`)."""

@@ -1,4 +1,4 @@
-"""bench.json: the result of `make bench`, and how its runs are summed up."""
+"""bench.json and light.json: the results of `make bench`, and how their runs are summed up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_STEAL = 0.05
 
 
 class Measurement(Model):
-    """One run of wrk against one route. Every response was a success."""
+    """One run of wrk or k6 against one route. Every response was a success."""
 
     #: Requests per second.
     rate: float
@@ -86,3 +86,43 @@ class Bench(Document):
     gateway_megabytes: tuple[int, int]
     machine: dict[str, str]
     routes: list[Route]
+
+
+class LightRoute(Route):
+    """One route at one rate. Its target is processor time of all processes, in ms per request."""
+
+    #: Requests per second that are sent.
+    per_second: int
+    #: Requests that were not sent, because all connections waited for a response.
+    dropped: int = 0
+
+    @property
+    def all_cpu_ms(self) -> float:
+        """Processor time of all processes per request, in ms."""
+        return self.cpu_ms(sorted({name for run in self.runs for name in run.cpu_ms}))
+
+    @property
+    def verdict(self) -> str:
+        return at_most(self.target, self.all_cpu_ms, 2)
+
+
+class Light(Document):
+    """The result of `make bench LOAD=light`."""
+
+    taken: datetime.datetime
+    minutes: float
+    seed: str
+    rounds: int
+    seconds: int
+    people: People
+    machine: dict[str, str]
+    #: Process → thousandths of a core while nobody asks; empty if that was not measured.
+    idle: dict[str, float]
+    routes: list[LightRoute]
+
+
+def at_most(target: float | None, found: float, decimals: int) -> str:
+    """A target that a figure must not exceed, and whether it does as it is printed."""
+    if target is None:
+        return "as it comes"
+    return f"≤ {target}: {'met' if round(found, decimals) <= target else 'MISSED'}"

@@ -92,6 +92,11 @@ class Shop:
             metadata=self._credential,
         )
 
+    def fit_capacity(self) -> None:
+        """Sets the capacity to the number of admitted people, so that the room can be verified: to
+        the invariants it was too full since the capacity was lowered. Raises UserError."""
+        self._set_capacity(self._wait_for_last_payments())
+
     def _enter(self, first: int, count: int, *, admitted: bool) -> list[Ticket]:
         tickets: list[Ticket] = []
         for start in range(first, first + count, _BATCH):
@@ -177,9 +182,9 @@ class Shop:
         with ThreadPoolExecutor(_HOLDING) as pool:
             return list(pool.map(hold, payers, [self._free_seat() for _ in payers]))
 
-    def _wait_for_last_payments(self, seconds: float = 20.0) -> None:
+    def _wait_for_last_payments(self, seconds: float = 20.0) -> int:
         """Waits until the waiting room has processed the last payments, so that its number of
-        admissions is stable. Raises UserError if that takes longer."""
+        admissions is stable, and returns that. Raises UserError if that takes longer."""
         deadline = time.monotonic() + seconds
         request = queue_pb2.GetRoomRequest(room=ROOM)
         before = -1
@@ -188,7 +193,7 @@ class Shop:
                 request, timeout=_BUDGET_SECONDS, metadata=self._credential
             ).admitted
             if admitted == before:
-                return
+                return admitted
             before = admitted
             stopping.wait(0.5)
         raise UserError(f"Payments still arrive at the waiting room after {seconds:.0f} s.")

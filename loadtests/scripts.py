@@ -129,7 +129,9 @@ class _Requirements(BaseModel):
     ext: _Ext
 
 
-class _Summary(BaseModel):
+class Summary(BaseModel):
+    """The file that k6 writes at its end."""
+
     metrics: dict[str, K6Metric]
 
 
@@ -201,7 +203,7 @@ def run(
     # The result of setup() contains a thousand access tokens, which must not leave this machine.
     found.pop("setup_data", None)
     summary.write_text(json.dumps(found, indent=1) + "\n")
-    return Ran(passed=passed, metrics=_Summary.model_validate(found).metrics, seconds=measured)
+    return Ran(passed=passed, metrics=Summary.model_validate(found).metrics, seconds=measured)
 
 
 def execute(
@@ -210,8 +212,8 @@ def execute(
     log: Path,
     started: Callable[[int], None] = lambda pid: None,
 ) -> bool:
-    """Runs k6 with a script and options to its end, and prints its progress. Returns whether all
-    thresholds held. Raises GaveUp if the script ended itself."""
+    """Runs k6 with a script (its name, or its path without .js) and options to its end, and prints
+    its progress. Returns whether all thresholds held. Raises GaveUp if the script ended itself."""
     script, *options = arguments
     command = [binary(), "run", "--no-color", "--no-usage-report", "--address", ""]
     command += ["--log-format", "json", *options, str(SCRIPTS / f"{script}.js")]
