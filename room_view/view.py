@@ -72,6 +72,7 @@ class RoomView:
     def _apply(self, change: queue_pb2.RoomChange) -> None:
         number = change.number
         if change.kind == queue_pb2.RoomChange.KIND_WAITING:
+            self.admitted.pop(number, None)
             self.line.add(self.score(number))
             self.last = max(self.last, number)
         elif change.kind == queue_pb2.RoomChange.KIND_FIELDS:
