@@ -6,6 +6,7 @@ from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
 from queue_service.admin_guard import AdminGuard
 from queue_service.consumers import PaymentEvents
+from queue_service.ports import MAX_BLOCK_MS
 from queue_service.repository import QueueRepository
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
@@ -28,10 +29,15 @@ async def main() -> None:
         redis_client.connect(
             settings.redis_url, timeout=settings.redis_timeout_seconds, retries=1
         ) as redis,
+        redis_client.connect(
+            settings.redis_url,
+            timeout=settings.redis_timeout_seconds,
+            block=MAX_BLOCK_MS / 1000,
+        ) as blocking_redis,
         Server(settings, "queue_service") as server,
     ):
         service = QueueService(
-            QueueRepository(redis, settings.rules, settings.limits),
+            QueueRepository(redis, settings.rules, settings.limits, blocking_redis),
             Signer(settings.token_signing_key_id, settings.signing_secret),
             Pacing(settings.room_rules),
             settings.rooms,

@@ -174,6 +174,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomMemory:
+    """What somebody last saw of a room, in case the store loses it: change `seq` of `epoch`, the
+    greatest place number, and the limits."""
+
+    epoch: int
+    seq: int
+    last: int
+    limits: Limits
+
+    def is_after(self, other: "RoomMemory") -> bool:
+        """Whether it is the newer one."""
+        return (self.epoch, self.seq, self.last) > (other.epoch, other.seq, other.last)
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """A room at one instant. Times are Unix time in milliseconds by the clock of the store."""
 
@@ -189,6 +204,13 @@ class Room:
     pace_before: int
     admissions: int
     """How many places the call that returned this room admitted."""
+    seq: int
+    """The number of the last change in this epoch."""
+    last: int
+    """The greatest place number assigned."""
+    unrecorded_at: int
+    """When a change without an entry in the log was last found, made by a replica of the version
+    before; 0: never."""
 
     @property
     def recovering(self) -> bool:
@@ -200,8 +222,13 @@ class Room:
         """Whether lost places still return, so that orders may grow."""
         return self.now < self.settled_at
 
+    @property
+    def memory(self) -> RoomMemory:
+        """What there is to remember of it."""
+        return RoomMemory(self.epoch, self.seq, self.last, self.limits)
+
     def fields(self) -> queue_pb2.RoomFields:
-        """Returns what a position depends on beside the places."""
+        """Returns what a copy of the room knows of it beside the places."""
         return queue_pb2.RoomFields(
             capacity=self.limits.capacity,
             max_waiting=self.limits.max_waiting,
@@ -211,6 +238,7 @@ class Room:
             pace_at_ms=self.pace_at,
             pace_now=self.pace_now,
             pace_before=self.pace_before,
+            unrecorded_at_ms=self.unrecorded_at,
         )
 
 
@@ -229,6 +257,12 @@ class Rules:
     # gateway takes to reconnect. One that is silent for `lease_ms` loses its grant.
     bidding_ms: int = 1_500
     lease_ms: int = 3_000
+    log_ms: int = 15_000
+    """How long a change stays in the log: a copy that is further behind takes a new snapshot. At
+    least 10 s, for a replica that has lost its connection to the store."""
+    log_bytes: int = 16 * 2**20
+    """The most memory that the log takes, roughly: 15 s of 7,000 people a second who join one by
+    one."""
 
     @property
     def source_interval_ms(self) -> int:

@@ -1,10 +1,32 @@
 """What queue_service needs from its store."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from queue_service.domain import Entry, HandBack, HandBackReply, Place, Refusal, Room
+from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.domain import (
+    Entry,
+    HandBack,
+    HandBackReply,
+    Place,
+    Refusal,
+    Room,
+    RoomMemory,
+)
 from room_view.position import Standing
+
+MAX_BLOCK_MS = 2_000
+"""The longest time that `QueueStore.changes` waits: also how long a connection that is dead without
+a sign stays unnoticed, beside the time-out of one command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of a room, in parts. The changes after `after_id` complete it."""
+
+    after_id: str
+    parts: AsyncIterator[queue_pb2.RoomSnapshot]
 
 
 class QueueStore(Protocol):
@@ -45,3 +67,26 @@ class QueueStore(Protocol):
         """Takes back the ends, and the lives if this copy is the one that has come furthest. At
         most MAX_ITEMS places with numbers and users in range. No place that has ended lives again,
         and no more are admitted than the capacity."""
+
+    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+        """Notes that the owners of at most MAX_ITEMS `possible` places have polled, and were
+        answered without the store. A copy that has change `seq` of the result is as new as this
+        call. A store that was replaced by another one raises Unavailable."""
+
+    async def snapshot(self, room: str) -> Snapshot:
+        """Reads a room while it changes. The copy is right once it has all changes up to
+        `complete_at_seq` of the last part. `rules` is empty. The parts raise Unavailable, too, also
+        if the room begins a new epoch meanwhile; one at a time is read, when it is asked for."""
+
+    async def changes(
+        self, room: str, after_id: str, block_ms: int
+    ) -> list[tuple[str, queue_pb2.RoomChanges]]:
+        """Returns the next changes after an id of the log, each with its id, the oldest first. If
+        there are none, waits for one at most `block_ms`, which is at most MAX_BLOCK_MS.
+
+        Ids order the log and prove nothing: entries may have been deleted, and the store may have
+        lost some. `RoomView.apply` notices."""
+
+    def remember(self, room: str, memory: RoomMemory) -> None:
+        """Takes note of what others have seen of a room, for the next calls: a store that has less
+        than that begins a new epoch, with these limits if it has lost them."""

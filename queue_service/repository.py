@@ -1,13 +1,16 @@
-"""Every Redis call of queue_service: one Lua script each (lua/prelude.lua lists the keys)."""
+"""Every Redis call of queue_service (lua/keys.lua lists the keys): one Lua script each, but for
+reads of the log and of a snapshot."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from protos.frontrow.queue.v1 import queue_pb2
+from queue_service import change_log
 from queue_service.domain import (
     Entry,
     HandBack,
@@ -16,9 +19,12 @@ from queue_service.domain import (
     Place,
     Refusal,
     Room,
+    RoomMemory,
     Rules,
 )
+from queue_service.ports import MAX_BLOCK_MS, Snapshot
 from room_view.position import PlaceState, Standing
+from servicekit.errors import Unavailable
 from servicekit.redis_client import translated_errors
 
 _KEYS = (
@@ -34,6 +40,7 @@ _KEYS = (
     "solutions",
     "restored",
     "attempts",
+    "changes",
 )
 _STATES = {
     b"waiting": PlaceState.WAITING,
@@ -50,15 +57,14 @@ _REFUSALS = {
 # Sources whose allowance is remembered, about 35 MB. A flood from more of them makes the room
 # forget those that have used the least.
 _MAX_SOURCES = 250_000
+# Entries of the log that are read at once: at most some megabytes.
+_MAX_ENTRIES = 256
+# Places of a snapshot that are read at once. Redis takes about a millisecond, in which it serves no
+# other call.
+_CHUNK = 8_192
+_ADMITTED_CHUNK = 1_000
 _LUA = Path(__file__).parent / "lua"
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """What this replica last saw of a room, in case Redis loses it."""
-
-    limits: Limits
-    last: int
+_UNAVAILABLE = "The waiting room is unavailable."
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +85,40 @@ class _Items:
 
 
 class QueueRepository:
-    """Implements `ports.QueueStore` in Redis. Every method takes one round trip, and raises
-    Unavailable if Redis cannot be reached, is loading, is read-only, is full or cannot write."""
+    """Implements `ports.QueueStore` in Redis. Every method but `snapshot` takes one round trip. All
+    raise Unavailable if Redis cannot be reached, is loading, is read-only, is full or cannot write.
 
-    def __init__(self, redis: Redis, rules: Rules, defaults: Limits) -> None:
+    `blocking` is a client that waits for MAX_BLOCK_MS; by default `redis`, if it does.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        rules: Rules,
+        defaults: Limits,
+        blocking: Redis | None = None,
+        chunk: int = _CHUNK,
+    ) -> None:
         self._redis = redis
+        self._blocking = blocking or redis
         self._rules = rules
         self._defaults = defaults
-        self._memories: dict[str, _Memory] = {}
+        self._chunk = chunk
+        self._memories: dict[str, RoomMemory] = {}
+        # The epoch of a room that was opened by a guess, and the memory of a caller who knew it.
+        self._guesses: dict[str, int] = {}
+        self._corrections: dict[str, RoomMemory] = {}
         self._enter = self._load("enter")
         self._positions = self._load("positions")
         self._leave = self._load("leave")
         self._update = self._load("update")
         self._tick = self._load("tick")
         self._hand_back = self._load("hand_back")
+        self._seen = self._load("seen")
 
     def _load(self, name: str) -> AsyncScript:
-        prelude, script = ((_LUA / f"{part}.lua").read_text() for part in ("prelude", name))
-        return self._redis.register_script(prelude + script)
+        parts = ("keys", "log", "prelude", name)
+        return self._redis.register_script("".join((_LUA / f"{p}.lua").read_text() for p in parts))
 
     async def enter(
         self, room: str, entries: Sequence[Entry]
@@ -126,12 +148,7 @@ class QueueRepository:
         return seen, results
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
-        arguments = [
-            part
-            for place in places
-            for part in (place.number, place.user_id, place.epoch, place.issued_at * 1000)
-        ]
-        seen, items = await self._run(self._positions, room, arguments)
+        seen, items = await self._run(self._positions, room, _polls(places))
         return seen, [items.standing(n) for n in range(len(items.state))]
 
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
@@ -156,7 +173,95 @@ class QueueRepository:
         return (await self._run(self._update, room, arguments))[0]
 
     async def tick(self, room: str) -> Room:
-        return (await self._run(self._tick, room, ()))[0]
+        arguments = (self._rules.log_ms, self._rules.log_bytes)
+        return (await self._run(self._tick, room, arguments))[0]
+
+    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+        return (await self._run(self._seen, room, _polls(seen)))[0]
+
+    async def snapshot(self, room: str) -> Snapshot:
+        # Before everything that is read. So no change is missed; those that it has already are
+        # ignored.
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            newest: Any = await self._redis.xrevrange(_key(room, "changes"), count=1)
+        after_id = newest[0][0].decode() if newest else "0-0"
+        return Snapshot(after_id, self._parts(room, await self.heartbeat(room, ())))
+
+    async def _parts(self, room: str, begin: Room) -> AsyncIterator[queue_pb2.RoomSnapshot]:
+        yield queue_pb2.RoomSnapshot(
+            epoch=begin.epoch, seq=begin.seq, fields=begin.fields(), last=begin.last, is_first=True
+        )
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            async for waiting in self._waiting(room):
+                yield queue_pb2.RoomSnapshot(waiting=waiting)
+            async for admitted in self._admitted(room):
+                yield queue_pb2.RoomSnapshot(admitted=admitted)
+        end = await self.heartbeat(room, ())
+        if end.epoch != begin.epoch:
+            raise Unavailable("The waiting room began a new epoch while it was copied.")
+        yield queue_pb2.RoomSnapshot(complete_at_seq=end.seq, last=end.last, is_last=True)
+
+    async def _waiting(self, room: str) -> AsyncIterator[list[int]]:
+        above = "-inf"
+        while True:
+            # By score: ranks would shift while the line changes.
+            members: Any = await self._redis.zrange(
+                _key(room, "waiting"), above, "+inf", byscore=True, offset=0, num=self._chunk
+            )
+            if not members:
+                return
+            yield [int(member) for member in members]
+            above = f"({members[-1].decode()}"
+
+    async def _admitted(self, room: str) -> AsyncIterator[list[queue_pb2.AdmittedPlace]]:
+        cursor = 0
+        while True:
+            # Returns everything that is there all the time, some of it twice.
+            cursor, found = await self._redis.zscan(
+                _key(room, "admitted"), cursor, count=min(self._chunk, _ADMITTED_CHUNK)
+            )
+            if found:
+                numbers = [number for number, _ in found]
+                records: Any = await self._redis.hmget(_key(room, "places"), numbers)
+                unclaimed = await self._redis.smismember(_key(room, "unclaimed"), numbers)
+                yield [
+                    queue_pb2.AdmittedPlace(
+                        number=int(number),
+                        user_id=int(record.partition(b":")[0]),
+                        admitted_until_ms=int(until_ms),
+                        claimed=not is_unclaimed,
+                    )
+                    for (number, until_ms), record, is_unclaimed in zip(
+                        found, records, unclaimed, strict=True
+                    )
+                    if record is not None  # or it has just ended, as the log says
+                ]
+            if cursor == 0:
+                return
+
+    async def changes(
+        self, room: str, after_id: str, block_ms: int
+    ) -> list[tuple[str, queue_pb2.RoomChanges]]:
+        async with translated_errors(self._blocking, _UNAVAILABLE):
+            found: Any = await self._blocking.xread(
+                {_key(room, "changes"): after_id},
+                count=_MAX_ENTRIES,
+                block=min(block_ms, MAX_BLOCK_MS) or None,  # Redis takes 0 for ever
+            )
+        return [
+            (entry_id.decode(), change_log.decode(entry))
+            for _, entries in found
+            for entry_id, entry in entries
+        ]
+
+    def remember(self, room: str, memory: RoomMemory) -> None:
+        known = self._memories.get(room)
+        if known is None:
+            self._memories[room] = memory
+        elif not known.is_after(memory):
+            self._memories[room] = replace(memory, last=max(memory.last, known.last))
+        elif memory.last < self._guesses.get(room, 0):
+            self._corrections[room] = memory
 
     async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
         arguments: list[int | str] = [
@@ -181,7 +286,8 @@ class QueueRepository:
     async def _run(
         self, script: AsyncScript, room: str, arguments: Sequence[int | str]
     ) -> tuple[Room, _Items]:
-        memory = self._memories.get(room, _Memory(self._defaults, last=0))
+        correction = self._corrections.get(room)
+        memory = correction or self._memories.get(room) or RoomMemory(0, 0, 0, self._defaults)
         common = (
             self._rules.grace_ms,
             self._rules.claim_window_ms,
@@ -193,18 +299,17 @@ class QueueRepository:
             memory.limits.max_waiting,
             int(memory.limits.paused),
             memory.last,
+            memory.epoch,
+            memory.seq,
         )
-        async with translated_errors(self._redis, "The waiting room is unavailable."):
+        async with translated_errors(self._redis, _UNAVAILABLE):
             reply = await script(
-                # The hash tag keeps a room on one node of a cluster, and lets rooms spread.
-                keys=[f"{{queue:{room}}}:{key}" for key in _KEYS],
+                keys=[_key(room, name) for name in _KEYS],
                 args=[*common, *arguments],
             )
         fields = _by_name(reply)
-        limits = Limits(fields["capacity"], fields["max_waiting"], bool(fields["paused"]))
-        self._memories[room] = _Memory(limits, fields["last"])
-        return Room(
-            limits=limits,
+        state = Room(
+            limits=Limits(fields["capacity"], fields["max_waiting"], bool(fields["paused"])),
             waiting=fields["waiting"],
             admitted=fields["admitted"],
             epoch=fields["epoch"],
@@ -215,7 +320,28 @@ class QueueRepository:
             pace_now=fields["pace_now"],
             pace_before=fields["pace_before"],
             admissions=fields["admissions"],
-        ), _Items(**_by_name(fields["items"]))
+            seq=fields["seq"],
+            last=fields["last"],
+            unrecorded_at=fields["unrecorded_at"],
+        )
+        if correction is not None and self._corrections.get(room) is correction:
+            del self._corrections[room]
+        self._guesses[room] = fields["blind"]
+        self.remember(room, state.memory)
+        return state, _Items(**_by_name(fields["items"]))
+
+
+def _key(room: str, name: str) -> str:
+    # The hash tag keeps a room on one node of a cluster, and lets rooms spread.
+    return f"{{queue:{room}}}:{name}"
+
+
+def _polls(places: Sequence[Place]) -> list[int]:
+    return [
+        part
+        for place in places
+        for part in (place.number, place.user_id, place.epoch, place.issued_at * 1000)
+    ]
 
 
 def _by_name(reply: Sequence[Any]) -> dict[str, Any]:

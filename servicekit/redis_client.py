@@ -12,8 +12,12 @@ from servicekit.errors import Unavailable
 from servicekit.redis_errors import Treatment, treatment
 
 
-def connect(url: str, *, timeout: float, max_connections: int = 32, retries: int = 0) -> Redis:
+def connect(
+    url: str, *, timeout: float, max_connections: int = 32, retries: int = 0, block: float = 0.0
+) -> Redis:
     """Returns a client whose every command takes at most about `timeout` seconds.
+
+    For commands that block, at most for `block` seconds, it waits that much longer for a reply.
 
     `url` is redis://[user:password@]host:port/db. At most `max_connections` commands run at once;
     more wait for a connection, at most `timeout` seconds. `retries` is how often a command is sent
@@ -24,7 +28,7 @@ def connect(url: str, *, timeout: float, max_connections: int = 32, retries: int
         url,
         max_connections=max_connections,
         timeout=timeout,
-        socket_timeout=timeout,
+        socket_timeout=timeout + block,
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), retries),
     )

@@ -71,11 +71,10 @@ for i = FIRST_USER, #ARGV, WIDTH do
     local _, _, recorded = owner_of(place)
     epoch = epoch_of(place, recorded)
   else
-    local waiting = redis.call('ZCARD', WAITING)
-    local at_once = free > 0 and waiting == 0
+    local at_once = free > 0 and count.waiting == 0
     if room.paused == 1 then
       state = 'paused'
-    elseif not at_once and waiting >= room.max_waiting then
+    elseif not at_once and count.waiting >= room.max_waiting then
       state = 'full'
     elseif ARGV[i + 4] == '1' or is_spent(solution) then
       state = 'unsolved'
@@ -91,15 +90,15 @@ for i = FIRST_USER, #ARGV, WIDTH do
       redis.call('HSET', USERS, user, place)
       redis.call('HSET', PLACES, place, user .. ':' .. int(now))
       if at_once then
-        admit(place, now + admission_ttl)
+        admit(place, now + admission_ttl, 'C', user)
         free = free - 1
       else
-        redis.call('ZADD', WAITING, place, place)
+        join_line(place)
       end
     end
   end
   if not state then
-    state, order, until_ms = claim(place)
+    state, order, until_ms = claim(place, user)
   end
   local n = #states + 1
   states[n], orders[n], ends[n] = state, order, until_ms

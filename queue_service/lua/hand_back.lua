@@ -109,7 +109,8 @@ local function give_back_admission(place, user, until_ms, claimed)
   if owner and not waits then
     -- Admitted here too. If the loss has undone the claim, it counts again.
     if claimed and redis.call('SREM', UNCLAIMED, place) == 1 then
-      redis.call('ZADD', ADMITTED, int(until_ms), place)
+      count.unclaimed = count.unclaimed - 1
+      let_in(place, until_ms, 'C', user)
     end
     return
   end
@@ -120,19 +121,19 @@ local function give_back_admission(place, user, until_ms, claimed)
   if until_ms <= now then
     end_place(place)
   elseif free_slots() > 0 then
-    redis.call('ZREM', WAITING, place)
-    redis.call('ZADD', ADMITTED, int(until_ms), place)
+    count.waiting = count.waiting - redis.call('ZREM', WAITING, place)
+    let_in(place, until_ms, claimed and 'C' or 'A', user)
     if not claimed then
-      redis.call('SADD', UNCLAIMED, place)
+      count.unclaimed = count.unclaimed + redis.call('SADD', UNCLAIMED, place)
     end
   elseif not waits then
-    redis.call('ZADD', WAITING, place, place) -- before all who joined later
+    join_line(place) -- before all who joined later
   end
 end
 
 local function give_back_waiting(place)
   if not owner_of(place) and is_unknown(place) then
-    redis.call('ZADD', WAITING, place, place)
+    join_line(place)
     redis.call('HSET', PLACES, place, UNKNOWN_OWNER .. ':' .. int(now))
   end
 end

@@ -1,87 +1,12 @@
--- Precedes each of the other scripts: the room, its epoch, its line, its admissions.
---
--- Redis runs one script at a time. Every script is idempotent, so any replica may repeat it after a
--- lost reply. No script reads a whole key, and every loop has a bound.
---
---   waiting    sorted set  place -> its number: the line
---   admitted   sorted set  place -> when its admission ends, ms
---   unclaimed  set         admitted places whose owner has not polled since
---   users      hash        user -> its place, while that is live (waiting or admitted)
---   places     hash        live place -> "user:last seen ms", or "user:last seen ms:epoch" if it
---                          was restored after a loss; user 0 until the owner of a place that was
---                          handed back shows its token
---   known      sorted set  "first-last" -> last: range of numbers that survived a restart of Redis,
---                          or that a copy of the room has handed back
---   ended      sorted set  place -> when it ended, as a number: ended in an epoch whose data was
---                          lost
---   restored   sorted set  restored place that is live -> the epoch in which it was restored
---   sources    sorted set  source -> when its whole allowance of new places is restored, ms
---   solutions  sorted set  spent solution of a challenge -> when it expires, ms
---   attempts   sorted set  "place:attempt": the attempt to enter that got it -> when it expires, ms
---   state      hash        the fields below, the replication id of the Redis that wrote them, and
---                          told_<limit> for each limit that an operator set
---
--- A place number is the millisecond of its creation times 4096, or one more than the last number if
--- that is greater. So numbers increase even if the clock steps back, and a number assigned after a
--- loss is greater than the lost ones. They are exact in a double, Lua's only number, until 2095.
 
-local STATE, WAITING, ADMITTED, UNCLAIMED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local USERS, PLACES, KNOWN, ENDED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local SOURCES, SOLUTIONS, RESTORED, ATTEMPTS = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+-- Precedes each script, after log.lua: the epoch of the room, its line, its admissions.
 
-local grace = tonumber(ARGV[1]) -- also the silence after which we assume that no poll reaches us
-local claim_window = tonumber(ARGV[2])
-local admission_ttl = tonumber(ARGV[3])
-local absent_after = tonumber(ARGV[4])
-local seen_resolution = tonumber(ARGV[5])
-local heal_within = tonumber(ARGV[6])
--- What the caller remembers about the room, in case Redis has lost it.
-local remembered = {
-  capacity = tonumber(ARGV[7]),
-  max_waiting = tonumber(ARGV[8]),
-  paused = tonumber(ARGV[9]),
-  last = tonumber(ARGV[10]), -- 0: the caller has not seen this room since its start
-}
-local FIRST_ARGUMENT = 11
-
-local UNKNOWN_OWNER = '0' -- of a place that was handed back, until its token is shown
-local MAX_STEP = 256 -- places that one step moves or ends; the next step continues
-local PACE_WINDOW = 60000
-local NOTE_AFTER = math.min(1000, grace / 4) -- precision of timestamps that are written rarely
-
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-
-local function int(number) -- tostring() would give 1.3e+15
-  return string.format('%.0f', number)
-end
-
-local function number_at(ms)
-  return (ms - 1767225600000) * 4096 -- since 2026-01-01
-end
-
-local FIELDS = {
-  'epoch', -- every number assigned in it is greater
-  'last', -- the greatest number assigned
-  'capacity', 'max_waiting', 'paused',
-  'grace_until', -- until then only places up to `safe` are admitted
-  'safe', -- no lost place stands in front of these
-  'settled_at', -- until then orders may grow, because lost places return
-  'resumed_at', -- absence counts from here: start of the epoch, or first poll after a silence
-  'heard_at', -- the last poll of any place, roughly
-  'pace_at', 'pace_now', 'pace_before', -- window of admissions: start, count, count before
-  -- The epoch that was opened by a guess: its opener did not remember the room. 0 if there is none,
-  -- or once a caller remembers the room (hand_over).
-  'blind',
-  'healed', -- the newest epoch in which a copy of the room was handed back in full (hand_back.lua)
-}
-local LIMITS = { 'capacity', 'max_waiting', 'paused' }
-local room = {}
-local admissions = 0
-
-local function set(field, value)
-  room[field] = value
-  redis.call('HSET', STATE, field, int(value))
+-- Whether a caller has seen more of the room than Redis has now. A fail-over to a replica and back
+-- may cause that without another replication id, if no script ran meanwhile.
+local function is_behind()
+  return remembered.last > room.last
+    or remembered.epoch > room.epoch
+    or (remembered.epoch == room.epoch and remembered.seq > room.seq)
 end
 
 local function open_room()
@@ -94,16 +19,19 @@ local function open_room()
   -- from data that may be old.
   local replication = redis.call('INFO', 'replication')
   local replid = string.match(replication, '^# Replication\r\nrole:master.-master_replid:(%x+)') or ''
-  local stored = redis.call('HMGET', STATE, 'replid', unpack(FIELDS))
+  local stored = redis.call('HMGET', STATE, 'replid', 'shape', unpack(FIELDS))
   for i, field in ipairs(FIELDS) do
-    room[field] = tonumber(stored[i + 1] or 0)
+    room[field] = tonumber(stored[i + 2] or 0)
   end
-  if stored[1] == replid and remembered.last <= room.last then
+  local survived = room.epoch > 0
+  if survived then
+    find_unrecorded(stored[2])
+  end
+  if stored[1] == replid and not is_behind() then
     return
   end
   -- Redis restarted or failed over and may have lost its last writes, or everything. A new epoch
   -- begins.
-  local survived = room.epoch > 0
   local last = room.last
   local unsafe = room.grace_until > room.heard_at -- an earlier grace period has not ended
   if survived then
@@ -112,12 +40,15 @@ local function open_room()
     end
   else
     for _, limit in ipairs(LIMITS) do
+      room[limit] = nil -- so that 0 is written, too
       set(limit, remembered[limit])
     end
   end
   -- The next millisecond: numbers of this one may have been assigned before the loss.
-  local epoch = math.max(number_at(now + 1), last + 1, remembered.last + 1)
+  local epoch = math.max(
+    number_at(now + 1), last + 1, remembered.last + 1, room.epoch + 1, remembered.epoch + 1)
   redis.call('HSET', STATE, 'replid', replid)
+  begin_log()
   set('epoch', epoch)
   set('last', epoch)
   -- Places up to `last` survived and stand in front of all lost ones: they need not wait.
@@ -218,6 +149,7 @@ end
 -- however old the place is.
 local function note_end(place)
   redis.call('ZADD', ENDED, int(number_at(now)), place)
+  note('E', place)
 end
 
 local function end_place(place)
@@ -225,10 +157,11 @@ local function end_place(place)
   if user then
     redis.call('HDEL', PLACES, place)
     redis.call('HDEL', USERS, user)
-    redis.call('ZREM', WAITING, place)
-    redis.call('ZREM', ADMITTED, place)
-    redis.call('SREM', UNCLAIMED, place)
+    count.waiting = count.waiting - redis.call('ZREM', WAITING, place)
+    count.admitted = count.admitted - redis.call('ZREM', ADMITTED, place)
+    count.unclaimed = count.unclaimed - redis.call('SREM', UNCLAIMED, place)
     redis.call('ZREM', RESTORED, place)
+    note('E', place)
   end
   if is_unknown(place) then
     note_end(place)
@@ -260,6 +193,11 @@ local function lost_one_stays(place, epoch, live)
   return not lost_had_ended(place, live) and redis.call('ZSCORE', WAITING, live) ~= false
 end
 
+local function join_line(place)
+  count.waiting = count.waiting + redis.call('ZADD', WAITING, place, place)
+  note('J', place)
+end
+
 -- Whether a place that returns stays, rather than the user's live one, which ends then.
 local function prevails(place, user, epoch)
   local live = redis.call('HGET', USERS, user)
@@ -276,6 +214,10 @@ local function note_owner(place, user, epoch)
   redis.call('HSET', USERS, user, place)
   redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. ':' .. epoch)
   redis.call('ZADD', RESTORED, int(room.epoch), place)
+  local until_ms = redis.call('ZSCORE', ADMITTED, place)
+  if until_ms then -- admitted while its owner was unknown, who could not claim it
+    note('A', place, tonumber(until_ms), user)
+  end
 end
 
 -- Restores a lost place at its number, unless the user has a live one that stays.
@@ -284,7 +226,7 @@ local function restore(place, user, epoch)
     note_end(place)
     return
   end
-  redis.call('ZADD', WAITING, place, place)
+  join_line(place)
   note_owner(place, user, epoch)
   -- If one place was lost, others were, too, unless all that a copy knew was handed back.
   if room.healed ~= room.epoch and room.resumed_at + grace > math.max(now, room.grace_until) then
@@ -310,6 +252,20 @@ local function may_be_of(owner, user)
   return owner == nil or owner == user or owner == UNKNOWN_OWNER
 end
 
+-- Takes a poll of a place for a sign of life, or restores the place if it was lost. Returns whether
+-- it may be the place of this user.
+local function poll(place, user, epoch, issued_at)
+  local owner, seen, recorded = owner_of(place)
+  if owner == user then
+    see(place, user, seen, recorded)
+  elseif owner == UNKNOWN_OWNER then
+    adopt(place, user, epoch)
+  elseif not owner and is_lost(place, issued_at) then
+    restore(place, user, epoch)
+  end
+  return may_be_of(owner, user)
+end
+
 -- Ends a place that its user leaves or has paid for; no-op for another user's place. Epoch 0:
 -- unknown.
 local function leave(place, user, epoch)
@@ -326,13 +282,19 @@ local function leave(place, user, epoch)
   end
 end
 
-local function admit(place, until_ms)
-  redis.call('ZADD', ADMITTED, int(until_ms), place)
+-- Sets the end of an admission. `kind` is C if the owner knows of it, otherwise A (log.lua).
+local function let_in(place, until_ms, kind, user)
+  count.admitted = count.admitted + redis.call('ZADD', ADMITTED, int(until_ms), place)
+  note(kind, place, until_ms, user)
+end
+
+local function admit(place, until_ms, kind, user)
+  let_in(place, until_ms, kind, user)
   admissions = admissions + 1
 end
 
 local function free_slots()
-  return room.capacity - redis.call('ZCARD', ADMITTED)
+  return room.capacity - count.admitted
 end
 
 -- Ends expired admissions and gives the free slots to the line.
@@ -344,7 +306,7 @@ local function step()
   local lapsed = redis.call('ZRANGEBYSCORE', ADMITTED, '-inf', int(now), 'LIMIT', 0, MAX_STEP)
   for _, place in ipairs(lapsed) do
     if back + claim_window > now and redis.call('SISMEMBER', UNCLAIMED, place) == 1 then
-      redis.call('ZADD', ADMITTED, int(back + claim_window), place)
+      let_in(place, back + claim_window, 'A', owner_of(place))
     else
       end_place(place)
     end
@@ -354,20 +316,20 @@ local function step()
   end
   local free, from_line = free_slots(), 0
   for _ = 1, MAX_STEP do
-    if free <= 0 then
+    if free <= 0 or count.waiting == 0 then
       break
     end
     local place = redis.call('ZRANGE', WAITING, 0, 0)[1]
     if not place or (now < room.grace_until and tonumber(place) > room.safe) then
       break
     end
-    local _, seen = owner_of(place)
+    local user, seen = owner_of(place)
     if now - math.max(seen, room.resumed_at) > absent_after then
       end_place(place)
     else
-      redis.call('ZREM', WAITING, place)
-      redis.call('SADD', UNCLAIMED, place)
-      admit(place, now + claim_window)
+      count.waiting = count.waiting - redis.call('ZREM', WAITING, place)
+      count.unclaimed = count.unclaimed + redis.call('SADD', UNCLAIMED, place)
+      admit(place, now + claim_window, 'A', user)
       free, from_line = free - 1, from_line + 1
     end
   end
@@ -384,7 +346,7 @@ end
 -- Where a place stands: its state, its order (0 unless it waits) and the end of its admission
 -- (0 unless it is admitted). Called when its owner asks: if the place was just admitted, its
 -- claim window ends and its admission begins.
-local function claim(place)
+local function claim(place, user)
   local rank = redis.call('ZRANK', WAITING, place)
   if rank then
     return 'waiting', rank + 1, 0
@@ -394,19 +356,23 @@ local function claim(place)
     return 'ended', 0, 0
   end
   if redis.call('SREM', UNCLAIMED, place) == 1 then
+    count.unclaimed = count.unclaimed - 1
     until_ms = now + admission_ttl
-    redis.call('ZADD', ADMITTED, int(until_ms), place)
+    let_in(place, until_ms, 'C', user)
   end
   return 'admitted', 0, until_ms
 end
 
--- The reply of every script: name, value, name, value and so on. `items` is such a list too, with
+-- Ends every script, and returns its reply: name, value, name, value and so on. `items` is such a list too, with
 -- one list of values per name, so that each name is sent once however many items there are.
 local function reply(items)
+  save()
   return {
     'now', now,
     'epoch', room.epoch,
+    'seq', room.seq,
     'last', room.last,
+    'blind', room.blind,
     'capacity', room.capacity,
     'max_waiting', room.max_waiting,
     'paused', room.paused,
@@ -415,8 +381,9 @@ local function reply(items)
     'pace_at', room.pace_at,
     'pace_now', room.pace_now,
     'pace_before', room.pace_before,
-    'waiting', redis.call('ZCARD', WAITING),
-    'admitted', redis.call('ZCARD', ADMITTED),
+    'unrecorded_at', room.unrecorded_at,
+    'waiting', count.waiting,
+    'admitted', count.admitted,
     'admissions', admissions,
     'items', items or {},
   }

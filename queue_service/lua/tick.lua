@@ -1,5 +1,6 @@
 -- Expires admissions and admits from the line without a request; runs several times per second,
--- so that each run has little to do.
+-- so that each run has little to do. Arguments: how many ms of the log stay, and at most how many
+-- bytes.
 step()
 -- Tokens issued this long ago restore no place: delete what was kept to refuse them. KNOWN stays, one
 -- entry for each restart of Redis: a place in an old range may have ended just now.
@@ -26,4 +27,5 @@ for _, key in ipairs({ SOURCES, SOLUTIONS, ATTEMPTS }) do
     redis.call('ZREM', key, unpack(past))
   end
 end
+trim(tonumber(ARGV[FIRST_ARGUMENT]), tonumber(ARGV[FIRST_ARGUMENT + 1]))
 return reply()

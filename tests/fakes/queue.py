@@ -4,10 +4,13 @@ Runs the same contract tests (tests/queue_service/test_waiting_room.py). Its clo
 only when a test advances it.
 """
 
+import asyncio
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.domain import (
     Entry,
     HandBack,
@@ -17,11 +20,17 @@ from queue_service.domain import (
     Place,
     Refusal,
     Room,
+    RoomMemory,
     Rules,
 )
+from queue_service.ports import Snapshot
 from room_view.position import ENDED, PlaceState, Standing
+from servicekit.errors import Unavailable
 
 _YEAR_2026 = 1_767_225_600_000
+
+CHUNK = 1_000
+"""Places of a part of a snapshot."""
 
 
 def number_at(ms: int) -> int:
@@ -42,6 +51,23 @@ class _Healing:
     bidder: str = ""
     bid_at: int = 0
     handed: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class _Shown:
+    """What a copy of a room shows."""
+
+    waiting: set[int] = field(default_factory=set)
+    admitted: dict[int, queue_pb2.AdmittedPlace] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    fields: queue_pb2.RoomFields = field(default_factory=queue_pb2.RoomFields)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    id: int
+    at: int
+    changes: bytes
 
 
 @dataclass
@@ -72,11 +98,22 @@ class _State:
     pace_now: int = 0
     healed: bool = False
     healing: _Healing | None = None
+    seq: int = 0
+    shown: _Shown = field(default_factory=_Shown)
+    log: list[_Entry] = field(default_factory=list)
 
 
 @dataclass
 class _Clock:
     now: int
+
+
+@dataclass
+class _Appends:
+    """To all logs of the store."""
+
+    count: int = 0
+    next: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class FakeQueueStore:
@@ -89,8 +126,10 @@ class FakeQueueStore:
         self._rules = rules
         self._defaults = defaults
         self._rooms: dict[str, _State] = {}
-        self._memories: dict[str, tuple[Limits, int]] = {}
+        self._memories: dict[str, RoomMemory] = {}
+        self._corrections: dict[str, RoomMemory] = {}
         self._admissions = 0
+        self._appends = _Appends()
 
     @property
     def now(self) -> int:
@@ -106,22 +145,23 @@ class FakeQueueStore:
         self._rooms.clear()
         self.advance(0.01)
 
-    def snapshot(self) -> dict[str, _State]:
+    def copy_rooms(self) -> dict[str, _State]:
         """A copy of all rooms, for `cut_back`."""
         return copy.deepcopy(self._rooms)
 
-    def cut_back(self, snapshot: dict[str, _State]) -> None:
-        """The store restarts with the rooms as they were. Takes 10 ms."""
+    def cut_back(self, rooms: dict[str, _State], *, unnoticed: bool = False) -> None:
+        """The store restarts with the rooms as they were, or goes back to them unnoticed. Takes
+        10 ms."""
         self._rooms.clear()
-        self._rooms.update(copy.deepcopy(snapshot))
+        self._rooms.update(copy.deepcopy(rooms))
         for state in self._rooms.values():
-            state.cut = True
+            state.cut = not unnoticed
         self.advance(0.01)
 
     def new_replica(self) -> "FakeQueueStore":
         """The same rooms and clock for a replica that has just started: it remembers nothing."""
         replica = copy.copy(self)
-        replica._memories = {}
+        replica._memories, replica._corrections = {}, {}
         return replica
 
     async def enter(
@@ -159,16 +199,7 @@ class FakeQueueStore:
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
         state = self._open(room)
         self._hear(state)
-        theirs = []
-        for place in places:
-            live = state.live.get(place.number)
-            theirs.append(live is None or live.user_id in (place.user_id, _UNKNOWN_OWNER))
-            if live is not None and live.user_id == _UNKNOWN_OWNER:
-                self._adopt(state, place)
-            elif live is not None and theirs[-1]:
-                state.seen[place.number] = self.now
-            elif live is None and self._is_lost(state, place.number, place.issued_at):
-                self._restore(state, place)
+        theirs = [self._poll(state, place) for place in places]
         self._step(state)
         standings = []
         for place, is_theirs in zip(places, theirs, strict=True):
@@ -176,6 +207,17 @@ class FakeQueueStore:
                 self._claim(state, place.number)
             standings.append(self._standing(state, place.number) if is_theirs else ENDED)
         return self._room(state, room), standings
+
+    def _poll(self, state: _State, place: Place) -> bool:
+        live = state.live.get(place.number)
+        if live is None:
+            if self._is_lost(state, place.number, place.issued_at):
+                self._restore(state, place)
+        elif live.user_id == _UNKNOWN_OWNER:
+            self._adopt(state, place)
+        elif live.user_id == place.user_id:
+            state.seen[place.number] = self.now
+        return live is None or live.user_id in (place.user_id, _UNKNOWN_OWNER)
 
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
         state = self._open(room)
@@ -221,6 +263,7 @@ class FakeQueueStore:
     async def tick(self, room: str) -> Room:
         state = self._open(room)
         self._step(state)
+        self._trim(state)
         return self._room(state, room)
 
     async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
@@ -304,13 +347,78 @@ class FakeQueueStore:
         else:
             state.waiting.add(lost.number)
 
+    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+        state = self._open(room)
+        if seen:
+            self._hear(state)
+        for place in seen:
+            self._poll(state, place)
+        self._step(state)
+        return self._room(state, room)
+
+    async def snapshot(self, room: str) -> Snapshot:
+        after_id = str(self._appends.count)
+        return Snapshot(after_id, self._parts(room, await self.heartbeat(room, ())))
+
+    async def _parts(self, room: str, begin: Room) -> AsyncIterator[queue_pb2.RoomSnapshot]:
+        yield queue_pb2.RoomSnapshot(
+            epoch=begin.epoch, seq=begin.seq, fields=begin.fields(), last=begin.last, is_first=True
+        )
+        last = 0
+        while chunk := sorted(n for n in self._shown(room).waiting if n > last)[:CHUNK]:
+            yield queue_pb2.RoomSnapshot(waiting=chunk)
+            last = chunk[-1]
+        yield queue_pb2.RoomSnapshot(admitted=self._shown(room).admitted.values())
+        end = await self.heartbeat(room, ())
+        if end.epoch != begin.epoch:
+            raise Unavailable("The waiting room began a new epoch while it was copied.")
+        yield queue_pb2.RoomSnapshot(complete_at_seq=end.seq, last=end.last, is_last=True)
+
+    def _shown(self, room: str) -> _Shown:
+        if self.unavailable is not None:
+            raise self.unavailable
+        return self._rooms[room].shown if room in self._rooms else _Shown()
+
+    async def changes(
+        self, room: str, after_id: str, block_ms: int
+    ) -> list[tuple[str, queue_pb2.RoomChanges]]:
+        """Waits in real time."""
+        appended = self._appends.next
+        if not (found := self._entries_after(room, int(after_id))) and block_ms > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(block_ms / 1000):
+                    await appended.wait()
+            found = self._entries_after(room, int(after_id))
+        return found
+
+    def _entries_after(self, room: str, after_id: int) -> list[tuple[str, queue_pb2.RoomChanges]]:
+        if self.unavailable is not None:
+            raise self.unavailable
+        log = self._rooms[room].log if room in self._rooms else []
+        return [
+            (str(entry.id), queue_pb2.RoomChanges.FromString(entry.changes))
+            for entry in log
+            if entry.id > after_id
+        ]
+
+    def remember(self, room: str, memory: RoomMemory) -> None:
+        known = self._memories.get(room)
+        if known is None:
+            self._memories[room] = memory
+        elif not known.is_after(memory):
+            self._memories[room] = replace(memory, last=max(memory.last, known.last))
+        elif room in self._rooms and memory.last < self._rooms[room].blind:
+            self._corrections[room] = memory
+
     def _open(self, room: str) -> _State:
         if self.unavailable is not None:
             raise self.unavailable
         self._admissions = 0
-        limits, last = self._memories.get(room, (self._defaults, 0))
+        memory = self._corrections.pop(room, None) or self._memories.get(room)
+        memory = memory or RoomMemory(0, 0, 0, self._defaults)
+        limits, last = memory.limits, memory.last
         if room not in self._rooms:
-            epoch = max(number_at(self.now + 1), last + 1)
+            epoch = max(number_at(self.now + 1), last + 1, memory.epoch + 1)
             grace_until = self.now + self._rules.grace_ms if last else 0
             self._rooms[room] = _State(
                 limits,
@@ -323,8 +431,9 @@ class FakeQueueStore:
                 blind=0 if last else epoch,
             )
         state = self._rooms[room]
-        if state.cut or last > state.last:
-            self._begin_epoch(state, last)
+        is_behind = (memory.epoch, memory.seq) > (state.epoch, state.seq) or last > state.last
+        if state.cut or (is_behind and state.seq):
+            self._begin_epoch(state, memory)
         if 0 < last < state.blind:
             changed = {name: getattr(state.limits, name) for name in state.changed_limits}
             state.limits = replace(limits, **changed)
@@ -334,18 +443,21 @@ class FakeQueueStore:
                 state.grace_until = state.settled_at = self.now + self._rules.grace_ms
         return state
 
-    def _begin_epoch(self, state: _State, remembered: int) -> None:
+    def _begin_epoch(self, state: _State, memory: RoomMemory) -> None:
         in_grace = state.grace_until > state.heard_at
         if state.last > state.epoch:
             state.known.append(range(state.epoch + 1, state.last + 1))
         if not in_grace:
             state.safe = state.last
-        state.epoch = max(number_at(self.now + 1), state.last + 1, remembered + 1)
+        state.epoch = 1 + max(
+            number_at(self.now + 1) - 1, state.epoch, state.last, memory.epoch, memory.last
+        )
         state.last = state.epoch
+        state.seq = 0
         state.resumed_at = state.heard_at = self.now
         inside = sum(1 for until in state.admitted.values() if until > self.now)
         crowded = bool(state.waiting) or inside >= state.limits.capacity
-        recovers = remembered > 0 or in_grace or crowded
+        recovers = memory.last > 0 or in_grace or crowded
         state.grace_until = state.settled_at = self.now + self._rules.grace_ms if recovers else 0
         state.cut = state.healed = False
         state.healing = None
@@ -493,8 +605,7 @@ class FakeQueueStore:
             state.ended.add(number)
 
     def _room(self, state: _State, room: str) -> Room:
-        self._memories[room] = (state.limits, state.last)
-        return Room(
+        fields = Room(
             limits=state.limits,
             waiting=len(state.waiting),
             admitted=len(state.admitted),
@@ -506,4 +617,69 @@ class FakeQueueStore:
             pace_now=state.pace_now,
             pace_before=0,
             admissions=self._admissions,
+            seq=state.seq,
+            last=state.last,
+            unrecorded_at=0,
         )
+        self._record(state, fields.fields())
+        result = replace(fields, seq=state.seq)
+        self.remember(room, result.memory)
+        return result
+
+    def _record(self, state: _State, fields: queue_pb2.RoomFields) -> None:
+        """Appends to the log what has changed since the last call."""
+        admitted = {
+            number: queue_pb2.AdmittedPlace(
+                number=number,
+                user_id=state.live[number].user_id,
+                admitted_until_ms=until,
+                claimed=number not in state.unclaimed,
+            )
+            for number, until in state.admitted.items()
+        }
+        shown, now = state.shown, _Shown(set(state.waiting), admitted, set(state.ended), fields)
+        ended = {*shown.waiting, *shown.admitted} - {*now.waiting, *now.admitted}
+        kinds = queue_pb2.RoomChange
+        changes = [
+            *(
+                kinds(kind=kinds.KIND_ENDED, number=number)
+                for number in ended | now.ended - shown.ended
+            ),
+            *(
+                kinds(kind=kinds.KIND_WAITING, number=number)
+                for number in now.waiting - shown.waiting
+            ),
+            *(
+                kinds(
+                    kind=kinds.KIND_CLAIMED if place.claimed else kinds.KIND_ADMITTED,
+                    number=number,
+                    user_id=place.user_id,
+                    admitted_until_ms=place.admitted_until_ms,
+                )
+                for number, place in admitted.items()
+                if shown.admitted.get(number) != place
+            ),
+        ]
+        if fields != shown.fields or state.seq == 0:
+            changes.append(kinds(kind=kinds.KIND_FIELDS, fields=fields))
+        state.shown = now
+        if changes:
+            state.seq += 1
+            self._appends.count += 1
+            entry = queue_pb2.RoomChanges(
+                epoch=state.epoch, seq=state.seq, now_ms=self.now, changes=changes
+            )
+            entry_id = self._appends.count
+            state.log.append(_Entry(entry_id, self.now, entry.SerializeToString()))
+            self._appends.next.set()
+            self._appends.next = asyncio.Event()
+
+    def _trim(self, state: _State) -> None:
+        """The newest entry stays."""
+        if not state.log:
+            return
+        *older, newest = state.log
+        kept = [entry for entry in older if entry.at >= self.now - self._rules.log_ms]
+        while kept and sum(len(e.changes) for e in kept) > self._rules.log_bytes:
+            del kept[: (len(kept) + 1) // 2]
+        state.log = [*kept, newest]

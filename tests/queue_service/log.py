@@ -27,7 +27,7 @@ class Log:
     `test_a_copy_is_what_a_cut_leaves` compares that with a log that is cut."""
 
     KEYS = ("state", "waiting", "admitted", "unclaimed", "users", "places", "known", "ended",
-            "restored")  # fmt: skip
+            "restored", "changes")  # fmt: skip
 
     def __init__(self, redis: Redis, room: str) -> None:
         self.redis = redis
@@ -65,6 +65,8 @@ class Log:
                 found[name] = await self.redis.zrange(key, 0, -1, withscores=True)
             elif kind == b"set":
                 found[name] = await self.redis.smembers(key)
+            elif kind == b"stream":
+                found[name] = await self.redis.xrange(key)
         return found
 
     async def cut(self, moment: int) -> None:

@@ -38,7 +38,7 @@ class Day:
         self.replicas = [(self.fake, self.real)]
         self.places: list[tuple[Place, Place]] = []
         self.log = Log(redis, "main")
-        self.moments = [self.fake.snapshot()]
+        self.moments = [self.fake.copy_rooms()]
 
     async def begin(self) -> None:
         await self.log.note()
@@ -53,7 +53,7 @@ class Day:
         self.fake.advance(0.001)
         await self.check()
         await self.log.note()
-        self.moments.append(self.fake.snapshot())
+        self.moments.append(self.fake.copy_rooms())
 
     async def enter(self) -> None:
         users = [self.dice.randint(1, 20) for _ in range(self.dice.randint(1, 5))]

@@ -254,7 +254,7 @@ async def test_ends_that_the_store_has_lost_are_repeated(
     service: QueueService, store: FakeQueueStore
 ) -> None:
     buyer, follower = await enter(service, 11, 12)
-    before = store.snapshot()
+    before = store.copy_rooms()
     await service.leave_queue("main", buyer.place.number, 11)
     store.cut_back(before)
     # The buyer is the first to ask, and is not handed the place that ended.
@@ -270,7 +270,7 @@ async def test_ends_are_repeated_when_the_store_is_available(
     service: QueueService, store: FakeQueueStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buyer, follower = await enter(service, 11, 12)
-    before = store.snapshot()
+    before = store.copy_rooms()
     await service.leave_queue("main", buyer.place.number, 11)
     for _ in range(2):
         store.cut_back(before)

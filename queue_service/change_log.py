@@ -1,0 +1,62 @@
+"""Decodes the log of changes that the scripts append to. lua/log.lua describes it."""
+
+from collections.abc import Mapping
+
+from protos.frontrow.queue.v1 import queue_pb2
+
+_KINDS = {
+    "J": queue_pb2.RoomChange.KIND_WAITING,
+    "A": queue_pb2.RoomChange.KIND_ADMITTED,
+    "C": queue_pb2.RoomChange.KIND_CLAIMED,
+    "E": queue_pb2.RoomChange.KIND_ENDED,
+}
+
+
+def decode(entry: Mapping[bytes, bytes]) -> queue_pb2.RoomChanges:
+    """Returns what one script changed."""
+    return queue_pb2.RoomChanges(
+        epoch=int(entry[b"e"]),
+        seq=int(entry[b"s"]),
+        now_ms=int(entry[b"t"]),
+        changes=[_change(word[0], word[1:].split(",")) for word in entry[b"c"].decode().split(" ")],
+    )
+
+
+def _change(kind: str, values: list[str]) -> queue_pb2.RoomChange:
+    if kind == "F":
+        return queue_pb2.RoomChange(
+            kind=queue_pb2.RoomChange.KIND_FIELDS, fields=_fields(*map(int, values))
+        )
+    if len(values) == 1:
+        return queue_pb2.RoomChange(kind=_KINDS[kind], number=int(values[0]))
+    number, until_ms, user_id = values
+    return queue_pb2.RoomChange(
+        kind=_KINDS[kind],
+        number=int(number),
+        admitted_until_ms=int(until_ms),
+        user_id=int(user_id),
+    )
+
+
+def _fields(
+    capacity: int,
+    max_waiting: int,
+    paused: int,
+    grace_until: int,
+    settled_at: int,
+    pace_at: int,
+    pace_now: int,
+    pace_before: int,
+    unrecorded_at: int,
+) -> queue_pb2.RoomFields:
+    return queue_pb2.RoomFields(
+        capacity=capacity,
+        max_waiting=max_waiting,
+        paused=bool(paused),
+        grace_until_ms=grace_until,
+        settled_at_ms=settled_at,
+        pace_at_ms=pace_at,
+        pace_now=pace_now,
+        pace_before=pace_before,
+        unrecorded_at_ms=unrecorded_at,
+    )
