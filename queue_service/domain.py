@@ -183,6 +183,14 @@ class RoomMemory:
     last: int
     limits: Limits
 
+    @property
+    def possible(self) -> bool:
+        """Whether a waiting room can have been like that."""
+        numbers = (
+            self.epoch, self.seq, self.last, self.limits.capacity, self.limits.max_waiting
+        )  # fmt: skip
+        return all(0 <= number < MAX_NUMBER for number in numbers) and self.epoch <= self.last
+
     def is_after(self, other: "RoomMemory") -> bool:
         """Whether it is the newer one."""
         return (self.epoch, self.seq, self.last) > (other.epoch, other.seq, other.last)

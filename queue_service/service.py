@@ -25,6 +25,7 @@ from queue_service.domain import (
     Place,
     Refusal,
     Room,
+    RoomMemory,
     RoomNotFound,
     TooManyItems,
 )
@@ -165,6 +166,13 @@ class QueueService:
         state, reply = await self._store.hand_back(room, hand_back.possible())
         self._count(room, state)
         return reply
+
+    def remember(self, room: str, memory: RoomMemory) -> None:
+        """Takes note of what a caller last saw of a room, in case the store has lost it. No-op if
+        it is not `possible`. Raises RoomNotFound."""
+        self._require_room(room)
+        if memory.possible:
+            self._store.remember(room, memory)
 
     async def get_room(self, room: str) -> Room:
         """Returns the limits and counts of a room. Raises RoomNotFound."""

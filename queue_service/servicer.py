@@ -8,7 +8,16 @@ import grpc
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import AdminGuard
-from queue_service.domain import Entry, HandBack, LostAdmission, Place, Refusal, Room
+from queue_service.domain import (
+    Entry,
+    HandBack,
+    Limits,
+    LostAdmission,
+    Place,
+    Refusal,
+    Room,
+    RoomMemory,
+)
 from queue_service.service import Entered, QueueService
 from servicekit.call_interceptor import Context
 
@@ -31,6 +40,8 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     async def EnterQueue(
         self, request: queue_pb2.EnterQueueRequest, context: Context
     ) -> queue_pb2.EnterQueueResponse:
+        if request.HasField("memory"):
+            self._service.remember(request.room, _memory(request.memory))
         entries = [
             _entry(user_id, entrant)
             for user_id, entrant in zip(
@@ -46,6 +57,8 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self, request: queue_pb2.GetPositionsRequest, context: Context
     ) -> queue_pb2.GetPositionsResponse:
         places = [Place(p.room, p.number, p.user_id, p.epoch, p.issued_at) for p in request.places]
+        if places and request.HasField("memory"):
+            self._service.remember(places[0].room, _memory(request.memory))
         positions = await self._service.get_positions(places, request.renew_issued_before)
         return queue_pb2.GetPositionsResponse(
             positions=[position.message() for position in positions]
@@ -55,6 +68,8 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self, request: queue_pb2.LeaveQueueRequest, context: Context
     ) -> queue_pb2.LeaveQueueResponse:
         place = request.place
+        if request.HasField("memory"):
+            self._service.remember(place.room, _memory(request.memory))
         await self._service.leave_queue(place.room, place.number, place.user_id, place.epoch)
         return queue_pb2.LeaveQueueResponse()
 
@@ -132,6 +147,11 @@ def _entry(user_id: int, entrant: queue_pb2.EnterQueueRequest.Entrant) -> Entry:
         entrant.proven_place,
         entrant.attempt_id,
     )
+
+
+def _memory(memory: queue_pb2.RoomMemory) -> RoomMemory:
+    limits = Limits(memory.capacity, memory.max_waiting, memory.paused)
+    return RoomMemory(memory.epoch, memory.seq, memory.last, limits)
 
 
 def _entered(result: Entered) -> queue_pb2.EnterQueueResponse.Result:
