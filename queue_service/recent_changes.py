@@ -1,0 +1,72 @@
+"""The newest changes of a room, for those who watch it."""
+
+from dataclasses import dataclass
+
+from protos.frontrow.queue.v1 import queue_pb2
+
+KEEP_SECONDS = 30.0
+"""How long a change is kept at most. A caller that watches again within that time needs no
+snapshot: a stream that was cut is opened again within a second."""
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Changes that are kept at most, as bytes on the wire: 15 s of 5,000 joins a second. A watcher
+that is further behind is dropped."""
+
+# The others can wait: the gateway that made a place join, or claimed an admission, has its answer.
+_URGENT = {
+    queue_pb2.RoomChange.KIND_ADMITTED,
+    queue_pb2.RoomChange.KIND_ENDED,
+    queue_pb2.RoomChange.KIND_FIELDS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    changes: queue_pb2.RoomChanges
+    size: int
+    read_at: float
+
+
+class RecentChanges:
+    """Changes of one epoch, without a gap. All watchers of a room share them: a watcher is only a
+    number, how far it has come."""
+
+    def __init__(self, epoch: int, seq: int) -> None:
+        """Begins after change `seq`."""
+        self.epoch = epoch
+        self.seq = seq
+        """The newest change."""
+        self.urgent_seq = 0
+        """The newest change that should reach the watchers at once."""
+        self._entries: dict[int, _Entry] = {}
+        self._oldest = seq + 1
+        self._bytes = 0
+
+    def append(self, changes: queue_pb2.RoomChanges, now: float) -> None:
+        """Adds the next change and drops the oldest. `now` is the time of the loop."""
+        entry = _Entry(changes, changes.ByteSize(), now)
+        self.seq = changes.seq
+        self._entries[self.seq] = entry
+        self._bytes += entry.size
+        if any(change.kind in _URGENT for change in changes.changes):
+            self.urgent_seq = self.seq
+        while self._bytes > MAX_BYTES or self._entries[self._oldest].read_at < now - KEEP_SECONDS:
+            self._bytes -= self._entries.pop(self._oldest).size
+            self._oldest += 1
+
+    def reach_back_to(self, seq: int) -> bool:
+        """Whether all changes after change `seq` are here."""
+        return self._oldest - 1 <= seq <= self.seq
+
+    def after(self, seq: int, max_bytes: int) -> list[queue_pb2.RoomChanges]:
+        """Returns the changes after change `seq`, the oldest first: as many as have at most
+        `max_bytes`, but one at least. Needs `reach_back_to(seq)`."""
+        found: list[queue_pb2.RoomChanges] = []
+        size = 0
+        for number in range(seq + 1, self.seq + 1):
+            entry = self._entries[number]
+            size += entry.size
+            if found and size > max_bytes:
+                break
+            found.append(entry.changes)
+        return found

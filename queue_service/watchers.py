@@ -1,0 +1,69 @@
+"""All who watch one room at this replica."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import Gauge
+
+from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.domain import MAX_ITEMS, Limits, Place, Room, RoomMemory
+from queue_service.room_copy import RoomCopy
+from queue_service.service import QueueService
+from servicekit.batching import Batcher
+
+WATCHERS = Gauge("queue_watchers", "Callers that watch a room at this replica.", ["room"])
+
+_HEARTBEAT_SECONDS = 5.0
+
+
+class Watchers:
+    """All who watch one room at this replica."""
+
+    def __init__(self, service: QueueService, copy: RoomCopy, room: str) -> None:
+        self.copy = copy
+        self.room = room
+        self.draining = False
+        self._service = service
+        self._wakes: set[asyncio.Event] = set()
+        self._heartbeats = Batcher[Sequence[Place], Room](
+            self._beat, budget=_HEARTBEAT_SECONDS, max_batch=64
+        )
+
+    @contextlib.contextmanager
+    def watching(self, wake: asyncio.Event) -> Iterator[None]:
+        """Counts a watcher, and sets `wake` when the copy changes or the drain begins."""
+        self._wakes.add(wake)
+        WATCHERS.labels(self.room).set(len(self._wakes))
+        try:
+            with self.copy.watched(wake):
+                yield
+        finally:
+            self._wakes.discard(wake)
+            WATCHERS.labels(self.room).set(len(self._wakes))
+
+    async def heartbeat(self, seen: Sequence[Place]) -> Room:
+        """Reports at most MAX_ITEMS signs of life, and returns the room after that. Callers at
+        the same time share a call. Raises Unavailable and TimedOut."""
+        return await self._heartbeats.submit(seen)
+
+    def remember(self, memory: queue_pb2.RoomMemory) -> None:
+        """Takes note of what a caller has seen."""
+        if memory.epoch:
+            limits = Limits(memory.capacity, memory.max_waiting, memory.paused)
+            self._service.remember(
+                self.room, RoomMemory(memory.epoch, memory.seq, memory.last, limits)
+            )
+
+    def end(self) -> None:
+        """Ends all watches, and each later one."""
+        self.draining = True
+        for wake in self._wakes:
+            wake.set()
+
+    async def _beat(self, asked: Sequence[Sequence[Place]]) -> list[Room]:
+        seen = [place for places in asked for place in places]
+        state = await self._service.heartbeat(self.room, seen[:MAX_ITEMS])
+        for n in range(MAX_ITEMS, len(seen), MAX_ITEMS):
+            state = await self._service.heartbeat(self.room, seen[n : n + MAX_ITEMS])
+        return [state] * len(asked)
