@@ -8,10 +8,12 @@ from queue_service.admin_guard import AdminGuard
 from queue_service.consumers import PaymentEvents
 from queue_service.ports import MAX_BLOCK_MS
 from queue_service.repository import QueueRepository
+from queue_service.room_copy import RoomCopy
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
 from queue_service.tokens import Signer
+from queue_service.watchers import Watchers
 from room_view.position import Pacing
 from servicekit import logs, redis_client
 from servicekit.kafka import Consumer
@@ -36,15 +38,20 @@ async def main() -> None:
         ) as blocking_redis,
         Server(settings, "queue_service") as server,
     ):
+        store = QueueRepository(redis, settings.rules, settings.limits, blocking_redis)
         service = QueueService(
-            QueueRepository(redis, settings.rules, settings.limits, blocking_redis),
+            store,
             Signer(settings.token_signing_key_id, settings.signing_secret),
             Pacing(settings.room_rules),
             settings.rooms,
         )
+        watchers = {
+            room: Watchers(service, RoomCopy(store, room, settings.room_rules), room)
+            for room in settings.rooms
+        }
         server.add(
             queue_pb2_grpc.add_QueueServiceServicer_to_server,
-            QueueServicer(service, settings.rules.source_interval_ms),
+            QueueServicer(service, watchers, settings.rules.source_interval_ms),
             queue_pb2.DESCRIPTOR,
         )
         server.add(
@@ -56,6 +63,8 @@ async def main() -> None:
             server.add_background(
                 f"tick {room}", partial(service.keep_ticking, room, settings.tick_seconds)
             )
+            server.add_background(f"copy {room}", watchers[room].copy.run)
+            server.add_streams(watchers[room].end)
         server.add_background(
             PAYMENT_EVENTS,
             Consumer(

@@ -189,7 +189,7 @@ class RoomMemory:
         numbers = (
             self.epoch, self.seq, self.last, self.limits.capacity, self.limits.max_waiting
         )  # fmt: skip
-        return all(0 <= number < MAX_NUMBER for number in numbers) and self.epoch <= self.last
+        return all(0 <= number < MAX_NUMBER for number in numbers) and 0 < self.epoch <= self.last
 
     def is_after(self, other: "RoomMemory") -> bool:
         """Whether it is the newer one."""

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from protos.frontrow.queue.v1 import queue_pb2
-from queue_service.ports import QueueStore
+from queue_service.ports import MAX_BLOCK_MS, QueueStore
 from queue_service.recent_changes import RecentChanges
 from room_view.view import Admission, Gap, RoomView
 from servicekit import logs
@@ -15,8 +15,6 @@ from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
-# One read waits this long for a change, so that nothing happens while nothing changes.
-_BLOCK_MS = 5_000
 # Reads of the log are that far apart under load: each costs about half a millisecond, however much
 # it returns. Watchers get one message for each.
 _READ_EVERY_SECONDS = 0.018
@@ -163,7 +161,7 @@ class RoomCopy:
         self._hurry.clear()
         try:
             async with asyncio.timeout(None) as self._patience:
-                found = await self._store.changes(self._room, after_id, _BLOCK_MS)
+                found = await self._store.changes(self._room, after_id, MAX_BLOCK_MS)
         except TimeoutError:
             raise Gap from None
         finally:

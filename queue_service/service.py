@@ -7,7 +7,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from prometheus_client import Counter, Gauge
 
@@ -59,6 +58,24 @@ class _Ends:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+@dataclass(slots=True)
+class _Activity:
+    """Whether there is something to do in a room: `busy` is set as long as there is."""
+
+    busy: asyncio.Event = field(default_factory=asyncio.Event)
+    newest: tuple[int, int] = (0, 0)
+
+    def note(self, state: Room, has_ends_to_repeat: bool) -> None:
+        # Replies overtake each other: an older one must not hide who has entered since.
+        if (state.epoch, state.seq) < self.newest:
+            return
+        self.newest = (state.epoch, state.seq)
+        if state.waiting or state.admitted or has_ends_to_repeat:
+            self.busy.set()
+        else:
+            self.busy.clear()
+
+
 @dataclass(frozen=True, slots=True)
 class Entered:
     """A user's place, its token, and where it stands."""
@@ -79,6 +96,7 @@ class QueueService:
         self._pacing = pacing
         self._rooms = rooms
         self._ends = {room: _Ends() for room in rooms}
+        self._activity = {room: _Activity() for room in rooms}
 
     async def enter_queue(
         self, room: str, entries: Sequence[Entry], renew_issued_before: int = 0
@@ -174,6 +192,14 @@ class QueueService:
         if memory.possible:
             self._store.remember(room, memory)
 
+    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+        """Returns the room as of now, for those who keep a copy of it, and notes that the owners of
+        these places have polled. At most MAX_ITEMS, all `possible`. Raises RoomNotFound."""
+        self._require_room(room)
+        state = await self._store.heartbeat(room, seen)
+        self._count(room, state)
+        return state
+
     async def get_room(self, room: str) -> Room:
         """Returns the limits and counts of a room. Raises RoomNotFound."""
         self._require_room(room)
@@ -205,10 +231,21 @@ class QueueService:
         return state
 
     async def keep_ticking(self, room: str, seconds: float) -> None:
-        """Refills lapsed slots and updates the metrics every `seconds` seconds, until
-        cancelled."""
+        """Refills lapsed slots and updates the metrics at once and then every `seconds` seconds
+        while somebody waits or is admitted, until cancelled.
+
+        An empty room makes no call. Each replica that a place has entered through, or that a
+        heartbeat or any other call has shown one, ticks until the room is empty again.
+        """
         outage = Outage(log, "store_unavailable", "store_available", room=room)
-        await repeat(partial(self._tick, room), seconds=seconds, outage=outage)
+        busy = self._activity[room].busy
+        busy.set()  # a replica that was restarted may be the only one
+
+        async def tick_when_busy() -> None:
+            await busy.wait()
+            await self._tick(room)
+
+        await repeat(tick_when_busy, seconds=seconds, outage=outage)
 
     async def _tick(self, room: str) -> Room:
         state = await self._store.tick(room)
@@ -235,6 +272,7 @@ class QueueService:
         WAITING.labels(room).set(state.waiting)
         ADMITTED.labels(room).set(state.admitted)
         ADMISSIONS.labels(room).inc(state.admissions)
+        self._activity[room].note(state, has_ends_to_repeat=state.epoch > self._ends[room].epoch)
 
     def _require_room(self, room: str) -> None:
         if room not in self._rooms:

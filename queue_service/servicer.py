@@ -1,10 +1,9 @@
 """Converts between frontrow.queue.v1 messages and the domain."""
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from itertools import chain, repeat
 from typing import TypeVar
-
-import grpc
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import AdminGuard
@@ -19,6 +18,8 @@ from queue_service.domain import (
     RoomMemory,
 )
 from queue_service.service import Entered, QueueService
+from queue_service.watch import Watch
+from queue_service.watchers import Watchers
 from servicekit.call_interceptor import Context
 
 _UNKNOWN = queue_pb2.EnterQueueRequest.Entrant()
@@ -30,11 +31,18 @@ RoomResponse = TypeVar("RoomResponse", queue_pb2.GetRoomResponse, queue_pb2.Upda
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     """Implements QueueService of protos/frontrow/queue/v1/queue.proto, for fans.
 
-    `source_interval_ms`: see `Rules`; a source that has used up its allowance waits no longer.
+    `watchers`: of each room. `source_interval_ms`: see `Rules`; a source that has used up its
+    allowance waits no longer.
     """
 
-    def __init__(self, service: QueueService, source_interval_ms: int = 0) -> None:
+    def __init__(
+        self,
+        service: QueueService,
+        watchers: Mapping[str, Watchers],
+        source_interval_ms: int = 0,
+    ) -> None:
         self._service = service
+        self._watchers = watchers
         self._source_interval_ms = source_interval_ms
 
     async def EnterQueue(
@@ -76,8 +84,13 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     async def WatchRoom(
         self, requests: AsyncIterator[queue_pb2.WatchRoomRequest], context: Context
     ) -> AsyncIterator[queue_pb2.WatchRoomResponse]:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
-        yield queue_pb2.WatchRoomResponse()
+        async for first in requests:
+            self._service.remember(first.room, _memory(first.memory))
+            watch = Watch(self._watchers[first.room], requests)
+            async with contextlib.aclosing(watch.responses(first)) as responses:
+                async for response in responses:
+                    yield response
+            return
 
     async def HandBack(
         self, request: queue_pb2.HandBackRequest, context: Context

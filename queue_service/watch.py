@@ -5,7 +5,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import Histogram
@@ -78,7 +78,7 @@ class Watch:
 
     async def responses(
         self, first: queue_pb2.WatchRoomRequest
-    ) -> AsyncIterator[queue_pb2.WatchRoomResponse]:
+    ) -> AsyncGenerator[queue_pb2.WatchRoomResponse, None]:
         """Serves until the caller ends the stream. `first` is the first request.
 
         Raises TooManyItems, SlowReader, and Unavailable when the replica drains or if the store is
@@ -107,7 +107,6 @@ class Watch:
     async def _begin(self, first: queue_pb2.WatchRoomRequest) -> None:
         """Waits until the copy is as new as this request, and finds out what the caller lacks."""
         memory = first.memory
-        self._watchers.remember(memory)
         state = await self._beat(first)
         # A memory of the same epoch is never newer than the reply of the store.
         if not await self._wait_for(lambda: self._copy.view is not None, _READY_SECONDS):

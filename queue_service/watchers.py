@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client import Gauge
 
-from protos.frontrow.queue.v1 import queue_pb2
-from queue_service.domain import MAX_ITEMS, Limits, Place, Room, RoomMemory
+from queue_service.domain import MAX_ITEMS, Place, Room
 from queue_service.room_copy import RoomCopy
 from queue_service.service import QueueService
 from servicekit.batching import Batcher
@@ -46,14 +45,6 @@ class Watchers:
         """Reports at most MAX_ITEMS signs of life, and returns the room after that. Callers at
         the same time share a call. Raises Unavailable and TimedOut."""
         return await self._heartbeats.submit(seen)
-
-    def remember(self, memory: queue_pb2.RoomMemory) -> None:
-        """Takes note of what a caller has seen."""
-        if memory.epoch:
-            limits = Limits(memory.capacity, memory.max_waiting, memory.paused)
-            self._service.remember(
-                self.room, RoomMemory(memory.epoch, memory.seq, memory.last, limits)
-            )
 
     def end(self) -> None:
         """Ends all watches, and each later one."""

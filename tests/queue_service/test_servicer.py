@@ -50,7 +50,7 @@ async def address(own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Async
             settings.rooms,
         )
         server = Server(settings, "queue_service").grpc
-        queue_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(service), server)
+        queue_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(service, {}), server)
         guard = AdminGuard(ADMIN_TOKEN, settings.listen)
         queue_pb2_grpc.add_QueueAdminServiceServicer_to_server(
             QueueAdminServicer(service, guard), server
