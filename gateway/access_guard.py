@@ -73,6 +73,14 @@ class AccessGuard:
         payment has ended the admission."""
         await self._admissions.check_unpaid(place)
 
+    def position_now(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        """Returns the current position of the place from the copy of the room, without a call; None
+        if queue_service must be asked, because only it knows, or because the token is beyond its
+        greatest age."""
+        if self._verifier.is_over_aged(place):
+            return None
+        return self._admissions.position_now(place)
+
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
         """Returns the last answer to a waiting place that polls far earlier than advised."""
         return self._admissions.early_answer(place)
@@ -85,7 +93,10 @@ class AccessGuard:
         """Returns the current position of the place, never a cached one. If its token is beyond its
         greatest age, the response carries a fresh one. Raises TokenExpired if the place has
         ended."""
-        position = await self._admissions.position(place)
+        if self._verifier.is_over_aged(place):
+            position = await self._admissions.ask(place)
+        else:
+            position = await self._admissions.position(place)
         # Empty for a token that is young enough.
         if position.access_token:
             keep_fresh_token(request, position.access_token)

@@ -1,4 +1,4 @@
-"""Checks admissions with queue_service and caches positive answers briefly."""
+"""Where places stand and who is admitted: from the copy of the room, or from queue_service."""
 
 import math
 import time
@@ -6,8 +6,10 @@ import time
 from gateway.errors import StillWaiting, TokenExpired
 from gateway.pace import EARLY, EarlyAnswer, Pace
 from gateway.recent import Recent
+from gateway.room.answers import RoomAnswers
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
+from servicekit.errors import ServiceError, Unavailable, is_transient
 
 # 2 MB each. More than the checks of two seconds, and than the payments of a minute.
 _MAX_CACHED = 20_000
@@ -25,12 +27,12 @@ def retry_after(position: queue_pb2.Position) -> int:
 
 
 class Admissions:
-    """Asks queue_service for positions; caches "admitted" for at most `ttl_seconds` from the
-    question.
+    """Answers from the copy of the room where that is exact, and asks queue_service otherwise.
 
-    Also remembers the admissions that a payment has ended, because queue_service learns of that by
-    an event, a moment later. Only `pace` keeps a client waiting without a question, if it asks far
-    too early.
+    Without a copy, caches "admitted" for at most `ttl_seconds` from the question. Also remembers
+    the admissions that a payment has ended, because queue_service learns of that by an event, a
+    moment later. Only `pace` keeps a client waiting without a question, if it asks far too early
+    and the copy cannot answer.
     """
 
     def __init__(
@@ -38,22 +40,70 @@ class Admissions:
         positions: Batcher[queue_pb2.Place, queue_pb2.Position],
         ttl_seconds: float,
         pace: Pace,
+        room: RoomAnswers,
     ) -> None:
         self._positions = positions
         self._pace = pace
         self._ttl = ttl_seconds
+        self._room = room
+        self._probing = False
         # Place number -> until when it counts as admitted. To store is 2 µs cheaper than in a
         # TLRUCache, and each active place stores once per second (docs/adr/0028).
         self._admitted = Recent[int, float](ttl_seconds, _MAX_CACHED)
         self._paid = Recent[int, bool](_PAID_SECONDS, _MAX_CACHED)
 
+    def position_now(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        """Returns the position of the place without a call; None if it must be asked for."""
+        position = self._room.position(place)
+        if position is not None:
+            # What was remembered before this answer is older now.
+            self._pace.forget(place)
+        return position
+
     async def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place. Raises TokenExpired if the place has
         ended."""
-        position = await self._positions.submit(place)
-        self._pace.remember(place, position)
+        position = self.position_now(place)
+        if position is None and self._room.usable() is None and await self._room.becomes_usable():
+            position = self.position_now(place)
+        return await self.ask(place) if position is None else position
+
+    async def ask(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        """Returns what queue_service says about the place; in an outage, what the last view says.
+        Raises TokenExpired if the place has ended."""
+        if self._room.in_outage:
+            position = await self._probe(place)
+        else:
+            position = await self._call(place)
         if position.state == queue_pb2.PLACE_STATE_ENDED:
             raise TokenExpired
+        return position
+
+    async def _probe(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        """Calls queue_service in an outage. One request does that at a time."""
+        if self._probing:
+            raise Unavailable("The waiting room is unavailable at the moment.")
+        self._probing = True
+        try:
+            return await self._call(place)
+        finally:
+            self._probing = False
+
+    async def _call(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        try:
+            position = await self._positions.submit(place)
+        except ServiceError as error:
+            if not is_transient(error):
+                raise
+            if self._room.call_failed():
+                self._positions.fail_waiting(error)
+            last = self.position_now(place)
+            if last is None:
+                raise
+            return last
+        self._room.call_succeeded()
+        self._pace.remember(place, position)
+        self._room.told(place, position)
         return position
 
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
@@ -64,33 +114,49 @@ class Admissions:
         return early
 
     def waited_just_now(self, place: queue_pb2.Place) -> bool:
-        """Returns whether `check` would answer from memory that the place waits."""
+        """Returns whether the last answer, of less than a second ago, says that the place waits."""
         return self._pace.early_answer(place, _WAITING_SECONDS) is not None
 
     def entered(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
         """Notes the answer to entering, from which the first pause counts."""
         self._pace.remember(place, position)
+        self._room.told(place, position)
 
     async def check(self, place: queue_pb2.Place) -> None:
         """Returns if the place is admitted. Raises StillWaiting or TokenExpired."""
+        if self._room.is_admitted(place):
+            return
+        position: queue_pb2.Position | None
+        if self._room.usable() or await self._room.becomes_usable():
+            position = await self.position(place)
+        else:
+            position = await self._position_without_view(place)
+        if position is not None and position.state != queue_pb2.PLACE_STATE_ADMITTED:
+            raise StillWaiting(position.order, retry_after(position))
+
+    async def _position_without_view(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        """Returns the position, perhaps one of a second ago; None if the place was admitted just
+        now."""
         asked = time.monotonic()
         until = self._admitted.get(place.number)
         if until is not None and until > asked:
-            return
+            return None
         early = self._pace.early_answer(place, _WAITING_SECONDS)
         if early:
             EARLY.inc()
-        position = early.position if early else await self.position(place)
-        if position.state != queue_pb2.PLACE_STATE_ADMITTED:
-            raise StillWaiting(position.order, retry_after(position))
-        remaining = position.admitted_until_ms / 1000 - time.time()
-        until = min(asked + self._ttl, time.monotonic() + remaining)
-        self._admitted.put(place.number, until)
+            return early.position
+        position = await self.ask(place)
+        if position.state == queue_pb2.PLACE_STATE_ADMITTED:
+            remaining = position.admitted_until_ms / 1000 - time.time()
+            until = min(asked + self._ttl, time.monotonic() + remaining)
+            self._admitted.put(place.number, until)
+        return position
 
     def forget(self, place: queue_pb2.Place) -> None:
         """Makes the next check ask queue_service: the place may be about to end."""
         self._admitted.drop(place.number)
         self._pace.forget(place)
+        self._room.forget(place)
 
     def left(self, place: queue_pb2.Place) -> None:
         """Notes that the place has ended; an answer that arrives late is not remembered."""

@@ -41,6 +41,7 @@ def create_app(
             clients.positions,
             settings.admission_ttl_seconds,
             Pace(enforced=settings.enforce_pace),
+            clients.room,
         ),
     )
     challenge = open_challenge(settings, clients, guard, sources)

@@ -8,6 +8,11 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.room.answers import RoomAnswers
+from gateway.room.copy import RoomCopy
+from gateway.room.outage import QueueOutage
+from gateway.room.signs import SignsOfLife
+from gateway.room.watch import RoomWatch
 from gateway.settings import Settings
 from gateway.tokens import renew_issued_before
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
@@ -15,6 +20,7 @@ from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
 from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
+from servicekit.background import keep_running
 from servicekit.batching import Batcher
 from servicekit.client import call, connect
 from servicekit.errors import ServiceError
@@ -46,7 +52,8 @@ class Entry(NamedTuple):
 
 
 class Clients:
-    """One channel and one stub for each service, and batchers for the calls to queue_service.
+    """One channel and one stub for each service, batchers for the calls to queue_service, and the
+    copy of the room that queue_service keeps up to date.
 
     Create it inside the event loop that uses it; `close()` it at the end.
     """
@@ -64,6 +71,15 @@ class Clients:
         self.reservation = ReservationServiceStub(self._channels["reservation_service"])
         self.payment = PaymentServiceStub(self._channels["payment_service"])
         self.challenge_provider = httpx.AsyncClient() if settings.challenge == "http" else None
+        signs = SignsOfLife()
+        self.room_copy = RoomCopy(settings.room_fresh_seconds)
+        self.room = RoomAnswers(self.room_copy, signs, QueueOutage(settings.room_outage_seconds))
+        self.room_watch = RoomWatch(self.queue, settings.room, self.room_copy, signs)
+        self._watching = (
+            asyncio.create_task(keep_running("room_watch", self.room_watch.run))
+            if settings.room_view
+            else None
+        )
         budget = settings.read_budget_seconds
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
             self._get_positions,
@@ -86,6 +102,7 @@ class Clients:
             queue_pb2.GetPositionsRequest(
                 places=places,
                 renew_issued_before=renew_issued_before(self._settings.token_max_age_seconds),
+                memory=self.room_copy.memory(),
             ),
             budget=self._settings.read_budget_seconds,
         )
@@ -101,6 +118,7 @@ class Clients:
                 user_ids=[entry.user_id for entry in entries],
                 entrants=[entry.entrant for entry in entries],
                 renew_issued_before=renew_issued_before(self._settings.token_max_age_seconds),
+                memory=self.room_copy.memory(),
             ),
             budget=self._settings.read_budget_seconds,
         )
@@ -127,6 +145,9 @@ class Clients:
 
     async def close(self) -> None:
         """Closes the channels and cancels calls in progress."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
         if self.challenge_provider is not None:
             await self.challenge_provider.aclose()

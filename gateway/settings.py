@@ -175,8 +175,26 @@ class Settings(BaseSettings):
     1.2 ms of CPU whatever its size (see ADR 0003). 0 sends as soon as the previous call has
     returned."""
 
+    room_view: bool = True
+    """Whether each gateway process keeps a copy of the room (the room view) and answers polls of
+    people who wait, and checks of people who are admitted, from it. If not, or while queue_service
+    is of a version without it, each of them is a call, as far as the caches do not answer."""
+
+    room_fresh_seconds: float = Field(default=0.3, gt=0, le=1)
+    """How old an answer from the room view may be, in seconds; at most QUEUE_POLL_MIN_SECONDS,
+    which the room states. For polls of one place at least this far apart, the order never grows,
+    whichever gateways answer. Under load, one heartbeat to queue_service in half of this time
+    proves it."""
+
+    room_outage_seconds: float = Field(default=60.0, ge=0, le=120)
+    """While queue_service or its Redis does not answer, how long polls are answered from the last
+    room view, marked `recovering`, and admitted people go on; in seconds. At most
+    QUEUE_CLAIM_WINDOW_SECONDS and half of QUEUE_ABSENT_AFTER_SECONDS: a longer time is reduced,
+    with the warning `room_outage_seconds_reduced`. 0 answers 503 at once."""
+
     admission_ttl_seconds: float = Field(default=1.0, ge=0, le=1)
-    """How long a positive admission check is cached, in seconds."""
+    """How long a positive admission check is cached, in seconds, while the room view does not
+    answer; with it, the end of an admission counts at once."""
 
     seats_ttl_seconds: float = Field(default=1.0, ge=0, le=1)
     """How long a seat map is cached, in seconds. The contract allows 1."""

@@ -77,6 +77,14 @@ class Batcher(Generic[Item, Result]):
         self._start_batches()
         return await answer
 
+    def fail_waiting(self, error: Exception) -> None:
+        """Raises `error` for the callers that wait for a batch to start: the caller knows that none
+        would succeed."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.answer.done():
+                waiting.answer.set_exception(error)
+
     def _start_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting and len(self._in_flight) < self._max_in_flight:

@@ -37,6 +37,8 @@ class RoomCopy:
         """When the loss was noticed, by time.monotonic()."""
         self.on_loss: Callable[[], None] = lambda: None
         """Called at each loss, once `previous` is set; a new `view` may not be there yet."""
+        self.on_rules: Callable[[queue_pb2.RoomRules], None] = lambda _: None
+        """Called with the rules of each snapshot that becomes the view."""
         self.freshness = Freshness(fresh_seconds)
         self._longest_fresh_seconds = fresh_seconds
         self._epoch = 0  # the latest that is known
@@ -136,4 +138,5 @@ class RoomCopy:
             return
         self.view = new
         self._next = None
+        self.on_rules(new.rules)
         self.freshness.seconds = min(self._longest_fresh_seconds, new.rules.poll_min_ms / 1000)

@@ -154,12 +154,21 @@ class QueueRoutes:
         `recovering`. An earlier poll may get an answer again that is up to half a pause old (see
         `Age`), and an older one than another gateway process has given."""
         place = self._guard.identify(request)
+        response = self.answer_now(place)
+        if response is not None:
+            return response
         early = self._guard.early_answer(place)
         if early is not None:
             response = _order_response(early.position, 200)
             response.headers["Age"] = str(early.age)
             return response
         return _order_response(await self._guard.position(request, place), 200)
+
+    def answer_now(self, place: queue_pb2.Place) -> Response | None:
+        """Returns the order of a place from the copy of the room, without a call; None if that does
+        not do."""
+        position = self._guard.position_now(place)
+        return None if position is None else _order_response(position, 200)
 
     async def enter(self, request: Request) -> Response:
         """Gives the user a place in the queue, or returns the place that the user already has.
@@ -210,7 +219,7 @@ class QueueRoutes:
         self._guard.forget_admission(place)
         await call(
             self._clients.queue.LeaveQueue,
-            queue_pb2.LeaveQueueRequest(place=place),
+            queue_pb2.LeaveQueueRequest(place=place, memory=self._clients.room_copy.memory()),
             budget=self._write_budget,
         )
         self._guard.note_left(place)

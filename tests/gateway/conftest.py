@@ -21,7 +21,7 @@ OpenGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
 def settings_for(services: Services, **changes: Any) -> Settings:
     """Returns settings for a gateway of these services: no rate limit, no caching, no
-    enforced pace."""
+    enforced pace, no copy of the room."""
     defaults: dict[str, Any] = {
         "queue_addr": services.address,
         "concert_addr": services.address,
@@ -30,6 +30,7 @@ def settings_for(services: Services, **changes: Any) -> Settings:
         "token_keys": KEYS,
         "requests_per_second": 0,
         "enforce_pace": False,
+        "room_view": False,
         "admission_ttl_seconds": 0,
         "seats_ttl_seconds": 0,
         "schedules_ttl_seconds": 0,

@@ -17,10 +17,12 @@ from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from room_view.position import ENDED, Pacing, PlaceState, Standing
 from servicekit import call_context
 from servicekit.errors import Conflict, Forbidden, InvalidRequest, NotFound, ServiceError
 from servicekit.server import Server
 from servicekit.settings import ServiceSettings
+from tests.gateway import fake_watch
 
 KEY_ID = "test"
 KEYS = {KEY_ID: "a secret of the tests with 32 bytes or more"}
@@ -108,6 +110,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self.faults = faults
         # A number is never given twice, not even after a reset.
         self._places_given = 0
+        self.watch = fake_watch.FakeWatch()
         self.reset()
 
     def reset(self) -> None:
@@ -120,7 +123,10 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self.admitted_until_ms = int(time.time() * 1000) + 600_000
         self.admitted: dict[int, queue_pb2.Place] = {}
         self.waiting: list[queue_pb2.Place] = []
+        # Admitted places whose owner has not polled since.
+        self.unclaimed: set[int] = set()
         self.given_at = GIVEN_AT
+        self.watch.reset()
 
     def enter(self, user_id: int) -> queue_pb2.Place:
         """Returns the user's place; gives a new one if there is none."""
@@ -129,22 +135,58 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
                 return place
         self._places_given += 1
         place = queue_pb2.Place(room="main", number=self._places_given, user_id=user_id, epoch=1)
-        self.waiting.append(place)
-        self._admit()
+        if not self.waiting and len(self.admitted) < self.capacity:
+            self.admitted[place.number] = place
+            self.watch.record(self._admitted(place))
+        else:
+            self.waiting.append(place)
+            self.watch.record(fake_watch.waiting(place.number))
+            self.admit()
         return place
 
     def end(self, place_number: int) -> None:
         """Ends a place or an admission."""
         self.admitted.pop(place_number, None)
+        self.unclaimed.discard(place_number)
         self.waiting = [place for place in self.waiting if place.number != place_number]
-        self._admit()
+        self.watch.record(fake_watch.ended(place_number))
+        self.admit()
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Gives the free slots to the line."""
         while self.waiting and len(self.admitted) < self.capacity:
             place = self.waiting.pop(0)
             self.admitted[place.number] = place
+            self.unclaimed.add(place.number)
+            self.watch.record(self._admitted(place))
+
+    def _admitted(self, place: queue_pb2.Place) -> queue_pb2.RoomChange:
+        claimed = place.number not in self.unclaimed
+        return fake_watch.admitted(
+            place.number, place.user_id, self.admitted_until_ms, claimed=claimed
+        )
+
+    def snapshot(self) -> queue_pb2.WatchRoomResponse:
+        """Returns the room as a snapshot."""
+        return self.watch.snapshot(
+            [place.number for place in self.waiting],
+            [
+                queue_pb2.AdmittedPlace(
+                    number=place.number,
+                    user_id=place.user_id,
+                    admitted_until_ms=self.admitted_until_ms,
+                    claimed=place.number not in self.unclaimed,
+                )
+                for place in self.admitted.values()
+            ],
+        )
 
     def position(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        if place.number in self.unclaimed:
+            self.unclaimed.discard(place.number)
+            self.watch.record(self._admitted(place))
+        if self.watch.supported:
+            return self._exact_position(place)
         if place.number in self.admitted:
             return queue_pb2.Position(
                 state=queue_pb2.PLACE_STATE_ADMITTED,
@@ -163,12 +205,22 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
             )
         return queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED)
 
+    def _exact_position(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        standing = ENDED
+        numbers = [waiting.number for waiting in self.waiting]
+        if place.number in self.admitted:
+            standing = Standing(PlaceState.ADMITTED, 0, self.admitted_until_ms)
+        elif place.number in numbers:
+            standing = Standing(PlaceState.WAITING, 1 + numbers.index(place.number))
+        now_ms = time.time_ns() // 1_000_000
+        pacing = Pacing(self.watch.rules)
+        return pacing.position(standing, self.watch.fields, now_ms).message()
+
     async def WatchRoom(
         self, requests: AsyncIterator[queue_pb2.WatchRoomRequest], context: Any
     ) -> AsyncIterator[queue_pb2.WatchRoomResponse]:
-        """A queue_service of the version before: it has no such method."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-        yield queue_pb2.WatchRoomResponse()
+        async for response in self.watch.serve(requests, context, self.snapshot):
+            yield response
 
     async def HandBack(
         self, request: queue_pb2.HandBackRequest, context: Any

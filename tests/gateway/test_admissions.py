@@ -9,6 +9,10 @@ import pytest
 from gateway.admissions import Admissions
 from gateway.errors import StillWaiting, TokenExpired
 from gateway.pace import Pace
+from gateway.room.answers import RoomAnswers
+from gateway.room.copy import RoomCopy
+from gateway.room.outage import QueueOutage
+from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
 
@@ -45,7 +49,9 @@ def room() -> Room:
 
 
 def admissions_of(room: Room, ttl_seconds: float = 1, *, pace: bool = False) -> Admissions:
-    return Admissions(Batcher(room, budget=1, max_batch=256), ttl_seconds, Pace(enforced=pace))
+    no_view = RoomAnswers(RoomCopy(0.3), SignsOfLife(), QueueOutage(60))
+    positions = Batcher(room, budget=1, max_batch=256)
+    return Admissions(positions, ttl_seconds, Pace(enforced=pace), no_view)
 
 
 async def test_an_admission_is_cached(room: Room) -> None:

@@ -18,6 +18,11 @@ from gateway.access_guard import AccessGuard
 from gateway.admissions import Admissions
 from gateway.pace import Pace
 from gateway.rate_limit import RateLimit
+from gateway.room import signs as room_signs
+from gateway.room.answers import RoomAnswers
+from gateway.room.copy import RoomCopy
+from gateway.room.outage import QueueOutage
+from gateway.room.signs import SignsOfLife
 from gateway.routes.concerts import ConcertRoutes
 from gateway.sources import Sources
 from gateway.tokens import TokenVerifier
@@ -111,7 +116,13 @@ async def _fill() -> list[object]:
         state = queue_pb2.PLACE_STATE_ADMITTED
         return [queue_pb2.Position(state=state, admitted_until_ms=until) for _ in places]
 
-    checks = Admissions(Batcher(admitted, budget=1, max_batch=256), 1_000, Pace(enforced=False))
+    signs = SignsOfLife()
+    signs.use(queue_pb2.RoomRules(absent_after_ms=300_000))
+    for number in range(room_signs._MAX_REMEMBERED + 1_000):
+        signs.note(_place(2 * 10**6 + number))
+    room = RoomAnswers(RoomCopy(0.3), signs, QueueOutage(60))
+    positions = Batcher(admitted, budget=1, max_batch=256)
+    checks = Admissions(positions, 1_000, Pace(enforced=False), room)
     for number in range(admissions._MAX_CACHED + 1_000):
         await checks.check(_place(number))
         checks._paid.put(number + 10**6, True)
@@ -129,7 +140,7 @@ async def _fill() -> list[object]:
     for number in range(8_000):  # small pages: mostly what an entry takes by itself
         token = f"eyJpZCI6{number}"
         await concerts._pages.get((100, token), partial(concerts._load_page, 100, token))
-    return [verifier, answers, checks, addresses, limit, concerts]
+    return [verifier, answers, checks, addresses, limit, concerts, room]
 
 
 def _measure(results: "multiprocessing.SimpleQueue[float]") -> None:

@@ -1,0 +1,190 @@
+"""What is answered from the copy of the room, and what only queue_service can answer."""
+
+import time
+from struct import Struct
+
+from prometheus_client import Counter
+
+from gateway.recent import Recent
+from gateway.room.copy import RoomCopy
+from gateway.room.outage import QueueOutage
+from gateway.room.signs import SignsOfLife
+from protos.frontrow.queue.v1 import queue_pb2
+from room_view.position import Pacing, PlaceState, Standing
+from room_view.view import RoomView
+
+ANSWERS = Counter("room_view_answers", "Requests answered from the room view.", ["what"])
+ASKED = Counter("room_view_asked", "Requests that the room view could not answer.", ["why"])
+
+_ANSWERS = {what: ANSWERS.labels(what) for what in ("order", "admission", "outage")}
+_ASKED = {
+    why: ASKED.labels(why)
+    for why in ("no_view", "stale", "young", "unclaimed", "unknown", "newer_answer")
+}
+
+# A copy is not used until so long after a queue_service of the version before has changed the room,
+# because that one records no changes.
+_UNRECORDED_MS = 60_000
+# A place number is its millisecond since 2026 times 4096 (queue_service/lua/prelude.lua).
+_NUMBER_BITS = 12
+_YEAR_2026_MS = 1_767_225_600_000
+
+_TOLD = Struct("<dQ")  # when, order
+_TOLD_SECONDS = 120.0
+_MAX_TOLD = 20_000  # 3 MB
+_MUST_ASK = 2**64 - 1
+
+
+class RoomAnswers:
+    """Answers for places that wait, and for admitted ones whose owner knows, while the copy is
+    fresh. "Not admitted" and "unknown" are never answered from it.
+
+    No answer contradicts a later one that this process got by a call: an order is at most that one,
+    and a place that was about to end is asked for, until the copy is newer.
+    """
+
+    def __init__(self, copy: RoomCopy, signs: SignsOfLife, outage: QueueOutage) -> None:
+        self._copy = copy
+        self._signs = signs
+        self._outage = outage
+        self._pacing = Pacing(queue_pb2.RoomRules())
+        self._told = Recent[int, bytes](_TOLD_SECONDS, _MAX_TOLD)
+        copy.on_rules = self._use
+
+    def usable(self) -> RoomView | None:
+        """Returns the view if it may answer now."""
+        view = self._copy.view
+        if view is None or not self._copy.freshness.is_fresh():
+            return None
+        self._outage.end()
+        unrecorded_at = view.fields.unrecorded_at_ms
+        if unrecorded_at and self._copy.freshness.now_ms() - unrecorded_at < _UNRECORDED_MS:
+            return None
+        return view
+
+    async def becomes_usable(self) -> bool:
+        """Waits for a heartbeat, if that helps, and returns whether the view may answer then."""
+        if self._copy.view is None:
+            _ASKED["no_view"].inc()
+            return False
+        if not self._outage.is_on and await self._copy.freshness.becomes_fresh() and self.usable():
+            return True
+        _ASKED["stale"].inc()
+        return False
+
+    def position(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        """Returns the position of the place; None if it must be asked for."""
+        view = self.usable()
+        if view is None:
+            return self._position_in_outage(place)
+        standing = self._standing(view, place)
+        if standing is None:
+            return None
+        if standing.state is PlaceState.WAITING:
+            self._signs.note(place)
+        _ANSWERS["order"].inc()
+        return self._message(view, standing)
+
+    def is_admitted(self, place: queue_pb2.Place) -> bool:
+        """Returns whether the place is admitted for certain; False if it must be asked for."""
+        view = self.usable()
+        if view is None:
+            position = self._position_in_outage(place)
+            return position is not None and position.state == queue_pb2.PLACE_STATE_ADMITTED
+        standing = self._standing(view, place)
+        if standing is None or standing.state is not PlaceState.ADMITTED:
+            return False
+        _ANSWERS["admission"].inc()
+        return True
+
+    def told(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
+        """Notes what a call said about the place."""
+        ended = position.state == queue_pb2.PLACE_STATE_ENDED
+        self._note(place, _MUST_ASK if ended else position.order)
+
+    def forget(self, place: queue_pb2.Place) -> None:
+        """Makes the place be asked for until the copy is newer: it may be about to end."""
+        self._note(place, _MUST_ASK)
+
+    @property
+    def in_outage(self) -> bool:
+        """Whether the last view speaks, because queue_service does not answer."""
+        return self._outage.is_on
+
+    def call_failed(self) -> bool:
+        """Notes that queue_service did not answer; returns whether that begins an outage, in which
+        the last view speaks."""
+        began = self._outage.is_on
+        return (
+            self._copy.view is not None
+            and self._outage.begin(self._copy.freshness.as_of)
+            and not began
+        )
+
+    def call_succeeded(self) -> None:
+        """Notes that queue_service answered."""
+        self._outage.end()
+
+    def _use(self, rules: queue_pb2.RoomRules) -> None:
+        self._pacing = Pacing(rules)
+        self._signs.use(rules)
+        self._outage.use(rules)
+
+    def _note(self, place: queue_pb2.Place, order: int) -> None:
+        self._told.put(place.number, _TOLD.pack(time.monotonic(), order))
+
+    def _standing(self, view: RoomView, place: queue_pb2.Place) -> Standing | None:
+        """Returns where the place stands, as of at least the last call for it."""
+        number = place.number
+        now_ms = self._copy.freshness.now_ms()
+        told = self._order_since(number)
+        if told == _MUST_ASK:
+            _ASKED["newer_answer"].inc()
+            return None
+        standing = view.standing(number, place.user_id, now_ms)
+        if standing is None:
+            _ASKED["unknown"].inc()
+        elif not standing.claimed:
+            _ASKED["unclaimed"].inc()
+        elif standing.state is not PlaceState.WAITING:
+            return standing
+        elif told == 0:  # admitted since
+            _ASKED["newer_answer"].inc()
+        elif self._is_young(number, now_ms):
+            _ASKED["young"].inc()
+        elif told is not None and told < standing.order and now_ms >= view.fields.settled_at_ms:
+            return Standing(PlaceState.WAITING, told)
+        else:
+            return standing
+        return None
+
+    def _order_since(self, number: int) -> int | None:
+        """Returns what a call that is newer than the view said about the place."""
+        packed = self._told.get(number)
+        if packed is None:
+            return None
+        at, order = _TOLD.unpack(packed)
+        return order if at > self._copy.freshness.as_of else None
+
+    def _is_young(self, number: int, now_ms: int) -> bool:
+        """Whether the view may be older than the place."""
+        freshness = self._copy.freshness
+        given_at = (number >> _NUMBER_BITS) + _YEAR_2026_MS
+        return now_ms - freshness.uncertainty_ms - given_at < freshness.seconds * 1000
+
+    def _position_in_outage(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        view = self._copy.view
+        if view is None or not self._outage.is_on:
+            return None
+        standing = self._standing(view, place)
+        if standing is None:
+            return None
+        self._signs.note(place)
+        _ANSWERS["outage"].inc()
+        position = self._message(view, standing)
+        position.recovering = True
+        return position
+
+    def _message(self, view: RoomView, standing: Standing) -> queue_pb2.Position:
+        now_ms = self._copy.freshness.now_ms()
+        return self._pacing.position(standing, view.fields, now_ms).message()

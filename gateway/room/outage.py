@@ -1,0 +1,51 @@
+"""While queue_service or its store does not answer: how long the last view speaks for them."""
+
+import time
+
+from protos.frontrow.queue.v1 import queue_pb2
+from servicekit import logs
+
+log = logs.get(__name__)
+
+
+class QueueOutage:
+    """Begins with a call that failed, and ends with a heartbeat or a call that succeeds, or when
+    the last view is too old.
+
+    Meanwhile that view answers, and no request waits for another call that fails: heartbeats try in
+    the background.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: see GATEWAY_ROOM_OUTAGE_SECONDS."""
+        self._configured = seconds
+        self._seconds = seconds
+        self._until = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the last view speaks."""
+        return self._until > 0 and time.monotonic() < self._until
+
+    def use(self, rules: queue_pb2.RoomRules) -> None:
+        """Takes the windows of the room: what a person could not claim has lapsed after the claim
+        window, and a person whose polls nobody heard is skipped after the absence window."""
+        longest = min(rules.claim_window_ms, rules.absent_after_ms / 2) / 1_000
+        if longest < self._configured and longest != self._seconds:
+            log.warning("room_outage_seconds_reduced", configured=self._configured, used=longest)
+        self._seconds = min(self._configured, longest)
+
+    def begin(self, as_of: float) -> bool:
+        """Notes that a call has failed, while the view is as of `as_of`; returns whether that is
+        young enough to speak."""
+        began = self.is_on
+        self._until = as_of + self._seconds
+        if self.is_on and not began:
+            log.warning("room_outage_began", seconds=self._seconds)
+        return self.is_on
+
+    def end(self) -> None:
+        """Notes that queue_service answers."""
+        if self._until > 0:
+            self._until = 0.0
+            log.info("room_outage_ended")
