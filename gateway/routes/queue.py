@@ -150,9 +150,10 @@ class QueueRoutes:
     async def order(self, request: Request) -> Response:
         """Returns the order of the token's place: 1 is next in line, 0 is admitted.
 
-        For polls that keep the advised pause, the order never grows, unless it is marked
-        `recovering`. An earlier poll may get an answer again that is up to half a pause old (see
-        `Age`), and an older one than another gateway process has given."""
+        The order never grows for polls that keep the advised pause or are at least 0.3 s apart,
+        whichever gateways answer; at one gateway process it never grows at all. Exempt are answers
+        marked `recovering`, and those with an `Age`: a poll before half of the advised pause may
+        get an answer of this process again, which is up to half a pause old."""
         place = self._guard.identify(request)
         response = self.answer_now(place)
         if response is not None:
