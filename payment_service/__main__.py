@@ -12,7 +12,7 @@ from payment_service.recovery import Recovery
 from payment_service.relay import Relay
 from payment_service.repository import PaymentRepository
 from payment_service.reservations import GrpcReservations
-from payment_service.retention import Retention
+from payment_service.retention import INTERVAL_SECONDS, Retention
 from payment_service.saga import Saga
 from payment_service.service import PaymentService
 from payment_service.servicer import PaymentServicer
@@ -71,7 +71,7 @@ async def main() -> None:
         retention = Retention(
             payments,
             SandboxBook(database),
-            interval=settings.recovery_interval_seconds,
+            interval=INTERVAL_SECONDS,
             failed_days=settings.failed_retention_days,
             sandbox_days=settings.sandbox_retention_days,
         )

@@ -65,8 +65,7 @@ class Settings(ServiceSettings):
     database."""
 
     recovery_interval_seconds: float = Field(default=2.0, gt=0)
-    """Pause between two polls for payments that nobody drives, and between two removals of old
-    rows, in seconds."""
+    """Pause between two polls for payments that nobody drives, in seconds."""
 
     hold_renewal_seconds: float = Field(default=600.0, ge=0)
     """How long a hold is renewed while the outcome of its charge is unknown, in seconds. After that

@@ -38,7 +38,17 @@ _JOIN_SECONDS = 60.0
 _REBALANCE_MS = 30_000
 _REJOIN_SECONDS = 0.2
 _COMMIT_SECONDS = 10.0
-_POLL_MS = 100
+# How long a poll waits for records; the first one ends it. Only failures, and the assignment while
+# joining, are noticed no sooner.
+_POLL_MS = 1_000
+_JOINING_POLL_MS = 100
+# How long Kafka may hold a fetch that finds nothing; the first record ends it. Four times the
+# default, because an idle service spent most of its time on empty fetches. Not longer: after a
+# rebalance, new partitions wait behind the fetch for the old ones.
+_FETCH_WAIT_MS = 2_000
+# The same while a partition is paused: the fetch leaves it out, so none of its records arrive
+# before the fetch ends, even if its worker is idle again.
+_PAUSED_FETCH_WAIT_MS = 500
 # Records that arrive within this time are fetched together, and records that are handled within
 # it are committed together: otherwise, at a hundred records per second, Kafka spends more on the
 # requests than on the records.
@@ -46,9 +56,8 @@ _COLLECT_SECONDS = 0.02
 _REVOKE_SECONDS = 5.0
 # The most one fetch returns of a partition; small, because a restart handles it again.
 _BATCH_BYTES = 64 * 1024
-# A partition is paused once more records than these wait for its worker. Not sooner: the next
-# fetch leaves out a paused partition, and Kafka may hold that fetch for half a second, in which
-# no record of the partition arrives even if its worker is idle.
+# A partition is paused once more records than these wait for its worker. Not sooner, because of
+# the time that the next fetch may be held.
 _WAITING_RECORDS = 100
 _HANDLING_ATTEMPTS = 3
 _DEAD_LETTER_SECONDS = 10.0
@@ -116,6 +125,7 @@ class Consumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=_BATCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             session_timeout_ms=round(self._session_timeout * 1000),
             # A third, as Kafka recommends: two lost heartbeats do not end the membership.
             heartbeat_interval_ms=round(self._session_timeout * 1000 / 3),
@@ -130,9 +140,12 @@ class Consumer:
                 consumer.subscribe([self._topic], listener=member)
                 async with asyncio.timeout(_JOIN_SECONDS):
                     await consumer.start()
+                    # Wakes it five times per second by default, although every event that
+                    # concerns it wakes it too. No option of the consumer sets it.
+                    consumer._fetcher._fetcher_timeout = _FETCH_WAIT_MS / 1000
                     # Kafka may still refuse the group or its settings.
                     while not member.assigned:
-                        await member.poll_once()
+                        await member.poll_once(_JOINING_POLL_MS)
         except BaseException:
             await member.close()
             raise
@@ -171,9 +184,9 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             committer.cancel()
             await asyncio.gather(committer, return_exceptions=True)
 
-    async def poll_once(self) -> None:
+    async def poll_once(self, wait_ms: int = _POLL_MS) -> None:
         """Gives newly arrived records to the workers; raises what failed."""
-        batches = await self._consumer.getmany(timeout_ms=_POLL_MS)
+        batches = await self._consumer.getmany(timeout_ms=wait_ms)
         for partition, worker in list(self._workers.items()):
             if worker.done():
                 del self._workers[partition]
@@ -198,6 +211,8 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self.assigned = True
+        # None of them is paused.
+        self._limit_fetches()
 
     async def _cancel(self, partitions: Sequence[TopicPartition]) -> None:
         workers = [self._workers.pop(tp) for tp in partitions if tp in self._workers]
@@ -223,6 +238,14 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             self._workers[partition] = asyncio.create_task(self._work(partition, waiting))
         elif len(waiting) > _WAITING_RECORDS:
             self._consumer.pause(partition)
+            self._limit_fetches()
+
+    def _limit_fetches(self) -> None:
+        paused = self._consumer.paused()
+        # aiokafka reads it for each fetch.
+        self._consumer._fetcher._fetch_max_wait_ms = (
+            _PAUSED_FETCH_WAIT_MS if paused else _FETCH_WAIT_MS
+        )
 
     async def _work(self, partition: TopicPartition, waiting: deque[Any]) -> None:
         """Handles the waiting records of a partition and ends when there are no more."""
@@ -230,6 +253,7 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             consumed = waiting.popleft()
             if len(waiting) == _WAITING_RECORDS:
                 self._consumer.resume(partition)
+                self._limit_fetches()
             await self._deliver(consumed)
             self._handled[partition] = consumed.offset + 1
             self._progress.set()

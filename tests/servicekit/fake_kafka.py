@@ -2,8 +2,8 @@
 
 The consumer does what aiokafka does where it matters to collecting and committing: it fetches
 ahead, one request at a time, for the partitions that are not paused when the request leaves; a
-request comes back with the first records or after half a second; what was fetched of a partition
-that is paused by then is dropped and fetched again; a rebalance revokes everything first.
+request comes back with the first records or after `fetch_max_wait_ms`; what was fetched of a
+partition that is paused by then is dropped and fetched again; a rebalance revokes everything first.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -25,7 +26,6 @@ T = TypeVar("T")
 
 TOPIC = "topic"
 TRIP_SECONDS = 0.001
-FETCH_WAIT_SECONDS = 0.5
 FETCH_RECORDS = 50
 
 
@@ -114,9 +114,9 @@ class Broker:
         self.bell = _Bell()
         self._busy: set[TopicPartition] = set()
 
-    def consumer(self, **_: object) -> "Consumer":
+    def consumer(self, *, fetch_max_wait_ms: int = 500, **_: object) -> "Consumer":
         """In place of AIOKafkaConsumer."""
-        return Consumer(self)
+        return Consumer(self, fetch_max_wait_ms)
 
     def publish(self, *partitions: int) -> None:
         """One record for each of these."""
@@ -168,8 +168,9 @@ class Broker:
 class Consumer:
     """The part of AIOKafkaConsumer that `Consumer` uses."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, fetch_max_wait_ms: int) -> None:
         self._broker = broker
+        self._fetcher = SimpleNamespace(_fetch_max_wait_ms=fetch_max_wait_ms)
         # How many records of each partition it has given out.
         self.taken: Counter[TopicPartition] = Counter()
         self._listener: ConsumerRebalanceListener | None = None
@@ -207,6 +208,9 @@ class Consumer:
         self._check(partition)
         self._paused.discard(partition)
         self._broker.bell.ring()
+
+    def paused(self) -> set[TopicPartition]:
+        return set(self._paused)
 
     async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Consumed]]:
         taken: dict[TopicPartition, list[Consumed]] = {}
@@ -276,7 +280,7 @@ class Consumer:
             broker.fetches += 1
             await asyncio.sleep(TRIP_SECONDS / 2)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FETCH_WAIT_SECONDS):
+                async with asyncio.timeout(self._fetcher._fetch_max_wait_ms / 1000):
                     await broker.bell.until(partial(broker.has_more, asked))
             answer = {tp: broker.logs[tp][at : at + FETCH_RECORDS] for tp, at in asked.items()}
             await asyncio.sleep(TRIP_SECONDS / 2)

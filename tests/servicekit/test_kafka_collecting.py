@@ -208,6 +208,43 @@ def test_a_partition_that_cannot_go_on_takes_a_bounded_number_in_hand(play: Play
     play(scene)
 
 
+def test_a_paused_partition_waits_for_a_short_fetch_once_its_worker_is_idle(play: Play) -> None:
+    """While nothing comes for the others, which would end the fetch that leaves it out."""
+
+    async def scene(broker: Broker) -> None:
+        handler = handling(broker, lambda: 0.002)
+        async with consuming(broker, handler):
+            broker.publish(*[0] * 2 * consumer._WAITING_RECORDS)
+            await broker.until_all_is_committed()
+            assert broker.waits()[-1] < 2 * consumer._WAITING_RECORDS * 0.002 + 0.6
+            # Afterwards fetches are long.
+            await asyncio.sleep(consumer._FETCH_WAIT_MS / 1000)
+            broker.fetches = 0
+            await asyncio.sleep(60)
+            assert 0 < broker.fetches <= 31
+
+    play(scene)
+
+
+def test_after_a_rebalance_no_partition_counts_as_paused(play: Play) -> None:
+    async def scene(broker: Broker) -> None:
+        async def handle(record: Record) -> Sequence[Record]:
+            await asyncio.sleep(3600)
+            return ()
+
+        async with consuming(broker, handle):
+            broker.publish(*[0] * 2 * consumer._WAITING_RECORDS)
+            await asyncio.sleep(1)
+            assert broker.member is not None
+            assert broker.member.paused() == {P0}
+            await broker.member.rebalance({P1, P2, P3})
+            broker.fetches = 0
+            await asyncio.sleep(60)
+            assert 0 < broker.fetches <= 31
+
+    play(scene)
+
+
 def test_a_partition_that_comes_back_is_not_committed_where_it_was(play: Play) -> None:
     async def scene(broker: Broker) -> None:
         async with consuming(broker):

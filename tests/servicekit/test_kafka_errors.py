@@ -97,11 +97,14 @@ class FailingConsumer:
 
     error: ClassVar[type[KafkaError]]
     joined: ClassVar[asyncio.Queue[None]]
-    _fetcher = None
+    _fetcher = Connection()
     _client = Connection()
 
     def __init__(self, **_: Any) -> None:
         self._polls = 0
+
+    def paused(self) -> set[Any]:
+        return set()
 
     def subscribe(self, _: Sequence[str], listener: Any) -> None:
         self._listener = listener
