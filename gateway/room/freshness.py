@@ -30,6 +30,7 @@ class Freshness:
         """The view has every change that was made before this, by time.monotonic()."""
         self._next_id = 1
         self._asked: dict[int, float] = {}
+        self._asked_at = -math.inf
         self._unproved: deque[tuple[queue_pb2.Heartbeat, float]] = deque(maxlen=_MAX_UNPROVED)
         self._clock = (0.0, 0.0, 0)
         self._proved: asyncio.Future[None] | None = None
@@ -39,7 +40,8 @@ class Freshness:
         heartbeat, so that under load nobody waits for one."""
         now = time.monotonic()
         age = now - self.as_of
-        if age > self.seconds / 2 and not self._asked:
+        # While heartbeats have no answer, a new one tries from time to time.
+        if age > self.seconds / 2 and (not self._asked or now - self._asked_at > self.seconds):
             self.ask()
         return age <= self.seconds
 
@@ -62,7 +64,7 @@ class Freshness:
         """Notes that a heartbeat is asked for now, and returns its id."""
         heartbeat_id = self._next_id
         self._next_id += 1
-        self._asked[heartbeat_id] = time.monotonic()
+        self._asked_at = self._asked[heartbeat_id] = time.monotonic()
         return heartbeat_id
 
     @property

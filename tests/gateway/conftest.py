@@ -15,6 +15,7 @@ from gateway.server import Drain
 from gateway.settings import Settings
 from tests.gateway.declared import Declared
 from tests.gateway.fakes import KEYS, Services
+from tests.gateway.watching import OpenWatching, Watching
 
 OpenGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -112,3 +113,36 @@ def unused_address() -> Iterator[str]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+async def open_watching(services: Services, declared: Declared) -> AsyncIterator[OpenWatching]:
+    """Opens gateways that watch the room; `changes` are settings."""
+    opened: list[Watching] = []
+
+    async def open_one(**changes: object) -> Watching:
+        settings = settings_for(services, room_view=True, **changes)
+        clients = Clients(settings)
+        app = create_app(settings, clients, Drain(), OpenFiles(20_000))
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+        http.event_hooks["response"] = [declared.check]
+        gateway = Watching(clients, http, services)
+        opened.append(gateway)
+        if services.queue.watch.supported:
+            await gateway.caught_up()
+        return gateway
+
+    yield open_one
+    for gateway in opened:
+        await gateway.http.aclose()
+        await gateway.clients.close()
+
+
+@pytest.fixture
+def room(services: Services) -> Services:
+    """A room that may be watched: two shop, and places 3, 4 and 5 wait."""
+    services.queue.watch.supported = True
+    services.queue.capacity = 2
+    for user in range(1, 6):
+        services.queue.enter(user)
+    return services

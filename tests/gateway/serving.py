@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,6 @@ def restartable_address() -> str:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))
             return address
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Polls until `condition` holds, for at most 30 s."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 @dataclass

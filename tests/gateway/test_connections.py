@@ -11,7 +11,8 @@ from gateway.middleware import request_guard
 from gateway.middleware.request_guard import MAX_DISCARDED_BYTES
 from gateway.requests import MAX_BODY_BYTES
 from tests.gateway.fakes import Services
-from tests.gateway.serving import serving, until
+from tests.gateway.polling import until
+from tests.gateway.serving import serving
 
 
 @dataclass

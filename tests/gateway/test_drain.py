@@ -10,7 +10,8 @@ import pytest
 
 from tests.gateway.attackers import BUNDLE, LIVE, connect, end_of, read, statuses
 from tests.gateway.fakes import Services
-from tests.gateway.serving import addresses_of, free_address, program, serving, until
+from tests.gateway.polling import until
+from tests.gateway.serving import addresses_of, free_address, program, serving
 
 # Longer than any test: a second signal ends the announcement.
 ANNOUNCE_SECONDS = 60.0

@@ -21,7 +21,8 @@ from tests.gateway.attackers import (
     statuses,
 )
 from tests.gateway.fakes import Services
-from tests.gateway.serving import serving, until
+from tests.gateway.polling import until
+from tests.gateway.serving import serving
 
 ENTER = b"POST /queues/enqueue HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 BODY = b'{"userId": 42}'

@@ -12,8 +12,8 @@ from starlette.types import Message
 from gateway import pages
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import Services
+from tests.gateway.polling import until
 from tests.gateway.problems import assert_problem
-from tests.gateway.serving import until
 
 FILES = [
     f"/static-offline-docs/{name}"

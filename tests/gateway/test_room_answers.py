@@ -3,92 +3,14 @@ answer."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 
-import httpx
 import pytest
 
-from gateway.app import create_app
-from gateway.clients import Clients
-from gateway.open_files import OpenFiles
-from gateway.server import Drain
 from protos.frontrow.queue.v1 import queue_pb2
-from tests.gateway.conftest import settings_for
-from tests.gateway.declared import Declared
 from tests.gateway.fakes import Services, sign
+from tests.gateway.polling import until
 from tests.gateway.problems import assert_problem
-from tests.gateway.serving import until
-
-
-class Watching:
-    """A gateway that watches the room."""
-
-    def __init__(self, clients: Clients, http: httpx.AsyncClient, services: Services) -> None:
-        self.clients = clients
-        self.http = http
-        self._services = services
-
-    async def get(self, path: str, place: queue_pb2.Place) -> httpx.Response:
-        return await self.http.get(path, headers={"X-Access-Token": sign(place)})
-
-    async def order(self, place: queue_pb2.Place) -> int:
-        response = await self.get("/queues/order", place)
-        assert response.status_code == 200, response.text
-        return int(response.json()["order"])
-
-    async def caught_up(self) -> None:
-        """Waits until the copy has every change of the fake room."""
-        watch = self._services.queue.watch
-        copy = self.clients.room_copy
-        await until(
-            lambda: (
-                copy.view is not None
-                and (copy.view.epoch, copy.view.seq) == (watch.epoch, watch.seq)
-            )
-        )
-
-    def calls(self) -> int:
-        return len(self._services.faults.of("GetPositions"))
-
-
-OpenWatching = Callable[..., Awaitable[Watching]]
-
-
-@pytest.fixture
-async def open_watching(services: Services, declared: Declared) -> AsyncIterator[OpenWatching]:
-    """Opens gateways that watch the room; `changes` are settings."""
-    opened: list[Watching] = []
-
-    async def open_one(**changes: object) -> Watching:
-        settings = settings_for(services, room_view=True, **changes)
-        clients = Clients(settings)
-        app = create_app(settings, clients, Drain(), OpenFiles(20_000))
-        http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
-        http.event_hooks["response"] = [declared.check]
-        gateway = Watching(clients, http, services)
-        opened.append(gateway)
-        if services.queue.watch.supported:
-            await gateway.caught_up()
-        return gateway
-
-    yield open_one
-    for gateway in opened:
-        await gateway.http.aclose()
-        await gateway.clients.close()
-
-
-@pytest.fixture
-def room(services: Services) -> Services:
-    """A room that may be watched: two shop, and places 3, 4 and 5 wait."""
-    services.queue.watch.supported = True
-    services.queue.capacity = 2
-    for user in range(1, 6):
-        services.queue.enter(user)
-    return services
-
-
-def shopping(room: Services) -> queue_pb2.Place:
-    return next(iter(room.queue.admitted.values()))
+from tests.gateway.watching import OpenWatching, shopping
 
 
 class TestWithoutACall:
