@@ -26,6 +26,9 @@ CALL_SECONDS = Histogram(
     ["method"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+SLOW_READERS = Counter(
+    "grpc_slow_readers", "Streams that ended because their callers did not read.", ["method"]
+)
 
 STREAM_WRITE_SECONDS = 10.0
 """A stream ends if the caller accepts no message for this long. gRPC buffers about 4 MB for a
@@ -121,8 +124,11 @@ async def _answer(
             return await work()
     except SlowReader as error:
         code = error.code
-        async with asyncio.timeout(_ABORT_SECONDS):
-            await context.abort_with_status(to_status(error))
+        SLOW_READERS.labels(method).inc()
+        # InternalError: the caller has ended the call meanwhile.
+        with contextlib.suppress(TimeoutError, grpc.aio.InternalError):
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await context.abort_with_status(to_status(error))
         raise
     except ServiceError as error:
         code = error.code
