@@ -109,7 +109,8 @@ local function trim(keep_ms, max_bytes)
     return
   end
   local newest_ms = tonumber(string.match(newest[1], '^%d+'))
-  redis.call('XTRIM', CHANGES, 'MINID', int(math.min(newest_ms, now - keep_ms)))
+  local oldest_id = newest_ms < now - keep_ms and newest[1] or int(now - keep_ms)
+  redis.call('XTRIM', CHANGES, 'MINID', oldest_id)
   local length = redis.call('XLEN', CHANGES)
   while length > 1 do
     local oldest = redis.call('XRANGE', CHANGES, '-', '+', 'COUNT', 1)[1]

@@ -680,6 +680,6 @@ class FakeQueueStore:
             return
         *older, newest = state.log
         kept = [entry for entry in older if entry.at >= self.now - self._rules.log_ms]
-        while kept and sum(len(e.changes) for e in kept) > self._rules.log_bytes:
+        while kept and sum(64 + len(entry.changes) for entry in kept) > self._rules.log_bytes:
             del kept[: (len(kept) + 1) // 2]
         state.log = [*kept, newest]

@@ -69,14 +69,15 @@ class Log:
                 found[name] = await self.redis.xrange(key)
         return found
 
-    async def cut(self, moment: int) -> None:
-        """Everything after that moment is lost."""
+    async def cut(self, moment: int, *, unnoticed: bool = False) -> None:
+        """Everything after that moment is lost. `unnoticed`: under the same replication id, as if
+        the address led to a replica that was behind, and back."""
         async with self.redis.pipeline(transaction=True) as pipe:
             for name, copy in zip(self.KEYS, self.copies[moment], strict=True):
                 pipe.delete(self.key(name))
                 if copy is not None:
                     pipe.restore(self.key(name), 0, copy)
-            if self.copies[moment][0] is not None:
+            if self.copies[moment][0] is not None and not unnoticed:
                 pipe.hset(self.key("state"), "replid", "0")
             await pipe.execute()
         await asyncio.sleep(0.002)  # no restart takes less: epochs differ by milliseconds
@@ -96,7 +97,8 @@ class RealLog(Log):
         self.sizes.append(self.server.written())
         return view
 
-    async def cut(self, moment: int) -> None:
+    async def cut(self, moment: int, *, unnoticed: bool = False) -> None:
+        assert not unnoticed
         self.server.kill()
         self.server.lose_after(self.sizes[moment])
         self.server.start()

@@ -1,70 +1,19 @@
 """The log of changes of a room, for the fake and the real store."""
 
-from collections.abc import AsyncIterator
+import asyncio
 
 import pytest
 
-from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.domain import Limits, RoomMemory
-from queue_service.ports import Snapshot
-from room_view.view import Admission, Gap, RoomView
-from tests.queue_service.conftest import MakeRoom, RoomHandle
-
-FIELDS = queue_pb2.RoomFields()
-RULES = queue_pb2.RoomRules()
-
-
-async def read(snapshot: Snapshot) -> tuple[RoomView, int]:
-    """Builds a copy of a room; returns it with the change that completes it."""
-    return await read_on(snapshot.parts, None)
-
-
-async def read_on(
-    parts: AsyncIterator[queue_pb2.RoomSnapshot], view: RoomView | None
-) -> tuple[RoomView, int]:
-    async for part in parts:
-        if part.is_first:
-            assert view is None
-            view = RoomView(part.epoch, part.seq, RULES, part.fields, part.last)
-        assert view is not None
-        view.line.extend(part.waiting)
-        for place in part.admitted:
-            view.admitted[place.number] = Admission(
-                place.user_id, place.admitted_until_ms, place.claimed
-            )
-        view.last = max(view.last, part.last)
-        if part.is_last:
-            return view, part.complete_at_seq
-    raise AssertionError("a snapshot without a last part")
-
-
-class Follower:
-    """A copy of a room that is fed with its log."""
-
-    def __init__(self, room: RoomHandle) -> None:
-        self.room = room
-
-    async def start(self) -> RoomView:
-        snapshot = await self.room.store.snapshot(self.room.room)
-        self.after_id = snapshot.after_id
-        self.view, complete_at_seq = await read(snapshot)
-        await self.catch_up()
-        assert self.view.seq >= complete_at_seq
-        return self.view
-
-    async def catch_up(self) -> list[queue_pb2.RoomChanges]:
-        """Applies all changes; returns them."""
-        applied = []
-        while found := await self.room.store.changes(self.room.room, self.after_id, 0):
-            for self.after_id, changes in found:
-                if self.view.apply(changes):
-                    applied.append(changes)
-        return applied
+from room_view.view import Admission, Gap
+from servicekit.errors import Unavailable
+from tests.queue_service.conftest import MakeRoom
+from tests.queue_service.follower import Follower
 
 
 async def test_a_copy_follows_the_room(make_room: MakeRoom) -> None:
     room = make_room(capacity=2)
-    follower = Follower(room)
+    follower = Follower(room.store, room.room)
     view = await follower.start()
     first, second, third, fourth = await room.enter(11, 12, 13, 14)
     (changes,) = await follower.catch_up()
@@ -93,7 +42,7 @@ async def test_a_copy_follows_the_room(make_room: MakeRoom) -> None:
 async def test_what_changes_nothing_has_no_entry(make_room: MakeRoom) -> None:
     room = make_room(capacity=1)
     places = await room.enter(11, 12)
-    follower = Follower(room)
+    follower = Follower(room.store, room.room)
     seq = (await follower.start()).seq
     await room.enter(11, 12)
     await room.standings(places)
@@ -107,7 +56,7 @@ async def test_what_changes_nothing_has_no_entry(make_room: MakeRoom) -> None:
 async def test_a_new_epoch_counts_anew(make_room: MakeRoom) -> None:
     room = make_room(capacity=1)
     await room.enter(11, 12)
-    follower = Follower(room)
+    follower = Follower(room.store, room.room)
     await follower.start()
     before = await room.tick()
     await room.forget()
@@ -168,10 +117,70 @@ async def test_a_later_memory_begins_an_epoch(make_room: MakeRoom) -> None:
     assert (await room.tick()).epoch == after.epoch
 
 
+async def test_old_entries_are_deleted(make_room: MakeRoom) -> None:
+    room = make_room(capacity=1, log_ms=200)
+    follower = Follower(room.store, room.room)
+    await follower.start()
+    for user in range(5):
+        await room.enter(11 + user)
+    await room.sleep(300)
+    await room.enter(21)
+    await room.tick()
+    ((_, newest),) = await room.store.changes(room.room, "0", 0)
+    assert newest.changes[0].number == (await room.enter(21))[0].number
+    with pytest.raises(Gap):
+        await follower.catch_up()
+
+
+async def test_the_newest_entry_stays(make_room: MakeRoom) -> None:
+    """So that a copy that has missed it notices it, even if nothing ever changes afterwards."""
+    room = make_room(capacity=1, log_ms=100)
+    follower = Follower(room.store, room.room)
+    await follower.start()
+    await room.enter(11, 12)
+    await room.enter(13)
+    await room.sleep(200)
+    seen = await room.tick()
+    ((_, newest),) = await room.store.changes(room.room, "0", 0)
+    assert newest.seq == seen.seq
+    with pytest.raises(Gap):
+        await follower.catch_up()
+    assert (await follower.start()).order((await room.enter(13))[0].number) == 2
+
+
+async def test_a_log_is_bounded_by_its_bytes(make_room: MakeRoom) -> None:
+    room = make_room(capacity=1, max_waiting=1_000, log_bytes=2_000)
+    for user in range(100):
+        await room.enter(11 + user)
+    seen = await room.tick()
+    kept = await room.store.changes(room.room, "0", 0)
+    assert 2 <= len(kept) <= 60
+    assert [changes.seq for _, changes in kept] == list(
+        range(seen.seq - len(kept) + 1, seen.seq + 1)
+    )
+    for user in range(111, 140):
+        await room.enter(user)
+        await room.tick()
+        assert len(await room.store.changes(room.room, "0", 0)) <= 60
+
+
 async def test_a_reader_waits_for_a_change(make_room: MakeRoom) -> None:
     room = make_room(capacity=1)
-    after_id = (await room.store.snapshot(room.room)).after_id
-    assert await room.store.changes(room.room, after_id, 20) != []  # the first one
-    follower = Follower(room)
+    follower = Follower(room.store, room.room)
     await follower.start()
     assert await room.store.changes(room.room, follower.after_id, 20) == []
+    reader = asyncio.create_task(room.store.changes(room.room, follower.after_id, 2_000))
+    await asyncio.sleep(0.02)
+    assert not reader.done()
+    (place,) = await room.enter(11)
+    ((_, changes),) = await reader
+    assert [change.number for change in changes.changes] == [place.number]
+
+
+async def test_a_snapshot_ends_with_its_epoch(make_room: MakeRoom) -> None:
+    room = make_room(capacity=1)
+    await room.enter(11, 12)
+    snapshot = await room.store.snapshot(room.room)
+    await room.forget()
+    with pytest.raises(Unavailable):
+        [part async for part in snapshot.parts]
