@@ -74,10 +74,14 @@ class Clients:
         signs = SignsOfLife()
         self.room_copy = RoomCopy(settings.room_fresh_seconds)
         self.room = RoomAnswers(self.room_copy, signs, QueueOutage(settings.room_outage_seconds))
-        self.room_watch = RoomWatch(self.queue, settings.room, self.room_copy, signs)
+        self.room_watch = (
+            RoomWatch(self.queue, settings.room, self.room_copy, signs)
+            if settings.room_view
+            else None
+        )
         self._watching = (
             asyncio.create_task(keep_running("room_watch", self.room_watch.run))
-            if settings.room_view
+            if self.room_watch is not None
             else None
         )
         budget = settings.read_budget_seconds

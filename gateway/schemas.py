@@ -117,6 +117,13 @@ class Health(ResponseBody):
     away: Annotated[
         list[str], Field(description="Services that do not answer; `open files` if none is left.")
     ] = []
+    room_view: Annotated[
+        Literal["current", "stale", "missing", "unrecorded", "unsupported", "off"] | None,
+        Field(
+            description="Whether orders and admissions are answered from the copy of the waiting"
+            " room. If not, queue_service is asked. Does not make the gateway unready."
+        ),
+    ] = None
 
 
 class FieldProblem(ResponseBody):

@@ -1,5 +1,6 @@
 """What is answered from the copy of the room, and what only queue_service can answer."""
 
+import enum
 import time
 from struct import Struct
 
@@ -35,6 +36,20 @@ _MAX_TOLD = 20_000  # 3 MB
 _MUST_ASK = 2**64 - 1
 
 
+class RoomViewState(enum.StrEnum):
+    """Why the room view answers or does not, as readiness says it."""
+
+    CURRENT = "current"
+    # The last heartbeat has no answer, or there is no stream.
+    STALE = "stale"
+    # No snapshot has arrived yet, or the room has lost data and the next one has not.
+    MISSING = "missing"
+    # A queue_service of the version before has changed the room, a minute ago at most.
+    UNRECORDED = "unrecorded"
+    UNSUPPORTED = "unsupported"
+    OFF = "off"
+
+
 class RoomAnswers:
     """Answers for places that wait, and for admitted ones whose owner knows, while the copy is
     fresh. "Not admitted" and "unknown" are never answered from it.
@@ -57,10 +72,16 @@ class RoomAnswers:
         if view is None or not self._copy.freshness.is_fresh():
             return None
         self._outage.end()
-        unrecorded_at = view.fields.unrecorded_at_ms
-        if unrecorded_at and self._copy.freshness.now_ms() - unrecorded_at < _UNRECORDED_MS:
-            return None
-        return view
+        return view if self._is_recorded(view) else None
+
+    def state(self) -> RoomViewState:
+        """Returns whether the view answers, as far as that is known without a heartbeat."""
+        view = self._copy.view
+        if view is None:
+            return RoomViewState.MISSING
+        if self._copy.freshness.is_overdue:
+            return RoomViewState.STALE
+        return RoomViewState.CURRENT if self._is_recorded(view) else RoomViewState.UNRECORDED
 
     async def becomes_usable(self) -> bool:
         """Waits for a heartbeat, if that helps, and returns whether the view may answer then."""
@@ -132,6 +153,10 @@ class RoomAnswers:
 
     def _note(self, place: queue_pb2.Place, order: int) -> None:
         self._told.put(place.number, _TOLD.pack(time.monotonic(), order))
+
+    def _is_recorded(self, view: RoomView) -> bool:
+        unrecorded_at = view.fields.unrecorded_at_ms
+        return not unrecorded_at or self._copy.freshness.now_ms() - unrecorded_at >= _UNRECORDED_MS
 
     def _standing(self, view: RoomView, place: queue_pb2.Place) -> Standing | None:
         """Returns where the place stands, as of at least the last call for it."""

@@ -6,8 +6,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from prometheus_client import Histogram
+
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.view import RoomView
+
+HEARTBEAT_SECONDS = Histogram(
+    "room_view_heartbeat_seconds",
+    "From asking for a heartbeat until the room view had proved itself as new as the question.",
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5),
+)
 
 # Answers whose change has not been applied yet: more than a stream can be behind.
 _MAX_UNPROVED = 64
@@ -25,7 +33,9 @@ class Freshness:
         """`seconds`: how old an answer from the view may be."""
         self.seconds = seconds
         self.ask: Callable[[], bool] = lambda: False
-        """Sends a heartbeat soon; returns whether the stream is there."""
+        """Sends a heartbeat soon; returns whether there is a stream."""
+        self.is_connected: Callable[[], bool] = lambda: False
+        """Returns whether there is a stream."""
         self.as_of = -math.inf
         """The view has every change that was made before this, by time.monotonic()."""
         self._next_id = 1
@@ -72,6 +82,12 @@ class Freshness:
         """Whether a heartbeat is unanswered."""
         return bool(self._asked)
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether there is no stream, or a heartbeat has had no answer for `seconds`."""
+        oldest = next(iter(self._asked.values()), math.inf)
+        return not self.is_connected() or time.monotonic() - oldest > self.seconds
+
     def answered(self, heartbeat: queue_pb2.Heartbeat) -> None:
         """Takes an answer. It counts once its change is applied (`prove`)."""
         asked_at = self._asked.get(heartbeat.id)
@@ -92,8 +108,10 @@ class Freshness:
             if heartbeat.epoch == view.epoch:
                 if heartbeat.seq > view.seq:
                     return
+                took = time.monotonic() - asked_at
+                HEARTBEAT_SECONDS.observe(took)
                 self.as_of = max(self.as_of, asked_at)
-                self._clock = (asked_at, time.monotonic() - asked_at, heartbeat.now_ms)
+                self._clock = (asked_at, took, heartbeat.now_ms)
             waiting.popleft()
         if self._proved is not None and self.is_fresh():
             self._proved.set_result(None)

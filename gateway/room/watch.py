@@ -61,6 +61,7 @@ class RoomWatch:
         self.supported = True
         """False while queue_service is of the version before."""
         copy.freshness.ask = self.ask_heartbeat
+        copy.freshness.is_connected = lambda: self._deadline is not None
         signs.on_pending = self._report_soon
 
     async def run(self) -> None:

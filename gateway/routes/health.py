@@ -11,6 +11,7 @@ from gateway import schemas
 from gateway.clients import Clients
 from gateway.open_files import OpenFiles
 from gateway.responses import JsonResponse
+from gateway.room.answers import RoomViewState
 from gateway.routes.shared import RETRY_AFTER
 from gateway.routing import Returns, Route
 from gateway.server import Drain
@@ -75,9 +76,16 @@ class HealthRoutes:
         if self._open_files.exhausted:
             unavailable = [*unavailable, "open files"]
         if unavailable:
-            body = {"status": "not ready", "away": unavailable}
+            body = {"status": "not ready", "away": unavailable, "roomView": self._room_view()}
             return JsonResponse(body, 503, _NOT_READY_HEADERS)
-        return JsonResponse({"status": "ready", "away": []})
+        return JsonResponse({"status": "ready", "away": [], "roomView": self._room_view()})
+
+    def _room_view(self) -> RoomViewState:
+        if self._clients.room_watch is None:
+            return RoomViewState.OFF
+        if not self._clients.room_watch.supported:
+            return RoomViewState.UNSUPPORTED
+        return self._clients.room.state()
 
     async def _unavailable_services(self) -> list[str]:
         """Returns the result of the last check, or of a new one if that is too old: anybody may

@@ -54,7 +54,8 @@ async def test_a_gateway_without_files_is_not_ready_and_recovers(services: Servi
         gateway.open_files.check()
         ready = await client.get("/health/ready")
         assert ready.status_code == 503
-        assert ready.json() == {"status": "not ready", "away": ["open files"]}
+        expected = {"status": "not ready", "away": ["open files"], "roomView": "off"}
+        assert ready.json() == expected
         assert OPEN_FILES._value.get() >= gateway.open_files.connections
         assert (await client.get("/health/live")).status_code == 200
         gateway.open_files.connections = 20_000

@@ -10,7 +10,7 @@ from protos.frontrow.queue.v1 import queue_pb2
 from tests.gateway.fakes import Services, sign
 from tests.gateway.polling import until
 from tests.gateway.problems import assert_problem
-from tests.gateway.watching import OpenWatching, shopping
+from tests.gateway.watching import OpenWatching, Watching, shopping
 
 
 class TestWithoutACall:
@@ -163,6 +163,10 @@ class TestAsked:
         assert gateway.calls() == 1
 
 
+async def room_view(gateway: Watching) -> str:
+    return str((await gateway.http.get("/health/ready")).json()["roomView"])
+
+
 class TestNotInUse:
     async def test_a_queue_service_of_the_version_before(
         self, room: Services, open_watching: OpenWatching
@@ -170,7 +174,10 @@ class TestNotInUse:
         room.queue.watch.supported = False
         gateway = await open_watching()
         assert await gateway.order(room.queue.waiting[1]) == 2
-        await until(lambda: not gateway.clients.room_watch.supported)
+        assert gateway.clients.room_watch is not None
+        watch = gateway.clients.room_watch
+        await until(lambda: not watch.supported)
+        assert await room_view(gateway) == "unsupported"
         assert await gateway.order(room.queue.waiting[1]) == 2
         assert gateway.calls() == 2
 
@@ -184,10 +191,12 @@ class TestNotInUse:
         await gateway.caught_up()
         assert await gateway.order(place) == 2
         assert gateway.calls() == 1
+        assert await room_view(gateway) == "unrecorded"
         room.queue.watch.change_fields(queue_pb2.RoomFields(unrecorded_at_ms=now_ms - 61_000))
         await gateway.caught_up()
         assert await gateway.order(place) == 2
         assert gateway.calls() == 1
+        assert await room_view(gateway) == "current"
 
     async def test_without_heartbeats_it_asks_after_the_bound(
         self, room: Services, open_watching: OpenWatching
@@ -206,6 +215,7 @@ class TestNotInUse:
         assert await gateway.order(place) == 2
         assert time.monotonic() - started < 0.2
         assert gateway.calls() == 2
+        assert await room_view(gateway) == "stale"
         room.queue.watch.answers = True
 
 

@@ -625,7 +625,8 @@ class TestHealth:
 
     async def test_ready_when_every_service_answers(self, client: httpx.AsyncClient) -> None:
         response = await client.get("/health/ready")
-        assert (response.status_code, response.json()) == (200, {"status": "ready", "away": []})
+        assert response.status_code == 200
+        assert response.json() == {"status": "ready", "away": [], "roomView": "off"}
 
     async def test_not_ready_names_the_unavailable_services(
         self, open_gateway: OpenGateway, unused_address: str
@@ -633,7 +634,8 @@ class TestHealth:
         client = await open_gateway(payment_addr=unused_address)
         response = await client.get("/health/ready")
         assert response.status_code == 503
-        assert response.json() == {"status": "not ready", "away": ["payment_service"]}
+        expected = {"status": "not ready", "away": ["payment_service"], "roomView": "off"}
+        assert response.json() == expected
         assert response.headers["Retry-After"] == "1"
         assert (await client.get("/health/live")).json() == {"status": "live"}
 
