@@ -9,6 +9,9 @@ from gateway.rate_limit import RateLimit
 from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
 
+# Where a request keeps the place that it was counted for.
+_IDENTIFIED = "frontrow.identified"
+
 
 class AccessGuard:
     """Checks the token, the request rate and the admission, in this order: cheapest first."""
@@ -40,10 +43,13 @@ class AccessGuard:
         return place
 
     def identify(self, request: Request) -> queue_pb2.Place:
-        """Returns the place of the request's token, whatever its age, without a call. Raises
-        InvalidToken or TooManyRequests."""
-        place = self._verifier.place(request)
-        self._rate_limit.check(place.number)
+        """Returns the place of the request's token, whatever its age, without a call, and counts
+        the request once. Raises InvalidToken or TooManyRequests."""
+        place: queue_pb2.Place | None = request.scope.get(_IDENTIFIED)
+        if place is None:
+            place = self._verifier.place(request)
+            self._rate_limit.check(place.number)
+            request.scope[_IDENTIFIED] = place
         return place
 
     def proven_place(self, request: Request) -> queue_pb2.Place | None:
@@ -53,6 +59,12 @@ class AccessGuard:
             return self._verifier.place(request)
         except InvalidToken:
             return None
+
+    def is_admitted_now(self, request: Request) -> bool:
+        """Returns whether the place of the request's token is admitted for certain; if not, only
+        `require_admission` knows. Raises InvalidToken or TooManyRequests."""
+        place = self.identify(request)
+        return not self._verifier.is_over_aged(place) and self._admissions.is_admitted_now(place)
 
     async def require_admission(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, which is admitted.

@@ -122,6 +122,10 @@ class Admissions:
         self._pace.remember(place, position)
         self._room.told(place, position)
 
+    def is_admitted_now(self, place: queue_pb2.Place) -> bool:
+        """Returns whether the copy of the room says that the place is admitted."""
+        return self._room.is_admitted(place)
+
     async def check(self, place: queue_pb2.Place) -> None:
         """Returns if the place is admitted. Raises StillWaiting or TokenExpired."""
         if self._room.is_admitted(place):

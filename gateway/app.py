@@ -1,4 +1,4 @@
-"""The wiring of the HTTP application: routes inside middleware."""
+"""The wiring of the HTTP application: routes inside middleware, and a shorter way to some."""
 
 from starlette.types import ASGIApp
 
@@ -7,12 +7,13 @@ from gateway.admissions import Admissions
 from gateway.challenges.entry import open_challenge
 from gateway.clients import Clients
 from gateway.identity import open_identity
+from gateway.immediate import ImmediateAnswers
 from gateway.middleware.cors import CorsMiddleware
 from gateway.middleware.drain import DrainMiddleware
 from gateway.middleware.errors import ErrorMiddleware
 from gateway.middleware.metrics import MetricsMiddleware
 from gateway.middleware.request_guard import RequestGuard
-from gateway.middleware.source_limit import SourceLimitMiddleware
+from gateway.middleware.source_limit import SourceLimit, SourceLimitMiddleware
 from gateway.open_files import OpenFiles
 from gateway.pace import Pace
 from gateway.pages import documentation_pages
@@ -30,7 +31,7 @@ from gateway.tokens import TokenVerifier
 
 def create_app(
     settings: Settings, clients: Clients, drain: Drain, open_files: OpenFiles
-) -> ASGIApp:
+) -> ImmediateAnswers:
     """Returns the application. Call it inside the event loop that will serve it."""
     keys = {key_id: secret.get_secret_value() for key_id, secret in settings.token_keys.items()}
     sources = Sources(settings.trusted_proxies)
@@ -54,13 +55,17 @@ def create_app(
         *HealthRoutes(clients, drain, open_files, settings.readiness_ttl_seconds).routes(),
     ]
     pages = documentation_pages(routes) if settings.documentation else {}
-    app: ASGIApp = Router(routes, pages)
+    router = Router(routes, pages)
+    app: ASGIApp = router
+    source_limit = cors = None
     if settings.requests_per_second_per_source:
         limit = RateLimit(settings.requests_per_second_per_source, "source")
-        app = SourceLimitMiddleware(app, sources, limit)
+        source_limit = SourceLimit(sources, limit)
+        app = SourceLimitMiddleware(app, source_limit)
     app = ErrorMiddleware(app)
     if settings.cors_origins:
-        app = CorsMiddleware(app, settings.cors_origins)
+        app = cors = CorsMiddleware(app, settings.cors_origins)
     app = DrainMiddleware(app, drain)
     app = RequestGuard(app)
-    return MetricsMiddleware(app)
+    app = MetricsMiddleware(app)
+    return ImmediateAnswers(app, router, drain, source_limit, cors)

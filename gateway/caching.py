@@ -47,16 +47,22 @@ class LoadingCache(Generic[Key, Value]):
         )
         self._loads: dict[Key, asyncio.Task[Value]] = {}
 
+    def cached(self, key: Key) -> Value | None:
+        """Returns the value of `key` if it need not be loaded."""
+        try:
+            return self._cached[key].value
+        except KeyError:
+            return None
+
     async def get(self, key: Key, load: Callable[[], Awaitable[Value]]) -> Value:
         """Returns the value of `key`, from the cache or from `load`.
 
         Concurrent callers of one key share one load. Raises what `load` raises, to each of them;
         a failure is not cached.
         """
-        try:
-            return self._cached[key].value
-        except KeyError:
-            pass
+        cached = self.cached(key)
+        if cached is not None:
+            return cached
         running = self._loads.get(key)
         if running is None:
             running = asyncio.create_task(self._load(key, load))

@@ -18,6 +18,10 @@ from gateway.responses import no_content
 from gateway.tokens import add_fresh_token
 
 Handler = Callable[[Request], Awaitable[Response]]
+Immediate = Callable[[Request], Response | None]
+
+# Where a request notes that `immediate` of its route was called.
+TRIED = "frontrow.tried"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Route:
 
     `errors` are the codes of gateway/errors.py that it may answer. The first of `returns` is the
     success. `login` says whether the operator's login token must come in Authorization: Bearer.
+
+    `immediate` answers first, if it can without waiting; if it returns None, `handler` answers.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -68,6 +74,7 @@ class Route:
     body: type[BaseModel] | None = None
     parameters: tuple[Parameter, ...] = ()
     login: bool = False
+    immediate: Immediate | None = None
 
 
 class Router:
@@ -84,23 +91,33 @@ class Router:
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route, parameters = self.find(scope)
+        request = Request(scope, receive)
+        if route is not None:
+            scope["path_params"] = parameters
+            scope["route"] = route
+            response = None
+            if route.immediate is not None and TRIED not in scope:
+                response = route.immediate(request)
+            if response is None:
+                response = await route.handler(request)
+            add_fresh_token(scope, response)
+        elif scope["method"] in ("GET", "HEAD") and scope["path"] in self._pages:
+            response = await self._pages[scope["path"]](request)
+        else:
+            response = self._without_route(scope["method"], scope["path"])
+        await response(scope, receive, send)
+
+    def find(self, scope: Scope) -> tuple[Route | None, dict[str, str]]:
+        """Returns the route of the request, if it has one, and the parameters of its path."""
         path = scope["path"]
         method = scope["method"]
         if method == "HEAD":
             method = "GET"
         for route_method, pattern, route in self._routes:
             if route_method == method and (match := pattern.match(path)):
-                scope["path_params"] = match.groupdict()
-                scope["route"] = route
-                response = await route.handler(Request(scope, receive))
-                add_fresh_token(scope, response)
-                break
-        else:
-            if method == "GET" and path in self._pages:
-                response = await self._pages[path](Request(scope, receive))
-            else:
-                response = self._without_route(method, path)
-        await response(scope, receive, send)
+                return route, match.groupdict()
+        return None, {}
 
     def _without_route(self, method: str, path: str) -> Response:
         """Answers OPTIONS. Raises PathNotFound or MethodNotAllowed."""

@@ -21,13 +21,9 @@ import struct
 import time
 from collections.abc import Callable
 
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.embed import Server as GranianServer
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.granian_worker import Application, GranianWorker
 from gateway.settings import Settings
 from servicekit import logs
 from servicekit.settings import split_address
@@ -41,9 +37,6 @@ MAX_HEAD_BYTES = 16 * 1024
 # by itself up to 4 MB: a client that pipelines requests and reads nothing would have us answer
 # thousands of them.
 _SEND_BUFFER = 64 * 1024
-# A larger body is sent in parts of this size, in bytes.
-_PART_BYTES = 16 * 1024
-_SERVER = (b"server", b"frontrow")
 # The drain ends when no request was in progress for half of the announcement, within these limits:
 # a client far away, or on a busy machine, takes that long to send the first request of a connection
 # that was accepted last.
@@ -86,7 +79,7 @@ class HttpServer:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Application,
         listener: socket.socket,
         drain: Drain,
         connections: int,
@@ -101,22 +94,16 @@ class HttpServer:
         self._signalled = asyncio.Event()
         self._announced = asyncio.Event()
         self._given_up = False
-        self._granian = _Granian(
-            _adapted(app),
-            interface=Interfaces.ASGINL,  # without lifespan events
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=connections,  # further ones wait in the kernel
-            http1_settings=HTTP1Settings(
+        self._worker = GranianWorker(
+            app,
+            listener,
+            BACKLOG,
+            connections,
+            HTTP1Settings(
                 header_read_timeout=int(settings.idle_seconds * 1000),
                 max_buffer_size=MAX_HEAD_BYTES,
             ),
-            # Changes nothing but levels: the handlers of this process stay as they are.
-            log_level=LogLevels.error,
-            log_dictconfig={"incremental": True, "handlers": {}, "loggers": {}},
         )
-        self._granian.listener = listener
 
     def handle_signal(self, number: int) -> None:
         """Begins the drain. A second signal, or Ctrl-C, skips the announcement; Ctrl-C after that
@@ -130,7 +117,7 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Returns after the drain. Raises RuntimeError if the server ends by itself."""
-        serving = asyncio.create_task(self._granian.serve())
+        serving = asyncio.create_task(self._worker.serve())
         signalled = asyncio.create_task(self._signalled.wait())
         await asyncio.wait({serving, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if not signalled.done():
@@ -147,11 +134,11 @@ class HttpServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_seconds):
                 await self._until_quiet()
-                self._granian.stop()  # type: ignore[no-untyped-call]
+                self._worker.stop()
                 await self._until(serving.done)
         port = self._listener.getsockname()[1]
         self._listener.close()
-        self._granian.stop()  # type: ignore[no-untyped-call]
+        self._worker.stop()
         close_connections(port)
         await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
         if not serving.done():
@@ -173,17 +160,6 @@ class HttpServer:
         """Returns when `condition` holds, or at Ctrl-C."""
         while not condition() and not self._given_up:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-
-
-class _Granian(GranianServer):
-    """granian's server on a socket that other processes may share."""
-
-    listener: socket.socket
-
-    def _init_shared_socket(self) -> None:
-        # granian closes the descriptor that it gets. Its type stubs lack these arguments.
-        descriptor = os.dup(self.listener.fileno())
-        self._shd = SocketHolder(descriptor, False, BACKLOG)  # type: ignore
 
 
 def refuse_connections(listener: socket.socket) -> None:
@@ -217,25 +193,3 @@ def close_connections(port: int) -> None:
                 address = connection.getsockname()
                 if accepted and isinstance(address, tuple) and address[1] == port:
                     connection.shutdown(socket.SHUT_RDWR)
-
-
-def _adapted(app: ASGIApp) -> ASGIApp:
-    """Adapts an application to granian, which names itself unless the response names a server, and
-    copies a body before it sends it: one in parts waits here, as the bytes that a cache shares,
-    until the client reads."""
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_parts(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append(_SERVER)
-            elif len(message.get("body", b"")) > _PART_BYTES:
-                body = memoryview(message["body"])
-                for start in range(0, len(body), _PART_BYTES):
-                    part = bytes(body[start : start + _PART_BYTES])
-                    await send({"type": message["type"], "body": part, "more_body": True})
-                message["body"] = b""
-            await send(message)
-
-        await app(scope, receive, send_in_parts)
-
-    return serve

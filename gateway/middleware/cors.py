@@ -1,11 +1,12 @@
 """Requests of pages of other origins (CORS)."""
 
+import contextlib
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Scope
 
 from gateway import tokens
 from gateway.errors import FieldError, InvalidFields, problem
@@ -58,6 +59,14 @@ class CorsMiddleware(CORSMiddleware):
             max_age=_MAX_AGE_SECONDS,
         )
 
+    def add_fields(self, scope: Scope, response: Response) -> None:
+        """Adds to a response what the middleware adds when it passes through."""
+        message: Message = {"type": "http.response.start", "headers": response.raw_headers}
+        # Starlette's method only waits for what it calls.
+        with contextlib.suppress(StopIteration):
+            self.send(message, _nothing, Headers(scope=scope)).send(None)
+        response.raw_headers = message["headers"]
+
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answers the question of a browser whether it may send a request; no is a problem."""
         response = super().preflight_response(request_headers)
@@ -65,3 +74,6 @@ class CorsMiddleware(CORSMiddleware):
             return response
         refused = bytes(response.body).decode().removeprefix("Disallowed CORS ").split(", ")
         return problem(InvalidFields([_REFUSALS[name] for name in refused]))
+
+
+async def _nothing(_: Message) -> None: ...

@@ -1,5 +1,6 @@
 """Turns exceptions into problem responses."""
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import problem
@@ -28,13 +29,20 @@ class ErrorMiddleware:
         try:
             await self._app(scope, receive, send_and_note_start)
         except Exception as error:
-            if not isinstance(error, ServiceError):
-                log.exception("request_failed", path=scope["path"])
-                error = ServiceError("")
-            elif error.code == ServiceError.code:  # a service failed, and logged why
-                log.error("request_failed", path=scope["path"])
+            response = answer_to(error, scope)
             # After the response has started it is too late: the server closes the connection.
             if not started:
-                response = problem(error)
-                add_fresh_token(scope, response)
                 await response(scope, receive, send)
+
+
+def answer_to(error: Exception, scope: Scope) -> Response:
+    """Returns the problem that answers a request which ended with this error. Call it where the
+    error was caught."""
+    if not isinstance(error, ServiceError):
+        log.exception("request_failed", path=scope["path"])
+        error = ServiceError("")
+    elif error.code == ServiceError.code:  # a service failed, and logged why
+        log.error("request_failed", path=scope["path"])
+    response = problem(error)
+    add_fresh_token(scope, response)
+    return response

@@ -6,6 +6,7 @@ import contextlib
 import re
 from functools import lru_cache
 from os import urandom
+from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +34,68 @@ _VALID_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]+")
 _is_host = lru_cache(maxsize=256)(_VALID_HOST.fullmatch)
 
 
+class Head(NamedTuple):
+    """What the head of a request says. `length` is what it declares of the body, 0 if nothing."""
+
+    request_id: bytes
+    length: int
+    has_body: bool
+    refusal: ServiceError | None
+
+
+def read_head(scope: Scope) -> Head:
+    """Reads all headers in one pass. `refusal` says why the request is malformed; None if it is
+    not."""
+    headers = scope["headers"]
+    request_id = host = None
+    hosts = 0
+    length = b"0"
+    codings = b""
+    # A field also has ": " and a line end.
+    size = len(scope["path"]) + len(scope["query_string"]) + 4 * len(headers)
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name in _READ_FIELDS:
+            if name == b"host":
+                hosts += 1
+                host = value
+            elif name == b"content-length":
+                length = value
+            elif name == b"transfer-encoding":
+                codings += value
+            elif request_id is None and _VALID_ID.fullmatch(value):
+                request_id = value
+    if request_id is None:
+        request_id = urandom(16).hex().encode()
+
+    refusal: ServiceError | None = None
+    if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADER_FIELDS:
+        refusal = HeadersTooLarge(
+            f"A head has at most {MAX_HEAD_BYTES} bytes and {MAX_HEADER_FIELDS} fields."
+        )
+    elif scope["http_version"] not in _VERSIONS:
+        refusal = MalformedRequest("Use HTTP/1.1.")
+    # granian adds an empty Host to a request without one, which HTTP/1.0 allows.
+    elif hosts > 1 or (not host and scope["http_version"] == "1.1"):
+        refusal = MalformedRequest("Send exactly one Host header.")
+    elif host and not _is_host(host):
+        refusal = MalformedRequest("The Host header is not a host name or address.")
+    elif codings and codings.strip().lower() != b"chunked":
+        refusal = MalformedRequest("The only transfer coding is chunked.")
+    elif codings and length != b"0":
+        refusal = MalformedRequest("Send either Content-Length or Transfer-Encoding.")
+    elif not length.isdigit():
+        refusal = MalformedRequest("Content-Length is not a number.")
+    has_body = refusal is None and (codings != b"" or length != b"0")
+    # More digits than a 64-bit number has would only take time to read.
+    return Head(request_id, int(length[:20]) if has_body else 0, has_body, refusal)
+
+
+def identifying(request_id: bytes) -> tuple[bytes, bytes]:
+    """Returns the header field that every response has."""
+    return _ID, request_id
+
+
 class RequestGuard:
     """Takes X-Request-Id from the client if it is 1 to 64 letters, digits, dots, dashes or
     underscores, and creates an id otherwise. Returns the id in the response.
@@ -45,66 +108,25 @@ class RequestGuard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = scope["headers"]
-        request_id = host = None
-        hosts = 0
-        length = b"0"
-        codings = b""
-        # A field also has ": " and a line end.
-        size = len(scope["path"]) + len(scope["query_string"]) + 4 * len(headers)
-        for name, value in headers:
-            size += len(name) + len(value)
-            if name in _READ_FIELDS:
-                if name == b"host":
-                    hosts += 1
-                    host = value
-                elif name == b"content-length":
-                    length = value
-                elif name == b"transfer-encoding":
-                    codings += value
-                elif request_id is None and _VALID_ID.fullmatch(value):
-                    request_id = value
-        if request_id is None:
-            request_id = urandom(16).hex().encode()
-        call_context.request_id.set(request_id.decode())
-
-        refusal: ServiceError | None = None
-        if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADER_FIELDS:
-            refusal = HeadersTooLarge(
-                f"A head has at most {MAX_HEAD_BYTES} bytes and {MAX_HEADER_FIELDS} fields."
-            )
-        elif scope["http_version"] not in _VERSIONS:
-            refusal = MalformedRequest("Use HTTP/1.1.")
-        # granian adds an empty Host to a request without one, which HTTP/1.0 allows.
-        elif hosts > 1 or (not host and scope["http_version"] == "1.1"):
-            refusal = MalformedRequest("Send exactly one Host header.")
-        elif host and not _is_host(host):
-            refusal = MalformedRequest("The Host header is not a host name or address.")
-        elif codings and codings.strip().lower() != b"chunked":
-            refusal = MalformedRequest("The only transfer coding is chunked.")
-        elif codings and length != b"0":
-            refusal = MalformedRequest("Send either Content-Length or Transfer-Encoding.")
-        elif not length.isdigit():
-            refusal = MalformedRequest("Content-Length is not a number.")
-
+        head = read_head(scope)
+        call_context.request_id.set(head.request_id.decode())
         body: _Body | None = None
-        if refusal is None and (codings or length != b"0"):
-            # More digits than a 64-bit number has would only take time to read.
-            body = _Body(receive, int(length[:20]))
+        if head.has_body:
+            body = _Body(receive, head.length)
             receive = body.receive
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 fields = message["headers"]
-                fields.append((_ID, request_id))
+                fields.append(identifying(head.request_id))
                 if body is not None and not await body.has_ended() and _CLOSE not in fields:
                     fields.append(_CLOSE)
             await send(message)
 
-        if refusal is None:
+        if head.refusal is None:
             await self._app(scope, receive, send_with_id)
         else:
-            response = problem(refusal)
+            response = problem(head.refusal)
             # The server and the client may disagree about where this request ends.
             response.raw_headers.append(_CLOSE)
             await response(scope, receive, send_with_id)

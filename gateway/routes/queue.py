@@ -90,6 +90,7 @@ class QueueRoutes:
                 method="GET",
                 path="/queues/order",
                 handler=self.order,
+                immediate=self.order_now,
                 operation_id="getOrder",
                 tag="queue",
                 parameters=(TOKEN,),
@@ -155,21 +156,21 @@ class QueueRoutes:
         marked `recovering`, and those with an `Age`: a poll before half of the advised pause may
         get an answer of this process again, which is up to half a pause old."""
         place = self._guard.identify(request)
-        response = self.answer_now(place)
-        if response is not None:
-            return response
-        early = self._guard.early_answer(place)
-        if early is not None:
-            response = _order_response(early.position, 200)
-            response.headers["Age"] = str(early.age)
-            return response
         return _order_response(await self._guard.position(request, place), 200)
 
-    def answer_now(self, place: queue_pb2.Place) -> Response | None:
-        """Returns the order of a place from the copy of the room, without a call; None if that does
-        not do."""
+    def order_now(self, request: Request) -> Response | None:
+        """Answers from the copy of the room; if that does not do, a poll that comes far too early
+        gets its last answer again."""
+        place = self._guard.identify(request)
         position = self._guard.position_now(place)
-        return None if position is None else _order_response(position, 200)
+        if position is not None:
+            return _order_response(position, 200)
+        early = self._guard.early_answer(place)
+        if early is None:
+            return None
+        response = _order_response(early.position, 200)
+        response.headers["Age"] = str(early.age)
+        return response
 
     async def enter(self, request: Request) -> Response:
         """Gives the user a place in the queue, or returns the place that the user already has.
