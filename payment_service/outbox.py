@@ -73,9 +73,15 @@ class OutboxRepository:
 
     @contextlib.asynccontextmanager
     async def oldest(self, limit: int, without: Set[int]) -> AsyncIterator[OutboxBatch]:
+        # No transaction for it: most polls of an idle service find nothing.
+        async with self._database.connection() as connection:
+            busy = await connection.fetch_all(SHARDS_WITH_EVENTS)
+        shards = {row.shard for row in busy} - without
+        if not shards:
+            yield OutboxBatch([])
+            return
         async with self._database.transaction() as transaction:
-            busy = await transaction.fetch_all(SHARDS_WITH_EVENTS)
-            mine = await _lock(transaction, {row.shard for row in busy} - without)
+            mine = await _lock(transaction, shards)
             batch = _batch(await transaction.fetch_all(OLDEST, mine, limit) if mine else [])
             yield batch
             await _delete_published(transaction, batch)

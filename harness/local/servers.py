@@ -68,6 +68,8 @@ def redis(root: Path, ports: Ports, stopping: threading.Event) -> Process:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
+        # Half of the default: it also decides how late a blocking command may end.
+        "hz": "5",
         # A full Redis must refuse new places, not evict old ones.
         "maxmemory-policy": "noeviction",
     }
