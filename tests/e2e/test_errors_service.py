@@ -1,5 +1,6 @@
 """Error table, 500, 503 UNAVAILABLE and 504: a service behind the gateway is to blame."""
 
+import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,7 +21,17 @@ def impatient(stack: Stack) -> str:
     at_once = {
         f"GATEWAY_{kind}_TTL_SECONDS": "0" for kind in ("ADMISSION", "SEATS", "SCHEDULES", "FACTS")
     }
-    gateway = stack.add_replica("gateway", half_a_second | at_once)
+    no_view = {"GATEWAY_ROOM_VIEW": "false"}
+    gateway = stack.add_replica("gateway", half_a_second | at_once | no_view)
+    gateway.start()
+    return gateway.name
+
+
+@pytest.fixture(scope="module")
+def watching(stack: Stack) -> str:
+    """The name of a gateway with a copy of the room, which waits half a second for the services."""
+    half_a_second = {f"GATEWAY_{kind}_BUDGET_SECONDS": "0.5" for kind in ("READ", "WRITE", "PAY")}
+    gateway = stack.add_replica("gateway", half_a_second)
     gateway.start()
     return gateway.name
 
@@ -118,6 +129,49 @@ async def test_a_service_that_is_away_is_unavailable(
 
     await eventually(ready_again)
     await answers_again(service, shop, impatient, customer)
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_without_queue_service_admitted_people_go_on(
+    shop: Shop, stack: Stack, watching: str, hangs: bool
+) -> None:
+    fan = await shop.admitted(watching)
+    newcomer = shop.fan(watching)
+    await in_view(fan)
+    process = stack.process("queue_service")
+    if hangs:
+        process.signal(signal.SIGSTOP)
+    else:
+        await in_thread(process.stop)
+    try:
+        await asyncio.sleep(0.3)  # the last heartbeat gets too old
+        for _ in range(10):
+            order = (await fan.order()).body
+            assert (order.order, order.recovering) == (0, True)
+        assert (await fan.concerts()).status_code == 200
+        for uncertain in (await newcomer.enter(), await fan.leave()):
+            assert uncertain.status_code == (504 if hangs else 503)
+    finally:
+        if hangs:
+            process.signal(signal.SIGCONT)
+        else:
+            await in_thread(process.start)
+
+    async def over() -> None:
+        order = await fan.order()
+        assert (order.status_code, order.body.order, order.body.recovering) == (200, 0, False)
+        assert (await newcomer.enter()).status_code == 201
+
+    await eventually(over)
+
+
+async def in_view(fan: Fan) -> None:
+    """Waits until the copy of the room in the fan's gateway is in use."""
+
+    async def current() -> None:
+        assert (await fan.ready()).body.room_view == "current"
+
+    await eventually(current)
 
 
 # 500 INTERNAL.
