@@ -68,10 +68,13 @@ class QueueStore(Protocol):
         most MAX_ITEMS places with numbers and users in range. No place that has ended lives again,
         and no more are admitted than the capacity."""
 
-    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+    async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
         """Notes that the owners of at most MAX_ITEMS `possible` places have polled, and were
-        answered without the store. A copy that has change `seq` of the result is as new as this
-        call. A store that was replaced by another one raises Unavailable."""
+        answered without the store; `polled`: that somebody has, perhaps none of them. A room that
+        hears of no poll takes the connection for broken, and admits nobody.
+
+        A copy that has change `seq` of the result is as new as this call. A store that was replaced
+        by another one raises Unavailable."""
 
     async def snapshot(self, room: str) -> Snapshot:
         """Reads a room while it changes. The copy is right once it has all changes up to

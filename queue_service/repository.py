@@ -176,8 +176,9 @@ class QueueRepository:
         arguments = (self._rules.log_ms, self._rules.log_bytes)
         return (await self._run(self._tick, room, arguments))[0]
 
-    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
-        return (await self._run(self._seen, room, _polls(seen)))[0]
+    async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
+        arguments = [int(polled or len(seen) > 0), *_polls(seen)]
+        return (await self._run(self._seen, room, arguments))[0]
 
     async def snapshot(self, room: str) -> Snapshot:
         # Before everything that is read. So no change is missed; those that it has already are

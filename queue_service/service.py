@@ -192,11 +192,12 @@ class QueueService:
         if memory.possible:
             self._store.remember(room, memory)
 
-    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+    async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
         """Returns the room as of now, for those who keep a copy of it, and notes that the owners of
-        these places have polled. At most MAX_ITEMS, all `possible`. Raises RoomNotFound."""
+        these places, or others if `polled`, have polled. At most MAX_ITEMS, all `possible`. Raises
+        RoomNotFound."""
         self._require_room(room)
-        state = await self._store.heartbeat(room, seen)
+        state = await self._store.heartbeat(room, seen, polled=polled)
         self._count(room, state)
         return state
 

@@ -107,7 +107,8 @@ class Watch:
     async def _begin(self, first: queue_pb2.WatchRoomRequest) -> None:
         """Waits until the copy is as new as this request, and finds out what the caller lacks."""
         memory = first.memory
-        state = await self._beat(first)
+        # A stream begins by itself, perhaps without any poll.
+        state = await self._beat(first, polled=False)
         # A memory of the same epoch is never newer than the reply of the store.
         if not await self._wait_for(lambda: self._copy.view is not None, _READY_SECONDS):
             raise Unavailable("The copy of the room is not ready.")
@@ -119,14 +120,14 @@ class Watch:
     async def _listen(self) -> None:
         async for request in self._requests:
             try:
-                await self._beat(request)
+                await self._beat(request, polled=True)
             except Exception as error:
                 # The signs of life are reported by the next heartbeat, for which the caller asks
                 # if it has no answer.
                 if not is_transient(error):
                     raise
 
-    async def _beat(self, request: queue_pb2.WatchRoomRequest) -> Room:
+    async def _beat(self, request: queue_pb2.WatchRoomRequest, *, polled: bool) -> Room:
         """Reports the signs of life, and has the request answered once the copy is as new as the
         reply. Raises TooManyItems, Unavailable and TimedOut."""
         if len(request.seen) > MAX_ITEMS:
@@ -137,7 +138,7 @@ class Watch:
                 self._seen[place.number] = place
         # Of those that could not be reported before, the newest.
         reported = list(self._seen.values())[-MAX_ITEMS:]
-        state = await self._watchers.heartbeat(reported)
+        state = await self._watchers.heartbeat(reported, polled=polled)
         self._seen.clear()
         self._copy.expect(state.epoch, state.seq)
         if request.heartbeat_id:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from prometheus_client import Gauge
 
@@ -16,6 +17,11 @@ WATCHERS = Gauge("queue_watchers", "Callers that watch a room at this replica.",
 _HEARTBEAT_SECONDS = 5.0
 
 
+class _Beat(NamedTuple):
+    seen: Sequence[Place]
+    polled: bool
+
+
 class Watchers:
     """All who watch one room at this replica."""
 
@@ -25,9 +31,7 @@ class Watchers:
         self.draining = False
         self._service = service
         self._wakes: set[asyncio.Event] = set()
-        self._heartbeats = Batcher[Sequence[Place], Room](
-            self._beat, budget=_HEARTBEAT_SECONDS, max_batch=64
-        )
+        self._heartbeats = Batcher[_Beat, Room](self._beat, budget=_HEARTBEAT_SECONDS, max_batch=64)
 
     @contextlib.contextmanager
     def watching(self, wake: asyncio.Event) -> Iterator[None]:
@@ -41,10 +45,10 @@ class Watchers:
             self._wakes.discard(wake)
             WATCHERS.labels(self.room).set(len(self._wakes))
 
-    async def heartbeat(self, seen: Sequence[Place]) -> Room:
-        """Reports at most MAX_ITEMS signs of life, and returns the room after that. Callers at
-        the same time share a call. Raises Unavailable and TimedOut."""
-        return await self._heartbeats.submit(seen)
+    async def heartbeat(self, seen: Sequence[Place], *, polled: bool) -> Room:
+        """Reports at most MAX_ITEMS signs of life, and that somebody polled; returns the room after
+        that. Callers at the same time share a call. Raises Unavailable and TimedOut."""
+        return await self._heartbeats.submit(_Beat(seen, polled))
 
     def end(self) -> None:
         """Ends all watches, and each later one."""
@@ -52,9 +56,10 @@ class Watchers:
         for wake in self._wakes:
             wake.set()
 
-    async def _beat(self, asked: Sequence[Sequence[Place]]) -> list[Room]:
-        seen = [place for places in asked for place in places]
-        state = await self._service.heartbeat(self.room, seen[:MAX_ITEMS])
+    async def _beat(self, asked: Sequence[_Beat]) -> list[Room]:
+        seen = [place for beat in asked for place in beat.seen]
+        polled = any(beat.polled for beat in asked)
+        state = await self._service.heartbeat(self.room, seen[:MAX_ITEMS], polled=polled)
         for n in range(MAX_ITEMS, len(seen), MAX_ITEMS):
             state = await self._service.heartbeat(self.room, seen[n : n + MAX_ITEMS])
         return [state] * len(asked)

@@ -347,9 +347,9 @@ class FakeQueueStore:
         else:
             state.waiting.add(lost.number)
 
-    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+    async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
         state = self._open(room)
-        if seen:
+        if polled or seen:
             self._hear(state)
         for place in seen:
             self._poll(state, place)

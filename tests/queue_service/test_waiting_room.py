@@ -165,6 +165,21 @@ async def test_a_silent_room_holds_nothing_against_anybody(make_room: MakeRoom) 
     assert await room.orders([third, second]) == [0, 0]
 
 
+@pytest.mark.parametrize("polled", [True, False])
+async def test_polls_that_copies_of_the_room_answer_are_polls(
+    make_room: MakeRoom, polled: bool
+) -> None:
+    """Also if those who poll were reported a while ago, as each is only now and then."""
+    room = make_room(capacity=1, grace_ms=400)
+    first, _ = await room.enter(11, 12)
+    for _ in range(4):
+        await room.sleep(150)
+        await room.store.heartbeat(room.room, (), polled=polled)
+    await room.leave(first)
+    seen = await room.tick()
+    assert (seen.admitted, seen.waiting) == ((1, 0) if polled else (0, 1))
+
+
 async def test_capacity_follows_its_setting(make_room: MakeRoom) -> None:
     room = make_room(capacity=1)
     places = await room.enter(11, 12, 13, 14)

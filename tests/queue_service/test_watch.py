@@ -128,6 +128,17 @@ class TestAHeartbeat:
             await watching.beat()
         assert store.seen == [[1, 2], [4]]
 
+    async def test_is_a_poll_unless_it_begins_a_stream(self) -> None:
+        store = Store()
+        async with (
+            replica(store) as service,
+            mirror(service.address),
+            mirror(service.address) as watching,
+        ):
+            assert store.polls == 0
+            await watching.beat()
+        assert store.polls == 1
+
     async def test_of_too_many_signs_is_refused(self) -> None:
         async with replica(Store()) as service, mirror(service.address) as watching:
             with pytest.raises(RemoteError) as refused:

@@ -183,6 +183,8 @@ class Store(FakeQueueStore):
         """Heartbeats wait while it is not set."""
         self.log = asyncio.Event()
         """The log shows nothing while it is not set."""
+        self.polls = 0
+        """Heartbeats that somebody's poll caused."""
         self.lose: set[int] = set()
         """The log does not show these changes, by seq."""
         self.crowd = 0
@@ -190,12 +192,13 @@ class Store(FakeQueueStore):
         self.heartbeats.set()
         self.log.set()
 
-    async def heartbeat(self, room: str, seen: Sequence[Place]) -> Room:
+    async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
         await self.heartbeats.wait()
         self.calls += 1
+        self.polls += polled
         if seen:
             self.seen.append([place.number for place in seen])
-        return await super().heartbeat(room, seen)
+        return await super().heartbeat(room, seen, polled=polled)
 
     async def tick(self, room: str) -> Room:
         self.calls += 1

@@ -418,7 +418,9 @@ class WatchRoomRequest(_message.Message):
     room: _builtins.str
     """The room to watch, in the first request."""
     heartbeat_id: _builtins.int
-    """Asks for a Heartbeat with this id. 0: does not ask."""
+    """Asks for a Heartbeat with this id. 0: does not ask. After the first request, ask only because
+    somebody polled: a room that hears of no poll admits nobody.
+    """
     @_builtins.property
     def memory(self) -> Global___RoomMemory:
         """In the first request: what the caller knows already."""
