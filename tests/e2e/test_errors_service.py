@@ -166,12 +166,13 @@ async def test_without_queue_service_admitted_people_go_on(
 
 
 async def in_view(fan: Fan) -> None:
-    """Waits until the copy of the room in the fan's gateway is in use."""
+    """Waits until the copy of the room in the fan's gateway is in use, and has the fan."""
 
     async def current() -> None:
         assert (await fan.ready()).body.room_view == "current"
 
     await eventually(current)
+    await asyncio.sleep(0.5)  # a change takes some 20 ms
 
 
 # 500 INTERNAL.
