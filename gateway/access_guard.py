@@ -8,6 +8,7 @@ from gateway.pace import EarlyAnswer
 from gateway.rate_limit import RateLimit
 from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
+from servicekit.errors import ServiceError
 
 # Where a request keeps the place that it was counted for.
 _IDENTIFIED = "frontrow.identified"
@@ -100,6 +101,10 @@ class AccessGuard:
     def entered(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
         """Notes the answer to entering, from which the first pause counts."""
         self._admissions.entered(place, position)
+
+    def queue_failed(self, error: ServiceError) -> None:
+        """Notes the error of a call to queue_service. Raises Unavailable in an outage."""
+        self._admissions.call_failed(error)
 
     async def position(self, request: Request, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place, never a cached one. If its token is beyond its

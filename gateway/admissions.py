@@ -95,16 +95,28 @@ class Admissions:
         except ServiceError as error:
             if not is_transient(error):
                 raise
-            if self._room.call_failed():
-                self._positions.fail_waiting(error)
+            self._begin_outage(error)
             last = self.position_now(place)
-            if last is None:
-                raise
-            return last
+            if last is not None:
+                return last
+            self.call_failed(error)
+            raise
         self._room.call_succeeded()
         self._pace.remember(place, position)
         self._room.told(place, position)
         return position
+
+    def call_failed(self, error: ServiceError) -> None:
+        """Notes the error of a call to queue_service. If it begins or belongs to an outage, raises
+        Unavailable, also after a timeout: what only queue_service can answer has one refusal."""
+        if is_transient(error):
+            self._begin_outage(error)
+            if self._room.in_outage:
+                raise Unavailable("The waiting room is unavailable at the moment.") from error
+
+    def _begin_outage(self, error: ServiceError) -> None:
+        if self._room.call_failed():
+            self._positions.fail_waiting(error)
 
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
         """Returns the last answer to a waiting place that polls far earlier than advised."""

@@ -188,7 +188,11 @@ class QueueRoutes:
         if self._challenge is not None:
             has_login = self._identity is not None
             await self._challenge.check(request, user_id, entrant, has_login=has_login)
-        result = await self._clients.entries.submit(Entry(user_id, entrant))
+        try:
+            result = await self._clients.entries.submit(Entry(user_id, entrant))
+        except ServiceError as error:
+            self._guard.queue_failed(error)
+            raise
         if result.error_code == NotYours.code:
             raise NotYours("This user has a place. Send its token in X-Access-Token.")
         if self._challenge is not None and result.error_code == ChallengeRequired.code:

@@ -144,7 +144,7 @@ async def test_one_call_at_a_time_tries_for_those_that_the_view_does_not_know(
     ]
     started = time.monotonic()
     responses = await asyncio.gather(*(gateway.get("/queues/order", p) for p in unknown))
-    assert sorted({response.status_code for response in responses}) == [503, 504]
+    assert {response.status_code for response in responses} == {503}
     assert gateway.calls() == calls + 1
     assert time.monotonic() - started < 2 * BUDGET
 
