@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass, field
+
+import httpx
 
 from harness.client import AnyResponse
 from tests.e2e.shop import Fan, Shop, place_of
@@ -13,6 +16,8 @@ _BATCH = 25
 # Statuses after which a visitor retries: a part of the shop is briefly unavailable.
 _RETRIED = (503, 504)
 _NEVER = float("inf")
+# GATEWAY_ROOM_FRESH_SECONDS: a response may describe the room as it was so long before the request.
+_FRESH_SECONDS = 0.3
 
 
 @dataclass
@@ -23,19 +28,26 @@ class Visitor:
     number: int
     # Each order that the gateway returned, and whether it was marked as recovering.
     orders: list[tuple[int, bool]] = field(default_factory=list)
-    # By time.monotonic(): the requests whose response was to wait, and the response of order 0.
+    # By time.monotonic(): the earliest moments that the responses to wait may describe, and when
+    # the response of order 0 came.
     told_to_wait: list[float] = field(default_factory=list)
     told_to_come_in: float = 0.0
     refused: int = 0
+    requests: itertools.count[int] = field(default_factory=itertools.count)
 
 
 class Crowd:
     """Visitors who join, wait, list the concerts, and leave. `inside` holds those who know that
-    they are admitted and have not left."""
+    they are admitted and have not left.
 
-    def __init__(self, shop: Shop, gateway: str) -> None:
+    Each visitor uses the gateways in turn. Two polls of one visitor are at least `spacing` seconds
+    apart, however short the advised pause is.
+    """
+
+    def __init__(self, shop: Shop, *gateways: str, spacing: float = 0.0) -> None:
         self._shop = shop
-        self._gateway = gateway
+        self._gateways = gateways
+        self._spacing = spacing
         self.visitors: list[Visitor] = []
         self.inside: set[int] = set()
         self.most_inside = 0
@@ -45,7 +57,8 @@ class Crowd:
         """Lets visitors join in batches. Batches join one after another; within a batch the place
         number gives the order."""
         for _ in range(count // _BATCH):
-            batch = [self._shop.fan(self._gateway) for _ in range(_BATCH)]
+            gateways = itertools.cycle(self._gateways)
+            batch = [self._shop.fan(next(gateways)) for _ in range(_BATCH)]
             replies = await asyncio.gather(*(fan.enter() for fan in batch))
             pairs = sorted(
                 zip(batch, replies, strict=True), key=lambda pair: place_of(pair[0].token)
@@ -87,12 +100,15 @@ class Crowd:
             if order == 0:
                 visitor.told_to_come_in = time.monotonic()
                 return
-            visitor.told_to_wait.append(asked)
+            visitor.told_to_wait.append(asked - _FRESH_SECONDS)
             # Earlier than the response says: a slot stays empty while its fan sleeps.
-            await asyncio.sleep(min(body["pollAfterSeconds"], 0.03 * order))
+            pause = min(body["pollAfterSeconds"], 0.03 * order)
+            await asyncio.sleep(max(pause, self._spacing))
 
     async def _ask(self, visitor: Visitor, method: str, path: str) -> AnyResponse:
         while True:
+            gateway = self._gateways[next(visitor.requests) % len(self._gateways)]
+            visitor.fan.http.base_url = httpx.URL(self._shop.url(gateway))
             reply = await visitor.fan.request(method, path)
             if reply.status_code not in _RETRIED:
                 return reply

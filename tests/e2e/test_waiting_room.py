@@ -1,4 +1,4 @@
-"""A crowd before a room of 10, served by two replicas of the waiting room at once."""
+"""A crowd before a room of 10, served by two gateways and two replicas of the waiting room."""
 
 import asyncio
 import time
@@ -11,19 +11,23 @@ import pytest
 from harness.local.stack import Stack
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import credentials
-from tests.e2e.conftest import LINE, in_thread
+from tests.e2e.conftest import LINE, in_thread, start_all
 from tests.e2e.crowd import Crowd
 from tests.e2e.shop import Shop
 
 CAPACITY = 10
 PACE_SAMPLES = 200
+# How old an answer may be: GATEWAY_ROOM_FRESH_SECONDS, or QUEUE_POLL_MIN_SECONDS if that is less,
+# as here. The order never grows for polls that are at least so far apart.
+FRESH_SECONDS = 0.1
 
 
 @dataclass
 class Line:
-    """The room LINE: a gateway to it, over both replicas, and the view of each replica."""
+    """The room LINE: two gateways to it, over both replicas, and the view of each replica."""
 
     gateway: str
+    second_gateway: str
     second_replica: str
     rooms: list["queue_pb2_grpc.QueueAdminServiceAsyncStub"]
     credential: tuple[tuple[str, str], ...]
@@ -47,28 +51,28 @@ async def line(stack: Stack) -> AsyncIterator[Line]:
     replica = stack.add_replica("queue_service")
     await in_thread(replica.start)
     addresses = [stack.address("queue_service"), replica.address]
-    gateway = stack.add_replica(
-        "gateway",
-        {"GATEWAY_ROOM": LINE, "GATEWAY_QUEUE_ADDR": f"ipv4:{','.join(addresses)}"},
-    )
-    await in_thread(gateway.start)
+    env = {"GATEWAY_ROOM": LINE, "GATEWAY_QUEUE_ADDR": f"ipv4:{','.join(addresses)}"}
+    gateways = [stack.add_replica("gateway", env) for _ in range(2)]
+    await in_thread(start_all, stack, *(gateway.name for gateway in gateways))
     channels = [grpc.aio.insecure_channel(address) for address in addresses]
     yield Line(
-        gateway.name,
+        gateways[0].name,
+        gateways[1].name,
         replica.name,
         [queue_pb2_grpc.QueueAdminServiceStub(channel) for channel in channels],
         credentials(stack.secrets.admin_token),
     )
     for channel in channels:
         await channel.close()
-    await in_thread(replica.stop)
+    for process in (*gateways, replica):
+        await in_thread(process.stop)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", [200, pytest.param(500, marks=pytest.mark.long)])
 async def test_a_crowd_passes_a_room_of_10_in_its_order(shop: Shop, line: Line, size: int) -> None:
     await line.set_capacity(CAPACITY)
-    crowd = Crowd(shop, line.gateway)
+    crowd = Crowd(shop, line.gateway, line.second_gateway, spacing=FRESH_SECONDS)
     await crowd.join(size)
     first_orders = [visitor.orders[0][0] for visitor in crowd.visitors]
     assert sorted(first_orders) == [max(0, n - CAPACITY + 1) for n in range(size)]
