@@ -9,9 +9,10 @@ import pytest
 from harness.local.ports import Ports
 from harness.local.stack import Stack
 from tests.e2e.shop import Shop
+from tests.faults.room import Room, two_of_each
 
-# A room of its own for the crowd that loses its Redis.
-LINE = "line"
+# Rooms of their own for the crowd that loses its Redis, and for the people behind two gateways.
+LINE, HALL = "line", "hall"
 
 
 @pytest.fixture(scope="package")
@@ -21,10 +22,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         Ports.free(),
         program_env={
             "queue_service": {
-                "QUEUE_ROOMS": json.dumps(["main", LINE]),
+                "QUEUE_ROOMS": json.dumps(["main", LINE, HALL]),
                 "QUEUE_CAPACITY": "100000",
                 "QUEUE_KAFKA_SESSION_SECONDS": "2",
-                "QUEUE_POLL_MIN_SECONDS": "0.1",
+                "QUEUE_POLL_MIN_SECONDS": "0.3",
                 "QUEUE_POLL_MAX_SECONDS": "2",
                 # Three times as long as the longest pause between two polls.
                 "QUEUE_GRACE_SECONDS": "6",
@@ -75,3 +76,10 @@ def mended(stack: Stack) -> Iterator[None]:
         else:
             process.stop()
     stack.programs[:] = usual
+
+
+@pytest.fixture(scope="module")
+async def room(stack: Stack) -> AsyncIterator[Room]:
+    """The room HALL behind two gateways, which call two replicas of queue_service."""
+    async with two_of_each(stack, HALL, stack.redis_url) as room:
+        yield room
