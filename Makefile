@@ -97,10 +97,10 @@ lock: ## Write the lock files from pyproject.toml and the generated client's req
 	$(PYTHON) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o requirements-dev.lock
 	$(PYTHON) -m uv pip compile tests/e2e/openapi_client/requirements.in --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet -o tests/e2e/openapi_client/requirements.lock
 
-bench: ## Measure the hot paths saturated with wrk, or at a low rate with k6 (LOAD=light)
-	@case "$(LOAD)" in ""|light) ;; *) echo "frontrow: LOAD must be light or empty, not $(LOAD)." >&2; exit 2;; esac
+bench: ## Measure the hot paths saturated with wrk, at a low rate (LOAD=light), or a long line (LOAD=room)
+	@case "$(LOAD)" in ""|light|room) ;; *) echo "frontrow: LOAD must be light, room or empty, not $(LOAD)." >&2; exit 2;; esac
 	@$(BOOTSTRAP) bench
-	@exec $(PYTHON) -m benchmarks.$(if $(LOAD),light,bench) $(ARGS)
+	@exec $(PYTHON) -m benchmarks.$(or $(LOAD),bench) $(ARGS)
 
 loadtest: ## Load the gateway with k6 and report (SCRIPT=journey PROFILE=x10; else all, baseline)
 	@$(BOOTSTRAP) test

@@ -1,4 +1,4 @@
-"""bench.json and light.json: the results of `make bench`, and how their runs are summed up."""
+"""The results of `make bench`: bench.json, light.json and room.json, and how to sum up runs."""
 
 from __future__ import annotations
 
@@ -119,6 +119,24 @@ class Light(Document):
     #: Process → thousandths of a core while nobody asks; empty if that was not measured.
     idle: dict[str, float]
     routes: list[LightRoute]
+
+
+class RoomRow(Model):
+    """One load on the room."""
+
+    title: str
+    waiting: int
+    #: Process → thousandths of a core.
+    mcores: dict[str, float]
+
+
+class RoomBench(Document):
+    """The result of `make bench LOAD=room`."""
+
+    taken: datetime.datetime
+    seconds: int
+    machine: dict[str, str]
+    rows: list[RoomRow]
 
 
 def at_most(target: float | None, found: float, decimals: int) -> str:
