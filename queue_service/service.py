@@ -273,7 +273,8 @@ class QueueService:
         WAITING.labels(room).set(state.waiting)
         ADMITTED.labels(room).set(state.admitted)
         ADMISSIONS.labels(room).inc(state.admissions)
-        self._activity[room].note(state, has_ends_to_repeat=state.epoch > self._ends[room].epoch)
+        ends = self._ends[room]
+        self._activity[room].note(state, bool(ends.places) and state.epoch > ends.epoch)
 
     def _require_room(self, room: str) -> None:
         if room not in self._rooms:

@@ -14,6 +14,9 @@ from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.payment.v1 import payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
+from queue_service.domain import MAX_ITEMS
+from queue_service.room_copy import PART_ADMISSIONS, PART_PLACES
+from queue_service.watch import MAX_CHANGES_BYTES
 from reservation_service.domain import MAX_SCHEDULES
 
 # gRPC's default for what a channel or a server accepts.
@@ -33,14 +36,14 @@ ENTRIES = {
     "ListTakenSeatsResponse.sold_seat_ids": SEATS_PER_SCHEDULE,
     "CountSoldSeatsRequest.schedule_ids": MAX_SCHEDULES,
     "CountSoldSeatsResponse.sold_by_schedule": MAX_SCHEDULES,
-    "WatchRoomRequest.seen": 256,
-    "WatchRoomResponse.changes": 8,
+    "WatchRoomRequest.seen": MAX_ITEMS,
+    # One script moves, ends or restores at most some hundred places, each in at most two steps.
     "RoomChanges.changes": 2_048,
-    "RoomSnapshot.waiting": 65_536,
-    "RoomSnapshot.admitted": 5_000,
-    "HandBackRequest.ended": 256,
-    "HandBackRequest.admitted": 256,
-    "HandBackRequest.waiting": 256,
+    "RoomSnapshot.waiting": PART_PLACES,
+    "RoomSnapshot.admitted": PART_ADMISSIONS,
+    "HandBackRequest.ended": MAX_ITEMS,
+    "HandBackRequest.admitted": MAX_ITEMS,
+    "HandBackRequest.waiting": MAX_ITEMS,
 }
 # The requests and responses of queue_service are batches.
 BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")
@@ -99,8 +102,17 @@ def fill(message: Message) -> None:
 def most_entries(name: str) -> int:
     if name.startswith(BATCHES):
         return _MAX_BATCH
+    if name == "WatchRoomResponse.changes":
+        return changes_of_a_message()
     assert name in ENTRIES, f"{name} has no limit: list it in pages"
     return ENTRIES[name]
+
+
+def changes_of_a_message() -> int:
+    """As many of the largest as their limit of bytes allows."""
+    changes = queue_pb2.RoomChanges()
+    fill(changes)
+    return max(1, MAX_CHANGES_BYTES // changes.ByteSize())
 
 
 def largest(field: Any, name: str) -> object:
