@@ -178,6 +178,7 @@ class Admissions:
         """Notes that the place has ended; an answer that arrives late is not remembered."""
         self.forget(place)
         self._pace.end(place)
+        self._room.left(place)
 
     async def check_unpaid(self, place: queue_pb2.Place) -> None:
         """Does what `check` does; also raises TokenExpired if `end` was called for the place."""

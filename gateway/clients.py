@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.room.answers import RoomAnswers
 from gateway.room.copy import RoomCopy
+from gateway.room.healing import Healing
 from gateway.room.outage import QueueOutage
 from gateway.room.signs import SignsOfLife
 from gateway.room.watch import RoomWatch
@@ -31,7 +32,7 @@ _MAX_BATCH = 256
 
 # Idempotent methods: gRPC may retry these when a service was unavailable.
 _IDEMPOTENT = {
-    "frontrow.queue.v1.QueueService": ["EnterQueue", "GetPositions", "LeaveQueue"],
+    "frontrow.queue.v1.QueueService": ["EnterQueue", "GetPositions", "LeaveQueue", "HandBack"],
     "frontrow.concert.v1.ConcertService": ["ListConcerts", "ListSchedules", "ListSeats"],
     "frontrow.reservation.v1.ReservationService": [
         "GetReservation",
@@ -79,11 +80,13 @@ class Clients:
             if settings.room_view
             else None
         )
-        self._watching = (
-            asyncio.create_task(keep_running("room_watch", self.room_watch.run))
-            if self.room_watch is not None
-            else None
-        )
+        self._background: list[asyncio.Task[None]] = []
+        if self.room_watch is not None:
+            healing = Healing(self.room_copy, signs, self._hand_back, settings.room)
+            work = {"room_watch": self.room_watch.run, "room_healing": healing.run}
+            self._background = [
+                asyncio.create_task(keep_running(name, run)) for name, run in work.items()
+            ]
         budget = settings.read_budget_seconds
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
             self._get_positions,
@@ -128,6 +131,9 @@ class Clients:
         )
         return response.results
 
+    async def _hand_back(self, request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
+        return await call(self.queue.HandBack, request, budget=self._settings.write_budget_seconds)
+
     async def unavailable_services(self) -> list[str]:
         """Returns the names of the services whose health check does not succeed within one
         second."""
@@ -149,9 +155,10 @@ class Clients:
 
     async def close(self) -> None:
         """Closes the channels and cancels calls in progress."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait({self._watching})
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
         if self.challenge_provider is not None:
             await self.challenge_provider.aclose()

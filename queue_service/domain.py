@@ -107,7 +107,8 @@ def _is_number(number: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LostAdmission:
-    """An admission of a lost epoch. `claimed`: its owner had polled since."""
+    """An admission of a lost epoch. `claimed`: its owner had polled since. `user_id` is 0 if the
+    place had been handed back after an earlier loss and its owner has not polled since."""
 
     number: int
     user_id: int
@@ -121,7 +122,8 @@ class HandBack:
     and place numbers up to `last`. Without any places it is a bid.
 
     `ended` may have places of user 0, which ended by the rules of the room rather than by their
-    owners. `done`: everything was given back.
+    owners. `done`: everything was given back. `settled`: places of earlier epochs had had their
+    time to return, so that the copy knows all numbers up to `last`.
     """
 
     bidder: str
@@ -132,6 +134,7 @@ class HandBack:
     admitted: Sequence[LostAdmission] = ()
     waiting: Sequence[int] = ()
     done: bool = False
+    settled: bool = False
 
     @property
     def size(self) -> int:
@@ -147,7 +150,7 @@ class HandBack:
                 p
                 for p in self.admitted
                 if _is_number(p.number)
-                and 0 < p.user_id <= MAX_USER_ID
+                and 0 <= p.user_id <= MAX_USER_ID
                 and 0 <= p.until_ms < MAX_NUMBER
             ],
             waiting=[number for number in self.waiting if _is_number(number)],

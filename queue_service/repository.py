@@ -273,6 +273,7 @@ class QueueRepository:
             hand_back.seq,
             hand_back.last,
             int(hand_back.done),
+            int(hand_back.settled),
             len(hand_back.ended),
             len(hand_back.admitted),
         ]

@@ -107,6 +107,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             ],
             request.waiting,
             request.done,
+            request.settled,
         )
         reply = await self._service.hand_back(request.room, hand_back)
         return queue_pb2.HandBackResponse(

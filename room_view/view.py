@@ -6,6 +6,8 @@ from protos.frontrow.queue.v1 import queue_pb2
 from room_view.line import Line
 from room_view.position import PlaceState, Standing
 
+_UNRECORDED_MS = 60_000
+
 
 class Gap(Exception):
     """A change is missing between a view and the next one: only a new snapshot helps."""
@@ -44,6 +46,12 @@ class RoomView:
         """Returns the position in line, from 1; 0 if the place does not wait here."""
         return self.line.rank(self.score(number))
 
+    def misses_changes(self, now_ms: int) -> bool:
+        """Returns whether a queue_service of the version before, which records no changes, may have
+        changed the room in the last minute: the view is not to be used then."""
+        unrecorded_at = self.fields.unrecorded_at_ms
+        return unrecorded_at > 0 and now_ms - unrecorded_at < _UNRECORDED_MS
+
     def standing(self, number: int, user_id: int, now_ms: int) -> Standing | None:
         """Returns where a user's place stands at `now_ms` of the room's clock.
 
@@ -53,7 +61,10 @@ class RoomView:
         if order := self.order(number):
             return Standing(PlaceState.WAITING, order)
         admission = self.admitted.get(number)
-        if admission is None or admission.user_id != user_id or admission.until_ms <= now_ms:
+        # User 0: handed back after a loss, and its owner has not polled since.
+        if admission is None or admission.user_id not in (0, user_id):
+            return None
+        if admission.until_ms <= now_ms:
             return None
         return Standing(PlaceState.ADMITTED, 0, admission.until_ms, admission.claimed)
 

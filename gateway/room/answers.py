@@ -17,15 +17,12 @@ from room_view.view import RoomView
 ANSWERS = Counter("room_view_answers", "Requests answered from the room view.", ["what"])
 ASKED = Counter("room_view_asked", "Requests that the room view could not answer.", ["why"])
 
-_ANSWERS = {what: ANSWERS.labels(what) for what in ("order", "admission", "outage")}
+_ANSWERS = {what: ANSWERS.labels(what) for what in ("order", "admission", "outage", "healing")}
 _ASKED = {
     why: ASKED.labels(why)
     for why in ("no_view", "stale", "young", "unclaimed", "unknown", "newer_answer")
 }
 
-# A copy is not used until so long after a queue_service of the version before has changed the room,
-# because that one records no changes.
-_UNRECORDED_MS = 60_000
 # A place number is its millisecond since 2026 times 4096 (queue_service/lua/prelude.lua).
 _NUMBER_BITS = 12
 _YEAR_2026_MS = 1_767_225_600_000
@@ -95,6 +92,8 @@ class RoomAnswers:
 
     def position(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
         """Returns the position of the place; None if it must be asked for."""
+        if self._copy.lost and (lost := self._position_at_loss(place)):
+            return lost
         view = self.usable()
         if view is None:
             return self._position_in_outage(place)
@@ -108,6 +107,8 @@ class RoomAnswers:
 
     def is_admitted(self, place: queue_pb2.Place) -> bool:
         """Returns whether the place is admitted for certain; False if it must be asked for."""
+        if self._copy.lost and (lost := self._position_at_loss(place)):
+            return lost.state == queue_pb2.PLACE_STATE_ADMITTED
         view = self.usable()
         if view is None:
             position = self._position_in_outage(place)
@@ -121,11 +122,17 @@ class RoomAnswers:
     def told(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
         """Notes what a call said about the place."""
         ended = position.state == queue_pb2.PLACE_STATE_ENDED
+        if ended:
+            self._copy.lost.note_end(place.number)
         self._note(place, _MUST_ASK if ended else position.order)
 
     def forget(self, place: queue_pb2.Place) -> None:
         """Makes the place be asked for until the copy is newer: it may be about to end."""
         self._note(place, _MUST_ASK)
+
+    def left(self, place: queue_pb2.Place) -> None:
+        """Notes that the place has ended: its owner has paid or left."""
+        self._copy.lost.end(place)
 
     @property
     def in_outage(self) -> bool:
@@ -155,8 +162,7 @@ class RoomAnswers:
         self._told.put(place.number, _TOLD.pack(time.monotonic(), order))
 
     def _is_recorded(self, view: RoomView) -> bool:
-        unrecorded_at = view.fields.unrecorded_at_ms
-        return not unrecorded_at or self._copy.freshness.now_ms() - unrecorded_at >= _UNRECORDED_MS
+        return not view.misses_changes(self._copy.freshness.now_ms())
 
     def _standing(self, view: RoomView, place: queue_pb2.Place) -> Standing | None:
         """Returns where the place stands, as of at least the last call for it."""
@@ -207,6 +213,21 @@ class RoomAnswers:
         self._signs.note(place)
         _ANSWERS["outage"].inc()
         position = self._message(view, standing)
+        position.recovering = True
+        return position
+
+    def _position_at_loss(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        """Returns where a place stood that the room has lost and not got back yet: a call would
+        restore it by its token, in line."""
+        lost = self._copy.lost
+        if time.monotonic() >= lost.lost_at + self._outage.seconds:
+            return None
+        now_ms = self._copy.freshness.now_ms()
+        standing = lost.standing(place.number, place.user_id, now_ms, self._copy.view)
+        if standing is None:
+            return None
+        _ANSWERS["healing"].inc()
+        position = self._message(lost.views[0], standing)
         position.recovering = True
         return position
 

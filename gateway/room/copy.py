@@ -1,10 +1,10 @@
 """The copy of the room that this process keeps, from the messages of one stream."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.room.freshness import Freshness
+from gateway.room.lost import LostRoom
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.line import Line
 from room_view.view import Admission, Gap, RoomView
@@ -31,12 +31,10 @@ class RoomCopy:
         self.view: RoomView | None = None
         """Exact as of `freshness.as_of`. None before the first snapshot, and after a loss until the
         snapshot of the new epoch."""
-        self.previous: RoomView | None = None
-        """What was known of the epoch that was lost, while it heals. It does not change."""
-        self.lost_at = 0.0
-        """When the loss was noticed, by time.monotonic()."""
+        self.lost = LostRoom()
+        """What was known of the epoch that was lost, while it heals."""
         self.on_loss: Callable[[], None] = lambda: None
-        """Called at each loss, once `previous` is set; a new `view` may not be there yet."""
+        """Called at each loss, once `lost` has the view; a new `view` may not be there yet."""
         self.on_rules: Callable[[queue_pb2.RoomRules], None] = lambda _: None
         """Called with the rules of each snapshot that becomes the view."""
         self.freshness = Freshness(fresh_seconds)
@@ -64,11 +62,11 @@ class RoomCopy:
 
     def healed(self) -> None:
         """Drops the view of the lost epoch: its places have returned, or will not."""
-        self.previous = None
+        self.lost.clear()
 
     def memory(self) -> queue_pb2.RoomMemory:
         """Returns what is known of the room, for the case that the store has lost it."""
-        view = self.view or self.previous
+        view = self.view or self.lost.newest
         if view is None:
             return queue_pb2.RoomMemory()
         return queue_pb2.RoomMemory(
@@ -106,6 +104,7 @@ class RoomCopy:
         elif snapshot is not None:
             snapshot.view.apply(changes)
         self._begin_epoch(changes.epoch)
+        self.lost.note(changes)
         if view is None or view is not self.view:
             if snapshot is None:
                 raise Gap
@@ -119,10 +118,8 @@ class RoomCopy:
         self._epoch = epoch
         if self.view is None:
             return
-        # A second loss, before the first has healed, does not make what is known of it useless.
-        self.previous = self.previous or self.view
+        self.lost.add(self.view, self.freshness.now_ms())
         self.view = None
-        self.lost_at = time.monotonic()
         self.freshness.reset()
         self.on_loss()
 

@@ -19,7 +19,8 @@ class QueueOutage:
     def __init__(self, seconds: float) -> None:
         """`seconds`: see GATEWAY_ROOM_OUTAGE_SECONDS."""
         self._configured = seconds
-        self._seconds = seconds
+        self.seconds = seconds
+        """For how long the last view may speak."""
         self._until = 0.0
 
     @property
@@ -31,17 +32,17 @@ class QueueOutage:
         """Takes the windows of the room: what a person could not claim has lapsed after the claim
         window, and a person whose polls nobody heard is skipped after the absence window."""
         longest = min(rules.claim_window_ms, rules.absent_after_ms / 2) / 1_000
-        if longest < self._configured and longest != self._seconds:
+        if longest < self._configured and longest != self.seconds:
             log.warning("room_outage_seconds_reduced", configured=self._configured, used=longest)
-        self._seconds = min(self._configured, longest)
+        self.seconds = min(self._configured, longest)
 
     def begin(self, as_of: float) -> bool:
         """Notes that a call has failed, while the view is as of `as_of`; returns whether that is
         young enough to speak."""
         began = self.is_on
-        self._until = as_of + self._seconds
+        self._until = as_of + self.seconds
         if self.is_on and not began:
-            log.warning("room_outage_began", seconds=self._seconds)
+            log.warning("room_outage_began", seconds=self.seconds)
         return self.is_on
 
     def end(self) -> None:

@@ -41,6 +41,10 @@ class SignsOfLife:
         """Takes the absence window of the room."""
         self.window_seconds = rules.absent_after_ms / 1_000
 
+    def report_again(self) -> None:
+        """Reports each place at its next poll: the store has forgotten whose place it is."""
+        self._reported = Recent(_MAX_REMEMBERED_SECONDS, _MAX_REMEMBERED)
+
     def note(self, place: queue_pb2.Place) -> None:
         """Notes that a waiting place has polled."""
         number = place.number

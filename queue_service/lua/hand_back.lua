@@ -2,17 +2,19 @@
 --
 -- Copies of one epoch have all its changes up to some point. So ends are true whoever names them, and
 -- lives are taken only from the copy that has come furthest. Repeats change nothing.
-local bidding, lease, bidder, lost_epoch, lost_seq, lost_last, all_given, ended, admitted = unpack(
-  ARGV, FIRST_ARGUMENT, FIRST_ARGUMENT + 8)
+local bidding, lease, bidder, lost_epoch, lost_seq, lost_last, all_given, settled, ended, admitted
+  = unpack(ARGV, FIRST_ARGUMENT, FIRST_ARGUMENT + 9)
 bidding = tonumber(bidding) -- for how long copies may bid before one is granted, ms
 lease = tonumber(lease) -- a copy that is silent for longer loses its grant to the next bid, ms
 lost_epoch, lost_seq = tonumber(lost_epoch), tonumber(lost_seq) -- the last change that the copy has
 lost_last = tonumber(lost_last) -- the greatest place number that the copy has seen
 -- Then follow so many ended places: place, user (0: ended by the rules, not by its owner), epoch;
-local FIRST_ENDED = FIRST_ARGUMENT + 9
--- so many admitted places: place, user, end of the admission (ms), 1 if claimed; then waiting places.
+local FIRST_ENDED = FIRST_ARGUMENT + 10
+-- so many admitted places: place, user (0: unknown), end of the admission (ms), 1 if claimed; then waiting places.
 local FIRST_ADMITTED = FIRST_ENDED + 3 * tonumber(ended)
 local FIRST_WAITING = FIRST_ADMITTED + 4 * tonumber(admitted)
+
+local MIXED = 60000 -- for how long a replica of the version before counts as running, ms
 
 -- The hand-back of the current epoch: how far the best bid and the best complete hand-back have come,
 -- who bids, when that copy was last heard, and when the bidding ends.
@@ -76,10 +78,11 @@ local function is_granted()
   return now >= healing.bids_until
 end
 
--- A place that ended in the lost epoch by the rules. It may also be of an earlier epoch that was lost,
--- and its owner brought it back just now by its token: then the copy knew nothing of it.
+-- A place that ended before the loss by the rules. If it is of a still earlier epoch, its owner may have
+-- brought it back just now by its token: unless the copy was settled, it knew nothing of it.
 local function end_by_rules(place)
-  local returned = tonumber(place) <= lost_epoch
+  local returned = settled ~= '1'
+    and tonumber(place) <= lost_epoch
     and owner_of(place) ~= UNKNOWN_OWNER
     and tonumber(redis.call('ZSCORE', RESTORED, place) or 0) == room.epoch
   if not returned then
@@ -87,7 +90,16 @@ local function end_by_rules(place)
   end
 end
 
+local function note_unknown_owner(place)
+  redis.call('HSET', PLACES, place, UNKNOWN_OWNER .. ':' .. int(now))
+end
+
+-- Returns whether the place stays: its user may have another one.
 local function note_owner_of(place, user)
+  if user == UNKNOWN_OWNER then -- handed back before, and its token was not shown since
+    note_unknown_owner(place)
+    return true
+  end
   local epoch = tonumber(place) > lost_epoch and int(lost_epoch) or range_of(place) or '0'
   if not prevails(place, user, epoch) then
     end_place(place)
@@ -99,11 +111,14 @@ end
 
 local function give_back_admission(place, user, until_ms, claimed)
   local owner = owner_of(place)
+  local is_owned = owner and owner ~= UNKNOWN_OWNER
   local waits = owner and redis.call('ZSCORE', WAITING, place)
   if not owner and not is_unknown(place) then
     return -- it has ended
   end
-  if (not owner or owner == UNKNOWN_OWNER) and not note_owner_of(place, user) then
+  if is_owned then
+    user = owner
+  elseif not note_owner_of(place, user) then
     return
   end
   if owner and not waits then
@@ -134,15 +149,19 @@ end
 local function give_back_waiting(place)
   if not owner_of(place) and is_unknown(place) then
     join_line(place)
-    redis.call('HSET', PLACES, place, UNKNOWN_OWNER .. ':' .. int(now))
+    note_unknown_owner(place)
   end
 end
 
--- From now on a number of the lost epoch that is not live has ended, and nobody waits for tokens.
+-- From now on a number of the lost epoch that is not live has ended, or any number up to the last, if
+-- places of earlier epochs had had their time to return. Nobody waits for tokens any more.
 -- `settled_at` stays: a change that no copy saw may let an order grow once.
 local function finish()
   if lost_last > lost_epoch then
     redis.call('ZADD', KNOWN, int(lost_last), int(lost_epoch) .. '-' .. int(lost_last))
+  end
+  if settled == '1' and lost_last > room.certain then
+    set('certain', lost_last)
   end
   healing.handed_epoch, healing.handed_seq = lost_epoch, lost_seq
   set('healed', room.epoch)
@@ -163,7 +182,9 @@ local granted, done, retry_after = false, false, 500 -- ms
 -- A number of the current epoch would be given twice; the caller will have remembered it by then.
 if lost_epoch < room.epoch and lost_last <= room.epoch then
   done = not is_ahead_of(healing.handed_epoch, healing.handed_seq)
-  granted = not done and is_granted()
+  -- Scripts of the version before do not know places without an owner.
+  local is_mixed = room.unrecorded_at > 0 and now - room.unrecorded_at < MIXED
+  granted = not done and not is_mixed and is_granted()
   if granted then
     for i = FIRST_ADMITTED, FIRST_WAITING - 1, 4 do
       give_back_admission(ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3] == '1')

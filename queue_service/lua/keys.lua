@@ -78,6 +78,7 @@ local FIELDS = {
   -- The epoch that was opened by a guess: its opener did not remember the room. 0 if there is none,
   -- or once a caller remembers the room (hand_over).
   'blind',
+  'certain', -- numbers up to this one that are not live have ended
   'healed', -- the newest epoch in which a copy of the room was handed back in full (hand_back.lua)
   'seq', -- the number of the last entry in CHANGES, in this epoch
   'bytes', -- appended to CHANGES so far

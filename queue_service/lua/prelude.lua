@@ -133,7 +133,8 @@ end
 
 -- Whether it is unknown what became of a place that is not live: lost, or ended unnoticed.
 local function is_unknown(place)
-  return tonumber(place) <= room.epoch
+  return tonumber(place) > room.certain
+    and tonumber(place) <= room.epoch
     and not range_of(place)
     and not redis.call('ZSCORE', ENDED, place)
 end

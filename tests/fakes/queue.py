@@ -96,6 +96,7 @@ class _State:
     attempts: set[tuple[int, str]] = field(default_factory=set)
     pace_at: int = 0
     pace_now: int = 0
+    certain: int = 0
     healed: bool = False
     healing: _Healing | None = None
     seq: int = 0
@@ -272,7 +273,7 @@ class FakeQueueStore:
             if place.user_id:
                 self._leave(state, place)
             else:
-                self._end_by_rules(state, place.number, hand_back.epoch)
+                self._end_by_rules(state, place.number, hand_back)
         reply = HandBackReply(granted=False, done=False, retry_after_ms=_ASK_AGAIN_MS)
         if hand_back.epoch < state.epoch and hand_back.last <= state.epoch:
             healing = state.healing = state.healing or _Healing(self.now + self._rules.bidding_ms)
@@ -288,6 +289,8 @@ class FakeQueueStore:
             if hand_back.done:
                 state.healing = replace(healing, handed=(hand_back.epoch, hand_back.seq))
                 state.known.append(range(hand_back.epoch + 1, hand_back.last + 1))
+                if hand_back.settled:
+                    state.certain = max(state.certain, hand_back.last)
                 state.healed = True
                 state.grace_until = min(state.grace_until, self.now)
                 reply = replace(reply, done=True)
@@ -311,11 +314,12 @@ class FakeQueueStore:
             state.grace_until = state.settled_at = self.now + self._rules.grace_ms
         return HandBackReply(not bidding_ms, False, bidding_ms)
 
-    def _end_by_rules(self, state: _State, number: int, lost_epoch: int) -> None:
+    def _end_by_rules(self, state: _State, number: int, hand_back: HandBack) -> None:
         live = state.live.get(number)
         owned = live is not None and live.user_id != _UNKNOWN_OWNER
         returned = state.restored_in.get(number) == state.epoch
-        if not (number <= lost_epoch and owned and returned):
+        missing = not hand_back.settled and number <= hand_back.epoch
+        if not (missing and owned and returned):
             self._end(state, number)
 
     def _give_back_admission(
@@ -324,7 +328,10 @@ class FakeQueueStore:
         live = state.live.get(lost.number)
         if live is None and not self._is_unknown(state, lost.number):
             return
-        if live is None or live.user_id == _UNKNOWN_OWNER:
+        if lost.user_id == _UNKNOWN_OWNER and live is None:
+            state.live[lost.number] = Place(room, lost.number, _UNKNOWN_OWNER, 0)
+            state.seen[lost.number] = self.now
+        elif lost.user_id != _UNKNOWN_OWNER and (live is None or live.user_id == _UNKNOWN_OWNER):
             epoch = lost_epoch if lost.number > lost_epoch else 0
             self._adopt(state, Place(room, lost.number, lost.user_id, epoch))
             if lost.number not in state.live:
@@ -554,7 +561,7 @@ class FakeQueueStore:
 
     def _is_unknown(self, state: _State, number: int) -> bool:
         known = any(number in numbers for numbers in state.known)
-        return number <= state.epoch and not known and number not in state.ended
+        return state.certain < number <= state.epoch and not known and number not in state.ended
 
     def _live_had_ended(self, state: _State, older: int, newer_epoch: int) -> bool:
         restored_in = state.restored_in.get(older, 0)

@@ -128,7 +128,7 @@ class TestChanges:
 
     def test_one_of_a_later_epoch_is_a_loss(self, copy: RoomCopy) -> None:
         lost = []
-        copy.on_loss = lambda: lost.append(copy.previous)
+        copy.on_loss = lambda: lost.append(copy.lost.newest)
         copy.apply(snapshot(seq=1, waiting=[1]))
         view = copy.view
         with pytest.raises(Gap):
@@ -137,9 +137,9 @@ class TestChanges:
         assert lost == [view]
         copy.apply(snapshot(epoch=2, seq=1, waiting=[9]))
         assert order(copy, 9) == 1
-        assert copy.previous is view
+        assert copy.lost.newest is view
         copy.healed()
-        assert copy.previous is None
+        assert copy.lost.newest is None
 
 
 class TestFreshness:

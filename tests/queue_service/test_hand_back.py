@@ -353,3 +353,34 @@ async def test_a_copy_of_an_epoch_before_ends_nobody_who_has_just_returned(
     assert await room.orders([hidden]) == [1]
     await copy.send(ended=[Place(room.room, hidden.number, 0, 0)], waiting=[], done=True)
     assert await room.orders([hidden]) == [0]
+
+
+async def test_a_settled_copy_knows_the_epochs_before_too(make_room: MakeRoom) -> None:
+    room = make_room(capacity=0)
+    early, missing = await room.enter(11, 12)
+    await room.forget()
+    assert await room.orders([early]) == [1]
+    copy = Copy(room, [], [*await room.enter(13)])
+    await room.leave(early)
+    await room.forget()
+    await copy.send(waiting=[copy.waiting[0].number], done=True)
+    # Whether they ended or are missing is not known.
+    assert await room.orders([missing]) == [1]
+    await room.forget()
+    await copy.send(waiting=[copy.waiting[0].number], done=True, settled=True)
+    assert await room.orders([early, missing]) == [None, None]
+    assert await room.orders(copy.waiting) == [1]
+
+
+async def test_an_admission_without_a_known_owner_is_given_back(make_room: MakeRoom) -> None:
+    room = make_room(capacity=1)
+    copy = await crowd(room, 11, 12)
+    (place,) = copy.waiting
+    await room.forget()
+    now = (await room.tick()).now
+    await copy.send(
+        admitted=[LostAdmission(place.number, 0, now - 1, claimed=False)], done=True, settled=True
+    )
+    assert (await room.tick()).admitted == 1
+    assert await room.orders([place]) == [0]
+    assert await room.enter(12) == [place]

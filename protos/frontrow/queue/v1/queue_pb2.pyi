@@ -788,6 +788,7 @@ class HandBackRequest(_message.Message):
     ADMITTED_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     room: _builtins.str
     bidder: _builtins.str
     """A random name of the copy."""
@@ -798,6 +799,10 @@ class HandBackRequest(_message.Message):
     """The greatest place number that the copy knows."""
     done: _builtins.bool
     """Everything was given back."""
+    settled: _builtins.bool
+    """Places of earlier epochs had had their time to return: all numbers up to `last` that do not live
+    have ended. Otherwise only those of the lost epoch.
+    """
     @_builtins.property
     def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
         """Ends that are certain, at any time and from any copy."""
@@ -820,10 +825,11 @@ class HandBackRequest(_message.Message):
         admitted: _abc.Iterable[Global___AdmittedPlace] | None = ...,
         waiting: _abc.Iterable[_builtins.int] | None = ...,
         done: _builtins.bool = ...,
+        settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "bidder", b"bidder", "done", b"done", "ended", b"ended", "last", b"last", "lost_epoch", b"lost_epoch", "lost_seq", b"lost_seq", "room", b"room", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "bidder", b"bidder", "done", b"done", "ended", b"ended", "last", b"last", "lost_epoch", b"lost_epoch", "lost_seq", b"lost_seq", "room", b"room", "settled", b"settled", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,268 @@
+"""Gives back to the room what this process knows of an epoch that was lost.
+
+Views of one epoch are prefixes of one history. So the process that has come furthest gives back the
+lives, and any process the ends that it was acknowledged; the store decides who (hand_back.lua).
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from prometheus_client import Counter, Gauge
+
+from gateway.room.copy import RoomCopy
+from gateway.room.signs import SignsOfLife
+from protos.frontrow.queue.v1 import queue_pb2
+from room_view.view import RoomView
+from servicekit import logs
+from servicekit.errors import ServiceError
+from servicekit.retries import Outage
+
+log = logs.get(__name__)
+
+LOSSES = Counter("room_view_losses", "Losses in the store that this process has noticed.")
+HEALING = Gauge(
+    "room_view_healing",
+    "Processes that answer from the view of a lost epoch, until the room has it back.",
+    multiprocess_mode="livesum",
+)
+
+# The limit of queue_service for one call. Takes Redis 2 ms.
+_CHUNK = 256
+# By then the tokens have restored what they can: a grace lasts 75 s.
+_LONGEST_SECONDS = 60.0
+_RETRY_SECONDS = 0.5
+# Until the first snapshot of the new epoch is here.
+_SNAPSHOT_SECONDS = 0.05
+# Until every change that the store made before the end of the hand-back has arrived here.
+_LAST_LOOK_SECONDS = 1.0
+_ASK_SECONDS = 0.02
+# Places may return by their tokens during a hand-back, although they had ended. Each round finds
+# those of the round before.
+_ROUNDS = 5
+
+HandBack = Callable[[queue_pb2.HandBackRequest], Awaitable[queue_pb2.HandBackResponse]]
+
+
+class Healing:
+    """Bids after each loss, and gives back what was lost if this process is granted that."""
+
+    def __init__(self, copy: RoomCopy, signs: SignsOfLife, hand_back: HandBack, room: str) -> None:
+        self._copy = copy
+        self._send = hand_back
+        self._room = room
+        self._name = secrets.token_hex(8)
+        self._noticed = asyncio.Event()
+        self._outage = Outage(log, "room_hand_back_unavailable", "room_hand_back_available")
+        self._signs = signs
+        copy.on_loss = self._notice
+
+    async def run(self) -> None:
+        """Heals after each loss, until cancelled."""
+        while True:
+            await self._noticed.wait()
+            self._noticed.clear()
+            LOSSES.inc()
+            HEALING.set(1)
+            started = time.monotonic()
+            is_done = await self._heal()
+            if self._noticed.is_set():
+                continue  # another loss
+            self._copy.healed()
+            HEALING.set(0)
+            seconds = round(time.monotonic() - started, 3)
+            if is_done:
+                log.info("room_healed", seconds=seconds)
+            else:
+                log.warning("room_not_healed", seconds=seconds)
+
+    def _notice(self) -> None:
+        self._signs.report_again()
+        self._noticed.set()
+
+    async def _heal(self) -> bool:
+        """Returns whether all was given back, by this process or one that has come as far."""
+        lost, deadline = self._copy.lost, time.monotonic() + _LONGEST_SECONDS
+        newest = lost.views[0]
+        log.warning(
+            "room_lost",
+            epoch=newest.epoch,
+            seq=newest.seq,
+            waiting=len(newest.line),
+            admitted=len(newest.admitted),
+            whole=lost.is_whole,
+        )
+        ends = list(lost.ends)
+        is_done = False
+        while not is_done and not self._noticed.is_set() and time.monotonic() < deadline:
+            try:
+                if ends:
+                    await self._send(self._request(ended=ends[:_CHUNK]))
+                    del ends[:_CHUNK]
+                elif lost.is_whole:
+                    is_done = await self._bid()
+                else:
+                    return False  # others may know more; the tokens restore what this one knows
+                self._outage.succeeded()
+            except ServiceError as error:
+                self._outage.failed(error)
+                await asyncio.sleep(_RETRY_SECONDS)
+        return is_done
+
+    async def _bid(self) -> bool:
+        """Bids once, and gives back if that is granted. Returns whether all was given back."""
+        reply = await self._send(self._request())
+        if reply.done or not reply.granted:
+            await asyncio.sleep(reply.retry_after_ms / 1000)
+            return reply.done
+        room = self._copy.view
+        if room is None:
+            await asyncio.sleep(_SNAPSHOT_SECONDS)
+            return False
+        return await self._give_back(room)
+
+    async def _give_back(self, room: RoomView) -> bool:
+        """Returns whether all was given back; False if another process is granted that meanwhile,
+        or something was lost again."""
+        lost = self._copy.lost
+        views = list(lost.views)
+        started = time.monotonic()
+        counts = dict.fromkeys(("ended", "admitted", "waiting"), 0)
+
+        async def send(what: str, requests: Iterable[queue_pb2.HandBackRequest | None]) -> bool:
+            for request in requests:
+                if request is None:
+                    await asyncio.sleep(0)
+                    continue
+                if self._noticed.is_set() or not (await self._send(request)).granted:
+                    return False
+                counts[what] += len(request.ended) + len(request.admitted) + len(request.waiting)
+            return True
+
+        if not (
+            await send("ended", self._ended(views, room))
+            and await send("admitted", self._admitted(views, room))
+            and await send("waiting", self._waiting(views, room))
+        ):
+            return False
+        for _ in range(_ROUNDS):
+            before = counts["ended"]
+            if not await send("ended", self._ended(views, room)):
+                return False
+            if counts["ended"] == before:
+                break
+        if self._noticed.is_set() or not (await self._send(self._request(done=True))).done:
+            return False
+        log.info("room_handed_back", seconds=round(time.monotonic() - started, 3), **counts)
+        # Since the end of the hand-back, no place returns that has ended.
+        await self._see_everything(time.monotonic())
+        await send("ended", self._ended(views, room))
+        return True
+
+    async def _see_everything(self, since: float) -> None:
+        """Waits until the view has all changes that were made before `since`, at most a second."""
+        freshness = self._copy.freshness
+        while freshness.as_of < since and time.monotonic() < since + _LAST_LOOK_SECONDS:
+            if not freshness.is_asking:
+                freshness.ask()
+            await asyncio.sleep(_ASK_SECONDS)
+
+    def _ended(
+        self, views: list[RoomView], room: RoomView
+    ) -> Iterator[queue_pb2.HandBackRequest | None]:
+        """What lives in the room although its end is known: a view knows all numbers up to its
+        last one."""
+        last, lives = views[0].last, self._copy.lost.lives
+
+        def steps() -> Iterator[list[int]]:
+            for step in room.line.difference(views[0].line):
+                yield [number for number in step if number <= last and not lives(number)]
+                if step and step[-1] > last:
+                    break
+            yield [number for number in list(room.admitted) if number <= last and not lives(number)]
+
+        for numbers in _in_chunks(steps()):
+            places = [queue_pb2.Place(room=self._room, number=number) for number in numbers]
+            yield self._request(ended=places) if places else None
+
+    def _admitted(
+        self, views: list[RoomView], room: RoomView
+    ) -> Iterator[queue_pb2.HandBackRequest | None]:
+        """Who shopped, newest knowledge first, unless the room knows as much of them."""
+        for n, view in enumerate(views):
+            places = []
+            for number, admission in view.admitted.items():
+                known = room.admitted.get(number)
+                if (
+                    (known is None or (admission.claimed and not known.claimed))
+                    and not self._copy.lost.has_ended(number)
+                    and not _lives_in(views[:n], number)
+                ):
+                    place = queue_pb2.AdmittedPlace(
+                        number=number,
+                        user_id=admission.user_id,
+                        admitted_until_ms=admission.until_ms,
+                        claimed=admission.claimed,
+                    )
+                    places.append(place)
+            for start in range(0, len(places), _CHUNK):
+                yield self._request(admitted=places[start : start + _CHUNK])
+
+    def _waiting(
+        self, views: list[RoomView], room: RoomView
+    ) -> Iterator[queue_pb2.HandBackRequest | None]:
+        """Who waited and does not live in the room, newest knowledge first."""
+
+        def steps() -> Iterator[list[int]]:
+            for n, view in enumerate(views):
+                for step in view.line.difference(room.line):
+                    yield [
+                        number
+                        for number in step
+                        if number not in room.admitted
+                        and not self._copy.lost.has_ended(number)
+                        and not _lives_in(views[:n], number)
+                    ]
+
+        for numbers in _in_chunks(steps()):
+            yield self._request(waiting=numbers) if numbers else None
+
+    def _request(
+        self,
+        ended: Iterable[queue_pb2.Place] = (),
+        admitted: Iterable[queue_pb2.AdmittedPlace] = (),
+        waiting: Iterable[int] = (),
+        *,
+        done: bool = False,
+    ) -> queue_pb2.HandBackRequest:
+        newest = self._copy.lost.views[0]
+        return queue_pb2.HandBackRequest(
+            room=self._room,
+            bidder=self._name,
+            lost_epoch=newest.epoch,
+            lost_seq=newest.seq,
+            last=newest.last,
+            ended=ended,
+            admitted=admitted,
+            waiting=waiting,
+            done=done,
+            settled=self._copy.lost.is_settled,
+        )
+
+
+def _lives_in(views: list[RoomView], number: int) -> bool:
+    return any(view.order(number) or number in view.admitted for view in views)
+
+
+def _in_chunks(steps: Iterator[list[int]]) -> Iterator[list[int]]:
+    """Returns the numbers of all steps in full chunks, and an empty one between two steps."""
+    chunk: list[int] = []
+    for step in steps:
+        chunk += step
+        while len(chunk) >= _CHUNK:
+            yield chunk[:_CHUNK]
+            del chunk[:_CHUNK]
+        yield []
+    if chunk:
+        yield chunk
