@@ -194,7 +194,7 @@ class World:
             place = person.place
             person.acknowledged = True
             await self.store.leave(self.room, place.number, place.user_id, place.epoch)
-            self.dice.choice(self.gateways).healing.ended(
+            self.dice.choice(self.gateways).copy.lost.end(
                 queue_pb2.Place(number=place.number, user_id=place.user_id, epoch=place.epoch)
             )
             await self.changed()
