@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from harness.client import AnyResponse
 from harness.local.process import Process
 from harness.local.stack import Stack
+from harness.topology import BY_MODULE
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.admin_guard import credentials
 from tests.e2e.conftest import in_thread
@@ -92,7 +93,7 @@ class Person:
 
 
 def _answer(asked: float, url: str, path: str, response: AnyResponse) -> Answer:
-    body = response.json() if response.status_code == 200 else {}
+    body = response.json() if response.status_code in (200, 201) else {}
     return Answer(
         asked,
         time.monotonic(),
@@ -232,6 +233,14 @@ class Room:
                 timeout=5,
                 metadata=credentials(self.stack.secrets.admin_token),
             )
+
+    async def metric(self, process: Process, start: str) -> float:
+        """Returns the sum of the metrics of a program whose lines start so."""
+        (prefix,) = (BY_MODULE[m].prefix for m in BY_MODULE if process.name.startswith(m))
+        url = f"http://{process.environment[f'{prefix}METRICS_LISTEN']}/metrics"
+        async with httpx.AsyncClient(trust_env=False) as http:
+            lines = (await http.get(url)).text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
 
     def key(self, name: str) -> str:
         return f"{{queue:{self.name}}}:{name}"
