@@ -272,7 +272,7 @@ class Rules:
     """How long a change stays in the log: a copy that is further behind takes a new snapshot. At
     least 10 s, for a replica that has lost its connection to the store."""
     log_bytes: int = 16 * 2**20
-    """The most memory that the log takes, roughly: 15 s of 7,000 people a second who join one by
+    """The most memory that the log takes, roughly: 15 s of 10,000 people a second who join one by
     one."""
 
     @property

@@ -43,6 +43,9 @@ ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["
 REFUSED = Counter("queue_entries_refused", "Users who got no place.", ["room", "reason"])
 
 
+UNRECORDED_MS = 60_000
+"""For how long no copy of a room is used after a change that has no entry in the log."""
+
 # Ends of a room that a replica remembers: more than happen in the seconds that a store may lose.
 # To repeat them takes four calls.
 _MAX_ENDS = 1_000
@@ -97,6 +100,7 @@ class QueueService:
         self._rooms = rooms
         self._ends = {room: _Ends() for room in rooms}
         self._activity = {room: _Activity() for room in rooms}
+        self._warned_at = dict.fromkeys(rooms, 0)
 
     async def enter_queue(
         self, room: str, entries: Sequence[Entry], renew_issued_before: int = 0
@@ -273,8 +277,16 @@ class QueueService:
         WAITING.labels(room).set(state.waiting)
         ADMITTED.labels(room).set(state.admitted)
         ADMISSIONS.labels(room).inc(state.admissions)
+        self._warn_of_unrecorded(room, state)
         ends = self._ends[room]
         self._activity[room].note(state, bool(ends.places) and state.epoch > ends.epoch)
+
+    def _warn_of_unrecorded(self, room: str, state: Room) -> None:
+        """At most once in the time for which a change without an entry keeps copies out of use."""
+        since = max(self._warned_at[room], state.now - UNRECORDED_MS)
+        if state.unrecorded_at > since:
+            self._warned_at[room] = state.unrecorded_at + UNRECORDED_MS
+            log.warning("room_change_unrecorded", room=room)
 
     def _require_room(self, room: str) -> None:
         if room not in self._rooms:

@@ -124,6 +124,8 @@ class FakeQueueStore:
     def __init__(self, rules: Rules, defaults: Limits) -> None:
         self._clock = _Clock(_YEAR_2026 + 3_600_000_000)
         self.unavailable: Exception | None = None
+        # When a replica of the version before was last noticed.
+        self.unrecorded_at = 0
         self._rules = rules
         self._defaults = defaults
         self._rooms: dict[str, _State] = {}
@@ -626,7 +628,7 @@ class FakeQueueStore:
             admissions=self._admissions,
             seq=state.seq,
             last=state.last,
-            unrecorded_at=0,
+            unrecorded_at=self.unrecorded_at,
         )
         self._record(state, fields.fields())
         result = replace(fields, seq=state.seq)

@@ -302,3 +302,41 @@ async def test_other_payment_events_end_nothing(service: QueueService) -> None:
     assert position.standing.state is PlaceState.ADMITTED
     with pytest.raises(DecodeError):
         await handle(Record("payment.events", b"9", b"\xff\xff"))
+
+
+async def test_what_a_caller_remembers_is_checked(
+    service: QueueService, store: FakeQueueStore
+) -> None:
+    before = await service.get_room("main")
+    for memory in (
+        replace(before.memory, epoch=2**53, last=2**53),
+        replace(before.memory, seq=-1),
+        replace(before.memory, epoch=before.epoch + 2, last=before.epoch + 1),
+        replace(before.memory, seq=before.seq + 1, limits=Limits(-1, 0)),
+    ):
+        service.remember("main", memory)
+        assert (await service.get_room("main")).epoch == before.epoch
+    service.remember("main", replace(before.memory, seq=before.seq + 1))
+    assert (await service.get_room("main")).epoch > before.epoch
+    with pytest.raises(RoomNotFound):
+        service.remember("nowhere", before.memory)
+
+
+async def test_it_warns_of_a_replica_that_records_nothing(
+    service: QueueService, store: FakeQueueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(service_module, "log", log)
+    for _ in range(3):  # within a minute, and in the next one
+        store.advance(20)
+        store.unrecorded_at = store.now
+        await service.get_room("main")
+    assert [call.args for call in log.calls] == [("room_change_unrecorded",)]
+    store.advance(21)
+    store.unrecorded_at = store.now
+    await service.get_room("main")
+    assert len(log.calls) == 2
+    # A replica that starts later says nothing of the past.
+    store.advance(61)
+    await service.get_room("main")
+    assert len(log.calls) == 2

@@ -10,6 +10,7 @@ import grpc
 import jwt
 import pytest
 import typer
+from google.protobuf.message import Message
 from structlog.testing import CapturingLogger
 
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
@@ -278,3 +279,30 @@ async def test_the_operators_command_without_a_service(capsys: pytest.CaptureFix
         capsys.readouterr().err
         == "No queue_service answers at 127.0.0.1:1, or its Redis is unavailable.\n"
     )
+
+
+@pytest.mark.parametrize("rpc", ["EnterQueue", "GetPositions", "LeaveQueue"])
+async def test_a_room_that_has_less_than_its_callers_saw_recovers(
+    channel: grpc.aio.Channel, rpc: str
+) -> None:
+    queue = queue_pb2_grpc.QueueServiceStub(channel)
+    entered = await client.call(
+        queue.EnterQueue, queue_pb2.EnterQueueRequest(room="main", user_ids=[11]), budget=BUDGET
+    )
+    place = entered.results[0].place
+    epoch = place.epoch + 4096 * 60_000
+    memory = queue_pb2.RoomMemory(epoch=epoch, seq=7, last=epoch + 3, capacity=1, max_waiting=2)
+    requests: dict[str, Message] = {
+        "EnterQueue": queue_pb2.EnterQueueRequest(room="main", user_ids=[12], memory=memory),
+        "GetPositions": queue_pb2.GetPositionsRequest(places=[place], memory=memory),
+        "LeaveQueue": queue_pb2.LeaveQueueRequest(place=place, memory=memory),
+    }
+    await client.call(getattr(queue, rpc), requests[rpc], budget=BUDGET)
+    room = await client.call(
+        queue_pb2_grpc.QueueAdminServiceStub(channel).GetRoom,
+        queue_pb2.GetRoomRequest(room="main"),
+        budget=BUDGET,
+        metadata=AS_ADMIN,
+    )
+    assert room.epoch > memory.last
+    assert room.recovering
