@@ -2,8 +2,8 @@
 -- The log of changes, from which copies of the room are kept exact (docs/adr/0040-room-view.md).
 --
 -- A script that changes what a copy shows appends one entry to CHANGES at its end: the epoch (e),
--- the number of the entry in it (s), the time (t, ms), the bytes appended so far (b), and the changes (c),
--- words with spaces between them:
+-- the number of the entry in that epoch (s), the time (t, ms), the bytes appended so far (b), and the
+-- changes (c), which are words with spaces between them:
 --
 --   J<place>                  waits in line, at its number
 --   A<place>,<until>,<user>   is admitted, and its owner has not polled since
@@ -12,7 +12,7 @@
 --   F<field>,<field> ...      the fields VIEW_FIELDS, in their order
 --
 -- Each word says where a place stands then, whatever was before. The numbers have no gaps, so a copy
--- knows whether it has missed an entry; find_unrecorded leaves one where a change has no entry.
+-- notices that it has missed an entry. Where a change has no entry, find_unrecorded leaves a gap.
 
 local VIEW_FIELDS = {
   'capacity', 'max_waiting', 'paused', 'grace_until', 'settled_at',
@@ -67,6 +67,9 @@ end
 
 -- Appends what has changed to the log, and writes the fields. Called once, at the end.
 local function save()
+  if not next(unsaved) and #noted == 0 then
+    return
+  end
   for _, field in ipairs(VIEW_FIELDS) do
     fields_changed = fields_changed or unsaved[field] ~= nil
   end

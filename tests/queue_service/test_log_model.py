@@ -229,7 +229,9 @@ class History:
         self.behind_a_loss = [*self.followers]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 40))]
+)
 async def test_copies_equal_redis(redis_url: str, seed: int) -> None:
     async with redis_client.connect(redis_url, timeout=10.0) as redis:
         history = History(seed, Log(redis, f"model-{next(_rooms)}"))

@@ -52,6 +52,7 @@ async def test_a_replica_answers_reads_but_no_heartbeat(
         redis_client.connect(second_redis.url, timeout=5.0) as replica,
     ):
         seen, _ = await QueueRepository(primary, RULES, LIMITS).enter("main", entries([11, 12]))
+        await primary.config_set("repl-diskless-sync-delay", 0)
         await replica.replicaof(*own_redis.address)
         store = QueueRepository(replica, RULES, LIMITS)
         deadline = time.monotonic() + 10
