@@ -62,7 +62,7 @@ class Settings(ServiceSettings):
 
     max_waiting: int = Field(default=1_000_000, ge=0)
     """How many fans may wait at once, when the room opens for the first time. A million take
-    0.31 GB of Redis memory."""
+    0.31 GB of Redis memory, and the log of changes of a room at most about 20 MB."""
 
     entries_per_source: int = Field(default=0, ge=0, le=10_000)
     """How many new places one source (an IPv4 address or an IPv6 /64) may take at once, counted by
