@@ -6,6 +6,7 @@ from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.domain import Limits, RoomMemory
 from queue_service.ports import MAX_BLOCK_MS, QueueStore
 from queue_service.recent_changes import RecentChanges
 from room_view.view import Admission, Gap, RoomView
@@ -151,7 +152,7 @@ class RoomCopy:
         if self.view and view.fields.unrecorded_at_ms > self.view.fields.unrecorded_at_ms:
             self._load_at = loop.time() + _LOAD_EVERY_SECONDS_UNRECORDED
         self.view, self.recent, self._after_id = view, recent, after_id
-        self._wake()
+        self._changed(view)
 
     async def _read(self, after_id: str) -> None:
         """Waits for the next changes and applies them. Raises Gap."""
@@ -171,7 +172,7 @@ class RoomCopy:
                 _apply(found, view, recent, asyncio.get_running_loop().time())
             finally:
                 self._after_id = found[-1][0]
-                self._wake()
+                self._changed(view)
             await self._pause()
 
     async def _pause(self) -> None:
@@ -179,7 +180,12 @@ class RoomCopy:
             async with asyncio.timeout(_READ_EVERY_SECONDS):
                 await self._hurry.wait()
 
-    def _wake(self) -> None:
+    def _changed(self, view: RoomView) -> None:
+        # Its callers may have seen more of the room than the last script of this replica, and a
+        # store that loses that must not go on as if nothing had happened.
+        fields = view.fields
+        limits = Limits(fields.capacity, fields.max_waiting, fields.paused)
+        self._store.remember(self._room, RoomMemory(view.epoch, view.seq, view.last, limits))
         for wake in self._wakes:
             wake.set()
 

@@ -17,6 +17,7 @@ from servicekit.call_interceptor import CallInterceptor
 from servicekit.client import connect, open_stream
 from servicekit.errors import Unavailable
 from servicekit.rpc_errors import RemoteError
+from tests.queue_service import watching as watching_module
 from tests.queue_service.conftest import MakeRoom, RoomHandle, entries
 from tests.queue_service.watching import Mirror, Store, mirror, replica
 
@@ -305,6 +306,23 @@ class TestAWatchThatWasCut:
             async with mirror(other.address, view=here.view) as moved:
                 assert moved.snapshots == 0
                 assert is_copy(moved.view, await ahead.tick("main"))
+
+
+async def test_a_store_with_less_than_the_copy_begins_a_new_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a fail-over and back that left no other trace. The last script of the replica was
+    before that."""
+    monkeypatch.setattr(watching_module, "TICK_SECONDS", 60)
+    other = Store()
+    async with replica(other.new_replica()) as service, mirror(service.address) as watching:
+        before, kept = watching.room.epoch, other.copy_rooms()
+        seq = (await other.enter("main", entries([1, 2])))[0].seq
+        await watching.until(lambda: watching.room.seq == seq)
+        other.cut_back(kept, unnoticed=True)
+        await watching.beat()
+        assert watching.room.epoch > before
+        assert is_copy(watching.view, await other.tick("main"))
 
 
 class TestTheOrderOfTheDay:
