@@ -95,7 +95,11 @@ class AccessGuard:
         return self._admissions.position_now(place)
 
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
-        """Returns the last answer to a waiting place that polls far earlier than advised."""
+        """Returns the last answer to a waiting place that polls far earlier than advised; None if
+        the copy of the room is fresh and yet could not answer, as for an admission to be
+        claimed."""
+        if self._admissions.has_fresh_view() and not self._verifier.is_over_aged(place):
+            return None
         return self._admissions.early_answer(place)
 
     def entered(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:

@@ -118,6 +118,10 @@ class Admissions:
         if self._room.call_failed():
             self._positions.fail_waiting(error)
 
+    def has_fresh_view(self) -> bool:
+        """Returns whether the copy of the room answers what it can."""
+        return self._room.usable() is not None
+
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
         """Returns the last answer to a waiting place that polls far earlier than advised."""
         early = self._pace.early_answer(place)

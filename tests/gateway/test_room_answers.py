@@ -105,6 +105,30 @@ class TestAsked:
         assert await gateway.order(place) == 0
         assert gateway.calls() == 1
 
+    async def test_an_earlier_answer_does_not_hide_an_admission(
+        self, room: Services, open_watching: OpenWatching
+    ) -> None:
+        gateway = await open_watching(enforce_pace=True)
+        place = room.queue.waiting[0]
+        entered = await gateway.http.post("/queues/enqueue", json={"userId": place.user_id})
+        assert entered.json()["order"] == 1  # remembered for half of the advised pause
+        room.queue.end(shopping(room).number)
+        await gateway.caught_up()
+        polled = await gateway.get("/queues/order", place)
+        assert (polled.json()["order"], "Age" in polled.headers) == (0, False)
+
+    async def test_an_early_poll_gets_the_order_of_now(
+        self, room: Services, open_watching: OpenWatching
+    ) -> None:
+        gateway = await open_watching(enforce_pace=True)
+        place = room.queue.waiting[2]
+        await gateway.http.post("/queues/enqueue", json={"userId": place.user_id})
+        room.queue.end(room.queue.waiting[0].number)
+        await gateway.caught_up()
+        polled = await gateway.get("/queues/order", place)
+        assert (polled.json()["order"], "Age" in polled.headers) == (2, False)
+        assert gateway.calls() == 0
+
     async def test_an_unknown_place(self, room: Services, open_watching: OpenWatching) -> None:
         gateway = await open_watching()
         unknown = queue_pb2.Place(room="main", number=999, user_id=9, epoch=1)
