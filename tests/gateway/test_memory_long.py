@@ -34,7 +34,7 @@ from tests.gateway.fakes import GIVEN_AT, KEYS, sign
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
-CACHES_MB = 80
+CACHES_MB = 106
 
 
 class _Catalogue:
@@ -90,6 +90,23 @@ def _place(number: int) -> queue_pb2.Place:
     )
 
 
+def _snapshot(seq: int, part: int) -> queue_pb2.WatchRoomResponse:
+    """Returns a part of a snapshot of a million places, of which the last one is missing in the
+    second snapshot."""
+    first = 10**13 + part * 65_536
+    return queue_pb2.WatchRoomResponse(
+        snapshot=queue_pb2.RoomSnapshot(
+            epoch=1,
+            seq=seq,
+            complete_at_seq=seq,
+            rules=queue_pb2.RoomRules(absent_after_ms=300_000),
+            waiting=range(first, first + 65_536),
+            is_first=part == 0,
+            is_last=part == 15 and seq == 1,
+        )
+    )
+
+
 def _resident_mb() -> float:
     gc.collect()
     with open("/proc/self/statm") as file:
@@ -120,7 +137,11 @@ async def _fill() -> list[object]:
     signs.use(queue_pb2.RoomRules(absent_after_ms=300_000))
     for number in range(room_signs._MAX_REMEMBERED + 1_000):
         signs.note(_place(2 * 10**6 + number))
-    room = RoomAnswers(RoomCopy(0.3), signs, QueueOutage(60))
+    copy = RoomCopy(0.3)
+    for seq in (1, 2):  # the view, and the snapshot that will replace it
+        for part in range(16):
+            copy.apply(_snapshot(seq, part))
+    room = RoomAnswers(copy, signs, QueueOutage(60))
     positions = Batcher(admitted, budget=1, max_batch=256)
     checks = Admissions(positions, 1_000, Pace(enforced=False), room)
     for number in range(admissions._MAX_CACHED + 1_000):
