@@ -17,6 +17,10 @@ HEARTBEAT_SECONDS = Histogram(
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5),
 )
 
+# When the next heartbeat is asked for, as a share of the time for which the last one counts. The
+# rest, 90 ms by default, is several times what one takes under load. Asking at half of the time
+# would send 40 % more of them.
+_ASK_AFTER = 0.7
 # Answers whose change has not been applied yet: more than a stream can be behind.
 _MAX_UNPROVED = 64
 
@@ -46,12 +50,14 @@ class Freshness:
         self._proved: asyncio.Future[None] | None = None
 
     def is_fresh(self) -> bool:
-        """Returns whether the view may answer now. Past half of the time, asks for the next
-        heartbeat, so that under load nobody waits for one."""
+        """Returns whether the view may answer now. Shortly before the end of the time, asks for the
+        next heartbeat, so that under load nobody waits for one."""
         now = time.monotonic()
         age = now - self.as_of
         # While heartbeats have no answer, a new one tries from time to time.
-        if age > self.seconds / 2 and (not self._asked or now - self._asked_at > self.seconds):
+        if age > _ASK_AFTER * self.seconds and (
+            not self._asked or now - self._asked_at > self.seconds
+        ):
             self.ask()
         return age <= self.seconds
 
