@@ -31,6 +31,7 @@ from queue_service.domain import (
 from queue_service.ports import QueueStore
 from queue_service.tokens import Signer
 from room_view.position import ENDED, Pacing, Position
+from room_view.view import UNRECORDED_MS
 from servicekit import logs
 from servicekit.background import repeat
 from servicekit.retries import Outage
@@ -42,9 +43,6 @@ ADMITTED = Gauge("queue_admitted", "Current admissions.", ["room"])
 ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["room"])
 REFUSED = Counter("queue_entries_refused", "Users who got no place.", ["room", "reason"])
 
-
-UNRECORDED_MS = 60_000
-"""For how long no copy of a room is used after a change that has no entry in the log."""
 
 # Ends of a room that a replica remembers: more than happen in the seconds that a store may lose.
 # To repeat them takes four calls.

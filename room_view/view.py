@@ -6,7 +6,8 @@ from protos.frontrow.queue.v1 import queue_pb2
 from room_view.line import Line
 from room_view.position import PlaceState, Standing
 
-_UNRECORDED_MS = 60_000
+UNRECORDED_MS = 60_000
+"""For how long no view is used after a change that has no entry in the log."""
 
 
 class Gap(Exception):
@@ -50,7 +51,7 @@ class RoomView:
         """Returns whether a queue_service of the version before, which records no changes, may have
         changed the room in the last minute: the view is not to be used then."""
         unrecorded_at = self.fields.unrecorded_at_ms
-        return unrecorded_at > 0 and now_ms - unrecorded_at < _UNRECORDED_MS
+        return unrecorded_at > 0 and now_ms - unrecorded_at < UNRECORDED_MS
 
     def standing(self, number: int, user_id: int, now_ms: int) -> Standing | None:
         """Returns where a user's place stands at `now_ms` of the room's clock.

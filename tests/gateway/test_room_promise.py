@@ -250,7 +250,7 @@ async def play(
     *,
     seed: int = 0,
     gateways: int = 2,
-    seconds: float = 120,
+    seconds: float = 90,
     ahead: int = 300,
     steady_latency: float | None = None,
     is_fresh: Callable[[Gateway], bool] | None = None,
@@ -301,7 +301,7 @@ def by_the_age_of_the_last_message(gateway: Gateway) -> bool:
     return time.monotonic() - gateway.stream.last_message_at <= BOUND
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("spacing", [BOUND, 1.0])
 def test_no_order_grows_for_polls_as_far_apart_as_the_bound(
     monkeypatch: pytest.MonkeyPatch, spacing: float, seed: int
