@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 from starlette.types import Message, Receive, Scope, Send
@@ -18,7 +19,8 @@ from gateway.open_files import OpenFiles
 from gateway.server import Drain
 from tests.gateway.conftest import settings_for
 from tests.gateway.fakes import Services, sign
-from tests.payment_service.test_with_servers import until
+from tests.gateway.polling import until
+from tests.gateway.serving import serving
 
 ID = (b"x-request-id", b"the-same-id")
 HOST = (b"host", b"shop.example")
@@ -315,3 +317,23 @@ async def test_many_at_once_do_not_mix_their_requests(both: Both) -> None:
         assert json.loads(answer.body)["order"] == 1 + number % 2
 
     await asyncio.gather(*map(poll, range(20)))
+
+
+async def test_through_the_server(services: Services) -> None:
+    services.queue.watch.supported = True
+    services.queue.capacity = 1
+    headers = {"X-Access-Token": sign(services.queue.enter(1)), "X-Request-Id": "mine"}
+    async with (
+        serving(services, room_view=True, room_fresh_seconds=1) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, headers=headers) as client,
+    ):
+        for _ in range(2):  # on one connection
+            for method in ("GET", "HEAD"):
+                response = await client.request(method, "/queues/order")
+                assert response.status_code == 200
+                assert response.headers["server"] == "frontrow"
+                assert response.headers["x-request-id"] == "mine"
+                assert int(response.headers["content-length"]) > 0
+                assert bool(response.content) == (method == "GET")
+        refused = await client.get("/queues/order", headers={"X-Access-Token": "forged"})
+        assert refused.status_code == 401
