@@ -90,14 +90,10 @@ local function end_by_rules(place)
   end
 end
 
-local function note_unknown_owner(place)
-  redis.call('HSET', PLACES, place, UNKNOWN_OWNER .. ':' .. int(now))
-end
-
 -- Returns whether the place stays: its user may have another one.
 local function note_owner_of(place, user)
   if user == UNKNOWN_OWNER then -- handed back before, and its token was not shown since
-    note_unknown_owner(place)
+    redis.call('HSET', PLACES, place, UNKNOWN_OWNER .. ':' .. int(now))
     return true
   end
   local epoch = tonumber(place) > lost_epoch and int(lost_epoch) or range_of(place) or '0'
@@ -146,10 +142,21 @@ local function give_back_admission(place, user, until_ms, claimed)
   end
 end
 
-local function give_back_waiting(place)
-  if not owner_of(place) and is_unknown(place) then
-    join_line(place)
-    note_unknown_owner(place)
+-- All waiting places at once: a million of them are to be back within seconds.
+local function give_back_waiting()
+  local records = redis.call('HMGET', PLACES, unpack(ARGV, FIRST_WAITING))
+  local numbers, owners = {}, {}
+  for i = FIRST_WAITING, #ARGV do
+    local place = ARGV[i]
+    if not records[i - FIRST_WAITING + 1] and is_unknown(place) then
+      numbers[#numbers + 1], numbers[#numbers + 2] = place, place
+      owners[#owners + 1], owners[#owners + 2] = place, UNKNOWN_OWNER .. ':' .. int(now)
+      note('J', place)
+    end
+  end
+  if #numbers > 0 then
+    count.waiting = count.waiting + redis.call('ZADD', WAITING, unpack(numbers))
+    redis.call('HSET', PLACES, unpack(owners))
   end
 end
 
@@ -189,8 +196,8 @@ if lost_epoch < room.epoch and lost_last <= room.epoch then
     for i = FIRST_ADMITTED, FIRST_WAITING - 1, 4 do
       give_back_admission(ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3] == '1')
     end
-    for i = FIRST_WAITING, #ARGV do
-      give_back_waiting(ARGV[i])
+    if FIRST_WAITING <= #ARGV then
+      give_back_waiting()
     end
     if all_given == '1' then
       finish()
