@@ -140,15 +140,19 @@ class Healing:
                 counts[what] += len(request.ended) + len(request.admitted) + len(request.waiting)
             return True
 
+        def current() -> RoomView:
+            # A new stream may have brought a new snapshot; `room` does not change any more then.
+            return self._copy.view or room
+
         if not (
-            await send("ended", self._ended(views, room))
-            and await send("admitted", self._admitted(views, room))
-            and await send("waiting", self._waiting(views, room))
+            await send("ended", self._ended(views, current()))
+            and await send("admitted", self._admitted(views, current()))
+            and await send("waiting", self._waiting(views, current()))
         ):
             return False
         for _ in range(_ROUNDS):
             before = counts["ended"]
-            if not await send("ended", self._ended(views, room)):
+            if not await send("ended", self._ended(views, current())):
                 return False
             if counts["ended"] == before:
                 break
@@ -157,7 +161,7 @@ class Healing:
         log.info("room_handed_back", seconds=round(time.monotonic() - started, 3), **counts)
         # Since the end of the hand-back, no place returns that has ended.
         await self._see_everything(time.monotonic())
-        await send("ended", self._ended(views, room))
+        await send("ended", self._ended(views, current()))
         return True
 
     async def _see_everything(self, since: float) -> None:
