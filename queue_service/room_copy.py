@@ -18,7 +18,7 @@ log = logs.get(__name__)
 
 # Reads of the log are that far apart under load: each costs about half a millisecond, however much
 # it returns. Watchers get one message for each.
-_READ_EVERY_SECONDS = 0.018
+_READ_EVERY_SECONDS = 0.015
 # The log has a change before the caller of its script has the answer. If it does not come for this
 # long, the connection leads to another server, or the log was lost.
 _PATIENCE_SECONDS = 1.0

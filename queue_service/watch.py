@@ -166,7 +166,7 @@ class Watch:
         answers = bool(self._unanswered) and self._is_answerable(self._unanswered[0], now)
         if not (answers or recent.urgent_seq > self._seq or self._joins_due(recent) <= now):
             return None
-        response = queue_pb2.WatchRoomResponse(changes=recent.after(self._seq, MAX_CHANGES_BYTES))
+        response = recent.after(self._seq, MAX_CHANGES_BYTES)
         if response.changes:
             self._seq, self._sent_at = response.changes[-1].seq, now
             lag = time.time() - response.changes[0].now_ms / 1000

@@ -16,8 +16,8 @@ def changes(seq: int, kind: "Kind.ValueType" = WAITING, count: int = 1) -> queue
     )
 
 
-def seqs(found: list[queue_pb2.RoomChanges]) -> list[int]:
-    return [changes.seq for changes in found]
+def seqs(message: queue_pb2.WatchRoomResponse) -> list[int]:
+    return [changes.seq for changes in message.changes]
 
 
 def test_all_after_one_in_order() -> None:
@@ -29,7 +29,7 @@ def test_all_after_one_in_order() -> None:
         recent.append(changes(seq), now=0)
     assert seqs(recent.after(10, 10_000)) == [11, 12, 13, 14]
     assert seqs(recent.after(13, 10_000)) == [14]
-    assert recent.after(14, 10_000) == []
+    assert seqs(recent.after(14, 10_000)) == []
     assert recent.seq == 14
 
 
@@ -47,7 +47,8 @@ def test_old_ones_are_dropped() -> None:
 
 
 def test_their_bytes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = changes(100).ByteSize()
+    monkeypatch.setattr(recent_changes, "_OVERHEAD", 7)
+    size = changes(100).ByteSize() + 7
     monkeypatch.setattr(recent_changes, "MAX_BYTES", 5 * size)
     recent = RecentChanges(7, 100)
     for seq in range(101, 121):

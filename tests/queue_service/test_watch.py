@@ -267,7 +267,7 @@ class TestAWatchThatWasCut:
             await server.stop(None)
 
     async def test_too_long_ago_gets_a_snapshot(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(recent_changes, "MAX_BYTES", 200)
+        monkeypatch.setattr(recent_changes, "MAX_BYTES", 1_000)
         store = Store()
         async with replica(store) as service, mirror(service.address) as watching:
             async with mirror(service.address) as before:
@@ -402,7 +402,7 @@ class TestTheEnd:
 
     async def test_of_a_caller_that_falls_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All watchers share the newest changes: nothing is kept for one that reads too slowly."""
-        monkeypatch.setattr(recent_changes, "MAX_BYTES", 200)
+        monkeypatch.setattr(recent_changes, "MAX_BYTES", 1_000)
         monkeypatch.setattr(watch, "JOINS_EVERY_SECONDS", math.inf)
         store = Store(capacity=0)
         async with replica(store) as service, mirror(service.address) as watching:
