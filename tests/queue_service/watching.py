@@ -68,9 +68,13 @@ async def replica(store: QueueStore, room: str = "main") -> AsyncIterator[Replic
     finally:
         watchers.end()
         await server.stop(1)
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        pending = set(background)
+        while pending:
+            # As servicekit's server does: before Python 3.12, asyncio.wait_for (used by redis-py)
+            # may swallow a cancellation.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=1)
 
 
 @dataclass
