@@ -38,8 +38,11 @@ from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
-WAITING = Gauge("queue_waiting", "Places in line.", ["room"])
-ADMITTED = Gauge("queue_admitted", "Current admissions.", ["room"])
+# A replica that no call has shown anybody reports 0.
+WAITING = Gauge("queue_waiting", "Places in line; the maximum of all replicas counts.", ["room"])
+ADMITTED = Gauge(
+    "queue_admitted", "Current admissions; the maximum of all replicas counts.", ["room"]
+)
 ADMISSIONS = Counter("queue_admissions", "Admissions given by this replica.", ["room"])
 REFUSED = Counter("queue_entries_refused", "Users who got no place.", ["room", "reason"])
 
