@@ -101,7 +101,7 @@ local function note_owner_of(place, user)
     end_place(place)
     return false
   end
-  note_owner(place, user, epoch)
+  note_owner(place, user, epoch, true)
   return true
 end
 

@@ -211,10 +211,13 @@ local function prevails(place, user, epoch)
   return true
 end
 
-local function note_owner(place, user, epoch)
+-- `by_copy`: a copy of the room has handed it back. Its owner did not bring it back, so its epoch in
+-- RESTORED is half a number less (end_by_rules in hand_back.lua).
+local function note_owner(place, user, epoch, by_copy)
   redis.call('HSET', USERS, user, place)
   redis.call('HSET', PLACES, place, user .. ':' .. int(now) .. ':' .. epoch)
-  redis.call('ZADD', RESTORED, int(room.epoch), place)
+  redis.call(
+    'ZADD', RESTORED, string.format('%.1f', by_copy and room.epoch - 0.5 or room.epoch), place)
   local until_ms = redis.call('ZSCORE', ADMITTED, place)
   if until_ms then -- admitted while its owner was unknown, who could not claim it
     note('A', place, tonumber(until_ms), user)
@@ -241,7 +244,7 @@ end
 -- The owner of a place that was handed back shows its token for the first time.
 local function adopt(place, user, epoch)
   if prevails(place, user, epoch) then
-    note_owner(place, user, epoch)
+    note_owner(place, user, epoch, true)
   else
     end_place(place)
   end

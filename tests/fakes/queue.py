@@ -90,7 +90,7 @@ class _State:
     solutions: set[str] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
     known: list[range] = field(default_factory=list)
-    restored_in: dict[int, int] = field(default_factory=dict)
+    restored_in: dict[int, float] = field(default_factory=dict)
     safe: int = 0
     cut: bool = False
     attempts: set[tuple[int, str]] = field(default_factory=set)
@@ -587,6 +587,7 @@ class FakeQueueStore:
     def _adopt(self, state: _State, place: Place) -> None:
         if self._prevails(state, place):
             self._note_owner(state, place)
+            state.restored_in[place.number] -= 0.5  # by a copy, not by its owner
         else:
             self._end(state, place.number)
 

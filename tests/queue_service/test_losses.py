@@ -78,6 +78,10 @@ class Person:
     ended_at: tuple[int, int] | None = None
     """The epoch and the change at which it ended."""
     acknowledged: bool = False
+    certain_in: int = 0
+    """The epoch in which the room knows that it has ended."""
+    was_forgotten: bool = False
+    """The room had lost its end, and it lived again by its token."""
 
 
 @dataclass
@@ -97,7 +101,7 @@ class World:
         )
         self.servicer = QueueServicer(service, {})
         self.gateways = [Gateway(self), Gateway(self)]
-        self.healing, self.may_enter = False, True
+        self.healing, self.may_join = False, True
         await self.store.tick(self.room)
         self.seen = await self.look()
         await self.watch()
@@ -143,6 +147,9 @@ class World:
                 if change.kind == queue_pb2.RoomChange.KIND_ENDED:
                     person = self.people[change.number]
                     person.ended_at = person.ended_at or (changes.epoch, changes.seq)
+                    person.certain_in = changes.epoch
+                elif not self.healing and change.number in self.people:
+                    self.check_return(self.people[change.number])
             for gateway in self.gateways:
                 gateway.behind.append(queue_pb2.WatchRoomResponse(changes=[changes]))
         for gateway in self.gateways:
@@ -152,6 +159,13 @@ class World:
             if entered and self.seen.waiting:
                 assert max(entered) < self.seen.waiting[0], "somebody was overtaken"
             await self.log.note()
+
+    def check_return(self, person: Person) -> None:
+        """Somebody lives, perhaps again: the room may have lost an end that only it knew."""
+        if person.ended_at is not None:
+            assert not person.acknowledged, "somebody who had left lives again"
+            assert person.certain_in < self.seen.epoch, "somebody who had ended lives again"
+            person.ended_at, person.was_forgotten = None, True
 
     async def hand_back(self, request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
         """What the gateways call; in between, people go on."""
@@ -167,10 +181,10 @@ class World:
     # What people do.
 
     async def act(self) -> None:
-        acts = [self.poll, self.leave, self.lapse, self.enter]
-        if not self.may_enter:
-            acts.remove(self.enter)
-        await self.dice.choices(acts, [4, 3, 1, 4][: len(acts)])[0]()
+        acts = [self.leave, self.lapse, self.poll, self.enter]
+        if not self.may_join:
+            acts = acts[:2]
+        await self.dice.choices(acts, [3, 1, 4, 4][: len(acts)])[0]()
 
     async def enter(self) -> None:
         users = [next(self.users) for _ in range(self.dice.randint(1, 3))]
@@ -262,9 +276,9 @@ class World:
             for gateway in self.gateways
         )
         in_order = self.dice.sample(self.gateways, 2)
-        # Once the first has given back, newcomers may have the slots of those whom only a better
-        # one knows. Therefore all bid for a while, in which nobody is granted.
-        self.may_enter = in_order[0].copy.lost.newest is best
+        # Once the first has given back, who joins the line may get the slot of somebody whom only
+        # a better one knows. Therefore all bid for a while, in which nobody is granted.
+        self.may_join = in_order[0].copy.lost.newest is best
         for gateway in in_order:
             running = asyncio.create_task(gateway.healing.run())
             try:
@@ -279,7 +293,7 @@ class World:
         room = await self.store.tick(self.room)
         assert not room.recovering, "the grace goes on"
         await self.changed()
-        self.healing, self.may_enter = False, True
+        self.healing, self.may_join = False, True
         self.check(best, settled)
         self.log.copies.clear()
         await self.log.note()
@@ -309,8 +323,9 @@ class World:
             certain = settled or number > best.epoch
             if person.acknowledged or person.ended_at[0] == now or (seen_by_best and certain):
                 assert number not in live, "somebody who had ended lives again"
+                person.certain_in = now
             elif number in live:
-                person.ended_at = None
+                person.ended_at, person.was_forgotten = None, True
         waited = {number for block in best.line.blocks() for number in block}
         for number in waited | best.admitted.keys():
             assert number in live or self.people[number].ended_at, "somebody was lost"
@@ -319,13 +334,16 @@ class World:
                 assert number in admitted, "somebody was thrown out"
                 assert not admission.claimed or admitted[number] >= admission.until_ms
         entered = admitted.keys() - best.admitted
-        if entered and self.seen.waiting:
-            assert max(entered) < self.seen.waiting[0], "somebody was overtaken"
+        # Whom no view had seen may return later, by a token.
+        known = [number for number in self.seen.waiting if number in waited]
+        if entered and known:
+            assert max(entered) < known[0], "somebody was overtaken"
 
     async def let_the_rest_return(self) -> None:
         """Those whom no gateway had seen return by their tokens, as far as they have not ended."""
         for person in self.people.values():
-            if person.place.number not in self.seen.live and person.ended_at is None:
+            is_missing = person.place.number not in self.seen.live and person.ended_at is None
+            if is_missing and not person.was_forgotten:
                 _, (standing,) = await self.store.positions(self.room, [person.place])
                 assert standing.state is not PlaceState.ENDED, "somebody was lost"
                 await self.changed()

@@ -1,0 +1,229 @@
+"""A lost epoch: what is answered from its last view, and how it is given back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.room.answers import RoomAnswers
+from gateway.room.copy import RoomCopy
+from gateway.room.healing import Healing
+from gateway.room.outage import QueueOutage
+from gateway.room.signs import SignsOfLife
+from protos.frontrow.queue.v1 import queue_pb2
+from servicekit.errors import Unavailable
+from tests.gateway.polling import until
+from tests.gateway.test_room_copy import ENDED, change, heartbeat, snapshot
+
+GRANTED = queue_pb2.HandBackResponse(granted=True)
+DONE = queue_pb2.HandBackResponse(granted=True, done=True)
+
+
+def admitted(number: int, user_id: int, *, claimed: bool = True) -> queue_pb2.AdmittedPlace:
+    return queue_pb2.AdmittedPlace(
+        number=number,
+        user_id=user_id,
+        admitted_until_ms=int(time.time() * 1000) + 60_000,
+        claimed=claimed,
+    )
+
+
+def place(number: int, user_id: int) -> queue_pb2.Place:
+    return queue_pb2.Place(room="main", number=number, user_id=user_id)
+
+
+@dataclass
+class Gateway:
+    """A copy of the room whose hand-backs are answered by a test."""
+
+    copy: RoomCopy
+    answers: RoomAnswers
+    requests: list[queue_pb2.HandBackRequest] = field(default_factory=list)
+    reply: Callable[[queue_pb2.HandBackRequest], queue_pb2.HandBackResponse] = lambda request: (
+        DONE if request.done else GRANTED
+    )
+
+    async def hand_back(self, request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
+        self.requests.append(request)
+        return self.reply(request)
+
+    def know(
+        self,
+        epoch: int,
+        waiting: Sequence[int] = (),
+        shopping: Sequence[queue_pb2.AdmittedPlace] = (),
+        *,
+        grace: bool = False,
+    ) -> None:
+        """Gets a snapshot of the room and a proof that it is fresh. With `grace`, places still
+        return."""
+        message = snapshot(epoch, 1, waiting, shopping)
+        fields = message.snapshot.fields
+        fields.grace_until_ms = fields.settled_at_ms = (
+            (int(time.time()) + 60) * 1000 if grace else 0
+        )
+        message.snapshot.last = max([epoch, *waiting, *(a.number for a in shopping)])
+        self.copy.apply(message)
+        self.copy.apply(heartbeat(self.copy.freshness.asked(), 1, epoch))
+
+    async def healed(self) -> None:
+        await until(lambda: not self.copy.lost)
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    copy, signs = RoomCopy(0.3), SignsOfLife()
+    gateway = Gateway(copy, RoomAnswers(copy, signs, QueueOutage(60)))
+    running = asyncio.create_task(Healing(copy, signs, gateway.hand_back, "main").run())
+    yield gateway
+    running.cancel()
+    await asyncio.wait([running])
+
+
+def ungranted(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
+    return queue_pb2.HandBackResponse(retry_after_ms=20)
+
+
+class TestAnswers:
+    async def test_nobody_is_interrupted(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103, 104], [admitted(101, 1), admitted(102, 2, claimed=False)])
+        gateway.know(200, [], [], grace=True)
+        for number in (101, 102):
+            assert gateway.answers.is_admitted(place(number, number - 100))
+            position = gateway.answers.position(place(number, number - 100))
+            assert position
+            assert (position.state, position.recovering) == (queue_pb2.PLACE_STATE_ADMITTED, True)
+        waiting = gateway.answers.position(place(104, 4))
+        assert waiting
+        assert (waiting.order, waiting.recovering) == (2, True)
+        assert not gateway.answers.is_admitted(place(104, 4))
+
+    async def test_what_is_not_known_is_asked_for(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103], [admitted(101, 1), admitted(102, 2), admitted(105, 5)])
+        gateway.know(200, [], [], grace=True)
+        gateway.copy.apply(change(2, ENDED, 101, epoch=200))
+        gateway.answers.left(place(102, 2))
+        gateway.answers.told(place(105, 5), queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED))
+        for number in (101, 102, 105, 199):
+            assert gateway.answers.position(place(number, number - 100)) is None
+        assert gateway.answers.position(place(101, 9)) is None, "of another user"
+
+    async def test_the_new_view_speaks_for_those_whom_it_has_admitted(
+        self, gateway: Gateway
+    ) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103, 104])
+        gateway.know(200, [], [admitted(103, 3)], grace=True)
+        assert gateway.answers.is_admitted(place(103, 3))
+
+    async def test_the_lost_view_speaks_no_longer_than_in_an_outage(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103])
+        gateway.know(200, grace=True)
+        assert gateway.answers.position(place(103, 3))
+        gateway.copy.lost.lost_at -= 60
+        assert gateway.answers.position(place(103, 3)) is None
+
+
+class TestHandBack:
+    async def test_ends_come_before_lives_and_the_grace_ends_last(self, gateway: Gateway) -> None:
+        gateway.know(100, [103, 104, 105], [admitted(101, 1)])
+        gateway.answers.left(place(104, 4))
+        gateway.know(200, [102, 103, 201], grace=True)
+        await gateway.healed()
+        sent = [
+            (
+                [p.number for p in request.ended],
+                [p.number for p in request.admitted],
+                list(request.waiting),
+                request.done,
+            )
+            for request in gateway.requests
+        ]
+        assert sent == [
+            ([104], [], [], False),  # acknowledged
+            ([], [], [], False),  # the bid
+            ([102], [], [], False),  # by the rules: it does not live in the lost view
+            ([], [101], [], False),
+            ([], [], [104, 105], False),
+            ([102], [], [], False),  # this room does not change
+            ([102], [], [], False),
+            ([102], [], [], False),
+            ([102], [], [], False),
+            ([102], [], [], False),
+            ([], [], [], True),
+            ([102], [], [], False),
+        ]
+        (name,) = {request.bidder for request in gateway.requests}
+        assert name
+        assert {
+            (request.lost_epoch, request.lost_seq, request.last, request.settled)
+            for request in gateway.requests
+        } == {(100, 1, 105, True)}
+
+    async def test_another_one_gives_back(self, gateway: Gateway) -> None:
+        bids = 0
+
+        def reply(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
+            nonlocal bids
+            bids += 1
+            return queue_pb2.HandBackResponse(done=bids == 3, retry_after_ms=10)
+
+        gateway.reply = reply
+        gateway.know(100, [103])
+        gateway.know(200, grace=True)
+        await gateway.healed()
+        assert len(gateway.requests) == 3
+        assert not any(request.waiting for request in gateway.requests)
+
+    async def test_a_grant_may_be_lost_in_the_middle(self, gateway: Gateway) -> None:
+        def reply(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
+            if request.waiting:
+                return queue_pb2.HandBackResponse(retry_after_ms=10)
+            return DONE if len(gateway.requests) > 2 else GRANTED
+
+        gateway.reply = reply
+        gateway.know(100, [103, 104])
+        gateway.know(200, grace=True)
+        await gateway.healed()
+        assert not any(request.done for request in gateway.requests)
+
+    async def test_errors_are_retried(self, gateway: Gateway) -> None:
+        def reply(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
+            if len(gateway.requests) == 1:
+                raise Unavailable("The waiting room is unavailable.")
+            return DONE if request.done else GRANTED
+
+        gateway.reply = reply
+        gateway.know(100, [103])
+        gateway.know(200, grace=True)
+        await gateway.healed()
+        assert [103] in [list(request.waiting) for request in gateway.requests]
+
+    async def test_one_that_began_while_places_returned_names_ends_only(
+        self, gateway: Gateway
+    ) -> None:
+        gateway.know(100, [103, 104], grace=True)
+        gateway.answers.left(place(104, 4))
+        gateway.know(200, grace=True)
+        await gateway.healed()
+        (request,) = gateway.requests
+        assert [p.number for p in request.ended] == [104]
+
+    async def test_a_second_loss_gives_back_both_epochs(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103, 104], [admitted(101, 1)])
+        gateway.know(200, [104, 201], grace=True)
+        await until(lambda: len(gateway.requests) > 0)
+        gateway.reply = lambda request: DONE if request.done else GRANTED
+        gateway.know(300, grace=True)
+        assert gateway.answers.is_admitted(place(101, 1)), "of the epoch before the last"
+        await gateway.healed()
+        last = [request for request in gateway.requests if request.lost_epoch == 200]
+        assert [list(r.waiting) for r in last if r.waiting] == [[104, 201, 103]]
+        assert [r.admitted[0].number for r in last if r.admitted] == [101]
+        assert not any(request.settled for request in last)
