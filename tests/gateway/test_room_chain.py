@@ -274,7 +274,7 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("histories", [10, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("histories", [10, pytest.param(100, marks=pytest.mark.long)])
 def test_every_gateway_shows_the_room_whatever_happens(
     monkeypatch: pytest.MonkeyPatch, histories: int
 ) -> None:
