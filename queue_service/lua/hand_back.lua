@@ -10,7 +10,8 @@ lost_epoch, lost_seq = tonumber(lost_epoch), tonumber(lost_seq) -- the last chan
 lost_last = tonumber(lost_last) -- the greatest place number that the copy has seen
 -- Then follow so many ended places: place, user (0: ended by the rules, not by its owner), epoch;
 local FIRST_ENDED = FIRST_ARGUMENT + 10
--- so many admitted places: place, user (0: unknown), end of the admission (ms), 1 if claimed; then waiting places.
+-- so many admitted places: place, user (0: unknown), end of the admission (ms), 1 if claimed; then
+-- waiting places.
 local FIRST_ADMITTED = FIRST_ENDED + 3 * tonumber(ended)
 local FIRST_WAITING = FIRST_ADMITTED + 4 * tonumber(admitted)
 
@@ -78,8 +79,8 @@ local function is_granted()
   return now >= healing.bids_until
 end
 
--- A place that ended before the loss by the rules. If it is of a still earlier epoch, its owner may have
--- brought it back just now by its token: unless the copy was settled, it knew nothing of it.
+-- A place that ended before the loss by the rules. If it is of a still earlier epoch, its owner may
+-- have brought it back just now by its token: unless the copy was settled, it knew nothing of it.
 local function end_by_rules(place)
   local returned = settled ~= '1'
     and tonumber(place) <= lost_epoch

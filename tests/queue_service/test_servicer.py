@@ -306,3 +306,47 @@ async def test_a_room_that_has_less_than_its_callers_saw_recovers(
     )
     assert room.epoch > memory.last
     assert room.recovering
+
+
+async def test_a_lost_epoch_is_given_back(channel: grpc.aio.Channel) -> None:
+    queue = queue_pb2_grpc.QueueServiceStub(channel)
+    entered = await client.call(
+        queue.EnterQueue, queue_pb2.EnterQueueRequest(room="main", user_ids=[11]), budget=BUDGET
+    )
+    lost = entered.results[0].place.epoch - 4096 * 60_000
+
+    async def hand_back(**states: Any) -> queue_pb2.HandBackResponse:
+        known = {
+            "room": "main",
+            "bidder": "b1",
+            "lost_epoch": lost,
+            "lost_seq": 7,
+            "last": lost + 9,
+        }
+        request = queue_pb2.HandBackRequest(**{**known, **states})
+        return await client.call(queue.HandBack, request, budget=BUDGET)
+
+    assert (await hand_back()).granted
+    # Impossible places are ignored.
+    assert (await hand_back(waiting=[lost + 8, lost + 9, -1])).granted
+    assert (await hand_back(ended=[queue_pb2.Place(number=lost + 8, user_id=12)])).granted
+    done = await hand_back(done=True)
+    assert (done.granted, done.done, done.retry_after_ms) == (True, True, 0)
+    places = [
+        queue_pb2.Place(room="main", number=lost + n, user_id=4 + n, epoch=lost) for n in (8, 9)
+    ]
+    response = await client.call(
+        queue.GetPositions, queue_pb2.GetPositionsRequest(places=places), budget=BUDGET
+    )
+    assert [(position.state, position.order) for position in response.positions] == [
+        (queue_pb2.PLACE_STATE_ENDED, 0),
+        (queue_pb2.PLACE_STATE_WAITING, 1),
+    ]
+    for wrong, code in (
+        ({"waiting": range(1, 258)}, "INVALID_REQUEST"),
+        ({"bidder": ""}, "INVALID_REQUEST"),
+        ({"room": "other"}, "ROOM_NOT_FOUND"),
+    ):
+        with pytest.raises(RemoteError) as refused:
+            await hand_back(**wrong)
+        assert refused.value.code == code
