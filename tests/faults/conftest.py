@@ -78,7 +78,7 @@ def mended(stack: Stack) -> Iterator[None]:
     stack.programs[:] = usual
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 async def room(stack: Stack) -> AsyncIterator[Room]:
     """The room HALL behind two gateways, which call two replicas of queue_service."""
     async with two_of_each(stack, HALL, stack.redis_url) as room:

@@ -20,7 +20,6 @@ from tests.faults.room import People, Person, Room
 
 pytestmark = pytest.mark.timeout(180)
 
-ENDS = 20
 WATCHERS = 20
 JOINS = 10_240
 FIRST_USER = 900_000_000
@@ -69,8 +68,12 @@ async def test_a_gateway_that_dies_costs_nobody_the_place(people: People, room: 
     await people.assert_all_stand_as_before()
 
 
+# The goal is 100 ms in 99 of 100 cases. A few cases tell only that it is no longer a second.
+@pytest.mark.parametrize(
+    ("ends", "limit"), [(10, 0.4), pytest.param(200, 0.1, marks=pytest.mark.long)]
+)
 async def test_an_admission_that_ends_at_one_gateway_ends_at_the_other(
-    shop: Shop, room: Room
+    shop: Shop, room: Room, ends: int, limit: float
 ) -> None:
     """From the end in Redis until the other gateway, which had the admission in its copy, refuses
     its owner."""
@@ -78,7 +81,7 @@ async def test_an_admission_that_ends_at_one_gateway_ends_at_the_other(
     here, there = room.urls
     delays = []
     async with redis.asyncio.Redis.from_url(room.redis_url) as client:
-        for _ in range(ENDS):
+        for _ in range(ends):
             person = room.person(shop)
             assert (await person.enter(here)).order == 0
             await until_answered_from_the_copy(room, person)
@@ -91,10 +94,10 @@ async def test_an_admission_that_ends_at_one_gateway_ends_at_the_other(
             delays.append(time.monotonic() - began)
             assert (await leaving).status == 204
             await person.fan.close()
-    longest = max(delays)
-    print(f"\nended to refused at the other: at most {longest * 1000:.0f} ms")
-    # The goal is 100 ms; the bound leaves room for machines that are busy with something else.
-    assert longest < 0.4
+    delays.sort()
+    p50, p99 = delays[ends // 2], delays[ends * 99 // 100]
+    print(f"\nended to refused at the other: p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    assert p99 < limit
 
 
 async def until_answered_from_the_copy(room: Room, person: Person) -> None:
@@ -124,11 +127,13 @@ async def test_nothing_is_asked_while_nobody_polls(people: People, room: Room) -
         ]
         return heartbeats + calls
 
-    # The last question of the people may still be under way.
-    await asyncio.sleep(0.5)
-    before = await calls()
-    await asyncio.sleep(1.0)
-    assert await calls() == before
+    async def quiet() -> None:
+        before = await calls()
+        await asyncio.sleep(1.0)
+        assert await calls() == before
+
+    # The last signs of life are reported some seconds after the polls.
+    await eventually(quiet, within=10)
 
 
 @pytest.mark.long
