@@ -384,6 +384,7 @@ async def test_what_two_gateways_know_is_given_back(redis: Redis) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 async def test_many_losses(redis: Redis) -> None:
     for seed in range(1_000, 1_600):
         await play(redis, seed, losses=4)
