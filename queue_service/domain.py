@@ -222,6 +222,8 @@ class Room:
     unrecorded_at: int
     """When a change without an entry in the log was last found, made by a replica of the version
     before; 0: never."""
+    due_in: int = 0
+    """From a tick: how long no other tick is needed, in ms."""
 
     @property
     def recovering(self) -> bool:

@@ -321,6 +321,7 @@ class QueueRepository:
             pace_now=fields["pace_now"],
             pace_before=fields["pace_before"],
             admissions=fields["admissions"],
+            due_in=fields["due_in"],
             seq=fields["seq"],
             last=fields["last"],
             unrecorded_at=fields["unrecorded_at"],

@@ -112,8 +112,8 @@ class Settings(ServiceSettings):
     renewed at its next poll."""
 
     tick_seconds: float = Field(default=0.1, gt=0, le=1)
-    """Time between searches for expired admissions while somebody waits or is admitted, in seconds.
-    Other slots are refilled at once."""
+    """Shortest time between searches for expired admissions while somebody waits or is admitted, in
+    seconds; at most ten times that, if none ends earlier. Other slots are refilled at once."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

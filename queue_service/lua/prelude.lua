@@ -389,6 +389,7 @@ local function reply(items)
     'waiting', count.waiting,
     'admitted', count.admitted,
     'admissions', admissions,
+    'due_in', due_in,
     'items', items or {},
   }
 end

@@ -1,5 +1,5 @@
--- Expires admissions and admits from the line without a request; runs several times per second,
--- so that each run has little to do. Arguments: how many ms of the log stay, and at most how many
+-- Expires admissions and admits from the line without a request; runs at least once per second, so
+-- that each run has little to do. Arguments: how many ms of the log stay, and at most how many
 -- bytes.
 step()
 -- Tokens issued this long ago restore no place: delete what was kept to refuse them. KNOWN stays, one
@@ -28,4 +28,14 @@ for _, key in ipairs({ SOURCES, SOLUTIONS, ATTEMPTS }) do
   end
 end
 trim(tonumber(ARGV[FIRST_ARGUMENT]), tonumber(ARGV[FIRST_ARGUMENT + 1]))
+
+-- Until then only another script has something to do, and does it itself.
+local first = redis.call('ZRANGE', ADMITTED, 0, 0, 'WITHSCORES')[2]
+local due = first and tonumber(first) or now + PACE_WINDOW
+if now < room.grace_until then
+  due = math.min(due, room.grace_until)
+elseif room.paused == 0 and count.waiting > 0 and free_slots() > 0 then
+  due = now -- a step is limited; or no place polls
+end
+due_in = math.max(0, due - now)
 return reply()

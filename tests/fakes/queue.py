@@ -267,7 +267,7 @@ class FakeQueueStore:
         state = self._open(room)
         self._step(state)
         self._trim(state)
-        return self._room(state, room)
+        return replace(self._room(state, room), due_in=self._due_in(state))
 
     async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
         state = self._open(room)
@@ -502,6 +502,18 @@ class FakeQueueStore:
             self._admissions += 1
             state.pace_at = state.pace_at or self.now
             state.pace_now += 1
+
+    def _due_in(self, state: _State) -> int:
+        due = min(state.admitted.values(), default=self.now + 60_000)
+        if self.now < state.grace_until:
+            due = min(due, state.grace_until)
+        elif (
+            not state.limits.paused
+            and state.waiting
+            and len(state.admitted) < state.limits.capacity
+        ):
+            due = self.now
+        return max(0, due - self.now)
 
     def _take(self, state: _State, room: str, entry: Entry) -> Place | Refusal:
         if state.limits.paused:

@@ -111,6 +111,7 @@ class Day:
         theirs, ours = await self.fake.tick("main"), await self.real.tick("main")
         assert (theirs.waiting, theirs.admitted) == (ours.waiting, ours.admitted)
         assert (theirs.limits, theirs.recovering) == (ours.limits, ours.recovering)
+        assert (theirs.due_in == 0) == (ours.due_in == 0)
         key = "{{queue:main}}:{}".format
         users: dict[bytes, bytes] = await self.redis.hgetall(key("users"))  # type: ignore[assignment]
         owners: dict[bytes, bytes] = await self.redis.hgetall(key("places"))  # type: ignore[assignment]

@@ -1,8 +1,10 @@
 """Ticks run while somebody waits or is admitted; a replica of an empty room does nothing."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import redis
 
@@ -22,8 +24,8 @@ def service_of(store: Store) -> QueueService:
 
 
 @asynccontextmanager
-async def ticking(service: QueueService) -> AsyncIterator[None]:
-    task = asyncio.create_task(service.keep_ticking("main", 0.01))
+async def ticking(service: QueueService, seconds: float = 0.01) -> AsyncIterator[None]:
+    task = asyncio.create_task(service.keep_ticking("main", seconds))
     try:
         yield
     finally:
@@ -64,6 +66,26 @@ async def test_end_an_admission_that_nobody_asks_for() -> None:
         await service.enter_queue("main", entries([1]))
         store.advance(RULES.admission_ttl_ms / 1000 + 0.001)
         await until(lambda: not store.copy_rooms()["main"].admitted)
+
+
+async def test_come_when_an_admission_ends_not_later(own_redis: OwnRedis) -> None:
+    rules = replace(RULES, admission_ttl_ms=300)
+    async with (
+        redis_client.connect(own_redis.url, timeout=1.0, retries=1) as client,
+        redis_client.connect(own_redis.url, timeout=1.0, block=2.0) as blocking,
+    ):
+        store = QueueRepository(client, rules, Limits(1, 10), blocking)
+        service = QueueService(store, Signer("k1", "0" * 32), Pacing(ROOM_RULES), ["main"])
+        await store.enter("main", entries([1, 2]))
+        async with ticking(service, seconds=0.1):  # at least every second
+            with redis.Redis.from_url(own_redis.url, decode_responses=True) as observer:
+                (ending, ends_at), *_ = observer.zrange(
+                    "{queue:main}:admitted", 0, 0, withscores=True
+                )
+                await until(lambda: observer.zscore("{queue:main}:admitted", ending) is None)
+                ended_at = 1000 * time.time()
+                assert observer.zcard("{queue:main}:admitted") == 1, "the next one is admitted"
+    assert ends_at <= ended_at < ends_at + 150
 
 
 async def test_go_on_at_a_replica_that_was_restarted() -> None:

@@ -97,6 +97,16 @@ async def test_whoever_has_left_lines_up_again_at_the_end(make_room: MakeRoom) -
     assert await room.orders([again]) == [2]
 
 
+async def test_a_tick_knows_when_the_next_one_has_something_to_do(make_room: MakeRoom) -> None:
+    room = make_room(capacity=1, admission_ttl_ms=20_000)
+    assert (await room.tick()).due_in == 60_000, "nobody is there"
+    await room.enter(1, 2)
+    due_in = (await room.tick()).due_in
+    assert 10_000 < due_in <= 20_000, "the admission ends"
+    await room.update(paused=True, capacity=2)
+    assert (await room.tick()).due_in <= due_in, "a paused room admits nobody"
+
+
 async def test_an_admission_runs_out(make_room: MakeRoom) -> None:
     room = make_room(capacity=1, admission_ttl_ms=300)
     first, second = await room.enter(11, 12)
