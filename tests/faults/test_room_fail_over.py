@@ -21,7 +21,7 @@ from tests.faults.conftest import HALL
 from tests.faults.primary import RedisPair
 from tests.faults.room import Answer, People, Person, Room, Samples, two_of_each
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 # A hand-back takes about two seconds; without it, nobody new is admitted for QUEUE_GRACE_SECONDS
 # after the loss, which is 6 here.
@@ -71,10 +71,8 @@ class Case:
     waiting: int = 60
 
 
-SHORT = {
+CASES = {
     "a fail-over": Case(fail_over),
-}
-LONG = {
     "a fail-over and back": Case(there_and_back),
     "a fail-over, of many": Case(fail_over, 50, 500),
     "a fail-over and back, of many": Case(there_and_back, 50, 500),
@@ -97,10 +95,7 @@ async def room(stack: Stack, pair: RedisPair) -> AsyncIterator[Room]:
 
 @pytest.fixture(
     scope="module",
-    params=[
-        *(pytest.param(case, id=name) for name, case in SHORT.items()),
-        *(pytest.param(case, id=name, marks=pytest.mark.long) for name, case in LONG.items()),
-    ],
+    params=[pytest.param(case, id=name) for name, case in CASES.items()],
 )
 async def aftermath(
     request: pytest.FixtureRequest, stack: Stack, room: Room, pair: RedisPair
