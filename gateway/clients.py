@@ -24,11 +24,14 @@ from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServi
 from servicekit.background import keep_running
 from servicekit.batching import Batcher
 from servicekit.client import call, connect
-from servicekit.errors import ServiceError
+from servicekit.errors import ServiceError, Unavailable
 
 _READINESS_BUDGET_SECONDS = 1.0
 # The limit of queue_service for one call.
 _MAX_BATCH = 256
+
+# An answer of an epoch that is over arrives once: the next one knows the newer epoch.
+_MOST_ASKED = 2
 
 # Idempotent methods: gRPC may retry these when a service was unavailable.
 _IDEMPOTENT = {
@@ -104,16 +107,20 @@ class Clients:
     async def _get_positions(
         self, places: Sequence[queue_pb2.Place]
     ) -> Sequence[queue_pb2.Position]:
-        response = await call(
-            self.queue.GetPositions,
-            queue_pb2.GetPositionsRequest(
-                places=places,
-                renew_issued_before=renew_issued_before(self._settings.token_max_age_seconds),
-                memory=self.room_copy.memory(),
-            ),
-            budget=self._settings.read_budget_seconds,
-        )
-        return response.positions
+        for _ in range(_MOST_ASKED):
+            response = await call(
+                self.queue.GetPositions,
+                queue_pb2.GetPositionsRequest(
+                    places=places,
+                    renew_issued_before=renew_issued_before(self._settings.token_max_age_seconds),
+                    memory=self.room_copy.memory(),
+                ),
+                budget=self._settings.read_budget_seconds,
+            )
+            positions = self.room.believed(places, response)
+            if positions is not None:
+                return positions
+        raise Unavailable("The waiting room has answered from a store that was replaced.")
 
     async def _enter_queue(
         self, entries: Sequence[Entry]

@@ -92,6 +92,16 @@ class Entered:
     position: Position
 
 
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where places stand, in the order of the question, as of change `seq` of `epoch`; of 0 if no
+    place was asked for."""
+
+    places: list[Position]
+    epoch: int = 0
+    seq: int = 0
+
+
 class QueueService:
     """The use cases. All raise Unavailable while the store is unavailable."""
 
@@ -144,14 +154,14 @@ class QueueService:
 
     async def get_positions(
         self, places: Sequence[Place], renew_issued_before: int = 0
-    ) -> list[Position]:
+    ) -> Positions:
         """Returns where each place stands; an impossible place has ended.
 
         A live place whose token was issued before `renew_issued_before` (Unix time in seconds) gets
         a fresh one. Raises TooManyItems, MixedRooms and RoomNotFound.
         """
         if not places:
-            return []
+            return Positions([])
         _check_count(places)
         room = places[0].room
         if any(place.room != room for place in places):
@@ -170,7 +180,7 @@ class QueueService:
                 token = self._signer.sign(place, state.now // 1000)
                 position = replace(position, access_token=token)
             positions.append(position)
-        return positions
+        return Positions(positions, state.epoch, state.seq)
 
     async def leave_queue(self, room: str, number: int, user_id: int, epoch: int = 0) -> None:
         """Ends a place or an admission and admits the next in line. Idempotent. No-op for another

@@ -69,7 +69,9 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             self._service.remember(places[0].room, _memory(request.memory))
         positions = await self._service.get_positions(places, request.renew_issued_before)
         return queue_pb2.GetPositionsResponse(
-            positions=[position.message() for position in positions]
+            positions=[position.message() for position in positions.places],
+            epoch=positions.epoch,
+            seq=positions.seq,
         )
 
     async def LeaveQueue(

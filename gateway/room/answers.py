@@ -2,6 +2,7 @@
 
 import enum
 import time
+from collections.abc import Sequence
 from struct import Struct
 
 from prometheus_client import Counter
@@ -119,6 +120,20 @@ class RoomAnswers:
         _ANSWERS["admission"].inc()
         return True
 
+    def believed(
+        self, places: Sequence[queue_pb2.Place], response: queue_pb2.GetPositionsResponse
+    ) -> list[queue_pb2.Position] | None:
+        """Returns what a call said about the places, corrected where the room has lost an admission
+        or a place in line. None if it is of an epoch that is over: to be asked again."""
+        if 0 < response.epoch < self._copy.epoch:
+            return None
+        if response.epoch > self._copy.epoch:
+            self._copy.freshness.ask()  # the stream tells of the loss then, and healing begins
+        return [
+            self._believed(place, position, response.epoch, response.seq)
+            for place, position in zip(places, response.positions, strict=True)
+        ]
+
     def told(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
         """Notes what a call said about the place."""
         ended = position.state == queue_pb2.PLACE_STATE_ENDED
@@ -202,6 +217,46 @@ class RoomAnswers:
         freshness = self._copy.freshness
         given_at = (number >> _NUMBER_BITS) + _YEAR_2026_MS
         return now_ms - freshness.uncertainty_ms - given_at < freshness.seconds * 1000
+
+    def _believed(
+        self, place: queue_pb2.Place, said: queue_pb2.Position, epoch: int, seq: int
+    ) -> queue_pb2.Position:
+        """A place that was admitted or further in front at a loss waits again for a moment: by its
+        token, until it is handed back. An end is a fact in every epoch."""
+        if said.state != queue_pb2.PLACE_STATE_WAITING:
+            return said
+        position = self._position_at_loss(place) if self._copy.lost else None
+        if position is None:
+            position = self._position_of_view(place, epoch, seq)
+        if position is None:
+            return said
+        position.access_token = said.access_token
+        return position
+
+    def _position_of_view(
+        self, place: queue_pb2.Place, epoch: int, seq: int
+    ) -> queue_pb2.Position | None:
+        """Returns where a place stands that waits according to an answer as of change `seq` of
+        `epoch`; None if the answer knows better than the view."""
+        view, freshness = self._copy.view, self._copy.freshness
+        if view is None:
+            return None
+        # The stream has not told of the loss yet.
+        is_lost = epoch > self._copy.epoch
+        if is_lost and time.monotonic() >= freshness.as_of + self._outage.seconds:
+            return None
+        # An answer that arrives after a hand-back, or after an admission.
+        is_late = epoch == view.epoch and seq <= view.seq
+        if not (is_lost or is_late):
+            return None
+        standing = view.standing(place.number, place.user_id, freshness.now_ms())
+        if standing is None or (is_late and standing.state is not PlaceState.ADMITTED):
+            return None
+        position = self._message(view, standing)
+        if is_lost:
+            _ANSWERS["healing"].inc()
+            position.recovering = True
+        return position
 
     def _position_in_outage(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
         view = self._copy.view

@@ -39,7 +39,8 @@ class RoomCopy:
         """Called with the rules of each snapshot that becomes the view."""
         self.freshness = Freshness(fresh_seconds)
         self._longest_fresh_seconds = fresh_seconds
-        self._epoch = 0  # the latest that is known
+        self.epoch = 0
+        """The latest that the streams have told."""
         self._next: _Snapshot | None = None
 
     def apply(self, message: queue_pb2.WatchRoomResponse) -> None:
@@ -113,9 +114,9 @@ class RoomCopy:
 
     def _begin_epoch(self, epoch: int) -> None:
         """Notices that the store has lost places: their epoch is over."""
-        if epoch <= self._epoch:
+        if epoch <= self.epoch:
             return
-        self._epoch = epoch
+        self.epoch = epoch
         if self.view is None:
             return
         self.lost.add(self.view, self.freshness.now_ms())
@@ -129,7 +130,7 @@ class RoomCopy:
         if snapshot is None or snapshot.complete_at_seq is None:
             return
         new = snapshot.view
-        if new.seq < snapshot.complete_at_seq or new.epoch < self._epoch:
+        if new.seq < snapshot.complete_at_seq or new.epoch < self.epoch:
             return
         if view is not None and new.seq < view.seq:
             return

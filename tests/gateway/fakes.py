@@ -126,6 +126,9 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         # Admitted places whose owner has not polled since.
         self.unclaimed: set[int] = set()
         self.given_at = GIVEN_AT
+        # So many answers to GetPositions come from a store that was replaced: of the epoch before,
+        # and all have ended there.
+        self.old_answers = 0
         self.watch.reset()
 
     def enter(self, user_id: int) -> queue_pb2.Place:
@@ -264,12 +267,23 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self, request: queue_pb2.GetPositionsRequest, context: object
     ) -> queue_pb2.GetPositionsResponse:
         await self.faults.before("GetPositions", request)
+        if self.old_answers:
+            self.old_answers -= 1
+            return queue_pb2.GetPositionsResponse(
+                positions=[
+                    queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED) for _ in request.places
+                ],
+                epoch=self.watch.epoch - 1,
+                seq=1_000,
+            )
         positions = [self.position(place) for place in request.places]
         for place, position in zip(request.places, positions, strict=True):
             is_live = position.state != queue_pb2.PLACE_STATE_ENDED
             if is_live and place.issued_at < request.renew_issued_before:
                 position.access_token = sign(place, iat=int(time.time()))
-        return queue_pb2.GetPositionsResponse(positions=positions)
+        # As a queue_service of the version before, it does not say the epoch.
+        epoch, seq = (self.watch.epoch, self.watch.seq) if self.watch.supported else (0, 0)
+        return queue_pb2.GetPositionsResponse(positions=positions, epoch=epoch, seq=seq)
 
     async def LeaveQueue(
         self, request: queue_pb2.LeaveQueueRequest, context: object

@@ -129,6 +129,74 @@ class TestAnswers:
         assert gateway.answers.position(place(103, 3)) is None
 
 
+def waits(epoch: int, seq: int, order: int = 9) -> queue_pb2.GetPositionsResponse:
+    position = queue_pb2.Position(
+        state=queue_pb2.PLACE_STATE_WAITING, order=order, access_token="fresh"
+    )
+    return queue_pb2.GetPositionsResponse(positions=[position], epoch=epoch, seq=seq)
+
+
+class TestAnswersOfCalls:
+    """A call is answered by the new epoch, where the place waits again."""
+
+    def believed(
+        self, gateway: Gateway, number: int, response: queue_pb2.GetPositionsResponse
+    ) -> queue_pb2.Position:
+        positions = gateway.answers.believed([place(number, number - 100)], response)
+        assert positions
+        return positions[0]
+
+    @pytest.mark.parametrize("is_told", [False, True], ids=["before the stream", "after it"])
+    @pytest.mark.parametrize("claimed", [True, False])
+    async def test_nobody_is_interrupted(
+        self, gateway: Gateway, *, claimed: bool, is_told: bool
+    ) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103, 104], [admitted(101, 1, claimed=claimed)])
+        if is_told:
+            gateway.know(200, [101], grace=True)
+        shopping = self.believed(gateway, 101, waits(200, 5))
+        assert (shopping.state, shopping.recovering) == (queue_pb2.PLACE_STATE_ADMITTED, True)
+        assert shopping.access_token == "fresh"
+        waiting = self.believed(gateway, 104, waits(200, 5))
+        assert (waiting.order, waiting.recovering) == (2, True)
+
+    async def test_also_if_the_answer_does_not_say_its_epoch(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [], [admitted(101, 1)])
+        gateway.know(200, [101], grace=True)
+        assert self.believed(gateway, 101, waits(0, 0)).state == queue_pb2.PLACE_STATE_ADMITTED
+
+    async def test_an_answer_that_arrives_after_the_hand_back_is_old(
+        self, gateway: Gateway
+    ) -> None:
+        gateway.know(100, [103], [admitted(101, 1)])
+        gateway.know(200, [103], [admitted(101, 1)])
+        await gateway.healed()
+        late = self.believed(gateway, 101, waits(200, 1))
+        assert (late.state, late.recovering) == (queue_pb2.PLACE_STATE_ADMITTED, False)
+        assert self.believed(gateway, 101, waits(200, 2)).order == 9, "newer than the view"
+        assert self.believed(gateway, 103, waits(200, 1)).order == 9
+
+    async def test_an_answer_of_an_epoch_that_is_over_is_not_believed(
+        self, gateway: Gateway
+    ) -> None:
+        gateway.know(200, [103], [admitted(101, 1)])
+        assert gateway.answers.believed([place(101, 1)], waits(100, 7)) is None
+
+    async def test_what_the_lost_view_does_not_know_is_believed(self, gateway: Gateway) -> None:
+        gateway.know(100, [103], [admitted(101, 1)])
+        assert self.believed(gateway, 105, waits(200, 5)).order == 9, "younger than the view"
+        response = waits(200, 5)
+        response.positions[0].state = queue_pb2.PLACE_STATE_ENDED
+        assert self.believed(gateway, 101, response).state == queue_pb2.PLACE_STATE_ENDED
+
+    async def test_an_old_view_speaks_no_longer_than_in_an_outage(self, gateway: Gateway) -> None:
+        gateway.know(100, [], [admitted(101, 1)])
+        gateway.copy.freshness.as_of -= 60
+        assert self.believed(gateway, 101, waits(200, 5)).order == 9
+
+
 class TestHandBack:
     async def test_ends_come_before_lives_and_the_grace_ends_last(self, gateway: Gateway) -> None:
         gateway.know(100, [103, 104, 105], [admitted(101, 1)])

@@ -60,8 +60,8 @@ async def test_paying_lets_the_next_one_in(kafka_bootstrap: str) -> None:
         await producer.publish([record, record], timeout=20)
     positions = partial(service.get_positions, [first, second])
     async with asyncio.timeout(40):
-        while (await positions())[0].standing.state is not PlaceState.ENDED:  # noqa: ASYNC110
+        while (await positions()).places[0].standing.state is not PlaceState.ENDED:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     consumer.cancel()
     await asyncio.wait([consumer])
-    assert (await positions())[1].standing.state is PlaceState.ADMITTED
+    assert (await positions()).places[1].standing.state is PlaceState.ADMITTED

@@ -53,7 +53,7 @@ class Shop:
         """0 = admitted, None = ended."""
         return [
             None if position.standing.state is PlaceState.ENDED else position.standing.order
-            for position in await self.any().get_positions(places)
+            for position in (await self.any().get_positions(places)).places
         ]
 
     async def leave(self, place: Place) -> None:
@@ -70,7 +70,7 @@ class Shop:
         orders = dict.fromkeys(fans, 10**6)
         while orders:
             asking = random.sample(list(orders), min(len(orders), MAX_ITEMS))
-            positions = await replica.get_positions(asking)
+            positions = (await replica.get_positions(asking)).places
             for place, position in zip(asking, positions, strict=True):
                 standing = position.standing
                 assert standing.state is not PlaceState.ENDED, f"{place} was lost"

@@ -101,14 +101,16 @@ async def test_a_poll_gets_a_fresh_token_for_an_old_one(
     now = store.now // 1000
     renewed = replace(waiting, issued_at=now - 10)
     places = [admitted, waiting, renewed, left, Place("main", 0, 1, 1)]
-    positions = await service.get_positions(places, renew_issued_before=now - 10)
+    positions = (await service.get_positions(places, renew_issued_before=now - 10)).places
     has_token = [bool(position.access_token) for position in positions]
     assert has_token == [True, True, False, False, False]
     claims = jwt.decode(positions[1].access_token, SECRET, algorithms=["HS256"])
     assert claims == {
         "room": "main", "place": waiting.number, "user": 12, "epoch": waiting.epoch, "iat": now,
     }  # fmt: skip
-    assert not any(position.access_token for position in await service.get_positions(places))
+    assert not any(
+        position.access_token for position in (await service.get_positions(places)).places
+    )
 
 
 async def test_a_clock_that_was_set_back_dates_no_token_into_the_future(
@@ -137,14 +139,14 @@ async def test_impossible_places_have_ended(service: QueueService) -> None:
         ]
     )
     ended = PlaceState.ENDED
-    states = [position.standing.state for position in positions]
+    states = [position.standing.state for position in positions.places]
     assert states == [ended, ended, PlaceState.WAITING, ended, ended, ended]
     await service.leave_queue("main", -1, 12)
 
 
 async def test_a_call_takes_256_items_of_one_room(service: QueueService) -> None:
     assert len(await service.enter_queue("main", entries(range(1, MAX_ITEMS + 1)))) == MAX_ITEMS
-    assert await service.get_positions([]) == []
+    assert (await service.get_positions([])).places == []
     assert await service.enter_queue("main", []) == []
     with pytest.raises(TooManyItems):
         await service.enter_queue("main", entries(range(1, MAX_ITEMS + 2)))
@@ -242,12 +244,12 @@ async def test_a_payment_ends_its_admission_once(service: QueueService) -> None:
         assert await handle(paid) == ()
         states = [
             position.standing.state
-            for position in await service.get_positions([first.place, second.place])
+            for position in (await service.get_positions([first.place, second.place])).places
         ]
         assert states == [PlaceState.ENDED, PlaceState.ADMITTED]
     (again,) = await enter(service, 11)
     await handle(paid)
-    assert (await service.get_positions([again.place]))[0].standing.order == 1
+    assert (await service.get_positions([again.place])).places[0].standing.order == 1
 
 
 async def test_ends_that_the_store_has_lost_are_repeated(
@@ -260,7 +262,7 @@ async def test_ends_that_the_store_has_lost_are_repeated(
     # The buyer is the first to ask, and is not handed the place that ended.
     (again,) = await enter(service, 11)
     assert again.place.number > follower.place.number
-    positions = await service.get_positions([buyer.place, follower.place, again.place])
+    positions = (await service.get_positions([buyer.place, follower.place, again.place])).places
     assert [p.standing.state for p in positions] == [
         PlaceState.ENDED, PlaceState.ADMITTED, PlaceState.WAITING,
     ]  # fmt: skip
@@ -283,7 +285,7 @@ async def test_ends_are_repeated_when_the_store_is_available(
             with pytest.raises(Unavailable):
                 await service.get_room("main")
         assert (await service.get_room("main")).admitted == 1
-        positions = await service.get_positions([buyer.place, follower.place])
+        positions = (await service.get_positions([buyer.place, follower.place])).places
         assert [p.standing.state for p in positions] == [PlaceState.ENDED, PlaceState.ADMITTED]
 
 
@@ -298,7 +300,7 @@ async def test_other_payment_events_end_nothing(service: QueueService) -> None:
     event = events_pb2.PaymentEvent(user_id=99)
     event.succeeded.admission.CopyFrom(payment_pb2.Admission(room="main", place_number=number))
     await handle(Record("payment.events", b"9", event.SerializeToString()))
-    (position,) = await service.get_positions([first.place])
+    (position,) = (await service.get_positions([first.place])).places
     assert position.standing.state is PlaceState.ADMITTED
     with pytest.raises(DecodeError):
         await handle(Record("payment.events", b"9", b"\xff\xff"))

@@ -98,13 +98,14 @@ async def test_from_the_door_into_the_shop(channel: grpc.aio.Channel) -> None:
     await client.call(
         queue.LeaveQueue, queue_pb2.LeaveQueueRequest(place=first.place), budget=BUDGET
     )
-    positions = (
-        await client.call(
-            queue.GetPositions,
-            queue_pb2.GetPositionsRequest(places=[first.place, place, third.place]),
-            budget=BUDGET,
-        )
-    ).positions
+    response = await client.call(
+        queue.GetPositions,
+        queue_pb2.GetPositionsRequest(places=[first.place, place, third.place]),
+        budget=BUDGET,
+    )
+    positions = response.positions
+    assert response.epoch == place.epoch
+    assert response.seq > 0
     assert [position.state for position in positions] == [
         queue_pb2.PLACE_STATE_ENDED,
         queue_pb2.PLACE_STATE_ADMITTED,
