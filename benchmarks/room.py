@@ -144,7 +144,7 @@ async def rows(stack: Stack, waiting: int, seconds: int) -> Sequence[RoomRow]:
     async with (
         redis_client.connect(stack.redis_url, timeout=5.0) as redis,
         channel,
-        httpx.AsyncClient(base_url=stack.gateway_url) as client,
+        httpx.AsyncClient(base_url=stack.gateway_url, trust_env=False) as client,
     ):
         store = QueueRepository(redis, rules.rules, rules.limits)
         room = Room(store, QueueServiceStub(channel))

@@ -222,8 +222,9 @@ class Room:
     unrecorded_at: int
     """When a change without an entry in the log was last found, made by a replica of the version
     before; 0: never."""
-    due_in: int = 0
-    """From a tick: how long no other tick is needed, in ms."""
+    due_in: int
+    """How long no tick is needed, in ms, as far as the call knows that made this: only a tick knows
+    when the next admission ends."""
 
     @property
     def recovering(self) -> bool:

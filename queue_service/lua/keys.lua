@@ -87,7 +87,7 @@ local FIELDS = {
 local LIMITS = { 'capacity', 'max_waiting', 'paused' }
 local room = {}
 local admissions = 0
-local due_in = 0 -- ms until a tick has something to do, as far as this script knows
+local due_in -- ms until a tick has something to do; only a tick knows
 
 -- Fields that have changed: written at the end, by one command (save).
 local unsaved = {}

@@ -301,6 +301,11 @@ local function free_slots()
   return room.capacity - count.admitted
 end
 
+-- Whether a step has admitted fewer than it may.
+local function can_admit()
+  return room.paused == 0 and now >= room.grace_until and count.waiting > 0 and free_slots() > 0
+end
+
 -- Ends expired admissions and gives the free slots to the line.
 local function step()
   -- If no place polls at all, the connection is broken rather than everybody absent: admits nobody,
@@ -389,7 +394,8 @@ local function reply(items)
     'waiting', count.waiting,
     'admitted', count.admitted,
     'admissions', admissions,
-    'due_in', due_in,
+    -- A step that reached its limit leaves work.
+    'due_in', can_admit() and 0 or due_in or PACE_WINDOW,
     'items', items or {},
   }
 end

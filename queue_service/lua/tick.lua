@@ -31,11 +31,8 @@ trim(tonumber(ARGV[FIRST_ARGUMENT]), tonumber(ARGV[FIRST_ARGUMENT + 1]))
 
 -- Until then only another script has something to do, and does it itself.
 local first = redis.call('ZRANGE', ADMITTED, 0, 0, 'WITHSCORES')[2]
-local due = first and tonumber(first) or now + PACE_WINDOW
+due_in = math.max(0, first and tonumber(first) - now or PACE_WINDOW)
 if now < room.grace_until then
-  due = math.min(due, room.grace_until)
-elseif room.paused == 0 and count.waiting > 0 and free_slots() > 0 then
-  due = now -- a step is limited; or no place polls
+  due_in = math.min(due_in, room.grace_until - now)
 end
-due_in = math.max(0, due - now)
 return reply()

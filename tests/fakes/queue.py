@@ -28,6 +28,7 @@ from room_view.position import ENDED, PlaceState, Standing
 from servicekit.errors import Unavailable
 
 _YEAR_2026 = 1_767_225_600_000
+_MINUTE = 60_000
 
 CHUNK = 1_000
 """Places of a part of a snapshot."""
@@ -267,7 +268,12 @@ class FakeQueueStore:
         state = self._open(room)
         self._step(state)
         self._trim(state)
-        return replace(self._room(state, room), due_in=self._due_in(state))
+        seen = self._room(state, room)
+        ends_at = min(state.admitted.values(), default=self.now + _MINUTE)
+        due_in = min(seen.due_in, max(0, ends_at - self.now))
+        if self.now < state.grace_until:
+            due_in = min(due_in, state.grace_until - self.now)
+        return replace(seen, due_in=due_in)
 
     async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
         state = self._open(room)
@@ -503,17 +509,13 @@ class FakeQueueStore:
             state.pace_at = state.pace_at or self.now
             state.pace_now += 1
 
-    def _due_in(self, state: _State) -> int:
-        due = min(state.admitted.values(), default=self.now + 60_000)
-        if self.now < state.grace_until:
-            due = min(due, state.grace_until)
-        elif (
+    def _can_admit(self, state: _State) -> bool:
+        return (
             not state.limits.paused
-            and state.waiting
+            and self.now >= state.grace_until
+            and bool(state.waiting)
             and len(state.admitted) < state.limits.capacity
-        ):
-            due = self.now
-        return max(0, due - self.now)
+        )
 
     def _take(self, state: _State, room: str, entry: Entry) -> Place | Refusal:
         if state.limits.paused:
@@ -642,6 +644,7 @@ class FakeQueueStore:
             seq=state.seq,
             last=state.last,
             unrecorded_at=self.unrecorded_at,
+            due_in=0 if self._can_admit(state) else _MINUTE,
         )
         self._record(state, fields.fields())
         result = replace(fields, seq=state.seq)

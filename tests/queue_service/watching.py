@@ -19,6 +19,7 @@ from room_view.view import Admission, RoomView
 from servicekit.client import Stream, connect, open_stream
 from servicekit.server import Server
 from servicekit.settings import ServiceSettings
+from tests import cancelling
 from tests.fakes.queue import FakeQueueStore
 from tests.queue_service.conftest import RULES as STORE_RULES
 
@@ -68,13 +69,7 @@ async def replica(store: QueueStore, room: str = "main") -> AsyncIterator[Replic
     finally:
         watchers.end()
         await server.stop(1)
-        pending = set(background)
-        while pending:
-            # As servicekit's server does: before Python 3.12, asyncio.wait_for (used by redis-py)
-            # may swallow a cancellation.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=1)
+        await cancelling.end(*background)
 
 
 @dataclass
