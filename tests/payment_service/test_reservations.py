@@ -49,7 +49,7 @@ def reservations(*answers: str) -> GrpcReservations:
 def client_of(begin_payment: Any) -> GrpcReservations:
     stub = SimpleNamespace(BeginPayment=begin_payment)
     return GrpcReservations(
-        cast("reservation_pb2_grpc.ReservationServiceAsyncStub", stub), budget=0.4
+        cast("reservation_pb2_grpc.ReservationServiceAsyncStub", stub), budget=0.8
     )
 
 

@@ -19,12 +19,13 @@ def restored() -> Iterator[None]:
     """Puts the process-wide configuration back afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    events = structlog.get_config()
     libraries = {name: logging.getLogger(name).level for name in ("aiokafka", "httpx")}
     yield
     root.handlers, root.level = handlers, level
     for name, old in libraries.items():
         logging.getLogger(name).setLevel(old)
-    structlog.reset_defaults()
+    structlog.configure(**events)
 
 
 def test_an_event_is_one_json_line_with_the_request_id(
