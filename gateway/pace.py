@@ -16,10 +16,10 @@ EARLY = Counter(
 
 # Half of the longest advised pause, unless it is configured longer.
 _SECONDS = 30.0
-# 5 MB: packed, because a tuple of numbers takes twice as much. That is the whole half minute at
-# 700 answers per second, and 4 s at the 5,000 that a process may reach. It is needed only while the
+# 2.5 MB: packed, because a tuple of numbers takes twice as much. That is the whole half minute at
+# 330 answers per second, and 2 s at the 5,000 that a process may reach. It is needed only while the
 # room view does not answer.
-_MAX_REMEMBERED = 40_000
+_MAX_REMEMBERED = 20_000
 _ANSWER = Struct("<dIIQ?")  # when, order, pause and wait in ms, recovering
 # A place that has left: an answer that arrives late must not be remembered.
 _LEFT = b""

@@ -225,7 +225,7 @@ class Settings(BaseSettings):
     open_files: int = Field(default=20_000, ge=512)
     """Most files that a gateway process may open; its hard limit (`ulimit -Hn`) may allow fewer.
     Each connection is one; 256 are kept for everything else. New connections wait while all are in
-    use. A process takes 203 MB with full caches, and each connection 3 to 18 KB: 13,900 fit into
+    use. A process takes 178 MB with full caches, and each connection 3 to 18 KB: 15,000 fit into
     448 MB."""
 
     requests_per_second: int = Field(default=20, ge=0)

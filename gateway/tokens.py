@@ -28,9 +28,9 @@ _OPTIONS: Options = {
 # Our tokens have about 250 characters.
 _MAX_LENGTH = 1_024
 _MAX_INT64 = 2**63 - 1
-# 17 MB. More than the people who shop and the front of the line, who ask most often. To verify a
+# 4 MB. More than the people who shop and the front of the line, who ask most often. To verify a
 # token again takes 30 µs: 3 % of a core for 60,000 people far behind, who poll once per minute.
-_MAX_DECODED = 20_000
+_MAX_DECODED = 5_000
 # The clock that issued a token may be ahead of ours by this, in seconds. A token from further in
 # the future would stay young for as long.
 _FUTURE_LEEWAY = 300

@@ -33,11 +33,12 @@ _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
 _ROWS_PER_PAGE = 5_000
 _SCHEDULES_PER_COUNT = 1_000
 # What the caches may hold, in bytes, so that neither many small entries nor a few dates of a
-# stadium take the memory of the gateway: 500 pages of concerts, the dates of 500 concerts and their
-# states (100 dates each), the seats of 1,300 dates and 1,200 seat maps (150 seats each).
-_PAGES_BYTES = 4_000_000
-_DATES_BYTES = 10_000_000
-_SCHEDULES_BYTES = 6_000_000
+# stadium take the memory of the gateway: 250 pages of concerts, the dates of 200 concerts and the
+# states of those of 400 (100 dates each), the seats of 1,300 dates and 1,200 seat maps (150 seats
+# each). The last two matter most: everybody who shops loads seat maps again and again.
+_PAGES_BYTES = 2_000_000
+_DATES_BYTES = 4_000_000
+_SCHEDULES_BYTES = 3_000_000
 _SEAT_FACTS_BYTES = 14_000_000
 _SEAT_MAPS_BYTES = 12_000_000
 # Measured: what an entry takes beside its content, and what a date takes.

@@ -27,9 +27,9 @@ STATE = REPOSITORY / ".local" / "containers"
 PROGRAMS = tuple(program.name for program in topology.PROGRAMS)
 
 #: MB of a gateway process whose caches are full, without connections: it takes 97 itself, and its
-#: caches up to 106, with the view of a room in which a million wait and the snapshot that replaces
+#: caches up to 80, with the view of a room in which a million wait and the snapshot that replaces
 #: it (tests/gateway/test_memory_long.py measures them).
-GATEWAY_PROCESS_MB = 203
+GATEWAY_PROCESS_MB = 178
 #: MB of the process that starts several of them.
 _GATEWAY_PARENT_MB = 57
 #: The fewest files with which a gateway starts (gateway/settings.py).

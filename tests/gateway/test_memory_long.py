@@ -34,7 +34,7 @@ from tests.gateway.fakes import GIVEN_AT, KEYS, sign
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
-CACHES_MB = 106
+CACHES_MB = 80
 
 
 class _Catalogue:
