@@ -33,6 +33,8 @@ _CHUNK = 256
 # By then the tokens have restored what they can: a grace lasts 75 s.
 _LONGEST_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
+# A hand-back takes about 2 s. What holds it up for longer is logged.
+_USUAL_SECONDS = 3.0
 # Until the first snapshot of the new epoch is here.
 _SNAPSHOT_SECONDS = 0.05
 # Until every change that the store made before the end of the hand-back has arrived here.
@@ -55,6 +57,7 @@ class Healing:
         self._name = secrets.token_hex(8)
         self._noticed = asyncio.Event()
         self._outage = Outage(log, "room_hand_back_unavailable", "room_hand_back_available")
+        self._held_up_by = ""
         self._signs = signs
         copy.on_loss = self._notice
 
@@ -83,7 +86,8 @@ class Healing:
 
     async def _heal(self) -> bool:
         """Returns whether all was given back, by this process or one that has come as far."""
-        lost, deadline = self._copy.lost, time.monotonic() + _LONGEST_SECONDS
+        lost, started = self._copy.lost, time.monotonic()
+        deadline, warn_at = started + _LONGEST_SECONDS, started + _USUAL_SECONDS
         newest = lost.views[0]
         log.warning(
             "room_lost",
@@ -102,6 +106,9 @@ class Healing:
                     del ends[:_CHUNK]
                 elif lost.is_whole:
                     is_done = await self._bid()
+                    if not is_done and time.monotonic() >= warn_at:
+                        log.warning("room_hand_back_held_up", by=self._held_up_by)
+                        warn_at = deadline
                 else:
                     return False  # others may know more; the tokens restore what this one knows
                 self._outage.succeeded()
@@ -113,13 +120,21 @@ class Healing:
     async def _bid(self) -> bool:
         """Bids once, and gives back if that is granted. Returns whether all was given back."""
         reply = await self._send(self._request())
-        if reply.done or not reply.granted:
-            await asyncio.sleep(reply.retry_after_ms / 1000)
-            return reply.done
         room = self._copy.view
+        if reply.done:
+            # Until then, somebody who was handed back as admitted may wait in the view.
+            await self._see_everything(time.monotonic())
+            return True
+        if not reply.granted:
+            is_mixed = room is not None and room.misses_changes(self._copy.freshness.now_ms())
+            self._held_up_by = "version_before" if is_mixed else "another_copy"
+            await asyncio.sleep(reply.retry_after_ms / 1000)
+            return False
         if room is None:
+            self._held_up_by = "no_snapshot"
             await asyncio.sleep(_SNAPSHOT_SECONDS)
             return False
+        self._held_up_by = "another_copy"  # if that takes the grant meanwhile
         return await self._give_back(room)
 
     async def _give_back(self, room: RoomView) -> bool:

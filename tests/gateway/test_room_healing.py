@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from structlog.testing import CapturingLogger
 
+from gateway.room import healing
 from gateway.room.answers import RoomAnswers
 from gateway.room.copy import RoomCopy
 from gateway.room.healing import Healing
@@ -15,7 +17,7 @@ from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.errors import Unavailable
 from tests.gateway.polling import until
-from tests.gateway.test_room_copy import ENDED, change, heartbeat, snapshot
+from tests.gateway.test_room_copy import CLAIMED, ENDED, change, heartbeat, snapshot
 
 GRANTED = queue_pb2.HandBackResponse(granted=True)
 DONE = queue_pb2.HandBackResponse(granted=True, done=True)
@@ -247,6 +249,53 @@ class TestHandBack:
         await gateway.healed()
         assert len(gateway.requests) == 3
         assert not any(request.waiting for request in gateway.requests)
+
+    async def test_the_lost_view_speaks_until_the_view_shows_what_another_one_gave_back(
+        self, gateway: Gateway
+    ) -> None:
+        gateway.reply = lambda _: DONE
+        gateway.know(100, [103], [admitted(101, 1)])
+        gateway.know(200, [101, 103], grace=True)
+        questions: list[int] = []
+
+        def ask() -> bool:
+            questions.append(gateway.copy.freshness.asked())
+            return True
+
+        gateway.copy.freshness.ask = ask
+        await until(lambda: bool(questions))
+        assert gateway.answers.is_admitted(place(101, 1))
+        message = change(2, CLAIMED, 101, epoch=200)
+        (claim,) = message.changes[0].changes
+        claim.user_id, claim.admitted_until_ms = 1, int(time.time() * 1000) + 60_000
+        gateway.copy.apply(message)
+        gateway.copy.apply(heartbeat(questions[0], 2, 200))
+        await gateway.healed()
+        assert gateway.answers.is_admitted(place(101, 1))
+
+    @pytest.mark.parametrize("cause", ["another_copy", "no_snapshot", "version_before"])
+    async def test_what_holds_it_up_is_logged(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, cause: str
+    ) -> None:
+        logged = CapturingLogger()
+        monkeypatch.setattr(healing, "log", logged)
+        monkeypatch.setattr(healing, "_USUAL_SECONDS", 0.1)
+        if cause != "no_snapshot":
+            gateway.reply = ungranted
+        gateway.know(100, [103], [admitted(101, 1)])
+        if cause == "no_snapshot":
+            gateway.copy.apply(heartbeat(gateway.copy.freshness.asked(), 1, 200))
+        else:
+            gateway.know(200, grace=True)
+        if cause == "version_before":
+            assert gateway.copy.view
+            gateway.copy.view.fields.unrecorded_at_ms = int(time.time() * 1000)
+        await until(lambda: len(logged.calls) > 1)
+        await asyncio.sleep(0.1)
+        lost, held_up = logged.calls
+        assert lost.args == ("room_lost",)
+        assert (held_up.method_name, held_up.args) == ("warning", ("room_hand_back_held_up",))
+        assert held_up.kwargs == {"by": cause}
 
     async def test_a_grant_may_be_lost_in_the_middle(self, gateway: Gateway) -> None:
         def reply(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
