@@ -52,6 +52,9 @@ def read_secret(content: bytes) -> list[Key]:
     secret = content.rstrip(b"\r\n")
     if b"-----BEGIN" in content or content.lstrip().startswith(b"{"):
         raise BadKeys("holds a PEM or a JWKS, not a secret")
+    # The last bytes of a key in DER can be those of a line break.
+    for end in range(len(secret) + 1, len(content) + 1):
+        _usable(content[:end])
     return [Key("HS256", None, _usable(secret))]
 
 

@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -366,6 +367,10 @@ class TestRotation:
 
 PRIVATE_PEM = PRIVATE["RS256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 SSH = PRIVATE["EdDSA"].public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+# An X25519 key may be any 32 bytes, such as those that end like a line of text.
+DER_OF_A_LINE_BREAK = X25519PublicKey.from_public_bytes(b"k" * 30 + b"\r\n").public_bytes(
+    Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+)
 DER = PRIVATE["ES256"].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -382,6 +387,8 @@ class TestKeys:
             SSH,
             SSH + b" operator@example\n",
             DER,
+            DER_OF_A_LINE_BREAK,
+            DER_OF_A_LINE_BREAK + b"\n",
         ],
     )
     def test_what_is_no_secret(self, content: bytes) -> None:
