@@ -90,6 +90,7 @@ class Admissions:
             self._probing = False
 
     async def _call(self, place: queue_pb2.Place) -> queue_pb2.Position:
+        self._room.count_call(place)
         try:
             position = await self._positions.submit(place)
         except ServiceError as error:

@@ -93,9 +93,15 @@ class Stream(Generic[Request, Response]):
     """An open call in which both sides send messages: `open_stream` makes it. One task may send
     while another one iterates over the responses."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[Request, Response], method: str) -> None:
+    def __init__(
+        self,
+        call: grpc.aio.StreamStreamCall[Request, Response],
+        method: str,
+        expected: grpc.StatusCode | None = None,
+    ) -> None:
         self._call = call
         self._method = method
+        self._expected = expected
 
     async def send(self, request: Request) -> None:
         """Sends a request; waits while the other side reads too slowly. Raises RemoteError if the
@@ -118,7 +124,7 @@ class Stream(Generic[Request, Response]):
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._method) from None
+            raise from_rpc_error(error, self._method, self._expected) from None
         except asyncio.InvalidStateError:  # a write after the end
             raise _ended() from None
         except asyncio.CancelledError as error:
@@ -130,14 +136,17 @@ class Stream(Generic[Request, Response]):
 @contextlib.asynccontextmanager
 async def open_stream(
     method: Callable[..., grpc.aio.StreamStreamCall[Request, Response]],
+    *,
+    expected: grpc.StatusCode | None = None,
 ) -> AsyncIterator[Stream[Request, Response]]:
     """Opens a call in which both sides send messages; leaving the block cancels it.
 
-    It has no deadline and is never retried. Errors are those of `call`.
+    It has no deadline and is never retried. Errors are those of `call`; a status that is `expected`
+    is not logged.
     """
     call = method(metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),))
     try:
-        yield Stream(call, _name(method))
+        yield Stream(call, _name(method), expected)
     finally:
         call.cancel()
 

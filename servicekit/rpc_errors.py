@@ -73,11 +73,13 @@ def to_status(error: ServiceError) -> grpc.Status:
     return carried
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, method: str) -> RemoteError:
+def from_rpc_error(
+    error: grpc.aio.AioRpcError, method: str, expected: grpc.StatusCode | None = None
+) -> RemoteError:
     """Returns the error that the other service raised. Only a ServiceError keeps its detail.
 
     A status that no service raised, such as RESOURCE_EXHAUSTED for a message above gRPC's limit,
-    is INTERNAL and logged here, because perhaps no service knows of it.
+    is INTERNAL and logged here, because perhaps no service knows of it; not if it is `expected`.
     """
     status: grpc.StatusCode = error.code()
     carried = rpc_status.from_call(error)
@@ -86,7 +88,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, method: str) -> RemoteError:
         if detail.Unpack(info) and info.domain == DOMAIN:
             return RemoteError(info.reason, status, error.details() or "", **info.metadata)
     code = _CODE_OF_BARE_STATUS.get(status, "INTERNAL")
-    if code == "INTERNAL":
+    if code == "INTERNAL" and status is not expected:
         # Without the status' own text, which may be that of any exception.
         log.error("unexpected_status", method=method, status=status.name)
     return RemoteError(code, status, "The service did not answer.")

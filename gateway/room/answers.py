@@ -16,12 +16,16 @@ from room_view.position import Pacing, PlaceState, Standing
 from room_view.view import RoomView
 
 ANSWERS = Counter("room_view_answers", "Requests answered from the room view.", ["what"])
-ASKED = Counter("room_view_asked", "Requests that the room view could not answer.", ["why"])
+ASKED = Counter(
+    "room_view_asked",
+    "Requests that led to a call, because the room view could not answer.",
+    ["why"],
+)
 
 _ANSWERS = {what: ANSWERS.labels(what) for what in ("order", "admission", "outage", "healing")}
 _ASKED = {
     why: ASKED.labels(why)
-    for why in ("no_view", "stale", "young", "unclaimed", "unknown", "newer_answer")
+    for why in ("no_view", "stale", "young", "unclaimed", "unknown", "newer_answer", "over_aged")
 }
 
 # A place number is its millisecond since 2026 times 4096 (queue_service/lua/prelude.lua).
@@ -83,13 +87,13 @@ class RoomAnswers:
 
     async def becomes_usable(self) -> bool:
         """Waits for a heartbeat, if that helps, and returns whether the view may answer then."""
-        if self._copy.view is None:
-            _ASKED["no_view"].inc()
+        if self._copy.view is None or self._outage.is_on:
             return False
-        if not self._outage.is_on and await self._copy.freshness.becomes_fresh() and self.usable():
-            return True
-        _ASKED["stale"].inc()
-        return False
+        return await self._copy.freshness.becomes_fresh() and self.usable() is not None
+
+    def count_call(self, place: queue_pb2.Place) -> None:
+        """Counts a request that leads to a call for the place, by why the view does not answer."""
+        _ASKED[self._why_asked(place)].inc()
 
     def position(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
         """Returns the position of the place; None if it must be asked for."""
@@ -99,7 +103,7 @@ class RoomAnswers:
         if view is None:
             return self._position_in_outage(place)
         standing = self._standing(view, place)
-        if standing is None:
+        if isinstance(standing, str):
             return None
         if standing.state is PlaceState.WAITING:
             self._signs.note(place)
@@ -115,7 +119,7 @@ class RoomAnswers:
             position = self._position_in_outage(place)
             return position is not None and position.state == queue_pb2.PLACE_STATE_ADMITTED
         standing = self._standing(view, place)
-        if standing is None or standing.state is not PlaceState.ADMITTED:
+        if isinstance(standing, str) or standing.state is not PlaceState.ADMITTED:
             return False
         _ANSWERS["admission"].inc()
         return True
@@ -179,30 +183,38 @@ class RoomAnswers:
     def _is_recorded(self, view: RoomView) -> bool:
         return not view.misses_changes(self._copy.freshness.now_ms())
 
-    def _standing(self, view: RoomView, place: queue_pb2.Place) -> Standing | None:
-        """Returns where the place stands, as of at least the last call for it."""
+    def _why_asked(self, place: queue_pb2.Place) -> str:
+        if self._copy.view is None:
+            return "no_view"
+        view = self.usable()
+        if view is None:
+            return "stale"
+        standing = self._standing(view, place)
+        # Where the view knows the place, the call is for a fresh token.
+        return standing if isinstance(standing, str) else "over_aged"
+
+    def _standing(self, view: RoomView, place: queue_pb2.Place) -> Standing | str:
+        """Returns where the place stands, as of at least the last call for it; or why it must be
+        asked for, as in `room_view_asked`."""
         number = place.number
         now_ms = self._copy.freshness.now_ms()
         told = self._order_since(number)
         if told == _MUST_ASK:
-            _ASKED["newer_answer"].inc()
-            return None
+            return "newer_answer"
         standing = view.standing(number, place.user_id, now_ms)
         if standing is None:
-            _ASKED["unknown"].inc()
-        elif not standing.claimed:
-            _ASKED["unclaimed"].inc()
-        elif standing.state is not PlaceState.WAITING:
+            return "unknown"
+        if not standing.claimed:
+            return "unclaimed"
+        if standing.state is not PlaceState.WAITING:
             return standing
-        elif told == 0:  # admitted since
-            _ASKED["newer_answer"].inc()
-        elif self._is_young(number, now_ms):
-            _ASKED["young"].inc()
-        elif told is not None and told < standing.order and now_ms >= view.fields.settled_at_ms:
+        if told == 0:  # admitted since
+            return "newer_answer"
+        if self._is_young(number, now_ms):
+            return "young"
+        if told is not None and told < standing.order and now_ms >= view.fields.settled_at_ms:
             return Standing(PlaceState.WAITING, told)
-        else:
-            return standing
-        return None
+        return standing
 
     def _order_since(self, number: int) -> int | None:
         """Returns what a call that is newer than the view said about the place."""
@@ -263,7 +275,7 @@ class RoomAnswers:
         if view is None or not self._outage.is_on:
             return None
         standing = self._standing(view, place)
-        if standing is None:
+        if isinstance(standing, str):
             return None
         self._signs.note(place)
         _ANSWERS["outage"].inc()

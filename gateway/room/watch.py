@@ -71,9 +71,10 @@ class RoomWatch:
             self._heard = False
             error = await self._watch()
             RECONNECTS.inc()
-            self.supported = not _is_unimplemented(error)
+            was_supported, self.supported = self.supported, not _is_unimplemented(error)
             if not self.supported:
-                log.info("room_view_unsupported", retry_seconds=_UNSUPPORTED_SECONDS)
+                if was_supported:
+                    log.info("room_view_unsupported", retry_seconds=_UNSUPPORTED_SECONDS)
                 await asyncio.sleep(_UNSUPPORTED_SECONDS)
                 continue
             # Each stream ends some day, because its server stops or its connection gets old. The
@@ -98,7 +99,12 @@ class RoomWatch:
     async def _watch(self) -> Exception:
         """Watches until the stream ends, and returns why."""
         try:
-            async with open_stream(self._queue.WatchRoom) as stream, asyncio.TaskGroup() as tasks:
+            async with (
+                open_stream(
+                    self._queue.WatchRoom, expected=grpc.StatusCode.UNIMPLEMENTED
+                ) as stream,
+                asyncio.TaskGroup() as tasks,
+            ):
                 sending = tasks.create_task(self._send(stream))
                 await self._receive(stream)
                 sending.cancel()
@@ -135,7 +141,7 @@ class RoomWatch:
         async with self._until_silent():
             async for message in stream:
                 if not self._heard:
-                    self._heard = True
+                    self._heard = self.supported = True
                     self._outage.succeeded()
                 self._copy.apply(message)
                 if message.HasField("heartbeat"):

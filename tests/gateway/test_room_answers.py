@@ -2,10 +2,14 @@
 answer."""
 
 import asyncio
+import logging
 import time
 
 import pytest
 
+from gateway.room import watch as watch_module
+from gateway.room.answers import ASKED
+from gateway.room.watch import RECONNECTS
 from protos.frontrow.queue.v1 import queue_pb2
 from tests.gateway.fakes import Services, sign
 from tests.gateway.polling import until
@@ -88,7 +92,33 @@ class TestWithoutACall:
         assert room.queue.watch.heartbeats == quiet  # none while nobody asks
 
 
+def asked() -> dict[str, float]:
+    """Returns the count of each reason for a call."""
+    samples = (sample for metric in ASKED.collect() for sample in metric.samples)
+    return {s.labels["why"]: s.value for s in samples if s.name == "room_view_asked_total"}
+
+
+def reconnects() -> float:
+    """Returns how many streams have ended."""
+    (metric,) = RECONNECTS.collect()
+    return metric.samples[0].value
+
+
 class TestAsked:
+    @pytest.mark.parametrize("path", ["/queues/order", "/concerts"])
+    async def test_a_request_that_leads_to_a_call_is_counted_once(
+        self, room: Services, open_watching: OpenWatching, path: str
+    ) -> None:
+        gateway = await open_watching()
+        place = room.queue.waiting[0]
+        await gateway.get(path, place)
+        before = asked()
+        room.queue.end(shopping(room).number)
+        await gateway.caught_up()
+        await gateway.get(path, place)
+        assert gateway.calls() == 1
+        assert asked() == {**before, "unclaimed": before["unclaimed"] + 1}
+
     async def test_an_admission_is_claimed_at_once_and_by_a_call(
         self, room: Services, open_watching: OpenWatching
     ) -> None:
@@ -202,8 +232,27 @@ class TestNotInUse:
         watch = gateway.clients.room_watch
         await until(lambda: not watch.supported)
         assert await room_view(gateway) == "unsupported"
+        before = asked()
         assert await gateway.order(room.queue.waiting[1]) == 2
         assert gateway.calls() == 2
+        assert asked() == {**before, "no_view": before["no_view"] + 1}
+
+    async def test_a_queue_service_of_the_version_before_is_logged_once(
+        self,
+        room: Services,
+        open_watching: OpenWatching,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(watch_module, "_UNSUPPORTED_SECONDS", 0.01)
+        caplog.set_level(logging.INFO)
+        room.queue.watch.supported = False
+        before = reconnects()
+        await open_watching()
+        await until(lambda: reconnects() >= before + 3)
+        events = [record.message for record in caplog.records]
+        assert events.count("room_view_unsupported") == 1
+        assert "unexpected_status" not in events
 
     async def test_after_a_change_that_was_not_recorded(
         self, room: Services, open_watching: OpenWatching
