@@ -26,8 +26,9 @@ _PATIENCE_MS = 1_000
 _RETRY_SECONDS = 0.2
 # Without watchers, the copy is kept for those that come back.
 _KEEP_SECONDS = 60.0
-# A snapshot of a million places takes about half a second.
-_LOAD_EVERY_SECONDS = 1.0
+# A snapshot of a million places takes about half a second. Half of what a heartbeat waits for its
+# changes (see `Watch`): it gets them also if the store loses the room just after a load.
+_LOAD_EVERY_SECONDS = 0.5
 # While a replica of the version before changes the room, each of its changes makes a new snapshot
 # necessary. Nobody uses a copy then: see RoomFields.unrecorded_at_ms.
 _LOAD_EVERY_SECONDS_UNRECORDED = 10.0

@@ -180,6 +180,8 @@ class Store(FakeQueueStore):
         """Calls that take a script."""
         self.heartbeats = asyncio.Event()
         """Heartbeats wait while it is not set."""
+        self.waiting = 0
+        """Heartbeats that wait."""
         self.log = asyncio.Event()
         """The log shows nothing while it is not set."""
         self.polls = 0
@@ -192,7 +194,11 @@ class Store(FakeQueueStore):
         self.log.set()
 
     async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
-        await self.heartbeats.wait()
+        self.waiting += 1
+        try:
+            await self.heartbeats.wait()
+        finally:
+            self.waiting -= 1
         self.calls += 1
         self.polls += polled
         if seen:
