@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from prometheus_client import Histogram
 
@@ -30,6 +31,10 @@ ms here, 0.25 ms at a gateway."""
 
 MAX_CHANGES_BYTES = 1024 * 1024
 """Changes in one message. One script makes less than 100 KB of them, and gRPC refuses 4 MB."""
+
+MAX_UNREPORTED = 16 * MAX_ITEMS
+"""Signs of life of one caller that wait while the store is unavailable. A gateway has half as many
+under way."""
 
 # The first snapshot of a million places takes about half a second.
 _READY_SECONDS = 10.0
@@ -55,7 +60,8 @@ class Watch:
        memory first waits until it has come as far, at most a second.
     2. Changes, each once and in their order, several in a message. Those after the snapshot's `seq`
        follow it. Ends, admissions and fields are sent at once, the others at most every 100 ms.
-    3. For a request with a heartbeat_id, a Heartbeat, after all changes up to its seq. If this
+    3. For a request with a heartbeat_id, a Heartbeat, after all changes up to its seq, and after
+       all signs of life of this and the earlier requests were reported. If this
        replica does not get these changes within a second, the Heartbeat is sent without them. A
        Heartbeat answers all earlier ids, too. None is sent while the store is unavailable.
     4. After a loss in the store, or a gap in its log, a new snapshot, whose first part is of a
@@ -128,18 +134,21 @@ class Watch:
                     raise
 
     async def _beat(self, request: queue_pb2.WatchRoomRequest, *, polled: bool) -> Room:
-        """Reports the signs of life, and has the request answered once the copy is as new as the
-        reply. Raises TooManyItems, Unavailable and TimedOut."""
+        """Reports the signs of life, also those that could not be reported before, and has the
+        request answered once the copy is as new as the reply. Raises TooManyItems, Unavailable and
+        TimedOut."""
         if len(request.seen) > MAX_ITEMS:
             raise TooManyItems(f"A request may have at most {MAX_ITEMS} signs of life.")
         for seen in request.seen:
             place = Place(seen.room, seen.number, seen.user_id, seen.epoch, seen.issued_at)
             if place.possible and place.room == self._watchers.room:
                 self._seen[place.number] = place
-        # Of those that could not be reported before, the newest.
-        reported = list(self._seen.values())[-MAX_ITEMS:]
-        state = await self._watchers.heartbeat(reported, polled=polled)
-        self._seen.clear()
+        if len(self._seen) > MAX_UNREPORTED:
+            # The caller keeps what no heartbeat has confirmed, and sends it again.
+            raise TooManyItems(f"At most {MAX_UNREPORTED} signs of life may be unreported.")
+        state = await self._report(polled=polled)
+        while self._seen:
+            state = await self._report(polled=polled)
         self._copy.expect(state.epoch, state.seq)
         if request.heartbeat_id:
             heartbeat = queue_pb2.Heartbeat(
@@ -148,6 +157,14 @@ class Watch:
             answer_by = asyncio.get_running_loop().time() + _REACHED_SECONDS
             self._unanswered.append(_Unanswered(heartbeat, answer_by))
             self._wake.set()
+        return state
+
+    async def _report(self, *, polled: bool) -> Room:
+        """Reports the oldest signs of life, and forgets them once that has succeeded."""
+        reported = list(islice(self._seen.values(), MAX_ITEMS))
+        state = await self._watchers.heartbeat(reported, polled=polled)
+        for place in reported:
+            del self._seen[place.number]
         return state
 
     def _snapshot(self) -> Iterator[queue_pb2.RoomSnapshot]:

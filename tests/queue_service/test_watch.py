@@ -205,6 +205,39 @@ class TestAHeartbeat:
         # What could not be reported then is reported now.
         assert store.seen[-1] == [1, 2]
 
+    async def test_confirms_no_sign_that_was_not_reported(self) -> None:
+        store = Store()
+        async with replica(store) as service, mirror(service.address) as watching:
+            store.unavailable = Unavailable("The waiting room is unavailable.")
+            for first in range(1, 769, 256):
+                seen = [place(n) for n in range(first, first + 256)]
+                await watching.stream.send(queue_pb2.WatchRoomRequest(heartbeat_id=77, seen=seen))
+            async with asyncio.timeout(10):
+                while store.polls < 3:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            store.unavailable = None
+            store.seen.clear()  # those of calls that failed
+            await watching.beat(place(769))
+        reported = {number for numbers in store.seen for number in numbers}
+        assert reported == set(range(1, 770))
+        assert max(map(len, store.seen)) == 256
+
+    async def test_does_not_come_with_more_unreported_signs_than_are_kept(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The stream ends instead, so that the caller sends them again."""
+        monkeypatch.setattr(watch, "MAX_UNREPORTED", 300)
+        store = Store()
+        async with replica(store) as service, mirror(service.address) as watching:
+            store.unavailable = Unavailable("The waiting room is unavailable.")
+            for first in (1, 201):
+                seen = [place(n) for n in range(first, first + 200)]
+                await watching.stream.send(queue_pb2.WatchRoomRequest(heartbeat_id=77, seen=seen))
+            with pytest.raises(RemoteError) as refused:
+                await asyncio.wait_for(watching.ended, 10)
+        assert refused.value.code == "INVALID_REQUEST"
+        assert 77 not in watching.heartbeats
+
     async def test_is_sent_without_the_changes_if_the_log_does_not_show_them(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
