@@ -5,7 +5,6 @@ import time
 from itertools import pairwise
 
 import pytest
-import redis.asyncio
 
 from queue_service.domain import Limits
 from queue_service.ports import MAX_BLOCK_MS
@@ -108,16 +107,15 @@ async def test_a_reader_notices_that_redis_has_ended(own_redis: OwnRedis) -> Non
 @pytest.mark.parametrize("items", [1, 64])
 async def test_joining_runs_few_commands(own_redis: OwnRedis, items: int) -> None:
     """Before there was a log, 16, and 8 for each further place."""
-    client = redis.asyncio.Redis.from_url(own_redis.url)
-    store = QueueRepository(client, RULES, Limits(1, 1_000))
-    await store.enter("main", entries([1, 2]))
-    await client.config_resetstat()
-    await store.enter("main", entries(range(100, 100 + items)))
-    stats = await client.info("commandstats")
-    ran = {
-        name.removeprefix("cmdstat_"): int(stat["calls"])
-        for name, stat in stats.items()
-        if name not in ("cmdstat_evalsha", "cmdstat_config|resetstat")
-    }
-    assert sum(ran.values()) == 15 + 6 * (items - 1), ran
-    await client.aclose()
+    async with redis_client.connect(own_redis.url, timeout=5.0) as client:
+        store = QueueRepository(client, RULES, Limits(1, 1_000))
+        await store.enter("main", entries([1, 2]))
+        await client.config_resetstat()
+        await store.enter("main", entries(range(100, 100 + items)))
+        stats = await client.info("commandstats")
+        ran = {
+            name.removeprefix("cmdstat_"): int(stat["calls"])
+            for name, stat in stats.items()
+            if name not in ("cmdstat_evalsha", "cmdstat_config|resetstat")
+        }
+        assert sum(ran.values()) == 15 + 6 * (items - 1), ran
