@@ -1,5 +1,5 @@
-"""Two gateways with a copy of the room each: one dies or hangs, an admission ends at both, and a
-copy that is not read harms nobody."""
+"""Two gateways with a copy of the room each: one dies or hangs, a replica that they watch drains,
+an admission ends at both, and a copy that is not read harms nobody."""
 
 import asyncio
 import signal
@@ -12,6 +12,7 @@ import psutil
 import pytest
 import redis.asyncio
 
+from harness.local.process import Process
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from queue_service.domain import MAX_ITEMS
 from tests.e2e.conftest import in_thread
@@ -25,6 +26,8 @@ JOINS = 10_240
 FIRST_USER = 900_000_000
 # gRPC buffers some megabytes for a caller that does not read (STREAM_WRITE_SECONDS).
 MOST_GROWTH = 150_000_000
+# A drain that waits for a stream takes ten. Kafka's consumer leaves its group in two.
+MOST_DRAIN_SECONDS = 6
 
 
 @pytest.fixture
@@ -53,6 +56,34 @@ async def test_a_gateway_that_hung_does_not_answer_from_an_old_copy(
     people.shopping = [*people.shopping[5:], *admitted]
     people.waiting = people.waiting[5:]
     assert [poll.order for poll in after] == [poll.order for poll in before]
+
+
+async def test_a_replica_that_drains_is_left_at_once(people: People, room: Room) -> None:
+    """Its open streams do not make the drain last, and the gateways watch the other one."""
+    watched = f'queue_watchers{{room="{room.name}"}}'
+
+    async def at(replica: Process) -> float:
+        return await room.metric(replica, watched)
+
+    watching = [await at(replica) for replica in room.replicas]
+    assert sum(watching) == len(room.gateways)
+    drained, other = room.replicas if watching[0] else reversed(room.replicas)
+    began = time.monotonic()
+    async with people.busy(0.3):
+        stopping = asyncio.create_task(in_thread(drained.stop))
+        async with asyncio.timeout(5):
+            while await at(other) < len(room.gateways):
+                pass
+        moved = time.monotonic() - began
+        # True: it ended by itself.
+        assert await stopping
+        ended = time.monotonic() - began
+        await asyncio.sleep(0.5)
+    await in_thread(drained.start)
+    print(f"\nwatched at the other after {moved * 1000:.0f} ms, ended after {ended:.1f} s")
+    people.assert_nobody_noticed(since=began)
+    people.assert_no_order_grew()
+    assert ended < MOST_DRAIN_SECONDS
 
 
 async def test_a_gateway_that_dies_costs_nobody_the_place(people: People, room: Room) -> None:
