@@ -63,7 +63,7 @@ async def main() -> None:
             server.add_background(
                 f"tick {room}", partial(service.keep_ticking, room, settings.tick_seconds)
             )
-            server.add_background(f"copy {room}", watchers[room].copy.run)
+            server.add_background(f"copy {room}", watchers[room].run)
             server.add_streams(watchers[room].end)
         server.add_background(
             PAYMENT_EVENTS,

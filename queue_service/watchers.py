@@ -33,6 +33,15 @@ class Watchers:
         self._wakes: set[asyncio.Event] = set()
         self._heartbeats = Batcher[_Beat, Room](self._beat, budget=_HEARTBEAT_SECONDS, max_batch=64)
 
+    async def run(self) -> None:
+        """Keeps the copy up to date, until cancelled; then waits for the heartbeats under way. One
+        that is left when its Redis client is closed would connect again, and nobody would close
+        that connection."""
+        try:
+            await self.copy.run()
+        finally:
+            await self._heartbeats.settled()
+
     @contextlib.contextmanager
     def watching(self, wake: asyncio.Event) -> Iterator[None]:
         """Counts a watcher, and sets `wake` when the copy changes or the drain begins."""

@@ -85,6 +85,11 @@ class Batcher(Generic[Item, Result]):
             if not waiting.answer.done():
                 waiting.answer.set_exception(error)
 
+    async def settled(self) -> None:
+        """Returns once no batch is in flight. Its callers may be cancelled, and it goes on."""
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
     def _start_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting and len(self._in_flight) < self._max_in_flight:

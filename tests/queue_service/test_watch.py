@@ -427,6 +427,18 @@ class TestTheEnd:
                     pass
             assert refused.value.code == "UNAVAILABLE"
 
+    async def test_of_the_program_waits_for_heartbeats_under_way(self) -> None:
+        """Otherwise they would use a client that is closed."""
+        store = Store()
+        async with replica(store) as service:
+            async with mirror(service.address) as watching:
+                store.heartbeats.clear()
+                await watching.stream.send(queue_pb2.WatchRoomRequest(heartbeat_id=77))
+                await until(lambda: store.waiting == 1)
+            await until_watchers(0)
+            asyncio.get_running_loop().call_later(0.5, store.heartbeats.set)
+        assert store.waiting == 0
+
     async def test_of_a_caller_is_noticed(self) -> None:
         async with replica(Store()) as service:
             async with mirror(service.address), mirror(service.address):

@@ -61,7 +61,7 @@ async def replica(store: QueueStore, room: str = "main") -> AsyncIterator[Replic
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     background = [
-        asyncio.create_task(watchers.copy.run()),
+        asyncio.create_task(watchers.run()),
         asyncio.create_task(service.keep_ticking(room, TICK_SECONDS)),
     ]
     try:
