@@ -3,6 +3,7 @@
 import time
 from collections import deque
 
+from gateway.recent import Recent
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.position import Standing
 from room_view.view import RoomView
@@ -11,6 +12,9 @@ from room_view.view import RoomView
 _MOST_VIEWS = 2
 # As many as happen in the seconds that a store may lose, as in queue_service.
 _MAX_ENDS = 1_000
+# Ends that calls told of: those of the last seconds may be missing in the view. 0.5 MB.
+_TOLD_SECONDS = 120.0
+_MAX_TOLD = 5_000
 
 
 class LostRoom:
@@ -32,6 +36,7 @@ class LostRoom:
         """Whether places of epochs before had had their time to return."""
         self.ends: deque[queue_pb2.Place] = deque(maxlen=_MAX_ENDS)
         """The newest ends that this process was acknowledged, before a loss or after it."""
+        self._told = Recent[int, bool](_TOLD_SECONDS, _MAX_TOLD)
         self._ended: set[int] = set()
 
     def __bool__(self) -> bool:
@@ -48,6 +53,8 @@ class LostRoom:
             len(self.views) > 0 or view.fields.grace_until_ms <= now_ms
         )
         self.is_settled = view.fields.settled_at_ms <= now_ms
+        # The view may be older than these.
+        self._ended.update(place.number for place in self.ends)
         self.views = [view, *self.views][:_MOST_VIEWS]
         self.lost_at = time.monotonic()
 
@@ -71,13 +78,14 @@ class LostRoom:
         self.note_end(place.number)
 
     def note_end(self, number: int) -> None:
-        """Notes that a place has ended since the loss, if there was one."""
+        """Notes that a place has ended. The next loss may be of an epoch that never told it."""
+        self._told.put(number, True)
         if self.views:
             self._ended.add(number)
 
     def has_ended(self, number: int) -> bool:
-        """Returns whether it is known that a place has ended since the loss."""
-        return number in self._ended
+        """Returns whether it is known that a place has ended, although it was live at the loss."""
+        return number in self._ended or self._told.get(number) is not None
 
     def lives(self, number: int) -> bool:
         """Returns whether a place was live at the loss."""
@@ -87,8 +95,8 @@ class LostRoom:
         self, number: int, user_id: int, now_ms: int, room: RoomView | None
     ) -> Standing | None:
         """Returns where a place stood at the loss. None if that is not known, or if it has ended
-        since or is admitted in `room`, the view of the new epoch."""
-        if number in self._ended or (room is not None and number in room.admitted):
+        or is admitted in `room`, the view of the new epoch."""
+        if self.has_ended(number) or (room is not None and number in room.admitted):
             return None
         for view in self.views:
             standing = view.standing(number, user_id, now_ms)

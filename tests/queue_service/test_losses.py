@@ -55,6 +55,8 @@ class Gateway:
         self.copy = RoomCopy(0.3)
         self.healing = Healing(self.copy, SignsOfLife(), world.hand_back, world.room)
         self.behind: list[queue_pb2.WatchRoomResponse] = []
+        self.acknowledged: list[Place] = []
+        """Places whose owner it has told that they have left."""
 
     def catch_up(self, lag: int = 0) -> None:
         """Applies all changes but the last `lag`."""
@@ -208,9 +210,11 @@ class World:
             place = person.place
             person.acknowledged = True
             await self.store.leave(self.room, place.number, place.user_id, place.epoch)
-            self.dice.choice(self.gateways).copy.lost.end(
+            gateway = self.dice.choice(self.gateways)
+            gateway.copy.lost.end(
                 queue_pb2.Place(number=place.number, user_id=place.user_id, epoch=place.epoch)
             )
+            gateway.acknowledged.append(place)
             await self.changed()
 
     async def lapse(self) -> None:
@@ -300,8 +304,11 @@ class World:
         await self.let_the_rest_return()
 
     def check_answers(self, gateway: Gateway) -> None:
-        """Nobody who shops is interrupted meanwhile, and who waited still does."""
+        """Nobody who shops is interrupted meanwhile, and who waited still does. Nobody lives again
+        at the gateway that has said that the place has ended."""
         lost = gateway.copy.lost
+        for place in gateway.acknowledged:
+            assert lost.standing(place.number, place.user_id, 0, gateway.copy.view) is None
         for view in lost.views:
             for number, admission in view.admitted.items():
                 person = self.people[number]
