@@ -106,9 +106,9 @@ class AccessGuard:
         """Notes the answer to entering, from which the first pause counts."""
         self._admissions.entered(place, position)
 
-    def queue_failed(self, error: ServiceError) -> None:
+    async def queue_failed(self, error: ServiceError) -> None:
         """Notes the error of a call to queue_service. Raises Unavailable in an outage."""
-        self._admissions.call_failed(error)
+        await self._admissions.call_failed(error)
 
     async def position(self, request: Request, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place, never a cached one. If its token is beyond its

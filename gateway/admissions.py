@@ -96,28 +96,31 @@ class Admissions:
         except ServiceError as error:
             if not is_transient(error):
                 raise
-            self._begin_outage(error)
+            await self._begin_outage(error)
             last = self.position_now(place)
             if last is not None:
                 return last
-            self.call_failed(error)
+            self._refuse_in_outage(error)
             raise
         self._room.call_succeeded()
         self._pace.remember(place, position)
         self._room.told(place, position)
         return position
 
-    def call_failed(self, error: ServiceError) -> None:
+    async def call_failed(self, error: ServiceError) -> None:
         """Notes the error of a call to queue_service. If it begins or belongs to an outage, raises
         Unavailable, also after a timeout: what only queue_service can answer has one refusal."""
         if is_transient(error):
-            self._begin_outage(error)
-            if self._room.in_outage:
-                raise Unavailable("The waiting room is unavailable at the moment.") from error
+            await self._begin_outage(error)
+            self._refuse_in_outage(error)
 
-    def _begin_outage(self, error: ServiceError) -> None:
-        if self._room.call_failed():
+    async def _begin_outage(self, error: ServiceError) -> None:
+        if await self._room.call_failed():
             self._positions.fail_waiting(error)
+
+    def _refuse_in_outage(self, error: ServiceError) -> None:
+        if self._room.in_outage:
+            raise Unavailable("The waiting room is unavailable at the moment.") from error
 
     def has_fresh_view(self) -> bool:
         """Returns whether the copy of the room answers what it can."""

@@ -158,15 +158,14 @@ class RoomAnswers:
         """Whether the last view speaks, because queue_service does not answer."""
         return self._outage.is_on
 
-    def call_failed(self) -> bool:
+    async def call_failed(self) -> bool:
         """Notes that queue_service did not answer; returns whether that begins an outage, in which
-        the last view speaks."""
+        the last view speaks. A view that becomes fresh shows that another replica answers."""
+        view, freshness = self._copy.view, self._copy.freshness
+        if view is None or not self._is_recorded(view) or await freshness.becomes_fresh():
+            return False
         began = self._outage.is_on
-        return (
-            self._copy.view is not None
-            and self._outage.begin(self._copy.freshness.as_of)
-            and not began
-        )
+        return self._outage.begin(freshness.as_of) and not began
 
     def call_succeeded(self) -> None:
         """Notes that queue_service answered."""
@@ -272,12 +271,13 @@ class RoomAnswers:
 
     def _position_in_outage(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
         view = self._copy.view
-        if view is None or not self._outage.is_on:
+        if view is None or not self._outage.is_on or not self._is_recorded(view):
             return None
         standing = self._standing(view, place)
         if isinstance(standing, str):
             return None
-        self._signs.note(place)
+        if standing.state is PlaceState.WAITING:
+            self._signs.note(place)
         _ANSWERS["outage"].inc()
         position = self._message(view, standing)
         position.recovering = True

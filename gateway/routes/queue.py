@@ -191,7 +191,7 @@ class QueueRoutes:
         try:
             result = await self._clients.entries.submit(Entry(user_id, entrant))
         except ServiceError as error:
-            self._guard.queue_failed(error)
+            await self._guard.queue_failed(error)
             raise
         if result.error_code == NotYours.code:
             raise NotYours("This user has a place. Send its token in X-Access-Token.")

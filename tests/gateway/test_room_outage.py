@@ -99,6 +99,44 @@ async def test_callers_in_line_behind_the_call_that_failed_do_not_wait_for_anoth
     assert time.monotonic() - started < BOUND + BUDGET + 0.3
 
 
+async def test_a_call_that_fails_while_the_view_is_fresh_begins_no_outage(
+    room: Services, gateway: Watching
+) -> None:
+    """One of two replicas hangs; the callers in line behind that call get to the other one."""
+    room.queue.capacity = 8
+    room.queue.admit()
+    unclaimed = [room.queue.admitted[number] for number in room.queue.unclaimed]
+    await gateway.caught_up()
+    room.faults.delays["GetPositions"] = 60
+    calls = gateway.calls()
+    unlucky = asyncio.create_task(gateway.get("/queues/order", unclaimed[0]))
+    await until(lambda: gateway.calls() > calls)
+    room.faults.delays.clear()
+    await asyncio.sleep(BUDGET / 2)
+    others = [gateway.get("/queues/order", place) for place in unclaimed[1:]]
+    assert others
+    assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
+    assert (await unlucky).status_code == 504
+    assert not gateway.clients.room.in_outage
+
+
+async def test_a_view_that_misses_changes_does_not_speak(
+    room: Services, gateway: Watching, fault: Fault
+) -> None:
+    view = gateway.clients.room_copy.view
+    assert view
+    view.fields.unrecorded_at_ms = int(time.time() * 1000)
+    fault(room)
+    await asyncio.sleep(BOUND + 0.01)
+    assert (await gateway.get("/queues/order", room.queue.waiting[1])).status_code in (503, 504)
+    assert not gateway.clients.room.in_outage
+    view.fields.unrecorded_at_ms = 0
+    assert await gateway.order(room.queue.waiting[1]) == 2
+    assert gateway.clients.room.in_outage
+    view.fields.unrecorded_at_ms = int(time.time() * 1000)
+    assert_problem(await gateway.get("/queues/order", room.queue.waiting[1]), 503, "UNAVAILABLE", 1)
+
+
 async def test_people_who_are_admitted_go_on(
     room: Services, gateway: Watching, fault: Fault
 ) -> None:
@@ -171,8 +209,11 @@ async def test_people_who_polled_are_reported_afterwards(room: Services, gateway
     await begin(gateway, room, hang)
     place = room.queue.waiting[2]
     assert await gateway.order(place) == 3
+    # If Redis has lost its data, a sign of life restores the place in line.
+    assert await gateway.order(shopping(room)) == 0
     restore(room)
     await until(lambda: place.number in [seen.number for seen in room.queue.watch.seen])
+    assert shopping(room).number not in [seen.number for seen in room.queue.watch.seen]
 
 
 async def test_the_last_view_speaks_no_longer_than_allowed(
