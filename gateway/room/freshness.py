@@ -89,10 +89,15 @@ class Freshness:
         return bool(self._asked)
 
     @property
+    def waiting_since(self) -> float:
+        """When the oldest unanswered heartbeat was asked for, by time.monotonic(); infinity if
+        none is unanswered."""
+        return next(iter(self._asked.values()), math.inf)
+
+    @property
     def is_overdue(self) -> bool:
         """Whether there is no stream, or a heartbeat has had no answer for `seconds`."""
-        oldest = next(iter(self._asked.values()), math.inf)
-        return not self.is_connected() or time.monotonic() - oldest > self.seconds
+        return not self.is_connected() or time.monotonic() - self.waiting_since > self.seconds
 
     def answered(self, heartbeat: queue_pb2.Heartbeat) -> None:
         """Takes an answer. It counts once its change is applied (`prove`)."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,8 @@ log = logs.get(__name__)
 
 RECONNECTS = Counter("room_view_reconnects", "Streams of the room view that have ended.")
 
-# A stream that does not answer for this long has no peer: its connection may look healthy.
+# A stream that leaves a heartbeat unanswered for this long has no peer, or one that has lost its
+# store. Other messages do not count: the log of a demoted Redis may still be read.
 _SILENT_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 1.0
 # A queue_service of the version before has no stream; it may be replaced at any moment.
@@ -56,6 +59,7 @@ class RoomWatch:
         self._wanted = asyncio.Event()
         self._heartbeat_id = 0
         self._deadline: asyncio.Timeout | None = None  # of the stream, while there is one
+        self._snapshot_at = -math.inf  # when the last part of a snapshot came
         self._heard = False
         self._outage = Outage(log, "room_view_unavailable", "room_view_available", room=room)
         self.supported = True
@@ -93,7 +97,7 @@ class RoomWatch:
         if not self._wanted.is_set():
             self._heartbeat_id = self._copy.freshness.asked()
             self._wanted.set()
-            self._await_answer()
+            self._set_deadline()
         return True
 
     async def _watch(self) -> Exception:
@@ -138,6 +142,7 @@ class RoomWatch:
 
     async def _receive(self, stream: _Stream) -> None:
         self._wanted.clear()
+        self._snapshot_at = -math.inf
         async with self._until_silent():
             async for message in stream:
                 if not self._heard:
@@ -146,26 +151,29 @@ class RoomWatch:
                 self._copy.apply(message)
                 if message.HasField("heartbeat"):
                     self._signs.confirmed(message.heartbeat.id)
-                self._await_answer()
+                # The answer comes after the snapshot, which may be long.
+                if message.HasField("snapshot"):
+                    self._snapshot_at = time.monotonic()
+                self._set_deadline()
 
     @contextlib.asynccontextmanager
     async def _until_silent(self) -> AsyncIterator[None]:
-        """Raises TimeoutError if a heartbeat has no answer, and nothing else arrives either."""
+        """Raises TimeoutError if a heartbeat has no answer in time."""
         async with asyncio.timeout(_SILENT_SECONDS) as self._deadline:
             try:
                 yield
             finally:
                 self._deadline = None
 
-    def _await_answer(self) -> None:
-        """Puts the deadline off, or removes it if no heartbeat is unanswered."""
+    def _set_deadline(self) -> None:
+        """Sets the deadline of the oldest unanswered heartbeat, if there is one."""
         deadline = self._deadline
         if deadline is None or deadline.expired():
             return
+        waiting_since = max(self._copy.freshness.waiting_since, self._snapshot_at)
+        left = waiting_since + _SILENT_SECONDS - time.monotonic()
         loop = asyncio.get_running_loop()
-        deadline.reschedule(
-            loop.time() + _SILENT_SECONDS if self._copy.freshness.is_asking else None
-        )
+        deadline.reschedule(None if left == math.inf else loop.time() + left)
 
     def _report_soon(self) -> None:
         delay = min(_SIGNS_SECONDS, self._signs.window_seconds / _SIGNS_PART_OF_WINDOW)

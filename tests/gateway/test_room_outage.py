@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import CapturingLogger
 
 from gateway.room import outage as outage_module
+from gateway.room import watch
 from gateway.room.outage import QueueOutage
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.batching import Batcher
@@ -214,6 +215,35 @@ async def test_people_who_polled_are_reported_afterwards(room: Services, gateway
     restore(room)
     await until(lambda: place.number in [seen.number for seen in room.queue.watch.seen])
     assert shopping(room).number not in [seen.number for seen in room.queue.watch.seen]
+
+
+async def test_changes_do_not_replace_the_answer_to_a_heartbeat(
+    room: Services, gateway: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demoted Redis answers no script, while its log may still be read."""
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)
+    await until(lambda: not gateway.clients.room_copy.freshness.is_asking)
+    room.queue.watch.answers = False
+    streams = len(room.queue.watch.first_requests)
+    async with asyncio.timeout(5):
+        while len(room.queue.watch.first_requests) == streams:
+            gateway.clients.room_copy.freshness.is_fresh()
+            room.queue.watch.record()
+            await asyncio.sleep(0.05)
+
+
+async def test_the_answer_to_a_heartbeat_may_come_after_a_long_snapshot(
+    room: Services, open_watching: OpenWatching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)
+    room.queue.watch.answers = False
+    gateway = await open_watching()
+    for n in range(16):
+        part = queue_pb2.RoomSnapshot(epoch=1, seq=0, is_first=n == 0)
+        room.queue.watch.send(queue_pb2.WatchRoomResponse(snapshot=part))
+        await asyncio.sleep(0.05)
+        gateway.clients.room_copy.freshness.is_fresh()
+    assert len(room.queue.watch.first_requests) == 1
 
 
 async def test_the_last_view_speaks_no_longer_than_allowed(
