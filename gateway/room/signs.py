@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
 from gateway.recent import Recent
 from protos.frontrow.queue.v1 import queue_pb2
@@ -14,6 +15,9 @@ _MAX_PENDING = 20_000
 
 MAX_PLACES = 256
 """The limit of queue_service for one message."""
+_MAX_UNCONFIRMED = 8
+"""Messages under way. More are unanswered only while the store is unavailable; queue_service keeps
+twice as many places."""
 
 
 class SignsOfLife:
@@ -33,9 +37,15 @@ class SignsOfLife:
         self._pending: dict[int, queue_pb2.Place] = {}
         self._sent: dict[int, list[queue_pb2.Place]] = {}
 
-    def __len__(self) -> int:
-        """Returns how many places wait for a message."""
+    @property
+    def pending(self) -> int:
+        """How many places wait for a message."""
         return len(self._pending)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether no message may take places, until a heartbeat confirms some."""
+        return len(self._sent) >= _MAX_UNCONFIRMED
 
     def use(self, rules: queue_pb2.RoomRules) -> None:
         """Takes the absence window of the room."""
@@ -53,17 +63,14 @@ class SignsOfLife:
         if reported is not None and now - reported < self.window_seconds / 4:
             return
         self._reported.put(number, now)
-        if len(self._pending) >= _MAX_PENDING:
-            oldest = next(iter(self._pending))
-            del self._pending[oldest]
-            self._reported.drop(oldest)
         self._pending[number] = place
+        self._drop_oldest()
         if len(self._pending) == 1:
             self.on_pending()
 
     def take(self, heartbeat_id: int) -> list[queue_pb2.Place]:
         """Returns the places that go with this heartbeat, at most MAX_PLACES."""
-        numbers = list(self._pending)[:MAX_PLACES] if self._pending else []
+        numbers = [] if self.is_held else list(islice(self._pending, MAX_PLACES))
         places = [self._pending.pop(number) for number in numbers]
         if places:
             self._sent[heartbeat_id] = places
@@ -79,3 +86,10 @@ class SignsOfLife:
         lost = {place.number: place for places in self._sent.values() for place in places}
         self._sent.clear()
         self._pending = lost | self._pending
+        self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        while len(self._pending) > _MAX_PENDING:
+            oldest = next(iter(self._pending))
+            del self._pending[oldest]
+            self._reported.drop(oldest)

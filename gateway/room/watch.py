@@ -12,7 +12,7 @@ import grpc
 from prometheus_client import Counter
 
 from gateway.room.copy import RoomCopy
-from gateway.room.signs import SignsOfLife
+from gateway.room.signs import MAX_PLACES, SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.view import Gap
 from servicekit import logs
@@ -130,7 +130,7 @@ class RoomWatch:
             )
         )
         while True:
-            if self._signs:
+            if self._signs.pending and not self._signs.is_held:
                 self.ask_heartbeat()
             await self._wanted.wait()
             self._wanted.clear()
@@ -151,6 +151,8 @@ class RoomWatch:
                 self._copy.apply(message)
                 if message.HasField("heartbeat"):
                     self._signs.confirmed(message.heartbeat.id)
+                    if self._signs.pending >= MAX_PLACES:
+                        self.ask_heartbeat()
                 # The answer comes after the snapshot, which may be long.
                 if message.HasField("snapshot"):
                     self._snapshot_at = time.monotonic()
@@ -180,7 +182,11 @@ class RoomWatch:
         asyncio.get_running_loop().call_later(delay, self._report)
 
     def _report(self) -> None:
-        if self._signs:
+        if not self._signs.pending:
+            return
+        if self._signs.is_held:
+            self._report_soon()
+        else:
             self.ask_heartbeat()
 
 
