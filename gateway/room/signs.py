@@ -4,12 +4,9 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
-from gateway.recent import Recent
+from gateway.room.reported import Reported
 from protos.frontrow.queue.v1 import queue_pb2
 
-# 6 MB. With more places in a quarter of the absence window, some are reported more often.
-_MAX_REMEMBERED = 40_000
-_MAX_REMEMBERED_SECONDS = 300.0
 # More wait to be reported only in an outage: the longest waiting are then polls that failed.
 _MAX_PENDING = 20_000
 
@@ -25,7 +22,8 @@ class SignsOfLife:
     keeps them until a heartbeat confirms that they have arrived.
 
     With the longest pause between two polls, at most two thirds of the window, that leaves a
-    twelfth of it for the way to the store.
+    twelfth of it for the way to the store. Above some 100,000 places, a few of them are reported
+    more often (Reported).
     """
 
     def __init__(self) -> None:
@@ -33,7 +31,7 @@ class SignsOfLife:
         """Called when the first place begins to wait for a message."""
         self.window_seconds = 0.0
         """After how long without a poll a place is skipped."""
-        self._reported = Recent[int, float](_MAX_REMEMBERED_SECONDS, _MAX_REMEMBERED)
+        self._reported = Reported()
         self._pending: dict[int, queue_pb2.Place] = {}
         self._sent: dict[int, list[queue_pb2.Place]] = {}
 
@@ -53,7 +51,7 @@ class SignsOfLife:
 
     def report_again(self) -> None:
         """Reports each place at its next poll: the store has forgotten whose place it is."""
-        self._reported = Recent(_MAX_REMEMBERED_SECONDS, _MAX_REMEMBERED)
+        self._reported.forget_all()
 
     def note(self, place: queue_pb2.Place) -> None:
         """Notes that a waiting place has polled."""

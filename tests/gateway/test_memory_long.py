@@ -135,7 +135,7 @@ async def _fill() -> list[object]:
 
     signs = SignsOfLife()
     signs.use(queue_pb2.RoomRules(absent_after_ms=300_000))
-    for number in range(room_signs._MAX_REMEMBERED + 1_000):
+    for number in range(room_signs._MAX_PENDING + 1_000):
         signs.note(_place(2 * 10**6 + number))
     copy = RoomCopy(0.3)
     for seq in (1, 2):  # the view, and the snapshot that will replace it

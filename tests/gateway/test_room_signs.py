@@ -1,5 +1,7 @@
 """Signs of life wait in bounded memory until a heartbeat confirms them."""
 
+import time
+
 import pytest
 
 from gateway.room import signs as room_signs
@@ -61,3 +63,33 @@ def test_an_outage_with_many_streams_keeps_the_newest_only(
     signs.note(place(number - 1_000))
     signs.note(place(number))
     assert take_all(signs) == [number - 1_000]
+
+
+def test_each_of_100_000_places_is_reported_once_in_a_quarter_of_the_window(
+    signs: SignsOfLife, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a few, which share their memory with too many others."""
+    now = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    first = 1_790_000_000_000_000
+    numbers = range(first, first + 1_300_000, 13)
+    reported = 0
+    for _ in range(3):
+        for number in numbers:
+            signs.note(place(number))
+            if signs.pending == MAX_PLACES:
+                reported += len(take_all(signs))
+        now += ABSENT_AFTER_MS / 1_000 / 4 / 3
+    reported += len(take_all(signs))
+    assert len(numbers) <= reported <= 1.1 * len(numbers)
+    now += 1.0
+    signs.note(place(numbers[-1]))
+    assert take_all(signs) == [numbers[-1]]
+
+
+def test_a_loss_makes_all_places_report_again(signs: SignsOfLife) -> None:
+    signs.note(place(1))
+    assert take_all(signs) == [1]
+    signs.report_again()
+    signs.note(place(1))
+    assert take_all(signs) == [1]
