@@ -37,6 +37,10 @@ _TOLD_SECONDS = 120.0
 _MAX_TOLD = 20_000  # 3 MB
 _MUST_ASK = 2**64 - 1
 
+# A hand-back that takes longer has failed, or has begun with the admissions and is at the line.
+# Then calls restore places by their tokens, for the rest of the grace of 75 s.
+_HAND_BACK_SECONDS = 10.0
+
 
 class RoomViewState(enum.StrEnum):
     """Why the room view answers or does not, as readiness says it."""
@@ -287,12 +291,20 @@ class RoomAnswers:
         """Returns where a place stood that the room has lost and not got back yet: a call would
         restore it by its token, in line."""
         lost = self._copy.lost
-        if time.monotonic() >= lost.lost_at + self._outage.seconds:
+        now = time.monotonic()
+        if not lost.is_recorded or now >= lost.lost_at + self._outage.seconds:
+            return None
+        if not self._outage.is_on and now >= lost.granted_at + _HAND_BACK_SECONDS:
             return None
         now_ms = self._copy.freshness.now_ms()
         standing = lost.standing(place.number, place.user_id, now_ms, self._copy.view)
         if standing is None:
             return None
+        if standing.state is PlaceState.WAITING:
+            if not lost.is_whole:
+                return None
+            # Restores the place in line, if nobody gives it back.
+            self._signs.note(place)
         _ANSWERS["healing"].inc()
         position = self._message(lost.views[0], standing)
         position.recovering = True

@@ -8,13 +8,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
 
 from prometheus_client import Counter, Gauge
 
 from gateway.room.copy import RoomCopy
 from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
-from room_view.view import RoomView
+from room_view.view import Admission, RoomView
 from servicekit import logs
 from servicekit.errors import ServiceError
 from servicekit.retries import Outage
@@ -30,8 +31,13 @@ HEALING = Gauge(
 
 # The limit of queue_service for one call. Takes Redis 2 ms.
 _CHUNK = 256
-# By then the tokens have restored what they can: a grace lasts 75 s.
+# Takes this process 1 ms.
+_STEP = 512
+# Shorter than a grace, which lasts 75 s. Signs of life and tokens restore places meanwhile.
 _LONGEST_SECONDS = 60.0
+# For how long a process that may not bid answers for those who shopped, until others have given
+# back.
+_OTHERS_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 # A hand-back takes about 2 s. What holds it up for longer is logged.
 _USUAL_SECONDS = 3.0
@@ -44,6 +50,7 @@ _ASK_SECONDS = 0.02
 # those of the round before.
 _ROUNDS = 5
 
+Item = TypeVar("Item")
 HandBack = Callable[[queue_pb2.HandBackRequest], Awaitable[queue_pb2.HandBackResponse]]
 
 
@@ -110,12 +117,24 @@ class Healing:
                         log.warning("room_hand_back_held_up", by=self._held_up_by)
                         warn_at = deadline
                 else:
-                    return False  # others may know more; the tokens restore what this one knows
+                    # Others may know more; the tokens restore what this one knows.
+                    return lost.is_recorded and await self._is_given_back()
                 self._outage.succeeded()
             except ServiceError as error:
                 self._outage.failed(error)
                 await asyncio.sleep(_RETRY_SECONDS)
         return is_done
+
+    async def _is_given_back(self) -> bool:
+        """Waits until the grace of the room is over, as it is after a hand-back; returns whether
+        that is so in time."""
+        deadline = time.monotonic() + _OTHERS_SECONDS
+        while not self._noticed.is_set() and time.monotonic() < deadline:
+            room = self._copy.view
+            if room is not None and room.fields.grace_until_ms <= self._copy.freshness.now_ms():
+                return True
+            await asyncio.sleep(_SNAPSHOT_SECONDS)
+        return False
 
     async def _bid(self) -> bool:
         """Bids once, and gives back if that is granted. Returns whether all was given back."""
@@ -130,6 +149,7 @@ class Healing:
             self._held_up_by = "version_before" if is_mixed else "another_copy"
             await asyncio.sleep(reply.retry_after_ms / 1000)
             return False
+        self._copy.lost.granted()
         if room is None:
             self._held_up_by = "no_snapshot"
             await asyncio.sleep(_SNAPSHOT_SECONDS)
@@ -152,6 +172,7 @@ class Healing:
                     continue
                 if self._noticed.is_set() or not (await self._send(request)).granted:
                     return False
+                lost.granted()
                 counts[what] += len(request.ended) + len(request.admitted) + len(request.waiting)
             return True
 
@@ -199,7 +220,8 @@ class Healing:
                 yield [number for number in step if number <= last and not lives(number)]
                 if step and step[-1] > last:
                     break
-            yield [number for number in list(room.admitted) if number <= last and not lives(number)]
+            for some in _in_steps(list(room.admitted)):
+                yield [number for number in some if number <= last and not lives(number)]
 
         for numbers in _in_chunks(steps()):
             places = [queue_pb2.Place(room=self._room, number=number) for number in numbers]
@@ -209,24 +231,20 @@ class Healing:
         self, views: list[RoomView], room: RoomView
     ) -> Iterator[queue_pb2.HandBackRequest | None]:
         """Who shopped, newest knowledge first, unless the room knows as much of them."""
-        for n, view in enumerate(views):
-            places = []
-            for number, admission in view.admitted.items():
-                known = room.admitted.get(number)
-                if (
-                    (known is None or (admission.claimed and not known.claimed))
-                    and not self._copy.lost.has_ended(number)
-                    and not _lives_in(views[:n], number)
-                ):
-                    place = queue_pb2.AdmittedPlace(
-                        number=number,
-                        user_id=admission.user_id,
-                        admitted_until_ms=admission.until_ms,
-                        claimed=admission.claimed,
-                    )
-                    places.append(place)
-            for start in range(0, len(places), _CHUNK):
-                yield self._request(admitted=places[start : start + _CHUNK])
+
+        def steps() -> Iterator[list[queue_pb2.AdmittedPlace]]:
+            for n, view in enumerate(views):
+                for some in _in_steps(list(view.admitted)):
+                    yield [
+                        _admitted_place(number, view.admitted[number])
+                        for number in some
+                        if not _knows(room, number, view.admitted[number])
+                        and not self._copy.lost.has_ended(number)
+                        and not _lives_in(views[:n], number)
+                    ]
+
+        for places in _in_chunks(steps()):
+            yield self._request(admitted=places) if places else None
 
     def _waiting(
         self, views: list[RoomView], room: RoomView
@@ -274,9 +292,29 @@ def _lives_in(views: list[RoomView], number: int) -> bool:
     return any(view.order(number) or number in view.admitted for view in views)
 
 
-def _in_chunks(steps: Iterator[list[int]]) -> Iterator[list[int]]:
-    """Returns the numbers of all steps in full chunks, and an empty one between two steps."""
-    chunk: list[int] = []
+def _knows(room: RoomView, number: int, admission: Admission) -> bool:
+    known = room.admitted.get(number)
+    return known is not None and (known.claimed or not admission.claimed)
+
+
+def _admitted_place(number: int, admission: Admission) -> queue_pb2.AdmittedPlace:
+    return queue_pb2.AdmittedPlace(
+        number=number,
+        user_id=admission.user_id,
+        admitted_until_ms=admission.until_ms,
+        claimed=admission.claimed,
+    )
+
+
+def _in_steps(numbers: list[int]) -> Iterator[list[int]]:
+    """Returns the numbers in steps of about a millisecond."""
+    for start in range(0, len(numbers), _STEP):
+        yield numbers[start : start + _STEP]
+
+
+def _in_chunks(steps: Iterator[list[Item]]) -> Iterator[list[Item]]:
+    """Returns the items of all steps in full chunks, and an empty one between two steps."""
+    chunk: list[Item] = []
     for step in steps:
         chunk += step
         while len(chunk) >= _CHUNK:

@@ -29,6 +29,10 @@ class LostRoom:
         """The newest first; none if nothing was lost, or all was given back."""
         self.lost_at = 0.0
         """When the last loss was noticed, by time.monotonic()."""
+        self.granted_at = 0.0
+        """When this process was last let give something back, else when the loss was noticed."""
+        self.is_recorded = False
+        """Whether these views have every change of their time."""
         self.is_whole = False
         """Whether these views have all that lived before the loss, as far as known: no grace of an
         epoch before went on, or its view is here too; and all changes were recorded."""
@@ -49,14 +53,20 @@ class LostRoom:
 
     def add(self, view: RoomView, now_ms: int) -> None:
         """Notes that the epoch of this view was lost. `now_ms`: by the clock of the store."""
-        self.is_whole = not view.misses_changes(now_ms) and (
-            len(self.views) > 0 or view.fields.grace_until_ms <= now_ms
-        )
+        had_all, had_changes = view.fields.grace_until_ms <= now_ms, True
+        if self.views:
+            had_all, had_changes = self.is_whole, self.is_recorded
+        self.is_recorded = had_changes and not view.misses_changes(now_ms)
+        self.is_whole = had_all and self.is_recorded
         self.is_settled = view.fields.settled_at_ms <= now_ms
         # The view may be older than these.
         self._ended.update(place.number for place in self.ends)
         self.views = [view, *self.views][:_MOST_VIEWS]
-        self.lost_at = time.monotonic()
+        self.lost_at = self.granted_at = time.monotonic()
+
+    def granted(self) -> None:
+        """Notes that this process may give back."""
+        self.granted_at = time.monotonic()
 
     def clear(self) -> None:
         """Forgets everything: the room has it back, or never will."""

@@ -42,6 +42,7 @@ class Gateway:
 
     copy: RoomCopy
     answers: RoomAnswers
+    signs: SignsOfLife
     requests: list[queue_pb2.HandBackRequest] = field(default_factory=list)
     reply: Callable[[queue_pb2.HandBackRequest], queue_pb2.HandBackResponse] = lambda request: (
         DONE if request.done else GRANTED
@@ -77,7 +78,7 @@ class Gateway:
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
     copy, signs = RoomCopy(0.3), SignsOfLife()
-    gateway = Gateway(copy, RoomAnswers(copy, signs, QueueOutage(60)))
+    gateway = Gateway(copy, RoomAnswers(copy, signs, QueueOutage(60)), signs)
     running = asyncio.create_task(Healing(copy, signs, gateway.hand_back, "main").run())
     yield gateway
     running.cancel()
@@ -148,6 +149,32 @@ class TestAnswers:
         assert gateway.answers.position(place(103, 3))
         gateway.copy.lost.lost_at -= 60
         assert gateway.answers.position(place(103, 3)) is None
+
+    async def test_without_a_grant_calls_restore_the_places(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103], [admitted(101, 1)])
+        gateway.know(200, grace=True)
+        assert gateway.answers.is_admitted(place(101, 1))
+        gateway.copy.lost.granted_at -= 10
+        assert not gateway.answers.is_admitted(place(101, 1))
+        assert gateway.answers.position(place(103, 3)) is None
+
+    async def test_who_waits_is_reported_meanwhile(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103], [admitted(101, 1)])
+        gateway.know(200, grace=True)
+        for number in (101, 103):
+            assert gateway.answers.position(place(number, number - 100))
+        assert [seen.number for seen in gateway.signs.take(1)] == [103]
+
+    async def test_a_view_that_misses_changes_does_not_speak(self, gateway: Gateway) -> None:
+        gateway.reply = ungranted
+        gateway.know(100, [103], [admitted(101, 1)])
+        assert gateway.copy.view
+        gateway.copy.view.fields.unrecorded_at_ms = int(time.time() * 1000)
+        gateway.know(200, grace=True)
+        for number in (101, 103):
+            assert gateway.answers.position(place(number, number - 100)) is None
 
 
 def waits(epoch: int, seq: int, order: int = 9) -> queue_pb2.GetPositionsResponse:
@@ -339,6 +366,17 @@ class TestHandBack:
         await gateway.healed()
         assert not any(request.done for request in gateway.requests)
 
+    async def test_no_step_is_long_however_many_shop(self, gateway: Gateway) -> None:
+        gateway.know(100, [], [admitted(n, n) for n in range(1_000, 21_000)])
+        gateway.know(200, grace=True)
+        longest, before = 0.0, time.thread_time()
+        while gateway.copy.lost:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, before = max(longest, now - before), now
+        assert sum(len(request.admitted) for request in gateway.requests) == 20_000
+        assert longest < 0.02
+
     async def test_errors_are_retried(self, gateway: Gateway) -> None:
         def reply(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:
             if len(gateway.requests) == 1:
@@ -354,9 +392,16 @@ class TestHandBack:
     async def test_one_that_began_while_places_returned_names_ends_only(
         self, gateway: Gateway
     ) -> None:
-        gateway.know(100, [103, 104], grace=True)
+        gateway.know(100, [103, 104], [admitted(101, 1)], grace=True)
         gateway.answers.left(place(104, 4))
         gateway.know(200, grace=True)
+        await until(lambda: len(gateway.requests) == 1)
+        await asyncio.sleep(0.1)
+        # Until the others have given back what they know.
+        assert gateway.answers.is_admitted(place(101, 1))
+        assert gateway.answers.position(place(103, 3)) is None, "one of them may shop by now"
+        assert gateway.copy.view
+        gateway.copy.view.fields.grace_until_ms = 0
         await gateway.healed()
         (request,) = gateway.requests
         assert [p.number for p in request.ended] == [104]
