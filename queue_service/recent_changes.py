@@ -26,6 +26,7 @@ _URGENT = {
 @dataclass(frozen=True, slots=True)
 class _Entry:
     changes: bytes
+    count: int
     read_at: float
 
 
@@ -46,7 +47,7 @@ class RecentChanges:
 
     def append(self, changes: queue_pb2.RoomChanges, now: float) -> None:
         """Adds the next change and drops the oldest. `now` is the time of the loop."""
-        entry = _Entry(changes.SerializeToString(), now)
+        entry = _Entry(changes.SerializeToString(), len(changes.changes), now)
         self.seq = changes.seq
         self._entries[self.seq] = entry
         self._bytes += len(entry.changes) + _OVERHEAD
@@ -60,15 +61,17 @@ class RecentChanges:
         """Whether all changes after change `seq` are here."""
         return self._oldest - 1 <= seq <= self.seq
 
-    def after(self, seq: int, max_bytes: int) -> queue_pb2.WatchRoomResponse:
+    def after(self, seq: int, max_bytes: int, max_places: int) -> queue_pb2.WatchRoomResponse:
         """Returns a message with the changes after change `seq`: as many as have at most
-        `max_bytes`, but one at least, if there is one. Needs `reach_back_to(seq)`."""
+        `max_bytes` and change `max_places` places, but one at least, if there is one. Needs
+        `reach_back_to(seq)`."""
         message = queue_pb2.WatchRoomResponse()
-        size = 0
+        size = places = 0
         for number in range(seq + 1, self.seq + 1):
-            changes = self._entries[number].changes
-            size += len(changes)
-            if message.changes and size > max_bytes:
+            entry = self._entries[number]
+            size += len(entry.changes)
+            places += entry.count
+            if message.changes and (size > max_bytes or places > max_places):
                 break
-            message.changes.add().MergeFromString(changes)
+            message.changes.add().MergeFromString(entry.changes)
         return message

@@ -249,9 +249,9 @@ class QueueRepository:
                 block=min(block_ms, MAX_BLOCK_MS) or None,  # Redis takes 0 for ever
             )
         return [
-            (entry_id.decode(), change_log.decode(entry))
+            (entry_id.decode(), changes)
             for _, entries in found
-            for entry_id, entry in entries
+            async for entry_id, changes in change_log.decode_all(entries)
         ]
 
     def remember(self, room: str, memory: RoomMemory) -> None:

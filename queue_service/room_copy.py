@@ -6,6 +6,7 @@ from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.change_log import STEP_PLACES
 from queue_service.domain import Limits, RoomMemory
 from queue_service.ports import MAX_BLOCK_MS, QueueStore
 from queue_service.recent_changes import RecentChanges
@@ -149,7 +150,9 @@ class RoomCopy:
             if not found:
                 raise Gap
             after_id = found[-1][0]
-            _apply(found, view, recent, loop.time())
+            for step in _steps(found):
+                _apply(step, view, recent, loop.time())
+                await asyncio.sleep(0)
         if self.view and view.fields.unrecorded_at_ms > self.view.fields.unrecorded_at_ms:
             self._load_at = loop.time() + _LOAD_EVERY_SECONDS_UNRECORDED
         self.view, self.recent, self._after_id = view, recent, after_id
@@ -168,12 +171,14 @@ class RoomCopy:
             raise Gap from None
         finally:
             self._patience = None
-        if found:
+        for step in _steps(found):
             try:
-                _apply(found, view, recent, asyncio.get_running_loop().time())
+                _apply(step, view, recent, asyncio.get_running_loop().time())
             finally:
-                self._after_id = found[-1][0]
+                self._after_id = step[-1][0]
                 self._changed(view)
+            await asyncio.sleep(0)
+        if found:
             await self._pause()
 
     async def _pause(self) -> None:
@@ -208,6 +213,18 @@ async def _read_parts(
         if part.is_last:
             return view, part.complete_at_seq
         part = await anext(parts)
+
+
+def _steps(
+    found: Sequence[tuple[str, queue_pb2.RoomChanges]],
+) -> Iterator[Sequence[tuple[str, queue_pb2.RoomChanges]]]:
+    """Returns these changes in parts of some thousand places, so that others may run between."""
+    first = places = 0
+    for n, (_, changes) in enumerate(found, 1):
+        places += len(changes.changes)
+        if places >= STEP_PLACES or n == len(found):
+            yield found[first:n]
+            first, places = n, 0
 
 
 def _apply(

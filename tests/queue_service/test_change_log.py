@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from queue_service import change_log, room_copy
+from queue_service.change_log import STEP_PLACES
 from queue_service.domain import Limits, RoomMemory
 from room_view.view import Admission, Gap
 from servicekit.errors import Unavailable
@@ -184,3 +186,26 @@ async def test_a_snapshot_ends_with_its_epoch(make_room: MakeRoom) -> None:
     await room.forget()
     with pytest.raises(Unavailable):
         [part async for part in snapshot.parts]
+
+
+async def test_a_read_of_many_changes_is_taken_in_steps() -> None:
+    entries = [
+        (b"%d-0" % n, {b"e": b"7", b"s": b"%d" % n, b"t": b"0", b"c": b" ".join([b"E5"] * 256)})
+        for n in range(1, 257)
+    ]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    running = asyncio.create_task(others())
+    found = [(entry_id.decode(), c) async for entry_id, c in change_log.decode_all(entries)]
+    running.cancel()
+    assert [changes.seq for _, changes in found] == list(range(1, 257))
+    assert turns >= 15
+    steps = list(room_copy._steps(found))
+    assert [entry for step in steps for entry in step] == found
+    assert max(sum(len(c.changes) for _, c in step) for step in steps) <= STEP_PLACES + 256

@@ -27,9 +27,9 @@ def test_all_after_one_in_order() -> None:
     assert not recent.reach_back_to(11)
     for seq in range(11, 15):
         recent.append(changes(seq), now=0)
-    assert seqs(recent.after(10, 10_000)) == [11, 12, 13, 14]
-    assert seqs(recent.after(13, 10_000)) == [14]
-    assert seqs(recent.after(14, 10_000)) == []
+    assert seqs(recent.after(10, 10_000, 10_000)) == [11, 12, 13, 14]
+    assert seqs(recent.after(13, 10_000, 10_000)) == [14]
+    assert seqs(recent.after(14, 10_000, 10_000)) == []
     assert recent.seq == 14
 
 
@@ -40,10 +40,10 @@ def test_old_ones_are_dropped() -> None:
     recent.append(changes(4), now=2.5 + KEEP_SECONDS)
     assert not recent.reach_back_to(1)
     assert recent.reach_back_to(2)
-    assert seqs(recent.after(2, 10_000)) == [3, 4]
+    assert seqs(recent.after(2, 10_000, 10_000)) == [3, 4]
     # After a long silence, the newest is still there.
     recent.append(changes(5), now=10 * KEEP_SECONDS)
-    assert seqs(recent.after(4, 10_000)) == [5]
+    assert seqs(recent.after(4, 10_000, 10_000)) == [5]
 
 
 def test_their_bytes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,12 @@ def test_a_message_takes_what_its_limit_allows_and_one_at_least() -> None:
     for seq in range(1, 6):
         recent.append(changes(seq, count=100), now=0)
     size = changes(1, count=100).ByteSize()
-    assert seqs(recent.after(0, 2 * size)) == [1, 2]
-    assert seqs(recent.after(2, 2 * size - 1)) == [3]
-    assert seqs(recent.after(3, 0)) == [4]
+    assert seqs(recent.after(0, 2 * size, 10_000)) == [1, 2]
+    assert seqs(recent.after(2, 2 * size - 1, 10_000)) == [3]
+    assert seqs(recent.after(3, 0, 10_000)) == [4]
+    assert seqs(recent.after(0, 10**6, 399)) == [1, 2, 3]
+    assert seqs(recent.after(0, 10**6, 200)) == [1, 2]
+    assert seqs(recent.after(3, 10**6, 0)) == [4]
 
 
 @pytest.mark.parametrize(
