@@ -450,6 +450,7 @@ class TestTheEnd:
         others notice nothing."""
         store = Store()
         store.crowd = 750_000  # 6 MB, of which gRPC buffers 4
+        dropped = slow_readers()
         async with replica(store) as service, mirror(service.address) as watching:
             monkeypatch.setattr(call_interceptor, "STREAM_WRITE_SECONDS", 0.5)
             async with connect(service.address) as channel:
@@ -463,6 +464,7 @@ class TestTheEnd:
                     await until_watchers(1)
             heartbeat = await watching.beat()
             assert watching.room.seq == heartbeat.seq
+        assert slow_readers() == dropped + 1
         assert (len(watching.room.line), len(watching.room.admitted)) == (750_009, 1)
 
     async def test_of_a_caller_that_falls_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +485,11 @@ class TestTheEnd:
 
 def watchers() -> float:
     return REGISTRY.get_sample_value("queue_watchers", {"room": "main"}) or 0
+
+
+def slow_readers() -> float:
+    method = "/frontrow.queue.v1.QueueService/WatchRoom"
+    return REGISTRY.get_sample_value("grpc_slow_readers_total", {"method": method}) or 0
 
 
 async def until_watchers(count: int) -> None:
