@@ -13,8 +13,9 @@ local function open_room()
   -- Takes 4 µs, and no connection, replica or fail-over can bypass it. The replication id changes
   -- at each start and each promotion, and on a running master when its first replica attaches or,
   -- repl-backlog-ttl after the last one left, the backlog is freed: then an epoch begins without
-  -- need, which costs newcomers of a line up to one grace period. The run id would not do: it stays the same when a fail-over
-  -- goes back to a master that meanwhile copied an older state.
+  -- need: a line admits no newcomer until a gateway has handed the room back (about 2 s), or for one
+  -- grace period if none lives. The run id would not do: it stays the same when a fail-over goes
+  -- back to a master that meanwhile copied an older state.
   -- On a replica nothing matches, and the first write below fails with READONLY: no answer comes
   -- from data that may be old.
   local replication = redis.call('INFO', 'replication')
