@@ -58,6 +58,8 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "schedules": (0.75, None),
     "seats_20": (0.75, None),
 }
+#: (Route, rate) → the median response time in ms that it may have.
+P50_TARGETS = {("order", 500): 1.0}
 IDLE = "idle"
 
 
@@ -170,6 +172,7 @@ def measure(
             name=name,
             title=_CASES[name].title,
             target=dict(zip(RATES, TARGETS.get(name, ()), strict=False)).get(rate),
+            p50_target=P50_TARGETS.get((name, rate)),
             per_second=rate,
             runs=[],
         )

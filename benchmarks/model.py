@@ -11,6 +11,10 @@ from loadtests.model import Document, Model
 #: A run from which the hypervisor took more than this share of the machine does not count, as
 #: long as half of the runs remain.
 MAX_STEAL = 0.05
+#: Thousandths of a core that Redis may use while a million people wait.
+REDIS_TARGET = 500
+#: With fewer people, the constant part of Redis' use would count too much.
+MIN_LONG_LINE = 100_000
 
 
 class Measurement(Model):
@@ -93,6 +97,8 @@ class LightRoute(Route):
 
     #: Requests per second that are sent.
     per_second: int
+    #: The median response time that the route may have, in ms.
+    p50_target: float | None = None
     #: Requests that were not sent, because all connections waited for a response.
     dropped: int = 0
 
@@ -104,6 +110,10 @@ class LightRoute(Route):
     @property
     def verdict(self) -> str:
         return at_most(self.target, self.all_cpu_ms, 2)
+
+    @property
+    def p50_verdict(self) -> str:
+        return at_most(self.p50_target, self.median("p50_ms"), 1)
 
 
 class Light(Document):
@@ -128,6 +138,27 @@ class RoomRow(Model):
     waiting: int
     #: Process → thousandths of a core.
     mcores: dict[str, float]
+    #: What all processes together may use, in thousandths of a core.
+    target: float | None = None
+
+    @property
+    def together(self) -> float:
+        """Thousandths of a core of all processes."""
+        return sum(self.mcores.values())
+
+    @property
+    def redis_with_a_million(self) -> float:
+        """Thousandths of a core that Redis would use if a million waited: its use grows in
+        proportion to the line."""
+        return self.mcores["redis"] * 1_000_000 / self.waiting
+
+    @property
+    def verdict(self) -> str:
+        return at_most(self.target, self.together, 0)
+
+    @property
+    def redis_verdict(self) -> str:
+        return at_most(REDIS_TARGET, self.redis_with_a_million, 0)
 
 
 class RoomBench(Document):

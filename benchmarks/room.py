@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import httpx
 import typer
 
-from benchmarks.model import RoomBench, RoomRow
+from benchmarks.model import MIN_LONG_LINE, RoomBench, RoomRow
 from harness import stopping
 from harness.cli import run_app
 from harness.files import REPOSITORY
@@ -43,7 +43,9 @@ if TYPE_CHECKING:  # the stubs of asyncio exist for the type checker only
 ROOM = "main"
 PROCESSES = ("queue_service", "gateway", "redis")
 CHANGES_PER_SECOND = 50
-#: Enough for a heartbeat whenever the last one is half as old as an answer may be.
+#: What PROCESSES together may use at CHANGES_PER_SECOND, in ms of CPU per second.
+_CHANGES_TARGET = 60
+#: Enough for a heartbeat whenever the last one is due to be replaced (gateway/room/freshness.py).
 POLLS_PER_SECOND = 10
 #: Gateways whose signs of life arrive; each sends the places of one message at a time.
 GATEWAYS = 4
@@ -125,7 +127,10 @@ class Measurements:
         self._sources = {name: ProcessTree(stack.process(name).pid) for name in PROCESSES}
         self._seconds = seconds
 
-    async def row(self, title: str, waiting: int, *load: Awaitable[object]) -> RoomRow:
+    async def row(
+        self, title: str, waiting: int, *load: Awaitable[object], target: float | None = None
+    ) -> RoomRow:
+        """Measures while all of `load` runs."""
         say(f"{title}: {self._seconds} s")
         loop = asyncio.get_running_loop()
         meter, began = Meter(self._sources), loop.time()
@@ -133,7 +138,7 @@ class Measurements:
         seconds = loop.time() - began
         mcores = {name: round(1000 * cpu / seconds, 1) for name, cpu in meter.used().items()}
         say("  " + ", ".join(f"{name} {used}" for name, used in mcores.items()) + " ms/s")
-        return RoomRow(title=title, waiting=waiting, mcores=mcores)
+        return RoomRow(title=title, waiting=waiting, mcores=mcores, target=target)
 
 
 async def rows(stack: Stack, waiting: int, seconds: int) -> Sequence[RoomRow]:
@@ -163,13 +168,14 @@ async def rows(stack: Stack, waiting: int, seconds: int) -> Sequence[RoomRow]:
                 1_000,
                 repeat(room.change, CHANGES_PER_SECOND / 2, seconds),
                 repeat(poll, POLLS_PER_SECOND, seconds),
+                target=_CHANGES_TARGET,
             ),
         ]
         say(f"Filling the line: {waiting:,}")
         await asyncio.wait_for(room.fill(waiting), _FILLING_SECONDS)
         await asyncio.sleep(_SETTLING_SECONDS)
         # A place gives a sign of life at most once in a quarter of the time after which it is
-        # absent; whoever polls less often than that gives one with each poll.
+        # absent; somebody who polls less often gives one with each poll.
         every = max(rules.absent_after_seconds / 4, rules.poll_max_seconds)
         found.append(
             await measurements.row(
@@ -210,7 +216,7 @@ def measure(waiting: int, seconds: int) -> Path:
 def figures(result: RoomBench) -> str:
     """All figures in Markdown."""
     template = templates(Path(__file__).parent).get_template("room.md.j2")
-    return template.render(result=result, processes=PROCESSES)
+    return template.render(result=result, processes=PROCESSES, min_long_line=MIN_LONG_LINE)
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -222,11 +222,11 @@ NOTHING = Case(
     "nothing", "a FastAPI route that does nothing", lambda *_: [Request("GET", "/nothing")]
 )
 CASES = (
-    Case("order", "GET /queues/order, waiting", lambda shop, _: shop.polls(), 0.6),
-    Case("concerts", "GET /concerts", lambda shop, _: shop.reads(["/concerts"]), 0.7),
-    Case("schedules", "GET …/schedules, any concert", lambda shop, _: shop.schedules(), 0.7),
+    Case("order", "GET /queues/order, waiting", lambda shop, _: shop.polls(), 1.3),
+    Case("concerts", "GET /concerts", lambda shop, _: shop.reads(["/concerts"]), 1.3),
+    Case("schedules", "GET …/schedules, any concert", lambda shop, _: shop.schedules(), 1.3),
     Case("seats_one", "GET …/seats, one date", lambda shop, _: shop.seats(shop.dates[:1]), 0.3),
-    Case("seats_20", "GET …/seats, 20 dates", lambda shop, _: shop.seats(shop.dates[:20]), 0.3),
+    Case("seats_20", "GET …/seats, 20 dates", lambda shop, _: shop.seats(shop.dates[:20]), 1.3),
     Case(
         "seats_any",
         "GET …/seats, any date",
