@@ -8,7 +8,7 @@ from gateway.room.reported import Reported
 from protos.frontrow.queue.v1 import queue_pb2
 
 # More wait to be reported only in an outage: the longest waiting are then polls that failed.
-_MAX_PENDING = 20_000
+_MAX_PENDING = 10_000
 
 MAX_PLACES = 256
 """The limit of queue_service for one message."""
