@@ -201,15 +201,10 @@ async def _read_parts(
 ) -> tuple[RoomView, int]:
     """Returns the view that these parts make, and the change at which it is exact."""
     first = await anext(parts)
-    view = RoomView(first.epoch, first.seq, rules, first.fields, first.last)
+    view = RoomView.begin(first, rules)
     part = first
     while True:
-        view.line.extend(part.waiting)
-        view.admitted.update(
-            (place.number, Admission(place.user_id, place.admitted_until_ms, place.claimed))
-            for place in part.admitted
-        )
-        view.last = max(view.last, part.last)
+        view.add(part)
         if part.is_last:
             return view, part.complete_at_seq
         part = await anext(parts)

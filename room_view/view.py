@@ -69,6 +69,20 @@ class RoomView:
             return None
         return Standing(PlaceState.ADMITTED, 0, admission.until_ms, admission.claimed)
 
+    @classmethod
+    def begin(cls, first: queue_pb2.RoomSnapshot, rules: queue_pb2.RoomRules) -> "RoomView":
+        """Returns an empty view for the parts of a snapshot, of which `first` is the first."""
+        return cls(first.epoch, first.seq, rules, first.fields, first.last)
+
+    def add(self, part: queue_pb2.RoomSnapshot) -> None:
+        """Adds the places of a part of a snapshot, the first one too. Parts come in their order."""
+        self.line.extend(part.waiting)
+        self.admitted.update(
+            (place.number, Admission(place.user_id, place.admitted_until_ms, place.claimed))
+            for place in part.admitted
+        )
+        self.last = max(self.last, part.last)
+
     def apply(self, changes: queue_pb2.RoomChanges) -> bool:
         """Applies what one call to the store changed. Returns False for a change that it has
         already. Raises Gap if an earlier one is missing or the epoch is a later one."""

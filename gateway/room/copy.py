@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from gateway.room.freshness import Freshness
 from gateway.room.lost import LostRoom
 from protos.frontrow.queue.v1 import queue_pb2
-from room_view.line import Line
-from room_view.view import Admission, Gap, RoomView
+from room_view.view import Gap, RoomView
 
 
 @dataclass(slots=True)
@@ -82,16 +81,11 @@ class RoomCopy:
     def _take(self, part: queue_pb2.RoomSnapshot) -> None:
         if part.is_first:
             self._begin_epoch(part.epoch)
-            view = RoomView(part.epoch, part.seq, part.rules, part.fields, part.last, Line())
-            self._next = _Snapshot(view)
+            self._next = _Snapshot(RoomView.begin(part, part.rules))
         snapshot = self._next
         if snapshot is None or snapshot.complete_at_seq is not None:
             raise Gap  # a later part without the first
-        snapshot.view.line.extend(part.waiting)
-        snapshot.view.admitted.update(
-            (a.number, Admission(a.user_id, a.admitted_until_ms, a.claimed)) for a in part.admitted
-        )
-        snapshot.view.last = max(snapshot.view.last, part.last)
+        snapshot.view.add(part)
         if part.is_last:
             snapshot.complete_at_seq = part.complete_at_seq
             for changes in snapshot.changes:
