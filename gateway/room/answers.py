@@ -169,7 +169,7 @@ class RoomAnswers:
         if view is None or not self._is_recorded(view) or await freshness.becomes_fresh():
             return False
         began = self._outage.is_on
-        return self._outage.begin(freshness.as_of) and not began
+        return self._outage.begin(freshness.followed_until) and not began
 
     def call_succeeded(self) -> None:
         """Notes that queue_service answered."""

@@ -42,6 +42,8 @@ class Freshness:
         """Returns whether there is a stream."""
         self.as_of = -math.inf
         """The view has every change that was made before this, by time.monotonic()."""
+        self._is_followed = False  # a heartbeat of the present stream has proved the view
+        self._followed_until = -math.inf
         self._next_id = 1
         self._asked: dict[int, float] = {}
         self._asked_at = -math.inf
@@ -99,6 +101,15 @@ class Freshness:
         """Whether there is no stream, or a heartbeat has had no answer for `seconds`."""
         return not self.is_connected() or time.monotonic() - self.waiting_since > self.seconds
 
+    @property
+    def followed_until(self) -> float:
+        """Until when the stream has brought every change as far as is known, by time.monotonic():
+        until now, or until a heartbeat was asked for that has no answer. Nobody asks for heartbeats
+        in a silent room, so `as_of` may be long ago there."""
+        if not self._is_followed:
+            return max(self.as_of, self._followed_until)
+        return max(self.as_of, min(time.monotonic(), self.waiting_since))
+
     def answered(self, heartbeat: queue_pb2.Heartbeat) -> None:
         """Takes an answer. It counts once its change is applied (`prove`)."""
         asked_at = self._asked.get(heartbeat.id)
@@ -122,6 +133,7 @@ class Freshness:
                 took = time.monotonic() - asked_at
                 HEARTBEAT_SECONDS.observe(took)
                 self.as_of = max(self.as_of, asked_at)
+                self._is_followed = True
                 self._clock = (asked_at, took, heartbeat.now_ms)
             waiting.popleft()
         if self._proved is not None and self.is_fresh():
@@ -130,6 +142,8 @@ class Freshness:
 
     def disconnected(self) -> None:
         """Forgets the questions of a stream that has ended; nobody waits for them."""
+        self._followed_until = self.followed_until
+        self._is_followed = False
         self._asked.clear()
         if self._proved is not None:
             self._proved.set_result(None)
@@ -137,7 +151,8 @@ class Freshness:
 
     def reset(self) -> None:
         """Takes nothing for proved any more: the view belongs to another epoch now."""
-        self.as_of = -math.inf
+        self.as_of = self._followed_until = -math.inf
+        self._is_followed = False
 
     def now_ms(self) -> int:
         """Returns the time by the clock of the store, Unix time in milliseconds; never less than

@@ -22,6 +22,7 @@ class QueueOutage:
         self.seconds = seconds
         """For how long the last view may speak."""
         self._until = 0.0
+        self._began = self._too_old = False  # as logged since the last end
 
     @property
     def is_on(self) -> bool:
@@ -36,17 +37,21 @@ class QueueOutage:
             log.warning("room_outage_seconds_reduced", configured=self._configured, used=longest)
         self.seconds = min(self._configured, longest)
 
-    def begin(self, as_of: float) -> bool:
-        """Notes that a call has failed, while the view is as of `as_of`; returns whether that is
-        young enough to speak."""
-        began = self.is_on
-        self._until = as_of + self.seconds
-        if self.is_on and not began:
+    def begin(self, followed_until: float) -> bool:
+        """Notes that a call has failed; returns whether the view, which followed the room until
+        `followed_until`, is young enough to speak."""
+        self._until = followed_until + self.seconds
+        if self.is_on and not self._began:
+            self._began = True
             log.warning("room_outage_began", seconds=self.seconds)
+        elif not self.is_on and not self._too_old:
+            self._too_old = True
+            log.warning("room_view_too_old", seconds=self.seconds)
         return self.is_on
 
     def end(self) -> None:
         """Notes that queue_service answers."""
-        if self._until > 0:
-            self._until = 0.0
+        if self._began:
             log.info("room_outage_ended")
+        self._until = 0.0
+        self._began = self._too_old = False

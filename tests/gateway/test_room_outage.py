@@ -253,9 +253,33 @@ async def test_the_last_view_speaks_no_longer_than_allowed(
     place = room.queue.waiting[1]
     assert await gateway.order(place) == 2
     await begin(gateway, room, refuse)
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(1)
     assert_problem(await gateway.get("/queues/order", place), 503, "UNAVAILABLE", 1)
     assert_problem(await gateway.get("/concerts", shopping(room)), 503, "UNAVAILABLE", 1)
+
+
+async def test_the_last_view_speaks_after_a_long_silence(
+    room: Services, open_watching: OpenWatching, fault: Fault
+) -> None:
+    """Nobody asks for heartbeats then, but the stream would have brought each change."""
+    gateway = await open_watching(read_budget_seconds=BUDGET, room_outage_seconds=2)
+    place = room.queue.waiting[1]
+    assert await gateway.order(place) == 2
+    await asyncio.sleep(2.2)
+    await begin(gateway, room, fault)
+    polled = (await gateway.get("/queues/order", place)).json()
+    assert (polled["order"], polled["recovering"]) == (2, True)
+
+
+async def test_a_view_without_a_stream_ages(room: Services, open_watching: OpenWatching) -> None:
+    gateway = await open_watching(read_budget_seconds=BUDGET, room_outage_seconds=1)
+    place = room.queue.waiting[1]
+    assert await gateway.order(place) == 2
+    gateway.clients.room_copy.disconnected()
+    refuse(room)
+    await asyncio.sleep(1.1)
+    assert_problem(await gateway.get("/queues/order", place), 503, "UNAVAILABLE", 1)
+    assert not gateway.clients.room.in_outage
 
 
 async def test_without_a_view_each_request_asks(
@@ -294,6 +318,15 @@ class TestItsLength:
         now = time.monotonic()
         assert outage.begin(now - (used or 60) + 1)
         assert not outage.begin(now - (used or 60))
+
+    def test_a_view_that_is_too_old_is_logged_once_and_ends_no_outage(
+        self, log: CapturingLogger
+    ) -> None:
+        outage = QueueOutage(60)
+        for _ in range(2):
+            assert not outage.begin(time.monotonic() - 61)
+        outage.end()
+        assert [call.args[0] for call in log.calls] == ["room_view_too_old"]
 
     def test_it_is_logged_once(self, log: CapturingLogger) -> None:
         outage = QueueOutage(60)
