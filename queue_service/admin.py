@@ -82,6 +82,7 @@ async def ask(
                 ),
                 AdminTokenRequired.code: (
                     f"{address} refuses: set QUEUE_ADMIN_TOKEN to the admin token of queue_service."
+                    " That of `make run` is printed by `.venv/bin/python -m harness.secrets`."
                 ),
                 "TIMEOUT": f"{address} did not answer within {BUDGET_SECONDS:.0f} s.",
             }.get(error.code, error.detail)

@@ -268,7 +268,10 @@ async def test_the_operators_command(address: str) -> None:
     assert await run("capacity", "70") == (0, "main: 0 of 70 admitted, 0 of 2 waiting, paused")
     assert await run("resume") == (0, "main: 0 of 70 admitted, 0 of 2 waiting")
     assert await run("show", "--room", "nowhere") == (2, "There is no such waiting room.")
-    refusal = f"{address} refuses: set QUEUE_ADMIN_TOKEN to the admin token of queue_service."
+    refusal = (
+        f"{address} refuses: set QUEUE_ADMIN_TOKEN to the admin token of queue_service."
+        " That of `make run` is printed by `.venv/bin/python -m harness.secrets`."
+    )
     assert await run("pause", token="") == (2, refusal)
 
 
