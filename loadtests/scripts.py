@@ -251,7 +251,7 @@ def _say_progress(log: Path) -> None:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 10_000))
         found = re.findall(rb"^running .* complete", file.read(), re.M)
     if found:
-        say(f"  {found[-1].decode()}")
+        say(f"  progress: {found[-1].decode()}")
 
 
 def _reason(output: str) -> str:
