@@ -183,8 +183,8 @@ class Settings(BaseSettings):
     room_fresh_seconds: float = Field(default=0.3, gt=0, le=1)
     """How old an answer from the room view may be, in seconds; at most QUEUE_POLL_MIN_SECONDS,
     which the room states. For polls of one place at least this far apart, the order never grows,
-    whichever gateways answer. Under load, three heartbeats to queue_service in two of these times
-    prove it."""
+    whichever gateways answer. Under load, a gateway process sends about five heartbeats per second
+    to queue_service to prove it (at 0.3 s)."""
 
     room_outage_seconds: float = Field(default=60.0, ge=0, le=120)
     """While queue_service or its Redis does not answer, how long polls are answered from the last
