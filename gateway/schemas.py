@@ -118,10 +118,21 @@ class Health(ResponseBody):
         list[str], Field(description="Services that do not answer; `open files` if none is left.")
     ] = []
     room_view: Annotated[
-        Literal["current", "stale", "missing", "unrecorded", "unsupported", "off"] | None,
+        Literal[
+            "current",
+            "outage",
+            "healing",
+            "stale",
+            "missing",
+            "unrecorded",
+            "unsupported",
+            "off",
+        ]
+        | None,
         Field(
             description="Whether orders and admissions are answered from the copy of the waiting"
-            " room. If not, queue_service is asked. Does not make the gateway unready."
+            " room. If not, queue_service is asked. Does not make the gateway unready; during an"
+            " `outage`, a queue_service that does not answer does not either."
         ),
     ] = None
 

@@ -46,6 +46,10 @@ class RoomViewState(enum.StrEnum):
     """Why the room view answers or does not, as readiness says it."""
 
     CURRENT = "current"
+    # queue_service does not answer, and the last view answers instead.
+    OUTAGE = "outage"
+    # The room has lost data, and the view of before answers for what has not returned.
+    HEALING = "healing"
     # The last heartbeat has no answer, or there is no stream.
     STALE = "stale"
     # No snapshot has arrived yet, or the room has lost data and the next one has not.
@@ -83,6 +87,10 @@ class RoomAnswers:
     def state(self) -> RoomViewState:
         """Returns whether the view answers, as far as that is known without a heartbeat."""
         view = self._copy.view
+        if view is not None and self.in_outage:
+            return RoomViewState.OUTAGE
+        if self._copy.lost and self._lost_view_speaks():
+            return RoomViewState.HEALING
         if view is None:
             return RoomViewState.MISSING
         if self._copy.freshness.is_overdue:
@@ -291,10 +299,7 @@ class RoomAnswers:
         """Returns where a place stood that the room has lost and not got back yet: a call would
         restore it by its token, in line."""
         lost = self._copy.lost
-        now = time.monotonic()
-        if not lost.is_recorded or now >= lost.lost_at + self._outage.seconds:
-            return None
-        if not self._outage.is_on and now >= lost.granted_at + _HAND_BACK_SECONDS:
+        if not self._lost_view_speaks():
             return None
         now_ms = self._copy.freshness.now_ms()
         standing = lost.standing(place.number, place.user_id, now_ms, self._copy.view)
@@ -309,6 +314,13 @@ class RoomAnswers:
         position = self._message(lost.views[0], standing)
         position.recovering = True
         return position
+
+    def _lost_view_speaks(self) -> bool:
+        lost = self._copy.lost
+        now = time.monotonic()
+        if not lost.is_recorded or now >= lost.lost_at + self._outage.seconds:
+            return False
+        return self._outage.is_on or now < lost.granted_at + _HAND_BACK_SECONDS
 
     def _message(self, view: RoomView, standing: Standing) -> queue_pb2.Position:
         now_ms = self._copy.freshness.now_ms()

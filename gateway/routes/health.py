@@ -18,6 +18,7 @@ from gateway.server import Drain
 
 # A recovery shows sooner than an outage, because a start waits for it.
 _NOT_READY_TTL_SECONDS = 0.1
+_QUEUE = "queue_service"
 _NOT_READY_HEADERS = {"Retry-After": "1"}
 
 
@@ -69,16 +70,23 @@ class HealthRoutes:
 
     async def ready(self, request: Request) -> Response:
         """Answers 200 if every service behind the gateway is healthy, this process can open files,
-        and no drain has begun."""
+        and no drain has begun. queue_service need not be healthy while the last room view answers
+        for it: no gateway could do more."""
         if self._drain.begun:
             return JsonResponse({"status": "draining", "away": []}, 503, _NOT_READY_HEADERS)
         unavailable = await self._unavailable_services()
+        if _QUEUE in unavailable and await self._last_view_speaks():
+            unavailable = [name for name in unavailable if name != _QUEUE]
         if self._open_files.exhausted:
             unavailable = [*unavailable, "open files"]
         if unavailable:
             body = {"status": "not ready", "away": unavailable, "roomView": self._room_view()}
             return JsonResponse(body, 503, _NOT_READY_HEADERS)
         return JsonResponse({"status": "ready", "away": [], "roomView": self._room_view()})
+
+    async def _last_view_speaks(self) -> bool:
+        room = self._clients.room
+        return room.in_outage or await room.call_failed()
 
     def _room_view(self) -> RoomViewState:
         if self._clients.room_watch is None:

@@ -103,6 +103,7 @@ class TestAnswers:
         assert waiting
         assert (waiting.order, waiting.recovering) == (2, True)
         assert not gateway.answers.is_admitted(place(104, 4))
+        assert gateway.answers.state() == "healing"
 
     async def test_what_is_not_known_is_asked_for(self, gateway: Gateway) -> None:
         gateway.reply = ungranted

@@ -282,6 +282,32 @@ async def test_a_view_without_a_stream_ages(room: Services, open_watching: OpenW
     assert not gateway.clients.room.in_outage
 
 
+async def test_the_gateway_stays_ready_while_the_last_view_speaks(
+    room: Services, open_watching: OpenWatching
+) -> None:
+    gateway = await open_watching(
+        read_budget_seconds=BUDGET, room_outage_seconds=1.5, readiness_ttl_seconds=0.1
+    )
+    assert await gateway.order(room.queue.waiting[1]) == 2
+
+    async def ready() -> tuple[int, list[str], str]:
+        response = await gateway.http.get("/health/ready")
+        return response.status_code, response.json()["away"], response.json()["roomView"]
+
+    assert await ready() == (200, [], "current")
+    hang(room)
+    await asyncio.sleep(BOUND + 0.01)
+    unhealthy = gateway.clients.unavailable_services
+
+    async def without_queue_service() -> list[str]:
+        return [*await unhealthy(), "queue_service"]
+
+    gateway.clients.unavailable_services = without_queue_service  # type: ignore[method-assign]
+    assert await ready() == (200, [], "outage")
+    await asyncio.sleep(1.5)
+    assert (await ready())[:2] == (503, ["queue_service"])
+
+
 async def test_without_a_view_each_request_asks(
     room: Services, open_watching: OpenWatching
 ) -> None:
