@@ -26,7 +26,10 @@ if TYPE_CHECKING:  # a type that exists in the stub file only
 
 log = logs.get(__name__)
 
-RECONNECTS = Counter("room_view_reconnects", "Streams of the room view that have ended.")
+RECONNECTS = Counter(
+    "room_view_reconnects",
+    "Streams of the room view that have ended, and attempts to open one that have failed.",
+)
 
 # A stream that leaves a heartbeat unanswered for this long has no peer, or one that has lost its
 # store. Other messages do not count: the log of a demoted Redis may still be read.
