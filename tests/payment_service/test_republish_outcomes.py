@@ -102,9 +102,9 @@ class Restored:
         payment_id = event.seat_lost.payment_id
         if payment_id not in self.ours:
             return ()
+        self.asked_for_refunds.append(payment_id)
         if self.refunding:
             await ReservationEvents(self.service).handle(record)
-        self.asked_for_refunds.append(payment_id)
         return ()
 
     async def hold(self, user_id: int = USER) -> Reservation:
