@@ -184,7 +184,7 @@ class People:
                 polls = await asyncio.gather(*(person.poll() for person in self.waiting))
                 assert [(poll.status, poll.order) for poll in polls] == [
                     (200, order) for order in range(1, len(polls) + 1)
-                ], f"gateway {turn}"
+                ], f"gateway {turn}: {[(poll.status, poll.order) for poll in polls]}"
                 assert marked or not any(poll.recovering for poll in polls)
                 inside = await asyncio.gather(
                     *(person.ask("GET", "/concerts") for person in self.shopping)

@@ -168,18 +168,3 @@ async def test_all_stand_as_before(outage: Outage) -> None:
 async def test_the_capacity_is_kept(outage: Outage) -> None:
     assert outage.samples.count > 20
     assert outage.samples.most_admitted <= outage.capacity
-
-
-async def test_one_replica_of_two_hangs(shop: Shop, room: Room) -> None:
-    """Who waits or shops notices nothing."""
-    people = await room.fill(shop, shopping=10, waiting=30)
-    try:
-        async with people.busy(0.5):
-            began = time.monotonic()
-            await hung(room.replicas[:1], 2.5)
-            await asyncio.sleep(0.5)
-        people.assert_nobody_noticed(since=began)
-        people.assert_no_order_grew()
-        await people.assert_all_stand_as_before()
-    finally:
-        await people.leave()

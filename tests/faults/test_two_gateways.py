@@ -155,3 +155,18 @@ async def test_nothing_is_asked_while_nobody_polls(people: People, room: Room) -
 
     # The last signs of life are reported some seconds after the polls.
     await eventually(quiet, within=10)
+
+
+async def test_one_replica_of_two_hangs(people: People, room: Room) -> None:
+    """Who waits or shops notices nothing."""
+    async with people.busy(0.5):
+        began = time.monotonic()
+        room.replicas[0].signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(2.5)
+        finally:
+            room.replicas[0].signal(signal.SIGCONT)
+        await asyncio.sleep(0.5)
+    people.assert_nobody_noticed(since=began)
+    people.assert_no_order_grew()
+    await people.assert_all_stand_as_before()

@@ -90,5 +90,7 @@ async def test_of_two_such_answers_none_is_believed(room: Services, gateway: Wat
 async def test_who_is_unknown_gets_503_then(room: Services, gateway: Watching) -> None:
     place = room.queue.enter(900)
     room.queue.old_answers = 2
-    gateway.clients.room_copy.freshness.as_of -= 60
+    freshness = gateway.clients.room_copy.freshness
+    freshness.disconnected()
+    freshness.as_of = freshness._followed_until = freshness.as_of - 60
     assert_problem(await gateway.get("/queues/order", place), 503, "UNAVAILABLE", 1)
