@@ -104,7 +104,7 @@ class Admissions:
             raise
         self._room.call_succeeded()
         self._pace.remember(place, position)
-        self._room.told(place, position)
+        self._room.note_reply(place, position)
         return position
 
     async def call_failed(self, error: ServiceError) -> None:
@@ -140,7 +140,7 @@ class Admissions:
     def entered(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
         """Notes the answer to entering, from which the first pause counts."""
         self._pace.remember(place, position)
-        self._room.told(place, position)
+        self._room.note_reply(place, position)
 
     def is_admitted_now(self, place: queue_pb2.Place) -> bool:
         """Returns whether the copy of the room says that the place is admitted."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from protos.frontrow.queue.v1 import queue_pb2
+from room_view.position import given_at_ms
 from servicekit.errors import InvalidRequest, NotFound
 
 MAX_ITEMS = 256
@@ -16,9 +17,6 @@ MAX_NUMBER = 2**53
 
 MAX_NAME = 64
 """Characters of the name of a copy of a room."""
-
-_NUMBERS_PER_MS = 4096
-_YEAR_2026 = 1_767_225_600_000
 
 
 class TooManyItems(InvalidRequest):
@@ -93,7 +91,7 @@ class Place:
     @property
     def given_at(self) -> int:
         """When it was given, Unix time in seconds; the number contains it."""
-        return (self.number // _NUMBERS_PER_MS + _YEAR_2026) // 1000
+        return given_at_ms(self.number) // 1000
 
     @property
     def possible(self) -> bool:

@@ -13,6 +13,15 @@ _NEAR_POLL_MAX_MS = 10_000
 # has just begun to move is not known yet. All of them up to 60 s make 200 polls per second.
 _FAR_POLL_MS_EACH = 10
 
+# Place numbers of one millisecond, counted since 2026 (queue_service/lua).
+_NUMBERS_PER_MS = 4096
+_YEAR_2026_MS = 1_767_225_600_000
+
+
+def given_at_ms(number: int) -> int:
+    """Returns when a place was given, Unix time in milliseconds: its number contains it."""
+    return number // _NUMBERS_PER_MS + _YEAR_2026_MS
+
 
 class PlaceState(enum.Enum):
     """WAITING -> ADMITTED -> ENDED. A place may also end while it waits."""

@@ -12,7 +12,7 @@ from gateway.room.copy import RoomCopy
 from gateway.room.outage import QueueOutage
 from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
-from room_view.position import Pacing, PlaceState, Standing
+from room_view.position import Pacing, PlaceState, Standing, given_at_ms
 from room_view.view import RoomView
 
 ANSWERS = Counter("room_view_answers", "Requests answered from the room view.", ["what"])
@@ -28,13 +28,9 @@ _ASKED = {
     for why in ("no_view", "stale", "young", "unclaimed", "unknown", "newer_answer", "over_aged")
 }
 
-# A place number is its millisecond since 2026 times 4096 (queue_service/lua/prelude.lua).
-_NUMBER_BITS = 12
-_YEAR_2026_MS = 1_767_225_600_000
-
-_TOLD = Struct("<dQ")  # when, order
-_TOLD_SECONDS = 120.0
-_MAX_TOLD = 20_000  # 3 MB
+_REPLY = Struct("<dQ")  # when, order
+_REPLY_SECONDS = 120.0
+_MAX_REPLIES = 20_000  # 3 MB
 _MUST_ASK = 2**64 - 1
 
 # A hand-back that takes longer has failed, or has begun with the admissions and is at the line.
@@ -73,7 +69,7 @@ class RoomAnswers:
         self._signs = signs
         self._outage = outage
         self._pacing = Pacing(queue_pb2.RoomRules())
-        self._told = Recent[int, bytes](_TOLD_SECONDS, _MAX_TOLD)
+        self._replies = Recent[int, bytes](_REPLY_SECONDS, _MAX_REPLIES)
         copy.on_rules = self._use
 
     def usable(self) -> RoomView | None:
@@ -150,7 +146,7 @@ class RoomAnswers:
             for place, position in zip(places, response.positions, strict=True)
         ]
 
-    def told(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
+    def note_reply(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
         """Notes what a call said about the place."""
         ended = position.state == queue_pb2.PLACE_STATE_ENDED
         if ended:
@@ -189,7 +185,7 @@ class RoomAnswers:
         self._outage.use(rules)
 
     def _note(self, place: queue_pb2.Place, order: int) -> None:
-        self._told.put(place.number, _TOLD.pack(time.monotonic(), order))
+        self._replies.put(place.number, _REPLY.pack(time.monotonic(), order))
 
     def _is_recorded(self, view: RoomView) -> bool:
         return not view.misses_changes(self._copy.freshness.now_ms())
@@ -209,8 +205,8 @@ class RoomAnswers:
         asked for, as in `room_view_asked`."""
         number = place.number
         now_ms = self._copy.freshness.now_ms()
-        told = self._order_since(number)
-        if told == _MUST_ASK:
+        replied = self._order_since(number)
+        if replied == _MUST_ASK:
             return "newer_answer"
         standing = view.standing(number, place.user_id, now_ms)
         if standing is None:
@@ -219,27 +215,27 @@ class RoomAnswers:
             return "unclaimed"
         if standing.state is not PlaceState.WAITING:
             return standing
-        if told == 0:  # admitted since
+        if replied == 0:  # admitted since
             return "newer_answer"
         if self._is_young(number, now_ms):
             return "young"
-        if told is not None and told < standing.order and now_ms >= view.fields.settled_at_ms:
-            return Standing(PlaceState.WAITING, told)
+        if replied is not None and replied < standing.order and now_ms >= view.fields.settled_at_ms:
+            return Standing(PlaceState.WAITING, replied)
         return standing
 
     def _order_since(self, number: int) -> int | None:
         """Returns what a call that is newer than the view said about the place."""
-        packed = self._told.get(number)
+        packed = self._replies.get(number)
         if packed is None:
             return None
-        at, order = _TOLD.unpack(packed)
+        at, order = _REPLY.unpack(packed)
         return order if at > self._copy.freshness.as_of else None
 
     def _is_young(self, number: int, now_ms: int) -> bool:
         """Whether the view may be older than the place."""
         freshness = self._copy.freshness
-        given_at = (number >> _NUMBER_BITS) + _YEAR_2026_MS
-        return now_ms - freshness.uncertainty_ms - given_at < freshness.seconds * 1000
+        age_ms = now_ms - freshness.uncertainty_ms - given_at_ms(number)
+        return age_ms < freshness.seconds * 1000
 
     def _believed(
         self, place: queue_pb2.Place, said: queue_pb2.Position, epoch: int, seq: int
@@ -266,7 +262,7 @@ class RoomAnswers:
             return None
         # The stream has not told of the loss yet.
         is_lost = epoch > self._copy.epoch
-        if is_lost and time.monotonic() >= freshness.as_of + self._outage.seconds:
+        if is_lost and not self._may_speak(view):
             return None
         # An answer that arrives after a hand-back, or after an admission.
         is_late = epoch == view.epoch and seq <= view.seq
@@ -280,6 +276,11 @@ class RoomAnswers:
             _ANSWERS["healing"].inc()
             position.recovering = True
         return position
+
+    def _may_speak(self, view: RoomView) -> bool:
+        """Whether a view that is not fresh is complete, and young enough to speak."""
+        until = self._copy.freshness.followed_until + self._outage.seconds
+        return self._is_recorded(view) and time.monotonic() < until
 
     def _position_in_outage(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
         view = self._copy.view

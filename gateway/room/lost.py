@@ -12,9 +12,9 @@ from room_view.view import RoomView
 _MOST_VIEWS = 2
 # As many as happen in the seconds that a store may lose, as in queue_service.
 _MAX_ENDS = 1_000
-# Ends that calls told of: those of the last seconds may be missing in the view. 0.5 MB.
-_TOLD_SECONDS = 120.0
-_MAX_TOLD = 5_000
+# Ends that replies of calls named: those of the last seconds may be missing in the view. 0.5 MB.
+_END_SECONDS = 120.0
+_MAX_NAMED_ENDS = 5_000
 
 
 class LostRoom:
@@ -40,7 +40,7 @@ class LostRoom:
         """Whether places of epochs before had had their time to return."""
         self.ends: deque[queue_pb2.Place] = deque(maxlen=_MAX_ENDS)
         """The newest ends that this process was acknowledged, before a loss or after it."""
-        self._told = Recent[int, bool](_TOLD_SECONDS, _MAX_TOLD)
+        self._named_ends = Recent[int, bool](_END_SECONDS, _MAX_NAMED_ENDS)
         self._ended: set[int] = set()
 
     def __bool__(self) -> bool:
@@ -89,13 +89,13 @@ class LostRoom:
 
     def note_end(self, number: int) -> None:
         """Notes that a place has ended. The next loss may be of an epoch that never told it."""
-        self._told.put(number, True)
+        self._named_ends.put(number, True)
         if self.views:
             self._ended.add(number)
 
     def has_ended(self, number: int) -> bool:
         """Returns whether it is known that a place has ended, although it was live at the loss."""
-        return number in self._ended or self._told.get(number) is not None
+        return number in self._ended or self._named_ends.get(number) is not None
 
     def lives(self, number: int) -> bool:
         """Returns whether a place was live at the loss."""

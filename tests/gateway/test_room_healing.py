@@ -111,7 +111,9 @@ class TestAnswers:
         gateway.know(200, [], [], grace=True)
         gateway.copy.apply(change(2, ENDED, 101, epoch=200))
         gateway.answers.left(place(102, 2))
-        gateway.answers.told(place(105, 5), queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED))
+        gateway.answers.note_reply(
+            place(105, 5), queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED)
+        )
         for number in (101, 102, 105, 199):
             assert gateway.answers.position(place(number, number - 100)) is None
         assert gateway.answers.position(place(101, 9)) is None, "of another user"
@@ -122,7 +124,9 @@ class TestAnswers:
         gateway.reply = ungranted
         gateway.know(100, [103], [admitted(101, 1), admitted(102, 2)])
         gateway.answers.left(place(101, 1))
-        gateway.answers.told(place(102, 2), queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED))
+        gateway.answers.note_reply(
+            place(102, 2), queue_pb2.Position(state=queue_pb2.PLACE_STATE_ENDED)
+        )
         gateway.know(200, [], [], grace=True)
         for number in (101, 102):
             assert gateway.answers.position(place(number, number - 100)) is None
@@ -242,7 +246,21 @@ class TestAnswersOfCalls:
 
     async def test_an_old_view_speaks_no_longer_than_in_an_outage(self, gateway: Gateway) -> None:
         gateway.know(100, [], [admitted(101, 1)])
+        gateway.copy.disconnected()
+        freshness = gateway.copy.freshness
+        freshness.as_of = freshness._followed_until = freshness.as_of - 60
+        assert self.believed(gateway, 101, waits(200, 5)).order == 9
+
+    async def test_a_view_speaks_after_a_silence(self, gateway: Gateway) -> None:
+        """Nobody has asked for heartbeats, but the stream would have brought each change."""
+        gateway.know(100, [], [admitted(101, 1)])
         gateway.copy.freshness.as_of -= 60
+        assert self.believed(gateway, 101, waits(200, 5)).order == 0
+
+    async def test_a_view_that_misses_changes_does_not_speak(self, gateway: Gateway) -> None:
+        gateway.know(100, [], [admitted(101, 1)])
+        assert gateway.copy.view is not None
+        gateway.copy.view.fields.unrecorded_at_ms = gateway.copy.freshness.now_ms()
         assert self.believed(gateway, 101, waits(200, 5)).order == 9
 
 
