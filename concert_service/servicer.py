@@ -56,6 +56,11 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
         seats = await self._service.get_seats(list(request.seat_ids))
         return concert_pb2.GetSeatsResponse(seats=[_seat(seat) for seat in seats])
 
+    async def GetSeatMaps(
+        self, request: concert_pb2.GetSeatMapsRequest, context: Context
+    ) -> concert_pb2.GetSeatMapsResponse:
+        raise NotImplementedError
+
 
 def _seat(seat: Seat) -> concert_pb2.Seat:
     return concert_pb2.Seat(

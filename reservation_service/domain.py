@@ -37,20 +37,31 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A reservation as it was stored at `read_at` of the database's clock. Times are UTC."""
+    """A reservation as it was stored at `read_at` of the database's clock. Times are UTC.
+
+    It is one thing with its `seats`, which are at least one, of one schedule, in the order of
+    their ids.
+    """
 
     id: int
     user_id: int
-    seat_id: int
-    schedule_id: int
-    seat_num: str
-    price: Decimal
+    seats: tuple[Seat, ...]
     stored_status: Status
     held_until: datetime
     # End of the hold, or of the payment lease if that is later.
     lapses_at: datetime
     payment_id: int
     read_at: datetime
+
+    @property
+    def schedule_id(self) -> int:
+        """The schedule of all seats."""
+        return self.seats[0].schedule_id
+
+    @property
+    def price(self) -> Decimal:
+        """The total price of the seats."""
+        return sum((seat.price for seat in self.seats), start=Decimal(0))
 
     @property
     def status(self) -> Status:
@@ -73,10 +84,16 @@ class Reservation:
 @dataclass(frozen=True, slots=True)
 class HoldTerms:
     """How long a hold lasts, and for how long after a user's hold of a seat the same user gets only
-    what was left of it, both in seconds; 0 turns the cool-down off."""
+    what was left of it, both in seconds; 0 turns the cool-down off.
+
+    A user has at most `max_unpaid_seats` seats held and not paid, and at most
+    `max_seats_per_schedule` seats of a schedule held or bought; 0 turns a limit off.
+    """
 
     hold_seconds: float
     cool_down_seconds: float
+    max_unpaid_seats: int = 0
+    max_seats_per_schedule: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +145,14 @@ class SeatNotFound(NotFound):
 
 
 class SeatHeld(Conflict):
+    """Some of the seats are held, none of them is sold."""
+
     code = "SEAT_HELD"
 
-    def __init__(self, seat_id: int) -> None:
-        super().__init__("This seat is held, or another request is taking it now.", seat_id=seat_id)
+    def __init__(self, *seat_ids: int) -> None:
+        super().__init__(
+            "A seat is held, or another request is taking it now.", conflicts=_listed(seat_ids)
+        )
 
 
 class SeatCoolsDown(Conflict):
@@ -144,16 +165,48 @@ class SeatCoolsDown(Conflict):
         wait = "1 second" if retry_after == 1 else f"{retry_after} seconds"
         super().__init__(
             f"You held this seat before; you may hold it again in {wait}.",
-            seat_id=seat_id,
+            conflicts=seat_id,
             retry_after=retry_after,
         )
 
 
 class SeatSold(Conflict):
+    """Some of the seats are sold; others may be held."""
+
     code = "SEAT_SOLD"
 
-    def __init__(self, seat_id: int) -> None:
-        super().__init__("This seat is sold.", seat_id=seat_id)
+    def __init__(self, *seat_ids: int) -> None:
+        """`seat_ids` are the seats that are held or sold."""
+        super().__init__("A seat is sold.", conflicts=_listed(seat_ids))
+
+
+class TooManySeats(Conflict):
+    code = "TOO_MANY_SEATS"
+
+    def __init__(self, detail: str, limit: int) -> None:
+        super().__init__(detail, limit=limit)
+
+
+class NotEnoughSeats(Conflict):
+    code = "NOT_ENOUGH_SEATS"
+
+    def __init__(self) -> None:
+        super().__init__("There are not so many adjacent seats that fit the request.")
+
+
+class SingleSeatLeft(Conflict):
+    code = "SINGLE_SEAT_LEFT"
+
+    def __init__(self, *seat_ids: int) -> None:
+        """`seat_ids` are the seats that would be left alone."""
+        super().__init__("This choice leaves a single seat free.", conflicts=_listed(seat_ids))
+
+
+class ScheduleNotFound(NotFound):
+    code = "SCHEDULE_NOT_FOUND"
+
+    def __init__(self, schedule_id: int) -> None:
+        super().__init__("There is no such schedule.", schedule_id=schedule_id)
 
 
 class RequestInProgress(Conflict):
@@ -227,6 +280,10 @@ class AlreadyPaid(Conflict):
 
     def __init__(self) -> None:
         super().__init__("This reservation has been paid.")
+
+
+def _listed(seat_ids: Sequence[int]) -> str:
+    return ",".join(map(str, seat_ids))
 
 
 def check_hold_request(user_id: int, seat_id: int, key: str, admission: Admission | None) -> None:

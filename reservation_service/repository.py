@@ -544,10 +544,7 @@ async def _take(
         return Reservation(
             id=row.id,
             user_id=user_id,
-            seat_id=seat.id,
-            schedule_id=seat.schedule_id,
-            seat_num=seat.seat_num,
-            price=seat.price,
+            seats=(seat,),
             stored_status=Status.HELD,
             held_until=row.held_until.replace(tzinfo=UTC),
             lapses_at=row.held_until.replace(tzinfo=UTC),
@@ -663,10 +660,7 @@ def _reservation(row: Row) -> Reservation:
     return Reservation(
         id=row.id,
         user_id=row.user_id,
-        seat_id=row.seat_id,
-        schedule_id=row.schedule_id,
-        seat_num=row.seat_num,
-        price=row.price,
+        seats=(Seat(row.seat_id, row.schedule_id, row.seat_num, row.price),),
         stored_status=Status(row.status),
         held_until=row.held_until.replace(tzinfo=UTC),
         lapses_at=row.lapses_at.replace(tzinfo=UTC),

@@ -1,11 +1,14 @@
 """Converts between frontrow.reservation.v1 messages and the domain."""
 
+import asyncio
 from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from reservation_service.domain import Admission, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
+from servicekit.errors import InvalidRequest, ServiceError
+from servicekit.rpc_errors import to_item_error
 
 _STATUSES = {
     Status.HELD: reservation_pb2.RESERVATION_STATUS_HELD,
@@ -16,9 +19,12 @@ _STATUSES = {
 }
 
 
-# The responses that are a reservation: they have the same fields.
+MAX_ITEMS = 256
+
+# The messages that are a reservation: they have the same fields.
 Response = TypeVar(
     "Response",
+    reservation_pb2.Reservation,
     reservation_pb2.ReserveResponse,
     reservation_pb2.GetReservationResponse,
     reservation_pb2.CancelReservationResponse,
@@ -39,6 +45,28 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
             request.user_id, request.seat_id, request.idempotency_key, _admission(request)
         )
         return _response(reservation_pb2.ReserveResponse, reservation)
+
+    async def HoldSeats(
+        self, request: reservation_pb2.HoldSeatsRequest, context: Context
+    ) -> reservation_pb2.HoldSeatsResponse:
+        _check_items(len(request.items))
+        results = await asyncio.gather(*map(self._hold, request.items))
+        return reservation_pb2.HoldSeatsResponse(results=results)
+
+    async def _hold(
+        self, item: reservation_pb2.HoldSeatsRequest.Item
+    ) -> reservation_pb2.HoldSeatsResponse.Result:
+        try:
+            reservation = await self._service.hold_seat(
+                item.user_id, item.seats.seat_ids[0], item.idempotency_key, _admission(item)
+            )
+        except ServiceError as error:
+            return reservation_pb2.HoldSeatsResponse.Result(
+                error=reservation_pb2.ItemError(**to_item_error(error))
+            )
+        return reservation_pb2.HoldSeatsResponse.Result(
+            reservation=_response(reservation_pb2.Reservation, reservation)
+        )
 
     async def GetReservation(
         self, request: reservation_pb2.GetReservationRequest, context: Context
@@ -67,6 +95,20 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         held, sold = await self._service.taken_seats(request.schedule_id)
         return reservation_pb2.ListTakenSeatsResponse(held_seat_ids=held, sold_seat_ids=sold)
 
+    async def GetTakenSeats(
+        self, request: reservation_pb2.GetTakenSeatsRequest, context: Context
+    ) -> reservation_pb2.GetTakenSeatsResponse:
+        _check_items(len(request.schedule_ids))
+        taken = [await self._service.taken_seats(id) for id in request.schedule_ids]
+        return reservation_pb2.GetTakenSeatsResponse(
+            schedules=[
+                reservation_pb2.GetTakenSeatsResponse.TakenSeats(
+                    held_seat_ids=held, sold_seat_ids=sold
+                )
+                for held, sold in taken
+            ]
+        )
+
     async def CountSoldSeats(
         self, request: reservation_pb2.CountSoldSeatsRequest, context: Context
     ) -> reservation_pb2.CountSoldSeatsResponse:
@@ -85,9 +127,42 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         )
         return _response(reservation_pb2.BeginPaymentResponse, reservation)
 
+    async def BeginPayments(
+        self, request: reservation_pb2.BeginPaymentsRequest, context: Context
+    ) -> reservation_pb2.BeginPaymentsResponse:
+        _check_items(len(request.items))
+        results = await asyncio.gather(*map(self._begin, request.items))
+        return reservation_pb2.BeginPaymentsResponse(results=results)
+
+    async def _begin(
+        self, item: reservation_pb2.BeginPaymentRequest
+    ) -> reservation_pb2.BeginPaymentsResponse.Result:
+        try:
+            reservation = await self._service.begin_payment(
+                item.reservation_id,
+                item.user_id,
+                item.payment_id,
+                item.failed_payment_id,
+                _admission(item),
+            )
+        except ServiceError as error:
+            return reservation_pb2.BeginPaymentsResponse.Result(
+                error=reservation_pb2.ItemError(**to_item_error(error))
+            )
+        return reservation_pb2.BeginPaymentsResponse.Result(
+            reservation=_response(reservation_pb2.Reservation, reservation)
+        )
+
+
+def _check_items(count: int) -> None:
+    if count > MAX_ITEMS:
+        raise InvalidRequest(f"At most {MAX_ITEMS} items per call.")
+
 
 def _admission(
-    request: reservation_pb2.ReserveRequest | reservation_pb2.BeginPaymentRequest,
+    request: reservation_pb2.ReserveRequest
+    | reservation_pb2.BeginPaymentRequest
+    | reservation_pb2.HoldSeatsRequest.Item,
 ) -> Admission | None:
     if not request.HasField("admission"):
         return None
@@ -98,12 +173,18 @@ def _response(kind: type[Response], reservation: Reservation) -> Response:
     message = kind(
         id=reservation.id,
         user_id=reservation.user_id,
-        seat_id=reservation.seat_id,
+        seat_id=reservation.seats[0].id,
         schedule_id=reservation.schedule_id,
-        seat_num=reservation.seat_num,
+        seat_num=reservation.seats[0].seat_num,
         price=f"{reservation.price:.2f}",
         status=_STATUSES[reservation.status],
         payment_id=reservation.payment_id,
+        seats=[
+            reservation_pb2.ReservedSeat(
+                id=seat.id, seat_num=seat.seat_num, price=f"{seat.price:.2f}"
+            )
+            for seat in reservation.seats
+        ],
     )
     message.held_until.FromDatetime(reservation.lapses_at)
     return message

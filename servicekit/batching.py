@@ -1,8 +1,8 @@
 """Natural batching: collects callers while one call is in flight, then sends them as one call.
 
 It adds no wait when idle, and every answer is exact. A short pause after a batch with several
-callers prevents small, expensive batches long before the machine is full. Use it only for reads
-and idempotent writes, because the callers of a batch fail together. See
+callers prevents small, expensive batches long before the machine is full. The callers of a batch
+fail together, unless `send` returns an error in place of a result. See
 docs/adr/0003-natural-batching.md.
 """
 
@@ -33,16 +33,17 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Combines calls for one item into calls for many.
 
-    `send` gets at most `max_batch` items and returns one result per item, in order; at most
-    `max_in_flight` sends run at once. Between the starts of two sends there is a pause: 2 ms for
-    each caller of the first, but at most `longest_pause` seconds. A caller waits at most `budget`
-    seconds for its batch to start. `max_waiting` is the most callers that wait. A batch
-    runs in the context of its first caller, hence with that caller's request id.
+    `send` gets at most `max_batch` items and returns one result per item, in order: an exception
+    is raised for the caller of its item alone. At most `max_in_flight` sends run at once. Between
+    the starts of two sends there is a pause: 2 ms for each caller of the first, but at most
+    `longest_pause` seconds. A caller waits at most `budget` seconds for its batch to start.
+    `max_waiting` is the most callers that wait. A batch runs in the context of its first caller,
+    hence with that caller's request id.
     """
 
     def __init__(
         self,
-        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         budget: float,
         max_batch: int,
@@ -142,5 +143,9 @@ class Batcher(Generic[Item, Result]):
                     waiting.answer.set_exception(error)
             return
         for waiting, result in zip(batch, results, strict=True):
-            if not waiting.answer.done():
+            if waiting.answer.done():  # the caller was cancelled
+                continue
+            if isinstance(result, Exception):
+                waiting.answer.set_exception(result)
+            else:
                 waiting.answer.set_result(result)

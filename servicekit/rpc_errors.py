@@ -1,4 +1,10 @@
-"""ServiceError <-> gRPC status, with google.rpc.ErrorInfo carrying the code and the metadata."""
+"""ServiceError <-> gRPC status, with google.rpc.ErrorInfo carrying the code and the metadata.
+
+In a call for several items, the error of one item crosses in a message of the call.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol, TypedDict
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -33,6 +39,7 @@ _STATUS_OF_KIND: dict[type[ServiceError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     TimedOut: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_STATUSES = {status.value[0]: status for status in grpc.StatusCode}
 _CODE_OF_BARE_STATUS = {
     grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
     grpc.StatusCode.DEADLINE_EXCEEDED: "TIMEOUT",
@@ -56,21 +63,59 @@ class RemoteError(ServiceError):
         self.status = status
 
 
+class ItemError(Protocol):
+    """The message in which the error of one item of a call crosses the call."""
+
+    code: str
+    status: int
+    detail: str
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The error's metadata."""
+
+
+class ItemErrorFields(TypedDict):
+    """The fields of an ItemError."""
+
+    code: str
+    status: int
+    detail: str
+    metadata: dict[str, str]
+
+
+def to_item_error(error: ServiceError) -> ItemErrorFields:
+    """Returns the fields of the message that carries the error of one item to the caller."""
+    return {
+        "code": error.code,
+        "status": _status_of(error).value[0],
+        "detail": error.detail,
+        "metadata": error.metadata,
+    }
+
+
+def from_item_error(item: ItemError) -> RemoteError:
+    """Returns the error that the other service raised for one item."""
+    return RemoteError(item.code, _STATUSES[item.status], item.detail, **item.metadata)
+
+
 def to_status(error: ServiceError) -> grpc.Status:
     """Returns the gRPC status that carries this error to the caller."""
-    if isinstance(error, RemoteError):
-        status = error.status
-    else:
-        status = next(
-            (code for kind, code in _STATUS_OF_KIND.items() if isinstance(error, kind)),
-            grpc.StatusCode.INTERNAL,
-        )
-    proto = status_pb2.Status(code=status.value[0], message=error.detail)
+    proto = status_pb2.Status(code=_status_of(error).value[0], message=error.detail)
     proto.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=error.metadata)
     )
     carried: grpc.Status = rpc_status.to_status(proto)
     return carried
+
+
+def _status_of(error: ServiceError) -> grpc.StatusCode:
+    if isinstance(error, RemoteError):
+        return error.status
+    return next(
+        (code for kind, code in _STATUS_OF_KIND.items() if isinstance(error, kind)),
+        grpc.StatusCode.INTERNAL,
+    )
 
 
 def from_rpc_error(

@@ -66,10 +66,7 @@ class FakeReservationStore:
         self.rows[id] = Reservation(
             id,
             user_id,
-            seat.id,
-            seat.schedule_id,
-            seat.seat_num,
-            seat.price,
+            (seat,),
             Status.HELD,
             until,
             until,
@@ -160,8 +157,8 @@ class FakeReservationStore:
         rows = [await self.get(id) for id in self.rows]
         of_schedule = [row for row in rows if row is not None and row.schedule_id == schedule_id]
         return (
-            sorted(r.seat_id for r in of_schedule if r.status in (Status.HELD, Status.PAYING)),
-            sorted(r.seat_id for r in of_schedule if r.status == Status.CONFIRMED),
+            sorted(r.seats[0].id for r in of_schedule if r.status in (Status.HELD, Status.PAYING)),
+            sorted(r.seats[0].id for r in of_schedule if r.status == Status.CONFIRMED),
         )
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
@@ -175,7 +172,7 @@ class FakeReservationStore:
         if row.stored_status == Status.CONFIRMED and row.payment_id == payment_id:
             return PaymentOutcome.CONFIRMED
         self._check_known(row, payment_id)
-        live = self._live(row.seat_id)
+        live = self._live(row.seats[0].id)
         others = live is not None and live.id != row.id
         if (
             payment_id in self.lost
@@ -253,7 +250,7 @@ class FakeReservationStore:
         """Moves the times of the seat's reservations into the past, as if that time had passed."""
         shift = timedelta(seconds=seconds)
         for row in list(self.rows.values()):
-            if row.seat_id != seat_id:
+            if row.seats[0].id != seat_id:
                 continue
             self._change(row, held_until=row.held_until - shift, lapses_at=row.lapses_at - shift)
             if row.id in self.cancelled_at:
@@ -287,7 +284,7 @@ class FakeReservationStore:
     def _length(self, user_id: int, seat_id: int, terms: HoldTerms) -> timedelta:
         """How long this user's next hold of the seat lasts."""
         full = timedelta(seconds=terms.hold_seconds)
-        mine = [r for r in self.rows.values() if (r.user_id, r.seat_id) == (user_id, seat_id)]
+        mine = [r for r in self.rows.values() if (r.user_id, r.seats[0].id) == (user_id, seat_id)]
         if not mine or not terms.cool_down_seconds:
             return full
         last = mine[-1]
@@ -330,7 +327,7 @@ class FakeReservationStore:
         live = [
             replace(row, read_at=self._now())
             for row in self.rows.values()
-            if row.seat_id == seat_id and row.stored_status not in dead
+            if row.seats[0].id == seat_id and row.stored_status not in dead
         ]
         assert len(live) <= 1, "a seat with two live reservations"
         return live[0] if live else None

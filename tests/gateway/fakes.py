@@ -321,6 +321,11 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
             concert_pb2.Seat(id=201, schedule_id=12, seat_num="A1", price="150000.00"),
         ]
 
+    async def GetSeatMaps(
+        self, request: concert_pb2.GetSeatMapsRequest, context: object
+    ) -> concert_pb2.GetSeatMapsResponse:
+        raise NotImplementedError
+
     async def ListConcerts(
         self, request: concert_pb2.ListConcertsRequest, context: object
     ) -> concert_pb2.ListConcertsResponse:
@@ -412,6 +417,21 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
 
     def _seats(self, status: reservation_pb2.ReservationStatus.ValueType) -> list[int]:
         return [r.seat_id for r in self.reservations.values() if r.status == status]
+
+    async def HoldSeats(
+        self, request: reservation_pb2.HoldSeatsRequest, context: object
+    ) -> reservation_pb2.HoldSeatsResponse:
+        raise NotImplementedError
+
+    async def BeginPayments(
+        self, request: reservation_pb2.BeginPaymentsRequest, context: object
+    ) -> reservation_pb2.BeginPaymentsResponse:
+        raise NotImplementedError
+
+    async def GetTakenSeats(
+        self, request: reservation_pb2.GetTakenSeatsRequest, context: object
+    ) -> reservation_pb2.GetTakenSeatsResponse:
+        raise NotImplementedError
 
     async def Reserve(
         self, request: reservation_pb2.ReserveRequest, context: object

@@ -244,7 +244,7 @@ async def test_a_seat_that_another_user_took_is_refunded(shop: Restored, sold: b
     shop.confirming = False
     await shop.send()
     await shop.store.lapse(held.id)
-    taken = await shop.reservations.hold_seat(USER + 1, held.seat_id, "")
+    taken = await shop.reservations.hold_seat(USER + 1, held.seats[0].id, "")
 
     shop.confirming = True
     if sold:
@@ -264,7 +264,7 @@ async def test_a_requested_refund_is_requested_again(shop: Restored) -> None:
     held = await shop.hold()
     paid = await shop.pay(held)
     await shop.store.lapse(held.id)
-    taken = await shop.reservations.hold_seat(USER + 1, held.seat_id, "")
+    taken = await shop.reservations.hold_seat(USER + 1, held.seats[0].id, "")
     shop.refunding = False
     await shop.send()
     await until(lambda: shop.asked_for_refunds == [paid.id])
@@ -318,7 +318,7 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
     lost = await shop.hold()
     refunded = await shop.pay(lost)
     await shop.store.lapse(lost.id)
-    await shop.reservations.hold_seat(USER + 1, lost.seat_id, "")
+    await shop.reservations.hold_seat(USER + 1, lost.seats[0].id, "")
     await shop.send()
     await shop.becomes(refunded, Status.REFUNDED)
     await shop.send()

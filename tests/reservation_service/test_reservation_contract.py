@@ -73,8 +73,12 @@ async def test_a_hold_returns_the_seat_and_its_end(
     service: ReservationService, seat_id: int
 ) -> None:
     held = await service.hold_seat(42, seat_id, "")
-    assert (held.user_id, held.seat_id, held.schedule_id) == (42, seat_id, schedule_of(seat_id))
-    assert (held.seat_num, held.price, held.status) == ("A1", Decimal(150_000), Status.HELD)
+    assert (held.user_id, held.seats[0].id, held.schedule_id) == (42, seat_id, schedule_of(seat_id))
+    assert (held.seats[0].seat_num, held.price, held.status) == (
+        "A1",
+        Decimal(150_000),
+        Status.HELD,
+    )
     assert held.payment_id == 0
     assert near(held.lapses_at, HOLD_SECONDS)
     again = await service.get_reservation(held.id, 42)
@@ -86,14 +90,14 @@ async def test_nobody_can_hold_a_held_seat(
     service: ReservationService, held: Reservation, taker: int
 ) -> None:
     with pytest.raises(SeatHeld):
-        await service.hold_seat(taker, held.seat_id, "")
+        await service.hold_seat(taker, held.seats[0].id, "")
 
 
 async def test_nobody_can_hold_a_sold_seat(service: ReservationService, sold: Reservation) -> None:
     with pytest.raises(SeatSold):
-        await service.hold_seat(OTHER, sold.seat_id, "")
+        await service.hold_seat(OTHER, sold.seats[0].id, "")
     with pytest.raises(SeatSold):
-        await service.hold_seat(OTHER, sold.seat_id, f"sold-{sold.seat_id}")
+        await service.hold_seat(OTHER, sold.seats[0].id, f"sold-{sold.seats[0].id}")
 
 
 async def test_nobody_can_hold_a_seat_that_is_being_paid(
@@ -101,7 +105,7 @@ async def test_nobody_can_hold_a_seat_that_is_being_paid(
 ) -> None:
     await store.lapse_hold_only(paying.id)
     with pytest.raises(SeatHeld):
-        await service.hold_seat(OTHER, paying.seat_id, "")
+        await service.hold_seat(OTHER, paying.seats[0].id, "")
 
 
 async def test_an_unknown_seat_cannot_be_held(store: Store) -> None:
@@ -133,10 +137,10 @@ async def test_an_expired_hold_is_void_at_once(
     with pytest.raises(ReservationExpired):
         await begin(service, held, payment_id)
     assert await service.taken_seats(held.schedule_id) == ([], [])
-    taken = await service.hold_seat(OTHER, held.seat_id, "")
+    taken = await service.hold_seat(OTHER, held.seats[0].id, "")
     assert taken.status == Status.HELD
     assert await store.stored(held.id) == Status.EXPIRED
-    assert await service.taken_seats(held.schedule_id) == ([held.seat_id], [])
+    assert await service.taken_seats(held.schedule_id) == ([held.seats[0].id], [])
 
 
 async def test_a_hold_expires_by_the_clock(store: Store, seat_id: int) -> None:
@@ -155,7 +159,7 @@ async def test_a_payment_whose_lease_expired_is_void(
     await store.lapse(paying.id)
     with pytest.raises(ReservationExpired):
         await begin(service, paying, paying.payment_id)
-    assert (await service.hold_seat(OTHER, paying.seat_id, "")).user_id == OTHER
+    assert (await service.hold_seat(OTHER, paying.seats[0].id, "")).user_id == OTHER
 
 
 # Reading and cancelling.
@@ -178,10 +182,10 @@ async def test_cancelling_frees_the_seat_at_once(
     with pytest.raises(ReservationExpired):
         await begin(service, held, payment_id)
     assert await service.taken_seats(held.schedule_id) == ([], [])
-    assert (await service.hold_seat(OTHER, held.seat_id, "")).user_id == OTHER
+    assert (await service.hold_seat(OTHER, held.seats[0].id, "")).user_id == OTHER
     # Cancelling the first reservation again does not affect the second user's hold.
     await service.cancel_reservation(held.id, HOLDER)
-    assert await service.taken_seats(held.schedule_id) == ([held.seat_id], [])
+    assert await service.taken_seats(held.schedule_id) == ([held.seats[0].id], [])
 
 
 async def test_refused_cancellations(
@@ -282,7 +286,7 @@ async def test_confirming_twice_counts_once(
     for _ in range(3):
         assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
     assert await service.sold_seats([paying.schedule_id]) == {paying.schedule_id: 1}
-    assert await service.taken_seats(paying.schedule_id) == ([], [paying.seat_id])
+    assert await service.taken_seats(paying.schedule_id) == ([], [paying.seats[0].id])
 
 
 async def test_a_late_success_confirms_an_expired_payment(
@@ -303,14 +307,14 @@ async def test_a_late_success_confirms_after_the_sweep(
         assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
     assert await service.sold_seats([paying.schedule_id]) == {paying.schedule_id: 1}
     with pytest.raises(SeatSold):
-        await service.hold_seat(OTHER, paying.seat_id, "")
+        await service.hold_seat(OTHER, paying.seats[0].id, "")
 
 
 async def test_a_late_success_takes_the_seat_of_an_expired_hold(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
-    taken = await service.hold_seat(OTHER, paying.seat_id, "")
+    taken = await service.hold_seat(OTHER, paying.seats[0].id, "")
     await store.lapse(taken.id)
     assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
     assert await store.stored(taken.id) == Status.EXPIRED
@@ -320,13 +324,13 @@ async def test_a_late_success_loses_a_taken_seat_for_good(
     service: ReservationService, store: Store, paying: Reservation
 ) -> None:
     await store.lapse(paying.id)
-    taken = await service.hold_seat(OTHER, paying.seat_id, "")
+    taken = await service.hold_seat(OTHER, paying.seats[0].id, "")
     assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
     # The seat is free now and the event is delivered again: the payment is refunded nevertheless.
     await service.cancel_reservation(taken.id, OTHER)
     assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
     assert await service.sold_seats([paying.schedule_id]) == {}
-    assert (await service.hold_seat(3, paying.seat_id, "")).user_id == 3
+    assert (await service.hold_seat(3, paying.seats[0].id, "")).user_id == 3
 
 
 @pytest.mark.parametrize("failure_arrived", [True, False])
@@ -510,9 +514,9 @@ async def test_a_refusal_by_the_cool_down_is_not_remembered(
 async def test_without_a_cool_down_a_hold_is_taken_again_in_full(
     service: ReservationService, store: Store, held: Reservation
 ) -> None:
-    await store.elapse(held.seat_id, 100)
+    await store.elapse(held.seats[0].id, 100)
     await service.cancel_reservation(held.id, HOLDER)
-    again = await service.hold_seat(HOLDER, held.seat_id, "")
+    again = await service.hold_seat(HOLDER, held.seats[0].id, "")
     assert near(again.lapses_at, HOLD_SECONDS)
 
 
@@ -546,7 +550,7 @@ async def test_leaving_cancels_the_holds_of_the_admission_and_of_earlier_ones(
         Status.HELD,
     ]
     assert (await service.get_reservation(of_another.id, user + 1)).status == Status.HELD
-    assert (await service.hold_seat(OTHER, made[0].seat_id, "")).user_id == OTHER
+    assert (await service.hold_seat(OTHER, made[0].seats[0].id, "")).user_id == OTHER
     with pytest.raises(InvalidRequest):
         await service.cancel_holds(user, Admission("", 0))
 
@@ -710,7 +714,10 @@ async def test_taken_seats_of_a_schedule(service: ReservationService, store: Sto
     taken_held, taken_sold = await service.taken_seats(schedule_of(held))
     assert (sorted(taken_held), sorted(taken_sold)) == ([held, paying], [sold])
     assert await service.taken_seats(UNKNOWN) == ([], [])
-    assert await service.taken_seats(other_schedule.schedule_id) == ([other_schedule.seat_id], [])
+    assert await service.taken_seats(other_schedule.schedule_id) == (
+        [other_schedule.seats[0].id],
+        [],
+    )
     assert {cancelled, lapsed, lapsed_paying}.isdisjoint([*taken_held, *taken_sold])
 
 

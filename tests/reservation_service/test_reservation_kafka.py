@@ -59,7 +59,7 @@ async def test_payment_events_through_kafka(
         await service.begin_payment(reservation.id, 1, payment, 0)
     # The third loses its seat before its success event.
     await real_store.lapse(held[2].id)
-    await service.hold_seat(2, held[2].seat_id, "")
+    await service.hold_seat(2, held[2].seats[0].id, "")
 
     sent = [
         payment_event(held[0].id, payments[0], "succeeded"),

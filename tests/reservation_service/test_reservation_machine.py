@@ -272,7 +272,7 @@ class Reservations(RuleBasedStateMachine):
             read = self.ask(self.service.get_reservation(id, modelled.user))
             assert not isinstance(read, str)
             assert (read.status, read.user_id) == (modelled.now, modelled.user)
-            assert read.seat_id == self.seats[modelled.seat]
+            assert read.seats[0].id == self.seats[modelled.seat]
             if modelled.now in (Status.PAYING, Status.CONFIRMED):
                 assert read.payment_id == modelled.payment
 

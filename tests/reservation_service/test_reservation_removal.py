@@ -113,7 +113,7 @@ async def test_the_seat_of_a_removed_reservation_is_lost_so_that_a_late_payment_
     for _ in range(2):
         assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.SEAT_LOST
     # Also if somebody else has bought it since.
-    await pay(service, await service.hold_seat(2, held.seat_id, ""), next(ids))
+    await pay(service, await service.hold_seat(2, held.seats[0].id, ""), next(ids))
     assert await service.confirm_payment(held.id, payment_id) == PaymentOutcome.SEAT_LOST
     # The event of a failure changes nothing.
     await service.return_to_hold(held.id, payment_id)
@@ -136,7 +136,7 @@ async def test_rows_that_belong_to_a_removed_reservation_go_with_it(
     await begin(service, held, first)
     await begin(service, held, second, failed=first)
     await real_store.lapse(held.id)
-    other = await service.hold_seat(2, held.seat_id, "")
+    other = await service.hold_seat(2, held.seats[0].id, "")
     assert await service.confirm_payment(held.id, second) == PaymentOutcome.SEAT_LOST
     await real_store.age(held.id, 8)
     await service.remove_old_rows()

@@ -204,6 +204,15 @@ async def test_a_batch_that_fails_fails_its_own_callers_only() -> None:
     assert await asyncio.gather(*second) == [4, 6]
 
 
+async def test_an_error_in_place_of_a_result_is_raised_for_its_caller_alone() -> None:
+    async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+        return [Unavailable("odd") if item % 2 else item for item in items]
+
+    batcher = Batcher[int, int](send, budget=1.0, max_batch=MAX_BATCH)
+    results = await asyncio.gather(*map(batcher.submit, range(4)), return_exceptions=True)
+    assert [type(result) for result in results] == [int, Unavailable, int, Unavailable]
+
+
 async def test_another_number_of_answers_is_no_answer() -> None:
     async def send(items: Sequence[int]) -> Sequence[int]:
         return items[1:]

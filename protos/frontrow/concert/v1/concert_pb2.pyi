@@ -291,3 +291,203 @@ class GetSeatsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSeatsResponse: _TypeAlias = GetSeatsResponse  # noqa: Y015
+
+@_typing.final
+class GetSeatMapsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
+    SEAT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def seat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Asks for the schedules of these seats."""
+
+    def __init__(
+        self,
+        *,
+        schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
+        seat_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids", "seat_ids", b"seat_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSeatMapsRequest: _TypeAlias = GetSeatMapsRequest  # noqa: Y015
+
+@_typing.final
+class GetSeatMapsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEAT_MAPS_FIELD_NUMBER: _builtins.int
+    LAYOUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def seat_maps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatMap]:
+        """Those that were asked for come first."""
+
+    @_builtins.property
+    def layouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatLayout]:
+        """Each once, although many schedules share a layout."""
+
+    def __init__(
+        self,
+        *,
+        seat_maps: _abc.Iterable[Global___SeatMap] | None = ...,
+        layouts: _abc.Iterable[Global___SeatLayout] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layouts", b"layouts", "seat_maps", b"seat_maps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSeatMapsResponse: _TypeAlias = GetSeatMapsResponse  # noqa: Y015
+
+@_typing.final
+class SeatMap(_message.Message):
+    """The seats of one schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Run(_message.Message):
+        """Seats whose ids follow one another."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIRST_SEAT_ID_FIELD_NUMBER: _builtins.int
+        COUNT_FIELD_NUMBER: _builtins.int
+        first_seat_id: _builtins.int
+        count: _builtins.int
+        def __init__(
+            self,
+            *,
+            first_seat_id: _builtins.int = ...,
+            count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_seat_id", b"first_seat_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.int
+    layout: _builtins.int
+    """Index into GetSeatMapsResponse.layouts."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatMap.Run]:
+        """The ids of the seats in seat order; together as many as the layout has seats."""
+
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.int = ...,
+        layout: _builtins.int = ...,
+        runs: _abc.Iterable[Global___SeatMap.Run] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "runs", b"runs", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeatMap: _TypeAlias = SeatMap  # noqa: Y015
+
+@_typing.final
+class SeatLayout(_message.Message):
+    """What the seats of a schedule have in common with those of other schedules in the same hall: one
+    element for each seat, in seat order, unless said otherwise.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PriceCategory(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        PRICE_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        price: _builtins.str
+        """Decimal string with two places."""
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            price: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "price", b"price"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SEAT_NUMS_FIELD_NUMBER: _builtins.int
+    ROW_NAMES_FIELD_NUMBER: _builtins.int
+    ROW_SECTIONS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    PRICE_CATEGORIES_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    ACCESSIBLE_FIELD_NUMBER: _builtins.int
+    digest: _builtins.bytes
+    """The same for the same content, in every response: a key for what is made of a layout."""
+    @_builtins.property
+    def seat_nums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As printed on the ticket: A1."""
+
+    @_builtins.property
+    def row_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Not one for each seat: the names of the rows, the best row first. A row belongs to one section,
+        so rows of two sections may have the same name.
+        """
+
+    @_builtins.property
+    def row_sections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Not one for each seat: for each row, the name of its section."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Index into row_names."""
+
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The place in the row: seats of one row whose places follow one another are adjacent."""
+
+    @_builtins.property
+    def price_categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatLayout.PriceCategory]:
+        """Not one for each seat."""
+
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Index into price_categories."""
+
+    @_builtins.property
+    def accessible(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]: ...
+    def __init__(
+        self,
+        *,
+        digest: _builtins.bytes = ...,
+        seat_nums: _abc.Iterable[_builtins.str] | None = ...,
+        row_names: _abc.Iterable[_builtins.str] | None = ...,
+        row_sections: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+        price_categories: _abc.Iterable[Global___SeatLayout.PriceCategory] | None = ...,
+        categories: _abc.Iterable[_builtins.int] | None = ...,
+        accessible: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "categories", b"categories", "digest", b"digest", "places", b"places", "price_categories", b"price_categories", "row_names", b"row_names", "row_sections", b"row_sections", "rows", b"rows", "seat_nums", b"seat_nums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeatLayout: _TypeAlias = SeatLayout  # noqa: Y015

@@ -58,6 +58,11 @@ class ConcertServiceStub:
                 request_serializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.SerializeToString,
                 response_deserializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatsResponse.FromString,
                 _registered_method=True)
+        self.GetSeatMaps = channel.unary_unary(
+                '/frontrow.concert.v1.ConcertService/GetSeatMaps',
+                request_serializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatMapsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatMapsResponse.FromString,
+                _registered_method=True)
 
 
 class ConcertServiceServicer:
@@ -105,6 +110,18 @@ class ConcertServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSeatMaps(self, request, context):
+        """Returns the seats of upcoming schedules, packed, with what is needed to choose among them. Also
+        returns further schedules of the same concerts, as long as the response stays below 512 kB, so
+        that a caller who caches them asks once for each concert. Leaves out schedules and seats that do
+        not exist or whose date has passed. At most 1,000 ids.
+
+        Reasons: INVALID_REQUEST (more than 1,000 ids).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConcertServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +144,11 @@ def add_ConcertServiceServicer_to_server(servicer, server):
                     servicer.GetSeats,
                     request_deserializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.FromString,
                     response_serializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatsResponse.SerializeToString,
+            ),
+            'GetSeatMaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSeatMaps,
+                    request_deserializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatMapsRequest.FromString,
+                    response_serializer=frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatMapsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -241,6 +263,33 @@ class ConcertService:
             '/frontrow.concert.v1.ConcertService/GetSeats',
             frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatsRequest.SerializeToString,
             frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSeatMaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.concert.v1.ConcertService/GetSeatMaps',
+            frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatMapsRequest.SerializeToString,
+            frontrow_dot_concert_dot_v1_dot_concert__pb2.GetSeatMapsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,14 @@ class ConcertServiceStub:
 
     Reasons: INVALID_REQUEST (more than 1,000 seats).
     """
+    GetSeatMaps: _grpc.UnaryUnaryMultiCallable[_concert_pb2.GetSeatMapsRequest, _concert_pb2.GetSeatMapsResponse]
+    """Returns the seats of upcoming schedules, packed, with what is needed to choose among them. Also
+    returns further schedules of the same concerts, as long as the response stays below 512 kB, so
+    that a caller who caches them asks once for each concert. Leaves out schedules and seats that do
+    not exist or whose date has passed. At most 1,000 ids.
+
+    Reasons: INVALID_REQUEST (more than 1,000 ids).
+    """
 
 @_typing.type_check_only
 class ConcertServiceAsyncStub(ConcertServiceStub):
@@ -90,6 +98,14 @@ class ConcertServiceAsyncStub(ConcertServiceStub):
     seats.
 
     Reasons: INVALID_REQUEST (more than 1,000 seats).
+    """
+    GetSeatMaps: _aio.UnaryUnaryMultiCallable[_concert_pb2.GetSeatMapsRequest, _concert_pb2.GetSeatMapsResponse]  # type: ignore[assignment]
+    """Returns the seats of upcoming schedules, packed, with what is needed to choose among them. Also
+    returns further schedules of the same concerts, as long as the response stays below 512 kB, so
+    that a caller who caches them asks once for each concert. Leaves out schedules and seats that do
+    not exist or whose date has passed. At most 1,000 ids.
+
+    Reasons: INVALID_REQUEST (more than 1,000 ids).
     """
 
 class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +159,20 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         seats.
 
         Reasons: INVALID_REQUEST (more than 1,000 seats).
+        """
+
+    @_abc_1.abstractmethod
+    def GetSeatMaps(
+        self,
+        request: _concert_pb2.GetSeatMapsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_concert_pb2.GetSeatMapsResponse, _abc.Awaitable[_concert_pb2.GetSeatMapsResponse]]:
+        """Returns the seats of upcoming schedules, packed, with what is needed to choose among them. Also
+        returns further schedules of the same concerts, as long as the response stays below 512 kB, so
+        that a caller who caches them asks once for each concert. Leaves out schedules and seats that do
+        not exist or whose date has passed. At most 1,000 ids.
+
+        Reasons: INVALID_REQUEST (more than 1,000 ids).
         """
 
 def add_ConcertServiceServicer_to_server(servicer: ConcertServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -108,9 +108,37 @@ class ReserveRequest(_message.Message):
 Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
 
 @_typing.final
-class ReserveResponse(_message.Message):
-    """A reservation. GetReservationResponse, CancelReservationResponse and BeginPaymentResponse have
-    the same fields under the same numbers.
+class ReservedSeat(_message.Message):
+    """A seat of a reservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SEAT_NUM_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    seat_num: _builtins.str
+    price: _builtins.str
+    """Decimal string with two places."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        seat_num: _builtins.str = ...,
+        price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "price", b"price", "seat_num", b"seat_num"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReservedSeat: _TypeAlias = ReservedSeat  # noqa: Y015
+
+@_typing.final
+class Reservation(_message.Message):
+    """A reservation. ReserveResponse, GetReservationResponse, CancelReservationResponse and
+    BeginPaymentResponse have the same fields under the same numbers.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -124,13 +152,16 @@ class ReserveResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
+    """The first of `seats`."""
     schedule_id: _builtins.int
     seat_num: _builtins.str
+    """Of the first of `seats`."""
     price: _builtins.str
-    """Decimal string with two places."""
+    """The total. Decimal string with two places."""
     status: Global___ReservationStatus.ValueType
     """A hold that has run out reads EXPIRED at once."""
     payment_id: _builtins.int
@@ -138,6 +169,10 @@ class ReserveResponse(_message.Message):
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp:
         """When the hold, or the payment lease, runs out or ran out."""
+
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedSeat]:
+        """In the order of their ids. Empty from a version that knew only one seat."""
 
     def __init__(
         self,
@@ -151,10 +186,276 @@ class ReserveResponse(_message.Message):
         status: Global___ReservationStatus.ValueType = ...,
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
+        seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class ItemError(_message.Message):
+    """Why one item of a call has failed, when the others need not have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CODE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The reason, such as SEAT_HELD."""
+    status: _builtins.int
+    """The gRPC status that a call for this item alone would have."""
+    detail: _builtins.str
+    """One sentence for a person."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        status: _builtins.int = ...,
+        detail: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "metadata", b"metadata", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemError: _TypeAlias = ItemError  # noqa: Y015
+
+@_typing.final
+class SeatChoice(_message.Message):
+    """Seats by their ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEAT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def seat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All of one schedule, each once; their order does not matter."""
+
+    def __init__(
+        self,
+        *,
+        seat_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seat_ids", b"seat_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeatChoice: _TypeAlias = SeatChoice  # noqa: Y015
+
+@_typing.final
+class BestAvailable(_message.Message):
+    """The best seats that are available: adjacent ones in one row, the best row first, nearest to the
+    centre of the row.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PRICE_CATEGORY_FIELD_NUMBER: _builtins.int
+    ACCESSIBLE_FIELD_NUMBER: _builtins.int
+    ALLOW_SPLIT_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.int
+    count: _builtins.int
+    price_category: _builtins.str
+    """The name of a price category. Empty: any."""
+    accessible: _builtins.bool
+    """Only accessible seats."""
+    allow_split: _builtins.bool
+    """If no row has so many adjacent seats, spread over several rows."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.int = ...,
+        count: _builtins.int = ...,
+        price_category: _builtins.str = ...,
+        accessible: _builtins.bool = ...,
+        allow_split: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "allow_split", b"allow_split", "count", b"count", "price_category", b"price_category", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BestAvailable: _TypeAlias = BestAvailable  # noqa: Y015
+
+@_typing.final
+class HoldSeatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        USER_ID_FIELD_NUMBER: _builtins.int
+        SEATS_FIELD_NUMBER: _builtins.int
+        BEST_AVAILABLE_FIELD_NUMBER: _builtins.int
+        IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+        ADMISSION_FIELD_NUMBER: _builtins.int
+        user_id: _builtins.int
+        idempotency_key: _builtins.str
+        """As in ReserveRequest."""
+        @_builtins.property
+        def seats(self) -> Global___SeatChoice: ...
+        @_builtins.property
+        def best_available(self) -> Global___BestAvailable: ...
+        @_builtins.property
+        def admission(self) -> Global___Admission: ...
+        def __init__(
+            self,
+            *,
+            user_id: _builtins.int = ...,
+            seats: Global___SeatChoice | None = ...,
+            best_available: Global___BestAvailable | None = ...,
+            idempotency_key: _builtins.str = ...,
+            admission: Global___Admission | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "best_available", b"best_available", "choice", b"choice", "seats", b"seats"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "best_available", b"best_available", "choice", b"choice", "idempotency_key", b"idempotency_key", "seats", b"seats", "user_id", b"user_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_choice: _TypeAlias = _typing.Literal["seats", "best_available"]  # noqa: Y015
+        _WhichOneofArgType_choice: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_choice) -> _WhichOneofReturnType_choice | None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldSeatsRequest.Item]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___HoldSeatsRequest.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldSeatsRequest: _TypeAlias = HoldSeatsRequest  # noqa: Y015
+
+@_typing.final
+class HoldSeatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RESERVATION_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def reservation(self) -> Global___Reservation: ...
+        @_builtins.property
+        def error(self) -> Global___ItemError: ...
+        def __init__(
+            self,
+            *,
+            reservation: Global___Reservation | None = ...,
+            error: Global___ItemError | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reservation", b"reservation", "result", b"result"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reservation", b"reservation", "result", b"result"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["reservation", "error"]  # noqa: Y015
+        _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___HoldSeatsResponse.Result]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___HoldSeatsResponse.Result] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldSeatsResponse: _TypeAlias = HoldSeatsResponse  # noqa: Y015
+
+@_typing.final
+class ReserveResponse(_message.Message):
+    """See Reservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEAT_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    SEAT_NUM_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    user_id: _builtins.int
+    seat_id: _builtins.int
+    schedule_id: _builtins.int
+    seat_num: _builtins.str
+    price: _builtins.str
+    status: Global___ReservationStatus.ValueType
+    payment_id: _builtins.int
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedSeat]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        user_id: _builtins.int = ...,
+        seat_id: _builtins.int = ...,
+        schedule_id: _builtins.int = ...,
+        seat_num: _builtins.str = ...,
+        price: _builtins.str = ...,
+        status: Global___ReservationStatus.ValueType = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
+        payment_id: _builtins.int = ...,
+        seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,7 +485,7 @@ Global___GetReservationRequest: _TypeAlias = GetReservationRequest  # noqa: Y015
 
 @_typing.final
 class GetReservationResponse(_message.Message):
-    """See ReserveResponse."""
+    """See Reservation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,6 +498,7 @@ class GetReservationResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -207,6 +509,8 @@ class GetReservationResponse(_message.Message):
     payment_id: _builtins.int
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedSeat]: ...
     def __init__(
         self,
         *,
@@ -219,10 +523,11 @@ class GetReservationResponse(_message.Message):
         status: Global___ReservationStatus.ValueType = ...,
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
+        seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -252,7 +557,7 @@ Global___CancelReservationRequest: _TypeAlias = CancelReservationRequest  # noqa
 
 @_typing.final
 class CancelReservationResponse(_message.Message):
-    """See ReserveResponse."""
+    """See Reservation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -265,6 +570,7 @@ class CancelReservationResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -275,6 +581,8 @@ class CancelReservationResponse(_message.Message):
     payment_id: _builtins.int
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedSeat]: ...
     def __init__(
         self,
         *,
@@ -287,10 +595,11 @@ class CancelReservationResponse(_message.Message):
         status: Global___ReservationStatus.ValueType = ...,
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
+        seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,6 +690,68 @@ class ListTakenSeatsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTakenSeatsResponse: _TypeAlias = ListTakenSeatsResponse  # noqa: Y015
+
+@_typing.final
+class GetTakenSeatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTakenSeatsRequest: _TypeAlias = GetTakenSeatsRequest  # noqa: Y015
+
+@_typing.final
+class GetTakenSeatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TakenSeats(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HELD_SEAT_IDS_FIELD_NUMBER: _builtins.int
+        SOLD_SEAT_IDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def held_seat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+        @_builtins.property
+        def sold_seat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            held_seat_ids: _abc.Iterable[_builtins.int] | None = ...,
+            sold_seat_ids: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["held_seat_ids", b"held_seat_ids", "sold_seat_ids", b"sold_seat_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetTakenSeatsResponse.TakenSeats]: ...
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[Global___GetTakenSeatsResponse.TakenSeats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTakenSeatsResponse: _TypeAlias = GetTakenSeatsResponse  # noqa: Y015
 
 @_typing.final
 class CountSoldSeatsRequest(_message.Message):
@@ -485,7 +856,7 @@ Global___BeginPaymentRequest: _TypeAlias = BeginPaymentRequest  # noqa: Y015
 
 @_typing.final
 class BeginPaymentResponse(_message.Message):
-    """See ReserveResponse."""
+    """See Reservation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -498,6 +869,7 @@ class BeginPaymentResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -508,6 +880,8 @@ class BeginPaymentResponse(_message.Message):
     payment_id: _builtins.int
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReservedSeat]: ...
     def __init__(
         self,
         *,
@@ -520,11 +894,76 @@ class BeginPaymentResponse(_message.Message):
         status: Global___ReservationStatus.ValueType = ...,
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
+        seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BeginPaymentResponse: _TypeAlias = BeginPaymentResponse  # noqa: Y015
+
+@_typing.final
+class BeginPaymentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BeginPaymentRequest]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BeginPaymentRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginPaymentsRequest: _TypeAlias = BeginPaymentsRequest  # noqa: Y015
+
+@_typing.final
+class BeginPaymentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RESERVATION_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def reservation(self) -> Global___Reservation: ...
+        @_builtins.property
+        def error(self) -> Global___ItemError: ...
+        def __init__(
+            self,
+            *,
+            reservation: Global___Reservation | None = ...,
+            error: Global___ItemError | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reservation", b"reservation", "result", b"result"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reservation", b"reservation", "result", b"result"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["reservation", "error"]  # noqa: Y015
+        _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BeginPaymentsResponse.Result]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BeginPaymentsResponse.Result] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginPaymentsResponse: _TypeAlias = BeginPaymentsResponse  # noqa: Y015

@@ -43,6 +43,11 @@ class ReservationServiceStub:
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveRequest.SerializeToString,
                 response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveResponse.FromString,
                 _registered_method=True)
+        self.HoldSeats = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationService/HoldSeats',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.HoldSeatsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.HoldSeatsResponse.FromString,
+                _registered_method=True)
         self.GetReservation = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/GetReservation',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetReservationRequest.SerializeToString,
@@ -63,6 +68,11 @@ class ReservationServiceStub:
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListTakenSeatsRequest.SerializeToString,
                 response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListTakenSeatsResponse.FromString,
                 _registered_method=True)
+        self.GetTakenSeats = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationService/GetTakenSeats',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetTakenSeatsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetTakenSeatsResponse.FromString,
+                _registered_method=True)
         self.CountSoldSeats = channel.unary_unary(
                 '/frontrow.reservation.v1.ReservationService/CountSoldSeats',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CountSoldSeatsRequest.SerializeToString,
@@ -72,6 +82,11 @@ class ReservationServiceStub:
                 '/frontrow.reservation.v1.ReservationService/BeginPayment',
                 request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentRequest.SerializeToString,
                 response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentResponse.FromString,
+                _registered_method=True)
+        self.BeginPayments = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationService/BeginPayments',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsResponse.FromString,
                 _registered_method=True)
 
 
@@ -92,6 +107,24 @@ class ReservationServiceServicer:
         the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
         to a request for another seat) and IN_PROGRESS (the first request with this key has not
         finished).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldSeats(self, request, context):
+        """Holds seats for several users: one reservation for each item, in the order of the items. Each
+        item holds all of its seats or none, and fails alone. At most 256 items.
+
+        Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: INVALID_REQUEST
+        (an id below 1, no choice, seats that are named twice or belong to several schedules, a key
+        longer than 255 characters), SEAT_NOT_FOUND, SCHEDULE_NOT_FOUND, SEAT_SOLD and SEAT_HELD (the
+        metadata names the seats in `conflicts`, separated by commas; SEAT_SOLD if any is sold; with
+        `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
+        again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
+        SINGLE_SEAT_LEFT (the choice leaves a single free seat between taken ones, where that is
+        refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
+        and idempotency keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +168,16 @@ class ReservationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTakenSeats(self, request, context):
+        """Lists the seats of several schedules that are held or sold now, in the order of the request. An
+        unknown schedule has no such seats.
+
+        Reasons: INVALID_REQUEST (more than 256 schedules).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CountSoldSeats(self, request, context):
         """Counts the sold seats of each schedule.
 
@@ -160,6 +203,17 @@ class ReservationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginPayments(self, request, context):
+        """Starts several payments, as BeginPayment does, in the order of the items. Each item fails alone.
+        At most 256 items.
+
+        Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of
+        BeginPayment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReservationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +221,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     servicer.Reserve,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveRequest.FromString,
                     response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveResponse.SerializeToString,
+            ),
+            'HoldSeats': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldSeats,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.HoldSeatsRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.HoldSeatsResponse.SerializeToString,
             ),
             'GetReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReservation,
@@ -188,6 +247,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListTakenSeatsRequest.FromString,
                     response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListTakenSeatsResponse.SerializeToString,
             ),
+            'GetTakenSeats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTakenSeats,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetTakenSeatsRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetTakenSeatsResponse.SerializeToString,
+            ),
             'CountSoldSeats': grpc.unary_unary_rpc_method_handler(
                     servicer.CountSoldSeats,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CountSoldSeatsRequest.FromString,
@@ -197,6 +261,11 @@ def add_ReservationServiceServicer_to_server(servicer, server):
                     servicer.BeginPayment,
                     request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentRequest.FromString,
                     response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentResponse.SerializeToString,
+            ),
+            'BeginPayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginPayments,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +299,33 @@ class ReservationService:
             '/frontrow.reservation.v1.ReservationService/Reserve',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveRequest.SerializeToString,
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldSeats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationService/HoldSeats',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.HoldSeatsRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.HoldSeatsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -349,6 +445,33 @@ class ReservationService:
             _registered_method=True)
 
     @staticmethod
+    def GetTakenSeats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationService/GetTakenSeats',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetTakenSeatsRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.GetTakenSeatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CountSoldSeats(request,
             target,
             options=(),
@@ -392,6 +515,33 @@ class ReservationService:
             '/frontrow.reservation.v1.ReservationService/BeginPayment',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentRequest.SerializeToString,
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationService/BeginPayments',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

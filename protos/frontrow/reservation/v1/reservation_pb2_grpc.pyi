@@ -48,6 +48,20 @@ class ReservationServiceStub:
     to a request for another seat) and IN_PROGRESS (the first request with this key has not
     finished).
     """
+    HoldSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.HoldSeatsRequest, _reservation_pb2.HoldSeatsResponse]
+    """Holds seats for several users: one reservation for each item, in the order of the items. Each
+    item holds all of its seats or none, and fails alone. At most 256 items.
+
+    Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: INVALID_REQUEST
+    (an id below 1, no choice, seats that are named twice or belong to several schedules, a key
+    longer than 255 characters), SEAT_NOT_FOUND, SCHEDULE_NOT_FOUND, SEAT_SOLD and SEAT_HELD (the
+    metadata names the seats in `conflicts`, separated by commas; SEAT_SOLD if any is sold; with
+    `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
+    again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
+    SINGLE_SEAT_LEFT (the choice leaves a single free seat between taken ones, where that is
+    refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
+    and idempotency keys.
+    """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]
     """Reads a user's reservation.
 
@@ -70,6 +84,12 @@ class ReservationServiceStub:
     """Lists the seats of a schedule that are held or sold now; every other seat is available.
     Returns no seats for an unknown schedule. No reasons of its own.
     """
+    GetTakenSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]
+    """Lists the seats of several schedules that are held or sold now, in the order of the request. An
+    unknown schedule has no such seats.
+
+    Reasons: INVALID_REQUEST (more than 256 schedules).
+    """
     CountSoldSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CountSoldSeatsRequest, _reservation_pb2.CountSoldSeatsResponse]
     """Counts the sold seats of each schedule.
 
@@ -86,6 +106,13 @@ class ReservationServiceStub:
     expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
     begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
     (another reservation of the admission is paid, so the admission has ended).
+    """
+    BeginPayments: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.BeginPaymentsRequest, _reservation_pb2.BeginPaymentsResponse]
+    """Starts several payments, as BeginPayment does, in the order of the items. Each item fails alone.
+    At most 256 items.
+
+    Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of
+    BeginPayment.
     """
 
 @_typing.type_check_only
@@ -107,6 +134,20 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
     to a request for another seat) and IN_PROGRESS (the first request with this key has not
     finished).
+    """
+    HoldSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.HoldSeatsRequest, _reservation_pb2.HoldSeatsResponse]  # type: ignore[assignment]
+    """Holds seats for several users: one reservation for each item, in the order of the items. Each
+    item holds all of its seats or none, and fails alone. At most 256 items.
+
+    Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: INVALID_REQUEST
+    (an id below 1, no choice, seats that are named twice or belong to several schedules, a key
+    longer than 255 characters), SEAT_NOT_FOUND, SCHEDULE_NOT_FOUND, SEAT_SOLD and SEAT_HELD (the
+    metadata names the seats in `conflicts`, separated by commas; SEAT_SOLD if any is sold; with
+    `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
+    again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
+    SINGLE_SEAT_LEFT (the choice leaves a single free seat between taken ones, where that is
+    refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
+    and idempotency keys.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Reads a user's reservation.
@@ -130,6 +171,12 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """Lists the seats of a schedule that are held or sold now; every other seat is available.
     Returns no seats for an unknown schedule. No reasons of its own.
     """
+    GetTakenSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]  # type: ignore[assignment]
+    """Lists the seats of several schedules that are held or sold now, in the order of the request. An
+    unknown schedule has no such seats.
+
+    Reasons: INVALID_REQUEST (more than 256 schedules).
+    """
     CountSoldSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CountSoldSeatsRequest, _reservation_pb2.CountSoldSeatsResponse]  # type: ignore[assignment]
     """Counts the sold seats of each schedule.
 
@@ -146,6 +193,13 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
     begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
     (another reservation of the admission is paid, so the admission has ended).
+    """
+    BeginPayments: _aio.UnaryUnaryMultiCallable[_reservation_pb2.BeginPaymentsRequest, _reservation_pb2.BeginPaymentsResponse]  # type: ignore[assignment]
+    """Starts several payments, as BeginPayment does, in the order of the items. Each item fails alone.
+    At most 256 items.
+
+    Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of
+    BeginPayment.
     """
 
 class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -170,6 +224,26 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
         to a request for another seat) and IN_PROGRESS (the first request with this key has not
         finished).
+        """
+
+    @_abc_1.abstractmethod
+    def HoldSeats(
+        self,
+        request: _reservation_pb2.HoldSeatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.HoldSeatsResponse, _abc.Awaitable[_reservation_pb2.HoldSeatsResponse]]:
+        """Holds seats for several users: one reservation for each item, in the order of the items. Each
+        item holds all of its seats or none, and fails alone. At most 256 items.
+
+        Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: INVALID_REQUEST
+        (an id below 1, no choice, seats that are named twice or belong to several schedules, a key
+        longer than 255 characters), SEAT_NOT_FOUND, SCHEDULE_NOT_FOUND, SEAT_SOLD and SEAT_HELD (the
+        metadata names the seats in `conflicts`, separated by commas; SEAT_SOLD if any is sold; with
+        `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
+        again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
+        SINGLE_SEAT_LEFT (the choice leaves a single free seat between taken ones, where that is
+        refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
+        and idempotency keys.
         """
 
     @_abc_1.abstractmethod
@@ -219,6 +293,18 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetTakenSeats(
+        self,
+        request: _reservation_pb2.GetTakenSeatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.GetTakenSeatsResponse, _abc.Awaitable[_reservation_pb2.GetTakenSeatsResponse]]:
+        """Lists the seats of several schedules that are held or sold now, in the order of the request. An
+        unknown schedule has no such seats.
+
+        Reasons: INVALID_REQUEST (more than 256 schedules).
+        """
+
+    @_abc_1.abstractmethod
     def CountSoldSeats(
         self,
         request: _reservation_pb2.CountSoldSeatsRequest,
@@ -245,6 +331,19 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         expired), PAYMENT_IN_PROGRESS (another payment of the reservation or of the admission has
         begun; the metadata names its `payment_id`), ALREADY_PAID (by another payment), TOKEN_EXPIRED
         (another reservation of the admission is paid, so the admission has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def BeginPayments(
+        self,
+        request: _reservation_pb2.BeginPaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.BeginPaymentsResponse, _abc.Awaitable[_reservation_pb2.BeginPaymentsResponse]]:
+        """Starts several payments, as BeginPayment does, in the order of the items. Each item fails alone.
+        At most 256 items.
+
+        Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of
+        BeginPayment.
         """
 
 def add_ReservationServiceServicer_to_server(servicer: ReservationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
