@@ -25,8 +25,8 @@ from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.line import Line
 from servicekit.batching import Batcher
-from tests.gateway.fake_watch import RULES, admitted, waiting
-from tests.gateway.fake_watch import ended as end
+from tests.gateway.fakes.watch import RULES, admitted, waiting
+from tests.gateway.fakes.watch import ended as end
 from tests.virtual_time import run
 
 BOUND = 0.3
