@@ -7,7 +7,9 @@ from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, RESERVATION_GROUP
 from reservation_service.consumers import PaymentEvents
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
+from reservation_service.hold_repository import HoldRepository
 from reservation_service.locks import RedisSeatLocks
+from reservation_service.payment_repository import PaymentRepository
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
@@ -32,6 +34,8 @@ async def main() -> None:
     ):
         service = ReservationService(
             ReservationRepository(database),
+            HoldRepository(database),
+            PaymentRepository(database),
             GrpcSeatDirectory(
                 ConcertServiceStub(concerts),
                 cached_seats=settings.cached_seats,

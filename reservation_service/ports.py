@@ -15,8 +15,9 @@ from reservation_service.domain import (
 )
 
 
-class ReservationStore(Protocol):
-    """The store of reservations; every write is durable when its method returns.
+class HoldStore(Protocol):
+    """Holds seats, and remembers the results of idempotency keys. Every write is durable when its
+    method returns.
 
     The store's own clock decides which holds have expired. A seat has at most one live
     reservation (HELD, PAYING or CONFIRMED), an admission at most one that is PAYING or CONFIRMED.
@@ -46,15 +47,9 @@ class ReservationStore(Protocol):
         """Stores "seat not found" as the result of a key. Returns the stored result instead if the
         key has one. Raises RequestInProgress."""
 
-    async def get(self, reservation_id: int) -> Reservation | None:
-        """Reads a reservation."""
 
-    async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
-        """Cancels this user's hold. Returns whether it did, and the reservation afterwards."""
-
-    async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
-        """Cancels at most `limit` of this user's holds that were made with this admission or an
-        earlier one of its room; returns how many."""
+class PaymentStore(Protocol):
+    """Applies payments to reservations, as HoldStore describes."""
 
     async def begin_payment(
         self,
@@ -74,12 +69,6 @@ class ReservationStore(Protocol):
         another reservation of the admission is PAYING or CONFIRMED.
         """
 
-    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Lists the ids of the held seats and of the sold seats of a schedule."""
-
-    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
-        """Counts the sold seats of each schedule; leaves out schedules without any."""
-
     async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
         """Applies a payment's success. Idempotent; the outcome of a payment never changes. The seat
         of a reservation that was removed is lost.
@@ -91,6 +80,26 @@ class ReservationStore(Protocol):
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent; no-op for a
         reservation that was removed. Raises as `confirm` does."""
+
+
+class ReservationStore(Protocol):
+    """Reads, cancels, expires and removes reservations, as HoldStore describes."""
+
+    async def get(self, reservation_id: int) -> Reservation | None:
+        """Reads a reservation."""
+
+    async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
+        """Cancels this user's hold. Returns whether it did, and the reservation afterwards."""
+
+    async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
+        """Cancels at most `limit` of this user's holds that were made with this admission or an
+        earlier one of its room; returns how many."""
+
+    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Lists the ids of the held seats and of the sold seats of a schedule."""
+
+    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
+        """Counts the sold seats of each schedule; leaves out schedules without any."""
 
     async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
         """Marks holds that have run out as EXPIRED: at most `limit`, with ids above `after_id`.

@@ -26,7 +26,13 @@ from reservation_service.domain import (
     check_schedules,
     payment_error,
 )
-from reservation_service.ports import ReservationStore, SeatDirectory, SeatLocks
+from reservation_service.ports import (
+    HoldStore,
+    PaymentStore,
+    ReservationStore,
+    SeatDirectory,
+    SeatLocks,
+)
 
 # Rows per statement: few enough to hold their locks for milliseconds only.
 SWEEP_BATCH = 200
@@ -52,7 +58,9 @@ class ReservationService:
 
     def __init__(
         self,
-        store: ReservationStore,
+        reservations: ReservationStore,
+        holds: HoldStore,
+        payments: PaymentStore,
         directory: SeatDirectory,
         locks: SeatLocks,
         *,
@@ -61,7 +69,9 @@ class ReservationService:
         payment_lease_seconds: float,
         retention_days: int = 0,
     ) -> None:
-        self._store = store
+        self._reservations = reservations
+        self._holds = holds
+        self._payments = payments
         self._directory = directory
         self._locks = locks
         self._terms = HoldTerms(hold_seconds, cool_down_seconds)
@@ -86,7 +96,7 @@ class ReservationService:
         try:
             seat = await self._directory.seat(seat_id)
         except SeatNotFound:
-            remembered = await self._store.remember_missing_seat(key, seat_id) if key else None
+            remembered = await self._holds.remember_missing_seat(key, seat_id) if key else None
             if remembered is None:
                 raise
             return remembered.result(seat_id)
@@ -94,14 +104,14 @@ class ReservationService:
         async with self._locks.seat(seat_id, holder) as other:
             if other is not None:
                 return await self._result_without_lock(seat_id, key, holder, other)
-            held = await self._store.hold(user_id, seat, self._terms, key, admission)
+            held = await self._holds.hold(user_id, seat, self._terms, key, admission)
         return held.result(seat_id) if isinstance(held, Remembered) else held
 
     async def _result_without_lock(
         self, seat_id: int, key: IdempotencyKey | None, holder: str, other: str
     ) -> Reservation:
         if key is not None:
-            if (remembered := await self._store.remembered(key)) is not None:
+            if (remembered := await self._holds.remembered(key)) is not None:
                 return remembered.result(seat_id)
             if _same_request(holder, other):
                 raise RequestInProgress
@@ -109,7 +119,7 @@ class ReservationService:
 
     async def get_reservation(self, reservation_id: int, user_id: int) -> Reservation:
         """Returns a user's reservation. Raises ReservationNotFound, NotYours."""
-        reservation = await self._store.get(reservation_id)
+        reservation = await self._reservations.get(reservation_id)
         if reservation is None:
             raise ReservationNotFound(reservation_id)
         if reservation.user_id != user_id:
@@ -122,7 +132,7 @@ class ReservationService:
         Raises ReservationNotFound, NotYours, PaymentInProgress, AlreadyPaid.
         """
         for _ in range(ATTEMPTS):
-            cancelled, reservation = await self._store.cancel(reservation_id, user_id)
+            cancelled, reservation = await self._reservations.cancel(reservation_id, user_id)
             if reservation is None:
                 raise ReservationNotFound(reservation_id)
             if cancelled:
@@ -141,21 +151,21 @@ class ReservationService:
         Raises InvalidRequest.
         """
         check_admission(admission)
-        cancelled = total = await self._store.cancel_all(user_id, admission, CANCEL_BATCH)
+        cancelled = total = await self._reservations.cancel_all(user_id, admission, CANCEL_BATCH)
         while cancelled == CANCEL_BATCH:
-            cancelled = await self._store.cancel_all(user_id, admission, CANCEL_BATCH)
+            cancelled = await self._reservations.cancel_all(user_id, admission, CANCEL_BATCH)
             total += cancelled
         return total
 
     async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
         """Lists the ids of the held seats and of the sold seats of a schedule."""
-        return await self._store.taken_seats(schedule_id)
+        return await self._reservations.taken_seats(schedule_id)
 
     async def sold_seats(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any. Raises
         InvalidRequest for more than 1,000 schedules."""
         check_schedules(schedule_ids)
-        return await self._store.sold_by_schedule(schedule_ids)
+        return await self._reservations.sold_by_schedule(schedule_ids)
 
     async def begin_payment(
         self,
@@ -173,7 +183,7 @@ class ReservationService:
         """
         check_admission(admission)
         for _ in range(ATTEMPTS):
-            begun, reservation = await self._store.begin_payment(
+            begun, reservation = await self._payments.begin_payment(
                 reservation_id,
                 user_id,
                 payment_id,
@@ -204,12 +214,12 @@ class ReservationService:
 
         Raises ReservationNotFound, and UnknownPayment for a payment that never began.
         """
-        return await self._store.confirm(reservation_id, payment_id)
+        return await self._payments.confirm(reservation_id, payment_id)
 
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         """Applies a payment's failure: the hold continues until its original end. Idempotent.
         Raises as `confirm_payment` does."""
-        await self._store.return_to_hold(reservation_id, payment_id)
+        await self._payments.return_to_hold(reservation_id, payment_id)
 
     async def expire_holds(self) -> int:
         """Marks all holds that have run out as EXPIRED. Returns the number of holds.
@@ -217,19 +227,19 @@ class ReservationService:
         Correctness does not depend on it: a hold is dead the moment it runs out.
         """
         total = 0
-        expired, after_id = await self._store.expire_lapsed(0, SWEEP_BATCH)
+        expired, after_id = await self._reservations.expire_lapsed(0, SWEEP_BATCH)
         while after_id:
             total += expired
-            expired, after_id = await self._store.expire_lapsed(after_id, SWEEP_BATCH)
+            expired, after_id = await self._reservations.expire_lapsed(after_id, SWEEP_BATCH)
         return total + expired
 
     async def remove_old_rows(self) -> int:
         """Removes idempotency keys older than 24 hours, and reservations that ended before the
         retention: at most 4,000 of each. Returns the number of reservations."""
-        await _in_batches(partial(self._store.delete_old_keys, KEY_HOURS))
+        await _in_batches(partial(self._reservations.delete_old_keys, KEY_HOURS))
         if not self._retention_days:
             return 0
-        return await _in_batches(partial(self._store.remove_ended, self._retention_days))
+        return await _in_batches(partial(self._reservations.remove_ended, self._retention_days))
 
 
 async def _in_batches(remove: Callable[[int], Awaitable[int]]) -> int:

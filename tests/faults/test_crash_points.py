@@ -20,21 +20,22 @@ from tests.faults.invariants import assert_all_hold
 REPOSITORY = "payment_service.repository:PaymentRepository"
 SANDBOX = "payment_service.providers.sandbox:SandboxProvider"
 CLIENT = "payment_service.reservations:GrpcReservations"
-RESERVATIONS = "reservation_service.repository:ReservationRepository"
+# The steps of a payment in reservation_service.
+PAID_SEATS = "reservation_service.payment_repository:PaymentRepository"
 
 # Saga step and place of the crash -> the arguments of crash_at.
 STEPS = {
     "1 before the payment is created": f"--before {REPOSITORY}.create_payment payment_service",
     "1 payment created": f"{REPOSITORY}.create_payment payment_service",
-    "2 hold is PAYING, reply lost": f"{RESERVATIONS}.begin_payment reservation_service",
+    "2 hold is PAYING, reply lost": f"{PAID_SEATS}.begin_payment reservation_service",
     "2 hold is PAYING": f"{CLIENT}.begin_payment payment_service",
     "3 charged": f"{SANDBOX}.charge payment_service",
     "4 before the outcome is recorded": f"--before {REPOSITORY}.record_outcome payment_service",
     "4 outcome recorded": f"{REPOSITORY}.record_outcome payment_service",
     "5 before the event is sent": "--before payment_service.relay:Relay.publish payment_service",
     "5 event sent, still in the outbox": "payment_service.relay:Relay.publish payment_service",
-    "6 before the seat is confirmed": f"--before {RESERVATIONS}.confirm reservation_service",
-    "6 seat confirmed, offset not committed": f"{RESERVATIONS}.confirm reservation_service",
+    "6 before the seat is confirmed": f"--before {PAID_SEATS}.confirm reservation_service",
+    "6 seat confirmed, offset not committed": f"{PAID_SEATS}.confirm reservation_service",
     "6 admission ended, offset not committed": (
         "queue_service.repository:QueueRepository.leave queue_service"
     ),
@@ -111,7 +112,7 @@ async def test_a_crash_there_is_recovered_from(shop: Shop, stack: Stack, step: s
 DECLINE_STEPS = {
     "3 declined": f"{SANDBOX}.charge payment_service",
     "4 decline recorded": f"{REPOSITORY}.record_outcome payment_service",
-    "6 seat held again, offset not committed": f"{RESERVATIONS}.return_to_hold reservation_service",
+    "6 seat held again, offset not committed": f"{PAID_SEATS}.return_to_hold reservation_service",
 }
 
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from reservation_service.domain import Admission, PaymentOutcome, Reservation, Status
+from reservation_service.hold_repository import HoldRepository
+from reservation_service.payment_repository import PaymentRepository
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit.mysql import Database
@@ -25,8 +27,8 @@ _schedules = itertools.count(10**9 + int(time.time()) * 1000)
 ids = itertools.count(int(time.time() * 1000))
 
 
-class RealReservationStore(ReservationRepository):
-    """The repository, and what tests do to the store."""
+class RealReservationStore(HoldRepository, PaymentRepository, ReservationRepository):
+    """The repositories, and what tests do to the store."""
 
     async def lapse(self, reservation_id: int) -> None:
         await self._execute(
@@ -156,7 +158,7 @@ def make_service(store: Store, **changes: object) -> ReservationService:
         "cool_down_seconds": 0.0,
         "payment_lease_seconds": LEASE_SECONDS,
     }
-    return ReservationService(store, **(arguments | changes))  # type: ignore[arg-type]
+    return ReservationService(store, store, store, **(arguments | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from reservation_service.domain import (
     Status,
 )
 from reservation_service.locks import RedisSeatLocks
+from reservation_service.payment_repository import PaymentRepository
 from reservation_service.ports import SeatLocks
-from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit import redis_client
 from servicekit.errors import ServiceError
@@ -535,7 +535,7 @@ async def test_a_sale_and_its_count_are_atomic_when_the_caller_disconnects(
     mysql_urls: dict[str, str], database: Database, bare_service: ReservationService
 ) -> None:
     async with HeldUpDatabase(mysql_urls["reservation"]) as slow:
-        hasty = ReservationRepository(slow)
+        hasty = PaymentRepository(slow)
         for count, seat_id in enumerate(new_seats(10), 1):
             held = await bare_service.hold_seat(42, seat_id, "")
             payment_id = next(ids)

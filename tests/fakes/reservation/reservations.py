@@ -1,0 +1,78 @@
+"""Reading, cancelling, expiring and removing reservations, in memory."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from reservation_service.domain import Admission, Reservation, Status
+from tests.fakes.reservation.state import State
+
+
+class FakeReservations(State):
+    """Implements ports.ReservationStore."""
+
+    async def get(self, reservation_id: int) -> Reservation | None:
+        return self._read(reservation_id)
+
+    async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
+        row = self._read(reservation_id)
+        if row is not None and row.user_id == user_id and row.status == Status.HELD:
+            self._cancel(row)
+            return True, self._read(reservation_id)
+        return False, row
+
+    async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
+        held = [
+            row
+            for id in list(self.rows)
+            if (row := self._read(id)) is not None
+            and row.user_id == user_id
+            and row.status == Status.HELD
+            and (place := self.places.get(id)) is not None
+            and place.room == admission.room
+            and place.place_number <= admission.place_number
+        ][:limit]
+        for row in held:
+            self._cancel(row)
+        return len(held)
+
+    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
+        rows = [self._read(id) for id in self.rows]
+        of_schedule = [row for row in rows if row is not None and row.schedule_id == schedule_id]
+        return (
+            sorted(r.seats[0].id for r in of_schedule if r.status in (Status.HELD, Status.PAYING)),
+            sorted(r.seats[0].id for r in of_schedule if r.status == Status.CONFIRMED),
+        )
+
+    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
+        return {id: self.sold[id] for id in schedule_ids if id in self.sold}
+
+    async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
+        lapsed = [
+            row
+            for row in self.rows.values()
+            if row.stored_status in (Status.HELD, Status.PAYING)
+            and row.lapses_at <= self._now()
+            and row.id > after_id
+        ][:limit]
+        for row in lapsed:
+            self._change(row, stored_status=Status.EXPIRED)
+        return len(lapsed), lapsed[-1].id if len(lapsed) == limit else 0
+
+    async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
+        before = self._now() - timedelta(hours=older_than_hours)
+        old = [key for key, (_, since) in self.keys.items() if since < before][:limit]
+        for key in old:
+            del self.keys[key]
+        return len(old)
+
+    async def remove_ended(self, older_than_days: int, limit: int) -> int:
+        before = self._now() - timedelta(days=older_than_days)
+        ended = [
+            row.id
+            for row in self.rows.values()
+            if row.stored_status in (Status.CANCELLED, Status.EXPIRED) and row.lapses_at < before
+        ][:limit]
+        for id in ended:
+            del self.rows[id]
+        self.earlier = {pair for pair in self.earlier if pair[0] not in ended}
+        return len(ended)
