@@ -5,7 +5,8 @@ uncertain is sent or handled again, so handlers must be idempotent. A service st
 while Kafka is unavailable. aiokafka's exceptions are translated to Unavailable in this package.
 """
 
-from servicekit.kafka.consumer import Consumer, Handler
+from servicekit.kafka.consumer import Consumer
+from servicekit.kafka.delivery import Handler
 from servicekit.kafka.producer import Producer, hash_of_key
 from servicekit.kafka.records import PoisonRecord, Record
 

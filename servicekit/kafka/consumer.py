@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
-from prometheus_client import Counter
 
-from servicekit import call_context, logs
+from servicekit import logs
 from servicekit.errors import Unavailable
 from servicekit.kafka.connections import (
     RECONNECT_PAUSE_MS,
@@ -18,20 +18,11 @@ from servicekit.kafka.connections import (
     close_in_time,
     translated_errors,
 )
+from servicekit.kafka.delivery import Delivery, Handler
 from servicekit.kafka.producer import Producer
-from servicekit.kafka.records import (
-    DEAD_LETTER_HEADER,
-    DEAD_LETTER_SUFFIX,
-    REPLAY_HEADER,
-    PoisonRecord,
-    Record,
-)
 from servicekit.retries import Outage, retry_while_unavailable
 
 log = logs.get(__name__)
-
-CONSUMED = Counter("kafka_consumed", "Records handled.", ["topic", "group", "outcome"])
-RETRIES = Counter("kafka_retries", "Failed attempts to handle a record.", ["topic", "group"])
 
 # To connect and join the group. Twice the time that Kafka gives the other members to join again.
 _JOIN_SECONDS = 60.0
@@ -47,38 +38,39 @@ _JOINING_POLL_MS = 100
 # rebalance, new partitions wait behind the fetch for the old ones.
 _FETCH_WAIT_MS = 2_000
 # The same while a partition is paused: the fetch leaves it out, so none of its records arrive
-# before the fetch ends, even if its worker is idle again.
+# before the fetch ends, even if the partition is idle again.
 _PAUSED_FETCH_WAIT_MS = 500
-# Records that arrive within this time are fetched together, and records that are handled within
-# it are committed together: otherwise, at a hundred records per second, Kafka spends more on the
-# requests than on the records.
-_COLLECT_SECONDS = 0.02
+# Records that arrive within this time are fetched together, and then handled together: otherwise,
+# at a hundred records per second, all spend more on the requests than on the records.
+_COLLECT_SECONDS = 0.05
+# The pause between two commits. After a crash, the records of this time are handled again.
+_COMMIT_PAUSE_SECONDS = 0.2
 _REVOKE_SECONDS = 5.0
 # The most one fetch returns of a partition; small, because a restart handles it again.
 _BATCH_BYTES = 64 * 1024
-# A partition is paused once more records than these wait for its worker. Not sooner, because of
-# the time that the next fetch may be held.
+# A partition is paused while more records than these wait. Not sooner, because of the time that the
+# next fetch may be held.
 _WAITING_RECORDS = 100
-_HANDLING_ATTEMPTS = 3
-_DEAD_LETTER_SECONDS = 10.0
-
-# Handles one record; returns the records to publish before its offset is committed.
-Handler = Callable[[Record], Awaitable[Sequence[Record]]]
+# The most that a handler gets in one call.
+_RECORDS_TOGETHER = 100
 
 
 class Consumer:
     """Passes every record of `topic` to `handler`, as a member of `group`.
 
-    Partitions are handled concurrently, the records of one partition in order. A record is
-    handled at once, or within 40 ms if others arrived just before it, so that the next ones are
-    fetched together. The records that the handler returns are published, then the offset is
-    committed, at the earliest 20 ms after the previous commit.
+    One call of the handler gets at most 100 records: what waits, of all partitions that are not
+    being handled. The records of one partition are in order and are handled in order. A record that
+    comes alone is handled at once; one that comes within 50 ms of others at most 100 ms later, with
+    those that came meanwhile. The records that the handler returns are published, then the offsets
+    are committed, at the earliest 200 ms after the previous commit.
 
-    A handler that raises a transient error (see `is_transient`) or takes more than
-    `handler_timeout` seconds is called again until it succeeds, with pauses of up to 5 s; its
-    partition waits meanwhile. Any other exception counts as the record's fault: after 3 attempts,
-    or after the first that raises PoisonRecord, the record goes to `<topic>.dlq` and the partition
-    continues, which breaks the order of that key. Kafka may be unavailable for any length of time.
+    If the handler raises for several records, or takes more than 5 s, it gets each by itself; then
+    the partitions do not wait for each other. If it raises a transient error for one record (see
+    `is_transient`), or takes more than `handler_timeout` seconds, it is called again until it
+    succeeds, with pauses of up to 5 s; the partition waits meanwhile. Any other exception counts as
+    the record's fault: after 3 attempts, or after the first that raises PoisonRecord, the record
+    goes to `<topic>.dlq` and the partition continues, which breaks the order of that key. Kafka may
+    be unavailable for any length of time.
 
     After `session_timeout` seconds without a heartbeat, Kafka gives the member's partitions to
     others.
@@ -133,8 +125,8 @@ class Consumer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             retry_backoff_ms=RECONNECT_PAUSE_MS,
         )
-        deliver = _Delivery(producer, self._group, self._handler, self._handler_timeout).deliver
-        member = _Member(consumer, deliver)
+        delivery = Delivery(producer, self._group, self._handler, self._handler_timeout)
+        member = _Member(consumer, delivery)
         try:
             with translated_errors("Kafka is unavailable."):
                 consumer.subscribe([self._topic], listener=member)
@@ -152,22 +144,30 @@ class Consumer:
         return member
 
 
-class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """One membership of a group: a worker for each partition that has waiting records.
+@dataclass
+class _Assignment:
+    """What is in hand of the partitions of one assignment."""
 
-    Polling continues while workers are busy, so that the group does not take a slow member for a
-    dead one; records that arrive meanwhile wait for their worker. No worker waits for a commit.
+    #: Of each partition with records that nobody handles yet.
+    waiting: dict[TopicPartition, deque[Any]] = field(default_factory=dict)
+    #: The partitions with records that are being handled.
+    busy: set[TopicPartition] = field(default_factory=set)
+    #: The next offset of each partition with handled records: what to commit.
+    handled: dict[TopicPartition, int] = field(default_factory=dict)
+
+
+class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """One membership of a group.
+
+    Polling continues while records are handled, so that the group does not take a slow member for a
+    dead one; records that arrive meanwhile wait. Handling waits for no commit.
     """
 
-    def __init__(
-        self, consumer: AIOKafkaConsumer, deliver: Callable[[Any], Awaitable[None]]
-    ) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, delivery: Delivery) -> None:
         self._consumer = consumer
-        self._deliver = deliver
-        self._workers: dict[TopicPartition, asyncio.Task[None]] = {}
-        self._waiting: dict[TopicPartition, deque[Any]] = {}
-        # The next offset of each partition with handled records: what to commit.
-        self._handled: dict[TopicPartition, int] = {}
+        self._delivery = delivery
+        self._workers: set[asyncio.Task[None]] = set()
+        self._assignment = _Assignment()
         self._progress = asyncio.Event()
         #: Whether Kafka has given this member its partitions, which may be none.
         self.assigned = False
@@ -185,20 +185,20 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             await asyncio.gather(committer, return_exceptions=True)
 
     async def poll_once(self, wait_ms: int = _POLL_MS) -> None:
-        """Gives newly arrived records to the workers; raises what failed."""
+        """Has newly arrived records handled; raises what failed."""
         batches = await self._consumer.getmany(timeout_ms=wait_ms)
-        for partition, worker in list(self._workers.items()):
-            if worker.done():
-                del self._workers[partition]
-                worker.result()
+        for worker in [worker for worker in self._workers if worker.done()]:
+            self._workers.remove(worker)
+            worker.result()
         for partition, batch in batches.items():
-            self._enqueue(partition, batch)
+            self._assignment.waiting.setdefault(partition, deque()).extend(batch)
         if batches:
+            self._handle_waiting()
             await asyncio.sleep(_COLLECT_SECONDS)
 
     async def close(self) -> None:
         """Cancels the workers and leaves the group."""
-        await self._cancel(list(self._workers))
+        await self._drop_assignment()
         if not await close_in_time(self._consumer.stop):
             # It hung while leaving the group, and has closed no connection yet.
             if self._consumer._fetcher is not None:
@@ -206,38 +206,56 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             await close_in_time(self._consumer._client.close)
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        # Their next owners begin at the last committed record.
-        await self._cancel(revoked)
+        # All of them. Their next owners begin at the last committed record.
+        await self._drop_assignment()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self.assigned = True
         # None of them is paused.
         self._limit_fetches()
 
-    async def _cancel(self, partitions: Sequence[TopicPartition]) -> None:
-        workers = [self._workers.pop(tp) for tp in partitions if tp in self._workers]
-        for partition in partitions:
-            if partition in self._waiting:
-                # A handler that suppresses the cancellation must not be followed by another.
-                self._waiting.pop(partition).clear()
+    async def _drop_assignment(self) -> None:
+        self._assignment = _Assignment()
+        workers, self._workers = self._workers, set()
         for worker in workers:
             worker.cancel()
         if workers:
             await asyncio.wait(workers, timeout=_REVOKE_SECONDS)
-        for partition in partitions:
-            # The partition may return after other members have committed later offsets.
-            self._handled.pop(partition, None)
         for worker in workers:
             if worker.done() and not worker.cancelled() and (error := worker.exception()):
                 log.warning("worker_failed", error=type(error).__name__)
 
-    def _enqueue(self, partition: TopicPartition, batch: Sequence[Any]) -> None:
-        waiting = self._waiting.setdefault(partition, deque())
-        waiting.extend(batch)
-        if partition not in self._workers:
-            self._workers[partition] = asyncio.create_task(self._work(partition, waiting))
-        elif len(waiting) > _WAITING_RECORDS:
-            self._consumer.pause(partition)
+    def _handle_waiting(self) -> None:
+        """Starts to handle the records of all idle partitions, together if there are several."""
+        batches = self._take_waiting()
+        if sum(map(len, batches.values())) > 1:
+            self._start(self._work_together(self._assignment, batches))
+        else:
+            self._start_each(batches)
+        self._pause_crowded()
+
+    def _take_waiting(self) -> dict[TopicPartition, list[Any]]:
+        waiting, busy = self._assignment.waiting, self._assignment.busy
+        batches: dict[TopicPartition, list[Any]] = {}
+        room = _RECORDS_TOGETHER
+        for partition in [partition for partition in waiting if partition not in busy]:
+            if room > 0:
+                records = waiting.pop(partition)
+                batch = [records.popleft() for _ in range(min(room, len(records)))]
+                room -= len(batch)
+                batches[partition] = batch
+                if records:
+                    waiting[partition] = records  # next time after the others
+        busy.update(batches)
+        return batches
+
+    def _pause_crowded(self) -> None:
+        waiting = self._assignment.waiting
+        crowded = {tp for tp, records in waiting.items() if len(records) > _WAITING_RECORDS}
+        paused = self._consumer.paused()
+        if crowded != paused:
+            self._consumer.pause(*crowded - paused)
+            self._consumer.resume(*paused - crowded)
             self._limit_fetches()
 
     def _limit_fetches(self) -> None:
@@ -247,16 +265,44 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             _PAUSED_FETCH_WAIT_MS if paused else _FETCH_WAIT_MS
         )
 
-    async def _work(self, partition: TopicPartition, waiting: deque[Any]) -> None:
-        """Handles the waiting records of a partition and ends when there are no more."""
-        while waiting:
-            consumed = waiting.popleft()
-            if len(waiting) == _WAITING_RECORDS:
-                self._consumer.resume(partition)
-                self._limit_fetches()
-            await self._deliver(consumed)
-            self._handled[partition] = consumed.offset + 1
-            self._progress.set()
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._workers.add(asyncio.create_task(work))
+
+    def _start_each(self, batches: dict[TopicPartition, list[Any]]) -> None:
+        for partition, batch in batches.items():
+            self._start(self._work_one_by_one(self._assignment, partition, batch))
+
+    async def _work_together(
+        self, assignment: _Assignment, batches: dict[TopicPartition, list[Any]]
+    ) -> None:
+        together = [consumed for batch in batches.values() for consumed in batch]
+        succeeded = await self._delivery.deliver_together(together)
+        if assignment is not self._assignment:
+            return  # the handler has suppressed its cancellation
+        if succeeded:
+            for partition, batch in batches.items():
+                self._note_handled(partition, batch[-1])
+            self._end_work(*batches)
+        else:
+            self._start_each(batches)
+
+    async def _work_one_by_one(
+        self, assignment: _Assignment, partition: TopicPartition, batch: list[Any]
+    ) -> None:
+        for consumed in batch:
+            await self._delivery.deliver(consumed)
+            if assignment is not self._assignment:
+                return  # as above
+            self._note_handled(partition, consumed)
+        self._end_work(partition)
+
+    def _note_handled(self, partition: TopicPartition, last: Any) -> None:
+        self._assignment.handled[partition] = last.offset + 1
+        self._progress.set()
+
+    def _end_work(self, *partitions: TopicPartition) -> None:
+        self._assignment.busy.difference_update(partitions)
+        self._handle_waiting()
 
     async def _keep_committing(self) -> None:
         """Commits what all workers have handled, in one request; records that are handled during
@@ -264,9 +310,8 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         while True:
             await self._progress.wait()
             self._progress.clear()
-            assigned = self._consumer.assignment()
-            offsets = {tp: offset for tp, offset in self._handled.items() if tp in assigned}
-            self._handled.clear()
+            offsets = dict(self._assignment.handled)
+            self._assignment.handled.clear()
             if not offsets:
                 continue
             try:
@@ -275,77 +320,4 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
             except (CommitFailedError, IllegalStateError):
                 # The partitions belong to other members now, which handle these records again.
                 log.info("commit_refused", partitions=len(offsets))
-            await asyncio.sleep(_COLLECT_SECONDS)
-
-
-class _Delivery:
-    """Calls the handler until one record is handled, or is a dead letter."""
-
-    def __init__(
-        self, producer: Producer, group: str, handler: Handler, handler_timeout: float
-    ) -> None:
-        self._producer = producer
-        self._group = group
-        self._handler = handler
-        self._handler_timeout = handler_timeout
-
-    async def deliver(self, consumed: Any) -> None:
-        """Returns once the record needs no further attempt."""
-        headers = dict(consumed.headers)
-        if headers.pop(REPLAY_HEADER, self._group.encode()) != self._group.encode():
-            CONSUMED.labels(consumed.topic, self._group, "skipped").inc()
-            return
-        record = Record(
-            topic=consumed.topic,
-            key=consumed.key or b"",
-            value=consumed.value or b"",
-            headers=headers,
-        )
-        position = {
-            "topic": consumed.topic,
-            "group": self._group,
-            "partition": consumed.partition,
-            "offset": consumed.offset,
-        }
-        call_context.request_id.set(f"{consumed.topic}-{consumed.partition}-{consumed.offset}")
-        outage = Outage(log, "record_delayed", "record_handled", **position)
-        try:
-            await retry_while_unavailable(
-                partial(self._handle, record),
-                outage,
-                defect_attempts=_HANDLING_ATTEMPTS,
-                final=PoisonRecord,
-            )
-            outcome = "done"
-        except Exception as error:
-            log.exception("record_dead_lettered", **position)
-            letter = _dead_letter(record, position, error)
-            outage = Outage(log, "dead_letter_delayed", "dead_letter_published", **position)
-            await retry_while_unavailable(
-                partial(self._producer.publish, [letter], _DEAD_LETTER_SECONDS), outage
-            )
-            outcome = "dead"
-        CONSUMED.labels(consumed.topic, self._group, outcome).inc()
-
-    async def _handle(self, record: Record) -> None:
-        call_context.set_deadline(self._handler_timeout)
-        try:
-            async with asyncio.timeout(self._handler_timeout):
-                results = await self._handler(record)
-                await self._producer.publish(results, self._handler_timeout)
-        except Exception:
-            RETRIES.labels(record.topic, self._group).inc()
-            raise
-
-
-def _dead_letter(record: Record, position: dict[str, Any], error: Exception) -> Record:
-    """The record with its origin. Of the error only the class: a message may hold something
-    private."""
-    origin = position | {"error": type(error).__name__}
-    return Record(
-        topic=record.topic + DEAD_LETTER_SUFFIX,
-        key=record.key,
-        value=record.value,
-        headers=record.headers
-        | {DEAD_LETTER_HEADER + name: str(value).encode() for name, value in origin.items()},
-    )
+            await asyncio.sleep(_COMMIT_PAUSE_SECONDS)

@@ -200,13 +200,13 @@ class Consumer:
     def assignment(self) -> set[TopicPartition]:
         return set(self._positions)
 
-    def pause(self, partition: TopicPartition) -> None:
-        self._check(partition)
-        self._paused.add(partition)
+    def pause(self, *partitions: TopicPartition) -> None:
+        self._check(*partitions)
+        self._paused.update(partitions)
 
-    def resume(self, partition: TopicPartition) -> None:
-        self._check(partition)
-        self._paused.discard(partition)
+    def resume(self, *partitions: TopicPartition) -> None:
+        self._check(*partitions)
+        self._paused.difference_update(partitions)
         self._broker.bell.ring()
 
     def paused(self) -> set[TopicPartition]:
@@ -234,8 +234,8 @@ class Consumer:
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
         if not offsets:
             raise ValueError("nothing to commit")
+        self._check(*offsets)
         for partition, offset in offsets.items():
-            self._check(partition)
             if offset > self._broker.handled[partition]:
                 self._broker.wrong.append(f"commit of {partition} before it was handled")
         self._broker.commits.append(dict(offsets))
@@ -298,9 +298,10 @@ class Consumer:
         self._broker.bell.ring()
         return True
 
-    def _check(self, partition: TopicPartition) -> None:
-        if partition not in self._positions:
-            raise IllegalStateError(f"{partition} is not assigned")
+    def _check(self, *partitions: TopicPartition) -> None:
+        for partition in partitions:
+            if partition not in self._positions:
+                raise IllegalStateError(f"{partition} is not assigned")
 
 
 class Partitions:

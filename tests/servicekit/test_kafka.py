@@ -5,7 +5,7 @@ import contextlib
 import statistics
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from structlog.testing import CapturingLogger
 from harness.local.stack import Stack
 from servicekit import dead_letters
 from servicekit.errors import Unavailable
-from servicekit.kafka import Consumer, Handler, Producer, Record, consumer
+from servicekit.kafka import Consumer, Producer, Record, consumer
+from tests.servicekit.handlers import in_turn
 
 
 async def test_publishing_with_kafka_away_fails_in_time() -> None:
@@ -27,7 +28,7 @@ async def test_publishing_with_kafka_away_fails_in_time() -> None:
 
 
 async def test_a_consumer_waits_for_kafka_and_stops_at_once() -> None:
-    async def handle(record: Record) -> Sequence[Record]:
+    async def handle(records: Sequence[Record]) -> Sequence[Record]:
         raise AssertionError("there is nothing to consume")
 
     consumer = asyncio.create_task(
@@ -80,8 +81,13 @@ async def nothing(record: Record) -> Sequence[Record]:
 
 @contextlib.asynccontextmanager
 async def consuming(
-    bootstrap: str, topic: str, handler: Handler, group: str = "group", **options: Any
+    bootstrap: str,
+    topic: str,
+    handle: Callable[[Record], Awaitable[Sequence[Record]]],
+    group: str = "group",
+    **options: Any,
 ) -> AsyncIterator[None]:
+    handler = in_turn(handle)
     consumer = asyncio.create_task(
         Consumer(bootstrap=bootstrap, group=group, topic=topic, handler=handler, **options).run()
     )

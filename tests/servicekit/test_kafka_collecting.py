@@ -11,17 +11,20 @@ from aiokafka import TopicPartition
 from aiokafka.errors import RequestTimedOutError
 
 from servicekit.errors import Unavailable
-from servicekit.kafka import Consumer, Handler, Record, consumer
+from servicekit.kafka import Consumer, Record, consumer, delivery, producer
 from tests.servicekit.fake_kafka import (
     FETCH_RECORDS,
     TOPIC,
     TRIP_SECONDS,
     Broker,
+    Partitions,
     in_virtual_time,
     now,
 )
+from tests.servicekit.handlers import in_turn
 
-COLLECT = 0.02
+COLLECT = consumer._COLLECT_SECONDS
+COMMIT_PAUSE = consumer._COMMIT_PAUSE_SECONDS
 # One who just missed a fetch waits for the next, and that one is held as long.
 LONGEST_WAIT = 2 * COLLECT + 4 * TRIP_SECONDS
 
@@ -29,6 +32,7 @@ P0, P1, P2, P3 = (TopicPartition(TOPIC, number) for number in range(4))
 
 Scene = Callable[[Broker], Awaitable[None]]
 Play = Callable[[Scene], Broker]
+OneHandler = Callable[[Record], Awaitable[Sequence[Record]]]
 
 
 @pytest.fixture
@@ -38,6 +42,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     def play(scene: Scene) -> Broker:
         broker = Broker()
         monkeypatch.setattr(consumer, "AIOKafkaConsumer", broker.consumer)
+        monkeypatch.setattr(producer, "AIOKafkaProducer", Partitions().producer)
 
         async def main() -> None:
             async with asyncio.timeout(3600):
@@ -50,7 +55,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     return play
 
 
-def handling(broker: Broker, seconds: Callable[[], float] = lambda: 0.0) -> Handler:
+def handling(broker: Broker, seconds: Callable[[], float] = lambda: 0.0) -> OneHandler:
     async def handle(record: Record) -> Sequence[Record]:
         await broker.handle(record, asyncio.sleep(seconds()))
         return ()
@@ -60,13 +65,16 @@ def handling(broker: Broker, seconds: Callable[[], float] = lambda: 0.0) -> Hand
 
 @contextlib.asynccontextmanager
 async def consuming(
-    broker: Broker, handler: Handler | None = None, idle: float = 0.25
+    broker: Broker, handler: OneHandler | None = None, idle: float = 0.25
 ) -> AsyncIterator[None]:
     """A member that has had all partitions, and nothing to do, for `idle` seconds; at the end it
     must stop at once."""
     task = asyncio.create_task(
         Consumer(
-            bootstrap="none", group="group", topic=TOPIC, handler=handler or handling(broker)
+            bootstrap="none",
+            group="group",
+            topic=TOPIC,
+            handler=in_turn(handler or handling(broker)),
         ).run()
     )
     await asyncio.sleep(idle)
@@ -118,6 +126,9 @@ def test_a_commit_covers_nothing_that_is_being_handled(play: Play) -> None:
         async with consuming(broker, handle):
             broker.publish(0, 0, 0, 1)
             await asyncio.sleep(1)
+            assert broker.commits == []
+            # They were tried together for long enough, and do not wait for each other any more.
+            await asyncio.sleep(delivery._TOGETHER_SECONDS)
             assert broker.commits == [{P0: 1, P1: 1}]
             release.set()
             await broker.until_all_is_committed()
@@ -283,7 +294,10 @@ def test_a_handler_that_will_not_end_commits_nothing_of_a_partition_that_went(pl
             return ()
 
         async with consuming(broker, handle):
-            broker.publish(0, 0)
+            # Alone, because an attempt at several would be cancelled again.
+            broker.publish(0)
+            await asyncio.sleep(0.1)
+            broker.publish(0)
             await asyncio.sleep(1)
             assert broker.member is not None
             await broker.member.rebalance([P1, P2])
@@ -333,21 +347,23 @@ def test_a_stop_at_any_moment_is_prompt_and_loses_nothing(play: Play) -> None:
         play(scene_of(step * 0.0004))
 
 
-def test_a_stop_in_the_midst_of_a_batch_repeats_little_of_it(play: Play) -> None:
+def test_a_stop_in_the_midst_of_a_backlog_repeats_little_of_it(play: Play) -> None:
     def scene_of(moment: float) -> Scene:
         async def scene(broker: Broker) -> None:
             handler = handling(broker, lambda: 0.01)
-            broker.publish(*[0] * FETCH_RECORDS)
+            broker.publish(*[0] * 8 * FETCH_RECORDS)
             async with consuming(broker, handler, idle=moment):
                 pass
             async with consuming(broker, handler):
                 await broker.until_all_is_committed()
-            assert broker.repeated <= (COLLECT + TRIP_SECONDS) / 0.01 + 1
+            # The batch that was cancelled, and those of the time without a commit.
+            batches = 1 + (COMMIT_PAUSE + TRIP_SECONDS) / (0.01 * FETCH_RECORDS)
+            assert broker.repeated <= batches * consumer._RECORDS_TOGETHER
 
         return scene
 
     for step in range(60):
-        play(scene_of(step * 0.0093))
+        play(scene_of(step * 0.0693))
 
 
 def test_whatever_happens_nothing_is_skipped_or_committed_too_early(play: Play) -> None:
@@ -356,6 +372,7 @@ def test_whatever_happens_nothing_is_skipped_or_committed_too_early(play: Play) 
 
     def scene_of(seed: int) -> Scene:
         dice = random.Random(seed)
+        poisoned = {b"%d-%d" % (dice.randrange(4), dice.randrange(30)) for _ in range(3)}
 
         def fail_sometimes() -> None:
             if dice.random() < 0.02:
@@ -372,6 +389,8 @@ def test_whatever_happens_nothing_is_skipped_or_committed_too_early(play: Play) 
 
             async def handle(record: Record) -> Sequence[Record]:
                 await broker.handle(record, work())
+                if record.value in poisoned:  # a dead letter counts as handled
+                    raise ValueError
                 return ()
 
             async def publish() -> None:

@@ -124,7 +124,7 @@ class FailingConsumer:
 async def test_of_consuming(
     kind: type[KafkaError], log: CapturingLogger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def handle(_: Record) -> Sequence[Record]:
+    async def handle(_: Sequence[Record]) -> Sequence[Record]:
         raise AssertionError("there is nothing to consume")
 
     monkeypatch.setattr(consumer, "AIOKafkaConsumer", FailingConsumer)
