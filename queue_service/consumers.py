@@ -1,8 +1,10 @@
 """Applies payment.events to the waiting room."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from protos.frontrow.payment.v1 import events_pb2
+from protos.frontrow.payment.v1.events_pb2 import PaymentEvent
+from queue_service.domain import Place
 from queue_service.service import QueueService
 from servicekit.kafka import Record
 
@@ -16,10 +18,16 @@ class PaymentEvents:
     def __init__(self, service: QueueService) -> None:
         self._service = service
 
-    async def handle(self, record: Record) -> Sequence[Record]:
-        """Publishes nothing. Raises DecodeError for a record that is not a payment event."""
-        event = events_pb2.PaymentEvent.FromString(record.value)
-        if event.WhichOneof("event") == "succeeded" and event.succeeded.HasField("admission"):
-            admission = event.succeeded.admission
-            await self._service.leave_queue(admission.room, admission.place_number, event.user_id)
+    async def handle(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Publishes nothing. Raises DecodeError for a record that is not a payment event, and
+        RoomNotFound for an admission to an unknown room."""
+        ended: dict[str, list[Place]] = defaultdict(list)
+        for record in records:
+            event = PaymentEvent.FromString(record.value)
+            if event.WhichOneof("event") == "succeeded" and event.succeeded.HasField("admission"):
+                admission = event.succeeded.admission
+                place = Place(admission.room, admission.place_number, event.user_id, epoch=0)
+                ended[place.room].append(place)
+        for room, places in ended.items():
+            await self._service.end_places(room, places)
         return ()

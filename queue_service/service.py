@@ -190,11 +190,17 @@ class QueueService:
     async def leave_queue(self, room: str, number: int, user_id: int, epoch: int = 0) -> None:
         """Ends a place or an admission and admits the next in line. Idempotent. No-op for another
         user's place. `epoch` is that of the place, 0 if it is unknown. Raises RoomNotFound."""
+        await self.end_places(room, [Place(room, number, user_id, epoch)])
+
+    async def end_places(self, room: str, places: Sequence[Place]) -> None:
+        """Does what `leave_queue` does for each of these places of the room; at most MAX_ITEMS of
+        them are one change of the room. Raises RoomNotFound."""
         self._require_room(room)
-        place = Place(room, number, user_id, epoch)
-        if place.possible:
-            self._count(room, await self._store.leave(room, number, user_id, epoch))
-            self._ends[room].places.append(place)
+        possible = [place for place in places if place.possible]
+        for n in range(0, len(possible), MAX_ITEMS):
+            part = possible[n : n + MAX_ITEMS]
+            self._count(room, await self._store.leave_all(room, part))
+            self._ends[room].places.extend(part)
 
     async def hand_back(self, room: str, hand_back: HandBack) -> HandBackReply:
         """Takes back what a copy of the room knows of a lost epoch; impossible places are ignored.

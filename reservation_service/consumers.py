@@ -1,15 +1,17 @@
 """Applies payment.events to reservations."""
 
+import itertools
 from collections.abc import Sequence
 
 from prometheus_client import Counter
 
-from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
+from protos.frontrow.payment.v1.events_pb2 import PaymentEvent
 from protos.frontrow.reservation.v1 import events_pb2
 from protos.topics import RESERVATION_EVENTS
-from reservation_service.domain import PaymentOutcome, ReservationNotFound, UnknownPayment
+from reservation_service.domain import PaymentOutcome
 from reservation_service.service import ReservationService
 from servicekit import logs
+from servicekit.errors import ServiceError
 from servicekit.kafka import PoisonRecord, Record
 
 log = logs.get(__name__)
@@ -32,42 +34,60 @@ class PaymentEvents:
     def __init__(self, service: ReservationService) -> None:
         self._service = service
 
-    async def handle(self, record: Record) -> Sequence[Record]:
-        """Returns a SeatLost event for a payment whose seat is lost, otherwise nothing.
+    async def handle(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Returns a SeatLost event for each payment whose seat is lost.
 
-        Raises StrayPaymentEvent, DecodeError or ValueError for an event that no version of
-        payment_service can have published.
+        Raises StrayPaymentEvent, DecodeError or ValueError if one of the events cannot have been
+        published by any version of payment_service.
         """
-        event = payment_events_pb2.PaymentEvent.FromString(record.value)
-        kind = event.WhichOneof("event")
-        try:
-            match kind:
-                case "succeeded":
-                    outcome = await self._service.confirm_payment(
-                        event.reservation_id, event.payment_id
-                    )
-                    if outcome == PaymentOutcome.SEAT_LOST:
-                        return [_seat_lost(event)]
-                case "failed":
-                    await self._service.return_to_hold(event.reservation_id, event.payment_id)
-                case "refunded":
-                    pass  # It was refunded because this service reported the seat as lost.
-                case unknown:
-                    raise ValueError(f"payment event of unknown kind {unknown}")
-        except (ReservationNotFound, UnknownPayment) as error:
-            STRAY.labels(kind).inc()
-            ids = {"reservation_id": event.reservation_id, "payment_id": event.payment_id}
-            if kind == "failed":
-                # Nothing to undo. BeginPayment did not arrive or was refused, or a version before
-                # `earlier_payment` began the payment or handled this event.
-                log.info("unknown_payment_failed", **ids)
-                return []
-            log.error("stray_payment_event", **ids)
-            raise StrayPaymentEvent(error.detail) from error
-        return []
+        lost: list[Record] = []
+        strays: list[PaymentEvent] = []
+        events = [PaymentEvent.FromString(record.value) for record in records]
+        # In runs, because the order of the events of one reservation matters.
+        for kind, run in itertools.groupby(events, _kind):
+            same = list(run)
+            for event, outcome in zip(same, await self._apply(kind, same), strict=True):
+                if outcome == PaymentOutcome.SEAT_LOST:
+                    lost.append(_seat_lost(event))
+                elif isinstance(outcome, ServiceError) and kind == "failed":
+                    # Nothing to undo. BeginPayment did not arrive or was refused, or a version
+                    # before `earlier_payment` began the payment or handled this event.
+                    STRAY.labels(kind).inc()
+                    log.info("unknown_payment_failed", **_ids(event))
+                elif isinstance(outcome, ServiceError):
+                    strays.append(event)
+        if strays:
+            if len(records) == 1:  # several come again, each by itself
+                STRAY.labels("succeeded").inc()
+                log.error("stray_payment_event", **_ids(strays[0]))
+            raise StrayPaymentEvent("This payment never began for its reservation.")
+        return lost
+
+    async def _apply(
+        self, kind: str, events: Sequence[PaymentEvent]
+    ) -> Sequence[PaymentOutcome | ServiceError | None]:
+        payments = [(event.reservation_id, event.payment_id) for event in events]
+        match kind:
+            case "succeeded":
+                return await self._service.confirm_payments(payments)
+            case "failed":
+                return await self._service.return_payments_to_hold(payments)
+            case _:  # It was refunded because this service reported the seat as lost.
+                return [None] * len(events)
 
 
-def _seat_lost(payment: payment_events_pb2.PaymentEvent) -> Record:
+def _kind(event: PaymentEvent) -> str:
+    kind = event.WhichOneof("event")
+    if kind is None:
+        raise ValueError("payment event of unknown kind")
+    return kind
+
+
+def _ids(event: PaymentEvent) -> dict[str, int]:
+    return {"reservation_id": event.reservation_id, "payment_id": event.payment_id}
+
+
+def _seat_lost(payment: PaymentEvent) -> Record:
     event = events_pb2.ReservationEvent(
         reservation_id=payment.reservation_id,
         seat_lost=events_pb2.SeatLost(payment_id=payment.payment_id),

@@ -5,6 +5,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from reservation_service.domain import (
     Admission,
@@ -20,6 +21,7 @@ from reservation_service.domain import (
     SeatHeld,
     SeatNotFound,
     Status,
+    UnknownPayment,
     cancellation_error,
     check_admission,
     check_hold_request,
@@ -33,6 +35,9 @@ from reservation_service.ports import (
     SeatDirectory,
     SeatLocks,
 )
+from servicekit.errors import ServiceError
+
+Outcome = TypeVar("Outcome")
 
 # Rows per statement: few enough to hold their locks for milliseconds only.
 SWEEP_BATCH = 200
@@ -221,6 +226,28 @@ class ReservationService:
         Raises as `confirm_payment` does."""
         await self._payments.return_to_hold(reservation_id, payment_id)
 
+    async def confirm_payments(
+        self, payments: Sequence[tuple[int, int]]
+    ) -> Sequence[PaymentOutcome | ServiceError]:
+        """Does what `confirm_payment` does, for (reservation id, payment id) of each payment, in
+        order. Returns the outcome of each, or why it has none: ReservationNotFound,
+        UnknownPayment."""
+        return [
+            await _or_error(self.confirm_payment(reservation_id, payment_id))
+            for reservation_id, payment_id in payments
+        ]
+
+    async def return_payments_to_hold(
+        self, payments: Sequence[tuple[int, int]]
+    ) -> Sequence[ServiceError | None]:
+        """Does what `return_to_hold` does, for (reservation id, payment id) of each payment, in
+        order. Returns for each None, or why it has no effect: ReservationNotFound,
+        UnknownPayment."""
+        return [
+            await _or_error(self.return_to_hold(reservation_id, payment_id))
+            for reservation_id, payment_id in payments
+        ]
+
     async def expire_holds(self) -> int:
         """Marks all holds that have run out as EXPIRED. Returns the number of holds.
 
@@ -240,6 +267,13 @@ class ReservationService:
         if not self._retention_days:
             return 0
         return await _in_batches(partial(self._reservations.remove_ended, self._retention_days))
+
+
+async def _or_error(change: Awaitable[Outcome]) -> Outcome | ServiceError:
+    try:
+        return await change
+    except (ReservationNotFound, UnknownPayment) as error:
+        return error
 
 
 async def _in_batches(remove: Callable[[int], Awaitable[int]]) -> int:

@@ -224,10 +224,7 @@ class FakeQueueStore:
         return live is None or live.user_id in (place.user_id, _UNKNOWN_OWNER)
 
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
-        state = self._open(room)
-        self._leave(state, Place(room, number, user_id, epoch))
-        self._step(state)
-        return self._room(state, room)
+        return await self.leave_all(room, [Place(room, number, user_id, epoch)])
 
     def _leave(self, state: _State, place: Place) -> None:
         live = state.live.get(place.number)
@@ -245,9 +242,11 @@ class FakeQueueStore:
             self._end(state, place.number)
 
     async def leave_all(self, room: str, places: Sequence[Place]) -> Room:
+        state = self._open(room)
         for place in places:
-            await self.leave(room, place.number, place.user_id, place.epoch)
-        return await self.tick(room)
+            self._leave(state, place)
+        self._step(state)
+        return self._room(state, room)
 
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None

@@ -10,7 +10,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -46,6 +46,7 @@ from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Connection, Database, Row
 from tests.payment_service.test_with_servers import running, until
 from tests.reservation_service.conftest import RealReservationStore, make_service, new_seats
+from tests.servicekit.handlers import in_turn
 
 USER = 42
 DECLINED = sandbox.DECLINED * sandbox.MAGIC + 1
@@ -93,7 +94,7 @@ class Restored:
             return ()
         results: Sequence[Record] = ()
         if self.confirming:
-            results = await PaymentEvents(self.reservations).handle(record)
+            results = await PaymentEvents(self.reservations).handle([record])
         self.published.append(event)
         return results
 
@@ -104,7 +105,7 @@ class Restored:
             return ()
         self.asked_for_refunds.append(payment_id)
         if self.refunding:
-            await ReservationEvents(self.service).handle(record)
+            await ReservationEvents(self.service).handle([record])
         return ()
 
     async def hold(self, user_id: int = USER) -> Reservation:
@@ -193,17 +194,19 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
             database=database,
         )
 
-        def consumer(topic: str, handler: Callable[[Record], object]) -> object:
+        def consumer(
+            topic: str, handle: Callable[[Record], Awaitable[Sequence[Record]]]
+        ) -> Coroutine[Any, Any, None]:
             return Consumer(
                 bootstrap=kafka_bootstrap,
                 group=f"test-{random.getrandbits(64):x}",
                 topic=topic,
-                handler=handler,  # type: ignore[arg-type]
+                handler=in_turn(handle),
             ).run()
 
         async with running(
-            consumer(PAYMENT_EVENTS, shop.on_payment_event),  # type: ignore[arg-type]
-            consumer(RESERVATION_EVENTS, shop.on_reservation_event),  # type: ignore[arg-type]
+            consumer(PAYMENT_EVENTS, shop.on_payment_event),
+            consumer(RESERVATION_EVENTS, shop.on_reservation_event),
         ):
             yield shop
         await shop.service.drain(5)

@@ -548,4 +548,4 @@ async def test_while_an_unknown_payment_is_in_progress_nothing_is_charged(
 
 async def test_an_unknown_reservation_event_is_refused(shop: Shop) -> None:
     with pytest.raises(ValueError, match="unknown kind"):
-        await ReservationEvents(shop.service).handle(Record("reservation.events", b"1", b""))
+        await ReservationEvents(shop.service).handle([Record("reservation.events", b"1", b"")])

@@ -37,6 +37,7 @@ from protos.topics import PAYMENT_EVENTS, RESERVATION_EVENTS
 from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Database
 from tests.payment_service.conftest import Shop
+from tests.servicekit.handlers import in_turn
 
 reservation_ids = itertools.count(random.randrange(1, 1 << 40))
 
@@ -109,7 +110,9 @@ async def listening(bootstrap: str) -> AsyncIterator[list[events_pb2.PaymentEven
 
     group = f"test-{random.getrandbits(64):x}"
     async with running(
-        Consumer(bootstrap=bootstrap, group=group, topic=PAYMENT_EVENTS, handler=handle).run()
+        Consumer(
+            bootstrap=bootstrap, group=group, topic=PAYMENT_EVENTS, handler=in_turn(handle)
+        ).run()
     ):
         yield events
 

@@ -1,6 +1,7 @@
 """The log of changes of a room, for the fake and the real store."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,21 @@ async def test_a_copy_follows_the_room(make_room: MakeRoom) -> None:
     assert (view.epoch, view.seq, view.last) == (seen.epoch, seen.seq, seen.last)
     assert view.fields == seen.fields()
     assert view.fields.paused
+
+
+async def test_several_ends_and_those_who_follow_are_one_entry(make_room: MakeRoom) -> None:
+    room = make_room(capacity=3)
+    places = await room.enter(*range(11, 21))
+    follower = Follower(room.store, room.room)
+    view = await follower.start()
+    # Two who shop, one in line, one of another user, and one who has ended by then.
+    leaving = [places[0], places[2], places[5], replace(places[1], user_id=99), places[0]]
+    seen = await room.store.leave_all(room.room, leaving)
+    (changes,) = await follower.catch_up()
+    assert changes.seq == seen.seq == view.seq
+    assert set(view.admitted) == {places[n].number for n in (1, 3, 4)}
+    assert [view.order(places[n].number) for n in (6, 7, 8, 9)] == [1, 2, 3, 4]
+    assert (seen.admitted, seen.waiting) == (3, 4)
 
 
 async def test_what_changes_nothing_has_no_entry(make_room: MakeRoom) -> None:

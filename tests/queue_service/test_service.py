@@ -1,7 +1,7 @@
 """The use cases over the fake room: answers per item, limits, and payments that end a place."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jwt
@@ -21,6 +21,7 @@ from queue_service.domain import (
     MixedRooms,
     Place,
     Refusal,
+    Room,
     RoomNotFound,
     TooManyItems,
 )
@@ -241,15 +242,49 @@ async def test_a_payment_ends_its_admission_once(service: QueueService) -> None:
     admission = payment_pb2.Admission(room="main", place_number=first.place.number)
     paid = payment_event(succeeded=events_pb2.PaymentSucceeded(admission=admission))
     for _ in range(3):
-        assert await handle(paid) == ()
+        assert await handle([paid]) == ()
         states = [
             position.standing.state
             for position in (await service.get_positions([first.place, second.place])).places
         ]
         assert states == [PlaceState.ENDED, PlaceState.ADMITTED]
     (again,) = await enter(service, 11)
-    await handle(paid)
+    await handle([paid])
     assert (await service.get_positions([again.place])).places[0].standing.order == 1
+
+
+def paid_by(place: Place) -> Record:
+    event = events_pb2.PaymentEvent(user_id=place.user_id)
+    event.succeeded.admission.CopyFrom(
+        payment_pb2.Admission(room=place.room, place_number=place.number)
+    )
+    return Record("payment.events", b"9", event.SerializeToString())
+
+
+async def test_payments_that_come_together_are_one_change_of_the_room(
+    service: QueueService, store: FakeQueueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[int]] = []
+    leave_all = store.leave_all
+
+    async def counted(room: str, places: Sequence[Place]) -> Room:
+        calls.append([place.user_id for place in places])
+        return await leave_all(room, places)
+
+    monkeypatch.setattr(store, "leave_all", counted)
+    await service.update_room("main", max_waiting=1000)
+    crowd = [one.place for one in await enter(service, *range(11, 11 + MAX_ITEMS))]
+    crowd += [one.place for one in await enter(service, 801, 802, 803, 804)]
+    failed = payment_event(failed=events_pb2.PaymentFailed(reason="NO_FUNDS"))
+    await PaymentEvents(service).handle([failed, *map(paid_by, crowd[:3]), failed])
+    assert calls == [[11, 12, 13]]
+    room = await service.get_room("main")
+    assert (room.admitted, room.waiting) == (1, len(crowd) - 4)
+    # The store takes so many in one call.
+    await PaymentEvents(service).handle([paid_by(place) for place in crowd[3:]])
+    assert [len(call) for call in calls] == [3, MAX_ITEMS, 1]
+    room = await service.get_room("main")
+    assert (room.admitted, room.waiting) == (0, 0)
 
 
 async def test_ends_that_the_store_has_lost_are_repeated(
@@ -281,7 +316,7 @@ async def test_ends_are_repeated_when_the_store_is_available(
             async def leave(*_: object) -> None:
                 raise Unavailable("The waiting room is unavailable.")
 
-            broken.setattr(store, "leave", leave)
+            broken.setattr(store, "leave_all", leave)
             with pytest.raises(Unavailable):
                 await service.get_room("main")
         assert (await service.get_room("main")).admitted == 1
@@ -293,17 +328,17 @@ async def test_other_payment_events_end_nothing(service: QueueService) -> None:
     (first,) = await enter(service, 11)
     handle = PaymentEvents(service).handle
     number = first.place.number
-    await handle(payment_event(succeeded=events_pb2.PaymentSucceeded()))
-    await handle(payment_event(failed=events_pb2.PaymentFailed(reason="NO_FUNDS")))
-    await handle(payment_event(refunded=events_pb2.PaymentRefunded()))
+    await handle([payment_event(succeeded=events_pb2.PaymentSucceeded())])
+    await handle([payment_event(failed=events_pb2.PaymentFailed(reason="NO_FUNDS"))])
+    await handle([payment_event(refunded=events_pb2.PaymentRefunded())])
     # Somebody else's place is not the payer's to give up.
     event = events_pb2.PaymentEvent(user_id=99)
     event.succeeded.admission.CopyFrom(payment_pb2.Admission(room="main", place_number=number))
-    await handle(Record("payment.events", b"9", event.SerializeToString()))
+    await handle([Record("payment.events", b"9", event.SerializeToString())])
     (position,) = (await service.get_positions([first.place])).places
     assert position.standing.state is PlaceState.ADMITTED
     with pytest.raises(DecodeError):
-        await handle(Record("payment.events", b"9", b"\xff\xff"))
+        await handle([Record("payment.events", b"9", b"\xff\xff")])
 
 
 async def test_what_a_caller_remembers_is_checked(

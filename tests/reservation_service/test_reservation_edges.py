@@ -163,7 +163,7 @@ async def test_a_success_event_confirms_once(
     held = await service.hold_seat(1, 1, "")
     await service.begin_payment(held.id, 1, 7, 0)
     for _ in range(2):
-        assert await events.handle(payment_event(held.id, 7, "succeeded")) == []
+        assert await events.handle([payment_event(held.id, 7, "succeeded")]) == []
     assert await store.stored(held.id) == Status.CONFIRMED
     assert store.sold == {1: 1}
 
@@ -174,10 +174,10 @@ async def test_a_failure_event_returns_to_the_hold_and_a_refund_event_has_no_eff
     events = PaymentEvents(service)
     held = await service.hold_seat(1, 1, "")
     await service.begin_payment(held.id, 1, 7, 0)
-    assert await events.handle(payment_event(held.id, 7, "refunded")) == []
+    assert await events.handle([payment_event(held.id, 7, "refunded")]) == []
     assert await store.stored(held.id) == Status.PAYING
     for _ in range(2):
-        assert await events.handle(payment_event(held.id, 7, "failed")) == []
+        assert await events.handle([payment_event(held.id, 7, "failed")]) == []
     assert await store.stored(held.id) == Status.HELD
 
 
@@ -190,7 +190,7 @@ async def test_a_lost_seat_is_published_at_every_delivery(
     await store.lapse(held.id)
     await service.hold_seat(2, 1, "")
     for _ in range(2):
-        (lost,) = await events.handle(payment_event(held.id, 7, "succeeded"))
+        (lost,) = await events.handle([payment_event(held.id, 7, "succeeded")])
         assert (lost.topic, lost.key) == ("reservation.events", str(held.id).encode())
         event = events_pb2.ReservationEvent.FromString(lost.value)
         assert (event.reservation_id, event.seat_lost.payment_id) == (held.id, 7)
@@ -200,11 +200,11 @@ async def test_a_lost_seat_is_published_at_every_delivery(
 async def test_invalid_events_are_refused(service: ReservationService) -> None:
     events = PaymentEvents(service)
     with pytest.raises(StrayPaymentEvent):
-        await events.handle(payment_event(99, 7, "succeeded"))
+        await events.handle([payment_event(99, 7, "succeeded")])
     with pytest.raises(DecodeError):
-        await events.handle(Record(topic="payment.events", key=b"1", value=b"\xff\xff"))
+        await events.handle([Record(topic="payment.events", key=b"1", value=b"\xff\xff")])
     with pytest.raises(ValueError, match="unknown kind"):
-        await events.handle(Record(topic="payment.events", key=b"1", value=b""))
+        await events.handle([Record(topic="payment.events", key=b"1", value=b"")])
 
 
 async def test_a_stray_event_is_counted_and_changes_nothing(
@@ -214,7 +214,7 @@ async def test_a_stray_event_is_counted_and_changes_nothing(
     held = await service.hold_seat(1, 1, "")
     before = strays("succeeded")
     with pytest.raises(StrayPaymentEvent):
-        await events.handle(payment_event(held.id, 999_999_999, "succeeded"))
+        await events.handle([payment_event(held.id, 999_999_999, "succeeded")])
     assert strays("succeeded") == before + 1
     assert await store.stored(held.id) == Status.HELD
     assert store.sold == {}
@@ -231,9 +231,64 @@ async def test_a_failure_of_an_unknown_payment_is_a_no_op(
     before = strays("failed")
     for reservation_id in (held.id, 99):
         record = payment_event(reservation_id, 7, "failed", reason=reason)
-        assert await events.handle(record) == []
+        assert await events.handle([record]) == []
     assert strays("failed") == before + 2
     assert await store.stored(held.id) == Status.HELD
+
+
+async def test_events_that_come_together_have_the_effect_of_one_after_the_other(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    events = PaymentEvents(service)
+    paid, declined, repaid, lost = [await service.hold_seat(1, seat, "") for seat in (1, 2, 3, 4)]
+    for payment, held in enumerate((paid, declined, repaid, lost), 7):
+        await service.begin_payment(held.id, 1, payment, 0)
+    await service.begin_payment(repaid.id, 1, 11, 9)
+    await store.lapse(lost.id)
+    await service.hold_seat(2, 4, "")
+    before = strays("failed")
+    together = [
+        payment_event(paid.id, 7, "succeeded"),
+        payment_event(repaid.id, 9, "failed"),
+        payment_event(99, 12, "failed"),
+        payment_event(repaid.id, 11, "succeeded"),
+        payment_event(lost.id, 10, "succeeded"),
+        payment_event(paid.id, 7, "refunded"),
+        payment_event(declined.id, 8, "failed"),
+    ]
+    for _ in range(2):
+        (event,) = await events.handle(together)
+        assert event.key == str(lost.id).encode()
+    assert strays("failed") == before + 2
+    assert [await store.stored(held.id) for held in (paid, repaid, declined)] == [
+        Status.CONFIRMED,
+        Status.CONFIRMED,
+        Status.HELD,
+    ]
+
+
+async def test_a_stray_event_among_others_stops_none_of_them_and_is_counted_by_itself(
+    service: ReservationService, store: FakeReservationStore
+) -> None:
+    events = PaymentEvents(service)
+    first, second = [await service.hold_seat(1, seat, "") for seat in (1, 2)]
+    for payment, held in enumerate((first, second), 7):
+        await service.begin_payment(held.id, 1, payment, 0)
+    stray = payment_event(first.id, 999_999_999, "succeeded")
+    before = strays("succeeded")
+    with pytest.raises(StrayPaymentEvent):
+        await events.handle(
+            [
+                payment_event(first.id, 7, "succeeded"),
+                stray,
+                payment_event(second.id, 8, "succeeded"),
+            ]
+        )
+    assert strays("succeeded") == before
+    assert await store.stored(first.id) == await store.stored(second.id) == Status.CONFIRMED
+    with pytest.raises(StrayPaymentEvent):
+        await events.handle([stray])
+    assert strays("succeeded") == before + 1
 
 
 def strays(kind: str) -> float:

@@ -13,7 +13,7 @@ from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Status
 from servicekit.dead_letters import describe
 from servicekit.kafka import Consumer, Producer, Record
-from servicekit.kafka.consumer import RETRIES
+from servicekit.kafka.delivery import RETRIES
 from tests.reservation_service.conftest import (
     RealReservationStore,
     ids,
@@ -48,8 +48,8 @@ async def test_payment_events_through_kafka(
     events = PaymentEvents(service)
     incoming, outgoing = await new_topics(kafka_bootstrap)
 
-    async def handle(record: Record) -> Sequence[Record]:
-        results = await events.handle(record)
+    async def handle(records: Sequence[Record]) -> Sequence[Record]:
+        results = await events.handle(records)
         assert all(result.topic == RESERVATION_EVENTS for result in results)
         return [dataclasses.replace(result, topic=outgoing) for result in results]
 
