@@ -10,6 +10,7 @@ from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.hold_repository import HoldRepository
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.payment_repository import PaymentRepository
+from reservation_service.phase import SESSION
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
@@ -27,7 +28,9 @@ async def main() -> None:
     logs.configure(settings.log_level)
     warn_of_unknown(settings)
     async with (
-        Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
+        Database(
+            settings.mysql_url, max_size=settings.mysql_connections, session=SESSION
+        ) as database,
         redis_client.connect(settings.redis_url, timeout=settings.redis_timeout_seconds) as redis,
         client.connect(settings.concert_addr, idempotent=IDEMPOTENT) as concerts,
         Server(settings, "reservation_service") as server,

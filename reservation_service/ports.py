@@ -126,3 +126,11 @@ class SeatLocks(Protocol):
 
     def seat(self, seat_id: int, holder: str) -> AbstractAsyncContextManager[str | None]:
         """Locks a seat for the block. Yields None, or the current holder if there is another."""
+
+
+class Phase(Protocol):
+    """The phase of a migration during which the version before still serves."""
+
+    async def several_seats(self) -> bool:
+        """Whether a reservation may have several seats. The answer may be 5 s old while it is no;
+        it never turns from yes to no."""

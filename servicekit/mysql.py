@@ -19,7 +19,7 @@ inside a transaction, so that an exhausted pool never recovers (docs/adr/0001-ow
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -174,7 +174,8 @@ class Database:
 
     `url` is mysql://user:password@host:port/schema. Raises Unavailable if no connection is free,
     or the server cannot be reached, within `acquire_timeout` seconds. A statement that takes more
-    than `query_timeout` seconds raises TimeoutError and its connection is dropped.
+    than `query_timeout` seconds raises TimeoutError and its connection is dropped. Each connection
+    sets the variables of `session` first, such as {"@name": 1}.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class Database:
         max_size: int = 16,
         acquire_timeout: float = 2.0,
         query_timeout: float = 5.0,
+        session: Mapping[str, int] | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._arguments = {
@@ -202,6 +204,7 @@ class Database:
                 "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED',"
                 # A statement that timed out here must not wait on in the server.
                 f" innodb_lock_wait_timeout = {max(1, int(query_timeout))}"
+                + "".join(f", {name} = {value:d}" for name, value in (session or {}).items())
             ),
         }
         self._slots = asyncio.Semaphore(max_size)

@@ -9,6 +9,7 @@ import pytest
 from reservation_service.domain import Admission, PaymentOutcome, Reservation, Status
 from reservation_service.hold_repository import HoldRepository
 from reservation_service.payment_repository import PaymentRepository
+from reservation_service.phase import SESSION
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit.mysql import Database
@@ -131,7 +132,9 @@ def new_admission() -> Admission:
 
 @pytest.fixture
 async def database(mysql_urls: dict[str, str]) -> AsyncIterator[Database]:
-    async with Database(mysql_urls["reservation"], max_size=16, acquire_timeout=10.0) as database:
+    async with Database(
+        mysql_urls["reservation"], max_size=16, acquire_timeout=10.0, session=SESSION
+    ) as database:
         yield database
 
 

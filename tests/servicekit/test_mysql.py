@@ -121,6 +121,18 @@ async def test_commits_when_the_block_ends_and_rolls_back_when_it_raises(
     assert await amount(database) == 7
 
 
+async def test_each_connection_sets_the_variables_of_the_session(url: str) -> None:
+    async with (
+        Database(url, session={"@mark": 7, "@other": -1}) as database,
+        database.connection() as first,
+        database.connection() as second,
+    ):
+        for connection in (first, second):
+            assert await connection.fetch_one("SELECT @mark, @other") == (7, -1)
+    async with Database(url) as database, database.connection() as connection:
+        assert await connection.fetch_one("SELECT @mark") == (None,)
+
+
 async def test_session_is_utc_read_committed_and_counts_matched_rows(database: Database) -> None:
     for _ in range(2):
         async with database.connection() as connection:
