@@ -32,8 +32,7 @@ class Revision:
 
 
 @pytest.fixture
-async def revision(servers: Stack) -> AsyncIterator[Revision]:
-    servers.mariadb.start()
+async def revision(servers: Stack, mysql_urls: dict[str, str]) -> AsyncIterator[Revision]:
     servers.mariadb.create_database("phase", "phase")
     url = f"mysql://phase:phase@{servers.mariadb.address}/phase"
     async with Database(url, max_size=2) as database:
