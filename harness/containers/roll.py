@@ -1,9 +1,11 @@
-"""Replaces the programs, one kind at a time. May be interrupted anywhere, and repeated."""
+"""Replaces the programs, one kind at a time, between the two steps of the migration. May be
+interrupted anywhere, and repeated."""
 
 from __future__ import annotations
 
 from harness import stopping
 from harness.containers.engine import Container, Engine
+from harness.containers.migration import contract
 from harness.containers.settings import PROGRAMS, Settings
 from harness.errors import UserError
 
@@ -29,6 +31,7 @@ def roll(engine: Engine, settings: Settings) -> None:
             _add(engine, service, settings.scale)
             for each in old:
                 engine.retire(each)
+    contract(engine, repeat="make roll")
 
 
 def _replace_gateways(engine: Engine, settings: Settings, old: list[Container]) -> None:

@@ -6,6 +6,7 @@ import errno
 import socket
 
 from harness.containers.engine import Engine
+from harness.containers.migration import contract
 from harness.containers.settings import PROGRAMS, Settings
 from harness.errors import UserError
 from harness.files import REPOSITORY
@@ -65,6 +66,8 @@ def start(engine: Engine, settings: Settings) -> None:
         failure="not everything started; see python3 -m harness.containers compose logs.",
     )
     engine.wait_until_healthy()
+    # Compose replaced the containers of an earlier version, which served until then.
+    contract(engine, repeat="make up")
     print_addresses(engine)
 
 

@@ -10,7 +10,13 @@ import pytest
 from harness.containers import __main__ as program
 from harness.containers import engine, settings
 from harness.local.ports import free_ports, is_free
+from harness.topology import PROGRAMS
 from tests.harness.fake_docker import Fake, FakeDocker, FakeEngine
+
+#: What the in-memory Docker logs when the tables are contracted.
+CONTRACT = "run migrate sh -ec " + "\n".join(
+    f"python -m servicekit.migrate {each.module}" for each in PROGRAMS if each.schema
+)
 
 
 class Operator:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.containers.settings import PROGRAMS
-from tests.harness.conftest import Operator
+from tests.harness.conftest import CONTRACT, Operator
 from tests.harness.fake_docker import DUMP
 
 
@@ -72,6 +72,7 @@ def test_no_program_runs_until_the_data_is_complete(operator: Operator, file: Pa
         "run migrate",
         "run payment python -m payment_service.republish_outcomes",
         "up",
+        CONTRACT,
     ]
     assert all(operator.docker.running()[name] == 1 for name in PROGRAMS)
 

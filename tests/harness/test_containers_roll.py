@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness.containers.settings import PROGRAMS
-from tests.harness.conftest import Operator
+from tests.harness.conftest import CONTRACT, Operator
 
 ALL = {**dict.fromkeys(PROGRAMS, 2), "mariadb": 1, "redis": 1, "kafka": 1}
 UNHEALTHY = {"health": "unhealthy"}
@@ -46,6 +46,28 @@ def test_if_it_cannot_begin_nothing_is_replaced(pair: Operator) -> None:
     pair.docker.failing = "run migrate"
     assert "migration failed" in pair.refused("roll")
     assert images(pair) == {1}
+
+
+def test_the_tables_are_contracted_after_the_last_program_is_replaced(pair: Operator) -> None:
+    begun = len(pair.docker.log)
+    pair.docker.failing = CONTRACT
+    assert "run make roll again" in pair.refused("roll")
+    log = pair.docker.log[begun:]
+    assert log[:2] == ["build", "run migrate"], "what the version before needs stays"
+    assert CONTRACT not in log
+    assert images(pair) == {2}
+    pair.docker.failing = None
+    pair.run("roll")
+    assert pair.docker.log[-1] == CONTRACT
+
+
+def test_a_new_version_that_is_unhealthy_leaves_the_tables_as_the_old_one_needs_them(
+    pair: Operator,
+) -> None:
+    contracted = pair.docker.log.count(CONTRACT)
+    pair.docker.unhealthy = {("gateway", 2): UNHEALTHY}
+    pair.refused("roll")
+    assert pair.docker.log.count(CONTRACT) == contracted
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """up and down: what they leave behind, and what they print."""
 
-from tests.harness.conftest import Operator
+from tests.harness.conftest import CONTRACT, Operator
 
 KEPT = "The data and the passwords of frontrow are kept: make down DATA=delete deletes them.\n"
 DELETED = "The data and the passwords of frontrow are deleted.\n"
@@ -37,6 +37,18 @@ def test_down_deletes_the_data_on_request_also_later(operator: Operator) -> None
         left = (operator.docker.containers, operator.docker.networks, operator.docker.volumes)
         assert left == ([], set(), set())
         assert operator.run("down", DATA="delete") == NOTHING
+
+
+def test_up_contracts_the_tables_when_every_program_is_healthy(operator: Operator) -> None:
+    operator.docker.unhealthy = {("gateway", 1): {"health": "unhealthy"}}
+    operator.refused("up", PORT=operator.port)
+    assert operator.docker.log == ["build", "up"]
+    operator.docker.unhealthy = {}
+    operator.docker.failing = CONTRACT
+    assert "run make up again" in operator.refused("up")
+    operator.docker.failing = None
+    operator.run("up")
+    assert operator.docker.log[-2:] == ["up", CONTRACT]
 
 
 def test_a_failed_build_leaves_the_passwords_and_no_container(operator: Operator) -> None:

@@ -145,7 +145,7 @@ def test_a_job_has_its_servers_and_starts_after_them(job: topology.Job) -> None:
 def test_the_first_job_migrates_every_schema_and_creates_the_topics() -> None:
     script = SERVICES["migrate"].command[-1].split("\n")
     owners = [program.module for program in PROGRAMS if program.schema]
-    expected = {f"python -m servicekit.migrate {module}" for module in owners}
+    expected = {f"python -m servicekit.migrate {module} --expand" for module in owners}
     assert {line for line in script if line} == {*expected, "python -m protos.topics"}
 
 
