@@ -117,7 +117,7 @@ async def _fill() -> list[object]:
     """Fills each cache beyond its maximum."""
     verifier = TokenVerifier(KEYS, "main", 1e9)
     for number in range(tokens_module._MAX_DECODED + 1_000):
-        verifier._decode(sign(_place(number)))
+        verifier._place(sign(_place(number)).encode())
     answers = Pace(enforced=True)
     for number in range(pace._MAX_REMEMBERED + 1_000):
         position = queue_pb2.Position(

@@ -190,3 +190,23 @@ class TestOverHttp:
             body = assert_problem(response, 401, "INVALID_TOKEN")
             assert forged not in body["detail"]
         assert services.faults.calls == []
+
+
+def test_a_genuine_token_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = 0
+    verify = jwt.decode
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal verified
+        verified += 1
+        return verify(*arguments, **options)
+
+    monkeypatch.setattr(jwt, "decode", counted)
+    one, other = with_token(GENUINE), with_token(f"{HEADER}.{CLAIMS}.{part(b'0' * 32)}")
+    known = verifier()
+    assert [known.place(one), known.place(one)] == [PLACE, PLACE]
+    assert verified == 1
+    for _ in range(2):  # a forged one is never known, nor a genuine one for it
+        with pytest.raises(InvalidToken):
+            known.place(other)
+    assert verified == 3
