@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from reservation_service.best_seats import Wish
 from servicekit.errors import Conflict, Forbidden, Gone, InvalidRequest, NotFound, ServiceError
 
 MAX_KEY_LENGTH = 255
@@ -33,6 +34,14 @@ class Seat:
     schedule_id: int
     seat_num: str
     price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class BestAvailable:
+    """The choice of the best available seats of a schedule."""
+
+    schedule_id: int
+    wish: Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,7 @@ class SeatHeld(Conflict):
         super().__init__(
             "A seat is held, or another request is taking it now.", conflicts=_listed(seat_ids)
         )
+        self.seat_ids = seat_ids
 
 
 class SeatCoolsDown(Conflict):
@@ -168,6 +178,7 @@ class SeatCoolsDown(Conflict):
             conflicts=seat_id,
             retry_after=retry_after,
         )
+        self.seat_ids = (seat_id,)
 
 
 class SeatSold(Conflict):
@@ -178,6 +189,7 @@ class SeatSold(Conflict):
     def __init__(self, *seat_ids: int) -> None:
         """`seat_ids` are the seats that are held or sold."""
         super().__init__("A seat is sold.", conflicts=_listed(seat_ids))
+        self.seat_ids = seat_ids
 
 
 class TooManySeats(Conflict):
@@ -293,6 +305,12 @@ def check_hold_request(user_id: int, seat_id: int, key: str, admission: Admissio
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidRequest(f"An idempotency key has at most {MAX_KEY_LENGTH} characters.")
     check_admission(admission)
+
+
+def check_best_available(best: BestAvailable) -> None:
+    """Raises InvalidRequest for a schedule or a count below 1."""
+    if best.schedule_id <= 0 or best.wish.count <= 0:
+        raise InvalidRequest("schedule_id and count must be positive.")
 
 
 def check_admission(admission: Admission | None) -> None:

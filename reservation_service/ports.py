@@ -1,9 +1,10 @@
 """What reservation_service needs from its store, the seat directory and the seat locks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from reservation_service.best_seats import Hall
 from reservation_service.domain import (
     Admission,
     HoldTerms,
@@ -118,6 +119,28 @@ class SeatDirectory(Protocol):
 
     async def seat(self, seat_id: int) -> Seat:
         """Returns a seat. Raises SeatNotFound if it does not exist or its date has passed."""
+
+
+class SeatMap(Protocol):
+    """The seats of a schedule, in seat order. Maps with the same seats are equal, and hashable."""
+
+    @property
+    def hall(self) -> Hall:
+        """The seats, prepared for searches. Its indexes are those of this map."""
+
+    def seats_at(self, indexes: Iterable[int]) -> tuple[Seat, ...]:
+        """Returns the seats with these indexes, in the order of their ids."""
+
+    def indexes_of(self, seat_ids: Iterable[int]) -> list[int]:
+        """Returns the indexes of these seats; leaves out those of other schedules."""
+
+
+class SeatMaps(Protocol):
+    """The seats of schedules."""
+
+    async def seat_map(self, schedule_id: int) -> SeatMap:
+        """Returns the seats of a schedule. Raises ScheduleNotFound if it does not exist or its date
+        has passed."""
 
 
 class SeatLocks(Protocol):

@@ -1,28 +1,64 @@
 """The seat directory and the seat locks of reservation_service, in memory."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from reservation_service.domain import Seat, SeatNotFound
+from reservation_service.best_seats import Hall
+from reservation_service.domain import ScheduleNotFound, Seat, SeatNotFound
 
 SEATS_PER_SCHEDULE = 150
+HALL = Hall(
+    [index // 15 for index in range(SEATS_PER_SCHEDULE)],
+    [index % 15 + 1 for index in range(SEATS_PER_SCHEDULE)],
+    ["VIP" if index < 45 else "STANDARD" for index in range(SEATS_PER_SCHEDULE)],
+    [index % 15 == 0 for index in range(SEATS_PER_SCHEDULE)],
+)
+
+
+def _seat(seat_id: int) -> Seat:
+    schedule, n = divmod(seat_id - 1, SEATS_PER_SCHEDULE)
+    row, number = divmod(n, 15)
+    return Seat(seat_id, schedule + 1, f"{'ABCDEFGHIJ'[row]}{number + 1}", Decimal("150000.00"))
+
+
+@dataclass(frozen=True)
+class FakeSeatMap:
+    """Implements ports.SeatMap: rows A to J of 15 seats. Rows A to C are of the category "VIP", the
+    others "STANDARD"; the first seat of each row is accessible."""
+
+    schedule_id: int
+
+    @property
+    def hall(self) -> Hall:
+        return HALL
+
+    def seats_at(self, indexes: Iterable[int]) -> tuple[Seat, ...]:
+        first = (self.schedule_id - 1) * SEATS_PER_SCHEDULE + 1
+        return tuple(_seat(first + index) for index in sorted(indexes))
+
+    def indexes_of(self, seat_ids: Iterable[int]) -> list[int]:
+        first = (self.schedule_id - 1) * SEATS_PER_SCHEDULE + 1
+        return [id - first for id in seat_ids if first <= id < first + SEATS_PER_SCHEDULE]
 
 
 @dataclass
 class FakeSeatDirectory:
-    """Implements ports.SeatDirectory. Every seat from 1 to `last` exists, 150 per schedule,
-    numbered as by the seeder."""
+    """Implements ports.SeatDirectory and ports.SeatMaps. Every seat from 1 to `last` exists, 150
+    per schedule, numbered as by the seeder."""
 
     last: int = 10**15
+
+    async def seat_map(self, schedule_id: int) -> FakeSeatMap:
+        if not 0 < schedule_id * SEATS_PER_SCHEDULE <= self.last:
+            raise ScheduleNotFound(schedule_id)
+        return FakeSeatMap(schedule_id)
 
     async def seat(self, seat_id: int) -> Seat:
         if not 0 < seat_id <= self.last:
             raise SeatNotFound(seat_id)
-        schedule, n = divmod(seat_id - 1, SEATS_PER_SCHEDULE)
-        row, number = divmod(n, 15)
-        return Seat(seat_id, schedule + 1, f"{'ABCDEFGHIJ'[row]}{number + 1}", Decimal("150000.00"))
+        return _seat(seat_id)
 
 
 class FakeSeatLocks:
