@@ -1,15 +1,19 @@
 """`make bench LOAD=light`: what a request costs while the machine is mostly idle.
 
-Starts a whole stack of its own (free ports, temporary data). k6 sends the requests of one route at
-a constant rate, one route and rate after another, round after round. Quoted are medians of the
-response times and of the processor time of all programs and stores per request, which includes what
-they use when nobody asks; that is also measured alone. Afterwards the invariants are verified.
+Starts a whole stack of its own (free ports, temporary data) and the yardstick, a FastAPI route that
+does nothing. k6 sends the requests of one route at a constant rate, one route and rate after
+another, round after round. Quoted are medians of the response times and of the processor time of
+all programs and stores per request, which includes what they use when nobody asks; that is also
+measured alone. Beside them stands how long a sync to disk took meanwhile. Afterwards the invariants
+are verified.
 Prints the figures and writes results/bench/<time>-light/light.json.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import sys
 import tempfile
 import threading
@@ -22,9 +26,9 @@ from typing import Annotated, NamedTuple
 import grpc
 import typer
 
-from benchmarks.bench import PROGRAM_ENV, Seed
+from benchmarks.bench import PROGRAM_ENV, Seed, nothing_process
 from benchmarks.model import Light, LightRoute, Measurement, People, at_most
-from benchmarks.shop import CASES, SHOPPERS, WAITING, Case, Shop
+from benchmarks.shop import CASES, NOTHING, SHOPPERS, WAITING, Case, Shop
 from benchmarks.wrk import Request
 from concert_service.seed import SIZES
 from harness import invariants, stopping
@@ -42,6 +46,8 @@ from servicekit.client import DIRECT
 
 RATES = (150, 500)
 WARM_UP_SECONDS = 2
+#: Pause between two syncs to disk.
+SYNC_SECONDS = 0.1
 #: k6 starts within this time, also when the machine is busy.
 _START_SECONDS = 4.0
 #: After its start, a stack compiles, loads and connects for a while.
@@ -49,17 +55,29 @@ _SETTLING_SECONDS = 20.0
 _IDLE_TARGET = 25.0
 _SCRIPT = Path(__file__).with_name("light")
 _PROCESSES = [name for name in PROCESSES if name != "k6"]
-_CASES = {case.name: case for case in CASES}
-#: Route → processor time in ms per request that it may use at each of RATES. Other routes of CASES
-#: are measured if --only names them.
-TARGETS: dict[str, tuple[float | None, float | None]] = {
-    "order": (0.50, 0.30),
-    "concerts": (0.55, None),
-    "schedules": (0.75, None),
-    "seats_20": (0.75, None),
+_CASES = {case.name: case for case in (NOTHING, *CASES)}
+
+
+class Target(NamedTuple):
+    """What a route may use at one rate."""
+
+    #: Processor time of all processes, in ms per request.
+    cpu_ms: float | None = None
+    #: Response times in ms.
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+#: The routes that are measured unless --only names others, and their targets by rate.
+TARGETS: dict[str, dict[int, Target]] = {
+    "order": {150: Target(cpu_ms=0.50), 500: Target(cpu_ms=0.30, p50_ms=1.0)},
+    "concerts": {150: Target(cpu_ms=0.55)},
+    "schedules": {150: Target(cpu_ms=0.55)},
+    "seats_20": {150: Target(cpu_ms=0.55)},
+    "seats_any": {150: Target(cpu_ms=1.0, p99_ms=12)},
+    "reserve": {150: Target(cpu_ms=2.9, p99_ms=15)},
+    "pay": {150: Target(cpu_ms=7.0, p99_ms=18)},
 }
-#: (Route, rate) → the median response time in ms that it may have.
-P50_TARGETS = {("order", 500): 1.0}
 IDLE = "idle"
 
 
@@ -108,8 +126,9 @@ class Measurements:
             "START_AT": str(round(1000 * start_at)),
         }
         self._ended.clear()
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
             span = pool.submit(self._used, start_at + WARM_UP_SECONDS)
+            syncs = pool.submit(self._sync_times)
             try:
                 scripts.execute(
                     [str(_SCRIPT), "--summary-export", str(summary)], environ, self._work / "k6.log"
@@ -132,9 +151,22 @@ class Measurements:
                 max_ms=times.max,
                 requests=count,
                 steal=round(used.steal, 4),
+                sync_p99_ms=round(statistics.quantiles(syncs.result(), n=100)[-1], 2),
                 cpu_ms=per_request(used, count / self._seconds),
             )
         )
+
+    def _sync_times(self) -> list[float]:
+        """Writes and syncs every SYNC_SECONDS until k6 has ended. Returns how long each took, in
+        ms: at least two."""
+        times: list[float] = []
+        with (self._work / "sync").open("wb", buffering=0) as file:
+            while len(times) < 2 or not self._ended.wait(SYNC_SECONDS):
+                began = time.perf_counter()
+                file.write(bytes(4096))
+                os.fdatasync(file.fileno())
+                times.append(1000 * (time.perf_counter() - began))
+        return times
 
     def _used(self, begin: float) -> Used:
         """Measures from `begin`, a Unix time, until k6 sends nothing more."""
@@ -167,19 +199,10 @@ def measure(
 ) -> Path:
     """Starts everything, measures, verifies, stops everything; returns the path of light.json."""
     taken, began = now(), time.monotonic()
-    cells = [
-        LightRoute(
-            name=name,
-            title=_CASES[name].title,
-            target=dict(zip(RATES, TARGETS.get(name, ()), strict=False)).get(rate),
-            p50_target=P50_TARGETS.get((name, rate)),
-            per_second=rate,
-            runs=[],
-        )
-        for rate in rates
-        for name in names
-        if name != IDLE
-    ]
+    routes = [name for name in names if name != IDLE]
+    if routes:
+        routes.insert(0, NOTHING.name)
+    cells = [_cell(name, rate) for rate in rates for name in routes]
     payers = rounds * sum(
         cell.per_second * (WARM_UP_SECONDS + seconds + 1) for cell in cells if cell.name == "pay"
     )
@@ -199,7 +222,17 @@ def measure(
         if IDLE in names:
             idle = measurements.idle()
         if cells:
-            _measure_cells(stack, measurements, seed, payers, rounds, seconds, cells)
+            yardstick = nothing_process(stack.root / "nothing.log")
+            # Stopped like a server of the stack.
+            stack.servers.append(yardstick)
+            yardstick.start()
+            nothing = Measurements(
+                f"http://{yardstick.address}",
+                {NOTHING.name: ProcessTree(yardstick.pid)},
+                stack.root,
+                seconds,
+            )
+            _measure_cells(stack, measurements, nothing, seed, payers, rounds, seconds, cells)
         say("Verifying")
         violated = invariants.violated(verify.settled(target_of(stack)))
         if violated:
@@ -222,9 +255,23 @@ def measure(
     return file
 
 
+def _cell(name: str, rate: int) -> LightRoute:
+    target = TARGETS.get(name, {}).get(rate, Target())
+    return LightRoute(
+        name=name,
+        title=_CASES[name].title,
+        target=target.cpu_ms,
+        p50_target=target.p50_ms,
+        p99_target=target.p99_ms,
+        per_second=rate,
+        runs=[],
+    )
+
+
 def _measure_cells(
     stack: Stack,
     measurements: Measurements,
+    nothing: Measurements,
     seed: Seed,
     payers: int,
     rounds: int,
@@ -245,7 +292,8 @@ def _measure_cells(
                 )
                 needed = cell.per_second * (WARM_UP_SECONDS + seconds + 1)
                 requests = _CASES[cell.name].requests(shop, needed)
-                measurements.run(chosen(requests, _CASES[cell.name], cell.per_second), cell)
+                measured = nothing if cell.name == NOTHING.name else measurements
+                measured.run(chosen(requests, _CASES[cell.name], cell.per_second), cell)
                 found = cell.runs[-1]
                 cpu = sum(found.cpu_ms.values())
                 say(f"  {cpu:.2f} ms CPU, p50 {found.p50_ms:.1f}, p99 {found.p99_ms:.1f} ms")

@@ -32,6 +32,8 @@ class Measurement(Model):
     cpu_ms: dict[str, float]
     #: `rate` divided by the mean rate of the yardstick just before and just after.
     ratio: float | None = None
+    #: How long a write of 4 kB with its sync to disk took meanwhile, in ms; 99 % were as fast.
+    sync_p99_ms: float | None = None
 
 
 class Route(Model):
@@ -93,12 +95,17 @@ class Bench(Document):
 
 
 class LightRoute(Route):
-    """One route at one rate. Its target is processor time of all processes, in ms per request."""
+    """One route at one rate. Its target is processor time of all processes, in ms per request.
+
+    The yardstick, a route that does nothing, is one too; its processor time is its own process'.
+    """
 
     #: Requests per second that are sent.
     per_second: int
     #: The median response time that the route may have, in ms.
     p50_target: float | None = None
+    #: The response time that 99 % of its requests may have, in ms.
+    p99_target: float | None = None
     #: Requests that were not sent, because all connections waited for a response.
     dropped: int = 0
 
@@ -115,6 +122,10 @@ class LightRoute(Route):
     def p50_verdict(self) -> str:
         return at_most(self.p50_target, self.median("p50_ms"), 1)
 
+    @property
+    def p99_verdict(self) -> str:
+        return at_most(self.p99_target, self.median("p99_ms"), 1)
+
 
 class Light(Document):
     """The result of `make bench LOAD=light`."""
@@ -129,6 +140,15 @@ class Light(Document):
     #: Process → thousandths of a core while nobody asks; empty if that was not measured.
     idle: dict[str, float]
     routes: list[LightRoute]
+
+    def of_nothing(self, route: LightRoute) -> float:
+        """The route's processor time as a multiple of the yardstick's at the same rate."""
+        (nothing,) = (
+            other
+            for other in self.routes
+            if other.name == "nothing" and other.per_second == route.per_second
+        )
+        return route.all_cpu_ms / nothing.all_cpu_ms
 
 
 class RoomRow(Model):

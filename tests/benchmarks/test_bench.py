@@ -59,7 +59,15 @@ def test_anything_but_success_is_an_error(
 def a_run(rate: float, ratio: float, steal: float = 0.0) -> Measurement:
     cpu = {"gateway": 0.1, "queue_service": 0.02, "redis": 0.01, "wrk": 0.005}
     return Measurement(
-        rate=rate, p50_ms=1, p99_ms=2, max_ms=3, requests=10, steal=steal, cpu_ms=cpu, ratio=ratio
+        rate=rate,
+        p50_ms=1,
+        p99_ms=2,
+        max_ms=3,
+        requests=10,
+        steal=steal,
+        cpu_ms=cpu,
+        ratio=ratio,
+        sync_p99_ms=0.4,
     )
 
 

@@ -56,6 +56,7 @@ def test_the_target_of_a_response_time() -> None:
     assert a_route(runs=runs).p50_verdict == "as it comes"
     assert a_route(runs=runs, p50_target=1.0).p50_verdict == "≤ 1.0: met"
     assert a_route(runs=runs, p50_target=0.9).p50_verdict == "≤ 0.9: MISSED"
+    assert a_route(runs=runs, p99_target=2.0).p99_verdict == "≤ 2.0: met"
 
 
 def test_who_may_repeat_a_request_sends_one_per_second() -> None:
@@ -65,12 +66,20 @@ def test_who_may_repeat_a_request_sends_one_per_second() -> None:
         assert light.chosen(requests, CASE[name], 150) == requests
 
 
+def the_yardstick() -> LightRoute:
+    run = a_run(150, 1).model_copy(update={"cpu_ms": {"nothing": 0.0675}})
+    return a_route(name="nothing", title="does nothing", runs=[run])
+
+
 def test_figures(tmp_path: Path) -> None:
     runs = [a_run(150, 1), a_run(150, 1), a_run(150, 1, steal=0.2)]
     met, missed = a_route(runs=runs, target=0.15), a_route(runs=runs, target=0.1, dropped=7)
-    text = shown(a_result(routes=[met, missed, a_route(runs=runs)]), tmp_path / "light.json")
+    routes = [the_yardstick(), met, missed, a_route(runs=runs)]
+    text = shown(a_result(routes=routes), tmp_path / "light.json")
     for fact in (
-        "| order | 150 | 1.0 / 2.0 | as it comes | **0.14** | ≤ 0.15: met | 0.100 | 0.020 |",
+        "| does nothing | 150 | 1.0 / 2.0 | as it comes | as it comes | 0.4 | **0.07** |",
+        "| order | 150 | 1.0 / 2.0 | as it comes | as it comes | 0.4 | **0.14** | ≤ 0.15: met"
+        " | 2.00 | 0.100 | 0.020 |",
         "≤ 0.1: MISSED",
         "as it comes",
         "| | **25.0** | ≤ 25.0: met | 3.1 |",
@@ -85,7 +94,8 @@ def test_figures_of_one_part(tmp_path: Path) -> None:
     idle = shown(a_result(idle=dict.fromkeys(light._PROCESSES, 3.2)), tmp_path / "light.json")
     assert "≤ 25.0: MISSED" in idle
     assert "CPU ms per request" not in idle
-    routes = shown(a_result(idle={}, routes=[a_route(runs=[a_run(1, 1)])]), tmp_path / "light.json")
+    measured = [the_yardstick(), a_route(runs=[a_run(1, 1)])]
+    routes = shown(a_result(idle={}, routes=measured), tmp_path / "light.json")
     assert "idle, nobody" not in routes
     assert "CPU ms per request" in routes
 
@@ -110,6 +120,8 @@ def test_k6_sends_at_the_rate(
     assert 48 <= run.requests + route.dropped <= 52
     assert 0 < run.p50_ms <= run.p99_ms <= run.max_ms
     assert 0 < run.cpu_ms["gateway"] < 20
+    assert run.sync_p99_ms is not None
+    assert run.sync_p99_ms > 0
 
     with pytest.raises(UserError, match="GET /missing failed with status 404"):
         measurements.run([Request("GET", "/missing")], route)
