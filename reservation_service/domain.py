@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 from reservation_service.best_seats import Wish
 from servicekit.errors import Conflict, Forbidden, Gone, InvalidRequest, NotFound, ServiceError
@@ -137,6 +138,44 @@ class Remembered:
         if self.reservation is None:
             raise SeatNotFound(seat_id)
         return self.reservation.as_first_returned()
+
+
+class TakenSeats(NamedTuple):
+    """The ids of the held seats and of the sold seats of a schedule, each in order."""
+
+    held: Sequence[int]
+    sold: Sequence[int]
+
+
+NOTHING_TAKEN = TakenSeats([], [])
+
+
+class PaymentOf(NamedTuple):
+    """A payment and its reservation."""
+
+    reservation_id: int
+    payment_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentStart:
+    """A request to begin a payment. `failed_payment_id` is a previous payment of the user if it has
+    failed, 0 if none; `admission` is the one with which the user pays, None for the reservation's
+    own."""
+
+    reservation_id: int
+    user_id: int
+    payment_id: int
+    failed_payment_id: int = 0
+    admission: Admission | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BegunPayment:
+    """Whether a payment has begun, and the reservation afterwards: None if there is none."""
+
+    begun: bool
+    reservation: Reservation | None
 
 
 class PaymentOutcome(StrEnum):
@@ -342,23 +381,35 @@ def cancellation_error(reservation: Reservation, user_id: int) -> ServiceError |
     return None
 
 
-def payment_error(
-    reservation: Reservation, *, user_id: int, payment_id: int, failed_payment_id: int
-) -> ServiceError | None:
-    """Returns why this payment cannot begin. None if it can, or if it has succeeded already."""
-    if reservation.user_id != user_id:
+def begin_result(start: PaymentStart, begun: BegunPayment) -> Reservation | ServiceError | None:
+    """Returns the reservation of a payment that has begun or has succeeded already, or why it
+    cannot begin. None if it can by now: the reservation has changed since the attempt."""
+    reservation = begun.reservation
+    if reservation is None:
+        return ReservationNotFound(start.reservation_id)
+    if begun.begun:
+        return reservation
+    error = _payment_error(start, reservation)
+    if error is None and reservation.stored_status == Status.CONFIRMED:
+        return reservation
+    return error
+
+
+def _payment_error(start: PaymentStart, reservation: Reservation) -> ServiceError | None:
+    """Returns why a payment cannot begin. None if it can, or if it has succeeded already."""
+    if reservation.user_id != start.user_id:
         return NotYours()
     if reservation.stored_status == Status.CONFIRMED:
-        return None if reservation.payment_id == payment_id else AlreadyPaid()
+        return None if reservation.payment_id == start.payment_id else AlreadyPaid()
     if (
         reservation.stored_status == Status.PAYING
-        and reservation.payment_id == failed_payment_id
-        and failed_payment_id != payment_id
+        and reservation.payment_id == start.failed_payment_id
+        and start.failed_payment_id != start.payment_id
     ):
         # Counts as HELD: the lease of a failed payment does not extend the hold.
         return ReservationExpired() if reservation.held_until <= reservation.read_at else None
     if reservation.status in (Status.CANCELLED, Status.EXPIRED):
         return ReservationExpired()
-    if reservation.status == Status.PAYING and reservation.payment_id != payment_id:
+    if reservation.status == Status.PAYING and reservation.payment_id != start.payment_id:
         return PaymentInProgress(reservation.payment_id)
     return None

@@ -18,7 +18,14 @@ from reservation_service.domain import (
     SeatSold,
     Status,
 )
-from reservation_service.rows import COLUMNS, EXPIRE, LIVE_OF_SEAT, microseconds, to_reservation
+from reservation_service.rows import (
+    COLUMNS,
+    EXPIRE,
+    LIVE_OF_SEAT,
+    SEATS,
+    microseconds,
+    to_reservation,
+)
 from servicekit.mysql import (
     Connection,
     Database,
@@ -45,6 +52,17 @@ INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, held_un
 VALUES (%s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND, NOW(6) + INTERVAL %s MICROSECOND,
         NOW(6), NOW(6), %s, %s, {})
 RETURNING id, held_until, created_at
+"""
+
+ADD_SEAT = """
+INSERT INTO reservation_seat (reservation_id, seat_id, seat_num, price) VALUES (%s, %s, %s, %s)
+"""
+
+# NULL for a seat that another reservation has is an error.
+CLAIM_SEAT = """
+INSERT INTO seat_claim (seat_id, reservation_id, schedule_id) VALUES (%s, %s, %s)
+ON DUPLICATE KEY UPDATE
+    reservation_id = IF(seat_claim.reservation_id = 0, VALUES(reservation_id), NULL)
 """
 
 # Two conditions without which nothing is inserted: there is no status then, which is an error. In
@@ -86,14 +104,14 @@ FINISH_KEY = "UPDATE idempotency_key SET reservation_id = %s WHERE user_id = %s 
 
 REMEMBERED = f"""
 SELECT k.seat_id AS key_seat_id, k.reservation_id IS NULL AS seat_missing, {COLUMNS}
-FROM idempotency_key k LEFT JOIN reservation r ON r.id = k.reservation_id
+FROM idempotency_key k LEFT JOIN reservation r ON r.id = k.reservation_id {SEATS}
 WHERE k.user_id = %s AND k.idem_key = %s AND (k.reservation_id IS NULL OR r.id IS NOT NULL)
+ORDER BY s.seat_id
 """
 
 
 class HoldRepository:
-    """Implements `ports.HoldStore` in MariaDB. A method is one transaction, or statements that are
-    each correct alone (`hold` without a key)."""
+    """Implements `ports.HoldStore` in MariaDB. A method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -115,9 +133,7 @@ class HoldRepository:
                 await connection.execute(FINISH_KEY, reservation.id, key.user_id, key.value)
             return reservation
 
-        # Without a key the INSERT alone is the transaction, which saves two of four round trips.
-        # Expiring a lapsed hold is correct even if another request takes the seat.
-        return await self._database.run(work, autocommit=key is None)
+        return await self._database.run(work)
 
     async def remembered(self, key: IdempotencyKey) -> Remembered | None:
         async with self._database.connection() as connection:
@@ -128,10 +144,10 @@ class HoldRepository:
 
 
 async def _remembered(connection: Connection, key: IdempotencyKey) -> Remembered | None:
-    row = await connection.fetch_one(REMEMBERED, key.user_id, key.value)
-    if row is None:
+    rows = await connection.fetch_all(REMEMBERED, key.user_id, key.value)
+    if not rows:
         return None
-    return Remembered(row.key_seat_id, None if row.seat_missing else to_reservation(row))
+    return Remembered(rows[0].key_seat_id, None if rows[0].seat_missing else to_reservation(rows))
 
 
 async def _claim(connection: Connection, key: IdempotencyKey, seat_id: int) -> Remembered | None:
@@ -177,7 +193,7 @@ async def _take(
     last_id = 0 if terms.cool_down_seconds else None
     for _ in range(ATTEMPTS):
         if lapsed is not None:
-            await connection.execute(EXPIRE, lapsed)
+            await connection.execute(EXPIRE, [lapsed])
         try:
             row = await connection.fetch_one(*_insert(user_id, seat, length, admission, last_id))
         except MissingValue:
@@ -191,6 +207,13 @@ async def _take(
             lapsed = await _lapsed_or_none(connection, seat.id)
             continue
         assert row is not None
+        try:
+            await connection.execute_together(
+                (ADD_SEAT, row.id, seat.id, seat.seat_num, seat.price),
+                (CLAIM_SEAT, seat.id, row.id, seat.schedule_id),
+            )
+        except MissingValue:
+            raise SeatHeld(seat.id) from None
         return Reservation(
             id=row.id,
             user_id=user_id,
@@ -252,4 +275,4 @@ async def _check_unpaid(connection: Connection, admission: Admission) -> None:
         raise AdmissionEnded
     if not paid.lapsed:
         raise PaymentInProgress(paid.payment_id)
-    await connection.execute(EXPIRE, paid.id)
+    await connection.execute(EXPIRE, [paid.id])

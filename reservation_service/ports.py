@@ -7,12 +7,16 @@ from typing import Protocol
 from reservation_service.best_seats import Hall
 from reservation_service.domain import (
     Admission,
+    BegunPayment,
     HoldTerms,
     IdempotencyKey,
+    PaymentOf,
     PaymentOutcome,
+    PaymentStart,
     Remembered,
     Reservation,
     Seat,
+    TakenSeats,
 )
 
 
@@ -50,37 +54,37 @@ class HoldStore(Protocol):
 
 
 class PaymentStore(Protocol):
-    """Applies payments to reservations, as HoldStore describes."""
+    """Applies payments to reservations, as HoldStore describes.
 
-    async def begin_payment(
-        self,
-        reservation_id: int,
-        user_id: int,
-        payment_id: int,
-        failed_payment_id: int,
-        admission: Admission | None,
-        lease_seconds: float,
-    ) -> tuple[bool, Reservation | None]:
-        """HELD -> PAYING, or renews the lease of this payment. Returns whether it did, and the
-        reservation afterwards. The reservation takes the place of `admission`, if that is given.
+    Each method takes many items, whose changes are one transaction as far as possible, and returns
+    a result or an error for each, in order: an item fails alone. Items of one reservation, or of
+    one admission, take effect in order. Raises what concerns all, such as Unavailable; then any of
+    them may have taken effect. Every item may be repeated.
+    """
 
-        `failed_payment_id` is a previous payment of the user if it has failed, 0 if none. Its
-        failure event may not have arrived yet: a reservation that is still PAYING for it counts as
-        HELD, also another one of the admission. Raises PaymentInProgress and AdmissionEnded if
-        another reservation of the admission is PAYING or CONFIRMED.
+    async def begin_payments(
+        self, starts: Sequence[PaymentStart], lease_seconds: float
+    ) -> Sequence[BegunPayment | Exception]:
+        """HELD -> PAYING, or renews the lease of this payment. The reservation takes the place of
+        the admission, if that is given.
+
+        The failure event of a failed payment may not have arrived yet: a reservation that is still
+        PAYING for it counts as HELD, also another one of the admission. Errors: PaymentInProgress
+        and AdmissionEnded if another reservation of the admission is PAYING or CONFIRMED.
         """
 
-    async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
-        """Applies a payment's success. Idempotent; the outcome of a payment never changes. The seat
-        of a reservation that was removed is lost.
+    async def confirm(self, payments: Sequence[PaymentOf]) -> Sequence[PaymentOutcome | Exception]:
+        """Applies the success of payments. Idempotent; the outcome of a payment never changes. The
+        seats of a reservation that was removed are lost. A reservation that has ended gets all of
+        its seats again or none.
 
-        Raises ReservationNotFound for a reservation that has never existed, and UnknownPayment if
-        `begin_payment` has never begun this payment for this reservation.
+        Errors: ReservationNotFound for a reservation that has never existed, and UnknownPayment if
+        `begin_payments` has never begun this payment for this reservation.
         """
 
-    async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
-        """Applies a payment's failure: PAYING for this payment -> HELD. Idempotent; no-op for a
-        reservation that was removed. Raises as `confirm` does."""
+    async def return_to_hold(self, payments: Sequence[PaymentOf]) -> Sequence[Exception | None]:
+        """Applies the failure of payments: PAYING for this payment -> HELD. Idempotent; no-op for a
+        reservation that was removed. Errors: as those of `confirm`."""
 
 
 class ReservationStore(Protocol):
@@ -96,8 +100,8 @@ class ReservationStore(Protocol):
         """Cancels at most `limit` of this user's holds that were made with this admission or an
         earlier one of its room; returns how many."""
 
-    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Lists the ids of the held seats and of the sold seats of a schedule."""
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+        """Lists the seats of each schedule that are held or sold, in the order of the schedules."""
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from reservation_service.domain import Admission, Reservation
-from reservation_service.rows import EXPIRE, GET, change_and_get, to_reservation
+from reservation_service.domain import NOTHING_TAKEN, Admission, Reservation, TakenSeats
+from reservation_service.rows import CANCEL, EXPIRE, GET, change_and_get, to_reservation
 from servicekit import logs
 from servicekit.mysql import Connection, Database, DatabaseError, TransactionAborted
 
@@ -13,23 +13,23 @@ DELETE_OLD_KEYS = (
     "DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s HOUR LIMIT %s"
 )
 
-CANCEL = """
-UPDATE reservation SET status = 'CANCELLED', updated_at = NOW(6)
-WHERE id = %s AND user_id = %s AND status = 'HELD' AND lapses_at > NOW(6)
+# Locked, and cancelled by `rows.CANCEL` in the same transaction.
+HOLDS_OF_ADMISSION = """
+SELECT id FROM reservation
+WHERE user_id = %s AND status = 'HELD' AND lapses_at > NOW(6) AND room = %s AND place_number <= %s
+ORDER BY id LIMIT %s FOR UPDATE
 """
 
-CANCEL_ALL = """
-UPDATE reservation SET status = 'CANCELLED', updated_at = NOW(6)
-WHERE user_id = %s AND status = 'HELD' AND lapses_at > NOW(6)
-  AND room = %s AND place_number <= %s
-LIMIT %s
-"""
-
+# Packed: a row for each schedule, not for each seat. The index gives the claims of a schedule in
+# the order of their seats.
 TAKEN = """
-SELECT seat_id, status = 'CONFIRMED' AS sold FROM reservation
-WHERE schedule_id = %s AND live_seat_id IS NOT NULL
-  AND (status = 'CONFIRMED' OR lapses_at > NOW(6))
-ORDER BY live_seat_id
+SET STATEMENT group_concat_max_len = 16777216 FOR
+SELECT c.schedule_id,
+       GROUP_CONCAT(IF(r.status = 'CONFIRMED', NULL, c.seat_id)) AS held,
+       GROUP_CONCAT(IF(r.status = 'CONFIRMED', c.seat_id, NULL)) AS sold
+FROM seat_claim c STRAIGHT_JOIN reservation r ON r.id = c.reservation_id
+WHERE c.schedule_id IN %s AND (r.status = 'CONFIRMED' OR r.lapses_at > NOW(6))
+GROUP BY c.schedule_id
 """
 
 SOLD = "SELECT schedule_id, sold FROM schedule_sales WHERE schedule_id IN %s"
@@ -40,23 +40,29 @@ WHERE status IN ('HELD', 'PAYING') AND lapses_at <= NOW(6) AND id > %s
 ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
 """
 
-EXPIRE_ALL = """
-UPDATE reservation SET status = 'EXPIRED', updated_at = NOW(6)
-WHERE id IN %s AND status IN ('HELD', 'PAYING') AND lapses_at <= NOW(6)
-"""
-
 # Rows that another replica removes at this moment are skipped.
 ENDED = """
-SELECT id FROM reservation FORCE INDEX (to_sweep)
+SELECT id, user_id FROM reservation FORCE INDEX (to_sweep)
 WHERE status IN ('CANCELLED', 'EXPIRED') AND lapses_at < NOW(6) - INTERVAL %s DAY
 LIMIT %s FOR UPDATE SKIP LOCKED
 """
 
+# An ended reservation has no claims: the statement that ended it has freed them.
 REMOVE = (
     "DELETE FROM lost_seat WHERE reservation_id IN %s",
     "DELETE FROM earlier_payment WHERE reservation_id IN %s",
+    "DELETE FROM reservation_seat WHERE reservation_id IN %s",
     "DELETE FROM reservation WHERE id IN %s",
 )
+
+# The buyers among these users that nobody else uses now. Their locks keep others from holding seats
+# until they are removed.
+LOCK_BUYERS = "SELECT user_id FROM buyer WHERE user_id IN %s FOR UPDATE SKIP LOCKED"
+
+REMOVE_BUYERS = """
+DELETE FROM buyer WHERE user_id IN %s
+  AND NOT EXISTS (SELECT 1 FROM reservation r WHERE r.user_id = buyer.user_id)
+"""
 
 
 class ReservationRepository:
@@ -67,26 +73,33 @@ class ReservationRepository:
 
     async def get(self, reservation_id: int) -> Reservation | None:
         async with self._database.connection() as connection:
-            return await _get(connection, reservation_id)
+            rows = await connection.fetch_all(GET, [reservation_id])
+        return to_reservation(rows) if rows else None
 
     async def cancel(self, reservation_id: int, user_id: int) -> tuple[bool, Reservation | None]:
         return await change_and_get(
-            self._database, reservation_id, (CANCEL, reservation_id, user_id)
+            self._database, reservation_id, (CANCEL, [reservation_id], user_id)
         )
 
     async def cancel_all(self, user_id: int, admission: Admission, limit: int) -> int:
-        cancel = (CANCEL_ALL, user_id, admission.room, admission.place_number, limit)
-        return await self._database.run(
-            lambda connection: connection.execute(*cancel), autocommit=True
-        )
+        async def work(connection: Connection) -> int:
+            holds = await connection.fetch_all(
+                HOLDS_OF_ADMISSION, user_id, admission.room, admission.place_number, limit
+            )
+            ids = [row.id for row in holds]
+            if ids:
+                await connection.execute(CANCEL, ids, user_id)
+            return len(ids)
 
-    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
+        return await self._database.run(work)
+
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+        if not schedule_ids:
+            return []
         async with self._database.connection() as connection:
-            rows = await connection.fetch_all(TAKEN, schedule_id)
-        return (
-            [row.seat_id for row in rows if not row.sold],
-            [row.seat_id for row in rows if row.sold],
-        )
+            rows = await connection.fetch_all(TAKEN, list(schedule_ids))
+        taken = {row.schedule_id: TakenSeats(_ids(row.held), _ids(row.sold)) for row in rows}
+        return [taken.get(id, NOTHING_TAKEN) for id in schedule_ids]
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         if not schedule_ids:
@@ -100,9 +113,9 @@ class ReservationRepository:
 
         async def work(connection: Connection) -> int:
             found[:] = [row.id for row in await connection.fetch_all(LAPSED, after_id, limit)]
-            if not found:
-                return 0
-            return await connection.execute(EXPIRE_ALL, found)
+            if found:
+                await connection.execute(EXPIRE, found)
+            return len(found)
 
         try:
             expired = await self._database.run(work)
@@ -116,7 +129,7 @@ class ReservationRepository:
         for id in ids:
             try:
                 async with self._database.connection() as connection:
-                    expired += await connection.execute(EXPIRE, id)
+                    expired += await connection.execute(EXPIRE, [id]) > 0
             except (DatabaseError, TransactionAborted):
                 log.exception("expire_failed", reservation_id=id)
         return expired
@@ -130,12 +143,16 @@ class ReservationRepository:
             rows = await connection.fetch_all(ENDED, older_than_days, limit)
             ids = [row.id for row in rows]
             if ids:
-                await connection.execute_together(*((remove, ids) for remove in REMOVE))
+                *_, buyers = await connection.execute_together(
+                    *((remove, ids) for remove in REMOVE),
+                    (LOCK_BUYERS, sorted({row.user_id for row in rows})),
+                )
+                if buyers.rows:
+                    await connection.execute(REMOVE_BUYERS, [row.user_id for row in buyers.rows])
             return len(ids)
 
         return await self._database.run(work)
 
 
-async def _get(connection: Connection, reservation_id: int) -> Reservation | None:
-    row = await connection.fetch_one(GET, reservation_id)
-    return to_reservation(row) if row is not None else None
+def _ids(packed: str | None) -> list[int]:
+    return sorted(map(int, packed.split(","))) if packed else []

@@ -9,11 +9,14 @@ from typing import TypeVar
 
 from reservation_service.domain import (
     Admission,
+    BegunPayment,
     HoldTerms,
     IdempotencyKey,
     NotYours,
     PaymentInProgress,
+    PaymentOf,
     PaymentOutcome,
+    PaymentStart,
     Remembered,
     RequestInProgress,
     Reservation,
@@ -21,12 +24,13 @@ from reservation_service.domain import (
     SeatHeld,
     SeatNotFound,
     Status,
+    TakenSeats,
     UnknownPayment,
+    begin_result,
     cancellation_error,
     check_admission,
     check_hold_request,
     check_schedules,
-    payment_error,
 )
 from reservation_service.ports import (
     HoldStore,
@@ -35,7 +39,9 @@ from reservation_service.ports import (
     SeatDirectory,
     SeatLocks,
 )
-from servicekit.errors import ServiceError
+from servicekit import call_context
+from servicekit.batching import Batcher
+from servicekit.errors import InvalidRequest
 
 Outcome = TypeVar("Outcome")
 
@@ -48,6 +54,10 @@ CANCEL_BATCH = 100
 REMOVAL_BATCHES = 20
 # The pause between two of them, in which others use the database.
 REMOVAL_PAUSE_SECONDS = 0.05
+# Payments that begin in one transaction: few enough to hold their locks for milliseconds only.
+GROUP_SIZE = 64
+# How long a group may take, and how long an item waits for its group, at most.
+GROUP_SECONDS = 5.0
 # Attempts at a change that lost a race but would be allowed by now.
 ATTEMPTS = 3
 
@@ -82,6 +92,9 @@ class ReservationService:
         self._terms = HoldTerms(hold_seconds, cool_down_seconds)
         self._payment_lease_seconds = payment_lease_seconds
         self._retention_days = retention_days
+        self._begins = Batcher(
+            self._begin_group, budget=GROUP_SECONDS, max_batch=GROUP_SIZE, max_in_flight=1
+        )
 
     async def hold_seat(
         self,
@@ -162,9 +175,16 @@ class ReservationService:
             total += cancelled
         return total
 
-    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Lists the ids of the held seats and of the sold seats of a schedule."""
-        return await self._reservations.taken_seats(schedule_id)
+    async def taken_seats(self, schedule_id: int) -> TakenSeats:
+        """Lists the seats of a schedule that are held or sold."""
+        [taken] = await self._reservations.taken_seats([schedule_id])
+        return taken
+
+    async def taken_seats_of(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+        """Lists the seats of each schedule that are held or sold, in the order of the schedules.
+        Raises InvalidRequest for more than 1,000 schedules."""
+        check_schedules(schedule_ids)
+        return await self._reservations.taken_seats(schedule_ids)
 
     async def sold_seats(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any. Raises
@@ -186,67 +206,77 @@ class ReservationService:
         that it was made with. Raises ReservationNotFound, NotYours, ReservationExpired,
         PaymentInProgress (of the reservation or of the admission), AlreadyPaid, AdmissionEnded.
         """
-        check_admission(admission)
+        start = PaymentStart(reservation_id, user_id, payment_id, failed_payment_id, admission)
+        [result] = await self.begin_payments([start])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def begin_payments(self, starts: Sequence[PaymentStart]) -> list[Reservation | Exception]:
+        """Starts payments or renews their leases, as `begin_payment` does, in order. Returns the
+        reservation or the error of each."""
+        results: dict[int, Reservation | Exception] = {}
+        for n, start in enumerate(starts):
+            try:
+                check_admission(start.admission)
+            except InvalidRequest as error:
+                results[n] = error
         for _ in range(ATTEMPTS):
-            begun, reservation = await self._payments.begin_payment(
-                reservation_id,
-                user_id,
-                payment_id,
-                failed_payment_id,
-                admission,
-                self._payment_lease_seconds,
-            )
-            if reservation is None:
-                raise ReservationNotFound(reservation_id)
-            if begun:
-                return reservation
-            error = payment_error(
-                reservation,
-                user_id=user_id,
-                payment_id=payment_id,
-                failed_payment_id=failed_payment_id,
-            )
-            if error is not None:
-                raise error
-            if reservation.status == Status.CONFIRMED:
-                return reservation
-        # The reservation changed between every attempt and the read behind it.
-        raise PaymentInProgress
+            waiting = [n for n in range(len(starts)) if n not in results]
+            if not waiting:
+                break
+            outcomes = await self._begins.submit_all([starts[n] for n in waiting])
+            for n, outcome in zip(waiting, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    results[n] = outcome
+                elif (result := begin_result(starts[n], outcome)) is not None:
+                    results[n] = result
+        # A reservation that changed between every attempt and the read behind it.
+        return [results.get(n) or PaymentInProgress() for n in range(len(starts))]
+
+    async def _begin_group(
+        self, starts: Sequence[PaymentStart]
+    ) -> Sequence[BegunPayment | Exception]:
+        # Of all callers, not of the first: a caller with little time left must not fail the others.
+        call_context.set_deadline(GROUP_SECONDS)
+        return await self._payments.begin_payments(starts, self._payment_lease_seconds)
 
     async def confirm_payment(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
-        """Applies a payment's success: confirms the reservation, also an expired one if its seat
-        is free; otherwise the seat is lost. Idempotent.
+        """Applies a payment's success: confirms the reservation, also an expired one if its seats
+        are all free; otherwise they are lost. Idempotent.
 
         Raises ReservationNotFound, and UnknownPayment for a payment that never began.
         """
-        return await self._payments.confirm(reservation_id, payment_id)
+        [outcome] = await self.confirm_payments([(reservation_id, payment_id)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def confirm_payments(
+        self, payments: Sequence[tuple[int, int]]
+    ) -> Sequence[PaymentOutcome | ReservationNotFound | UnknownPayment]:
+        """Does what `confirm_payment` does, for (reservation id, payment id) of each payment, in
+        order: in one transaction, as far as nothing is late. Returns the outcome of each, or why it
+        has none. Raises what else went wrong with one of them, once the others have their outcome.
+        """
+        return _outcomes(await self._payments.confirm([PaymentOf(*each) for each in payments]))
 
     async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
         """Applies a payment's failure: the hold continues until its original end. Idempotent.
         Raises as `confirm_payment` does."""
-        await self._payments.return_to_hold(reservation_id, payment_id)
-
-    async def confirm_payments(
-        self, payments: Sequence[tuple[int, int]]
-    ) -> Sequence[PaymentOutcome | ServiceError]:
-        """Does what `confirm_payment` does, for (reservation id, payment id) of each payment, in
-        order. Returns the outcome of each, or why it has none: ReservationNotFound,
-        UnknownPayment."""
-        return [
-            await _or_error(self.confirm_payment(reservation_id, payment_id))
-            for reservation_id, payment_id in payments
-        ]
+        [error] = await self.return_payments_to_hold([(reservation_id, payment_id)])
+        if error is not None:
+            raise error
 
     async def return_payments_to_hold(
         self, payments: Sequence[tuple[int, int]]
-    ) -> Sequence[ServiceError | None]:
+    ) -> Sequence[ReservationNotFound | UnknownPayment | None]:
         """Does what `return_to_hold` does, for (reservation id, payment id) of each payment, in
-        order. Returns for each None, or why it has no effect: ReservationNotFound,
-        UnknownPayment."""
-        return [
-            await _or_error(self.return_to_hold(reservation_id, payment_id))
-            for reservation_id, payment_id in payments
-        ]
+        order: in one transaction. Returns for each None, or why it has no effect. Raises as
+        `confirm_payments` does."""
+        return _outcomes(
+            await self._payments.return_to_hold([PaymentOf(*each) for each in payments])
+        )
 
     async def expire_holds(self) -> int:
         """Marks all holds that have run out as EXPIRED. Returns the number of holds.
@@ -269,11 +299,17 @@ class ReservationService:
         return await _in_batches(partial(self._reservations.remove_ended, self._retention_days))
 
 
-async def _or_error(change: Awaitable[Outcome]) -> Outcome | ServiceError:
-    try:
-        return await change
-    except (ReservationNotFound, UnknownPayment) as error:
-        return error
+def _outcomes(
+    results: Sequence[Outcome | Exception],
+) -> Sequence[Outcome | ReservationNotFound | UnknownPayment]:
+    outcomes: list[Outcome | ReservationNotFound | UnknownPayment] = []
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(
+            result, ReservationNotFound | UnknownPayment
+        ):
+            raise result
+        outcomes.append(result)
+    return outcomes
 
 
 async def _in_batches(remove: Callable[[int], Awaitable[int]]) -> int:

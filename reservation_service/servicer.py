@@ -4,7 +4,7 @@ import asyncio
 from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
-from reservation_service.domain import Admission, Reservation, Status
+from reservation_service.domain import Admission, PaymentStart, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
 from servicekit.errors import InvalidRequest, ServiceError
@@ -99,7 +99,7 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.GetTakenSeatsRequest, context: Context
     ) -> reservation_pb2.GetTakenSeatsResponse:
         _check_items(len(request.schedule_ids))
-        taken = [await self._service.taken_seats(id) for id in request.schedule_ids]
+        taken = await self._service.taken_seats_of(request.schedule_ids)
         return reservation_pb2.GetTakenSeatsResponse(
             schedules=[
                 reservation_pb2.GetTakenSeatsResponse.TakenSeats(
@@ -131,27 +131,30 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.BeginPaymentsRequest, context: Context
     ) -> reservation_pb2.BeginPaymentsResponse:
         _check_items(len(request.items))
-        results = await asyncio.gather(*map(self._begin, request.items))
-        return reservation_pb2.BeginPaymentsResponse(results=results)
-
-    async def _begin(
-        self, item: reservation_pb2.BeginPaymentRequest
-    ) -> reservation_pb2.BeginPaymentsResponse.Result:
-        try:
-            reservation = await self._service.begin_payment(
+        starts = [
+            PaymentStart(
                 item.reservation_id,
                 item.user_id,
                 item.payment_id,
                 item.failed_payment_id,
                 _admission(item),
             )
-        except ServiceError as error:
-            return reservation_pb2.BeginPaymentsResponse.Result(
-                error=reservation_pb2.ItemError(**to_item_error(error))
-            )
+            for item in request.items
+        ]
+        results = await self._service.begin_payments(starts)
+        return reservation_pb2.BeginPaymentsResponse(results=map(_begin_result, results))
+
+
+def _begin_result(
+    result: Reservation | Exception,
+) -> reservation_pb2.BeginPaymentsResponse.Result:
+    if isinstance(result, Exception):
         return reservation_pb2.BeginPaymentsResponse.Result(
-            reservation=_response(reservation_pb2.Reservation, reservation)
+            error=reservation_pb2.ItemError(**to_item_error(result))
         )
+    return reservation_pb2.BeginPaymentsResponse.Result(
+        reservation=_response(reservation_pb2.Reservation, result)
+    )
 
 
 def _check_items(count: int) -> None:

@@ -68,6 +68,32 @@ class Batcher(Generic[Item, Result]):
         Raises Unavailable if too many callers wait, TimedOut if earlier batches took too long, and
         whatever `send` raised for the batch of this item.
         """
+        answer = self._enqueue(item)
+        self._start_batches()
+        return await answer
+
+    async def submit_all(self, items: Sequence[Item]) -> list[Result | Exception]:
+        """Returns the result or the error of each item, in order; errors are those of `submit`.
+        Items that come in one call travel together, as far as a batch has room."""
+        answers: list[asyncio.Future[Result] | Unavailable] = []
+        for item in items:
+            try:
+                answers.append(self._enqueue(item))
+            except Unavailable as error:
+                answers.append(error)
+        self._start_batches()
+        waiting = [answer for answer in answers if not isinstance(answer, Unavailable)]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        results: list[Result | Exception] = []
+        for answer in answers:
+            if isinstance(answer, Unavailable):
+                results.append(answer)
+                continue
+            failure = answer.exception()
+            results.append(failure if isinstance(failure, Exception) else answer.result())
+        return results
+
+    def _enqueue(self, item: Item) -> asyncio.Future[Result]:
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable("Too many requests are waiting for an answer.")
         loop = asyncio.get_running_loop()
@@ -75,8 +101,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting.append(
             _Waiting(item, answer, loop.time() + self._budget, contextvars.copy_context())
         )
-        self._start_batches()
-        return await answer
+        return answer
 
     def fail_waiting(self, error: Exception) -> None:
         """Raises `error` for the callers that wait for a batch to start: the caller knows that none

@@ -84,8 +84,17 @@ class ItemErrorFields(TypedDict):
     metadata: dict[str, str]
 
 
-def to_item_error(error: ServiceError) -> ItemErrorFields:
-    """Returns the fields of the message that carries the error of one item to the caller."""
+def to_item_error(error: Exception) -> ItemErrorFields:
+    """Returns the fields of the message that carries the error of one item to the caller. One that
+    is no ServiceError is a time-out or a defect: it is TIMEOUT or INTERNAL, and a defect is logged.
+    """
+    if not isinstance(error, ServiceError):
+        if isinstance(error, TimeoutError):
+            code, status = "TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            log.error("item_failed", exc_info=error)
+            code, status = "INTERNAL", grpc.StatusCode.INTERNAL
+        error = RemoteError(code, status, "The service did not answer.")
     return {
         "code": error.code,
         "status": _status_of(error).value[0],

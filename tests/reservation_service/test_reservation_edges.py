@@ -76,6 +76,7 @@ async def test_over_grpc_field_by_field(
         price="150000.00",
         status=reservation_pb2.RESERVATION_STATUS_HELD,
         held_until=held.held_until,
+        seats=[reservation_pb2.ReservedSeat(id=17, seat_num="B2", price="150000.00")],
     )
     assert held == expected
     read = await client.call(

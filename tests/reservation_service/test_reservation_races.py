@@ -14,6 +14,7 @@ from reservation_service.domain import (
     Admission,
     AdmissionEnded,
     PaymentInProgress,
+    PaymentOf,
     PaymentOutcome,
     RequestInProgress,
     Reservation,
@@ -540,7 +541,7 @@ async def test_a_sale_and_its_count_are_atomic_when_the_caller_disconnects(
             held = await bare_service.hold_seat(42, seat_id, "")
             payment_id = next(ids)
             await bare_service.begin_payment(held.id, 42, payment_id, 0)
-            await abandon(hasty.confirm(held.id, payment_id), database)
+            await abandon(hasty.confirm([PaymentOf(held.id, payment_id)]), database)
             sold = await bare_service.get_reservation(held.id, 42)
             assert sold.status == Status.CONFIRMED
             schedule = held.schedule_id

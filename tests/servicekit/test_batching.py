@@ -213,6 +213,35 @@ async def test_an_error_in_place_of_a_result_is_raised_for_its_caller_alone() ->
     assert [type(result) for result in results] == [int, Unavailable, int, Unavailable]
 
 
+async def test_items_of_one_call_travel_together_and_fail_alone() -> None:
+    batches: list[list[int]] = []
+
+    async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+        batches.append(list(items))
+        return [ValueError(item) if item % 2 else item for item in items]
+
+    subject = Batcher(send, budget=10, max_batch=3, max_waiting=4)
+    two, three, *_, five, six = await subject.submit_all([2, 3, 4, 5, 6])
+    assert batches == [[2, 3, 4], [5]]
+    assert (two, repr(three), repr(five)) == (2, "ValueError(3)", "ValueError(5)")
+    assert isinstance(six, Unavailable), "only four may wait"
+    assert await subject.submit_all([]) == []
+
+
+async def test_who_goes_away_with_several_items_is_not_sent() -> None:
+    sends = Sends()
+    subject = batcher(sends)
+    [first] = submit(subject, 1)
+    several = asyncio.create_task(subject.submit_all([2, 3]))
+    [last] = submit(subject, 4)
+    await settle()
+    several.cancel()
+    await settle()
+    sends.let_go()
+    assert (await first, await last) == (2, 8)
+    assert sends.batches == [[1], [4]]
+
+
 async def test_another_number_of_answers_is_no_answer() -> None:
     async def send(items: Sequence[int]) -> Sequence[int]:
         return items[1:]

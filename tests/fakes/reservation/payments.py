@@ -1,61 +1,73 @@
 """Payments of reservations, in memory."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 from reservation_service.domain import (
-    Admission,
+    BegunPayment,
+    PaymentOf,
     PaymentOutcome,
+    PaymentStart,
     Reservation,
     ReservationNotFound,
     Status,
     UnknownPayment,
 )
+from servicekit.errors import ServiceError
 from tests.fakes.reservation.state import State
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class FakePayments(State):
     """Implements ports.PaymentStore."""
 
-    async def begin_payment(
-        self,
-        reservation_id: int,
-        user_id: int,
-        payment_id: int,
-        failed_payment_id: int,
-        admission: Admission | None,
-        lease_seconds: float,
-    ) -> tuple[bool, Reservation | None]:
-        row = self._read(reservation_id)
-        if row is None or row.user_id != user_id:
-            return False, row
+    async def begin_payments(
+        self, starts: Sequence[PaymentStart], lease_seconds: float
+    ) -> Sequence[BegunPayment | Exception]:
+        lease = timedelta(seconds=lease_seconds)
+        return await each(starts, lambda start: self._begin(start, lease))
+
+    async def confirm(self, payments: Sequence[PaymentOf]) -> Sequence[PaymentOutcome | Exception]:
+        return await each(payments, self._confirm)
+
+    async def return_to_hold(self, payments: Sequence[PaymentOf]) -> Sequence[Exception | None]:
+        return await each(payments, self._return_to_hold)
+
+    async def _begin(self, start: PaymentStart, lease: timedelta) -> BegunPayment:
+        row = self._read(start.reservation_id)
+        if row is None or row.user_id != start.user_id:
+            return BegunPayment(False, row)
         held = row.held_until > row.read_at
         paying_for = row.payment_id if row.stored_status == Status.PAYING else None
-        if (
+        if not (
             (row.stored_status == Status.HELD and held)
-            or (paying_for == failed_payment_id and held)
-            or (paying_for == payment_id and row.lapses_at > row.read_at)
+            or (paying_for == start.failed_payment_id and held)
+            or (paying_for == start.payment_id and row.lapses_at > row.read_at)
         ):
-            admission = admission or self.places.get(row.id)
-            paid = self._check_unpaid(admission, row.id, failed_payment_id)
-            if paid is not None and paid.status == Status.EXPIRED:
-                self._change(paid, stored_status=Status.EXPIRED)
-            elif paid is not None:
-                await self.return_to_hold(paid.id, paid.payment_id)
-            if admission is not None:
-                self.places[row.id] = admission
-            if paying_for == failed_payment_id:
-                self.earlier.add((row.id, failed_payment_id))
-            lease = row.read_at + timedelta(seconds=lease_seconds)
-            self._change(
-                row,
-                stored_status=Status.PAYING,
-                payment_id=payment_id,
-                lapses_at=max(row.held_until, lease),
-            )
-            return True, self._read(reservation_id)
-        return False, row
+            return BegunPayment(False, row)
+        admission = start.admission or self.places.get(row.id)
+        paid = self._check_unpaid(admission, row.id, start.failed_payment_id)
+        if paid is not None and paid.status == Status.EXPIRED:
+            self._change(paid, stored_status=Status.EXPIRED)
+        elif paid is not None:
+            await self._return_to_hold(PaymentOf(paid.id, paid.payment_id))
+        if admission is not None:
+            self.places[row.id] = admission
+        if paying_for == start.failed_payment_id:
+            self.earlier.add((row.id, start.failed_payment_id))
+        self._change(
+            row,
+            stored_status=Status.PAYING,
+            payment_id=start.payment_id,
+            lapses_at=max(row.held_until, row.read_at + lease),
+        )
+        return BegunPayment(True, self._read(row.id))
 
-    async def confirm(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
+    async def _confirm(self, payment: PaymentOf) -> PaymentOutcome:
+        reservation_id, payment_id = payment
         row = self.rows.get(reservation_id)
         if row is None:
             self._check_removed(reservation_id)
@@ -63,25 +75,29 @@ class FakePayments(State):
         if row.stored_status == Status.CONFIRMED and row.payment_id == payment_id:
             return PaymentOutcome.CONFIRMED
         self._check_known(row, payment_id)
-        live = self._live(row.seats[0].id)
-        others = live is not None and live.id != row.id
+        rivals = [
+            live
+            for seat in row.seats
+            if (live := self._live(seat.id)) is not None and live.id != row.id
+        ]
         if (
             payment_id in self.lost
             or row.stored_status == Status.CONFIRMED
-            or (live is not None and others and live.status != Status.EXPIRED)
+            or any(rival.status != Status.EXPIRED for rival in rivals)
             or self._is_paid(self.places.get(row.id), row.id)
         ):
             self.lost.add(payment_id)
             return PaymentOutcome.SEAT_LOST
-        if live is not None and others:
-            self._change(live, stored_status=Status.EXPIRED)
+        for rival in rivals:
+            self._change(rival, stored_status=Status.EXPIRED)
         if row.payment_id != payment_id:
             self.earlier.add((row.id, row.payment_id))
         self._change(row, stored_status=Status.CONFIRMED, payment_id=payment_id)
-        self.sold[row.schedule_id] = self.sold.get(row.schedule_id, 0) + 1
+        self.sold[row.schedule_id] = self.sold.get(row.schedule_id, 0) + len(row.seats)
         return PaymentOutcome.CONFIRMED
 
-    async def return_to_hold(self, reservation_id: int, payment_id: int) -> None:
+    async def _return_to_hold(self, payment: PaymentOf) -> None:
+        reservation_id, payment_id = payment
         row = self.rows.get(reservation_id)
         if row is None:
             self._check_removed(reservation_id)
@@ -99,3 +115,16 @@ class FakePayments(State):
     def _check_known(self, row: Reservation, payment_id: int) -> None:
         if row.payment_id != payment_id and (row.id, payment_id) not in self.earlier:
             raise UnknownPayment(row.id, payment_id)
+
+
+async def each(
+    items: Sequence[Item], call: Callable[[Item], Awaitable[Answer]]
+) -> Sequence[Answer | Exception]:
+    """Calls one after the other; returns the result or the refusal of each."""
+    results: list[Answer | Exception] = []
+    for item in items:
+        try:
+            results.append(await call(item))
+        except ServiceError as error:
+            results.append(error)
+    return results

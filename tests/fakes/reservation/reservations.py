@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from reservation_service.domain import Admission, Reservation, Status
+from reservation_service.domain import Admission, Reservation, Status, TakenSeats
 from tests.fakes.reservation.state import State
 
 
@@ -35,13 +35,15 @@ class FakeReservations(State):
             self._cancel(row)
         return len(held)
 
-    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
-        rows = [self._read(id) for id in self.rows]
-        of_schedule = [row for row in rows if row is not None and row.schedule_id == schedule_id]
-        return (
-            sorted(r.seats[0].id for r in of_schedule if r.status in (Status.HELD, Status.PAYING)),
-            sorted(r.seats[0].id for r in of_schedule if r.status == Status.CONFIRMED),
-        )
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+        return [self._taken(schedule_id) for schedule_id in schedule_ids]
+
+    def _taken(self, schedule_id: int) -> TakenSeats:
+        rows = [row for id in self.rows if (row := self._read(id)) is not None]
+        of_schedule = [row for row in rows if row.schedule_id == schedule_id]
+        held = [row for row in of_schedule if row.status in (Status.HELD, Status.PAYING)]
+        sold = [row for row in of_schedule if row.status == Status.CONFIRMED]
+        return TakenSeats(_seat_ids(held), _seat_ids(sold))
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         return {id: self.sold[id] for id in schedule_ids if id in self.sold}
@@ -76,3 +78,7 @@ class FakeReservations(State):
             del self.rows[id]
         self.earlier = {pair for pair in self.earlier if pair[0] not in ended}
         return len(ended)
+
+
+def _seat_ids(rows: Sequence[Reservation]) -> Sequence[int]:
+    return sorted(seat.id for row in rows for seat in row.seats)

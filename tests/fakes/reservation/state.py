@@ -63,7 +63,7 @@ class State:
         live = [
             replace(row, read_at=self._now())
             for row in self.rows.values()
-            if row.seats[0].id == seat_id and row.stored_status not in dead
+            if row.stored_status not in dead and seat_id in [seat.id for seat in row.seats]
         ]
         assert len(live) <= 1, "a seat with two live reservations"
         return live[0] if live else None

@@ -27,7 +27,7 @@ class FakeReservationStore(FakeHolds, FakePayments, FakeReservations):
         """Moves the times of the seat's reservations into the past, as if that time had passed."""
         shift = timedelta(seconds=seconds)
         for row in list(self.rows.values()):
-            if row.seats[0].id != seat_id:
+            if seat_id not in [seat.id for seat in row.seats]:
                 continue
             self._change(row, held_until=row.held_until - shift, lapses_at=row.lapses_at - shift)
             if row.id in self.cancelled_at:
