@@ -100,13 +100,18 @@ class MysqlConnection:
 
     def format(self, sql: str, values: Sequence[Any]) -> str:
         """Returns the statement with each %s replaced by an escaped value; a list or tuple
-        becomes a list in brackets."""
+        becomes a list in brackets, bytes a hexadecimal literal."""
         return sql % tuple(map(self._literal, values)) if values else sql
 
     def _literal(self, value: Any) -> str:
-        escape: Callable[[Any], str] = self._connection.escape
         if isinstance(value, list | tuple):
-            return f"({', '.join(map(escape, value))})"
+            return f"({', '.join(map(self._scalar, value))})"
+        return self._scalar(value)
+
+    def _scalar(self, value: Any) -> str:
+        if isinstance(value, bytes):  # aiomysql 0.3.2 raises TypeError for them
+            return f"X'{value.hex()}'"
+        escape: Callable[[Any], str] = self._connection.escape
         return escape(value)
 
     async def query(self, sql: str) -> list[Result]:
