@@ -1,6 +1,8 @@
 """Runs concert_service: `python -m concert_service`."""
 
 from concert_service.repository import ConcertRepository
+from concert_service.seat_map_repository import SeatMapRepository
+from concert_service.seat_map_service import SeatMapService
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
 from concert_service.settings import Settings
@@ -19,14 +21,12 @@ async def main() -> None:
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         Server(settings, "concert_service") as server,
     ):
-        service = ConcertService(
-            ConcertRepository(database),
-            cached_schedules=settings.cached_schedules,
-            cache_seconds=settings.cache_seconds,
-        )
         server.add(
             concert_pb2_grpc.add_ConcertServiceServicer_to_server,
-            ConcertServicer(service),
+            ConcertServicer(
+                ConcertService(ConcertRepository(database)),
+                SeatMapService(SeatMapRepository(database)),
+            ),
             concert_pb2.DESCRIPTOR,
         )
         await server.serve()

@@ -13,6 +13,7 @@ MAX_CONCERTS_PER_PAGE = 100
 # message is 4 MB, and 20 ms of work in one piece.
 MAX_ROWS_PER_PAGE = 5000
 MAX_SEATS = 1000
+MAX_SEAT_MAP_IDS = 1000
 MAX_ID = 2**63 - 1
 _NO_TOKEN = "page_token is not a token from a previous response."
 
@@ -47,12 +48,21 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One seat of one schedule, as printed on the ticket."""
+    """One seat of one schedule; its number and price as printed on the ticket.
+
+    Seats of one row of a section whose places follow one another are adjacent. `row_name`, `place`
+    and `price_category` are None if the version before has added the seat.
+    """
 
     id: int
     schedule_id: int
     seat_num: str
     price: Decimal
+    row_name: str | None = None
+    place: int | None = None
+    price_category: str | None = None
+    section: str = ""
+    accessible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,12 @@ def check_seats(seat_ids: Sequence[int]) -> None:
     """Raises InvalidRequest for more than 1,000 seats."""
     if len(seat_ids) > MAX_SEATS:
         raise InvalidRequest(f"At most {MAX_SEATS} seats per request.")
+
+
+def check_ids(schedule_ids: Sequence[int], seat_ids: Sequence[int]) -> None:
+    """Raises InvalidRequest for more than 1,000 ids together."""
+    if len(schedule_ids) + len(seat_ids) > MAX_SEAT_MAP_IDS:
+        raise InvalidRequest(f"At most {MAX_SEAT_MAP_IDS} ids per request.")
 
 
 def to_page_token(last_id: int) -> str:

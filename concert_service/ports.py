@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
+from concert_service.seat_map import MapsOfConcerts, PackedLayout, PackedSeatMap
 
 
 class ConcertStore(Protocol):
@@ -31,3 +32,21 @@ class ConcertStore(Protocol):
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         """Returns those of these seats that exist and whose schedule is upcoming, in any order.
         Expects at least one id."""
+
+
+class SeatMapStore(Protocol):
+    """The store of packed seats."""
+
+    async def maps_of_concerts(
+        self, schedule_ids: Sequence[int], seat_ids: Sequence[int], limit: int
+    ) -> MapsOfConcerts:
+        """Returns these upcoming schedules and those of these seats, and at most `limit` upcoming
+        schedules of their concerts, each with its map if it has one. Takes no lock."""
+
+    async def layouts(self, digests: Sequence[bytes]) -> Sequence[PackedLayout]:
+        """Returns these layouts, in any order. Expects at least one digest."""
+
+    async def make_maps(self, schedule_ids: Sequence[int]) -> Sequence[PackedSeatMap]:
+        """Packs the seats of these schedules and stores the maps, in any order; leaves out
+        schedules that do not exist, and logs those that are too large. A map that exists already
+        is returned as it is. Expects at least one id."""

@@ -1,4 +1,4 @@
-"""Every SQL statement of concert_service. CURRENT_DATE is in UTC, as the session's time zone."""
+"""The SQL of concerts, schedules and seats. CURRENT_DATE is in UTC, as the session's time zone."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,14 @@ ORDER BY date, id LIMIT %s
 HAS_UPCOMING_SCHEDULE = "SELECT id FROM schedule WHERE id = %s AND date >= CURRENT_DATE"
 
 SEATS = """
-SELECT id, schedule_id, seat_num, price, position FROM seat
-WHERE schedule_id = %s AND position >= %s ORDER BY position LIMIT %s
+SELECT id, schedule_id, seat_num, price, row_name, place, price_category, section, is_accessible,
+       position
+FROM seat WHERE schedule_id = %s AND position >= %s ORDER BY position LIMIT %s
 """
 
 UPCOMING_SEATS = """
-SELECT seat.id, seat.schedule_id, seat.seat_num, seat.price
+SELECT seat.id, seat.schedule_id, seat.seat_num, seat.price, seat.row_name, seat.place,
+       seat.price_category, seat.section, seat.is_accessible
 FROM seat JOIN schedule ON schedule.id = seat.schedule_id
 WHERE seat.id IN %s AND schedule.date >= CURRENT_DATE
 """
@@ -62,14 +64,25 @@ class ConcertRepository:
                 return None
             rows = await connection.fetch_all(SEATS, schedule_id, position, limit)
         return SeatPage(
-            [_seat(row) for row in rows], rows[-1].position + 1 if len(rows) == limit else 0
+            [to_seat(row) for row in rows], rows[-1].position + 1 if len(rows) == limit else 0
         )
 
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         async with self._database.connection() as connection:
             rows = await connection.fetch_all(UPCOMING_SEATS, seat_ids)
-        return [_seat(row) for row in rows]
+        return [to_seat(row) for row in rows]
 
 
-def _seat(row: Row) -> Seat:
-    return Seat(id=row.id, schedule_id=row.schedule_id, seat_num=row.seat_num, price=row.price)
+def to_seat(row: Row) -> Seat:
+    """Converts a row of `seat`."""
+    return Seat(
+        id=row.id,
+        schedule_id=row.schedule_id,
+        seat_num=row.seat_num,
+        price=row.price,
+        row_name=row.row_name,
+        place=row.place,
+        price_category=row.price_category,
+        section=row.section,
+        accessible=bool(row.is_accessible),
+    )

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from cachetools import TLRUCache
-
 from concert_service.domain import (
     MAX_CONCERTS_PER_PAGE,
     MAX_ROWS_PER_PAGE,
@@ -21,26 +19,13 @@ from concert_service.domain import (
     to_schedules_token,
 )
 from concert_service.ports import ConcertStore
-from servicekit.clock import seconds_to_midnight
-
-# A schedule with more seats counts as several in the cache, so that its memory is bounded.
-SEATS_PER_SCHEDULE = 150
 
 
 class ConcertService:
-    """Reads from the store; caches the seats of up to `cached_schedules` schedules of 150 seats,
-    or fewer larger ones, for `cache_seconds`."""
+    """Reads from the store and caches nothing: callers do."""
 
-    def __init__(
-        self, store: ConcertStore, *, cached_schedules: int = 500, cache_seconds: float = 60.0
-    ) -> None:
+    def __init__(self, store: ConcertStore) -> None:
         self._store = store
-        # Entries end at midnight at the latest: a past schedule counts as not found.
-        self._seats: TLRUCache[tuple[int, int, int], SeatPage] = TLRUCache(
-            cached_schedules,
-            ttu=lambda _, __, now: now + min(cache_seconds, seconds_to_midnight()),
-            getsizeof=_weight,
-        )
 
     async def list_concerts(self, size: int, page_token: str) -> tuple[Sequence[Concert], str]:
         """Lists a page of concerts. Returns them and the token of the next page, empty after the
@@ -84,23 +69,13 @@ class ConcertService:
         return seats, ""
 
     async def _seat_page(self, schedule_id: int, position: int, limit: int) -> SeatPage:
-        key = (schedule_id, position, limit)
-        page = self._seats.get(key)
+        page = await self._store.seats_of_upcoming(schedule_id, position, limit)
         if page is None:
-            page = await self._store.seats_of_upcoming(schedule_id, position, limit)
-            if page is None:
-                raise ScheduleNotFound(schedule_id)
-            if _weight(page) <= self._seats.maxsize:
-                self._seats[key] = page
+            raise ScheduleNotFound(schedule_id)
         return page
 
     async def get_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
-        """Returns those of these seats that exist and whose schedule is upcoming. Bypasses the
-        cache, because the caller is about to sell them. Raises InvalidRequest for more than
-        1,000 ids."""
+        """Returns those of these seats that exist and whose schedule is upcoming. Raises
+        InvalidRequest for more than 1,000 ids."""
         check_seats(seat_ids)
         return await self._store.upcoming_seats(seat_ids) if seat_ids else []
-
-
-def _weight(page: SeatPage) -> int:
-    return max(1, -(-len(page.seats) // SEATS_PER_SCHEDULE))

@@ -1,6 +1,7 @@
 """Converts between frontrow.concert.v1 messages and the domain."""
 
 from concert_service.domain import Seat
+from concert_service.seat_map_service import SeatMaps, SeatMapService
 from concert_service.service import ConcertService
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit.call_interceptor import Context
@@ -9,8 +10,9 @@ from servicekit.call_interceptor import Context
 class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
     """Implements ConcertService of protos/frontrow/concert/v1/concert.proto."""
 
-    def __init__(self, service: ConcertService) -> None:
+    def __init__(self, service: ConcertService, seat_maps: SeatMapService) -> None:
         self._service = service
+        self._seat_maps = seat_maps
 
     async def ListConcerts(
         self, request: concert_pb2.ListConcertsRequest, context: Context
@@ -59,7 +61,26 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
     async def GetSeatMaps(
         self, request: concert_pb2.GetSeatMapsRequest, context: Context
     ) -> concert_pb2.GetSeatMapsResponse:
-        raise NotImplementedError
+        found = await self._seat_maps.get_seat_maps(
+            list(request.schedule_ids), list(request.seat_ids)
+        )
+        return to_seat_maps_response(found)
+
+
+def to_seat_maps_response(found: SeatMaps) -> concert_pb2.GetSeatMapsResponse:
+    """Returns the message of these maps and layouts."""
+    response = concert_pb2.GetSeatMapsResponse(more=found.more)
+    indexes = {}
+    for layout in found.layouts:
+        indexes[layout.digest] = len(response.layouts)
+        response.layouts.add(digest=layout.digest).MergeFromString(layout.packed)
+    for found_map in found.seat_maps:
+        seat_map = response.seat_maps.add(
+            schedule_id=found_map.schedule_id, layout=indexes[found_map.layout]
+        )
+        for run in found_map.runs:
+            seat_map.runs.add(first_seat_id=run.first_seat_id, count=run.count)
+    return response
 
 
 def _seat(seat: Seat) -> concert_pb2.Seat:

@@ -21,10 +21,3 @@ class Settings(ServiceSettings):
 
     mysql_connections: int = Field(default=16, ge=1, le=1000)
     """Most connections of this process to MariaDB."""
-
-    cached_schedules: int = Field(default=500, ge=1)
-    """Most schedules whose seats are cached in memory; 150 seats take about 40 kB. A schedule with
-    more seats counts as several."""
-
-    cache_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """Maximum age of cached seats, in seconds: prices and dates hardly change."""

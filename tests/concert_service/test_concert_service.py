@@ -20,6 +20,7 @@ from concert_service.domain import (
     to_page_token,
     to_schedules_token,
 )
+from concert_service.seat_map_service import SeatMapService
 from concert_service.seed import title
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
@@ -161,31 +162,6 @@ async def test_large_lists_are_read_in_pages(
             await listing(of, 0, "no token")
 
 
-async def test_a_large_schedule_counts_as_several_in_the_cache(store: FakeConcertStore) -> None:
-    service = ConcertService(store, cached_schedules=4)
-    sizes = {500: 300, 501: 300, 502: 601}
-    for id, size in sizes.items():
-        seats = [Seat(id * 1000 + n, id, f"A{n}", Decimal(1)) for n in range(size)]
-        await store.add(Concert(7, "Seven"), {Schedule(id, 7, today(), size): seats})
-
-    async def reads(*schedules: int) -> int:
-        before = store.reads_of_seats
-        for id in schedules:
-            assert len((await service.list_seats(id, 0, ""))[0]) == sizes[id]
-        return store.reads_of_seats - before
-
-    assert await reads(500, 501, 500, 501) == 2
-    # Larger than the cache: it is read each time, and evicts nothing.
-    assert await reads(502, 502, 500, 501) == 2
-
-
-async def test_seats_are_cached(service: ConcertService, store: FakeConcertStore) -> None:
-    for _ in range(3):
-        assert await ids_of(service.list_seats, 70) == [[701, 702]]
-    assert store.reads_of_seats == 1
-    assert await ids_of(service.list_seats, 72) == [[]]
-
-
 @pytest.mark.parametrize("schedule_id", [71, 999, 0, -1])
 async def test_past_and_unknown_schedules_are_not_found(
     service: ConcertService, schedule_id: int
@@ -209,10 +185,11 @@ def test_seeded_titles_differ() -> None:
 
 @pytest.fixture
 async def stub(
-    service: ConcertService,
+    service: ConcertService, store: FakeConcertStore
 ) -> AsyncIterator["concert_pb2_grpc.ConcertServiceAsyncStub"]:
     server = grpc.aio.server(interceptors=[CallInterceptor(5.0)])
-    concert_pb2_grpc.add_ConcertServiceServicer_to_server(ConcertServicer(service), server)
+    servicer = ConcertServicer(service, SeatMapService(store))
+    concert_pb2_grpc.add_ConcertServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with client.connect(f"127.0.0.1:{port}") as channel:

@@ -1,7 +1,7 @@
 """The contract of the concert store, on the fake and on MariaDB, and the seeder."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
@@ -13,57 +13,15 @@ from rich.console import Console
 from concert_service import seed
 from concert_service.domain import BEFORE_ALL_SCHEDULES, Concert, Schedule, Seat, SeatPage
 from concert_service.ports import ConcertStore
-from concert_service.repository import ConcertRepository
+from concert_service.seat_map_repository import SeatMapRepository
+from concert_service.seat_map_service import SeatMapService
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
 from protos.frontrow.concert.v1 import concert_pb2
 from servicekit.call_interceptor import Context
 from servicekit.mysql import Database, DatabaseError
+from tests.concert_service.conftest import BASE, RealStore
 from tests.fakes.concert import FakeConcertStore, today
-
-# Far above the ids that the seeder or another test uses in the same schema.
-BASE = 900_000_000
-
-
-class RealStore(ConcertRepository):
-    """The repository, with methods to add and remove rows."""
-
-    async def add(self, concert: Concert, schedules: dict[Schedule, list[Seat]]) -> None:
-        async with self._database.transaction() as t:
-            await t.execute("INSERT INTO concert VALUES (%s, %s)", concert.id, concert.title)
-            for s, seats in schedules.items():
-                await t.execute(
-                    "INSERT INTO schedule VALUES (%s, %s, %s, %s)",
-                    *(s.id, s.concert_id, s.date, s.seat_count),
-                )
-                # Last seat first, so that the order cannot come from the order of the rows.
-                for position, seat in reversed(list(enumerate(seats))):
-                    await t.execute(
-                        "INSERT INTO seat (id, schedule_id, position, seat_num, price)"
-                        " VALUES (%s, %s, %s, %s, %s)",
-                        *(seat.id, s.id, position, seat.seat_num, seat.price),
-                    )
-
-    async def delete(self, schedule_id: int) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute("DELETE FROM schedule WHERE id = %s", schedule_id)
-
-    async def clear(self) -> None:
-        async with self._database.transaction() as t:
-            for table in ("seat", "schedule", "concert"):
-                await t.execute(f"DELETE FROM {table} WHERE id >= %s", BASE)
-
-
-@pytest.fixture(params=["fake", "real"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[FakeConcertStore | RealStore]:
-    if request.param == "fake":
-        yield FakeConcertStore()
-        return
-    async with Database(request.getfixturevalue("mysql_urls")["concert"]) as database:
-        real = RealStore(database)
-        await real.clear()
-        yield real
-        await real.clear()
 
 
 def seats(schedule_id: int) -> list[Seat]:
@@ -176,7 +134,9 @@ async def test_every_page_of_the_largest_schedule_is_far_below_grpcs_limit(
                 " FROM seq_0_to_65535",
                 *(BASE, "🎟" * 16),
             )
-        servicer = ConcertServicer(ConcertService(store))
+        servicer = ConcertServicer(
+            ConcertService(store), SeatMapService(SeatMapRepository(database))
+        )
         token, ids = "", []
         while True:
             page = await servicer.ListSeats(

@@ -4,16 +4,25 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
+from concert_service.seat_map import (
+    MappedSchedule,
+    MapsOfConcerts,
+    PackedLayout,
+    PackedSeatMap,
+    pack,
+)
 
 
 class FakeConcertStore:
-    """Implements ports.ConcertStore."""
+    """Implements ports.ConcertStore and ports.SeatMapStore."""
 
     def __init__(self) -> None:
         self.concerts: dict[int, Concert] = {}
         self.schedules: dict[int, Schedule] = {}
         self.seats: dict[int, list[Seat]] = {}
-        self.reads_of_seats = 0
+        self.seat_maps: dict[int, PackedSeatMap] = {}
+        self.seat_layouts: dict[bytes, PackedLayout] = {}
+        self.reads_of_layouts: list[Sequence[bytes]] = []
 
     async def add(self, concert: Concert, schedules: dict[Schedule, list[Seat]]) -> None:
         """A concert and its schedules, each with its seats in seat order."""
@@ -47,7 +56,6 @@ class FakeConcertStore:
     async def seats_of_upcoming(
         self, schedule_id: int, position: int, limit: int
     ) -> SeatPage | None:
-        self.reads_of_seats += 1
         schedule = self.schedules.get(schedule_id)
         if not schedule or not _upcoming(schedule):
             return None
@@ -61,6 +69,47 @@ class FakeConcertStore:
             for seat in seats
             if seat.id in seat_ids and _upcoming(self.schedules[schedule_id])
         ]
+
+    async def change(self, seat: Seat) -> None:
+        """Changes a seat, as the owner of the seats has to."""
+        seats = self.seats[seat.schedule_id]
+        self.seats[seat.schedule_id] = [seat if old.id == seat.id else old for old in seats]
+        self.seat_maps.pop(seat.schedule_id, None)
+
+    async def maps_of_concerts(
+        self, schedule_ids: Sequence[int], seat_ids: Sequence[int], limit: int
+    ) -> MapsOfConcerts:
+        of_seats = {
+            seat.schedule_id
+            for seats in self.seats.values()
+            for seat in seats
+            if seat.id in seat_ids
+        }
+        wanted = {*schedule_ids, *of_seats}
+        asked = [s for s in self.schedules.values() if s.id in wanted and _upcoming(s)]
+        concerts = {schedule.concert_id for schedule in asked}
+        siblings = [
+            s
+            for s in self.schedules.values()
+            if s.concert_id in concerts and s not in asked and _upcoming(s)
+        ]
+        return MapsOfConcerts(
+            [self._mapped(s) for s in asked], [self._mapped(s) for s in siblings[:limit]]
+        )
+
+    def _mapped(self, schedule: Schedule) -> MappedSchedule:
+        return MappedSchedule(schedule.id, schedule.seat_count, self.seat_maps.get(schedule.id))
+
+    async def layouts(self, digests: Sequence[bytes]) -> Sequence[PackedLayout]:
+        self.reads_of_layouts.append(digests)
+        return [self.seat_layouts[digest] for digest in set(digests)]
+
+    async def make_maps(self, schedule_ids: Sequence[int]) -> Sequence[PackedSeatMap]:
+        for id in schedule_ids:
+            if id in self.schedules and id not in self.seat_maps:
+                self.seat_maps[id], layout = pack(id, self.seats[id])
+                self.seat_layouts[layout.digest] = layout
+        return [self.seat_maps[id] for id in schedule_ids if id in self.seat_maps]
 
 
 def _upcoming(schedule: Schedule) -> bool:

@@ -196,6 +196,7 @@ def test_the_paths_of_the_rpcs_are_as_before() -> None:
         "frontrow.concert.v1.ConcertService/ListSchedules",
         "frontrow.concert.v1.ConcertService/ListSeats",
         "frontrow.concert.v1.ConcertService/GetSeats",
+        "frontrow.concert.v1.ConcertService/GetSeatMaps",
     }
     assert paths(reservation_pb2.DESCRIPTOR) == {
         "frontrow.reservation.v1.ReservationService/Reserve",

@@ -324,6 +324,11 @@ class GetSeatMapsResponse(_message.Message):
 
     SEAT_MAPS_FIELD_NUMBER: _builtins.int
     LAYOUTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """The response would be too large, or take too long, with all that were asked for. It has at least
+    one of them: ask again for those that are missing.
+    """
     @_builtins.property
     def seat_maps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatMap]:
         """Those that were asked for come first."""
@@ -337,10 +342,11 @@ class GetSeatMapsResponse(_message.Message):
         *,
         seat_maps: _abc.Iterable[Global___SeatMap] | None = ...,
         layouts: _abc.Iterable[Global___SeatLayout] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layouts", b"layouts", "seat_maps", b"seat_maps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layouts", b"layouts", "more", b"more", "seat_maps", b"seat_maps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

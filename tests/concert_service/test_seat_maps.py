@@ -1,0 +1,362 @@
+"""Packed seats: packing, the contract of their store, and what a response has."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from grpc import aio
+
+from concert_service import seat_map_service
+from concert_service.domain import Concert, Schedule, Seat
+from concert_service.ports import SeatMapStore
+from concert_service.seat_map import (
+    MAX_LAYOUT_BYTES,
+    PackedSeatMap,
+    Run,
+    SeatLayoutTooLarge,
+    pack,
+    runs_from_text,
+    runs_to_text,
+)
+from concert_service.seat_map_service import SeatMaps, SeatMapService
+from concert_service.service import ConcertService
+from concert_service.servicer import ConcertServicer, to_seat_maps_response
+from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from servicekit import client
+from servicekit.call_interceptor import CallInterceptor
+from servicekit.errors import InvalidRequest
+from servicekit.mysql import Database
+from tests.concert_service.conftest import BASE, RealStore
+from tests.fakes.concert import FakeConcertStore, today
+
+Store = FakeConcertStore | RealStore
+
+
+def old_seats(*numbers: str) -> list[Seat]:
+    """As the version before has added them."""
+    return [Seat(100 + n, 1, number, Decimal(90_000)) for n, number in enumerate(numbers)]
+
+
+def layout_of(seats: list[Seat]) -> concert_pb2.SeatLayout:
+    return concert_pb2.SeatLayout.FromString(pack(1, seats)[1].packed)
+
+
+def test_a_layout_has_a_column_for_each_fact() -> None:
+    seats = [
+        Seat(7, 1, "A1", Decimal("150000"), "A", 1, "Front", "Stalls", accessible=True),
+        Seat(8, 1, "A2", Decimal("150000"), "A", 2, "Front", "Stalls"),
+        Seat(3, 1, "A4", Decimal("90000.5"), "A", 4, "Rear", "Stalls"),
+        Seat(4, 1, "Box A/1", Decimal("90000.5"), "A", 1, "Rear", "Balcony"),
+        # One category may have several prices.
+        Seat(5, 1, "Box A/2", Decimal("80000"), "A", 2, "Rear", "Balcony"),
+    ]
+    seat_map, layout = pack(1, seats)
+    assert seat_map == PackedSeatMap(1, layout.digest, (Run(7, 2), Run(3, 3)))
+    message = concert_pb2.SeatLayout.FromString(layout.packed)
+    assert list(message.seat_nums) == ["A1", "A2", "A4", "Box A/1", "Box A/2"]
+    assert list(message.row_names) == ["A", "A"]
+    assert list(message.row_sections) == ["Stalls", "Balcony"]
+    assert list(message.rows) == [0, 0, 0, 1, 1]
+    assert list(message.places) == [1, 2, 4, 1, 2]
+    assert [(category.name, category.price) for category in message.price_categories] == [
+        ("Front", "150000.00"),
+        ("Rear", "90000.50"),
+        ("Rear", "80000.00"),
+    ]
+    assert list(message.categories) == [0, 0, 1, 1, 2]
+    assert list(message.accessible) == [True, False, False, False, False]
+
+
+def test_the_digest_is_that_of_the_content() -> None:
+    seats = old_seats("A1", "A2")
+    others = [Seat(seat.id + 500, 2, seat.seat_num, seat.price) for seat in seats]
+    assert pack(1, seats)[1] == pack(2, others)[1]
+    for change in (old_seats("A1", "A3"), old_seats("A1")):
+        assert pack(1, change)[1].digest != pack(1, seats)[1].digest
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rows", "places"),
+    [
+        (["A1", "A2", "AB10", "ä-7", "B 3"], ["A", "A", "AB", "ä", "B"], [1, 2, 10, 7, 3]),
+        (["A1", "A2", "Box"], ["", "", ""], [1, 2, 3]),
+        (["1", "2"], ["", ""], [1, 2]),
+        (["A1", "A-1"], ["", ""], [1, 2]),  # the same place twice
+        (["A1", "A65536"], ["", ""], [1, 2]),
+        (["A1B2"], [""], [1]),
+        ([], [], []),
+    ],
+)
+def test_row_and_place_follow_from_the_number(
+    numbers: list[str], rows: list[str], places: list[int]
+) -> None:
+    layout = layout_of(old_seats(*numbers))
+    assert [layout.row_names[row] for row in layout.rows] == rows
+    assert list(layout.places) == places
+    assert [layout.price_categories[c].name for c in layout.categories] == ["90000.00"] * len(rows)
+
+
+def test_a_layout_that_no_response_can_carry_is_refused() -> None:
+    name = "x" * (MAX_LAYOUT_BYTES // 10)
+    with pytest.raises(SeatLayoutTooLarge):
+        pack(1, [Seat(n, 1, name + str(n), Decimal(1)) for n in range(10)])
+
+
+def test_runs_are_stored_as_text() -> None:
+    runs = (Run(1, 150), Run(9_000_000_000, 20), Run(5, 1))
+    assert runs_to_text(runs) == "1+150 9000000000+20 5+1"
+    assert runs_from_text(runs_to_text(runs)) == runs
+    assert runs_from_text(runs_to_text(())) == ()
+
+
+async def add_concerts(store: Store) -> None:
+    """Concert BASE with two dates in one hall, a past one, and one in another hall; BASE + 1 with
+    a date in the same hall."""
+
+    def hall(schedule: int, number: str = "A") -> list[Seat]:
+        first = BASE + (schedule - BASE) * 10
+        return [
+            Seat(first + n, schedule, f"{number}{n}", Decimal(90_000), number, n, "All", "Stalls")
+            for n in (1, 2, 3)
+        ]
+
+    def date(id: int, concert: int, days: int) -> Schedule:
+        return Schedule(id, concert, today() + timedelta(days=days), 3)
+
+    await store.add(
+        Concert(BASE, "C"),
+        {
+            date(BASE + 1, BASE, 1): hall(BASE + 1),
+            date(BASE + 2, BASE, 0): hall(BASE + 2),
+            date(BASE + 3, BASE, -1): hall(BASE + 3),
+            date(BASE + 4, BASE, 2): hall(BASE + 4, "B"),
+        },
+    )
+    await store.add(Concert(BASE + 1, "D"), {date(BASE + 5, BASE + 1, 1): hall(BASE + 5)})
+
+
+def ids(found: SeatMaps) -> list[int]:
+    return [seat_map.schedule_id - BASE for seat_map in found.seat_maps]
+
+
+async def test_a_concerts_dates_come_together_and_share_a_layout(store: Store) -> None:
+    await add_concerts(store)
+    service = SeatMapService(store)
+    for _ in ("made now", "stored"):
+        found = await service.get_seat_maps([BASE + 1], [])
+        assert ids(found)[0] == 1
+        assert sorted(ids(found)) == [1, 2, 4]
+        assert len(found.layouts) == 2
+        assert not found.more
+        maps = {seat_map.schedule_id: seat_map for seat_map in found.seat_maps}
+        assert maps[BASE + 1].runs == (Run(BASE + 11, 3),)
+        assert maps[BASE + 1].layout == maps[BASE + 2].layout != maps[BASE + 4].layout
+        # By seats, also of two dates.
+        by_seat = await service.get_seat_maps([], [BASE + 23, BASE + 42, BASE + 21])
+        assert sorted(ids(by_seat)[:2]) == [2, 4]
+        assert sorted(ids(by_seat)) == [1, 2, 4]
+        assert sorted(ids(await service.get_seat_maps([BASE + 5], [BASE + 12]))) == [1, 2, 4, 5]
+
+
+async def test_past_and_unknown_dates_do_not_exist(store: Store) -> None:
+    await add_concerts(store)
+    service = SeatMapService(store)
+    unknown: list[tuple[list[int], list[int]]]
+    unknown = [([BASE + 3], []), ([], [BASE + 31]), ([BASE + 9], [BASE + 99]), ([], [])]
+    for schedules, seats in unknown:
+        assert await service.get_seat_maps(schedules, seats) == SeatMaps([], [], more=False)
+    assert ids(await service.get_seat_maps([BASE + 3, BASE + 5], [BASE + 99])) == [5]
+    with pytest.raises(InvalidRequest):
+        await service.get_seat_maps([BASE] * 500, [BASE] * 501)
+
+
+async def test_a_change_of_seats_makes_a_new_map(store: Store) -> None:
+    await add_concerts(store)
+    service = SeatMapService(store)
+    before = await service.get_seat_maps([BASE + 5], [])
+    seat = Seat(BASE + 52, BASE + 5, "A2", Decimal("1.50"), "A", 2, "All", "Stalls")
+    await store.change(seat)
+    after = await service.get_seat_maps([BASE + 5], [])
+    assert after.layouts[0].digest != before.layouts[0].digest
+    message = concert_pb2.SeatLayout.FromString(after.layouts[0].packed)
+    assert [c.price for c in message.price_categories] == ["90000.00", "1.50"]
+
+
+async def test_a_map_that_is_made_waits_for_a_change_of_its_seats(
+    mysql_urls: dict[str, str],
+) -> None:
+    """Otherwise the map of the seats before could be stored after the change."""
+    async with Database(mysql_urls["concert"]) as database:
+        store = RealStore(database)
+        await store.clear()
+        await add_concerts(store)
+        async with database.transaction() as change:
+            await change.execute("SELECT id FROM schedule WHERE id = %s FOR UPDATE", BASE + 5)
+            making = asyncio.create_task(SeatMapService(store).get_seat_maps([BASE + 5], []))
+            done, _ = await asyncio.wait([making], timeout=0.3)
+            assert not done
+            await change.execute("UPDATE seat SET price = 1 WHERE id = %s", BASE + 51)
+            await change.execute("DELETE FROM seat_map WHERE schedule_id = %s", BASE + 5)
+        found = await making
+        message = concert_pb2.SeatLayout.FromString(found.layouts[0].packed)
+        assert {category.price for category in message.price_categories} == {"1.00", "90000.00"}
+        await store.clear()
+
+
+async def test_concurrent_makers_of_a_map_agree(mysql_urls: dict[str, str]) -> None:
+    async with Database(mysql_urls["concert"]) as database:
+        store = RealStore(database)
+        await store.clear()
+        await add_concerts(store)
+        found = await asyncio.gather(
+            *(SeatMapService(store).get_seat_maps([BASE + 1], []) for _ in range(8))
+        )
+        assert all(sorted(ids(one)) == [1, 2, 4] for one in found)
+        assert len({one.layouts[0].digest for one in found}) <= 2
+        await store.clear()
+
+
+@pytest.fixture
+async def halls() -> FakeConcertStore:
+    """Concert 1 with 30 dates of 100 seats, each in a hall of its own."""
+    store = FakeConcertStore()
+    await store.add(
+        Concert(1, "C"),
+        {
+            Schedule(id, 1, today(), 100): [
+                Seat(id * 1000 + n, id, f"A{n}", Decimal(id)) for n in range(100)
+            ]
+            for id in range(1, 31)
+        },
+    )
+    return store
+
+
+async def test_layouts_are_read_once(halls: FakeConcertStore) -> None:
+    service = SeatMapService(halls)
+    for _ in range(3):
+        assert len((await service.get_seat_maps([5], [])).seat_maps) == 30
+    assert sorted(digest for some in halls.reads_of_layouts for digest in some) == sorted(
+        halls.seat_layouts
+    )
+
+
+async def test_siblings_end_at_the_limit_and_what_was_asked_for_does_not(
+    halls: FakeConcertStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = SeatMapService(halls)
+    monkeypatch.setattr(seat_map_service, "SIBLINGS_BYTES", 4_000)
+    few = await service.get_seat_maps([9], [])
+    assert few.seat_maps[0].schedule_id == 9
+    assert 1 < len(few.seat_maps) < 10
+    assert not few.more
+    assert to_seat_maps_response(few).ByteSize() <= 4_000
+    many = await service.get_seat_maps(list(range(1, 21)), [])
+    assert [seat_map.schedule_id for seat_map in many.seat_maps] == list(range(1, 21))
+    assert not many.more
+
+
+async def test_what_does_not_fit_is_asked_for_again(
+    halls: FakeConcertStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seat_map_service, "ASKED_BYTES", 4_000)
+    monkeypatch.setattr(seat_map_service, "SIBLINGS_BYTES", 0)
+
+    def is_small(found: SeatMaps) -> bool:
+        return to_seat_maps_response(found).ByteSize() <= 4_000
+
+    assert await ask_until_complete(SeatMapService(halls), is_small) > 5
+
+
+async def test_few_maps_are_made_at_once(
+    halls: FakeConcertStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seat_map_service, "SEATS_PACKED", 250)
+    rounds = await ask_until_complete(SeatMapService(halls), lambda found: True)
+    assert rounds == 15
+
+
+async def ask_until_complete(service: SeatMapService, check: Callable[[SeatMaps], bool]) -> int:
+    missing = set(range(1, 31))
+    for asked in range(1, 31):
+        found = await service.get_seat_maps(sorted(missing), [])
+        assert check(found)
+        before = len(missing)
+        missing -= {seat_map.schedule_id for seat_map in found.seat_maps}
+        assert len(missing) < before
+        assert found.more == bool(missing)
+        if not missing:
+            return asked
+    raise AssertionError("never complete")
+
+
+async def test_a_stadium_and_two_hundred_dates_stay_below_the_limits_over_grpc(
+    mysql_urls: dict[str, str],
+) -> None:
+    """Two dates of 20,000 seats of concert BASE, and 200 dates of 150 of concert BASE + 1."""
+    async with Database(mysql_urls["concert"]) as database:
+        store = RealStore(database)
+        await store.clear()
+        await add_large_concerts(store, database)
+        server = aio.server(interceptors=[CallInterceptor(5.0)])
+        servicer = ConcertServicer(ConcertService(store), SeatMapService(store))
+        concert_pb2_grpc.add_ConcertServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with client.connect(f"127.0.0.1:{port}") as channel:
+            stub = concert_pb2_grpc.ConcertServiceStub(channel)
+            for _ in ("made now", "stored"):
+                request = concert_pb2.GetSeatMapsRequest(schedule_ids=[BASE])
+                stadium = await client.call(stub.GetSeatMaps, request, budget=5)
+                assert stadium.ByteSize() < 512_000
+                assert stadium.seat_maps[0].schedule_id == BASE
+                assert len(stadium.layouts) == 1
+                assert len(stadium.layouts[0].seat_nums) == 20_000
+                # They share a layout, and the first call has packed the first only.
+                assert len(stadium.seat_maps) == (1 if _ == "made now" else 2)
+            dates = range(BASE + 1000, BASE + 1200)
+            request = concert_pb2.GetSeatMapsRequest(seat_ids=[BASE + 200_000 + 150 * 7])
+            found: set[int] = set()
+            while missing := [date for date in dates if date not in found]:
+                many = await client.call(stub.GetSeatMaps, request, budget=5)
+                assert many.ByteSize() < 512_000
+                assert len(many.layouts) == 1
+                before = len(found)
+                found |= {seat_map.schedule_id for seat_map in many.seat_maps}
+                assert len(found) > before
+                request = concert_pb2.GetSeatMapsRequest(schedule_ids=missing)
+            # All of a concert come with one of them, once they are made.
+            request = concert_pb2.GetSeatMapsRequest(schedule_ids=[BASE + 1150])
+            assert len((await client.call(stub.GetSeatMaps, request, budget=5)).seat_maps) == 200
+        await server.stop(None)
+        await store.clear()
+
+
+async def add_large_concerts(store: RealStore, database: Database) -> None:
+    for concert, dates, size in ((BASE, (0, 1), 20_000), (BASE + 1, range(1000, 1200), 150)):
+        schedules = [Schedule(BASE + n, concert, today(), size) for n in dates]
+        await store.add(Concert(concert, "C"), {schedule: [] for schedule in schedules})
+    async with database.connection() as connection:
+        for first, dates, size in (
+            (BASE, (BASE, BASE + 1), 20_000),
+            (BASE + 200_000, (BASE + 1000, BASE + 1199), 150),
+        ):
+            await connection.execute(
+                "INSERT INTO seat (id, schedule_id, position, seat_num, price, row_name, place,"
+                " price_category, section)"
+                " SELECT %s + (s.id - %s) * %s + n.seq, s.id, n.seq,"
+                " CONCAT('R', 1 + n.seq DIV 50, '-', 1 + n.seq MOD 50), 1000,"
+                " CONCAT('R', 1 + n.seq DIV 50), 1 + n.seq MOD 50, 'Terrace', 'North'"
+                " FROM schedule s JOIN seq_0_to_19999 n"
+                " WHERE s.id BETWEEN %s AND %s AND n.seq < %s",
+                *(first, dates[0], size, *dates, size),
+            )
+
+
+def check(_: SeatMapStore) -> None:
+    """Makes mypy compare both stores with the Protocol."""
+
+
+check(FakeConcertStore())
