@@ -313,7 +313,7 @@ def main(
     ),
     seed: Annotated[Seed, typer.Option(envvar="BENCH_SEED", help="What is for sale.")] = "full",
 ) -> None:
-    known = (*_CASES, IDLE)
+    known = (*(case.name for case in CASES), IDLE)
     names = [name for name in only.split(",") if name] or [IDLE, *TARGETS]
     for name in names:
         if name not in known:
