@@ -189,7 +189,8 @@ async def test_a_passing_trouble_holds_its_partition_only(
     async def handle(record: Record) -> Sequence[Record]:
         if record.value == b"0-0" and not healed.is_set():
             raise Unavailable("The database is unavailable.")
-        seen.append(record.value)
+        if record.value not in seen:  # again, by itself
+            seen.append(record.value)
         return ()
 
     await producer.publish(records(topic, keys=20, each=2), timeout=10)
@@ -255,16 +256,22 @@ async def test_a_poison_record_goes_to_the_dead_letters_and_replays(
         tries.append(record.value)
         if record.value == b"0-0" and not mended:
             raise ValueError("private words")
-        seen.append(record)
+        if record not in seen:  # again, by itself
+            seen.append(record)
         return ()
 
     sent = records(topic, keys=3, each=2)
     await producer.publish(sent, timeout=10)
     async with consuming(kafka_bootstrap, topic, handle):
         await until(lambda: len(seen) == 5)
-        assert tries.count(b"0-0") == 3
 
-        [line] = await dead_letters.describe(topic + ".dlq", kafka_bootstrap)
+        lines: list[str] = []
+        async with asyncio.timeout(20):
+            while not lines:
+                lines = await dead_letters.describe(topic + ".dlq", kafka_bootstrap)
+        # Three by itself, perhaps after one together with others.
+        assert tries.count(b"0-0") in (3, 4)
+        [line] = lines
         assert line.startswith("0/0 waiting key=0 ")
         assert f"topic={topic}" in line
         assert "group=group" in line
