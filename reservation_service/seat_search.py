@@ -24,7 +24,7 @@ from servicekit import call_context
 from servicekit.batching import Batcher
 
 # How many choices are tried, each of which others took before it could be held.
-ATTEMPTS = 10
+ATTEMPTS = 20
 # How long a request waits for the read of the taken seats before its own.
 READ_BUDGET_SECONDS = 2.0
 # The most requests that share a read.
