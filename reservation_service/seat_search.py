@@ -18,6 +18,7 @@ from reservation_service.domain import (
     SeatHeld,
     SeatSold,
     SingleSeatLeft,
+    TakenSeats,
 )
 from reservation_service.ports import SeatMap, SeatMaps
 from servicekit import call_context
@@ -31,8 +32,8 @@ READ_BUDGET_SECONDS = 2.0
 MAX_SHARED = 10_000
 
 Held = TypeVar("Held")
-# Lists the ids of the held seats and of the sold seats of a schedule.
-ReadTaken: TypeAlias = Callable[[int], Awaitable[tuple[Sequence[int], Sequence[int]]]]
+# `ReservationStore.taken_seats`.
+ReadTaken: TypeAlias = Callable[[Sequence[int]], Awaitable[Sequence[TakenSeats]]]
 
 
 class SeatSearch:
@@ -175,6 +176,6 @@ class _Sale:
         # A read serves many callers: the deadline of the first must not apply to the others.
         call_context.set_deadline(READ_BUDGET_SECONDS)
         self._held_since_next = 0
-        held, sold = await self._read_taken(self._schedule_id)
+        [taken] = await self._read_taken([self._schedule_id])
         self._held_since_last = self._held_since_next
-        return [self.these([*held, *sold])] * len(callers)
+        return [self.these([*taken.held, *taken.sold])] * len(callers)

@@ -16,6 +16,7 @@ from reservation_service.domain import (
     SeatHeld,
     SeatSold,
     SingleSeatLeft,
+    TakenSeats,
     TooManySeats,
 )
 from reservation_service.seat_search import ATTEMPTS, SeatSearch
@@ -40,16 +41,16 @@ class Store:
         self.before_hold: Callable[[int], None] = lambda user: None
         self.turns = 3
 
-    async def taken_seats(self, schedule_id: int) -> tuple[Sequence[int], Sequence[int]]:
-        assert schedule_id == 1
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+        assert schedule_ids == [1]
         self.reads += 1
         await self._turns()
-        snapshot = list(self.held), sorted(self.sold)
+        snapshot = TakenSeats(list(self.held), sorted(self.sold))
         if self.during_read is not None:
             during_read, self.during_read = self.during_read, None
             await during_read()
         await self._turns()
-        return snapshot
+        return [snapshot]
 
     def holder(self, user: int) -> Callable[[Sequence[Seat]], Awaitable[list[int]]]:
         """Returns what holds seats for a user."""
