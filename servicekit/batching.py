@@ -1,6 +1,7 @@
 """Natural batching: collects callers while one call is in flight, then sends them as one call.
 
-It adds no wait when idle, and every answer is exact. A short pause after a batch with several
+It adds no wait when idle: a batch starts in the next turn of the event loop, with all callers of
+this one. Every answer is exact. A short pause after a batch with several
 callers prevents small, expensive batches long before the machine is full. The callers of a batch
 fail together, unless `send` returns an error in place of a result. See
 docs/adr/0003-natural-batching.md.
@@ -59,6 +60,7 @@ class Batcher(Generic[Item, Result]):
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._beginning: asyncio.Task[None] | None = None
         self._not_before = 0.0
         self._pause: asyncio.TimerHandle | None = None
 
@@ -117,20 +119,19 @@ class Batcher(Generic[Item, Result]):
             await asyncio.wait(self._in_flight)
 
     def _start_batches(self) -> None:
+        """Starts a batch if one may start. It takes its callers only when its task begins, so that
+        those of the same turn of the event loop travel together."""
+        if not self._waiting or self._beginning or len(self._in_flight) >= self._max_in_flight:
+            return
         loop = asyncio.get_running_loop()
-        while self._waiting and len(self._in_flight) < self._max_in_flight:
-            if loop.time() < self._not_before:
-                if self._pause is None:
-                    self._pause = loop.call_at(self._not_before, self._pause_over)
-                return
-            batch = self._take_batch()
-            if not batch:
-                return
-            pause = min(self._longest_pause, PAUSE_EACH_SECONDS * len(batch))
-            self._not_before = loop.time() + pause
-            task = asyncio.create_task(self._run(batch), context=batch[0].context)
-            self._in_flight.add(task)
-            task.add_done_callback(self._batch_done)
+        if loop.time() < self._not_before:
+            if self._pause is None:
+                self._pause = loop.call_at(self._not_before, self._pause_over)
+            return
+        task = asyncio.create_task(self._run(), context=self._waiting[0].context)
+        self._beginning = task
+        self._in_flight.add(task)
+        task.add_done_callback(self._batch_done)
 
     def _pause_over(self) -> None:
         self._pause = None
@@ -138,6 +139,8 @@ class Batcher(Generic[Item, Result]):
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
+        if task is self._beginning:  # cancelled before it began
+            self._beginning = None
         self._start_batches()
 
     def _take_batch(self) -> "list[_Waiting[Item, Result]]":
@@ -153,7 +156,14 @@ class Batcher(Generic[Item, Result]):
             batch.append(waiting)
         return batch
 
-    async def _run(self, batch: "list[_Waiting[Item, Result]]") -> None:
+    async def _run(self) -> None:
+        self._beginning = None
+        batch = self._take_batch()
+        if not batch:
+            return
+        pause = min(self._longest_pause, PAUSE_EACH_SECONDS * len(batch))
+        self._not_before = asyncio.get_running_loop().time() + pause
+        self._start_batches()
         try:
             results = await self._send([waiting.item for waiting in batch])
             if len(results) != len(batch):

@@ -80,6 +80,16 @@ async def test_who_comes_while_a_batch_is_under_way_goes_together() -> None:
     assert sends.batches == [[1], list(range(2, 50))]
 
 
+async def test_who_comes_in_the_same_turn_of_the_event_loop_goes_together() -> None:
+    sends = Sends()
+    tasks = submit(batcher(sends, max_in_flight=2), 1, 2, 3)
+    await asyncio.sleep(0)  # the callers run
+    await asyncio.sleep(0)  # their batch runs
+    assert sends.batches == [[1, 2, 3]]
+    sends.let_go()
+    assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+
 async def test_the_larger_a_batch_the_longer_the_next_is_collected() -> None:
     sends = Sends()
     sends.let_go()
@@ -89,7 +99,7 @@ async def test_the_larger_a_batch_the_longer_the_next_is_collected() -> None:
     await asyncio.gather(*submit(one, *range(100)))
     # Long since answered, yet the next ones wait, and go together.
     assert await asyncio.gather(*submit(one, 100, 101)) == [200, 202]
-    assert [len(batch) for batch in sends.batches] == [1, 99, 2]
+    assert [len(batch) for batch in sends.batches] == [100, 2]
     assert clock() - began >= 100 * PAUSE_EACH_SECONDS
 
 
