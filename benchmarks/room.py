@@ -31,7 +31,8 @@ from loadtests.report import templates
 from loadtests.report.words import say
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
-from queue_service.domain import MAX_ITEMS, Entry, Place, Refusal
+from protos.limits import MAX_ITEMS
+from queue_service.domain import Entry, Place, Refusal
 from queue_service.repository import QueueRepository
 from queue_service.settings import Settings
 from servicekit import redis_client

@@ -8,9 +8,6 @@ from protos.frontrow.queue.v1 import queue_pb2
 from room_view.position import given_at_ms
 from servicekit.errors import InvalidRequest, NotFound
 
-MAX_ITEMS = 256
-"""Items of one call. They take Redis about a millisecond, in which it serves no other call."""
-
 MAX_USER_ID = 2**63 - 1
 MAX_NUMBER = 2**53
 """Redis stores place numbers below this exactly."""

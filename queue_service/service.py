@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Gauge
 
+from protos.limits import MAX_ITEMS
 from queue_service.domain import (
-    MAX_ITEMS,
     MAX_NAME,
     MAX_NUMBER,
     MAX_USER_ID,

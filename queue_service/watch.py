@@ -12,7 +12,8 @@ from itertools import islice
 from prometheus_client import Histogram
 
 from protos.frontrow.queue.v1 import queue_pb2
-from queue_service.domain import MAX_ITEMS, Place, Room, TooManyItems
+from protos.limits import MAX_ITEMS
+from queue_service.domain import Place, Room, TooManyItems
 from queue_service.recent_changes import RecentChanges
 from queue_service.watchers import Watchers
 from servicekit.call_interceptor import SlowReader

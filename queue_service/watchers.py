@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from prometheus_client import Gauge
 
-from queue_service.domain import MAX_ITEMS, Place, Room
+from protos.limits import MAX_ITEMS
+from queue_service.domain import Place, Room
 from queue_service.room_copy import RoomCopy
 from queue_service.service import QueueService
 from servicekit.batching import Batcher

@@ -4,6 +4,7 @@ import asyncio
 from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.limits import MAX_ITEMS
 from reservation_service.domain import Admission, PaymentStart, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
@@ -17,9 +18,6 @@ _STATUSES = {
     Status.CANCELLED: reservation_pb2.RESERVATION_STATUS_CANCELLED,
     Status.EXPIRED: reservation_pb2.RESERVATION_STATUS_EXPIRED,
 }
-
-
-MAX_ITEMS = 256
 
 # The messages that are a reservation: they have the same fields.
 Response = TypeVar(

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 from gateway.room.copy import RoomCopy
 from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
+from protos.limits import MAX_ITEMS
 from room_view.view import Admission, RoomView
 from servicekit import logs
 from servicekit.errors import ServiceError
@@ -29,8 +30,6 @@ HEALING = Gauge(
     multiprocess_mode="livesum",
 )
 
-# The limit of queue_service for one call. Takes Redis 2 ms.
-_CHUNK = 256
 # Takes this process 1 ms.
 _STEP = 512
 # Shorter than a grace, which lasts 75 s. Signs of life and tokens restore places meanwhile.
@@ -109,8 +108,8 @@ class Healing:
         while not is_done and not self._noticed.is_set() and time.monotonic() < deadline:
             try:
                 if ends:
-                    await self._send(self._request(ended=ends[:_CHUNK]))
-                    del ends[:_CHUNK]
+                    await self._send(self._request(ended=ends[:MAX_ITEMS]))
+                    del ends[:MAX_ITEMS]
                 elif lost.is_whole:
                     is_done = await self._bid()
                     if not is_done and time.monotonic() >= warn_at:
@@ -317,9 +316,9 @@ def _in_chunks(steps: Iterator[list[Item]]) -> Iterator[list[Item]]:
     chunk: list[Item] = []
     for step in steps:
         chunk += step
-        while len(chunk) >= _CHUNK:
-            yield chunk[:_CHUNK]
-            del chunk[:_CHUNK]
+        while len(chunk) >= MAX_ITEMS:
+            yield chunk[:MAX_ITEMS]
+            del chunk[:MAX_ITEMS]
         yield []
     if chunk:
         yield chunk

@@ -6,12 +6,11 @@ from itertools import islice
 
 from gateway.room.reported import Reported
 from protos.frontrow.queue.v1 import queue_pb2
+from protos.limits import MAX_ITEMS
 
 # More wait to be reported only in an outage: the longest waiting are then polls that failed.
 _MAX_PENDING = 10_000
 
-MAX_PLACES = 256
-"""The limit of queue_service for one message."""
 _MAX_UNCONFIRMED = 8
 """Messages under way. More are unanswered only while the store is unavailable; queue_service keeps
 twice as many places."""
@@ -67,8 +66,8 @@ class SignsOfLife:
             self.on_pending()
 
     def take(self, heartbeat_id: int) -> list[queue_pb2.Place]:
-        """Returns the places that go with this heartbeat, at most MAX_PLACES."""
-        numbers = [] if self.is_held else list(islice(self._pending, MAX_PLACES))
+        """Returns the places that go with this heartbeat, at most MAX_ITEMS."""
+        numbers = [] if self.is_held else list(islice(self._pending, MAX_ITEMS))
         places = [self._pending.pop(number) for number in numbers]
         if places:
             self._sent[heartbeat_id] = places

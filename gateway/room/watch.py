@@ -12,8 +12,9 @@ import grpc
 from prometheus_client import Counter
 
 from gateway.room.copy import RoomCopy
-from gateway.room.signs import MAX_PLACES, SignsOfLife
+from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
+from protos.limits import MAX_ITEMS
 from room_view.view import Gap
 from servicekit import logs
 from servicekit.client import Stream, open_stream
@@ -154,7 +155,7 @@ class RoomWatch:
                 self._copy.apply(message)
                 if message.HasField("heartbeat"):
                     self._signs.confirmed(message.heartbeat.id)
-                    if self._signs.pending >= MAX_PLACES:
+                    if self._signs.pending >= MAX_ITEMS:
                         self.ask_heartbeat()
                 # The answer comes after the snapshot, which may be long.
                 if message.HasField("snapshot"):

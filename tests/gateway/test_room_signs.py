@@ -5,8 +5,9 @@ import time
 import pytest
 
 from gateway.room import signs as room_signs
-from gateway.room.signs import MAX_PLACES, SignsOfLife
+from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
+from protos.limits import MAX_ITEMS
 
 ABSENT_AFTER_MS = 300_000
 
@@ -34,14 +35,14 @@ def take_all(signs: SignsOfLife) -> list[int]:
 
 
 def test_no_message_takes_any_while_too_many_are_unconfirmed(signs: SignsOfLife) -> None:
-    for number in range(1, 20 * MAX_PLACES + 1):
+    for number in range(1, 20 * MAX_ITEMS + 1):
         signs.note(place(number))
     taken = [len(signs.take(heartbeat_id)) for heartbeat_id in range(1, 21)]
-    assert taken == [MAX_PLACES] * 8 + [0] * 12
+    assert taken == [MAX_ITEMS] * 8 + [0] * 12
     assert signs.is_held
     signs.confirmed(20)  # without any: it answers the earlier ones
     assert not signs.is_held
-    assert take_all(signs) == list(range(8 * MAX_PLACES + 1, 20 * MAX_PLACES + 1))
+    assert take_all(signs) == list(range(8 * MAX_ITEMS + 1, 20 * MAX_ITEMS + 1))
 
 
 def test_an_outage_with_many_streams_keeps_the_newest_only(
@@ -79,7 +80,7 @@ def test_each_of_100_000_places_is_reported_once_in_a_quarter_of_the_window(
         reported = 0
         for number in numbers:
             signs.note(place(number))
-            if signs.pending == MAX_PLACES:
+            if signs.pending == MAX_ITEMS:
                 reported += len(take_all(signs))
         return reported + len(take_all(signs))
 

@@ -9,12 +9,11 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from concert_service.domain import MAX_CONCERTS_PER_PAGE, MAX_ROWS_PER_PAGE, MAX_SEATS
-from gateway.clients import _MAX_BATCH
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.payment.v1 import payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
-from queue_service.domain import MAX_ITEMS
+from protos.limits import MAX_ITEMS, MAX_SEATS_PER_HOLD
 from queue_service.room_copy import PART_ADMISSIONS, PART_PLACES
 from queue_service.watch import MAX_CHANGES_BYTES
 from reservation_service.domain import MAX_SCHEDULES
@@ -23,6 +22,15 @@ from reservation_service.domain import MAX_SCHEDULES
 LIMIT = 4 * 1024 * 1024
 # `position` of a seat is a SMALLINT UNSIGNED.
 SEATS_PER_SCHEDULE = 65_536
+
+# The messages that are a reservation.
+RESERVATIONS = (
+    "Reservation",
+    "ReserveResponse",
+    "GetReservationResponse",
+    "CancelReservationResponse",
+    "BeginPaymentResponse",
+)
 
 # How many entries each repeated field has at most. The fields that list everything, for callers
 # that ask for no page, are not called without one by any program of ours.
@@ -44,12 +52,28 @@ ENTRIES = {
     "HandBackRequest.ended": MAX_ITEMS,
     "HandBackRequest.admitted": MAX_ITEMS,
     "HandBackRequest.waiting": MAX_ITEMS,
+    "HoldSeatsRequest.items": MAX_ITEMS,
+    "HoldSeatsResponse.results": MAX_ITEMS,
+    "BeginPaymentsRequest.items": MAX_ITEMS,
+    "BeginPaymentsResponse.results": MAX_ITEMS,
+    "SeatChoice.seat_ids": MAX_SEATS_PER_HOLD,
+    # Of a reservation, whatever the message that describes it.
+    **{f"{message}.seats": MAX_SEATS_PER_HOLD for message in RESERVATIONS},
+    # Some numbers, and the ids of seats.
+    "ItemError.metadata": 4,
 }
 # The requests and responses of queue_service are batches.
 BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")
 # Bytes of the longest text; anything else is shorter than TEXT_BYTES, four for each of the 255
 # characters of an idempotency key.
-LENGTHS = {"Seat.seat_num": 16 * 4, "Seat.price": 13, "Schedule.date": 10}
+LENGTHS = {
+    "Seat.seat_num": 16 * 4,
+    "Seat.price": 13,
+    "Schedule.date": 10,
+    "ReservedSeat.seat_num": 16 * 4,
+    "ReservedSeat.price": 13,
+    "ItemError.code": 32,
+}
 TEXT_BYTES = 255 * 4
 
 METHODS = [
@@ -79,6 +103,8 @@ def fill(message: Message) -> None:
     fields: Sequence[Any] = message.DESCRIPTOR.fields
     for field in fields:
         name = f"{message.DESCRIPTOR.name}.{field.name}"
+        if field.containing_oneof is not None and not is_largest(field):
+            continue
         if not field.is_repeated:
             if field.message_type is not None:
                 child = getattr(message, field.name)
@@ -92,16 +118,40 @@ def fill(message: Message) -> None:
         if field.message_type is None:
             entries.extend([largest(field, name)] * count)
         elif field.message_type.GetOptions().map_entry:
-            entries.update({-1 - number: 2**31 - 1 for number in range(count)})
+            fill_map(field, entries, count)
         else:
             entry = GetMessageClass(field.message_type)()
             fill(entry)
             entries.extend([entry] * count)
 
 
+def fill_map(field: Any, entries: Any, count: int) -> None:
+    """Adds so many entries, each of them as large as it can be."""
+    key, value = (
+        field.message_type.fields_by_name["key"],
+        field.message_type.fields_by_name["value"],
+    )
+    for number in range(count):
+        is_text = key.cpp_type == FieldDescriptor.CPPTYPE_STRING
+        entries[str(number) if is_text else -1 - number] = largest(value, field.name)
+
+
+def is_largest(field: Any) -> bool:
+    """Returns whether no other member of its oneof can be larger."""
+
+    def size(member: Any) -> int:
+        if member.message_type is None:
+            return 10
+        message = GetMessageClass(member.message_type)()
+        fill(message)
+        return message.ByteSize()
+
+    return bool(field is max(field.containing_oneof.fields, key=size))
+
+
 def most_entries(name: str) -> int:
     if name.startswith(BATCHES):
-        return _MAX_BATCH
+        return MAX_ITEMS
     if name == "WatchRoomResponse.changes":
         return changes_of_a_message()
     assert name in ENTRIES, f"{name} has no limit: list it in pages"

@@ -137,7 +137,7 @@ OLD_MESSAGES = [
     ),
 ]
 # Fields that the old messages never had; clients of the old version ignore them.
-ADDED = {"Payment": {"admission": 6}}
+ADDED = {"Payment": {"admission": 6}, "Reservation": {"seats": 10}}
 REPLACEMENTS = [
     pytest.param(old, new, id=new.DESCRIPTOR.name)
     for old in OLD_MESSAGES
@@ -174,7 +174,7 @@ def test_a_response_has_the_fields_of_the_old_message_and_those_added_since(
     assert fields == kept | ADDED.get(old.name, {})
 
 
-def test_the_paths_of_the_rpcs_are_as_before() -> None:
+def test_the_paths_of_the_rpcs_are_as_before_and_those_added_since() -> None:
     def paths(file: FileDescriptor) -> set[str]:
         return {
             f"{service.full_name}/{method.name}"
@@ -200,12 +200,15 @@ def test_the_paths_of_the_rpcs_are_as_before() -> None:
     }
     assert paths(reservation_pb2.DESCRIPTOR) == {
         "frontrow.reservation.v1.ReservationService/Reserve",
+        "frontrow.reservation.v1.ReservationService/HoldSeats",
         "frontrow.reservation.v1.ReservationService/GetReservation",
         "frontrow.reservation.v1.ReservationService/CancelReservation",
         "frontrow.reservation.v1.ReservationService/CancelHolds",
         "frontrow.reservation.v1.ReservationService/ListTakenSeats",
+        "frontrow.reservation.v1.ReservationService/GetTakenSeats",
         "frontrow.reservation.v1.ReservationService/CountSoldSeats",
         "frontrow.reservation.v1.ReservationService/BeginPayment",
+        "frontrow.reservation.v1.ReservationService/BeginPayments",
     }
     assert paths(payment_pb2.DESCRIPTOR) == {
         "frontrow.payment.v1.PaymentService/Pay",

@@ -12,7 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from protos.frontrow.queue.v1 import queue_pb2
-from queue_service.domain import MAX_ITEMS, Limits, Place, Refusal, Rules
+from protos.limits import MAX_ITEMS
+from queue_service.domain import Limits, Place, Refusal, Rules
 from queue_service.repository import QueueRepository
 from queue_service.service import Entered, QueueService
 from queue_service.tokens import Signer

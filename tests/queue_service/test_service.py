@@ -11,10 +11,10 @@ from structlog.testing import CapturingLogger
 
 from protos.frontrow.payment.v1 import events_pb2, payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
+from protos.limits import MAX_ITEMS
 from queue_service import service as service_module
 from queue_service.consumers import PaymentEvents
 from queue_service.domain import (
-    MAX_ITEMS,
     BadLimit,
     Entry,
     Limits,
