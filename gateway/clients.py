@@ -8,6 +8,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.holds import SeatHolds
 from gateway.room.answers import RoomAnswers
 from gateway.room.copy import RoomCopy
 from gateway.room.healing import Healing
@@ -21,15 +22,13 @@ from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
 from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
+from protos.limits import MAX_ITEMS
 from servicekit.background import keep_running
 from servicekit.batching import Batcher
 from servicekit.client import call, connect
 from servicekit.errors import ServiceError, Unavailable
 
 _READINESS_BUDGET_SECONDS = 1.0
-# The limit of queue_service for one call.
-_MAX_BATCH = 256
-
 # An answer of an epoch that is over arrives once: the next one knows the newer epoch.
 _MOST_ASKED = 2
 
@@ -56,8 +55,8 @@ class Entry(NamedTuple):
 
 
 class Clients:
-    """One channel and one stub for each service, batchers for the calls to queue_service, and the
-    copy of the room that queue_service keeps up to date.
+    """One channel and one stub for each service, batchers for the calls that travel in groups, and
+    the copy of the room that queue_service keeps up to date.
 
     Create it inside the event loop that uses it; `close()` it at the end.
     """
@@ -94,15 +93,16 @@ class Clients:
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
             self._get_positions,
             budget=budget,
-            max_batch=_MAX_BATCH,
+            max_batch=MAX_ITEMS,
             longest_pause=settings.batch_pause_seconds,
         )
         self.entries = Batcher[Entry, queue_pb2.EnterQueueResponse.Result](
             self._enter_queue,
             budget=budget,
-            max_batch=_MAX_BATCH,
+            max_batch=MAX_ITEMS,
             longest_pause=settings.batch_pause_seconds,
         )
+        self.holds = SeatHolds(self.reservation, settings.write_budget_seconds)
 
     async def _get_positions(
         self, places: Sequence[queue_pb2.Place]

@@ -47,8 +47,11 @@ TABLE: dict[str, Row] = {
     "SCHEDULE_NOT_FOUND": Row(404, "There is no such schedule."),
     "SEAT_NOT_FOUND": Row(404, "There is no such seat."),
     "RESERVATION_NOT_FOUND": Row(404, "There is no such reservation."),
-    "SEAT_HELD": Row(409, "This seat is held."),
-    "SEAT_SOLD": Row(409, "This seat is sold."),
+    "SEAT_HELD": Row(409, "A seat is held."),
+    "SEAT_SOLD": Row(409, "A seat is sold."),
+    "SINGLE_SEAT_LEFT": Row(409, "This choice would leave a single seat alone."),
+    "NOT_ENOUGH_SEATS": Row(409, "There are not so many adjacent seats."),
+    "TOO_MANY_SEATS": Row(409, "These are more seats than one user may have."),
     "IN_PROGRESS": Row(409, "The first request with this idempotency key is in progress.", 1),
     "PAYMENT_IN_PROGRESS": Row(409, "A payment is in progress.", 1),
     "ALREADY_PAID": Row(409, "This reservation is paid."),
@@ -62,6 +65,8 @@ TABLE: dict[str, Row] = {
     "TIMEOUT": Row(504, "A service did not answer in time.", 1),
     "INTERNAL": Row(500, "Internal error."),
 }
+# The codes whose errors name seats.
+_NAMING_SEATS = frozenset({"SEAT_HELD", "SEAT_SOLD", "SINGLE_SEAT_LEFT"})
 
 
 class MalformedRequest(InvalidRequest):
@@ -201,6 +206,10 @@ def problem(error: ServiceError) -> Response:
     if code == "SEAT_HELD":
         # Of a seat that only this user may not hold yet, reservation_service knows the time.
         retry_after = int(error.metadata.get("retry_after", 0))
+    if code in _NAMING_SEATS and (conflicts := error.metadata.get("conflicts")):
+        body["conflicts"] = list(map(int, conflicts.split(",")))
+    if code == "TOO_MANY_SEATS" and (limit := error.metadata.get("limit")):
+        body["limit"] = int(limit)
     if retry_after:
         headers["Retry-After"] = str(retry_after)
     if row.status == 401:

@@ -1,11 +1,13 @@
 """Reads the body, path ids and headers of a request."""
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import BodyTooLarge, FieldError, InvalidFields, UnsupportedMediaType
@@ -20,7 +22,7 @@ _MAX_ID = 2**63 - 1
 _MAX_EXACT_FLOAT = 2**53 - 1
 
 
-def _whole(value: object) -> object:
+def _as_integer(value: object) -> object:
     """42.0 and 4.2e1 are integers to JSON Schema. pydantic's strict mode takes 42 only, and its
     other mode also takes "42" and true."""
     if type(value) is float and value.is_integer() and abs(value) <= _MAX_EXACT_FLOAT:
@@ -28,17 +30,24 @@ def _whole(value: object) -> object:
     return value
 
 
+WHOLE = BeforeValidator(_as_integer)
 Id = Annotated[
     int,
     Field(strict=True, ge=1, le=_MAX_ID, json_schema_extra={"format": "int64"}, examples=[42]),
-    BeforeValidator(_whole),
+    WHOLE,
 ]
 
 
 class RequestBody(BaseModel):
-    """A JSON request body with camelCase keys; unknown keys are ignored."""
+    """A JSON request body with camelCase keys; unknown keys are ignored.
+
+    `one_of` names members of which a body has exactly one. Each is None by default, and null is as
+    good as absent.
+    """
 
     model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+
+    one_of: ClassVar[tuple[str, ...]] = ()
 
 
 Body = TypeVar("Body", bound=RequestBody)
@@ -108,14 +117,41 @@ async def read_body(request: Request, model: type[Body]) -> Body:
     if not content:
         raise InvalidFields([FieldError("body", "The body is empty; send a JSON object.")])
     try:
-        return model.model_validate_json(content)
+        body = model.model_validate_json(content)
     except ValidationError as invalid:
-        raise InvalidFields(
-            [
-                FieldError(".".join(map(str, error["loc"])) or "body", error["msg"])
-                for error in invalid.errors(include_url=False, include_input=False)
-            ]
-        ) from None
+        errors = [
+            FieldError(".".join(map(str, error["loc"])) or "body", error["msg"])
+            for error in invalid.errors(include_url=False, include_input=False)
+        ]
+        raise InvalidFields(errors + _errors_of_choice(model, content, errors)) from None
+    if model.one_of and len(given := _given(body)) != 1:
+        raise InvalidFields(_one_of_errors(model, given))
+    return body
+
+
+def _given(body: RequestBody) -> list[str]:
+    return [name for name in body.one_of if getattr(body, name) is not None]
+
+
+def _errors_of_choice(
+    model: type[RequestBody], content: bytes, errors: Sequence[FieldError]
+) -> list[FieldError]:
+    """Returns the errors of `one_of` in a body that has other errors, too."""
+    if not model.one_of or any(error.field == "body" for error in errors):
+        return []
+    members = from_json(content)
+    given = [name for name in model.one_of if members.get(to_camel(name)) is not None]
+    known = {error.field.partition(".")[0] for error in errors}
+    return [error for error in _one_of_errors(model, given) if error.field not in known]
+
+
+def _one_of_errors(model: type[RequestBody], given: Sequence[str]) -> list[FieldError]:
+    """Returns one error for each member that is given beside another one; if none is given, one
+    for the first."""
+    if len(given) == 1:
+        return []
+    message = f"send exactly one of {', '.join(map(to_camel, model.one_of))}"
+    return [FieldError(to_camel(name), message) for name in given or model.one_of[:1]]
 
 
 def path_id(request: Request, name: str) -> int:

@@ -4,10 +4,12 @@ encoded bytes in `routes`; the tests check them against these models."""
 from datetime import date as Date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
-from gateway.requests import Id, RequestBody
+from gateway.requests import WHOLE, Id, RequestBody
+from protos.limits import MAX_SEATS_PER_HOLD
 
 Seconds = Annotated[int, Field(ge=1)]
 Money = Annotated[str, Field(pattern=r"^\d+\.\d{2}$", examples=["150000.00"])]
@@ -30,9 +32,67 @@ class EnterQueueWithLoginRequest(RequestBody):
     user_id: Id | None = None
 
 
+def _different(ids: list[int]) -> list[int]:
+    if len(set(ids)) < len(ids):
+        raise PydanticCustomError("doubles", "Input should name each seat once")
+    return ids
+
+
+class BestAvailable(RequestBody):
+    """Adjacent seats in one row: the best row first, nearest to the centre of the row."""
+
+    schedule_id: Id
+    count: Annotated[
+        int, Field(strict=True, ge=1, le=MAX_SEATS_PER_HOLD, description="How many seats."), WHOLE
+    ]
+    price_category: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64)] | None,
+        Field(description="The name of one; null: any."),
+    ] = None
+    accessible: Annotated[StrictBool, Field(description="Only accessible seats.")] = False
+    allow_split: Annotated[
+        StrictBool,
+        Field(description="Spread them over rows if no row has so many adjacent seats."),
+    ] = False
+
+
+def _with_one_form(schema: dict[str, Any]) -> None:
+    """Declares that a request has exactly one form. Hides null, which is as good as absent: with
+    it, a body would have several."""
+    forms = [to_camel(name) for name in HoldSeatRequest.one_of]
+    schema["oneOf"] = [{"required": [form]} for form in forms]
+    for form in forms:
+        declared = schema["properties"][form]
+        of_value, _of_null = declared.pop("anyOf")
+        del declared["default"]
+        declared |= of_value
+
+
 class HoldSeatRequest(RequestBody):
+    """Exactly one of `concertSeatId`, `concertSeatIds` and `bestAvailable`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_one_form)
+    one_of = ("concert_seat_id", "concert_seat_ids", "best_available")
+
     user_id: Id
-    concert_seat_id: Id
+    concert_seat_id: Annotated[Id | None, Field(description="One seat.")] = None
+    concert_seat_ids: Annotated[
+        Annotated[
+            list[Id],
+            Field(
+                min_length=1, max_length=MAX_SEATS_PER_HOLD, json_schema_extra={"uniqueItems": True}
+            ),
+            AfterValidator(_different),
+        ]
+        | None,
+        Field(
+            description="Different seats of one date, all or none. Usually at most 8: see "
+            "`TOO_MANY_SEATS`."
+        ),
+    ] = None
+    best_available: Annotated[
+        BestAvailable | None, Field(description="The best seats that are free.")
+    ] = None
 
 
 class PayReservationRequest(RequestBody):
@@ -86,10 +146,17 @@ class Seats(ResponseBody):
     seats: list[Seat]
 
 
+class ReservedSeat(ResponseBody):
+    id: Id
+    seat_num: Annotated[str, Field(examples=["A1"])]
+    price: Money
+
+
 class Hold(ResponseBody):
     reservation_id: Id
-    price: Money
+    price: Annotated[Money, Field(description="The total of the seats.")]
     held_until: Instant
+    seats: Annotated[list[ReservedSeat], Field(min_length=1, description="By id.")]
 
 
 class Reservation(Hold):
@@ -100,9 +167,9 @@ class Reservation(Hold):
             "null once it is paid."
         ),
     ]
-    concert_seat_id: Id
+    concert_seat_id: Annotated[Id, Field(description="The first of `seats`.")]
     schedule_id: Id
-    seat_num: Annotated[str, Field(examples=["A1"])]
+    seat_num: Annotated[str, Field(examples=["A1"], description="Of the first of `seats`.")]
     status: Literal["HELD", "PAYING", "CONFIRMED", "CANCELLED", "EXPIRED"]
 
 
@@ -153,6 +220,14 @@ class Problem(ResponseBody):
     request_id: str
     errors: Annotated[list[FieldProblem] | None, Field(description="INVALID_REQUEST only.")] = None
     order: Annotated[int | None, Field(description="STILL_WAITING only.")] = None
+    conflicts: Annotated[
+        list[Id] | None,
+        Field(
+            description="SEAT_HELD and SEAT_SOLD: the ids of the seats that are held or sold. "
+            "SINGLE_SEAT_LEFT: those of the seats that would be left alone."
+        ),
+    ] = None
+    limit: Annotated[int | None, Field(description="TOO_MANY_SEATS only: the most seats.")] = None
     challenge: Annotated[
         dict[str, Any] | None,
         Field(

@@ -1,15 +1,23 @@
-"""Holding a seat, paying for it, reading the reservation, cancelling the hold."""
+"""Holding seats, paying for them, reading the reservation, cancelling the hold."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import schemas
 from gateway.access_guard import AccessGuard
 from gateway.clients import Clients
-from gateway.errors import NotYours, ReservationExpired, TokenExpired
+from gateway.errors import (
+    FieldError,
+    InvalidFields,
+    NotYours,
+    ReservationExpired,
+    TokenExpired,
+)
+from gateway.holds import HoldItem
 from gateway.requests import FieldErrors, Id, idempotency_key, path_id, read_body
 from gateway.responses import JsonResponse, instant, no_content
 from gateway.routes.shared import (
@@ -28,6 +36,7 @@ from protos.frontrow.payment.v1 import payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
+from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import RemoteError
 
 _RESERVATION_ID = Parameter(
@@ -60,14 +69,18 @@ class ReservationRoutes:
                 tag="reservations",
                 body=schemas.HoldSeatRequest,
                 parameters=(TOKEN, IDEMPOTENCY_KEY),
-                returns=(Returns(200, schemas.Hold, "The seat is held."),),
+                returns=(Returns(200, schemas.Hold, "The seats are held, all of them."),),
                 errors=(
                     *BODY_ERRORS,
                     *ADMISSION_ERRORS,
                     "NOT_YOURS",
                     "SEAT_NOT_FOUND",
+                    "SCHEDULE_NOT_FOUND",
                     "SEAT_HELD",
                     "SEAT_SOLD",
+                    "SINGLE_SEAT_LEFT",
+                    "NOT_ENOUGH_SEATS",
+                    "TOO_MANY_SEATS",
                     "PAYMENT_IN_PROGRESS",
                     *KEY_ERRORS,
                     *ALWAYS,
@@ -141,7 +154,7 @@ class ReservationRoutes:
         )
 
     async def hold(self, request: Request) -> Response:
-        """Holds a seat for the user, for 5 minutes unless configured otherwise."""
+        """Holds seats of one date for the user, for 5 minutes unless configured otherwise."""
         place = await self._guard.authenticate(request)
         errors = FieldErrors()
         with errors:
@@ -151,17 +164,15 @@ class ReservationRoutes:
         errors.raise_if_any()
         _check_same_user(place, body.user_id)
         await self._guard.check_unpaid_admission(place)
+        item = _hold_item(body, key, place)
         with self._noting_its_end(place):
-            reservation = await call(
-                self._clients.reservation.Reserve,
-                reservation_pb2.ReserveRequest(
-                    user_id=body.user_id,
-                    seat_id=body.concert_seat_id,
-                    idempotency_key=key,
-                    admission=reservation_pb2.Admission(room=place.room, place_number=place.number),
-                ),
-                budget=self._settings.write_budget_seconds,
-            )
+            try:
+                reservation = await self._clients.holds.hold(item)
+            except RemoteError as error:
+                if error.code == InvalidRequest.code:
+                    # Only reservation_service knows the dates of seats.
+                    raise InvalidFields([FieldError(_form(body), error.detail)]) from None
+                raise
         return JsonResponse(_hold_json(reservation))
 
     async def pay(self, request: Request) -> Response:
@@ -267,13 +278,42 @@ def _check_same_user(place: queue_pb2.Place, user_id: int) -> None:
         raise NotYours("The token belongs to another user than userId.")
 
 
+def _hold_item(body: schemas.HoldSeatRequest, key: str, place: queue_pb2.Place) -> HoldItem:
+    item = HoldItem(
+        user_id=body.user_id,
+        idempotency_key=key,
+        admission=reservation_pb2.Admission(room=place.room, place_number=place.number),
+    )
+    if body.concert_seat_id is not None:
+        item.seats.seat_ids.append(body.concert_seat_id)
+    elif body.concert_seat_ids is not None:
+        item.seats.seat_ids.extend(body.concert_seat_ids)
+    elif (best := body.best_available) is not None:
+        chosen = item.best_available
+        chosen.schedule_id = best.schedule_id
+        chosen.count = best.count
+        chosen.price_category = best.price_category or ""
+        chosen.accessible = best.accessible
+        chosen.allow_split = best.allow_split
+    return item
+
+
+def _form(body: schemas.HoldSeatRequest) -> str:
+    """Returns the name of the member that chooses the seats."""
+    return next(to_camel(name) for name in body.one_of if getattr(body, name) is not None)
+
+
 def _hold_json(
-    reservation: reservation_pb2.ReserveResponse | reservation_pb2.GetReservationResponse,
+    reservation: reservation_pb2.Reservation | reservation_pb2.GetReservationResponse,
 ) -> dict[str, object]:
     return {
         "reservationId": reservation.id,
         "price": reservation.price,
         "heldUntil": instant(reservation.held_until),
+        "seats": [
+            {"id": seat.id, "seatNum": seat.seat_num, "price": seat.price}
+            for seat in reservation.seats
+        ],
     }
 
 

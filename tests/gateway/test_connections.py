@@ -184,7 +184,7 @@ async def test_blanks_around_a_header_value_do_not_count(
     )
     status, headers, body = await connection.read_response()
     assert (status, headers["x-request-id"]) == (200, "mine"), body
-    assert services.faults.of("Reserve")[0].request.idempotency_key == key
+    assert services.faults.of("HoldSeats")[0].request.items[0].idempotency_key == key
 
 
 async def test_http_1_0_gets_a_closed_connection(connection: Connection) -> None:

@@ -42,7 +42,7 @@ async def shop(open_gateway: OpenGateway, services: Services) -> httpx.AsyncClie
     """A client of a gateway that lets pages of SHOP call it."""
     client = await open_gateway(cors_origins=(SHOP, "http://localhost:3000"))
     client.headers["X-Access-Token"] = services.token(42)
-    services.faults.errors["Reserve"] = RuntimeError()
+    services.faults.errors["HoldSeats"] = RuntimeError()
     return client
 
 

@@ -73,7 +73,7 @@ async def test_no_client_is_disconnected(services: Services) -> None:
 async def test_accepted_requests_are_answered_after_the_listener_closed(
     services: Services,
 ) -> None:
-    services.faults.delays["Reserve"] = 0.5
+    services.faults.delays["HoldSeats"] = 0.5
     headers = {"X-Access-Token": services.token()}
     async with serving(services) as gateway, httpx.AsyncClient() as client:
         server, running, url = gateway.server, gateway.running, gateway.url
@@ -84,7 +84,7 @@ async def test_accepted_requests_are_answered_after_the_listener_closed(
                 headers=headers,
             )
         )
-        await until(lambda: bool(services.faults.of("Reserve")))
+        await until(lambda: bool(services.faults.of("HoldSeats")))
         server.handle_signal(signal.SIGTERM)
         response = await slow
         assert (response.status_code, response.json()["reservationId"]) == (200, 1)
@@ -95,7 +95,7 @@ async def test_accepted_requests_are_answered_after_the_listener_closed(
 async def test_idle_connections_are_answered_through_the_whole_drain_and_then_get_a_fin(
     services: Services,
 ) -> None:
-    services.faults.delays["Reserve"] = 1.5  # the drain waits for this request
+    services.faults.delays["HoldSeats"] = 1.5  # the drain waits for this request
     headers = {"X-Access-Token": services.token()}
     async with (
         serving(services, drain_announce_seconds=0.5) as gateway,
@@ -111,7 +111,7 @@ async def test_idle_connections_are_answered_through_the_whole_drain_and_then_ge
                 "/concerts/reservation", json={"userId": 42, "concertSeatId": 101}, headers=headers
             )
         )
-        await until(lambda: bool(services.faults.of("Reserve")))
+        await until(lambda: bool(services.faults.of("HoldSeats")))
         gateway.server.handle_signal(signal.SIGTERM)
         for connection in busy:  # a request every 60 ms: for 1.2 s
             connection.sendall(LIVE)

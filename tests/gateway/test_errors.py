@@ -25,7 +25,7 @@ from servicekit.errors import (
     Unavailable,
 )
 from tests.gateway.conftest import OpenGateway
-from tests.gateway.fakes import CONFIRMED, Services, service_error
+from tests.gateway.fakes import Services, service_error
 from tests.gateway.problems import assert_problem
 
 # For each RPC a request that calls it.
@@ -38,7 +38,7 @@ REQUESTS = {
     "CountSoldSeats": ("GET", "/concerts/1/schedules", None),
     "ListSeats": ("GET", "/concerts/schedules/11/seats", None),
     "ListTakenSeats": ("GET", "/concerts/schedules/11/seats", None),
-    "Reserve": ("POST", "/concerts/reservation", {"userId": 42, "concertSeatId": 101}),
+    "HoldSeats": ("POST", "/concerts/reservation", {"userId": 42, "concertSeatId": 101}),
     "GetReservation": ("GET", "/concerts/reservations/1", None),
     "CancelReservation": ("DELETE", "/concerts/reservations/1", None),
     "Pay": ("POST", "/concerts/reservations/1/pay", {"userId": 42}),
@@ -54,6 +54,12 @@ async def ask(client: httpx.AsyncClient, services: Services, method: str) -> htt
     )
 
 
+def fail(services: Services, method: str, error: ServiceError) -> None:
+    """Lets this RPC fail; of an RPC for several items, each item."""
+    errors = services.faults.item_errors if method == "HoldSeats" else services.faults.errors
+    errors[method] = error
+
+
 class TestErrorsOfAService:
     """One row of the contract's table each: RPC, code, kind, status, Retry-After."""
 
@@ -62,13 +68,19 @@ class TestErrorsOfAService:
         [
             ("ListSchedules", "CONCERT_NOT_FOUND", NotFound, 404, None),
             ("ListSeats", "SCHEDULE_NOT_FOUND", NotFound, 404, None),
-            ("Reserve", "SEAT_NOT_FOUND", NotFound, 404, None),
-            ("Reserve", "SEAT_HELD", Conflict, 409, None),
-            ("Reserve", "SEAT_SOLD", Conflict, 409, None),
-            ("Reserve", "IDEMPOTENCY_KEY_REUSED", InvalidRequest, 422, None),
-            ("Reserve", "IN_PROGRESS", Conflict, 409, 1),
-            ("Reserve", "PAYMENT_IN_PROGRESS", Conflict, 409, 1),
-            ("Reserve", "TOKEN_EXPIRED", Gone, 401, None),
+            ("HoldSeats", "SEAT_NOT_FOUND", NotFound, 404, None),
+            ("HoldSeats", "SCHEDULE_NOT_FOUND", NotFound, 404, None),
+            ("HoldSeats", "SEAT_HELD", Conflict, 409, None),
+            ("HoldSeats", "SEAT_SOLD", Conflict, 409, None),
+            ("HoldSeats", "SINGLE_SEAT_LEFT", Conflict, 409, None),
+            ("HoldSeats", "NOT_ENOUGH_SEATS", Conflict, 409, None),
+            ("HoldSeats", "TOO_MANY_SEATS", Conflict, 409, None),
+            ("HoldSeats", "IDEMPOTENCY_KEY_REUSED", InvalidRequest, 422, None),
+            ("HoldSeats", "IN_PROGRESS", Conflict, 409, 1),
+            ("HoldSeats", "PAYMENT_IN_PROGRESS", Conflict, 409, 1),
+            ("HoldSeats", "TOKEN_EXPIRED", Gone, 401, None),
+            ("HoldSeats", "UNAVAILABLE", Unavailable, 503, 1),
+            ("HoldSeats", "TIMEOUT", TimedOut, 504, 1),
             ("Pay", "RESERVATION_NOT_FOUND", NotFound, 404, None),
             ("Pay", "NOT_YOURS", Conflict, 403, None),
             ("Pay", "RESERVATION_EXPIRED", Gone, 410, None),
@@ -94,18 +106,10 @@ class TestErrorsOfAService:
         status: int,
         retry_after: int | None,
     ) -> None:
-        services.faults.errors[method] = service_error(code, kind, "A sentence for a person.")
+        fail(services, method, service_error(code, kind, "A sentence for a person."))
         response = await ask(client, services, method)
         body = assert_problem(response, status, code, retry_after)
         assert body["detail"] == "A sentence for a person."
-
-    async def test_a_held_and_a_sold_seat(
-        self, client: httpx.AsyncClient, services: Services
-    ) -> None:
-        hold = services.reservations.hold(7, 101)
-        assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_HELD")
-        hold.status = CONFIRMED
-        assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_SOLD")
 
     @pytest.mark.parametrize("code", sorted(TABLE))
     async def test_every_code_of_the_table_reaches_the_client(
@@ -116,8 +120,8 @@ class TestErrorsOfAService:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setitem(client.event_hooks, "response", [])  # no route declares every code
-        services.faults.errors["Reserve"] = service_error(code)
-        response = await ask(client, services, "Reserve")
+        services.faults.item_errors["HoldSeats"] = service_error(code)
+        response = await ask(client, services, "HoldSeats")
         assert (response.status_code, response.json()["code"]) == (TABLE[code].status, code)
         assert response.json()["title"] == TABLE[code].title
         assert response.headers.get("Retry-After") == (str(TABLE[code].retry_after or "") or None)
@@ -125,28 +129,20 @@ class TestErrorsOfAService:
     async def test_a_code_that_is_not_in_the_table_is_masked(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        services.faults.errors["Reserve"] = service_error("NEW_CODE", Conflict, SECRET)
-        response = await ask(client, services, "Reserve")
+        services.faults.item_errors["HoldSeats"] = service_error("NEW_CODE", Conflict, SECRET)
+        response = await ask(client, services, "HoldSeats")
         assert_problem(response, 500, "INTERNAL")
         assert SECRET not in response.text
 
     async def test_metadata_does_not_reach_the_client(
         self, client: httpx.AsyncClient, services: Services
     ) -> None:
-        services.faults.errors["Reserve"] = service_error(
+        services.faults.item_errors["HoldSeats"] = service_error(
             "SEAT_HELD", Conflict, code="x", status="y", allow="z", shard="db-7"
         )
-        response = await ask(client, services, "Reserve")
+        response = await ask(client, services, "HoldSeats")
         assert_problem(response, 409, "SEAT_HELD")
         assert "db-7" not in response.text
-
-    async def test_a_seat_that_cools_down_says_for_how_long(
-        self, client: httpx.AsyncClient, services: Services
-    ) -> None:
-        services.faults.errors["Reserve"] = service_error(
-            "SEAT_HELD", Conflict, "Later.", retry_after="217"
-        )
-        assert_problem(await ask(client, services, "Reserve"), 409, "SEAT_HELD", 217)
 
 
 class TestTheWaitingRoom:
@@ -171,7 +167,7 @@ class TestTheWaitingRoom:
         assert [response.status_code for response in responses] == [201] * 10 + [200]
 
     @pytest.mark.parametrize(
-        "method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve", "Pay"]
+        "method", ["ListConcerts", "ListSchedules", "ListSeats", "HoldSeats", "Pay"]
     )
     async def test_a_waiting_place_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
@@ -183,7 +179,7 @@ class TestTheWaitingRoom:
         assert body["order"] == 2
         assert services.faults.of(method) == []
 
-    @pytest.mark.parametrize("method", ["ListConcerts", "ListSchedules", "ListSeats", "Reserve"])
+    @pytest.mark.parametrize("method", ["ListConcerts", "ListSchedules", "ListSeats", "HoldSeats"])
     async def test_an_ended_place_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
@@ -193,7 +189,7 @@ class TestTheWaitingRoom:
         assert_problem(response, 401, "TOKEN_EXPIRED")
         assert services.faults.of(method) == []
 
-    @pytest.mark.parametrize("method", ["Reserve", "Pay"])
+    @pytest.mark.parametrize("method", ["HoldSeats", "Pay"])
     async def test_the_token_of_another_user_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:
@@ -258,7 +254,7 @@ async def test_no_service_at_the_address(
     for address, method in {
         "queue_addr": "GetPositions",
         "concert_addr": "ListConcerts",
-        "reservation_addr": "Reserve",
+        "reservation_addr": "HoldSeats",
         "payment_addr": "Pay",
     }.items():
         client = await open_gateway(**{address: unused_address})
@@ -287,7 +283,7 @@ class TestADefectOfTheGateway:
         monkeypatch.setattr("gateway.admissions.Admissions.check", fail)
 
     @pytest.mark.usefixtures("defect")
-    @pytest.mark.parametrize("method", ["ListConcerts", "Reserve", "Pay"])
+    @pytest.mark.parametrize("method", ["ListConcerts", "HoldSeats", "Pay"])
     async def test_is_masked_and_logged(
         self,
         client: httpx.AsyncClient,

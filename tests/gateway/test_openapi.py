@@ -4,6 +4,7 @@ import re
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.errors import PROBLEM_JSON, TABLE
@@ -47,7 +48,17 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
         | ADMITTED
         | BODY
         | KEY
-        | {"NOT_YOURS", "SEAT_NOT_FOUND", "SEAT_HELD", "SEAT_SOLD", "PAYMENT_IN_PROGRESS"},
+        | {
+            "NOT_YOURS",
+            "SEAT_NOT_FOUND",
+            "SCHEDULE_NOT_FOUND",
+            "SEAT_HELD",
+            "SEAT_SOLD",
+            "SINGLE_SEAT_LEFT",
+            "NOT_ENOUGH_SEATS",
+            "TOO_MANY_SEATS",
+            "PAYMENT_IN_PROGRESS",
+        },
     ),
     ("post", "/concerts/reservations/{reservationId}/pay"): (
         {"200", "202"},
@@ -169,9 +180,39 @@ class TestARoute:
 
 def test_the_bodies_declare_the_limits_of_ids(declared: Declared) -> None:
     schema = declared.spec["components"]["schemas"]["HoldSeatRequest"]
-    assert set(schema["required"]) == {"userId", "concertSeatId"}
-    for field in schema["properties"].values():
+    properties = schema["properties"]
+    for field in (
+        properties["userId"],
+        properties["concertSeatId"],
+        properties["concertSeatIds"]["items"],
+    ):
         assert (field["minimum"], field["maximum"]) == (1, 2**63 - 1)
+    ids = properties["concertSeatIds"]
+    assert (ids["minItems"], ids["maxItems"], ids["uniqueItems"]) == (1, 50, True)
+
+
+@pytest.mark.parametrize(
+    ("choice", "valid"),
+    [
+        ({"concertSeatId": 7}, True),
+        ({"concertSeatIds": [7, 8]}, True),
+        ({"bestAvailable": {"scheduleId": 5, "count": 3}}, True),
+        ({}, False),
+        ({"concertSeatId": 7, "concertSeatIds": [7]}, False),
+        ({"concertSeatIds": [7, 7]}, False),
+        ({"bestAvailable": {"scheduleId": 5}}, False),
+    ],
+)
+def test_holding_declares_that_it_takes_one_form(
+    declared: Declared, choice: dict[str, object], valid: bool
+) -> None:
+    validator = Draft202012Validator(
+        {
+            "$ref": "#/components/schemas/HoldSeatRequest",
+            "components": declared.spec["components"],
+        }
+    )
+    assert validator.is_valid({"userId": 42} | choice) == valid
 
 
 async def test_the_page_loads_nothing_from_another_host(client: httpx.AsyncClient) -> None:

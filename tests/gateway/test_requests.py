@@ -106,9 +106,9 @@ class TestIdsInTheBody:
             (call,) = services.faults.of("EnterQueue")
             assert list(call.request.user_ids) == [value]
         else:
-            (call,) = services.faults.of("Reserve")
-            name = {"userId": "user_id", "concertSeatId": "seat_id"}[field]
-            assert getattr(call.request, name) == value
+            (call,) = services.faults.of("HoldSeats")
+            (item,) = call.request.items
+            assert (item.user_id if field == "userId" else item.seats.seat_ids[0]) == value
 
     async def test_the_largest(self, client: httpx.AsyncClient) -> None:
         response = await client.post("/queues/enqueue", json={"userId": 2**63 - 1})
@@ -348,4 +348,4 @@ class TestTheIdempotencyKey:
             headers=headers | {"Idempotency-Key": key},
         )
         assert response.status_code == 200
-        assert services.faults.of("Reserve")[0].request.idempotency_key == key
+        assert services.faults.of("HoldSeats")[0].request.items[0].idempotency_key == key

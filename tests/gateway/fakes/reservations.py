@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.limits import MAX_ITEMS
 from servicekit.errors import Conflict, Forbidden, InvalidRequest, NotFound, ServiceError
 from servicekit.rpc_errors import to_item_error
 from tests.gateway.fakes.concerts import FakeConcerts
@@ -10,7 +11,6 @@ from tests.gateway.fakes.faults import Faults, service_error
 
 # The limits of the real service.
 SCHEDULES_PER_COUNT = 1_000
-ITEMS_PER_CALL = 256
 
 HELD = reservation_pb2.RESERVATION_STATUS_HELD
 PAYING = reservation_pb2.RESERVATION_STATUS_PAYING
@@ -31,10 +31,13 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         self.reservations: dict[int, reservation_pb2.Reservation] = {}
 
     def hold(self, user_id: int, *seat_ids: int) -> reservation_pb2.Reservation:
-        """Adds a hold of all these seats. Raises SEAT_NOT_FOUND, SEAT_HELD or SEAT_SOLD."""
+        """Adds a hold of all these seats. Raises SEAT_NOT_FOUND, INVALID_REQUEST for seats of
+        several dates, SEAT_HELD or SEAT_SOLD."""
         chosen = [seat for seat in self.concerts.seats if seat.id in seat_ids]
         if len(chosen) < len(seat_ids):
             raise service_error("SEAT_NOT_FOUND", NotFound)
+        if len({seat.schedule_id for seat in chosen}) > 1:
+            raise InvalidRequest("The seats belong to several dates.")
         chosen.sort(key=lambda seat: seat.id)
         held, sold = self._seats(HELD, PAYING), self._seats(CONFIRMED)
         taken = [str(seat.id) for seat in chosen if seat.id in held or seat.id in sold]
@@ -123,16 +126,14 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     async def Reserve(
         self, request: reservation_pb2.ReserveRequest, context: object
     ) -> reservation_pb2.ReserveResponse:
-        await self.faults.before("Reserve", request)
-        reservation = self.hold(request.user_id, request.seat_id)
-        # The messages that are a reservation have the same fields.
-        return reservation_pb2.ReserveResponse.FromString(reservation.SerializeToString())
+        raise NotImplementedError("the gateway does not call this")
 
     async def GetReservation(
         self, request: reservation_pb2.GetReservationRequest, context: object
     ) -> reservation_pb2.GetReservationResponse:
         await self.faults.before("GetReservation", request)
         reservation = self.owned(request.reservation_id, request.user_id)
+        # The messages that are a reservation have the same fields.
         return reservation_pb2.GetReservationResponse.FromString(reservation.SerializeToString())
 
     async def CancelReservation(
@@ -191,7 +192,7 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
 
 def check_items(count: int) -> None:
     """Raises InvalidRequest for more items than one call may have."""
-    if count > ITEMS_PER_CALL:
+    if count > MAX_ITEMS:
         raise InvalidRequest("Too many items at once.")
 
 

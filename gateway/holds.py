@@ -1,0 +1,65 @@
+"""Requests to hold seats, which travel to reservation_service in groups."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from protos.frontrow.reservation.v1 import reservation_pb2
+from protos.limits import MAX_ITEMS
+from servicekit.batching import Batcher
+from servicekit.client import call
+from servicekit.errors import TimedOut
+from servicekit.rpc_errors import RemoteError, from_item_error
+
+if TYPE_CHECKING:
+    from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceAsyncStub
+
+HoldItem: TypeAlias = reservation_pb2.HoldSeatsRequest.Item
+
+# While reservation_service works on one call, the next is on its way, and an item that takes long
+# (a database that waits for a lock) holds up only half of the others. More calls would only be
+# smaller: reservation_service joins the calls of all gateways.
+_IN_FLIGHT = 2
+
+
+class SeatHolds:
+    """Sends all requests that wait as one call. A lone request waits for nobody.
+
+    A call is never repeated: an item without an idempotency key could find its seats held by
+    itself.
+    """
+
+    def __init__(self, reservation: "ReservationServiceAsyncStub", budget: float) -> None:
+        """`budget`: the seconds that one request may take."""
+        self._reservation = reservation
+        self._budget = budget
+        self._groups = Batcher[HoldItem, reservation_pb2.Reservation](
+            self._send, budget=budget, max_batch=MAX_ITEMS, max_in_flight=_IN_FLIGHT
+        )
+
+    async def hold(self, item: HoldItem) -> reservation_pb2.Reservation:
+        """Holds the seats of one user.
+
+        Raises RemoteError with the code of the item, or of the call if it failed as a whole;
+        Unavailable; TimedOut, after which the seats may be held.
+        """
+        try:
+            async with asyncio.timeout(self._budget):
+                return await self._groups.submit(item)
+        except TimeoutError:
+            raise TimedOut("Holding the seats took too long.") from None
+
+    async def _send(
+        self, items: Sequence[HoldItem]
+    ) -> Sequence[reservation_pb2.Reservation | RemoteError]:
+        # The call has the whole budget, for the last request of the group. The others have their
+        # own timeouts.
+        response = await call(
+            self._reservation.HoldSeats,
+            reservation_pb2.HoldSeatsRequest(items=items),
+            budget=self._budget,
+        )
+        return [
+            result.reservation if result.HasField("reservation") else from_item_error(result.error)
+            for result in response.results
+        ]
