@@ -10,7 +10,7 @@ from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.hold_repository import HoldRepository
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.payment_repository import PaymentRepository
-from reservation_service.phase import SESSION
+from reservation_service.phase import SESSION, MigrationPhase
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
@@ -45,6 +45,7 @@ async def main() -> None:
                 cache_seconds=settings.cache_seconds,
             ),
             RedisSeatLocks(redis, lock_seconds=settings.lock_seconds),
+            MigrationPhase(database),
             hold_seconds=settings.hold_seconds,
             cool_down_seconds=(
                 settings.hold_seconds
@@ -53,6 +54,8 @@ async def main() -> None:
             ),
             payment_lease_seconds=settings.payment_lease_seconds,
             retention_days=settings.retention_days,
+            max_seats=settings.max_seats,
+            max_seats_per_schedule=settings.max_seats_per_schedule,
         )
         server.add(
             reservation_pb2_grpc.add_ReservationServiceServicer_to_server,

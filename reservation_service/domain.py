@@ -1,5 +1,6 @@
 """Reservations: their states, the rules of their transitions, and their errors."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from servicekit.errors import Conflict, Forbidden, Gone, InvalidRequest, NotFoun
 MAX_KEY_LENGTH = 255
 MAX_SCHEDULES = 1000
 MAX_ROOM_LENGTH = 64
+# Seats in a reservation when the setting allows any number: what a statement can carry with ease.
+MAX_SEATS = 50
 
 
 class Status(StrEnum):
@@ -124,19 +127,64 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SeatRequest:
+    """What a request asks for, in the form in which idempotency keys compare it: one seat by its
+    id, or a digest of anything else."""
+
+    seat_id: int = 0
+    digest: bytes = b""
+
+    @classmethod
+    def of_seats(cls, seat_ids: Sequence[int]) -> "SeatRequest":
+        """Returns the request for seats by their ids, whose order does not matter."""
+        if len(seat_ids) == 1:
+            return cls(seat_id=seat_ids[0])
+        return cls.described(f"seats {','.join(map(str, sorted(seat_ids)))}")
+
+    @classmethod
+    def described(cls, text: str) -> "SeatRequest":
+        """Returns the request that `text` describes: equal texts are equal requests."""
+        return cls(digest=hashlib.sha256(text.encode()).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A hold that a user wants: all of `seats`, or none. They are of one schedule, each once, in
+    the order of their ids. `request` is compared if there is a `key`."""
+
+    user_id: int
+    seats: tuple[Seat, ...]
+    request: SeatRequest
+    key: IdempotencyKey | None = None
+    admission: Admission | None = None
+
+    @property
+    def schedule_id(self) -> int:
+        """The schedule of all seats."""
+        return self.seats[0].schedule_id
+
+    @property
+    def price(self) -> Decimal:
+        """The total price of the seats."""
+        return sum((seat.price for seat in self.seats), start=Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
 class Remembered:
-    """The stored result of an idempotency key: a reservation, or None for "seat not found"."""
+    """The stored result of an idempotency key: a reservation, or None if `missing_seat_id` was not
+    found."""
 
-    seat_id: int
+    request: SeatRequest
     reservation: Reservation | None
+    missing_seat_id: int = 0
 
-    def result(self, seat_id: int) -> Reservation:
+    def result(self, request: SeatRequest) -> Reservation:
         """Returns the first result, for a repeat of the request. Raises SeatNotFound if that was
-        the result, IdempotencyKeyReused for a request of another seat."""
-        if seat_id != self.seat_id:
+        the result, IdempotencyKeyReused for another request."""
+        if request != self.request:
             raise IdempotencyKeyReused
         if self.reservation is None:
-            raise SeatNotFound(seat_id)
+            raise SeatNotFound(self.missing_seat_id)
         return self.reservation.as_first_returned()
 
 
@@ -198,6 +246,7 @@ class SeatHeld(Conflict):
     code = "SEAT_HELD"
 
     def __init__(self, *seat_ids: int) -> None:
+        """`seat_ids` are the seats that are held."""
         super().__init__(
             "A seat is held, or another request is taking it now.", conflicts=_listed(seat_ids)
         )
@@ -205,19 +254,20 @@ class SeatHeld(Conflict):
 
 
 class SeatCoolsDown(Conflict):
-    """The user has held this seat for the whole time of a hold, and may hold it again in
-    `retry_after` seconds. Others may take it at once."""
+    """The user has held these seats for the whole time of a hold, and may hold them again in
+    `retry_after` seconds. Others may take them at once."""
 
     code = SeatHeld.code
 
-    def __init__(self, seat_id: int, retry_after: int) -> None:
+    def __init__(self, *seat_ids: int, retry_after: int) -> None:
         wait = "1 second" if retry_after == 1 else f"{retry_after} seconds"
+        seats, them = ("this seat", "it") if len(seat_ids) == 1 else ("some of these seats", "them")
         super().__init__(
-            f"You held this seat before; you may hold it again in {wait}.",
-            conflicts=seat_id,
+            f"You held {seats} before; you may hold {them} again in {wait}.",
+            conflicts=_listed(seat_ids),
             retry_after=retry_after,
         )
-        self.seat_ids = (seat_id,)
+        self.seat_ids = seat_ids
 
 
 class SeatSold(Conflict):
@@ -232,10 +282,26 @@ class SeatSold(Conflict):
 
 
 class TooManySeats(Conflict):
+    """More seats than a reservation, or a user, may have."""
+
     code = "TOO_MANY_SEATS"
 
     def __init__(self, detail: str, limit: int) -> None:
         super().__init__(detail, limit=limit)
+
+
+class TooManyUnpaidSeats(TooManySeats):
+    """The user would hold more seats, without having paid for them, than anybody may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"At most {limit} seats may be held at a time.", limit)
+
+
+class TooManySeatsOfSchedule(TooManySeats):
+    """The user would have more seats of a schedule, held or bought, than anybody may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"At most {limit} seats of a schedule for each person.", limit)
 
 
 class NotEnoughSeats(Conflict):
@@ -337,10 +403,15 @@ def _listed(seat_ids: Sequence[int]) -> str:
     return ",".join(map(str, seat_ids))
 
 
-def check_hold_request(user_id: int, seat_id: int, key: str, admission: Admission | None) -> None:
-    """Raises InvalidRequest for ids below 1, a key that is too long and an invalid admission."""
-    if user_id <= 0 or seat_id <= 0:
+def check_hold_request(
+    user_id: int, seat_ids: Sequence[int], key: str, admission: Admission | None
+) -> None:
+    """Raises InvalidRequest for ids below 1, no seats, seats that are named twice, a key that is
+    too long and an invalid admission."""
+    if user_id <= 0 or not seat_ids or min(seat_ids) <= 0:
         raise InvalidRequest("user_id and seat_id must be positive.")
+    if len(set(seat_ids)) < len(seat_ids):
+        raise InvalidRequest("A seat may be named only once.")
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidRequest(f"An idempotency key has at most {MAX_KEY_LENGTH} characters.")
     check_admission(admission)
@@ -350,6 +421,13 @@ def check_best_available(best: BestAvailable) -> None:
     """Raises InvalidRequest for a schedule or a count below 1."""
     if best.schedule_id <= 0 or best.wish.count <= 0:
         raise InvalidRequest("schedule_id and count must be positive.")
+
+
+def check_seat_count(count: int, limit: int) -> None:
+    """Raises TooManySeats for more than `limit` seats in a reservation; 0 stands for MAX_SEATS."""
+    limit = limit or MAX_SEATS
+    if count > limit:
+        raise TooManySeats(f"A reservation has at most {limit} seats.", limit)
 
 
 def check_admission(admission: Admission | None) -> None:

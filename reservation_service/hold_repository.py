@@ -1,278 +1,364 @@
-"""The SQL statements that hold seats, and idempotency keys. See `rows` about times."""
+"""Holds seats in MariaDB, in groups, and keeps the results of idempotency keys."""
 
-import math
+from collections.abc import Sequence
 from datetime import UTC
+from enum import Enum, auto
 
+from reservation_service import hold_statements as sql
 from reservation_service.domain import (
     Admission,
-    AdmissionEnded,
+    Hold,
     HoldTerms,
     IdempotencyKey,
-    PaymentInProgress,
     Remembered,
     RequestInProgress,
     Reservation,
-    Seat,
-    SeatCoolsDown,
     SeatHeld,
-    SeatSold,
+    SeatRequest,
     Status,
 )
-from reservation_service.rows import (
-    COLUMNS,
-    EXPIRE,
-    LIVE_OF_SEAT,
-    SEATS,
-    microseconds,
-    to_reservation,
+from reservation_service.hold_decisions import (
+    Decisions,
+    Facts,
+    Granted,
+    LastHold,
+    LiveReservation,
+    RepeatOf,
+    decide,
+    refusals,
 )
+from reservation_service.ports import GroupFailed, HoldResult
+from reservation_service.rows import EXPIRE, microseconds, to_reservation
+from servicekit import logs
+from servicekit.errors import ServiceError
 from servicekit.mysql import (
     Connection,
     Database,
+    DatabaseError,
     DuplicateKey,
     LockTimeout,
     MissingValue,
+    Result,
+    Row,
     Statement,
+    TransactionAborted,
 )
 
-# Attempts to take a seat that another request takes between our read and our write.
+log = logs.get(__name__)
+
+# Up to so many items are sent without reading first. Of a larger group one item is too likely to
+# need a decision, and its two trips are shared by many.
+UNREAD_ITEMS = 8
+
+# Attempts to decide a group, while other requests take what it wants between our read and our
+# write.
 ATTEMPTS = 3
 
-# The reservation of a place that is being paid or paid; the unique index allows one. One whose
-# lease has run out is dead.
-PAID_OF_PLACE = """
-SELECT id, status, COALESCE(payment_id, 0) AS payment_id, lapses_at <= NOW(6) AS lapsed
-FROM reservation WHERE paid_place = %s AND room = %s
-"""
 
-# NOW(6) has the same value throughout a statement.
-INSERT = """
-INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, held_until, lapses_at,
-                         created_at, updated_at, room, place_number, status)
-VALUES (%s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND, NOW(6) + INTERVAL %s MICROSECOND,
-        NOW(6), NOW(6), %s, %s, {})
-RETURNING id, held_until, created_at
-"""
-
-ADD_SEAT = """
-INSERT INTO reservation_seat (reservation_id, seat_id, seat_num, price) VALUES (%s, %s, %s, %s)
-"""
-
-# NULL for a seat that another reservation has is an error.
-CLAIM_SEAT = """
-INSERT INTO seat_claim (seat_id, reservation_id, schedule_id) VALUES (%s, %s, %s)
-ON DUPLICATE KEY UPDATE
-    reservation_id = IF(seat_claim.reservation_id = 0, VALUES(reservation_id), NULL)
-"""
-
-# Two conditions without which nothing is inserted: there is no status then, which is an error. In
-# the same statement, because a payment may begin, and another hold of the user may end, after any
-# earlier read. The inner queries read indexes only, and LIMIT keeps the optimizer from rewriting
-# them; both keep them cheap. They lock what they find, so they wait for a payment that begins now.
-#
-# A reservation of the place is being paid or paid.
-IS_PAID = "EXISTS(SELECT 1 FROM reservation p WHERE p.paid_place = %s AND p.room = %s LIMIT 1)"
-
-# The user has held the seat before. The second also names the last reservation that is known; the
-# range of ids costs more, so the first attempt does without it.
-HAS_HELD = "EXISTS(SELECT 1 FROM reservation o WHERE o.user_id = %s AND o.seat_id = %s LIMIT 1)"
-
-HAS_HELD_SINCE = """
-EXISTS(SELECT 1 FROM reservation o WHERE o.user_id = %s AND o.seat_id = %s AND o.id > %s LIMIT 1)
-"""
-
-# The user's last reservation of a seat, whether it has ended, how much was left of the hold then,
-# and how much is left of its cool-down, in microseconds.
-LAST_HOLD = """
-SELECT id, ended, TIMESTAMPDIFF(MICROSECOND, ended_at, held_until) AS unused,
-       TIMESTAMPDIFF(MICROSECOND, NOW(6), ended_at + INTERVAL %s MICROSECOND) AS cooling
-FROM (
-    SELECT id, held_until, IF(status = 'CANCELLED', updated_at, lapses_at) AS ended_at,
-           status IN ('CANCELLED', 'EXPIRED') AS ended
-    FROM reservation WHERE user_id = %s AND seat_id = %s ORDER BY id DESC LIMIT 1
-) last
-"""
-
-# Does not wait: a locked row belongs to a request that is in progress.
-CLAIM_KEY = """
-SET STATEMENT innodb_lock_wait_timeout = 0 FOR
-INSERT INTO idempotency_key (user_id, idem_key, seat_id, created_at)
-VALUES (%s, %s, %s, NOW(6))
-"""
-
-FINISH_KEY = "UPDATE idempotency_key SET reservation_id = %s WHERE user_id = %s AND idem_key = %s"
-
-REMEMBERED = f"""
-SELECT k.seat_id AS key_seat_id, k.reservation_id IS NULL AS seat_missing, {COLUMNS}
-FROM idempotency_key k LEFT JOIN reservation r ON r.id = k.reservation_id {SEATS}
-WHERE k.user_id = %s AND k.idem_key = %s AND (k.reservation_id IS NULL OR r.id IS NOT NULL)
-ORDER BY s.seat_id
-"""
+class _Failure(Enum):
+    LOCK_TIMEOUT = auto()
+    LOST_RACES = auto()
 
 
 class HoldRepository:
-    """Implements `ports.HoldStore` in MariaDB. A method is one transaction."""
+    """Implements `ports.HoldStore`: see docs/adr/0043 for the tables, 0044 for the groups."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def hold(
-        self,
-        user_id: int,
-        seat: Seat,
-        terms: HoldTerms,
-        key: IdempotencyKey | None,
-        admission: Admission | None,
-    ) -> Reservation | Remembered:
-        async def work(connection: Connection) -> Reservation | Remembered:
-            if key is not None and (known := await _claim(connection, key, seat.id)) is not None:
-                return known
-            lapsed = await _lapsed_or_none(connection, seat.id)
-            reservation = await _take(connection, user_id, seat, terms, admission, lapsed)
-            if key is not None:
-                await connection.execute(FINISH_KEY, reservation.id, key.user_id, key.value)
-            return reservation
+    async def hold_group(
+        self, holds: Sequence[Hold], terms: HoldTerms, *, contended: bool = False
+    ) -> Sequence[HoldResult]:
+        read_first = contended or len(holds) > UNREAD_ITEMS or _overlap(holds)
+        try:
+            results = await self._database.run(
+                lambda connection: _hold(connection, holds, terms, read_first), autocommit=True
+            )
+        except TransactionAborted as error:
+            raise GroupFailed from error
+        except DatabaseError as error:
+            log.warning("hold_group_failed", holds=len(holds), error=str(error))
+            raise GroupFailed from error
+        if isinstance(results, _Failure):
+            raise GroupFailed
+        return results
 
-        return await self._database.run(work)
+    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
+        results = await self._database.run(
+            lambda connection: _hold(connection, [hold], terms, True), autocommit=True
+        )
+        if not isinstance(results, _Failure):
+            return results[0]
+        if results is _Failure.LOST_RACES:
+            return SeatHeld(*(seat.id for seat in hold.seats))
+        if hold.key is not None and await self._in_progress(hold.key):
+            return RequestInProgress()
+        raise TransactionAborted
 
     async def remembered(self, key: IdempotencyKey) -> Remembered | None:
         async with self._database.connection() as connection:
-            return await _remembered(connection, key)
+            return await _find_key(connection, key)
 
-    async def remember_missing_seat(self, key: IdempotencyKey, seat_id: int) -> Remembered | None:
-        return await self._database.run(lambda connection: _claim(connection, key, seat_id))
+    async def remember_missing_seat(
+        self, key: IdempotencyKey, request: SeatRequest, seat_id: int
+    ) -> Remembered | None:
+        async def work(connection: Connection) -> Remembered | None:
+            try:
+                await connection.execute(*sql.insert_key_of_missing_seat(key, request, seat_id))
+            except LockTimeout:
+                raise RequestInProgress from None
+            except DuplicateKey:
+                if (remembered := await _find_key(connection, key)) is None:  # deleted since
+                    raise RequestInProgress from None
+                return remembered
+            return None
+
+        return await self._database.run(work, autocommit=True)
+
+    async def _in_progress(self, key: IdempotencyKey) -> bool:
+        """Whether another transaction has locked the key."""
+        async with self._database.connection() as connection:
+            try:
+                await connection.execute(*sql.lock_key(key))
+            except LockTimeout:
+                return True
+        return False
 
 
-async def _remembered(connection: Connection, key: IdempotencyKey) -> Remembered | None:
-    rows = await connection.fetch_all(REMEMBERED, key.user_id, key.value)
-    if not rows:
-        return None
-    return Remembered(rows[0].key_seat_id, None if rows[0].seat_missing else to_reservation(rows))
+async def _find_key(connection: Connection, key: IdempotencyKey) -> Remembered | None:
+    rows = await connection.fetch_all(*sql.find_keys([key]))
+    return _remembered(rows) if rows else None
 
 
-async def _claim(connection: Connection, key: IdempotencyKey, seat_id: int) -> Remembered | None:
-    """Claims a key, with "seat not found" as its result until there is another one. Returns the
-    stored result if the key has one. Raises RequestInProgress."""
+async def _hold(
+    connection: Connection, holds: Sequence[Hold], terms: HoldTerms, read_first: bool
+) -> Sequence[HoldResult] | _Failure:
+    """Decides a group in one transaction, or in less if all of it is refused. Leaves no
+    transaction open unless it raises."""
+    before: list[Statement] = []  # what ends an earlier attempt travels with the next
     try:
-        await connection.execute(CLAIM_KEY, key.user_id, key.value, seat_id)
+        if not read_first:
+            try:
+                return await _hold_unread(connection, holds, terms)
+            except (MissingValue, DuplicateKey):
+                before = [("ROLLBACK",)]
+        results: list[HoldResult | None] = list(await _refuse(connection, holds, before))
+        rest = [index for index, result in enumerate(results) if result is None]
+        if rest:
+            decided = await _hold_rest(connection, [holds[index] for index in rest], terms)
+            if isinstance(decided, _Failure):
+                return decided
+            for index, result in zip(rest, decided, strict=True):
+                results[index] = result
+        return [result for result in results if result is not None]
     except LockTimeout:
-        raise RequestInProgress from None
-    except DuplicateKey:
-        remembered = await _remembered(connection, key)
-    else:
-        return None
-    if remembered is None:  # deleted since the INSERT, for its age
-        raise RequestInProgress
-    return remembered
+        # Of the statement alone; the transaction goes on.
+        await connection.execute("ROLLBACK")
+        return _Failure.LOCK_TIMEOUT
 
 
-async def _lapsed_or_none(connection: Connection, seat_id: int) -> int | None:
-    """Returns the id of the seat's live reservation if that has lapsed, None if the seat has no
-    live reservation. Raises SeatHeld, SeatSold."""
-    row = await connection.fetch_one(LIVE_OF_SEAT, seat_id)
-    if row is None:
-        return None
-    if row.status == Status.CONFIRMED:
-        raise SeatSold(seat_id)
-    if not row.lapsed:
-        raise SeatHeld(seat_id)
-    return int(row.id)
+async def _hold_unread(
+    connection: Connection, holds: Sequence[Hold], terms: HoldTerms
+) -> list[HoldResult]:
+    """Holds all seats in one trip. Raises MissingValue or DuplicateKey, inside a transaction, if
+    an item needs a decision."""
+    granted = [Granted(index, hold, terms.hold_seconds) for index, hold in enumerate(holds)]
+    write = _write(granted, if_decided=True)
+    done = await connection.execute_together(
+        ("BEGIN",),
+        sql.lock_or_insert_buyers(holds),
+        sql.check_all(holds, terms),
+        *write,
+        ("COMMIT",),
+    )
+    return list(_made(granted, done[3]).values())
 
 
-async def _take(
-    connection: Connection,
-    user_id: int,
-    seat: Seat,
-    terms: HoldTerms,
-    admission: Admission | None,
-    lapsed: int | None,
-) -> Reservation:
-    """Holds a seat whose only live reservation, if any, is `lapsed`. Raises SeatHeld, SeatSold,
-    SeatCoolsDown, PaymentInProgress, AdmissionEnded."""
-    length = microseconds(terms.hold_seconds)
-    last_id = 0 if terms.cool_down_seconds else None
+async def _refuse(
+    connection: Connection, holds: Sequence[Hold], before: Sequence[Statement]
+) -> Sequence[Remembered | ServiceError | None]:
+    """Returns the results of the items whose keys are used or whose seats are taken, None for the
+    others. Locks nothing: most of a crowd ends here."""
+    keys = _keys(holds)
+    *_, claims = done = await connection.execute_together(
+        *before, *([sql.find_keys(keys)] if keys else []), (sql.CLAIMS, _seat_ids(holds))
+    )
+    known = _known_keys(done[-2].rows) if keys else {}
+    return refusals(holds, Facts(claims=_claims(claims.rows), keys=known))
+
+
+async def _hold_rest(
+    connection: Connection, holds: Sequence[Hold], terms: HoldTerms
+) -> Sequence[HoldResult] | _Failure:
+    """Reads all that decides the items, decides, and writes."""
+    before: list[Statement] = []
     for _ in range(ATTEMPTS):
-        if lapsed is not None:
-            await connection.execute(EXPIRE, [lapsed])
+        buyers, facts = await _read(connection, holds, terms, before)
+        decisions = decide(holds, facts, terms)
+        granted = decisions.granted
+        if not granted:
+            await connection.execute("ROLLBACK")
+            return _results(holds, decisions, {})
         try:
-            row = await connection.fetch_one(*_insert(user_id, seat, length, admission, last_id))
-        except MissingValue:
-            if admission is not None:
-                await _check_unpaid(connection, admission)
-            if last_id is not None:
-                last_id, length = await _after_last_hold(connection, user_id, seat, terms)
+            made = await _write_decided(connection, buyers, decisions)
+        except (MissingValue, DuplicateKey):  # another request was faster
+            before = [("ROLLBACK",)]
             continue
-        except DuplicateKey:
-            # Another request was faster.
-            lapsed = await _lapsed_or_none(connection, seat.id)
-            continue
-        assert row is not None
-        try:
-            await connection.execute_together(
-                (ADD_SEAT, row.id, seat.id, seat.seat_num, seat.price),
-                (CLAIM_SEAT, seat.id, row.id, seat.schedule_id),
-            )
-        except MissingValue:
-            raise SeatHeld(seat.id) from None
-        return Reservation(
+        return _results(holds, decisions, made)
+    await connection.execute("ROLLBACK")
+    return _Failure.LOST_RACES
+
+
+async def _read(
+    connection: Connection, holds: Sequence[Hold], terms: HoldTerms, before: Sequence[Statement]
+) -> tuple[set[int], Facts]:
+    """Begins a transaction in which the buyers are locked. Returns those that are stored, and the
+    facts.
+
+    The claims are read before the users' holds: when a seat is free, the hold that had it has
+    ended, and is seen to have.
+    """
+    users, seats, keys = sorted({hold.user_id for hold in holds}), _seat_ids(holds), _keys(holds)
+    places = list({hold.admission: None for hold in holds if hold.admission is not None})
+    cool_down = microseconds(terms.cool_down_seconds)
+    statements: list[Statement] = [*before, ("BEGIN",), (sql.LOCK_BUYERS, users)]
+    first = len(statements)
+    statements += [(sql.CLAIMS, seats), (sql.SEATS_OF_USERS, users)]
+    if cool_down:
+        statements.append((sql.LAST_HOLDS, cool_down, seats, users, cool_down))
+    if keys:
+        statements.append(sql.find_keys(keys))
+    if places:
+        statements.append(sql.find_paid(places))
+    done = await connection.execute_together(*statements)
+    read = iter(done[first:])
+    claims, seats_of_users = next(read).rows, next(read).rows
+    facts = Facts(
+        claims=_claims(claims),
+        unpaid=_unpaid(seats_of_users),
+        of_schedule={(row.user_id, row.schedule_id): int(row.seats) for row in seats_of_users},
+        last_holds=_last_holds(next(read).rows) if cool_down else {},
+        keys=_known_keys(next(read).rows) if keys else {},
+        paid=_paid(next(read).rows) if places else {},
+    )
+    return {row.user_id for row in done[first - 1].rows}, facts
+
+
+async def _write_decided(
+    connection: Connection, buyers: set[int], decisions: Decisions
+) -> dict[int, Reservation]:
+    granted = decisions.granted
+    new = {item.hold.user_id for item in granted} - buyers
+    before: list[Statement] = []
+    if new:
+        before.append(sql.insert_buyers(new))
+    if decisions.lapsed:
+        before.append((f"{sql.PATIENCE}{EXPIRE}", list(decisions.lapsed)))
+    done = await connection.execute_together(*before, *_write(granted), ("COMMIT",))
+    return _made(granted, done[len(before)])
+
+
+def _write(granted: Sequence[Granted], *, if_decided: bool = False) -> list[Statement]:
+    """The headers first: the ids of the others come from them."""
+    return [
+        sql.insert_reservations(granted, if_decided=if_decided),
+        sql.insert_seats(granted),
+        *sql.insert_keys(granted),
+        sql.claim_seats(granted),
+    ]
+
+
+def _made(granted: Sequence[Granted], headers: Result) -> dict[int, Reservation]:
+    """By the index of the item."""
+    return {
+        item.index: Reservation(
             id=row.id,
-            user_id=user_id,
-            seats=(seat,),
+            user_id=item.hold.user_id,
+            seats=item.hold.seats,
             stored_status=Status.HELD,
             held_until=row.held_until.replace(tzinfo=UTC),
             lapses_at=row.held_until.replace(tzinfo=UTC),
             payment_id=0,
             read_at=row.created_at.replace(tzinfo=UTC),
         )
-    raise SeatHeld(seat.id)
+        for item, row in zip(granted, headers.rows, strict=True)
+    }
 
 
-def _insert(
-    user_id: int, seat: Seat, length: int, admission: Admission | None, last_id: int | None
-) -> Statement:
-    """Returns the INSERT of a hold of `length` microseconds; with `last_id`, unless the user has
-    held the seat after that reservation (0: at all)."""
-    values = [user_id, seat.id, seat.schedule_id, seat.seat_num, seat.price, length, length]
-    values += (admission.room, admission.place_number) if admission else (None, None)
-    refusals = []
-    if admission is not None:
-        refusals.append(IS_PAID)
-        values += (admission.place_number, admission.room)
-    if last_id == 0:
-        refusals.append(HAS_HELD)
-        values += (user_id, seat.id)
-    elif last_id is not None:
-        refusals.append(HAS_HELD_SINCE)
-        values += (user_id, seat.id, last_id)
-    status = f"IF({' OR '.join(refusals)}, NULL, 'HELD')" if refusals else "'HELD'"
-    return (INSERT.format(status), *values)
+def _results(
+    holds: Sequence[Hold], decisions: Decisions, made: dict[int, Reservation]
+) -> list[HoldResult]:
+    results: list[HoldResult] = []
+    for index, decision in enumerate(decisions.of_items):
+        match decision:
+            case Granted():
+                results.append(made[index])
+            case RepeatOf(first):
+                results.append(Remembered(holds[first].request, made[first]))
+            case _:
+                results.append(decision)
+    return results
 
 
-async def _after_last_hold(
-    connection: Connection, user_id: int, seat: Seat, terms: HoldTerms
-) -> tuple[int, int]:
-    """Returns the id of the user's last reservation of a seat, and how many microseconds the next
-    hold may last. Raises SeatCoolsDown if that is none."""
-    full = microseconds(terms.hold_seconds)
-    cool_down = microseconds(terms.cool_down_seconds)
-    last = await connection.fetch_one(LAST_HOLD, cool_down, user_id, seat.id)
-    if last is None:  # removed since
-        return 0, full
-    if not last.ended or last.cooling <= 0:  # of one that has not ended, the seat is not free
-        return last.id, full
-    if last.unused <= 0:
-        raise SeatCoolsDown(seat.id, math.ceil(last.cooling / 1_000_000))
-    return last.id, min(full, last.unused)
+def _overlap(holds: Sequence[Hold]) -> bool:
+    """Whether two items have a seat, a user or with it a key in common."""
+    users = {hold.user_id for hold in holds}
+    seats = {seat.id for hold in holds for seat in hold.seats}
+    return len(users) < len(holds) or len(seats) < sum(len(hold.seats) for hold in holds)
 
 
-async def _check_unpaid(connection: Connection, admission: Admission) -> None:
-    """Expires a payment of the place whose lease has run out. Raises PaymentInProgress or
-    AdmissionEnded if there is another one."""
-    paid = await connection.fetch_one(PAID_OF_PLACE, admission.place_number, admission.room)
-    if paid is None:
-        return
-    if paid.status == Status.CONFIRMED:
-        raise AdmissionEnded
-    if not paid.lapsed:
-        raise PaymentInProgress(paid.payment_id)
-    await connection.execute(EXPIRE, [paid.id])
+def _seat_ids(holds: Sequence[Hold]) -> list[int]:
+    return sorted({seat.id for hold in holds for seat in hold.seats})
+
+
+def _keys(holds: Sequence[Hold]) -> list[IdempotencyKey]:
+    return list({hold.key: None for hold in holds if hold.key is not None})
+
+
+def _claims(rows: Sequence[Row]) -> dict[int, LiveReservation]:
+    return {
+        row.seat_id: LiveReservation(row.id, Status(row.status), bool(row.lapsed)) for row in rows
+    }
+
+
+def _unpaid(rows: Sequence[Row]) -> dict[int, int]:
+    """Sums up the schedules of each user."""
+    unpaid: dict[int, int] = {}
+    for row in rows:
+        unpaid[row.user_id] = unpaid.get(row.user_id, 0) + int(row.unpaid)
+    return unpaid
+
+
+def _last_holds(rows: Sequence[Row]) -> dict[tuple[int, int], LastHold]:
+    return {
+        (row.user_id, row.seat_id): LastHold(
+            bool(row.ended), row.unused / 1_000_000, row.cooling / 1_000_000
+        )
+        for row in rows  # the last of each is the latest
+    }
+
+
+def _paid(rows: Sequence[Row]) -> dict[Admission, LiveReservation]:
+    return {
+        Admission(row.room, row.place_number): LiveReservation(
+            row.id, Status(row.status), bool(row.lapsed), row.payment_id
+        )
+        for row in rows
+    }
+
+
+def _known_keys(rows: Sequence[Row]) -> dict[IdempotencyKey, Remembered | None]:
+    """What is stored for each key: None if its reservation was removed."""
+    by_key: dict[IdempotencyKey, list[Row]] = {}
+    for row in rows:
+        by_key.setdefault(IdempotencyKey(row.key_user_id, row.idem_key), []).append(row)
+    return {key: _remembered(stored) for key, stored in by_key.items()}
+
+
+def _remembered(rows: Sequence[Row]) -> Remembered | None:
+    """Maps the rows of one key."""
+    key = rows[0]
+    request = SeatRequest(digest=key.request) if key.request else SeatRequest(key.key_seat_id)
+    if key.seat_missing:
+        return Remembered(request, None, key.key_seat_id)
+    return Remembered(request, to_reservation(rows)) if key.id is not None else None

@@ -5,126 +5,90 @@ Correctness never depends on them.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+import secrets
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from servicekit import logs, redis_client
-from servicekit.batching import Batcher
-from servicekit.errors import TimedOut, Unavailable
+from servicekit.errors import Unavailable
 from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
-SKIPPED = Counter("seat_locks_skipped", "Reservations made without a seat lock.")
+SKIPPED = Counter("seat_locks_skipped", "Groups of reservations made without their seat locks.")
 
 # How long to continue without Redis after a failure, so that not every reservation waits for the
 # timeout of a dead Redis.
 PAUSE_SECONDS = 1.0
 
-# Deletes the lock only if we still hold it: it may have expired and belong to another holder.
+# Deletes the locks that we still hold: one may have expired and belong to another holder.
 UNLOCK = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-    return redis.call('DEL', KEYS[1])
+for _, key in ipairs(KEYS) do
+    if redis.call('GET', key) == ARGV[1] then
+        redis.call('DEL', key)
+    end
 end
-return 0
 """
-
-# How long a command may wait for its round trip to start. A round trip takes at most 100 ms.
-QUEUE_SECONDS = 0.5
-BATCH = 500
-
-# Adds a command to a pipeline.
-_Command = Callable[[Pipeline], Any]
 
 
 class RedisSeatLocks:
     """Implements `ports.SeatLocks` with locks that expire after `lock_seconds`.
 
     `client` must have a timeout of at most 100 ms. While Redis is unavailable, blocks run without
-    a lock.
+    locks.
     """
 
     def __init__(self, client: Redis, *, lock_seconds: float) -> None:
         self._client = client
-        self._commands = Batcher[_Command, bytes | Exception | None](
-            self._execute, budget=QUEUE_SECONDS, max_batch=BATCH
-        )
-        self._unlocking: set[asyncio.Task[None]] = set()
         self._milliseconds = max(1, round(lock_seconds * 1000))
         self._paused_until = 0.0
         self._outage = Outage(log, "seat_locks_unavailable", "seat_locks_available")
 
     @contextlib.asynccontextmanager
-    async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
-        """See `ports.SeatLocks`."""
-        key = f"seat-lock:{seat_id}"
-        if self._paused:
-            SKIPPED.inc()
-            yield None
-            return
-        try:
-            # Returns the current holder if there is one (NX together with GET needs Redis 7).
-            other = await self._send(
-                lambda pipe: pipe.set(key, holder, nx=True, px=self._milliseconds, get=True)
-            )
-        except (Unavailable, TimedOut):
-            SKIPPED.inc()
-            yield None
-            return
-        except asyncio.CancelledError:
-            # The command may be sent nevertheless: release the lock after it.
-            unlocking = asyncio.create_task(self._unlock(key, holder))
-            self._unlocking.add(unlocking)
-            unlocking.add_done_callback(self._unlocking.discard)
-            raise
-        if other is not None:
-            yield other.decode()
-            return
-        try:
-            yield None
-        finally:
-            await self._unlock(key, holder)
-
-    async def _unlock(self, key: str, holder: str) -> None:
-        # A lock that cannot be released expires soon.
-        with contextlib.suppress(Unavailable, TimedOut):
-            await self._send(lambda pipe: pipe.eval(UNLOCK, 1, key, holder))
-
-    async def _send(self, command: _Command) -> bytes | None:
-        """Returns the reply to one command. Raises Unavailable or TimedOut, also if Redis refuses
-        this command, which says nothing about the others of its batch."""
-        reply = await self._commands.submit(command)
-        if isinstance(reply, Exception):
-            raise Unavailable("Redis refuses the commands of seat locks.") from reply
-        return reply
-
-    async def _execute(self, commands: Sequence[_Command]) -> Sequence[bytes | Exception | None]:
-        """Runs concurrent commands in one round trip: one each cost a third of a reservation's CPU
-        in this process."""
-        if self._paused:  # The previous batch failed: one timeout is enough for all callers.
-            raise Unavailable("Redis is unavailable.")
+    async def seats(self, seat_ids: Sequence[int]) -> AsyncIterator[Collection[int]]:
+        """See `ports.SeatLocks`. Takes one trip to Redis before the block and one after it."""
+        holder = secrets.token_hex(8)
         pipe = self._client.pipeline(transaction=False)
-        for command in commands:
-            command(pipe)
+        for seat_id in seat_ids:
+            pipe.set(_key(seat_id), holder, nx=True, px=self._milliseconds)
+        replies = await self._execute(pipe)
+        if replies is None:
+            SKIPPED.inc()
+            yield ()
+            return
+        # True: locked; None: somebody else has locked it.
+        locked = [_key(id) for id, reply in zip(seat_ids, replies, strict=True) if reply is True]
+        try:
+            yield {id for id, reply in zip(seat_ids, replies, strict=True) if reply is None}
+        finally:
+            if locked:
+                pipe = self._client.pipeline(transaction=False)
+                pipe.eval(UNLOCK, len(locked), *locked, holder)
+                await self._execute(pipe)  # locks that cannot be released expire soon
+
+    async def _execute(self, pipe: Pipeline) -> Sequence[object] | None:
+        """Returns the reply to each command, an exception for one that Redis refused. Returns None
+        if Redis is unavailable, and at once for a while after that."""
+        if asyncio.get_running_loop().time() < self._paused_until:
+            return None
         try:
             async with redis_client.translated_errors(self._client, "Redis is unavailable."):
-                replies = await pipe.execute(raise_on_error=False)
+                replies: Sequence[object] = await pipe.execute(raise_on_error=False)
         except Unavailable as error:
             self._paused_until = asyncio.get_running_loop().time() + PAUSE_SECONDS
             self._outage.failed(error)
-            raise
+            return None
         refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if refused:  # by a server that cannot serve, or by a Redis before version 7
+        if refused:  # by a server that cannot serve
             await redis_client.cannot_serve(self._client, refused)
             self._outage.failed(refused)
         else:
             self._outage.succeeded()
         return replies
 
-    @property
-    def _paused(self) -> bool:
-        return asyncio.get_running_loop().time() < self._paused_until
+
+def _key(seat_id: int) -> str:
+    return f"seat-lock:{seat_id}"

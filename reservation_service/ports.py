@@ -1,6 +1,6 @@
 """What reservation_service needs from its store, the seat directory and the seat locks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -8,6 +8,7 @@ from reservation_service.best_seats import Hall
 from reservation_service.domain import (
     Admission,
     BegunPayment,
+    Hold,
     HoldTerms,
     IdempotencyKey,
     PaymentOf,
@@ -16,8 +17,17 @@ from reservation_service.domain import (
     Remembered,
     Reservation,
     Seat,
+    SeatRequest,
     TakenSeats,
 )
+from servicekit.errors import ServiceError
+
+HoldResult = Reservation | Remembered | ServiceError
+
+
+class GroupFailed(Exception):
+    """A group was rolled back because of one of its items, or of a lock. Another item than that one
+    may succeed alone."""
 
 
 class HoldStore(Protocol):
@@ -28,27 +38,33 @@ class HoldStore(Protocol):
     reservation (HELD, PAYING or CONFIRMED), an admission at most one that is PAYING or CONFIRMED.
     """
 
-    async def hold(
-        self,
-        user_id: int,
-        seat: Seat,
-        terms: HoldTerms,
-        key: IdempotencyKey | None,
-        admission: Admission | None,
-    ) -> Reservation | Remembered:
-        """Holds a seat that is free or whose hold has expired, and stores the result under `key`.
-        Returns the stored result instead if the key has one.
+    async def hold_group(
+        self, holds: Sequence[Hold], terms: HoldTerms, *, contended: bool = False
+    ) -> Sequence[HoldResult]:
+        """Holds all seats of each item, or none, and stores the result under its key. Returns the
+        results that the items would have one after another, in order.
 
-        Within the cool-down after the end of the user's last hold of this seat, the hold lasts for
-        what was left of that one. Raises SeatCoolsDown if nothing was left; SeatHeld, SeatSold,
-        RequestInProgress; PaymentInProgress and AdmissionEnded if a
-        reservation of the admission is PAYING or CONFIRMED.
+        A seat is available if it is free or its hold has expired. Within the cool-down after the
+        end of the user's last hold of a seat, the hold lasts for what was left of that one; of
+        several seats, for the least of them. Results: the reservation; the stored result if the key
+        has one; SeatHeld, SeatSold; PaymentInProgress and AdmissionEnded if a reservation of the
+        admission is PAYING or CONFIRMED; SeatCoolsDown; TooManySeats if the user would exceed a
+        limit; RequestInProgress.
+
+        `contended` says that some of the seats are probably taken. Raises GroupFailed; and
+        Unavailable or TimeoutError, after which it is unknown whether anything was written.
         """
+
+    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
+        """Holds the seats of an item whose group has failed. Raises what is wrong with it, and
+        Unavailable if another transaction has locked what it needs for a second."""
 
     async def remembered(self, key: IdempotencyKey) -> Remembered | None:
         """Returns the stored result of a key."""
 
-    async def remember_missing_seat(self, key: IdempotencyKey, seat_id: int) -> Remembered | None:
+    async def remember_missing_seat(
+        self, key: IdempotencyKey, request: SeatRequest, seat_id: int
+    ) -> Remembered | None:
         """Stores "seat not found" as the result of a key. Returns the stored result instead if the
         key has one. Raises RequestInProgress."""
 
@@ -151,8 +167,8 @@ class SeatLocks(Protocol):
     """Locks that keep contention on a seat away from the store. Correctness does not depend on
     them."""
 
-    def seat(self, seat_id: int, holder: str) -> AbstractAsyncContextManager[str | None]:
-        """Locks a seat for the block. Yields None, or the current holder if there is another."""
+    def seats(self, seat_ids: Sequence[int]) -> AbstractAsyncContextManager[Collection[int]]:
+        """Locks seats for the block. Yields those that somebody else has locked."""
 
 
 class Phase(Protocol):

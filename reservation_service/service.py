@@ -1,8 +1,6 @@
 """The use cases of reservations: what users, payment_service and the sweep do with them."""
 
 import asyncio
-import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -10,6 +8,7 @@ from typing import TypeVar
 from reservation_service.domain import (
     Admission,
     BegunPayment,
+    Hold,
     HoldTerms,
     IdempotencyKey,
     NotYours,
@@ -17,12 +16,10 @@ from reservation_service.domain import (
     PaymentOf,
     PaymentOutcome,
     PaymentStart,
-    Remembered,
-    RequestInProgress,
     Reservation,
     ReservationNotFound,
-    SeatHeld,
     SeatNotFound,
+    SeatRequest,
     Status,
     TakenSeats,
     UnknownPayment,
@@ -31,10 +28,13 @@ from reservation_service.domain import (
     check_admission,
     check_hold_request,
     check_schedules,
+    check_seat_count,
 )
+from reservation_service.hold_groups import HoldGroups
 from reservation_service.ports import (
     HoldStore,
     PaymentStore,
+    Phase,
     ReservationStore,
     SeatDirectory,
     SeatLocks,
@@ -68,7 +68,9 @@ class ReservationService:
     `hold_seconds` is the length of a hold, and `cool_down_seconds` how long after the end of a
     hold the same user gets only what was left of it; `payment_lease_seconds` is how long a seat
     stays held, at least, after a payment has begun; `retention_days` is how long a reservation is
-    kept that was cancelled or has expired, 0 for ever.
+    kept that was cancelled or has expired, 0 for ever. `max_seats` is the most seats of a
+    reservation, and that a user holds without having paid; `max_seats_per_schedule` the most that a
+    user holds or has bought of a schedule; 0 turns a limit off.
     """
 
     def __init__(
@@ -78,62 +80,70 @@ class ReservationService:
         payments: PaymentStore,
         directory: SeatDirectory,
         locks: SeatLocks,
+        phase: Phase,
         *,
         hold_seconds: float,
         cool_down_seconds: float,
         payment_lease_seconds: float,
         retention_days: int = 0,
+        max_seats: int = 0,
+        max_seats_per_schedule: int = 0,
     ) -> None:
         self._reservations = reservations
         self._holds = holds
         self._payments = payments
         self._directory = directory
-        self._locks = locks
-        self._terms = HoldTerms(hold_seconds, cool_down_seconds)
+        self._phase = phase
+        self._terms = HoldTerms(hold_seconds, cool_down_seconds, max_seats, max_seats_per_schedule)
+        self._groups = HoldGroups(holds, locks, self._terms)
         self._payment_lease_seconds = payment_lease_seconds
         self._retention_days = retention_days
         self._begins = Batcher(
             self._begin_group, budget=GROUP_SECONDS, max_batch=GROUP_SIZE, max_in_flight=1
         )
 
-    async def hold_seat(
+    async def hold_seats(
         self,
         user_id: int,
-        seat_id: int,
+        seat_ids: Sequence[int],
         idempotency_key: str,
         admission: Admission | None = None,
     ) -> Reservation:
-        """Holds a seat for a user. With an idempotency key, a repeat returns the first result.
+        """Holds all of these seats for a user, or none. With an idempotency key, a repeat returns
+        the first result, whatever the order of the ids.
 
-        Raises InvalidRequest, SeatNotFound, SeatHeld, SeatCoolsDown, SeatSold; with an admission
-        also PaymentInProgress and AdmissionEnded, if one of its reservations is being paid or
-        paid; with a key also IdempotencyKeyReused and RequestInProgress.
+        Raises InvalidRequest (also for seats of several schedules), SeatNotFound, TooManySeats, and
+        what HoldGroups.hold raises.
         """
-        check_hold_request(user_id, seat_id, idempotency_key, admission)
+        check_hold_request(user_id, seat_ids, idempotency_key, admission)
+        await self._check_count(len(seat_ids))
+        request = SeatRequest.of_seats(seat_ids)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
-        try:
-            seat = await self._directory.seat(seat_id)
-        except SeatNotFound:
-            remembered = await self._holds.remember_missing_seat(key, seat_id) if key else None
-            if remembered is None:
-                raise
-            return remembered.result(seat_id)
-        holder = _new_holder(key)
-        async with self._locks.seat(seat_id, holder) as other:
-            if other is not None:
-                return await self._result_without_lock(seat_id, key, holder, other)
-            held = await self._holds.hold(user_id, seat, self._terms, key, admission)
-        return held.result(seat_id) if isinstance(held, Remembered) else held
+        seats = []
+        for seat_id in sorted(seat_ids):
+            try:
+                seats.append(await self._directory.seat(seat_id))
+            except SeatNotFound:
+                if key is None:
+                    raise
+                remembered = await self._holds.remember_missing_seat(key, request, seat_id)
+                if remembered is None:
+                    raise
+                return remembered.result(request)
+        if len({seat.schedule_id for seat in seats}) > 1:
+            raise InvalidRequest("All seats must be of one schedule.")
+        return await self._groups.hold(Hold(user_id, tuple(seats), request, key, admission))
 
-    async def _result_without_lock(
-        self, seat_id: int, key: IdempotencyKey | None, holder: str, other: str
+    async def hold_seat(
+        self, user_id: int, seat_id: int, idempotency_key: str, admission: Admission | None = None
     ) -> Reservation:
-        if key is not None:
-            if (remembered := await self._holds.remembered(key)) is not None:
-                return remembered.result(seat_id)
-            if _same_request(holder, other):
-                raise RequestInProgress
-        raise SeatHeld(seat_id)
+        """Holds one seat: see `hold_seats`."""
+        return await self.hold_seats(user_id, (seat_id,), idempotency_key, admission)
+
+    async def _check_count(self, seats: int) -> None:
+        check_seat_count(seats, self._terms.max_unpaid_seats)
+        if seats > 1 and not await self._phase.several_seats():
+            check_seat_count(seats, 1)
 
     async def get_reservation(self, reservation_id: int, user_id: int) -> Reservation:
         """Returns a user's reservation. Raises ReservationNotFound, NotYours."""
@@ -322,14 +332,3 @@ async def _in_batches(remove: Callable[[int], Awaitable[int]]) -> int:
             break
         await asyncio.sleep(REMOVAL_PAUSE_SECONDS)
     return removed
-
-
-def _new_holder(key: IdempotencyKey | None) -> str:
-    """Returns a unique lock holder. Its part behind the colon is the same for all requests with
-    one idempotency key."""
-    request = hashlib.sha256(f"{key.user_id}:{key.value}".encode()).hexdigest() if key else ""
-    return f"{secrets.token_hex(8)}:{request}"
-
-
-def _same_request(one: str, other: str) -> bool:
-    return one.partition(":")[2] == other.partition(":")[2]

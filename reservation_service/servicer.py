@@ -55,8 +55,8 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, item: reservation_pb2.HoldSeatsRequest.Item
     ) -> reservation_pb2.HoldSeatsResponse.Result:
         try:
-            reservation = await self._service.hold_seat(
-                item.user_id, item.seats.seat_ids[0], item.idempotency_key, _admission(item)
+            reservation = await self._service.hold_seats(
+                item.user_id, item.seats.seat_ids, item.idempotency_key, _admission(item)
             )
         except ServiceError as error:
             return reservation_pb2.HoldSeatsResponse.Result(

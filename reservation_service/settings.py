@@ -23,7 +23,7 @@ class Settings(ServiceSettings):
     """Maximum number of connections of this process to MariaDB. Two cores need far fewer."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """The Redis (7 or later) of the seat locks. While it is unavailable, reservations are slower
+    """The Redis of the seat locks. While it is unavailable, reservations are slower
     but correct."""
 
     redis_timeout_seconds: float = Field(default=0.1, gt=0, le=0.1)
@@ -51,6 +51,13 @@ class Settings(ServiceSettings):
 
     hold_seconds: float = Field(default=300.0, gt=0, le=86_400)
     """How long a hold lasts, in seconds."""
+
+    max_seats: int = Field(default=8, ge=0, le=50)
+    """The most seats of a reservation, and the most that a user may hold without having paid, over
+    all reservations. 0 turns the limit off; a reservation then has at most 50 seats."""
+
+    max_seats_per_schedule: int = Field(default=8, ge=0, le=1000)
+    """The most seats of one schedule that a user may hold or have bought; 0 turns the limit off."""
 
     cool_down_seconds: float | None = Field(default=None, ge=0, le=86_400)
     """How long a user who has held a seat gets only what was left of that hold, in seconds from its

@@ -116,7 +116,7 @@ def upgrade() -> None:
             ALGORITHM = INSTANT
         """,
         """
-        ALTER TABLE reservation ADD KEY IF NOT EXISTS of_user (user_id, status),
+        ALTER TABLE reservation ADD KEY IF NOT EXISTS of_user (user_id, status, lapses_at),
             ALGORITHM = NOCOPY, LOCK = NONE
         """,
         *TRIGGERS,

@@ -15,6 +15,7 @@ from reservation_service.service import ReservationService
 from servicekit.mysql import Database
 from tests.fakes.reservation import (
     SEATS_PER_SCHEDULE,
+    FakePhase,
     FakeReservationStore,
     FakeSeatDirectory,
     FakeSeatLocks,
@@ -156,6 +157,7 @@ def make_service(store: Store, **changes: object) -> ReservationService:
     arguments: dict[str, object] = {
         "directory": FakeSeatDirectory(),
         "locks": FakeSeatLocks(),
+        "phase": FakePhase(),
         "hold_seconds": HOLD_SECONDS,
         # Most tests have few users, who hold a seat again and again.
         "cool_down_seconds": 0.0,

@@ -7,22 +7,18 @@ from decimal import Decimal
 
 import grpc
 import pytest
-import redis.exceptions
 from google.protobuf.message import DecodeError
-from structlog.testing import CapturingLogger
 
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
-from reservation_service import locks as locks_module
 from reservation_service.consumers import STRAY, PaymentEvents, StrayPaymentEvent
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.domain import Seat, SeatNotFound, Status
-from reservation_service.locks import RedisSeatLocks
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.sweep import run_sweep
-from servicekit import client, redis_client
+from servicekit import client
 from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import ServiceError, Unavailable
 from servicekit.kafka import Record
@@ -378,69 +374,6 @@ async def test_lookups_of_one_call_share_its_failure(
     )
     assert isinstance(first, Seat)
     assert all(isinstance(answer, RemoteError) for answer in others)
-
-
-# Redis unavailable.
-
-
-async def test_a_dead_redis_costs_one_timeout_for_all_and_is_logged_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    log = CapturingLogger()
-    monkeypatch.setattr(locks_module, "log", log)
-    monkeypatch.setattr(locks_module, "PAUSE_SECONDS", 0.01)
-    async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
-        locks = RedisSeatLocks(dead, lock_seconds=3)
-        started = asyncio.get_running_loop().time()
-        for seat_id in range(1000):
-            async with locks.seat(seat_id, "me:") as other:
-                assert other is None
-        assert asyncio.get_running_loop().time() - started < 5
-        await dead.connection_pool.disconnect()
-    assert [call.args for call in log.calls] == [("seat_locks_unavailable",)]
-
-
-async def test_a_redis_that_refuses_the_commands_is_skipped(redis_url: str) -> None:
-    """Such as one before version 7, which has no SET with NX and GET."""
-    async with redis_client.connect(redis_url, timeout=0.1) as client:
-        locks = RedisSeatLocks(client, lock_seconds=3)
-        await client.lpush("seat-lock:1", "no lock")
-
-        async def hold(seat_id: int) -> None:
-            async with locks.seat(seat_id, "me:") as other:
-                assert other is None
-
-        # Two of them travel together; the lock of the other seat is made, and so it is released.
-        await asyncio.gather(*(hold(seat_id) for seat_id in (3, 1, 2)))
-        assert not await client.exists("seat-lock:2")
-        await client.delete("seat-lock:1")
-
-
-async def test_a_redis_that_hangs_costs_one_timeout_for_all() -> None:
-    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(5)
-        writer.close()
-
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with redis_client.connect(f"redis://127.0.0.1:{port}", timeout=0.1) as silent:
-        locks = RedisSeatLocks(silent, lock_seconds=3)
-        started = asyncio.get_running_loop().time()
-        for seat_id in range(1000):
-            async with locks.seat(seat_id, "me:") as other:
-                assert other is None
-        assert asyncio.get_running_loop().time() - started < 5
-        await silent.connection_pool.disconnect()
-    server.close()
-
-
-async def test_an_error_of_the_block_is_raised_unchanged() -> None:
-    async with redis_client.connect("redis://127.0.0.1:1", timeout=0.1) as dead:
-        locks = RedisSeatLocks(dead, lock_seconds=3)
-        with pytest.raises(redis.exceptions.RedisError):
-            async with locks.seat(1, "me:"):
-                raise redis.exceptions.RedisError
-        await dead.connection_pool.disconnect()
 
 
 # The sweep.

@@ -268,7 +268,7 @@ async def test_a_user_gets_other_seats_than_those_that_cool_down(
 ) -> None:
     def seat_7_cools_down(user: int) -> None:
         if 7 in store.attempts[user][-1]:
-            raise SeatCoolsDown(7, 60)
+            raise SeatCoolsDown(7, retry_after=60)
 
     store.before_hold = seat_7_cools_down
     assert await search.hold_best(PAIR, store.holder(1)) == [8, 9]

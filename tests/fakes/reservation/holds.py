@@ -1,73 +1,120 @@
 """Holding seats, in memory."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from reservation_service.domain import (
-    Admission,
+    Hold,
     HoldTerms,
     IdempotencyKey,
     Remembered,
     Reservation,
-    Seat,
     SeatCoolsDown,
     SeatHeld,
+    SeatRequest,
     SeatSold,
     Status,
+    TooManySeatsOfSchedule,
+    TooManyUnpaidSeats,
 )
+from reservation_service.ports import HoldResult
+from servicekit.errors import ServiceError
 from tests.fakes.reservation.state import State
 
 
 class FakeHolds(State):
     """Implements ports.HoldStore."""
 
-    async def hold(
-        self,
-        user_id: int,
-        seat: Seat,
-        terms: HoldTerms,
-        key: IdempotencyKey | None,
-        admission: Admission | None,
-    ) -> Reservation | Remembered:
-        if key in self.keys and key is not None:
-            return self.keys[key][0]
-        live = self._live(seat.id)
-        if live is not None and live.status != Status.EXPIRED:
-            raise (SeatSold if live.status == Status.CONFIRMED else SeatHeld)(seat.id)
-        paid = self._check_unpaid(admission, 0)
-        for dead in (live, paid):
+    async def hold_group(
+        self, holds: Sequence[Hold], terms: HoldTerms, *, contended: bool = False
+    ) -> Sequence[HoldResult]:
+        return [await self.hold_alone(hold, terms) for hold in holds]
+
+    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
+        try:
+            return self._hold(hold, terms)
+        except ServiceError as error:
+            return error
+
+    def _hold(self, hold: Hold, terms: HoldTerms) -> Reservation | Remembered:
+        if hold.key is not None and hold.key in self.keys:
+            return self.keys[hold.key][0]
+        live = {seat.id: row for seat in hold.seats if (row := self._live(seat.id)) is not None}
+        taken = {id: row for id, row in live.items() if row.status != Status.EXPIRED}
+        if any(row.status == Status.CONFIRMED for row in taken.values()):
+            raise SeatSold(*taken)
+        if taken:
+            raise SeatHeld(*taken)
+        paid = self._check_unpaid(hold.admission, 0)
+        length = self._length(hold, terms)
+        self._check_limits(hold, terms)
+        for dead in (*live.values(), paid):
             if dead is not None:
                 self._change(dead, stored_status=Status.EXPIRED)
-        until = self._now() + self._length(user_id, seat.id, terms)
+        now = self._now()
         self._last_id += 1
-        id = self._last_id
-        self.rows[id] = Reservation(id, user_id, (seat,), Status.HELD, until, until, 0, self._now())
-        if admission is not None:
-            self.places[id] = admission
-        if key is not None:
-            self.keys[key] = (Remembered(seat.id, self.rows[id]), self._now())
-        return self.rows[id]
+        made = Reservation(
+            self._last_id,
+            hold.user_id,
+            hold.seats,
+            Status.HELD,
+            now + length,
+            now + length,
+            payment_id=0,
+            read_at=now,
+        )
+        self.rows[made.id] = made
+        if hold.admission is not None:
+            self.places[made.id] = hold.admission
+        if hold.key is not None:
+            self.keys[hold.key] = (Remembered(hold.request, made), now)
+        return made
 
     async def remembered(self, key: IdempotencyKey) -> Remembered | None:
         return self.keys[key][0] if key in self.keys else None
 
-    async def remember_missing_seat(self, key: IdempotencyKey, seat_id: int) -> Remembered | None:
+    async def remember_missing_seat(
+        self, key: IdempotencyKey, request: SeatRequest, seat_id: int
+    ) -> Remembered | None:
         if key in self.keys:
             return self.keys[key][0]
-        self.keys[key] = (Remembered(seat_id, None), self._now())
+        self.keys[key] = (Remembered(request, None, seat_id), self._now())
         return None
 
-    def _length(self, user_id: int, seat_id: int, terms: HoldTerms) -> timedelta:
-        """How long this user's next hold of the seat lasts."""
-        full = timedelta(seconds=terms.hold_seconds)
-        mine = [r for r in self.rows.values() if (r.user_id, r.seats[0].id) == (user_id, seat_id)]
-        if not mine or not terms.cool_down_seconds:
-            return full
-        last = mine[-1]
-        ended_at = self.cancelled_at.get(last.id, last.lapses_at)
-        cooling = ended_at + timedelta(seconds=terms.cool_down_seconds) - self._now()
-        if cooling <= timedelta(0):
-            return full
-        if last.held_until <= ended_at:
-            raise SeatCoolsDown(seat_id, math.ceil(cooling.total_seconds()))
-        return min(full, last.held_until - ended_at)
+    def _length(self, hold: Hold, terms: HoldTerms) -> timedelta:
+        """How long this hold lasts."""
+        length = timedelta(seconds=terms.hold_seconds)
+        waits: dict[int, timedelta] = {}
+        for seat in hold.seats:
+            mine = [r for r in self.rows.values() if r.user_id == hold.user_id and seat in r.seats]
+            if not mine or not terms.cool_down_seconds:
+                continue
+            last = mine[-1]
+            ended_at = self.cancelled_at.get(last.id, last.lapses_at)
+            cooling = ended_at + timedelta(seconds=terms.cool_down_seconds) - self._now()
+            if cooling <= timedelta(0):
+                continue
+            if last.held_until <= ended_at:
+                waits[seat.id] = cooling
+            length = min(length, last.held_until - ended_at)
+        if waits:
+            wait = max(waits.values()).total_seconds()
+            raise SeatCoolsDown(*waits, retry_after=math.ceil(wait))
+        return length
+
+    def _check_limits(self, hold: Hold, terms: HoldTerms) -> None:
+        now = self._now()
+        mine = [replace(r, read_at=now) for r in self.rows.values() if r.user_id == hold.user_id]
+        unpaid = [row for row in mine if row.status in (Status.HELD, Status.PAYING)]
+        bought = [row for row in mine if row.status == Status.CONFIRMED]
+        of_schedule = [row for row in unpaid + bought if row.schedule_id == hold.schedule_id]
+        if 0 < terms.max_unpaid_seats < _seats(unpaid) + len(hold.seats):
+            raise TooManyUnpaidSeats(terms.max_unpaid_seats)
+        if 0 < terms.max_seats_per_schedule < _seats(of_schedule) + len(hold.seats):
+            raise TooManySeatsOfSchedule(terms.max_seats_per_schedule)
+
+
+def _seats(rows: Sequence[Reservation]) -> int:
+    return sum(len(row.seats) for row in rows)

@@ -1,7 +1,7 @@
-"""The seat directory and the seat locks of reservation_service, in memory."""
+"""The seat directory, the seat locks and the phase of reservation_service, in memory."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -65,23 +65,32 @@ class FakeSeatLocks:
     """Implements ports.SeatLocks."""
 
     def __init__(self) -> None:
-        self.held: dict[int, str] = {}
+        self.held: set[int] = set()
 
     @contextlib.asynccontextmanager
-    async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
-        if seat_id in self.held:
-            yield self.held[seat_id]
-            return
-        self.held[seat_id] = holder
+    async def seats(self, seat_ids: Sequence[int]) -> AsyncIterator[Collection[int]]:
+        elsewhere = self.held.intersection(seat_ids)
+        mine = set(seat_ids) - elsewhere
+        self.held |= mine
         try:
-            yield None
+            yield elsewhere
         finally:
-            del self.held[seat_id]
+            self.held -= mine
 
 
 class UselessLocks:
     """Locks that exclude nobody, as after a failover of Redis or while it is unavailable."""
 
     @contextlib.asynccontextmanager
-    async def seat(self, seat_id: int, holder: str) -> AsyncIterator[str | None]:
-        yield None
+    async def seats(self, seat_ids: Sequence[int]) -> AsyncIterator[Collection[int]]:
+        yield ()
+
+
+@dataclass
+class FakePhase:
+    """Implements ports.Phase."""
+
+    contracted: bool = True
+
+    async def several_seats(self) -> bool:
+        return self.contracted
