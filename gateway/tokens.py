@@ -16,6 +16,9 @@ from starlette.types import Scope
 from gateway.errors import InvalidToken
 from gateway.recent import Recent
 from protos.frontrow.queue.v1 import queue_pb2
+from servicekit import hmac_keys
+
+hmac_keys.examine_once()
 
 HEADER = "X-Access-Token"
 _HEADER_NAME = HEADER.lower().encode()

@@ -3,6 +3,9 @@
 import jwt
 
 from queue_service.domain import Place
+from servicekit import hmac_keys
+
+hmac_keys.examine_once()
 
 
 class Signer:
