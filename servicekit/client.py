@@ -21,14 +21,23 @@ KEEPALIVE_MS = 30_000
 # 127.0.0.1, to the proxy of `http_proxy`, which machines set for their package managers.
 DIRECT = (("grpc.enable_http_proxy", 0),)
 
+# gRPC's own.
+DEFAULT_MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 
-def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> grpc.aio.Channel:
+
+def connect(
+    address: str,
+    *,
+    idempotent: dict[str, list[str]] | None = None,
+    max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES,
+) -> grpc.aio.Channel:
     """Returns a channel to one service, which connects on first use and always reconnects.
 
     `address` is host:port or any gRPC target (dns:///name:port spreads calls over all replicas);
     a proxy of the environment is never used.
     `idempotent` maps a full service name to the methods that gRPC may retry while the service is
-    unavailable: at most 3 attempts, within the deadline of the call.
+    unavailable: at most 3 attempts, within the deadline of the call. A larger response than
+    `max_response_bytes` fails.
     """
     service_config = {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -51,6 +60,7 @@ def connect(address: str, *, idempotent: dict[str, list[str]] | None = None) -> 
         options=[
             *DIRECT,
             ("grpc.service_config", json.dumps(service_config)),
+            ("grpc.max_receive_message_length", max_response_bytes),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", 5_000),
             # Reconnects to a restarted service within a second, not after two minutes.

@@ -1,0 +1,97 @@
+"""The ids of the seats of one schedule."""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from seat_maps.layout import SeatLayout
+
+
+class SeatMap:
+    """The seats of one schedule in seat order: a layout, and runs of ids that follow one another.
+
+    An index is the position of a seat in this order, from 0. Maps with the same seats are equal,
+    and hashable. Takes 0.4 kB with one run, and 12 bytes for each further one.
+    """
+
+    __slots__ = ("_by_id", "_first_ids", "_first_indexes", "layout", "schedule_id")
+
+    def __init__(
+        self, schedule_id: int, layout: SeatLayout, runs: Iterable[tuple[int, int]]
+    ) -> None:
+        """`runs` has the first id and the number of seats of each run. Raises ValueError unless
+        there are as many seats as in the layout, each once."""
+        self.schedule_id = schedule_id
+        self.layout = layout
+        first_ids, counts = [], []
+        for first_id, count in runs:
+            first_ids.append(first_id)
+            counts.append(count)
+        self._first_ids = array("q", first_ids)
+        self._first_indexes = array("i", [0])
+        for count in counts:
+            self._first_indexes.append(self._first_indexes[-1] + count)
+        if self._first_indexes.pop() != len(layout) or min(counts, default=1) < 1:
+            raise ValueError(f"schedule {schedule_id}: another number of seats than its layout")
+        by_id = sorted(range(len(first_ids)), key=first_ids.__getitem__)
+        for run, following in pairwise(by_id):
+            if first_ids[run] + counts[run] > first_ids[following]:
+                raise ValueError(f"schedule {schedule_id}: a seat that it has twice")
+        # The runs by id; None if that is their order.
+        self._by_id = None if by_id == list(range(len(by_id))) else array("i", by_id)
+
+    def __len__(self) -> int:
+        """Returns the number of seats."""
+        return len(self.layout)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, SeatMap)
+            and self.schedule_id == other.schedule_id
+            and self.layout == other.layout
+            and self.has_ids_of(other)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.schedule_id, self.layout))
+
+    def has_ids_of(self, other: "SeatMap") -> bool:
+        """Returns whether the seats of both have the same ids, in the same order."""
+        return self._first_ids == other._first_ids and self._first_indexes == other._first_indexes
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Iterates over the runs: the first id and the number of seats of each."""
+        ends = self._first_indexes[1:]
+        ends.append(len(self))
+        for first_id, start, end in zip(self._first_ids, self._first_indexes, ends, strict=True):
+            yield first_id, end - start
+
+    def ids(self) -> "array[int]":
+        """Returns the ids of all seats, in seat order."""
+        ids = array("q")
+        for first_id, count in self.runs():
+            ids.extend(range(first_id, first_id + count))
+        return ids
+
+    def id_at(self, index: int) -> int:
+        """Returns the id of the seat with this index, which is not negative. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        run = bisect_right(self._first_indexes, index) - 1
+        return self._first_ids[run] + index - self._first_indexes[run]
+
+    def index_of(self, seat_id: int) -> int | None:
+        """Returns the index of a seat; None if this schedule has no such seat."""
+        if self._by_id is None:
+            run = bisect_right(self._first_ids, seat_id) - 1
+        else:
+            run = bisect_right(self._by_id, seat_id, key=self._first_ids.__getitem__) - 1
+            run = self._by_id[run] if run >= 0 else -1
+        if run < 0:
+            return None
+        index = self._first_indexes[run] + seat_id - self._first_ids[run]
+        following = run + 1
+        is_last = following == len(self._first_indexes)
+        end = len(self) if is_last else self._first_indexes[following]
+        return index if index < end else None
