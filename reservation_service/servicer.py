@@ -8,7 +8,7 @@ from protos.limits import MAX_ITEMS
 from reservation_service.domain import Admission, PaymentStart, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
-from servicekit.errors import InvalidRequest, ServiceError
+from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import to_item_error
 
 _STATUSES = {
@@ -48,22 +48,12 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.HoldSeatsRequest, context: Context
     ) -> reservation_pb2.HoldSeatsResponse:
         _check_items(len(request.items))
-        results = await asyncio.gather(*map(self._hold, request.items))
-        return reservation_pb2.HoldSeatsResponse(results=results)
+        results = await asyncio.gather(*map(self._hold, request.items), return_exceptions=True)
+        return reservation_pb2.HoldSeatsResponse(results=map(_hold_result, results))
 
-    async def _hold(
-        self, item: reservation_pb2.HoldSeatsRequest.Item
-    ) -> reservation_pb2.HoldSeatsResponse.Result:
-        try:
-            reservation = await self._service.hold_seats(
-                item.user_id, item.seats.seat_ids, item.idempotency_key, _admission(item)
-            )
-        except ServiceError as error:
-            return reservation_pb2.HoldSeatsResponse.Result(
-                error=reservation_pb2.ItemError(**to_item_error(error))
-            )
-        return reservation_pb2.HoldSeatsResponse.Result(
-            reservation=_response(reservation_pb2.Reservation, reservation)
+    async def _hold(self, item: reservation_pb2.HoldSeatsRequest.Item) -> Reservation:
+        return await self._service.hold_seats(
+            item.user_id, item.seats.seat_ids, item.idempotency_key, _admission(item)
         )
 
     async def GetReservation(
@@ -141,6 +131,20 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         ]
         results = await self._service.begin_payments(starts)
         return reservation_pb2.BeginPaymentsResponse(results=map(_begin_result, results))
+
+
+def _hold_result(
+    result: Reservation | BaseException,
+) -> reservation_pb2.HoldSeatsResponse.Result:
+    if isinstance(result, Exception):
+        return reservation_pb2.HoldSeatsResponse.Result(
+            error=reservation_pb2.ItemError(**to_item_error(result))
+        )
+    if isinstance(result, BaseException):  # such as a cancellation, which ends the call
+        raise result
+    return reservation_pb2.HoldSeatsResponse.Result(
+        reservation=_response(reservation_pb2.Reservation, result)
+    )
 
 
 def _begin_result(

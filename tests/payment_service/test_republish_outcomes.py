@@ -41,6 +41,7 @@ from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
 from protos.topics import PAYMENT_EVENTS, RESERVATION_EVENTS
 from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Reservation
+from reservation_service.phase import SESSION
 from reservation_service.service import ReservationService
 from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Connection, Database, Row
@@ -172,7 +173,7 @@ class Restored:
 async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterator[Restored]:
     async with (
         Database(mysql_urls["payment"]) as database,
-        Database(mysql_urls["reservation"]) as reservation_database,
+        Database(mysql_urls["reservation"], session=SESSION) as reservation_database,
         Producer(kafka_bootstrap) as producer,
     ):
         async with database.transaction() as transaction:

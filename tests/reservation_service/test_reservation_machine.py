@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from reservation_service.domain import Status
+from reservation_service.phase import SESSION
 from servicekit.errors import ServiceError
 from servicekit.mysql import Database
 from tests.fakes.reservation import FakeReservationStore, UselessLocks
@@ -321,7 +322,7 @@ def test_the_fake_store_follows_the_model(runner: asyncio.Runner) -> None:
 
 
 def test_mariadb_follows_the_model(runner: asyncio.Runner, mysql_urls: dict[str, str]) -> None:
-    database = Database(mysql_urls["reservation"], max_size=1)
+    database = Database(mysql_urls["reservation"], max_size=1, session=SESSION)
 
     class OnMariaDb(Reservations):
         def make_store(self) -> Store:

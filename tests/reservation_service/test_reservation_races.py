@@ -24,6 +24,7 @@ from reservation_service.domain import (
 )
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.payment_repository import PaymentRepository
+from reservation_service.phase import SESSION
 from reservation_service.ports import SeatLocks
 from reservation_service.service import ReservationService
 from servicekit import redis_client
@@ -457,7 +458,7 @@ async def test_a_row_that_cannot_be_updated_does_not_stop_the_sweep(
 async def test_a_sale_and_its_count_are_atomic_when_the_caller_disconnects(
     mysql_urls: dict[str, str], database: Database, bare_service: ReservationService
 ) -> None:
-    async with HeldUpDatabase(mysql_urls["reservation"]) as slow:
+    async with HeldUpDatabase(mysql_urls["reservation"], session=SESSION) as slow:
         hasty = PaymentRepository(slow)
         for count, seat_id in enumerate(new_seats(10), 1):
             held = await bare_service.hold_seat(42, seat_id, "")
