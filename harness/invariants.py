@@ -7,155 +7,22 @@ waiting room, which come from samples of Redis.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from functools import cached_property
-from typing import Any, NamedTuple
-
-import redis
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from aiokafka.errors import KafkaError
-from google.protobuf.message import DecodeError
-from pymysql.cursors import Cursor
 
 from harness import stopping
-from harness.errors import UserError
-from protos.frontrow.payment.v1 import events_pb2
-from protos.topics import PAYMENT_EVENTS
+from harness.facts import Facts, RoomSamples, Stores
 
-_KAFKA_SECONDS = 60.0
-_REDIS_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 # Kafka keeps events for a week, so older payments may have none.
 _DAYS_OF_EVENTS = 1
 # payment_service keeps failed payments and the sandbox provider's charges for a day at least. An
 # hour less, because a payment ends a little after its event.
 _HOURS_OF_ROWS = 23
-# Reading everybody who is admitted to a larger room would itself be load.
-_MOST_ADMITTED_READ = 5_000
-
-#: A payment and its reservation. The payment of one seat must not count for another.
-Pair = tuple[int | None, int | None]
-
-
-class Published(NamedTuple):
-    """An event on the topic."""
-
-    kind: str
-    occurred_at: datetime
-
-
-@dataclass(frozen=True)
-class Stores:
-    """Where the facts are."""
-
-    #: Opens a cursor in the schema `reservation` or `payment`.
-    database: Callable[[str], AbstractContextManager[Cursor]]
-    kafka_bootstrap: str
-    redis_url: str
-
-
-class RoomSamples:
-    """What samples of a waiting room in Redis showed. Calls block for two seconds at most."""
-
-    def __init__(self, redis_url: str, room: str = "main") -> None:
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=_REDIS_SECONDS)
-        self._prefix = f"{{queue:{room}}}:"
-        self.samples = 0
-        self.over_capacity = 0
-        self.most_waiting = 0
-        #: Places that were admitted while an earlier one waited.
-        self.overtakers: set[int] = set()
-
-    def sample(self) -> None:
-        """Takes one sample, unless nobody has entered the room yet. Raises `UserError`."""
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.hget(self._prefix + "state", "capacity")
-        pipe.zcard(self._prefix + "admitted")
-        pipe.zcard(self._prefix + "waiting")
-        pipe.zrange(self._prefix + "waiting", 0, 0)
-        pipe.zrange(self._prefix + "admitted", 0, _MOST_ADMITTED_READ)
-        try:
-            capacity, admitted, waiting, first, places = pipe.execute()
-        except redis.RedisError as error:
-            raise UserError(
-                "The waiting room's Redis does not answer: set QUEUE_REDIS_URL to where it is."
-            ) from error
-        if capacity is None:
-            return
-        self.samples += 1
-        self.most_waiting = max(self.most_waiting, waiting)
-        self.over_capacity += admitted > int(capacity)
-        # Place numbers rise in the order of joining.
-        if first:
-            self.overtakers.update(place for place in map(int, places) if place > int(first[0]))
-
-    def close(self) -> None:
-        self._redis.close()
-
-
-class Facts:
-    """What the stores hold. Facts that several invariants read are read once."""
-
-    def __init__(self, stores: Stores, room: RoomSamples) -> None:
-        self._stores = stores
-        self.room = room
-
-    def rows(self, schema: str, sql: str) -> list[tuple[Any, ...]]:
-        with self._stores.database(schema) as cursor:
-            cursor.execute(sql)
-            return list(cursor.fetchall())
-
-    @cached_property
-    def charged(self) -> list[tuple[Pair, Decimal]]:
-        """Charges that were not refunded, by the sandbox provider's own book; of a payment that is
-        not in it (another provider), by the payment."""
-        rows = self.rows(
-            "payment",
-            """SELECT c.payment_id, p.reservation_id, c.amount
-            FROM sandbox_charge c LEFT JOIN payment p ON p.id = c.payment_id
-            WHERE c.status = 'APPROVED'
-            UNION ALL
-            SELECT p.id, p.reservation_id, p.amount
-            FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
-            WHERE c.payment_id IS NULL AND p.status = 'SUCCEEDED'""",
-        )
-        return [((payment, reservation), amount) for payment, reservation, amount in rows]
-
-    @cached_property
-    def confirmed(self) -> dict[Pair, Decimal]:
-        """Confirmed reservations with their prices."""
-        rows = self.rows(
-            "reservation",
-            "SELECT payment_id, id, price FROM reservation WHERE status = 'CONFIRMED'",
-        )
-        return {(payment, reservation): price for payment, reservation, price in rows}
-
-    @cached_property
-    def unfinished(self) -> set[int]:
-        """Payments without an outcome."""
-        rows = self.rows("payment", "SELECT id FROM payment WHERE status = 'INITIATED'")
-        return {payment for (payment,) in rows}
-
-    @cached_property
-    def events(self) -> Mapping[int, dict[str, Published]]:
-        """Payment → id of each event → the event. A repeated event has the same id again."""
-        events: dict[int, dict[str, Published]] = defaultdict(dict)
-        for record in stopping.run_async(read_topic(self._stores.kafka_bootstrap, PAYMENT_EVENTS)):
-            try:
-                event = events_pb2.PaymentEvent.FromString(record.value)
-            except DecodeError:
-                continue  # consumers put it on the dead-letter topic
-            events[event.payment_id][event.event_id] = Published(
-                event.WhichOneof("event") or "", event.occurred_at.ToDatetime(UTC)
-            )
-        return events
+# What makes a reservation live, as it is stored; a hold that has run out is, until it is expired.
+_LIVE = "('HELD', 'PAYING', 'CONFIRMED')"
 
 
 @dataclass(frozen=True)
@@ -169,6 +36,33 @@ class Invariant:
 def _rows(schema: str, sql: str) -> Callable[[Facts], int]:
     """Counts the rows of a query."""
     return lambda facts: len(facts.rows(schema, sql))
+
+
+def _above_limit(facts: Facts) -> int:
+    if not facts.limits.unpaid:
+        return 0
+    above = facts.rows(
+        "reservation",
+        f"""SELECT user_id FROM reservation
+        WHERE status IN ('HELD', 'PAYING') AND lapses_at > NOW(6)
+        GROUP BY user_id HAVING SUM(seats) > {facts.limits.unpaid:d}""",
+    )
+    return len(above)
+
+
+def _above_limit_of_schedule(facts: Facts) -> int:
+    if not facts.limits.of_schedule:
+        return 0
+    # A payment that succeeds after its time gets its seats if they are still free, also if the user
+    # has meanwhile taken others: money was charged.
+    above = facts.rows(
+        "reservation",
+        f"""SELECT user_id FROM reservation
+        WHERE (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
+           OR (status = 'CONFIRMED' AND updated_at <= lapses_at)
+        GROUP BY user_id, schedule_id HAVING SUM(seats) > {facts.limits.of_schedule:d}""",
+    )
+    return len(above)
 
 
 def _stuck_in_payment(facts: Facts) -> int:
@@ -222,10 +116,61 @@ INVARIANTS = (
         "A seat has at most one live reservation.",
         _rows(
             "reservation",
-            """SELECT seat_id FROM reservation
-            WHERE status = 'CONFIRMED' OR (status IN ('HELD', 'PAYING') AND lapses_at > NOW(6))
-            GROUP BY seat_id HAVING COUNT(*) > 1""",
+            """SELECT s.seat_id
+            FROM reservation r JOIN reservation_seat s ON s.reservation_id = r.id
+            WHERE r.status = 'CONFIRMED'
+               OR (r.status IN ('HELD', 'PAYING') AND r.lapses_at > NOW(6))
+            GROUP BY s.seat_id HAVING COUNT(*) > 1""",
         ),
+    ),
+    Invariant(
+        "claims_of_no_live_reservation",
+        "A claim of a seat names a live reservation of this seat and of its schedule.",
+        _rows(
+            "reservation",
+            f"""SELECT c.seat_id FROM seat_claim c
+            LEFT JOIN reservation r ON r.id = c.reservation_id
+                AND r.schedule_id = c.schedule_id AND r.status IN {_LIVE}
+            LEFT JOIN reservation_seat s
+                ON s.reservation_id = r.id AND s.seat_id = c.seat_id
+            WHERE c.reservation_id <> 0 AND s.seat_id IS NULL""",
+        ),
+    ),
+    Invariant(
+        "live_reservations_of_a_part",
+        "A live reservation has claimed all of its seats.",
+        _rows(
+            "reservation",
+            f"""SELECT r.id FROM reservation r
+            LEFT JOIN reservation_seat s ON s.reservation_id = r.id
+            LEFT JOIN seat_claim c ON c.seat_id = s.seat_id AND c.reservation_id = r.id
+            WHERE r.status IN {_LIVE}
+            GROUP BY r.id HAVING COUNT(c.seat_id) <> MAX(r.seats)""",
+        ),
+    ),
+    Invariant(
+        "reservations_unlike_their_seats",
+        "The number, the price and the first of a reservation are those of its seats.",
+        _rows(
+            "reservation",
+            """SELECT r.id FROM reservation r
+            LEFT JOIN reservation_seat s ON s.reservation_id = r.id
+            GROUP BY r.id
+            HAVING COUNT(s.seat_id) <> MAX(r.seats) OR SUM(s.price) <> MAX(r.price)
+                OR MIN(s.seat_id) <> MAX(r.seat_id)
+                OR MAX(IF(s.seat_id = r.seat_id, s.seat_num, '')) <> MAX(r.seat_num)""",
+        ),
+    ),
+    Invariant(
+        "users_above_the_limit",
+        "A user holds at most RESERVATION_MAX_SEATS unpaid seats.",
+        _above_limit,
+    ),
+    Invariant(
+        "users_above_the_limit_of_a_schedule",
+        "A user has at most RESERVATION_MAX_SEATS_PER_SCHEDULE seats of a schedule, but for a"
+        " payment that succeeded after its time.",
+        _above_limit_of_schedule,
     ),
     Invariant(
         "places_with_two_paid_reservations",
@@ -285,10 +230,11 @@ INVARIANTS = (
     ),
     Invariant(
         "schedules_with_a_wrong_sold_count",
-        "The sold count of a schedule is the number of its confirmed reservations.",
+        "The sold count of a schedule is the number of seats of its confirmed reservations.",
         _rows(
             "reservation",
-            """SELECT COALESCE(MAX(s.sold), 0) counted, SUM(r.status = 'CONFIRMED') confirmed
+            """SELECT COALESCE(MAX(s.sold), 0) counted,
+                SUM(IF(r.status = 'CONFIRMED', r.seats, 0)) confirmed
             FROM reservation r LEFT JOIN schedule_sales s ON s.schedule_id = r.schedule_id
             GROUP BY r.schedule_id HAVING counted <> confirmed""",
         ),
@@ -340,26 +286,3 @@ def settled(
 def violated(counts: Mapping[str, int]) -> dict[str, int]:
     """The counts that are not 0."""
     return {name: number for name, number in counts.items() if number}
-
-
-async def read_topic(bootstrap: str, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
-    """Reads everything on the topic; within a partition in order. Raises `UserError`."""
-    consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
-    )
-    found: list[ConsumerRecord[bytes, bytes]] = []
-    try:
-        async with asyncio.timeout(_KAFKA_SECONDS):
-            await consumer.start()
-            partitions = consumer.assignment()
-            ends = await consumer.end_offsets(partitions)
-            while any([await consumer.position(each) < ends[each] for each in partitions]):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    found += records
-    except (KafkaError, TimeoutError) as error:
-        raise UserError(
-            f"Kafka at {bootstrap} cannot be read: set QUEUE_KAFKA_BOOTSTRAP to where it is."
-        ) from error
-    finally:
-        await consumer.stop()
-    return found

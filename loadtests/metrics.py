@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import psutil
 
 from harness.errors import UserError
-from harness.invariants import RoomSamples
+from harness.facts import RoomSamples
 from loadtests.containers import Cgroup
 from loadtests.model import Cores, Load, Resources, Sample
 from loadtests.target import Target

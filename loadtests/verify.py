@@ -15,7 +15,7 @@ import typer
 
 from harness import invariants
 from harness.cli import run_app
-from harness.invariants import Stores
+from harness.facts import SeatLimits, Stores
 from harness.local import Ports
 from loadtests.opening import opened
 from loadtests.target import Target
@@ -25,7 +25,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 def settled(target: Target, *, within: float = 45.0) -> dict[str, int]:
     """Counts the violations of each invariant; see `harness.invariants.settled`."""
-    stores = Stores(target.database, target.kafka_bootstrap, target.redis_url)
+    stores = Stores(
+        target.database,
+        target.kafka_bootstrap,
+        target.redis_url,
+        SeatLimits.from_environ(os.environ),
+    )
     return invariants.settled(stores, within=within)
 
 

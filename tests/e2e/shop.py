@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from gateway.schemas import Payment, Problem
 from harness.client import AnyResponse, Client, Response, TokenClaims, connect
-from harness.invariants import Stores, read_topic
+from harness.facts import Stores, read_topic
 from harness.local.stack import Stack
 from protos.frontrow.payment.v1 import events_pb2
 
