@@ -29,10 +29,6 @@ SEATS = "LEFT JOIN reservation_seat s ON s.reservation_id = r.id AND r.seats > 1
 
 GET = f"SELECT {COLUMNS} FROM reservation r {SEATS} WHERE r.id IN %s ORDER BY r.id, s.seat_id"
 
-LIVE_OF_SEAT = """
-SELECT id, status, lapses_at <= NOW(6) AS lapsed FROM reservation WHERE live_seat_id = %s
-"""
-
 # Ends reservations and frees their seats. One statement, so that it is right without a transaction,
 # too. The outer joins fix the order of the locks.
 _END = """
