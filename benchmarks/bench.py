@@ -150,12 +150,12 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
     cases = [
         case
         for case in CASES
-        if (not only or case.name in only) and (seed == "full" or not case.sells)
+        if (not only or case.name in only) and (seed == "full" or not case.per_buyer)
     ]
-    payers = sum(
-        _prepared(case.rate, WARM_UP_SECONDS) + rounds * _prepared(case.rate, seconds)
+    buyers = sum(
+        case.buyers(_prepared(case.rate, WARM_UP_SECONDS))
+        + rounds * case.buyers(_prepared(case.rate, seconds))
         for case in cases
-        if case.name == "pay"
     )
     with (
         tempfile.TemporaryDirectory(prefix="frontrow-bench-") as folder,
@@ -173,8 +173,8 @@ def measure(seed: Seed, rounds: int, seconds: int, only: Sequence[str]) -> Path:
                 stack.address("reservation_service"), options=DIRECT
             ) as reservation,
         ):
-            say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
-            shop = Shop(queue, reservation, SIZES[seed], payers, stack.secrets.admin_token)
+            say(f"Admitting {SHOPPERS + buyers:,} people, and {WAITING:,} more to wait in line")
+            shop = Shop(queue, reservation, SIZES[seed], buyers, stack.secrets.admin_token)
             gateway = ProcessTree(stack.process("gateway").pid)
             memory_before = round(gateway.megabytes())
             routes = Measurements(stack, nothing, shop, seconds).measure(cases, rounds)

@@ -203,9 +203,7 @@ def measure(
     if routes:
         routes.insert(0, NOTHING.name)
     cells = [_cell(name, rate) for rate in rates for name in routes]
-    payers = rounds * sum(
-        cell.per_second * (WARM_UP_SECONDS + seconds + 1) for cell in cells if cell.name == "pay"
-    )
+    buyers = rounds * sum(_CASES[cell.name].buyers(_needed(cell, seconds)) for cell in cells)
     idle: dict[str, float] = {}
     with (
         tempfile.TemporaryDirectory(prefix="frontrow-bench-") as folder,
@@ -232,7 +230,7 @@ def measure(
                 stack.root,
                 seconds,
             )
-            _measure_cells(stack, measurements, nothing, seed, payers, rounds, seconds, cells)
+            _measure_cells(stack, measurements, nothing, seed, buyers, rounds, seconds, cells)
         say("Verifying")
         violated = invariants.violated(verify.settled(target_of(stack)))
         if violated:
@@ -255,6 +253,10 @@ def measure(
     return file
 
 
+def _needed(cell: LightRoute, seconds: int) -> int:
+    return cell.per_second * (WARM_UP_SECONDS + seconds + 1)
+
+
 def _cell(name: str, rate: int) -> LightRoute:
     target = TARGETS.get(name, {}).get(rate, Target())
     return LightRoute(
@@ -273,25 +275,24 @@ def _measure_cells(
     measurements: Measurements,
     nothing: Measurements,
     seed: Seed,
-    payers: int,
+    buyers: int,
     rounds: int,
     seconds: int,
     cells: Sequence[LightRoute],
 ) -> None:
-    say(f"Admitting {SHOPPERS + payers:,} people, and {WAITING:,} more to wait in line")
+    say(f"Admitting {SHOPPERS + buyers:,} people, and {WAITING:,} more to wait in line")
     with (
         grpc.insecure_channel(stack.address("queue_service"), options=DIRECT) as queue,
         grpc.insecure_channel(stack.address("reservation_service"), options=DIRECT) as reservation,
     ):
-        shop = Shop(queue, reservation, SIZES[seed], payers, stack.secrets.admin_token)
+        shop = Shop(queue, reservation, SIZES[seed], buyers, stack.secrets.admin_token)
         for number in range(1, rounds + 1):
             for place, cell in enumerate(cells, 1):
                 say(
                     f"Round {number} of {rounds}, {place} of {len(cells)}:"
                     f" {cell.title}, {cell.per_second}/s"
                 )
-                needed = cell.per_second * (WARM_UP_SECONDS + seconds + 1)
-                requests = _CASES[cell.name].requests(shop, needed)
+                requests = _CASES[cell.name].requests(shop, _needed(cell, seconds))
                 measured = nothing if cell.name == NOTHING.name else measurements
                 measured.run(chosen(requests, _CASES[cell.name], cell.per_second), cell)
                 found = cell.runs[-1]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import grpc
@@ -28,16 +28,18 @@ ROOM = "main"
 # With fewer, one place would reach its limit of 20 requests per second.
 SHOPPERS = 2_000
 WAITING = 10_000
-#: The most users that queue_service takes in one call.
+#: The most items that a service takes in one call.
 _BATCH = 256
-#: Concurrent holds; more of them are no faster on two cores.
-_HOLDING = 16
 _BUDGET_SECONDS = 30.0
 #: First user ids, so that no user belongs to two kinds of people.
 _FIRST_SHOPPER = 1
 _FIRST_WAITING = 10_000_000
 _FIRST_NEWCOMER = 20_000_000
-_FIRST_PAYER = 30_000_000
+_FIRST_BUYER = 30_000_000
+#: The most seats that a user may hold unpaid, by default (RESERVATION_MAX_SEATS).
+_SEATS_PER_BUYER = 8
+#: Seats of a reservation of several.
+SEVERAL = 4
 
 
 class Ticket(NamedTuple):
@@ -50,8 +52,8 @@ class Ticket(NamedTuple):
 class Shop:
     """The data of one stack, whose ids follow from its size (see concert_service.seed).
 
-    Admits SHOPPERS, who read and hold seats, and `payers`; then WAITING people stay in line for as
-    long as the measurements last. Raises UserError.
+    Admits SHOPPERS, who read, and `buyers`, who hold seats or pay; then WAITING people stay in line
+    for as long as the measurements last. Raises UserError.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Shop:
         queue: grpc.Channel,
         reservation: grpc.Channel,
         size: Size,
-        payers: int,
+        buyers: int,
         admin_token: str,
     ) -> None:
         self._queue = queue_pb2_grpc.QueueServiceStub(queue)
@@ -75,13 +77,17 @@ class Shop:
         ]
         chance = random.Random(1)
         chance.shuffle(self.dates)
-        count = SEATS_PER_SCHEDULE * len(self.dates)
-        self._free_seats = iter(chance.sample(range(count), count))
+        # Half of the dates are sold seat by seat, the others in sets of adjacent seats.
+        half = len(self.dates) // 2
+        self._free = {
+            1: iter(_sets(self.dates[:half], 1, chance)),
+            SEVERAL: iter(_sets(self.dates[half:], SEVERAL, chance)),
+        }
         self._newcomers = itertools.count(_FIRST_NEWCOMER)
-        self._set_capacity(SHOPPERS + payers)
+        self._set_capacity(SHOPPERS + buyers)
         self._shoppers = self._enter(_FIRST_SHOPPER, SHOPPERS, admitted=True)
-        self._payers = iter(self._enter(_FIRST_PAYER, payers, admitted=True))
-        # Nobody else is admitted when payers leave. Lowering the capacity evicts nobody.
+        self._buyers = iter(self._enter(_FIRST_BUYER, buyers, admitted=True))
+        # Nobody else is admitted when buyers leave. Lowering the capacity evicts nobody.
         self._set_capacity(1)
         self._waiting = self._enter(_FIRST_WAITING, WAITING, admitted=False)
 
@@ -113,12 +119,22 @@ class Shop:
                 tickets.append(Ticket(user, result.access_token))
         return tickets
 
-    def _free_seat(self) -> int:
-        seat = next(self._free_seats, None)
-        if seat is None:
+    def _seats(self, count: int, each: int = 1) -> list[list[int]]:
+        """Takes `count` sets of `each` free seats. Raises UserError."""
+        taken = list(itertools.islice(self._free[each], count))
+        if len(taken) < count:
             raise UserError("All seats are taken: measure with BENCH_SEED=full.")
-        date, number = divmod(seat, SEATS_PER_SCHEDULE)
-        return (self.dates[date] - 1) * SEATS_PER_SCHEDULE + number + 1
+        return taken
+
+    def _next_buyers(self, count: int) -> list[Ticket]:
+        """Takes `count` admitted people who have bought nothing. Raises UserError."""
+        taken = list(itertools.islice(self._buyers, count))
+        if len(taken) < count:
+            raise UserError(
+                "All admitted buyers have bought: the machine is faster than this benchmark"
+                " expects, raise the rates in benchmarks/shop.py."
+            )
+        return taken
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -149,38 +165,56 @@ class Shop:
         ]
 
     def reservations(self, count: int) -> list[Request]:
-        """Shoppers in turn hold free seats."""
+        """Buyers hold one free seat, each as often as one user may."""
+        return [
+            _hold(buyer, {"concertSeatId": seat})
+            for buyer, (seat,) in zip(
+                self._buyers_for(count, _SEATS_PER_BUYER), self._seats(count), strict=True
+            )
+        ]
+
+    def reservations_of_several(self, count: int) -> list[Request]:
+        """Buyers hold several free seats that are adjacent, each as often as one user may."""
+        return [
+            _hold(buyer, {"concertSeatIds": seats})
+            for buyer, seats in zip(
+                self._buyers_for(count, _SEATS_PER_BUYER // SEVERAL),
+                self._seats(count, SEVERAL),
+                strict=True,
+            )
+        ]
+
+    def _buyers_for(self, count: int, each: int) -> list[Ticket]:
+        """Returns the buyers of `count` reservations, of which each buyer makes `each`."""
+        buyers = self._next_buyers(math.ceil(count / each))
+        return [buyer for buyer in buyers for _ in range(each)][:count]
+
+    def payments(self, count: int) -> list[Request]:
+        """Buyers pay for their holds, which are made first, each by another buyer."""
+        self._wait_for_last_payments()
+        buyers = self._next_buyers(count)
+        items = [
+            reservation_pb2.HoldSeatsRequest.Item(
+                user_id=buyer.user_id, seats=reservation_pb2.SeatChoice(seat_ids=seats)
+            )
+            for buyer, seats in zip(buyers, self._seats(count), strict=True)
+        ]
+        held: list[reservation_pb2.HoldSeatsResponse.Result] = []
+        for start in range(0, count, _BATCH):
+            stopping.raise_if_requested()
+            request = reservation_pb2.HoldSeatsRequest(items=items[start : start + _BATCH])
+            held += self._reservation.HoldSeats(request, timeout=_BUDGET_SECONDS).results
+        if refused := next((result.error for result in held if not result.reservation.id), None):
+            raise UserError(f"A hold for a payment is refused: {refused.code}.")
         return [
             Request(
                 "POST",
-                "/concerts/reservation",
-                shopper.token,
-                json.dumps({"userId": shopper.user_id, "concertSeatId": self._free_seat()}),
+                f"/concerts/reservations/{result.reservation.id}/pay",
+                buyer.token,
+                json.dumps({"userId": buyer.user_id}),
             )
-            for shopper in itertools.islice(itertools.cycle(self._shoppers), count)
+            for buyer, result in zip(buyers, held, strict=True)
         ]
-
-    def payments(self, count: int) -> list[Request]:
-        """Payers pay for their holds, which are made first, each by another payer."""
-
-        def hold(payer: Ticket, seat: int) -> Request:
-            stopping.raise_if_requested()
-            reservation = self._reservation.Reserve(
-                reservation_pb2.ReserveRequest(user_id=payer.user_id, seat_id=seat),
-                timeout=_BUDGET_SECONDS,
-            )
-            path = f"/concerts/reservations/{reservation.id}/pay"
-            return Request("POST", path, payer.token, json.dumps({"userId": payer.user_id}))
-
-        self._wait_for_last_payments()
-        payers = list(itertools.islice(self._payers, count))
-        if len(payers) < count:
-            raise UserError(
-                "All admitted payers have paid: the machine is faster than this benchmark expects,"
-                " raise the rate of pay in benchmarks/shop.py."
-            )
-        with ThreadPoolExecutor(_HOLDING) as pool:
-            return list(pool.map(hold, payers, [self._free_seat() for _ in payers]))
 
     def _wait_for_last_payments(self, seconds: float = 20.0) -> int:
         """Waits until the waiting room has processed the last payments, so that its number of
@@ -199,6 +233,22 @@ class Shop:
         raise UserError(f"Payments still arrive at the waiting room after {seconds:.0f} s.")
 
 
+def _sets(dates: Sequence[int], size: int, chance: random.Random) -> list[list[int]]:
+    """All seats of these dates in sets of `size` that follow one another, in random order."""
+    sets = [
+        [(date - 1) * SEATS_PER_SCHEDULE + first + number for number in range(1, size + 1)]
+        for date in dates
+        for first in range(0, SEATS_PER_SCHEDULE - size + 1, size)
+    ]
+    chance.shuffle(sets)
+    return sets
+
+
+def _hold(buyer: Ticket, choice: dict[str, object]) -> Request:
+    body = json.dumps({"userId": buyer.user_id} | choice)
+    return Request("POST", "/concerts/reservation", buyer.token, body)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One route as it is measured.
@@ -214,8 +264,13 @@ class Case:
     target: float | None = None
     #: Requests per second that two cores can serve, of a route whose requests are sent only once.
     rate: float = 0
-    #: Whether it takes more seats than the small data set has.
-    sells: bool = False
+    #: How many of its requests one buyer may send; 0 if it needs no buyers. Such a route takes more
+    #: seats than the small data set has.
+    per_buyer: int = 0
+
+    def buyers(self, requests: int) -> int:
+        """Returns how many buyers so many requests need."""
+        return math.ceil(requests / self.per_buyer) if self.per_buyer else 0
 
 
 NOTHING = Case(
@@ -231,9 +286,24 @@ CASES = (
         "seats_any",
         "GET …/seats, any date",
         lambda shop, _: shop.seats(random.choices(shop.dates, k=20_000)),
-        0.3,
+        0.4,
     ),
-    Case("enqueue", "POST /queues/enqueue", Shop.newcomers, rate=4_000),
-    Case("reserve", "POST /concerts/reservation", Shop.reservations, rate=900, sells=True),
-    Case("pay", "POST …/pay", Shop.payments, rate=500, sells=True),
+    Case("enqueue", "POST /queues/enqueue", Shop.newcomers, 0.7, rate=4_000),
+    Case(
+        "reserve",
+        "POST /concerts/reservation, one seat",
+        Shop.reservations,
+        0.4,
+        rate=3_000,
+        per_buyer=_SEATS_PER_BUYER,
+    ),
+    Case(
+        "reserve_4",
+        "POST /concerts/reservation, four seats",
+        Shop.reservations_of_several,
+        0.25,
+        rate=2_000,
+        per_buyer=_SEATS_PER_BUYER // SEVERAL,
+    ),
+    Case("pay", "POST …/pay", Shop.payments, 0.15, rate=1_200, per_buyer=1),
 )
