@@ -35,12 +35,12 @@ _MOST_ASKED = 2
 # Idempotent methods: gRPC may retry these when a service was unavailable.
 _IDEMPOTENT = {
     "frontrow.queue.v1.QueueService": ["EnterQueue", "GetPositions", "LeaveQueue", "HandBack"],
-    "frontrow.concert.v1.ConcertService": ["ListConcerts", "ListSchedules", "ListSeats"],
+    "frontrow.concert.v1.ConcertService": ["ListConcerts", "ListSchedules", "GetSeatMaps"],
     "frontrow.reservation.v1.ReservationService": [
         "GetReservation",
         "CancelReservation",
         "CancelHolds",
-        "ListTakenSeats",
+        "GetTakenSeats",
         "CountSoldSeats",
     ],
     "frontrow.payment.v1.PaymentService": ["Pay", "GetPaymentOfReservation"],

@@ -89,6 +89,13 @@ class PathNotFound(NotFound):
     code = "NOT_FOUND"
 
 
+class ScheduleNotFound(NotFound):
+    code = "SCHEDULE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such schedule.")
+
+
 class MethodNotAllowed(ServiceError):
     code = "METHOD_NOT_ALLOWED"
 

@@ -1,9 +1,8 @@
 """Concerts, their dates and their seats, from caches of encoded JSON."""
 
-from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -19,9 +18,11 @@ from gateway.requests import Id, path_id
 from gateway.responses import JsonResponse
 from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
 from gateway.routing import Parameter, Returns, Route
+from gateway.seat_maps import SeatMaps
 from gateway.settings import Settings
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
+from servicekit.batching import Batcher
 from servicekit.client import call
 from servicekit.clock import seconds_to_midnight
 from servicekit.rpc_errors import RemoteError
@@ -29,13 +30,15 @@ from servicekit.rpc_errors import RemoteError
 _MAX_PAGE_SIZE = 100
 _MAX_PAGE_TOKEN_LENGTH = 256
 _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
-# The most that one call to a service lists or asks for; their limits.
+# The most that one call to a service lists or asks for: their limits.
 _ROWS_PER_PAGE = 5_000
 _SCHEDULES_PER_COUNT = 1_000
+_SCHEDULES_PER_READ = 256
 # What the caches may hold, in bytes, so that neither many small entries nor a few dates of a
 # stadium take the memory of the gateway: 250 pages of concerts, the dates of 200 concerts and the
-# states of those of 400 (100 dates each), the seats of 1,300 dates and 1,200 seat maps (150 seats
-# each). The last two matter most: everybody who shops loads seat maps again and again.
+# states of those of 400 (100 dates each), the seats of 25,000 dates in halls that they share, and
+# 1,200 seat maps (150 seats each). The last ones matter most: everybody who shops loads seat maps
+# again and again.
 _PAGES_BYTES = 2_000_000
 _DATES_BYTES = 4_000_000
 _SCHEDULES_BYTES = 3_000_000
@@ -52,24 +55,15 @@ _PAGE_TOKEN = Parameter("pageToken", "query", str, "The nextPageToken of the pre
 _CONCERT_ID = Parameter("concertId", "path", Id, "The id of a concert.", required=True)
 _SCHEDULE_ID = Parameter("scheduleId", "path", Id, "The id of a concert's date.", required=True)
 
-Key = TypeVar("Key", bound=Hashable)
+_TakenSeats = reservation_pb2.GetTakenSeatsResponse.TakenSeats
 
-_TAKEN_SUFFIX = (b'HELD"}', b'SOLD"}')
-_AVAILABLE_SUFFIX = b'AVAILABLE"}'
+Key = TypeVar("Key", bound=Hashable)
 
 
 class _Date(NamedTuple):
     id: int
     date: str
     seat_count: int
-
-
-class _SeatFacts(NamedTuple):
-    """The ids of a date's seats, and the JSON of each up to its status, one on each line. As
-    objects of Python they take three times as much."""
-
-    ids: "array[int]"
-    prefixes: bytes
 
 
 class ConcertRoutes:
@@ -92,11 +86,18 @@ class ConcertRoutes:
         self._schedules = LoadingCache[int, bytes](
             settings.schedules_ttl_seconds, _SCHEDULES_BYTES, limit, _bytes
         )
-        self._seat_facts = LoadingCache[int, _SeatFacts](
-            facts_ttl,
-            _SEAT_FACTS_BYTES,
-            limit,
-            lambda facts: _bytes(facts.prefixes) + facts.ids.itemsize * len(facts.ids),
+        self._seat_maps = SeatMaps(
+            self._get_seat_maps,
+            ttl=facts_ttl,
+            max_bytes=_SEAT_FACTS_BYTES,
+            limit=limit,
+            budget=self._budget,
+        )
+        self._taken_seats = Batcher[int, _TakenSeats](
+            self._get_taken_seats,
+            budget=self._budget,
+            max_batch=_SCHEDULES_PER_READ,
+            longest_pause=settings.batch_pause_seconds,
         )
         self._seats = LoadingCache[int, bytes](
             settings.seats_ttl_seconds, _SEAT_MAPS_BYTES, limit, _bytes
@@ -220,50 +221,35 @@ class ConcertRoutes:
     async def _load_dates(self, concert_id: int) -> Sequence[_Date]:
         # By id, because a service of the version before this one answers every page with all.
         dates: dict[int, _Date] = {}
-        request = concert_pb2.ListSchedulesRequest(concert_id=concert_id)
-        async for page in self._all_pages(self._clients.concert.ListSchedules, request):
+        request = concert_pb2.ListSchedulesRequest(concert_id=concert_id, page_size=_ROWS_PER_PAGE)
+        while True:
+            page = await call(self._clients.concert.ListSchedules, request, budget=self._budget)
             for date in page.schedules:
                 dates[date.id] = _Date(date.id, date.date, date.seat_count)
-        return list(dates.values())
+            if not page.next_page_token:
+                return list(dates.values())
+            request.page_token = page.next_page_token
 
     async def _load_seats(self, schedule_id: int) -> bytes:
         # One after the other, so that the taken seats are not old when the facts arrive.
-        facts = await self._seat_facts.get(schedule_id, lambda: self._load_seat_facts(schedule_id))
-        response = await call(
-            self._clients.reservation.ListTakenSeats,
-            reservation_pb2.ListTakenSeatsRequest(schedule_id=schedule_id),
+        seat_map = await self._seat_maps.get(schedule_id)
+        taken = await self._taken_seats.submit(schedule_id)
+        return seat_map.to_json(taken.held_seat_ids, taken.sold_seat_ids)
+
+    async def _get_seat_maps(self, schedule_ids: Sequence[int]) -> concert_pb2.GetSeatMapsResponse:
+        return await call(
+            self._clients.concert.GetSeatMaps,
+            concert_pb2.GetSeatMapsRequest(schedule_ids=schedule_ids),
             budget=self._budget,
         )
-        held, sold = _TAKEN_SUFFIX
-        suffixes = dict.fromkeys(response.held_seat_ids, held) | dict.fromkeys(
-            response.sold_seat_ids, sold
-        )
-        seats = b",".join(
-            prefix + suffixes.get(seat_id, _AVAILABLE_SUFFIX)
-            for seat_id, prefix in zip(facts.ids, facts.prefixes.splitlines(), strict=True)
-        )
-        return b'{"seats":[' + seats + b"]}"
 
-    async def _load_seat_facts(self, schedule_id: int) -> _SeatFacts:
-        facts: dict[int, bytes] = {}  # as in _load_dates
-        request = concert_pb2.ListSeatsRequest(schedule_id=schedule_id)
-        async for page in self._all_pages(self._clients.concert.ListSeats, request):
-            for seat in page.seats:
-                known = {"id": seat.id, "seatNum": seat.seat_num, "price": seat.price}
-                facts[seat.id] = to_json(known)[:-1] + b',"status":"'
-        return _SeatFacts(array("q", facts), b"\n".join(facts.values()))
-
-    async def _all_pages(
-        self, method: Callable[..., Awaitable[Any]], request: Any
-    ) -> AsyncIterator[Any]:
-        """Calls a method that lists in pages until the last page."""
-        request.page_size = _ROWS_PER_PAGE
-        while True:
-            page = await call(method, request, budget=self._budget)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+    async def _get_taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[_TakenSeats]:
+        response = await call(
+            self._clients.reservation.GetTakenSeats,
+            reservation_pb2.GetTakenSeatsRequest(schedule_ids=schedule_ids),
+            budget=self._budget,
+        )
+        return response.schedules
 
 
 def _bytes(content: bytes) -> int:

@@ -36,8 +36,8 @@ REQUESTS = {
     "ListConcerts": ("GET", "/concerts", None),
     "ListSchedules": ("GET", "/concerts/1/schedules", None),
     "CountSoldSeats": ("GET", "/concerts/1/schedules", None),
-    "ListSeats": ("GET", "/concerts/schedules/11/seats", None),
-    "ListTakenSeats": ("GET", "/concerts/schedules/11/seats", None),
+    "GetSeatMaps": ("GET", "/concerts/schedules/11/seats", None),
+    "GetTakenSeats": ("GET", "/concerts/schedules/11/seats", None),
     "HoldSeats": ("POST", "/concerts/reservation", {"userId": 42, "concertSeatId": 101}),
     "GetReservation": ("GET", "/concerts/reservations/1", None),
     "CancelReservation": ("DELETE", "/concerts/reservations/1", None),
@@ -67,7 +67,7 @@ class TestErrorsOfAService:
         ("method", "code", "kind", "status", "retry_after"),
         [
             ("ListSchedules", "CONCERT_NOT_FOUND", NotFound, 404, None),
-            ("ListSeats", "SCHEDULE_NOT_FOUND", NotFound, 404, None),
+            ("GetSeatMaps", "SCHEDULE_NOT_FOUND", NotFound, 404, None),
             ("HoldSeats", "SEAT_NOT_FOUND", NotFound, 404, None),
             ("HoldSeats", "SCHEDULE_NOT_FOUND", NotFound, 404, None),
             ("HoldSeats", "SEAT_HELD", Conflict, 409, None),
@@ -167,7 +167,7 @@ class TestTheWaitingRoom:
         assert [response.status_code for response in responses] == [201] * 10 + [200]
 
     @pytest.mark.parametrize(
-        "method", ["ListConcerts", "ListSchedules", "ListSeats", "HoldSeats", "Pay"]
+        "method", ["ListConcerts", "ListSchedules", "GetSeatMaps", "HoldSeats", "Pay"]
     )
     async def test_a_waiting_place_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
@@ -179,7 +179,9 @@ class TestTheWaitingRoom:
         assert body["order"] == 2
         assert services.faults.of(method) == []
 
-    @pytest.mark.parametrize("method", ["ListConcerts", "ListSchedules", "ListSeats", "HoldSeats"])
+    @pytest.mark.parametrize(
+        "method", ["ListConcerts", "ListSchedules", "GetSeatMaps", "HoldSeats"]
+    )
     async def test_an_ended_place_is_refused(
         self, client: httpx.AsyncClient, services: Services, method: str
     ) -> None:

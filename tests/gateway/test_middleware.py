@@ -45,8 +45,8 @@ class TestTheRequestId:
         assert {(call.request_id, call.method) for call in services.faults.calls} == {
             ("request-0", "EnterQueue"),
             ("request-1", "GetPositions"),
-            ("request-1", "ListSeats"),
-            ("request-1", "ListTakenSeats"),
+            ("request-1", "GetSeatMaps"),
+            ("request-1", "GetTakenSeats"),
             ("request-2", "GetPositions"),
             ("request-2", "Pay"),
         }

@@ -117,6 +117,15 @@ class TestSchedules:
         assert len(services.faults.of("ListSchedules")) == 2
         assert len(services.faults.of("CountSoldSeats")) == 6
 
+    async def test_a_service_without_pages_beside_one_with_pages(
+        self, client: httpx.AsyncClient, services: Services
+    ) -> None:
+        services.concerts.rows_per_page = 1
+        services.concerts.knows_page_tokens = False
+        response = await client.get("/concerts/1/schedules", headers=token(services.token()))
+        assert [date["id"] for date in response.json()["schedules"]] == [11, 12]
+        assert len(services.faults.of("ListSchedules")) == 2
+
     async def test_dates_are_cached_longer_than_their_status(
         self, open_gateway: OpenGateway, services: Services
     ) -> None:
@@ -169,16 +178,20 @@ class TestSeats:
         }
         assert [seat["id"] for seat in seats if seat["status"] == "HELD"] == [taken.seat_id]
 
-    async def test_a_service_without_pages_beside_one_with_pages(
-        self, client: httpx.AsyncClient, services: Services
+    async def test_an_unknown_date(self, client: httpx.AsyncClient, services: Services) -> None:
+        response = await client.get("/concerts/schedules/99/seats", headers=token(services.token()))
+        assert_problem(response, 404, "SCHEDULE_NOT_FOUND")
+        assert services.faults.of("GetTakenSeats") == []
+
+    async def test_a_date_brings_the_facts_of_the_other_dates_of_its_concert(
+        self, open_gateway: OpenGateway, services: Services
     ) -> None:
-        services.concerts.rows_per_page = 1
-        services.concerts.knows_page_tokens = False
-        response = await client.get("/concerts/schedules/11/seats", headers=token(services.token()))
-        assert [seat["id"] for seat in response.json()["seats"]] == [102, 101, 103]
-        assert len(services.faults.of("ListSeats")) == 2
-        response = await client.get("/concerts/1/schedules", headers=token(services.token()))
-        assert [date["id"] for date in response.json()["schedules"]] == [11, 12]
+        client = await open_gateway(facts_ttl_seconds=30)
+        for _ in range(2):
+            for schedule_id in (11, 12):
+                path = f"/concerts/schedules/{schedule_id}/seats"
+                assert (await client.get(path, headers=token(services.token()))).is_success
+        assert len(services.faults.of("GetSeatMaps")) == 1
 
     async def test_concurrent_requests_share_one_read(
         self, open_gateway: OpenGateway, services: Services
@@ -189,8 +202,8 @@ class TestSeats:
             *(client.get("/concerts/schedules/11/seats", headers=headers) for _ in range(50))
         )
         assert {response.status_code for response in responses} == {200}
-        assert len(services.faults.of("ListSeats")) == 1
-        assert len(services.faults.of("ListTakenSeats")) == 1
+        assert len(services.faults.of("GetSeatMaps")) == 1
+        assert len(services.faults.of("GetTakenSeats")) == 1
 
     async def test_a_failure_is_not_cached(
         self, open_gateway: OpenGateway, services: Services
@@ -198,7 +211,7 @@ class TestSeats:
         client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=30)
         headers = token(services.token())
         path = "/concerts/schedules/11/seats"
-        services.faults.errors["ListTakenSeats"] = RuntimeError("unavailable")
+        services.faults.errors["GetTakenSeats"] = RuntimeError("unavailable")
         assert_problem(await client.get(path, headers=headers), 500, "INTERNAL")
         services.faults.errors.clear()
         assert (await client.get(path, headers=headers)).status_code == 200

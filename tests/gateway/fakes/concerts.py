@@ -114,8 +114,8 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
 
 
 def seat_layout(seats: Sequence[concert_pb2.Seat]) -> concert_pb2.SeatLayout:
-    """Returns the layout of seats such as A1 and B12, all in one section. Each price is a category
-    of its own, and no seat is accessible."""
+    """Returns the layout of seats such as A1 and B12, all in one section; the place of another one
+    is its position. Each price is a category of its own, and no seat is accessible."""
     rows = list(dict.fromkeys(seat.seat_num[0] for seat in seats))
     prices = list(dict.fromkeys(seat.price for seat in seats))
     layout = concert_pb2.SeatLayout(
@@ -123,7 +123,10 @@ def seat_layout(seats: Sequence[concert_pb2.Seat]) -> concert_pb2.SeatLayout:
         row_names=rows,
         row_sections=["Stalls" for _ in rows],
         rows=[rows.index(seat.seat_num[0]) for seat in seats],
-        places=[int(seat.seat_num[1:]) for seat in seats],
+        places=[
+            int(seat.seat_num[1:]) if seat.seat_num[1:].isdecimal() else position
+            for position, seat in enumerate(seats, 1)
+        ],
         price_categories=[
             concert_pb2.SeatLayout.PriceCategory(name=f"Category {number}", price=price)
             for number, price in enumerate(prices, 1)
