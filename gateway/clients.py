@@ -29,6 +29,8 @@ from servicekit.client import call, connect
 from servicekit.errors import ServiceError, Unavailable
 
 _READINESS_BUDGET_SECONDS = 1.0
+# 65,536 seats with the longest numbers take 5 MB.
+_MAX_SEAT_MAPS_BYTES = 8 * 1024 * 1024
 # An answer of an epoch that is over arrives once: the next one knows the newer epoch.
 _MOST_ASKED = 2
 
@@ -65,7 +67,11 @@ class Clients:
         self._settings = settings
         self._channels: dict[str, grpc.aio.Channel] = {
             "queue_service": connect(settings.queue_addr, idempotent=_IDEMPOTENT),
-            "concert_service": connect(settings.concert_addr, idempotent=_IDEMPOTENT),
+            "concert_service": connect(
+                settings.concert_addr,
+                idempotent=_IDEMPOTENT,
+                max_response_bytes=_MAX_SEAT_MAPS_BYTES,
+            ),
             "reservation_service": connect(settings.reservation_addr, idempotent=_IDEMPOTENT),
             "payment_service": connect(settings.payment_addr, idempotent=_IDEMPOTENT),
         }

@@ -36,10 +36,16 @@ class SeatLayout:
     __slots__ = ("__weakref__", "size", "template")
 
     def __init__(self, layout: concert_pb2.SeatLayout) -> None:
-        prices = [category.price for category in layout.price_categories]
+        ends = [
+            b',"price":%b,%b}' % (to_json(category.price), _AVAILABLE)
+            for category in layout.price_categories
+        ]
         seats = b",".join(
-            b"{%b,%b,%b}" % (_ID, _facts(seat_num, prices[category]), _AVAILABLE)
-            for seat_num, category in zip(layout.seat_nums, layout.categories, strict=True)
+            [
+                b'{"id":%%d,"seatNum":%b%b'
+                % (to_json(seat_num).replace(b"%", b"%%"), ends[category])
+                for seat_num, category in zip(layout.seat_nums, layout.categories, strict=True)
+            ]
         )
         self.template = b'{"seats":[%b]}' % seats
         self.size = len(layout.seat_nums)
@@ -180,11 +186,6 @@ class SeatMaps:
             # It may have been loaded again since.
             if self._maps[schedule_id][1] is loaded:
                 del self._maps[schedule_id]
-
-
-def _facts(seat_num: str, price: str) -> bytes:
-    """Returns a part of a format."""
-    return to_json({"seatNum": seat_num, "price": price})[1:-1].replace(b"%", b"%%")
 
 
 def _ids(runs: Collection[concert_pb2.SeatMap.Run]) -> Sequence[int]:

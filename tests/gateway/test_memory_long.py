@@ -49,14 +49,26 @@ class _Catalogue:
             ]
         )
 
-    async def ListSeats(self, request: Any, **_: object) -> concert_pb2.ListSeatsResponse:
-        first = 10**7 + 150 * request.schedule_id
-        return concert_pb2.ListSeatsResponse(
-            seats=[
-                concert_pb2.Seat(id=first + n, seat_num=f"A{n + 1}", price="150000.00")
-                for n in range(150)
-            ]
-        )
+    async def GetSeatMaps(self, request: Any, **_: object) -> concert_pb2.GetSeatMapsResponse:
+        """Each date has a layout of its own, and seats whose ids are far apart."""
+        response = concert_pb2.GetSeatMapsResponse()
+        for number, schedule_id in enumerate(request.schedule_ids):
+            response.layouts.add(
+                digest=schedule_id.to_bytes(16, "big"),
+                seat_nums=[f"A{n + 1}" for n in range(150)],
+                price_categories=[concert_pb2.SeatLayout.PriceCategory(price="150000.00")],
+                categories=[0] * 150,
+            )
+            first = 10**7 + 300 * schedule_id
+            response.seat_maps.add(
+                schedule_id=schedule_id,
+                layout=number,
+                runs=[
+                    concert_pb2.SeatMap.Run(first_seat_id=first + 2 * n, count=1)
+                    for n in range(150)
+                ],
+            )
+        return response
 
     async def ListConcerts(self, request: Any, **_: object) -> concert_pb2.ListConcertsResponse:
         return concert_pb2.ListConcertsResponse(
@@ -69,10 +81,11 @@ class _Catalogue:
     ) -> reservation_pb2.CountSoldSeatsResponse:
         return reservation_pb2.CountSoldSeatsResponse()
 
-    async def ListTakenSeats(
+    async def GetTakenSeats(
         self, request: Any, **_: object
-    ) -> reservation_pb2.ListTakenSeatsResponse:
-        return reservation_pb2.ListTakenSeatsResponse()
+    ) -> reservation_pb2.GetTakenSeatsResponse:
+        taken = reservation_pb2.GetTakenSeatsResponse.TakenSeats()
+        return reservation_pb2.GetTakenSeatsResponse(schedules=[taken] * len(request.schedule_ids))
 
 
 class _Clients:
@@ -81,6 +94,7 @@ class _Clients:
 
 class _Settings:
     read_budget_seconds = 2.0
+    batch_pause_seconds = 0.0
     facts_ttl_seconds = schedules_ttl_seconds = seats_ttl_seconds = 1_000.0
 
 

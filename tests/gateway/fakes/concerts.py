@@ -140,10 +140,10 @@ def seat_layout(seats: Sequence[concert_pb2.Seat]) -> concert_pb2.SeatLayout:
 
 def runs(seat_ids: Sequence[int]) -> list[concert_pb2.SeatMap.Run]:
     """Returns these ids in order, as runs of ids that follow one another."""
-    found: list[concert_pb2.SeatMap.Run] = []
+    found: list[list[int]] = []
     for seat_id in seat_ids:
-        if found and seat_id == found[-1].first_seat_id + found[-1].count:
-            found[-1].count += 1
+        if found and seat_id == sum(found[-1]):
+            found[-1][1] += 1
         else:
-            found.append(concert_pb2.SeatMap.Run(first_seat_id=seat_id, count=1))
-    return found
+            found.append([seat_id, 1])
+    return [concert_pb2.SeatMap.Run(first_seat_id=first, count=count) for first, count in found]
