@@ -23,14 +23,13 @@ from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
 from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
 from protos.limits import MAX_ITEMS
+from seat_maps.decoding import MAX_RESPONSE_BYTES
 from servicekit.background import keep_running
 from servicekit.batching import Batcher
 from servicekit.client import call, connect
 from servicekit.errors import ServiceError, Unavailable
 
 _READINESS_BUDGET_SECONDS = 1.0
-# 65,536 seats with the longest numbers take 5 MB.
-_MAX_SEAT_MAPS_BYTES = 8 * 1024 * 1024
 # An answer of an epoch that is over arrives once: the next one knows the newer epoch.
 _MOST_ASKED = 2
 
@@ -70,7 +69,7 @@ class Clients:
             "concert_service": connect(
                 settings.concert_addr,
                 idempotent=_IDEMPOTENT,
-                max_response_bytes=_MAX_SEAT_MAPS_BYTES,
+                max_response_bytes=MAX_RESPONSE_BYTES,
             ),
             "reservation_service": connect(settings.reservation_addr, idempotent=_IDEMPOTENT),
             "payment_service": connect(settings.payment_addr, idempotent=_IDEMPOTENT),

@@ -64,7 +64,8 @@ class SeatMap:
         """Iterates over the runs: the first id and the number of seats of each."""
         ends = self._first_indexes[1:]
         ends.append(len(self))
-        for first_id, start, end in zip(self._first_ids, self._first_indexes, ends, strict=True):
+        # Not strict, because a schedule without seats has no run.
+        for first_id, start, end in zip(self._first_ids, self._first_indexes, ends, strict=False):
             yield first_id, end - start
 
     def ids(self) -> "array[int]":

@@ -232,9 +232,9 @@ class ConcertRoutes:
 
     async def _load_seats(self, schedule_id: int) -> bytes:
         # One after the other, so that the taken seats are not old when the facts arrive.
-        seat_map = await self._seat_maps.get(schedule_id)
+        seats = await self._seat_maps.get(schedule_id)
         taken = await self._taken_seats.submit(schedule_id)
-        return seat_map.to_json(taken.held_seat_ids, taken.sold_seat_ids)
+        return seats.to_json(taken.held_seat_ids, taken.sold_seat_ids)
 
     async def _get_seat_maps(self, schedule_ids: Sequence[int]) -> concert_pb2.GetSeatMapsResponse:
         return await call(

@@ -94,6 +94,14 @@ def test_every_id_has_its_index_in_any_order_of_ids(ids: list[int]) -> None:
             seat_map.id_at(index)
 
 
+def test_a_schedule_without_seats() -> None:
+    response = concert_pb2.GetSeatMapsResponse(layouts=[concert_pb2.SeatLayout(digest=b"none")])
+    response.seat_maps.add(schedule_id=1)
+    (seat_map,) = SeatMapDecoder().decode(response)
+    assert (len(seat_map), list(seat_map.runs()), list(seat_map.ids())) == (0, [], [])
+    assert seat_map.index_of(1) is None
+
+
 def test_what_contradicts_its_layout_is_refused() -> None:
     (seat_map,) = SeatMapDecoder().decode(response_of(hall(1, 1)))
     for runs in ([(1, 149)], [(1, 151)], [(1, 100), (90, 50)], [(1, 151), (200, -1)], []):
