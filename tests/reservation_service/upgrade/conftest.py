@@ -1,0 +1,27 @@
+"""Tables, and programs, of the version before several seats."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.local.stack import Stack
+from tests.reservation_service.upgrade.versions import BEFORE, Versions, unpack_version_before
+
+
+@pytest.fixture(scope="session")
+def version_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("version-before")
+    if not unpack_version_before(folder):
+        pytest.skip(f"this copy of the repository has no commit {BEFORE[:7]} to run beside it")
+    return folder
+
+
+@pytest.fixture
+def versions(
+    servers: Stack, mysql_urls: dict[str, str], version_before: Path, tmp_path: Path
+) -> Iterator[Versions]:
+    """Nothing runs yet, and there is no table."""
+    versions = Versions(servers, version_before, tmp_path / "log")
+    yield versions
+    assert versions.stop() == [], "these did not stop when asked"
