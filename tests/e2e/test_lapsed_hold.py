@@ -45,7 +45,7 @@ async def test_the_seat_can_be_taken_at_once(shop: Shop, short_holds: str) -> No
     assert (paid.status_code, paid.json()["reservationId"]) == (200, taken)
     assert shop.rows(
         "reservation",
-        "SELECT id FROM reservation WHERE live_seat_id = %s",
+        "SELECT reservation_id FROM seat_claim WHERE seat_id = %s",
         date_.seats[0],
     ) == [(taken,)]
 
