@@ -43,7 +43,12 @@ async def settle() -> None:
 
 
 def batcher(
-    sends: Sends, *, budget: float = 10, max_in_flight: int = 1, max_waiting: int = 20_000
+    sends: Sends,
+    *,
+    budget: float = 10,
+    max_in_flight: int = 1,
+    max_waiting: int = 20_000,
+    direct: bool = False,
 ) -> Batcher[int, int]:
     return Batcher(
         sends,
@@ -51,6 +56,7 @@ def batcher(
         max_batch=MAX_BATCH,
         max_in_flight=max_in_flight,
         max_waiting=max_waiting,
+        direct=direct,
     )
 
 
@@ -242,6 +248,7 @@ async def test_who_goes_away_with_several_items_is_not_sent() -> None:
     sends = Sends()
     subject = batcher(sends)
     [first] = submit(subject, 1)
+    await settle()
     several = asyncio.create_task(subject.submit_all([2, 3]))
     [last] = submit(subject, 4)
     await settle()
@@ -312,3 +319,86 @@ async def test_cancelling_the_send_lets_nobody_hang() -> None:
     one = Batcher(send, budget=10, max_batch=MAX_BATCH)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(one.submit(1), 1)
+
+
+class TestSendingDirectly:
+    async def test_a_caller_who_finds_nobody_sends_in_the_same_turn(self) -> None:
+        sends = Sends()
+        (task,) = submit(one := batcher(sends, direct=True), 1)
+        await asyncio.sleep(0)  # the caller runs
+        assert sends.batches == [[1]]
+        tasks = [task, *submit(one, 2, 3)]
+        await settle()
+        assert sends.batches == [[1]]
+        sends.let_go()
+        assert await asyncio.gather(*tasks) == [2, 4, 6]
+        assert sends.batches == [[1], [2, 3]]
+
+    async def test_a_failure_is_the_callers_and_the_next_ones_go_on(self) -> None:
+        async def send(items: Sequence[int]) -> Sequence[int]:
+            await asyncio.sleep(0)
+            if 1 in items:
+                raise Unavailable("down")
+            return items
+
+        one = Batcher(send, budget=10, max_batch=MAX_BATCH, direct=True)
+        results = await asyncio.gather(*map(one.submit, (1, 2, 3)), return_exceptions=True)
+        assert isinstance(results[0], Unavailable)
+        assert results[1:] == [2, 3]
+
+    async def test_an_error_in_place_of_the_result_is_raised(self) -> None:
+        async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+            return [Unavailable("odd") for _ in items]
+
+        one = Batcher[int, int](send, budget=1, max_batch=MAX_BATCH, direct=True)
+        with pytest.raises(Unavailable, match="odd"):
+            await one.submit(1)
+
+    async def test_another_number_of_answers_is_no_answer(self) -> None:
+        async def send(items: Sequence[int]) -> Sequence[int]:
+            return []
+
+        with pytest.raises(RuntimeError, match="number of results"):
+            await Batcher(send, budget=10, max_batch=MAX_BATCH, direct=True).submit(1)
+
+    async def test_a_cancelled_caller_ends_its_send_and_lets_the_next_go(self) -> None:
+        sends = Sends()
+        (gone,) = submit(one := batcher(sends, direct=True), 1)
+        await settle()
+        waiting = submit(one, 2, 3)
+        await settle()
+        gone.cancel()
+        await settle()
+        assert sends.batches == [[1], [2, 3]]
+        sends.let_go()
+        assert await asyncio.gather(*waiting) == [4, 6]
+
+    async def test_it_waits_for_the_end_of_a_pause(self) -> None:
+        sends = Sends()
+        sends.let_go()
+        one = Batcher(sends, budget=10, max_batch=MAX_BATCH, longest_pause=1, direct=True)
+        await one.submit(1)
+        await asyncio.gather(*submit(one, 2, 3))
+        assert sends.batches == [[1], [2, 3]]
+
+    async def test_who_waits_in_a_batch_has_a_deadline_of_its_own(self) -> None:
+        batches: list[list[int]] = []
+        gates = {1: asyncio.Event(), 2: asyncio.Event()}
+
+        async def send(items: Sequence[int]) -> Sequence[int]:
+            batches.append(list(items))
+            await gates[items[0]].wait()
+            return items
+
+        one = Batcher(send, budget=0.5, max_batch=MAX_BATCH, direct=True)
+        first, early = [asyncio.create_task(one.submit(item)) for item in (1, 2)]
+        await asyncio.sleep(0.3)
+        late = asyncio.create_task(one.submit(3))
+        await settle()
+        gates[1].set()
+        assert await first == 1
+        with pytest.raises(TimedOut):  # 0.5 s after it came, while its batch is on its way
+            await early
+        assert batches == [[1], [2, 3]]
+        gates[2].set()
+        assert await late == 3
