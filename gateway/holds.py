@@ -1,6 +1,5 @@
 """Requests to hold seats, which travel to reservation_service in groups."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -8,7 +7,6 @@ from protos.frontrow.reservation.v1 import reservation_pb2
 from protos.limits import MAX_ITEMS
 from servicekit.batching import Batcher
 from servicekit.client import call
-from servicekit.errors import TimedOut
 from servicekit.rpc_errors import RemoteError, from_item_error
 
 if TYPE_CHECKING:
@@ -34,7 +32,11 @@ class SeatHolds:
         self._reservation = reservation
         self._budget = budget
         self._groups = Batcher[HoldItem, reservation_pb2.Reservation](
-            self._send, budget=budget, max_batch=MAX_ITEMS, max_in_flight=_IN_FLIGHT
+            self._send,
+            budget=budget,
+            max_batch=MAX_ITEMS,
+            max_in_flight=_IN_FLIGHT,
+            direct=True,
         )
 
     async def hold(self, item: HoldItem) -> reservation_pb2.Reservation:
@@ -43,17 +45,12 @@ class SeatHolds:
         Raises RemoteError with the code of the item, or of the call if it failed as a whole;
         Unavailable; TimedOut, after which the seats may be held.
         """
-        try:
-            async with asyncio.timeout(self._budget):
-                return await self._groups.submit(item)
-        except TimeoutError:
-            raise TimedOut("Holding the seats took too long.") from None
+        return await self._groups.submit(item)
 
     async def _send(
         self, items: Sequence[HoldItem]
     ) -> Sequence[reservation_pb2.Reservation | RemoteError]:
-        # The call has the whole budget, for the last request of the group. The others have their
-        # own timeouts.
+        # The call has the whole budget, for the last request of the group.
         response = await call(
             self._reservation.HoldSeats,
             reservation_pb2.HoldSeatsRequest(items=items),

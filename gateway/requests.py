@@ -102,16 +102,15 @@ async def read_body(request: Request, model: type[Body]) -> Body:
         raise UnsupportedMediaType("Send Content-Type: application/json.")
     if coding.strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body without a Content-Encoding.")
-    too_large = BodyTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
     if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise too_large
+        raise _too_large()
     content = b""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > MAX_BODY_BYTES:
-                    raise too_large
+                    raise _too_large()
     except (ClientDisconnect, TimeoutError):
         raise InvalidFields([FieldError("body", "ended early or arrived too slowly")]) from None
     if not content:
@@ -124,13 +123,15 @@ async def read_body(request: Request, model: type[Body]) -> Body:
             for error in invalid.errors(include_url=False, include_input=False)
         ]
         raise InvalidFields(errors + _errors_of_choice(model, content, errors)) from None
-    if model.one_of and len(given := _given(body)) != 1:
-        raise InvalidFields(_one_of_errors(model, given))
+    if model.one_of:
+        given = [name for name in model.one_of if getattr(body, name) is not None]
+        if len(given) != 1:
+            raise InvalidFields(_one_of_errors(model, given))
     return body
 
 
-def _given(body: RequestBody) -> list[str]:
-    return [name for name in body.one_of if getattr(body, name) is not None]
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
 
 
 def _errors_of_choice(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -43,12 +44,18 @@ def no_content(headers: Mapping[str, str] | None = None) -> Response:
     return response
 
 
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    """Formats Unix time without fraction and zone. Cached: many holds begin within one second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[: len("2026-12-24T19:30:00")]
+
+
 def instant_of_ms(milliseconds: int) -> str:
     """Formats Unix time in milliseconds as RFC 3339 in UTC, with milliseconds."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{milliseconds:03}Z"
 
 
 def instant(timestamp: Timestamp) -> str:
     """Formats a protobuf timestamp as RFC 3339 in UTC, with milliseconds."""
-    return instant_of_ms(timestamp.ToMilliseconds())
+    return f"{_second(timestamp.seconds)}.{timestamp.nanos // 1_000_000:03}Z"

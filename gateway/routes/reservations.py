@@ -279,11 +279,9 @@ def _check_same_user(place: queue_pb2.Place, user_id: int) -> None:
 
 
 def _hold_item(body: schemas.HoldSeatRequest, key: str, place: queue_pb2.Place) -> HoldItem:
-    item = HoldItem(
-        user_id=body.user_id,
-        idempotency_key=key,
-        admission=reservation_pb2.Admission(room=place.room, place_number=place.number),
-    )
+    item = HoldItem(user_id=body.user_id, idempotency_key=key)
+    item.admission.room = place.room
+    item.admission.place_number = place.number
     if body.concert_seat_id is not None:
         item.seats.seat_ids.append(body.concert_seat_id)
     elif body.concert_seat_ids is not None:
