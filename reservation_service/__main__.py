@@ -16,6 +16,7 @@ from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.settings import Settings
 from reservation_service.sweep import run_sweep
+from seat_maps.decoding import MAX_RESPONSE_BYTES
 from servicekit import client, logs, redis_client
 from servicekit.kafka import Consumer
 from servicekit.mysql import Database
@@ -32,7 +33,9 @@ async def main() -> None:
             settings.mysql_url, max_size=settings.mysql_connections, session=SESSION
         ) as database,
         redis_client.connect(settings.redis_url, timeout=settings.redis_timeout_seconds) as redis,
-        client.connect(settings.concert_addr, idempotent=IDEMPOTENT) as concerts,
+        client.connect(
+            settings.concert_addr, idempotent=IDEMPOTENT, max_response_bytes=MAX_RESPONSE_BYTES
+        ) as concerts,
         Server(settings, "reservation_service") as server,
     ):
         service = ReservationService(
@@ -41,7 +44,7 @@ async def main() -> None:
             PaymentRepository(database),
             GrpcSeatDirectory(
                 ConcertServiceStub(concerts),
-                cached_seats=settings.cached_seats,
+                max_bytes=settings.seat_maps_mb * 1_000_000,
                 cache_seconds=settings.cache_seconds,
             ),
             RedisSeatLocks(redis, lock_seconds=settings.lock_seconds),

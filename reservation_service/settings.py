@@ -43,11 +43,13 @@ class Settings(ServiceSettings):
     concert_addr: str = "127.0.0.1:9102"
     """concert_service, host:port or a gRPC target."""
 
-    cached_seats: int = Field(default=50_000, ge=1)
-    """How many seats are cached, about 0.5 kB each."""
+    seat_maps_mb: int = Field(default=16, ge=1)
+    """How much memory the cached seats take at most, in MB. A date takes 0.6 kB, and the seats of a
+    hall 80 bytes each, once for all dates with the same seats and prices."""
 
     cache_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """How old a cached seat may be, in seconds."""
+    """How old cached seats may be, in seconds. At half of it they are read again, so that nobody
+    waits."""
 
     hold_seconds: float = Field(default=300.0, gt=0, le=86_400)
     """How long a hold lasts, in seconds."""

@@ -1,20 +1,17 @@
-"""The entrances of reservation_service over fakes: gRPC, events, the directory, the sweep."""
+"""The entrances of reservation_service over fakes: gRPC, events, the sweep."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import grpc
 import pytest
 from google.protobuf.message import DecodeError
 
-from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
 from reservation_service.consumers import STRAY, PaymentEvents, StrayPaymentEvent
-from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
-from reservation_service.domain import Seat, SeatNotFound, Status
+from reservation_service.domain import Status
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.sweep import run_sweep
@@ -290,90 +287,6 @@ async def test_a_stray_event_among_others_stops_none_of_them_and_is_counted_by_i
 
 def strays(kind: str) -> float:
     return float(STRAY.labels(kind)._value.get())
-
-
-# The directory of seats.
-
-
-class Concerts(concert_pb2_grpc.ConcertServiceServicer):
-    def __init__(self) -> None:
-        self.calls: list[list[int]] = []
-
-    async def GetSeats(
-        self, request: concert_pb2.GetSeatsRequest, context: object
-    ) -> concert_pb2.GetSeatsResponse:
-        self.calls.append(list(request.seat_ids))
-        if UNAVAILABLE in request.seat_ids:
-            raise Unavailable("Not now.")
-        return concert_pb2.GetSeatsResponse(
-            seats=[
-                concert_pb2.Seat(id=seat_id, schedule_id=3, seat_num="A1", price="90000.50")
-                for seat_id in request.seat_ids
-                if seat_id < UNKNOWN
-            ]
-        )
-
-
-UNAVAILABLE = 51
-UNKNOWN = 1_000_000
-
-
-@pytest.fixture
-async def concerts() -> AsyncIterator[tuple[Concerts, GrpcSeatDirectory]]:
-    concerts = Concerts()  # type: ignore[abstract]  # nothing else is asked
-    server = grpc.aio.server(interceptors=[CallInterceptor(5.0)])
-    concert_pb2_grpc.add_ConcertServiceServicer_to_server(concerts, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with client.connect(f"127.0.0.1:{port}", idempotent=IDEMPOTENT) as channel:
-        stub = concert_pb2_grpc.ConcertServiceStub(channel)
-        yield concerts, GrpcSeatDirectory(stub, cached_seats=10, cache_seconds=60)
-    await server.stop(None)
-
-
-async def test_a_seat_is_looked_up_once(
-    concerts: tuple[Concerts, GrpcSeatDirectory],
-) -> None:
-    asked, directory = concerts
-    for _ in range(2):
-        assert await directory.seat(5) == Seat(5, 3, "A1", Decimal("90000.50"))
-    assert asked.calls == [[5]]
-    with pytest.raises(SeatNotFound):
-        await directory.seat(UNKNOWN)
-    with pytest.raises(RemoteError) as refused:
-        await directory.seat(UNAVAILABLE)
-    assert refused.value.code == "UNAVAILABLE"
-    # A failure is not cached and does not affect later lookups.
-    assert (await directory.seat(6)).id == 6
-
-
-async def test_concurrent_lookups_share_a_call(
-    concerts: tuple[Concerts, GrpcSeatDirectory],
-) -> None:
-    asked, directory = concerts
-    wanted = [*range(100, 2599), 100, 100, UNKNOWN]
-    waiting = [asyncio.create_task(directory.seat(seat_id)) for seat_id in wanted]
-    await asyncio.sleep(0)
-    # A cancelled caller does not affect others that wait for the same seat or the same call.
-    cancelled = waiting[-2]
-    cancelled.cancel()
-    seats = await asyncio.gather(*waiting, return_exceptions=True)
-    assert isinstance(seats[-1], SeatNotFound)
-    assert isinstance(seats[-2], asyncio.CancelledError)
-    assert [seat.id for seat in seats[:-2] if isinstance(seat, Seat)] == wanted[:-2]
-    # The first at once, then 1,000 at a time.
-    assert [len(call) for call in asked.calls] == [1, 1000, 1000, 500]
-
-
-async def test_lookups_of_one_call_share_its_failure(
-    concerts: tuple[Concerts, GrpcSeatDirectory],
-) -> None:
-    _, directory = concerts
-    first, *others = await asyncio.gather(
-        *(directory.seat(seat_id) for seat_id in (6, 7, UNAVAILABLE)), return_exceptions=True
-    )
-    assert isinstance(first, Seat)
-    assert all(isinstance(answer, RemoteError) for answer in others)
 
 
 # The sweep.
