@@ -1,11 +1,13 @@
 """Tables, and programs, of the version before several seats."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.local.stack import Stack
+from servicekit.kafka import Producer
+from tests.reservation_service.upgrade.fans import Fans
 from tests.reservation_service.upgrade.versions import BEFORE, Versions, unpack_version_before
 
 
@@ -25,3 +27,11 @@ def versions(
     versions = Versions(servers, version_before, tmp_path / "log")
     yield versions
     assert versions.stop() == [], "these did not stop when asked"
+
+
+@pytest.fixture
+async def fans(versions: Versions, redis_url: str, kafka_bootstrap: str) -> AsyncIterator[Fans]:
+    """Nobody shops yet."""
+    await versions.create_topics()
+    async with Producer(kafka_bootstrap) as producer:
+        yield Fans(producer, kafka_bootstrap, versions.payments)

@@ -8,7 +8,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -33,15 +33,41 @@ REFUSALS = {
 }
 
 
+class Program:
+    """A program that fans call."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub = reservation_pb2_grpc.ReservationServiceStub(channel)
+        self._calls = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        self._calls += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._unused.set()
+
+    async def unused(self) -> None:
+        """Waits until no call is in flight."""
+        await self._unused.wait()
+
+
 @dataclass
 class Fans:
     """Begins `rate` stories a second, each with a user of its own."""
 
     producer: Producer
+    kafka_bootstrap: str
     payments_topic: str
-    rate: float
-    #: Programs to call; may change at any time.
-    stubs: list[reservation_pb2_grpc.ReservationServiceAsyncStub] = field(default_factory=list)
+    rate: float = 0.0
+    #: Whom they call; may change at any time.
+    programs: list[Program] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     #: The longest that a fan waited for one answer since the last `take_longest`, in seconds.
     _longest: float = 0.0
@@ -49,7 +75,8 @@ class Fans:
     paid: dict[int, int] = field(default_factory=dict)
     _users: itertools.count[int] = field(default_factory=lambda: itertools.count(1_000_000))
     _payments: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = 0.0
+    _writes: int = 0
 
     def take_longest(self) -> float:
         """The longest wait for an answer since the last call, in seconds."""
@@ -59,6 +86,7 @@ class Fans:
     @contextlib.asynccontextmanager
     async def shopping(self) -> AsyncIterator[None]:
         """Fans come until the end of the block. Raises what one of them met and should not."""
+        self._began = time.monotonic()
         async with asyncio.TaskGroup() as stories:
             coming = stories.create_task(self._come(stories))
             yield
@@ -70,6 +98,11 @@ class Fans:
             stories.create_task(self._story())
             due += 1 / self.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    @property
+    def writes_per_second(self) -> float:
+        """How often they, and the ends of their holds, have changed reservations until now."""
+        return self._writes / (time.monotonic() - self._began)
 
     async def _story(self) -> None:
         try:
@@ -88,6 +121,7 @@ class Fans:
         )
         id, plan = held.id, random.random()
         if plan < 0.3:
+            self._writes += 1  # by the sweep
             return "let the hold lapse"
         if plan < 0.55:
             await self._call(
@@ -129,23 +163,16 @@ class Fans:
         ],
         request: object,
     ) -> Response:
-        began = time.monotonic()
+        program, began = random.choice(self.programs), time.monotonic()
         try:
-            return await client.call(
-                method(random.choice(self.stubs)), request, budget=BUDGET_SECONDS
-            )
+            with program.in_use():
+                response = await client.call(method(program.stub), request, budget=BUDGET_SECONDS)
+            self._writes += 1
+            return response
         finally:
             self._longest = max(self._longest, time.monotonic() - began)
 
     async def _publish(self, reservation_id: int, payment_id: int, kind: str) -> None:
         record = payment_event(reservation_id, payment_id, kind)
         await self.producer.publish([replace(record, topic=self.payments_topic)], timeout=20)
-
-
-def stub_of(channel: grpc.aio.Channel) -> reservation_pb2_grpc.ReservationServiceAsyncStub:
-    return reservation_pb2_grpc.ReservationServiceStub(channel)
-
-
-def missing(wanted: Sequence[str], outcomes: Counter[str]) -> set[str]:
-    """The endings that no fan had."""
-    return {ending for ending in wanted if not outcomes[ending]}
+        self._writes += 1

@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, free_ports
-from harness.local.process import Process, run_to_end, wait_until_ready
+from harness.local.process import Process, in_parallel, run_to_end, wait_until_ready
 from harness.local.stack import PYTHON, Stack, http_status
 from tests.reservation_service.upgrade.tables import Tables
 
@@ -20,7 +20,9 @@ HOLD_SECONDS = 0.6
 LEASE_SECONDS = 0.9
 #: Seats of concert_service with SEED=small: 2 concerts with 3 schedules of 150 seats.
 SCHEDULES = (1, 2, 3, 101, 102, 103)
-SEATS = [(schedule - 1) * 150 + n for schedule in SCHEDULES for n in range(1, 151)]
+_ALL = [(schedule - 1) * 150 + n for schedule in SCHEDULES for n in range(1, 151)]
+#: What fans want, and seats of one date that none of them wants.
+SEATS, FREE_SEATS = _ALL[:-4], _ALL[-4:]
 _SETTINGS = {
     "HOLD_SECONDS": str(HOLD_SECONDS),
     "COOL_DOWN_SECONDS": "0",
@@ -105,9 +107,12 @@ class Versions:
 
     def start_version_before(self) -> None:
         """Makes the tables of the version before, seats for sale, and starts that version."""
-        self._make_tables()
-        self._run("servicekit.migrate", "concert_service")
-        self._run("concert_service.seed", SEED="small")
+
+        def concerts() -> None:
+            self._run("servicekit.migrate", "concert_service")
+            self._run("concert_service.seed", SEED="small")
+
+        in_parallel([self._make_tables, concerts], self._stopping)
         for program in (self.concert, self.old):
             program.start(wait=False)
         wait_until_ready([self.concert, self.old])
@@ -131,7 +136,7 @@ class Versions:
                 "RESERVATION_MYSQL_URL": self.tables.url,
                 **environ,
             },
-            log_path=self._logs / f"{command}.log",
+            log_path=self._logs / f"{'-'.join([command, *words])}.log",
             stopping=self._stopping,
             timeout=300,
         )
