@@ -255,7 +255,7 @@ async def test_limits_that_are_off(store: Store) -> None:
 async def test_items_of_a_group_see_those_before_them(limited: ReservationService) -> None:
     user, seats, there = next(ids), new_seats(9), new_seats(1)
     calls = [
-        limited.hold_seat(user + 9, there[0], ""),  # starts a group by itself
+        limited.hold_seat(user + 9, there[0], ""),
         limited.hold_seats(user, seats[:2], ""),
         limited.hold_seats(user + 1, seats[1:3], "second"),
         limited.hold_seats(user, seats[3:5], ""),
