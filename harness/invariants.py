@@ -242,7 +242,7 @@ INVARIANTS = (
     Invariant(
         "events_in_the_outbox",
         "Every event has been published.",
-        _rows("payment", "SELECT event_id FROM outbox"),
+        _rows("payment", "SELECT id, unsent FROM payment WHERE unsent_shard IS NOT NULL"),
     ),
     Invariant(
         "samples_over_capacity",

@@ -1,9 +1,7 @@
 """Runs payment_service: `python -m payment_service`."""
 
-import asyncio
-
 from payment_service.consumers import ReservationEvents
-from payment_service.outbox import OutboxRepository
+from payment_service.outbox import CommittedEvents, OutboxRepository
 from payment_service.providers import connect_provider
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
@@ -34,12 +32,13 @@ async def main() -> None:
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         Producer(settings.kafka_bootstrap) as producer,
+        Producer(settings.kafka_bootstrap) as backlog,
         Producer(settings.kafka_bootstrap) as aside,
         client.connect(settings.reservation_addr) as reservations,
         connect_provider(settings) as provider,
         Server(settings, "payment_service") as server,
     ):
-        committed = asyncio.Event()
+        committed = CommittedEvents()
         payments = PaymentRepository(database, committed)
         guarded_provider = GuardedProvider(
             provider,
@@ -75,7 +74,7 @@ async def main() -> None:
             failed_days=settings.failed_retention_days,
             sandbox_days=settings.sandbox_retention_days,
         )
-        relay = Relay(OutboxRepository(database), producer, aside, committed)
+        relay = Relay(OutboxRepository(database), producer, backlog, aside, committed)
         server.add(
             payment_pb2_grpc.add_PaymentServiceServicer_to_server,
             PaymentServicer(service),

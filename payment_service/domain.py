@@ -68,6 +68,8 @@ class Payment:
     created_at: datetime
     # The price of the reservation, once it is known. A charge of any other amount is refunded.
     amount_due: Decimal | None = None
+    # The provider's own reason for a decline; empty if there is none.
+    decline_reason: str = ""
 
     @property
     def finished(self) -> bool:
@@ -89,11 +91,20 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The final status of a payment, with its amount or its failure."""
+    """The final status of a payment, with its amount or its failure, and the provider's own reason
+    for a decline."""
 
     status: Status
     amount: Decimal | None = None
     failure_code: str = ""
+    decline_reason: str = ""
+
+
+class EventKind(enum.IntFlag):
+    """The events of a payment. Each has a flag of its own, because both may be unsent at once."""
+
+    OUTCOME = 1
+    REFUND = 2
 
 
 @dataclass(frozen=True)
@@ -104,15 +115,9 @@ class Event:
     reservation_id: int
     payment_id: int
     payload: bytes
-
-
-@dataclass(frozen=True)
-class OutboxRow:
-    """An event that Kafka has not acknowledged. All events of a reservation are in one shard."""
-
-    id: int
-    shard: int
-    event: Event
+    kind: EventKind = EventKind.OUTCOME
+    # The payment whose outcome has to be in Kafka before this event; 0 if there is none.
+    after_payment_id: int = 0
 
 
 class ChargeStatus(enum.StrEnum):

@@ -5,12 +5,14 @@ so an event that is published again after a restore has its first id.
 """
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from payment_service.domain import (
     DECLINES,
     Event,
+    EventKind,
     Payment,
     ReservationExpired,
     Status,
@@ -52,19 +54,34 @@ def refunded(payment: Payment, at: datetime | None = None) -> Event:
 
 def of_outcome(payment: Payment, at: datetime) -> Event | None:
     """Encodes the event of a payment's current status again; None if that status has no event.
-    The provider's own reason for a decline is not stored, so the reason is PAYMENT_DECLINED."""
+    Rows of an earlier version lack the provider's reason for a decline: it is PAYMENT_DECLINED."""
     match payment.status:
         case Status.SUCCEEDED:
             return succeeded(payment, payment.amount, at)
         case Status.REFUNDED:
             return refunded(payment, at)
         case Status.FAILED if payment.failure_code in _WITH_EVENT:
-            return failed(payment, payment.failure_code, at)
+            return failed(payment, payment.decline_reason or payment.failure_code, at)
         case _:
             return None
 
 
+def unsent(payment: Payment, kinds: EventKind, at: datetime) -> list[Event]:
+    """Encodes those events of a finished payment again that are in `kinds`, in order. `at` is the
+    time of its last change."""
+    found: list[Event] = []
+    if EventKind.OUTCOME in kinds:
+        # Only a payment that has succeeded is refunded later.
+        before = replace(payment, status=Status.SUCCEEDED) if EventKind.REFUND in kinds else payment
+        if (outcome := of_outcome(before, at)) is not None:
+            found.append(outcome)
+    if EventKind.REFUND in kinds:
+        found.append(refunded(payment, at))
+    return found
+
+
 def _encode(event: events_pb2.PaymentEvent, payment: Payment, at: datetime | None) -> Event:
+    is_refund = event.WhichOneof("event") == "refunded"
     # Includes the time, because a restored database may give the same payment id again.
     name = f"{payment.id} {payment.created_at.isoformat()} {event.WhichOneof('event')}"
     event.event_id = str(uuid.uuid5(_EVENT_IDS, name))
@@ -77,4 +94,6 @@ def _encode(event: events_pb2.PaymentEvent, payment: Payment, at: datetime | Non
         reservation_id=payment.reservation_id,
         payment_id=payment.id,
         payload=event.SerializeToString(),
+        kind=EventKind.REFUND if is_refund else EventKind.OUTCOME,
+        after_payment_id=payment.id if is_refund else payment.failed_payment_id,
     )

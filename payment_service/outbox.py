@@ -1,38 +1,63 @@
-"""The SQL statements on the outbox: writing an event with its payment, and the relay's."""
+"""The committed events that Kafka has not acknowledged: two columns of their payments.
 
+`unsent` has a flag for each kind of event (`domain.EventKind`) and `unsent_shard` the shard of the
+reservation while any flag is set, else NULL. The statement that changes a payment sets them, so
+both take effect or neither does; the relay encodes an event again from the row of its payment. See
+docs/adr/0048-payments-in-groups.md.
+"""
+
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence, Set
+from collections import deque
+from collections.abc import AsyncIterator, Sequence, Set
+from datetime import UTC
 
-from payment_service.domain import Event, OutboxRow
+from payment_service import events
+from payment_service.domain import Event, EventKind
 from payment_service.ports import OutboxBatch
+from payment_service.rows import COLUMNS, microseconds, payment_from
 from servicekit.kafka import hash_of_key
-from servicekit.mysql import Database, Row, Statement, Transaction
+from servicekit.mysql import Connection, Database, Row, Transaction
 
 # The topic has 6 partitions (protos/topics.py), so a shard has events of one partition only, as
 # with every divisor of 12. With another number of partitions a shard has events of several, and one
 # that is unavailable delays more of the others.
 SHARDS = 12
 
-# aiomysql 0.3.2 cannot escape bytes with PyMySQL 1.2, so the payload travels as hex digits.
-PUT_IF = """
-INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload)
-SELECT %s, %s, %s, %s, UNHEX(%s) FROM payment WHERE {condition} FOR UPDATE
+# How many events wait in memory at most: some MB. The others are read from their payments.
+MAX_IN_MEMORY = 20_000
+
+# MariaDB skips through the index (see EXPLAIN: "Using index for group-by").
+SHARDS_WITH_EVENTS = """
+SELECT DISTINCT unsent_shard FROM payment FORCE INDEX (unsent) WHERE unsent_shard IS NOT NULL
 """
 
-SHARDS_WITH_EVENTS = "SELECT DISTINCT shard FROM outbox"
+# Bounded, because a long outage leaves many, which are read shard by shard then.
+SHARDS_WITH_OLD_EVENTS = """
+SELECT DISTINCT unsent_shard FROM (
+    SELECT unsent_shard FROM payment FORCE INDEX (unsent)
+    WHERE unsent_shard IS NOT NULL AND unsent_shard NOT IN %s
+      AND updated_at <= NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000
+) old
+"""
 
 LOCK_SHARDS = "SELECT shard FROM outbox_shard WHERE shard IN %s FOR UPDATE SKIP LOCKED"
 
-COLUMNS = "id, shard, event_id, reservation_id, payment_id, payload"
-
-OLDEST = f"SELECT {COLUMNS} FROM outbox WHERE shard IN %s ORDER BY id LIMIT %s"
-
-OLDEST_OF_EACH = f"""
-SELECT {COLUMNS} FROM outbox
-WHERE id IN (SELECT MIN(id) FROM outbox WHERE shard IN %s GROUP BY shard) ORDER BY id
+# For each shard, because MariaDB then reads the oldest from the index and sorts nothing.
+OLDEST_OF_SHARD = f"""
+(SELECT {COLUMNS}, unsent_shard, unsent, updated_at FROM payment FORCE INDEX (unsent)
+WHERE unsent_shard = %s ORDER BY id LIMIT %s)
 """
 
-DELETE = "DELETE FROM outbox WHERE id IN %s"
+UNSENT_OUTCOMES = "SELECT id FROM payment WHERE id IN %s AND unsent & %s"
+
+# MariaDB makes the assignments from left to right. The time of the last change stays that of the
+# outcome or the refund: an event that is encoded again has it.
+MARK_SENT = """
+UPDATE payment SET unsent = unsent & ~%s,
+    unsent_shard = IF(unsent = 0, NULL, unsent_shard), updated_at = updated_at
+WHERE id IN %s
+"""
 
 
 def key_of(reservation_id: int) -> bytes:
@@ -45,24 +70,31 @@ def shard_of(reservation_id: int) -> int:
     return hash_of_key(key_of(reservation_id)) % SHARDS
 
 
-def put_in_outbox(event: Event, condition: str, *values: object) -> Statement:
-    """Returns a statement that writes an event into the outbox if the payment matches `condition`,
-    whose values are `values`. It locks the payment.
+class CommittedEvents:
+    """The events that this process has just committed, in memory, for its relay.
 
-    Send it in one transaction with the change of the payment, before it and with the same
-    condition, so that both take effect or neither does. In the other order, with ROW_COUNT() as
-    the condition, a connection that is lost between the two would commit a change without its
-    event (docs/adr/0018-statements-travel-together.md).
+    They are unsent in the database as well: those that do not fit, or are lost with the process,
+    are read from there.
     """
-    return (
-        PUT_IF.format(condition=condition),
-        shard_of(event.reservation_id),
-        event.event_id,
-        event.reservation_id,
-        event.payment_id,
-        event.payload.hex(),
-        *values,
-    )
+
+    def __init__(self, limit: int = MAX_IN_MEMORY) -> None:
+        self._limit = limit
+        self._events: deque[Event] = deque()
+        self._any = asyncio.Event()
+
+    def add(self, event: Event) -> None:
+        """Hands a committed event to the relay; drops it if there are too many."""
+        if len(self._events) < self._limit:
+            self._events.append(event)
+            self._any.set()
+
+    async def take(self, limit: int) -> list[Event]:
+        """Waits for events; returns the oldest, at least one and at most `limit`."""
+        await self._any.wait()
+        taken = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
+        if not self._events:
+            self._any.clear()
+        return taken
 
 
 class OutboxRepository:
@@ -72,55 +104,83 @@ class OutboxRepository:
         self._database = database
 
     @contextlib.asynccontextmanager
-    async def oldest(self, limit: int, without: Set[int]) -> AsyncIterator[OutboxBatch]:
-        # No transaction for it: most polls of an idle service find nothing.
+    async def oldest(
+        self, limit: int, without: Set[int], *, older_than: float
+    ) -> AsyncIterator[OutboxBatch]:
+        # No transaction for it: most polls find nothing.
         async with self._database.connection() as connection:
-            busy = await connection.fetch_all(SHARDS_WITH_EVENTS)
-        shards = {row.shard for row in busy} - without
+            if older_than > 0:
+                found = await connection.fetch_all(
+                    # No shard is -1: a list of SQL must not be empty.
+                    SHARDS_WITH_OLD_EVENTS,
+                    [-1, *without],
+                    microseconds(older_than),
+                )
+            else:
+                found = await connection.fetch_all(SHARDS_WITH_EVENTS)
+        shards = {row.unsent_shard for row in found} - without
         if not shards:
-            yield OutboxBatch([])
+            yield OutboxBatch()
             return
-        async with self._database.transaction() as transaction:
-            mine = await _lock(transaction, shards)
-            batch = _batch(await transaction.fetch_all(OLDEST, mine, limit) if mine else [])
+        async with self._locked(shards, limit) as batch:
             yield batch
-            await _delete_published(transaction, batch)
 
     @contextlib.asynccontextmanager
     async def oldest_of_each(self, shards: Set[int]) -> AsyncIterator[OutboxBatch]:
-        async with self._database.transaction() as transaction:
-            mine = await _lock(transaction, shards)
-            batch = _batch(await transaction.fetch_all(OLDEST_OF_EACH, mine) if mine else [])
+        if not shards:
+            yield OutboxBatch()
+            return
+        async with self._locked(shards, len(shards)) as batch:
             yield batch
-            await _delete_published(transaction, batch)
 
-
-async def _lock(transaction: Transaction, shards: Collection[int]) -> list[int]:
-    """Locks these shards, except those that another relay has locked. Returns the locked ones."""
-    if not shards:
-        return []
-    rows = await transaction.fetch_all(LOCK_SHARDS, list(shards))
-    return [row.shard for row in rows]
-
-
-async def _delete_published(transaction: Transaction, batch: OutboxBatch) -> None:
-    if batch.published:
-        await transaction.execute(DELETE, list(batch.published))
-
-
-def _batch(rows: Sequence[Row]) -> OutboxBatch:
-    return OutboxBatch(
-        [
-            OutboxRow(
-                row.id,
-                row.shard,
-                Event(
-                    event_id=row.event_id,
-                    reservation_id=row.reservation_id,
-                    payment_id=row.payment_id,
-                    payload=row.payload,
-                ),
+    async def unsent_outcomes(self, payment_ids: Set[int]) -> Set[int]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch_all(
+                UNSENT_OUTCOMES, list(payment_ids), EventKind.OUTCOME.value
             )
-            for row in rows
-        ]
+        return {row.id for row in rows}
+
+    async def mark_sent(self, events: Sequence[Event]) -> None:
+        async def mark(connection: Connection) -> None:
+            await _mark_sent(connection, events)
+
+        several_kinds = len({event.kind for event in events}) > 1
+        await self._database.run(mark, autocommit=not several_kinds)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, shards: Set[int], limit: int) -> AsyncIterator[OutboxBatch]:
+        """Locks these shards, except those that another relay has locked, for the block."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.fetch_all(LOCK_SHARDS, list(shards))
+            mine = [row.shard for row in rows]
+            batch = await _oldest(transaction, mine, limit) if mine else OutboxBatch()
+            yield batch
+            if batch.published:
+                await _mark_sent(transaction, batch.published)
+
+
+async def _oldest(transaction: Transaction, shards: Sequence[int], limit: int) -> OutboxBatch:
+    each = max(1, limit // len(shards))
+    values = [value for shard in shards for value in (shard, each)]
+    rows = await transaction.fetch_all(" UNION ALL ".join([OLDEST_OF_SHARD] * len(shards)), *values)
+    counts = [sum(row.unsent_shard == shard for row in rows) for shard in shards]
+    ordered = sorted(rows, key=lambda row: int(row.id))
+    return OutboxBatch(
+        [event for row in ordered for event in _events_of(row)],
+        frozenset(shards),
+        full=max(counts) == each,
     )
+
+
+async def _mark_sent(connection: Connection, sent: Sequence[Event]) -> None:
+    statements = []
+    for kind in EventKind:
+        ids = sorted(event.payment_id for event in sent if event.kind is kind)
+        if ids:
+            statements.append((MARK_SENT, kind.value, ids))
+    await connection.execute_together(*statements)
+
+
+def _events_of(row: Row) -> list[Event]:
+    at = row.updated_at.replace(tzinfo=UTC)
+    return events.unsent(payment_from(row), EventKind(row.unsent), at)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
-from payment_service.domain import Attempt, Charge, Event, OutboxRow, Outcome, Payment, PayOrder
+from payment_service.domain import Attempt, Charge, Event, Outcome, Payment, PayOrder
 
 
 class PaymentStore(Protocol):
@@ -44,8 +44,9 @@ class PaymentStore(Protocol):
     async def record_outcome(
         self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
-        """Step 4 of the saga. Finishes a payment and writes its event in the same transaction.
-        No-op if it is finished or another driver has claimed it. Returns the payment as it is now.
+        """Step 4 of the saga. Finishes a payment and marks its event as unsent in the same
+        transaction. No-op if it is finished or another driver has claimed it. Returns the payment
+        as it is now.
 
         This method, `give_up` and `park` also store `payment.amount_due`.
         """
@@ -73,8 +74,8 @@ class PaymentStore(Protocol):
     async def claim_unpublished(
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
-        """Claims succeeded payments whose event has waited in the outbox for `older_than` seconds,
-        for `lease_seconds`. Starts with those that have waited longest for a claim."""
+        """Claims succeeded payments whose event has been unsent for `older_than` seconds, for
+        `lease_seconds`. Starts with those that have waited longest for a claim."""
 
     async def delete_old_keys(self, older_than_hours: float) -> None:
         """Deletes at most 1,000 idempotency keys of that age."""
@@ -92,29 +93,38 @@ class PaymentStore(Protocol):
 
 @dataclass(frozen=True)
 class OutboxBatch:
-    """Rows of the outbox, oldest first. Add to `published` the ids of those that Kafka has."""
+    """Unsent events of these `shards`, those of a reservation in order; `full`: there may be more.
+    Add to `published` those that Kafka has."""
 
-    rows: Sequence[OutboxRow]
-    published: set[int] = field(default_factory=set)
-
-    @property
-    def unpublished_shards(self) -> set[int]:
-        """The shards of the other rows."""
-        return {row.shard for row in self.rows if row.id not in self.published}
+    events: Sequence[Event] = ()
+    shards: Set[int] = frozenset()
+    full: bool = False
+    published: list[Event] = field(default_factory=list)
 
 
 class OutboxStore(Protocol):
-    """The committed events that Kafka has not acknowledged.
+    """The committed events that Kafka has not acknowledged: the outbox.
 
-    A batch deletes its published rows when the block ends; if the block raises, all stay. During
-    the block no other relay receives events of the shards of its rows.
+    A batch marks its published events as sent when the block ends; if the block raises, all stay
+    unsent. During the block no other relay receives events of the shards of its events.
     """
 
-    def oldest(self, limit: int, without: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
-        """Yields the oldest events, at most `limit`, of all shards but those in `without`."""
+    def oldest(
+        self, limit: int, without: Set[int], *, older_than: float
+    ) -> AbstractAsyncContextManager[OutboxBatch]:
+        """Yields the oldest events, about `limit`, of the shards that have an event older than
+        `older_than` seconds, but of none in `without`. The younger events of these shards are among
+        them, so that each reservation's are in order."""
 
     def oldest_of_each(self, shards: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
-        """Yields the oldest event of each of these shards."""
+        """Yields the oldest payment's events of each of these shards, except those that another
+        relay reads."""
+
+    async def unsent_outcomes(self, payment_ids: Set[int]) -> Set[int]:
+        """Returns those of the payments whose outcome has an unsent event."""
+
+    async def mark_sent(self, events: Sequence[Event]) -> None:
+        """Marks events, at least one, as sent, in one transaction."""
 
 
 class Reservations(Protocol):

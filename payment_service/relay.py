@@ -1,22 +1,30 @@
 """Publishes committed events to Kafka: at least once, in order per reservation.
 
-Events are sharded by their partition and reservation. A relay locks the shards that it sends, so
-any number of replicas may run and no two of them send events of one reservation at the same time.
+The events that this process commits go to Kafka from memory, in batches, and are then marked as
+sent. Those that are still unsent after OLD_SECONDS are read from the database: a process crashed
+before it sent them, or Kafka did not accept them. Events are sharded by their partition and
+reservation for that; a relay locks the shards that it reads, so any number of replicas may run.
+
+An event from memory is sent once the outcome that precedes it is marked as sent; otherwise it is
+left to the database, where it comes after that. So the events of a reservation stay in order,
+whoever sends them. After a crash, or a pause of a process, an event may arrive once more later,
+which consumers ignore.
 
 A shard whose events Kafka does not accept is put aside, so that it neither holds up nor repeats the
 others; its oldest event is tried until Kafka takes it.
 """
 
 import asyncio
+import functools
 from collections.abc import Sequence
 
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
-from payment_service.outbox import key_of
+from payment_service.outbox import CommittedEvents, key_of, shard_of
 from payment_service.ports import OutboxBatch, OutboxStore
 from protos.topics import PAYMENT_EVENTS
 from servicekit import logs
-from servicekit.errors import Unavailable
+from servicekit.errors import Unavailable, is_transient
 from servicekit.kafka import Producer, Record
 from servicekit.retries import Outage, retry_while_unavailable
 
@@ -28,53 +36,82 @@ BATCH = 500
 PATIENCE_SECONDS = 3.0
 # The same for the events of the shards that were put aside, which hold up nobody.
 ASIDE_PATIENCE_SECONDS = 10.0
-# The longest pause between two batches. It finds what another replica committed and could not send;
-# this replica's own commits wake the relay at once.
-POLL_SECONDS = 0.5
-# The shortest pause between the starts of two batches: events that are committed meanwhile share a
-# batch. At a hundred payments per second, a batch for each cost as much as the payments. An event
-# after a pause is sent at once.
-COLLECT_SECONDS = 0.02
+# The shortest pause between the starts of two batches from memory: events that are committed
+# meanwhile share a batch. At a hundred payments per second, a batch for each cost as much as the
+# payments. An event after a pause is sent at once.
+COLLECT_SECONDS = 0.05
+# The age at which an event is read from the database. It is longer than a relay tries to send an
+# event from memory, so that few are sent twice.
+OLD_SECONDS = 10.0
+# The pause between two looks for such events.
+POLL_SECONDS = 1.0
 
 
 class Relay:
-    """Sends the events of the outbox. `committed` wakes it, at most every COLLECT_SECONDS.
+    """Sends the events of `committed`, and those of `outbox` that nobody sent.
 
     `aside` is another producer than `producer`: a producer drops what it has in flight when Kafka
-    does not accept one of its records.
+    does not accept one of its records. So is `backlog`: it sends beside the other two.
     """
 
     def __init__(
         self,
         outbox: OutboxStore,
         producer: Producer,
+        backlog: Producer,
         aside: Producer,
-        committed: asyncio.Event,
+        committed: CommittedEvents,
     ) -> None:
         self._outbox = outbox
         self._producer = producer
+        self._backlog = backlog
         self._aside = aside
         self._committed = committed
         # The shards that are put aside, and whether there are any.
         self._delayed: set[int] = set()
         self._any_delayed = asyncio.Event()
         self._delay = Outage(log, "outbox_delayed", "outbox_resumed")
+        # Whether shards have returned, with what has waited behind their oldest events.
+        self._returned = asyncio.Event()
 
     async def run(self) -> None:
         """Sends events until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._send())
+            tasks.create_task(self._send_committed())
+            tasks.create_task(self._send_backlog())
             tasks.create_task(self._send_delayed())
 
-    async def _send(self) -> None:
+    async def _send_committed(self) -> None:
         outage = Outage(log, "outbox_delayed", "outbox_resumed")
         loop = asyncio.get_running_loop()
         while True:
-            self._committed.clear()
+            events = await self._committed.take(BATCH)
             started = loop.time()
-            if await retry_while_unavailable(self.send_batch, outage) < BATCH:
-                await self._wait_for_commit()
+            try:
+                await self.send_committed(events)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                # Those that are not marked are unsent in the database, and are read from there.
+                outage.failed(error)
+            else:
+                outage.succeeded()
+            if len(events) < BATCH:
                 await asyncio.sleep(COLLECT_SECONDS - (loop.time() - started))
+
+    async def _send_backlog(self) -> None:
+        outage = Outage(log, "outbox_delayed", "outbox_resumed")
+        loop = asyncio.get_running_loop()
+        # What is older than this moment waits for nobody else: at the start, what a process before
+        # this one has left; later what has waited for a shard that was put aside.
+        moment: float | None = loop.time()
+        while True:
+            self._returned.clear()
+            age = OLD_SECONDS if moment is None else min(OLD_SECONDS, loop.time() - moment)
+            send = functools.partial(self.send_batch, age)
+            if not await retry_while_unavailable(send, outage):
+                returned = await self._shards_return_within(POLL_SECONDS)
+                moment = loop.time() if returned else None
 
     async def _send_delayed(self) -> None:
         while True:
@@ -82,32 +119,43 @@ class Relay:
             await retry_while_unavailable(self.send_delayed, self._delay)
             if not self._delayed:
                 self._any_delayed.clear()
-            # What has waited behind the oldest events.
-            self._committed.set()
+            self._returned.set()
 
-    async def send_batch(self) -> int:
-        """Sends the oldest events, at most BATCH, of the shards that are not put aside. Returns how
-        many there were.
+    async def send_committed(self, events: Sequence[Event]) -> None:
+        """Sends events that were committed just now, and marks those as sent that Kafka has. Puts
+        aside the shards of the others.
+
+        Leaves out the events of shards that are put aside, and those that follow an unsent outcome
+        of another batch. Raises Unavailable and TimeoutError if the database cannot be read or
+        written; the published events are then sent again.
+        """
+        events = [e for e in events if shard_of(e.reservation_id) not in self._delayed]
+        published = await self._publish(
+            await self._without_followers(events), self._producer, PATIENCE_SECONDS
+        )
+        if published:
+            await self._outbox.mark_sent(published)
+
+    async def send_batch(self, older_than: float = 0.0) -> bool:
+        """Sends about BATCH of the oldest events of the shards that have one older than
+        `older_than` seconds and are not put aside. Returns whether there may be more.
 
         Puts aside the shards whose events Kafka does not accept. If published events cannot be
-        deleted from the outbox afterwards, they are sent again.
+        marked afterwards, they are sent again.
         """
-        async with self._outbox.oldest(BATCH, self._delayed) as batch:
-            await self._publish(batch, self._producer, PATIENCE_SECONDS)
-        if batch.unpublished_shards:
-            self._delayed |= batch.unpublished_shards
-            self._delay.failed(Unavailable("Kafka does not accept the events of a shard."))
-            self._any_delayed.set()
-        return len(batch.rows)
+        async with self._outbox.oldest(BATCH, self._delayed, older_than=older_than) as batch:
+            await self._publish_batch(batch, self._backlog, PATIENCE_SECONDS)
+        return batch.full
 
     async def send_delayed(self) -> None:
-        """Sends the oldest event of each shard that is put aside; those that Kafka accepts return
-        to the others. Raises Unavailable while any is left."""
+        """Sends the oldest events of each shard that is put aside; the shards of those that Kafka
+        accepts, and those without events, return to the others. Raises Unavailable while any is
+        left."""
         # Meanwhile others may be put aside.
         tried = frozenset(self._delayed)
         async with self._outbox.oldest_of_each(tried) as batch:
-            await self._publish(batch, self._aside, ASIDE_PATIENCE_SECONDS)
-        self._delayed -= tried - batch.unpublished_shards
+            await self._publish_batch(batch, self._aside, ASIDE_PATIENCE_SECONDS)
+        self._delayed -= batch.shards - _shards_of(batch.events, without=batch.published)
         if self._delayed:
             raise Unavailable("Kafka does not accept the events of a shard.")
 
@@ -128,17 +176,46 @@ class Relay:
             patience,
         )
 
-    async def _publish(self, batch: OutboxBatch, producer: Producer, patience: float) -> None:
-        if not batch.rows:
-            return
-        acknowledged = await self.publish([row.event for row in batch.rows], producer, patience)
-        batch.published.update(
-            row.id for row, has in zip(batch.rows, acknowledged, strict=True) if has
-        )
+    async def _without_followers(self, events: Sequence[Event]) -> list[Event]:
+        """Leaves out the events that follow an unsent outcome which is not among them."""
+        ours = {event.payment_id for event in events}
+        before = {event.after_payment_id for event in events} - {0} - ours
+        # Rare: the user tried again within milliseconds, at another replica.
+        waiting = set(await self._outbox.unsent_outcomes(before)) if before else set()
+        found = []
+        for event in events:
+            if event.after_payment_id in waiting:
+                waiting.add(event.payment_id)
+            else:
+                found.append(event)
+        return found
 
-    async def _wait_for_commit(self) -> None:
+    async def _publish_batch(self, batch: OutboxBatch, producer: Producer, patience: float) -> None:
+        batch.published.extend(await self._publish(batch.events, producer, patience))
+
+    async def _publish(
+        self, events: Sequence[Event], producer: Producer, patience: float
+    ) -> list[Event]:
+        """Returns those of `events` that Kafka has acknowledged. Puts aside the shards of the
+        others."""
+        if not events:
+            return []
+        acknowledged = await self.publish(events, producer, patience)
+        published = [event for event, has in zip(events, acknowledged, strict=True) if has]
+        if unpublished := _shards_of(events, without=published):
+            self._delayed |= unpublished
+            self._delay.failed(Unavailable("Kafka does not accept the events of a shard."))
+            self._any_delayed.set()
+        return published
+
+    async def _shards_return_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._committed.wait()
+            async with asyncio.timeout(seconds):
+                return await self._returned.wait()
         except TimeoutError:
-            return
+            return False
+
+
+def _shards_of(events: Sequence[Event], *, without: Sequence[Event]) -> set[int]:
+    others = {event.event_id for event in without}
+    return {shard_of(event.reservation_id) for event in events if event.event_id not in others}

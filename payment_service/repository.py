@@ -1,54 +1,30 @@
-"""The SQL statements on payments and idempotency keys.
+"""The SQL statements on payments after their creation, which `orders.py` has.
 
-Those on the outbox are in `outbox.py`, those that republish outcomes after a restore in
+Those of the relay are in `outbox.py`, those that republish outcomes after a restore in
 `republish_repository.py`. All times are the database's, so that replicas need no common clock.
 """
 
-import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC
+from dataclasses import dataclass, replace
 
 from payment_service.domain import (
     DECLINES,
-    FINAL_FAILURES,
-    Admission,
     Attempt,
     ChargeAmountDiffers,
     Event,
-    IdempotencyKeyReused,
+    EventKind,
     Outcome,
     Payment,
     PayOrder,
-    RequestInProgress,
-    Status,
 )
-from payment_service.outbox import put_in_outbox
-from servicekit.errors import Unavailable
-from servicekit.mysql import Connection, Database, DuplicateKey, Row
-
-# The unique key refuses one of two concurrent orders for a reservation. The next attempt of the
-# refused order finds the payment of the other.
-CREATE_ATTEMPTS = 5
-
-# `outcome_told` is the stored name of `Payment.decline_returned`.
-COLUMNS = """
-id, reservation_id, user_id, status, amount, failure_code, outcome_told, room, place_number,
-failed_payment_id, attempts, created_at, amount_due
-"""
-
-SOON = "NOW(6) + INTERVAL %s MICROSECOND"
+from payment_service.groups import Groups, hasty
+from payment_service.orders import SOON, OrderRepository
+from payment_service.outbox import CommittedEvents, shard_of
+from payment_service.rows import COLUMNS, get, microseconds, payment_from
+from servicekit.mysql import Connection, Database, Row, Statement
 
 # A driver that paused for longer than its lease no longer matches: `attempts` has increased.
 DRIVEN_BY_US = "id = %s AND status = 'INITIATED' AND attempts = %s"
-
-CHARGED = "id = %s AND status = 'SUCCEEDED'"
-
-GET = f"SELECT {COLUMNS} FROM payment WHERE id = %s"
-
-LATEST_ID = """
-SELECT id FROM payment WHERE reservation_id = %s AND user_id = %s ORDER BY id DESC LIMIT 1
-"""
 
 LATEST_TO_REPORT = f"""
 SELECT {COLUMNS} FROM payment
@@ -62,21 +38,19 @@ SELECT id FROM payment
 WHERE reservation_id = %s AND user_id <> %s AND amount IS NOT NULL LIMIT 1
 """
 
-INSERT = f"""
-INSERT INTO payment
-    (reservation_id, user_id, room, place_number, failed_payment_id, driven_until)
-VALUES (%s, %s, %s, %s, %s, {SOON})
-RETURNING id, created_at
-"""
-
 RECORD_OUTCOME = f"""
-UPDATE payment SET status = %s, amount = %s, failure_code = %s, amount_due = %s
+UPDATE payment SET status = %s, amount = %s, failure_code = %s, decline_reason = %s,
+    amount_due = %s, unsent = %s, unsent_shard = %s
 WHERE {DRIVEN_BY_US}
 """
 
 GIVE_UP = f"UPDATE payment SET failure_code = %s, amount_due = %s WHERE {DRIVEN_BY_US}"
 
-RECORD_REFUND = f"UPDATE payment SET status = 'REFUNDED' WHERE {CHARGED}"
+RECORD_REFUND = f"""
+UPDATE payment SET status = 'REFUNDED', unsent = unsent | {EventKind.REFUND.value},
+    unsent_shard = %s
+WHERE id = %s AND status = 'SUCCEEDED'
+"""
 
 MARK_DECLINE_RETURNED = "UPDATE payment SET outcome_told = TRUE WHERE id = %s"
 
@@ -88,13 +62,12 @@ WHERE status = 'INITIATED' AND driven_until <= NOW(6)
 ORDER BY driven_until LIMIT %s FOR UPDATE SKIP LOCKED
 """
 
-# From the outbox, which is short, to the payments, whose number only grows.
+# Few payments have an unsent event, while their number only grows.
 UNPUBLISHED = """
-SELECT DISTINCT p.id, p.driven_until
-FROM outbox o STRAIGHT_JOIN payment p ON p.id = o.payment_id
-WHERE o.created_at <= NOW(6) - INTERVAL %s MICROSECOND
-  AND p.status = 'SUCCEEDED' AND p.driven_until <= NOW(6)
-ORDER BY p.driven_until LIMIT %s
+SELECT id FROM payment FORCE INDEX (unsent)
+WHERE unsent_shard IS NOT NULL AND updated_at <= NOW(6) - INTERVAL %s MICROSECOND
+  AND status = 'SUCCEEDED' AND driven_until <= NOW(6)
+ORDER BY driven_until LIMIT %s
 """
 
 LOCK_UNCLAIMED = f"""
@@ -103,106 +76,84 @@ WHERE id IN %s AND driven_until <= NOW(6)
 FOR UPDATE SKIP LOCKED
 """
 
-CLAIM = f"UPDATE payment SET driven_until = {SOON}, attempts = attempts + 1 WHERE id IN %s"
+# The time of the last change is that of an event that may be unsent.
+CLAIM = f"""
+UPDATE payment SET driven_until = {SOON}, attempts = attempts + 1, updated_at = updated_at
+WHERE id IN %s
+"""
 
 DISCARD_REJECTED = f"DELETE FROM payment WHERE {DRIVEN_BY_US}"
 
-PAYMENT_OF_KEY = """
-SELECT reservation_id, payment_id, failure_code, created_at,
-       COALESCE(in_flight_until > NOW(6), FALSE) AS in_flight
-FROM idempotency_key WHERE user_id = %s AND idem_key = %s FOR UPDATE
-"""
-
-INSERT_KEY = f"""
-INSERT INTO idempotency_key (in_flight_until, reservation_id, payment_id, user_id, idem_key)
-VALUES ({SOON}, %s, %s, %s, %s)
-"""
-
-UPDATE_KEY = f"""
-UPDATE idempotency_key SET in_flight_until = {SOON}, payment_id = %s
-WHERE user_id = %s AND idem_key = %s
-"""
-
-RELEASE_KEY = """
-UPDATE idempotency_key SET in_flight_until = NULL WHERE user_id = %s AND idem_key = %s
-"""
-
-REMEMBER_REJECTION = """
-UPDATE idempotency_key SET in_flight_until = NULL, failure_code = %s
-WHERE user_id = %s AND idem_key = %s
-"""
-
-DELETE_OLD_KEYS = """
-DELETE FROM idempotency_key WHERE created_at < NOW(6) - INTERVAL %s MICROSECOND LIMIT 1000
-"""
-
-# Payments that moved money stay. `driven_until` is at most minutes after the end of a payment and
-# has an index; `updated_at` changes when a decline is returned, which may be with a new key.
+# Payments that moved money, or have an unsent event, stay. `driven_until` is at most minutes after
+# the end of a payment and has an index; `updated_at` changes when a decline is returned, which may
+# be with a new key.
 REMOVE_FAILED = """
 DELETE FROM payment
 WHERE status = 'FAILED' AND driven_until < NOW(6) - INTERVAL %s DAY
-  AND updated_at < NOW(6) - INTERVAL %s DAY AND failure_code <> %s
+  AND updated_at < NOW(6) - INTERVAL %s DAY AND failure_code <> %s AND unsent_shard IS NULL
 ORDER BY driven_until LIMIT %s
 """
 
-COUNT_UNSENT = "SELECT COUNT(*) AS unsent FROM outbox"
+COUNT_UNSENT = """
+SELECT COUNT(*) + COALESCE(SUM(unsent = 3), 0) AS unsent
+FROM payment FORCE INDEX (unsent) WHERE unsent_shard IS NOT NULL
+"""
 
 COUNT_UNREFUNDED = """
 SELECT COUNT(*) AS unrefunded FROM payment WHERE status = 'INITIATED' AND failure_code = %s
 """
 
 
-class PaymentRepository:
-    """Implements `ports.PaymentStore` in MariaDB. Sets `committed` after each commit of an event,
-    so that the relay sends it at once."""
+@dataclass(frozen=True)
+class _End:
+    payment: Payment
+    outcome: Outcome
+    event: Event | None
 
-    def __init__(self, database: Database, committed: asyncio.Event) -> None:
+    @property
+    def statement(self) -> Statement:
+        outcome, event, payment = self.outcome, self.event, self.payment
+        return (
+            RECORD_OUTCOME,
+            outcome.status,
+            outcome.amount,
+            outcome.failure_code,
+            outcome.decline_reason,
+            payment.amount_due,
+            0 if event is None else event.kind.value,
+            None if event is None else shard_of(event.reservation_id),
+            payment.id,
+            payment.attempts,
+        )
+
+
+class PaymentRepository:
+    """Implements `ports.PaymentStore` in MariaDB. Hands each event to `committed` after its commit,
+    so that the relay sends it at once. Outcomes are recorded in groups."""
+
+    def __init__(self, database: Database, committed: CommittedEvents) -> None:
         self._database = database
         self._committed = committed
+        self._orders = OrderRepository(database)
+        self._ends = Groups(self._end)
 
     async def create_payment(
         self, order: PayOrder, *, lease_seconds: float, answer_seconds: float
     ) -> Attempt:
-        async def create(connection: Connection) -> Attempt:
-            if not order.idempotency_key:
-                return await _create_or_find(connection, order, lease_seconds)
-            key = await connection.fetch_one(PAYMENT_OF_KEY, order.user_id, order.idempotency_key)
-            known = await _payment_of_key(connection, order, key) if key else None
-            # Without a payment: it was rejected a moment ago, or with a failure that is not final.
-            if key and key.in_flight and (known is None or not known.finished):
-                raise RequestInProgress("A request with this idempotency key is in progress.")
-            if known is None or (
-                known.status is Status.FAILED and known.failure_code not in FINAL_FAILURES
-            ):
-                attempt = await _create_or_find(connection, order, lease_seconds)
-            else:
-                attempt = Attempt(known, created=False)
-            if not (known and attempt.payment.finished):
-                await _use_key(connection, order, attempt, answer_seconds, insert=key is None)
-            return attempt
-
-        for _ in range(CREATE_ATTEMPTS):
-            try:
-                # Without a key the INSERT alone is the transaction: the read before it takes no
-                # lock, and the unique key decides, inside a transaction or not.
-                return await self._database.run(create, autocommit=not order.idempotency_key)
-            except DuplicateKey:
-                continue
-        raise Unavailable("Too many requests for this reservation at once.")
+        return await self._orders.create_payment(order, lease_seconds, answer_seconds)
 
     async def release_key(self, order: PayOrder) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute(RELEASE_KEY, order.user_id, order.idempotency_key)
+        await self._orders.release_key(order)
 
     async def remember_rejection(self, order: PayOrder, failure_code: str) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute(
-                REMEMBER_REJECTION, failure_code, order.user_id, order.idempotency_key
-            )
+        await self._orders.remember_rejection(order, failure_code)
+
+    async def delete_old_keys(self, older_than_hours: float) -> None:
+        await self._orders.delete_old_keys(older_than_hours)
 
     async def get_payment(self, payment_id: int) -> Payment | None:
         async with self._database.connection() as connection:
-            return await _get(connection, payment_id)
+            return await get(connection, payment_id)
 
     async def latest_payment(self, reservation_id: int, user_id: int) -> Payment | None:
         async with self._database.connection() as connection:
@@ -219,24 +170,13 @@ class PaymentRepository:
     async def record_outcome(
         self, payment: Payment, outcome: Outcome, event: Event | None
     ) -> Payment:
-        driven_by_us = (payment.id, payment.attempts)
-        end = (
-            RECORD_OUTCOME,
-            outcome.status,
-            outcome.amount,
-            outcome.failure_code,
-            payment.amount_due,
-            *driven_by_us,
-        )
-        publish = [put_in_outbox(event, DRIVEN_BY_US, *driven_by_us)] if event is not None else []
-        *_, ended = await self._database.execute_transaction(*publish, end)
-        self._committed.set()
-        if ended.matched:
+        if await self._ends.submit(_End(payment, outcome, event)):
             return replace(
                 payment,
                 status=outcome.status,
                 amount=outcome.amount,
                 failure_code=outcome.failure_code,
+                decline_reason=outcome.decline_reason,
             )
         now = await self.get_payment(payment.id)
         assert now is not None, "only its driver could have deleted it"
@@ -256,11 +196,12 @@ class PaymentRepository:
         return matched > 0
 
     async def record_refund(self, payment_id: int, event: Event) -> None:
-        await self._database.execute_transaction(
-            put_in_outbox(event, CHARGED, payment_id),
-            (RECORD_REFUND, payment_id),
-        )
-        self._committed.set()
+        async def refund(connection: Connection) -> int:
+            shard = shard_of(event.reservation_id)
+            return await connection.execute(RECORD_REFUND, shard, payment_id)
+
+        if await self._database.run(refund, autocommit=True):
+            self._committed.add(event)
 
     async def mark_decline_returned(self, payment_id: int) -> None:
         async with self._database.connection() as connection:
@@ -270,7 +211,7 @@ class PaymentRepository:
         async with self._database.connection() as connection:
             await connection.execute(
                 PARK,
-                _microseconds(seconds),
+                microseconds(seconds),
                 payment.amount_due,
                 payment.id,
                 payment.attempts,
@@ -287,17 +228,13 @@ class PaymentRepository:
         self, *, older_than: float, lease_seconds: float, limit: int
     ) -> Sequence[Payment]:
         async def claim(connection: Connection) -> Sequence[Payment]:
-            waiting = await connection.fetch_all(UNPUBLISHED, _microseconds(older_than), limit)
+            waiting = await connection.fetch_all(UNPUBLISHED, microseconds(older_than), limit)
             if not waiting:
                 return []
             rows = await connection.fetch_all(LOCK_UNCLAIMED, [row.id for row in waiting])
             return await _take(connection, rows, lease_seconds)
 
         return await self._database.run(claim)
-
-    async def delete_old_keys(self, older_than_hours: float) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute(DELETE_OLD_KEYS, _microseconds(older_than_hours * 3600))
 
     async def remove_failed(self, older_than_days: int, limit: int) -> int:
         async with self._database.connection() as connection:
@@ -315,130 +252,33 @@ class PaymentRepository:
             row = await connection.fetch_one(COUNT_UNREFUNDED, ChargeAmountDiffers.code)
         return int(row.unrefunded) if row else 0
 
-
-async def _payment_of_key(connection: Connection, order: PayOrder, key: Row) -> Payment | None:
-    """Returns the payment of a key (a row of PAYMENT_OF_KEY), None if it has none any more."""
-    if key.reservation_id != order.reservation_id:
-        raise IdempotencyKeyReused("This idempotency key was used for another reservation.")
-    if not key.failure_code:
-        return await _get(connection, key.payment_id)
-    return Payment(
-        id=key.payment_id,
-        reservation_id=key.reservation_id,
-        user_id=order.user_id,
-        status=Status.FAILED,
-        amount=None,
-        failure_code=key.failure_code,
-        decline_returned=False,
-        admission=None,
-        failed_payment_id=0,
-        attempts=0,
-        created_at=key.created_at.replace(tzinfo=UTC),
-    )
-
-
-async def _create_or_find(connection: Connection, order: PayOrder, lease_seconds: float) -> Attempt:
-    found = await connection.fetch_one(LATEST_ID, order.reservation_id, order.user_id)
-    latest = await _get(connection, found.id) if found else None
-    if latest is not None:
-        decline_pending = latest.declined and not latest.decline_returned
-        if latest.status is not Status.FAILED or decline_pending:
-            return Attempt(latest, created=False)
-    failed_payment_id = _last_failed(latest)
-    admission = order.admission
-    row = await connection.fetch_one(
-        INSERT,
-        order.reservation_id,
-        order.user_id,
-        admission and admission.room,
-        admission and admission.place_number,
-        failed_payment_id,
-        _microseconds(lease_seconds),
-    )
-    assert row is not None, "inserted just now"
-    payment = Payment(
-        id=row.id,
-        reservation_id=order.reservation_id,
-        user_id=order.user_id,
-        status=Status.INITIATED,
-        amount=None,
-        failure_code="",
-        decline_returned=False,
-        admission=admission,
-        failed_payment_id=failed_payment_id,
-        attempts=0,
-        created_at=row.created_at.replace(tzinfo=UTC),
-    )
-    return Attempt(payment, created=True)
-
-
-def _last_failed(latest: Payment | None) -> int:
-    """Returns the id of the failed payment that the reservation may still be PAYING for, or 0."""
-    if latest is None:
-        return 0
-    # A payment with another failure never reached its reservation: the one before it counts.
-    reached = latest.declined or latest.failure_code == Unavailable.code
-    return latest.id if reached else latest.failed_payment_id
-
-
-async def _use_key(
-    connection: Connection,
-    order: PayOrder,
-    attempt: Attempt,
-    answer_seconds: float,
-    *,
-    insert: bool,
-) -> None:
-    if insert:
-        await connection.insert(
-            INSERT_KEY,
-            _microseconds(answer_seconds),
-            order.reservation_id,
-            attempt.payment.id,
-            order.user_id,
-            order.idempotency_key,
-        )
-    else:
-        await connection.execute(
-            UPDATE_KEY,
-            _microseconds(answer_seconds),
-            attempt.payment.id,
-            order.user_id,
-            order.idempotency_key,
-        )
+    async def _end(self, ends: Sequence[_End]) -> Sequence[bool]:
+        """Records outcomes in one transaction; returns for each whether its payment was unfinished
+        and its driver's."""
+        if len(ends) == 1:
+            # One statement commits by itself.
+            results = await self._database.run(
+                lambda connection: connection.execute_together(ends[0].statement), autocommit=True
+            )
+            matched = [bool(result.matched) for result in results]
+        else:
+            # In one order, so that two groups do not wait for each other.
+            order = sorted(range(len(ends)), key=lambda index: ends[index].payment.id)
+            async with self._database.connection() as connection:
+                _, *results, _ = await connection.execute_together(
+                    ("BEGIN",), *(hasty(ends[index].statement) for index in order), ("COMMIT",)
+                )
+            by_index = dict(zip(order, results, strict=True))
+            matched = [bool(by_index[index].matched) for index in range(len(ends))]
+        for end, recorded in zip(ends, matched, strict=True):
+            if recorded and end.event is not None:
+                self._committed.add(end.event)
+        return matched
 
 
 async def _take(connection: Connection, rows: Sequence[Row], lease_seconds: float) -> list[Payment]:
     payments = [payment_from(row) for row in rows]
     if payments:
         ids = [payment.id for payment in payments]
-        await connection.execute(CLAIM, _microseconds(lease_seconds), ids)
+        await connection.execute(CLAIM, microseconds(lease_seconds), ids)
     return [replace(payment, attempts=payment.attempts + 1) for payment in payments]
-
-
-async def _get(connection: Connection, payment_id: int) -> Payment | None:
-    row = await connection.fetch_one(GET, payment_id)
-    return payment_from(row) if row else None
-
-
-def payment_from(row: Row) -> Payment:
-    """Maps COLUMNS. The database's times are in UTC, without a zone."""
-    admission = None if row.room is None else Admission(row.room, row.place_number)
-    return Payment(
-        id=row.id,
-        reservation_id=row.reservation_id,
-        user_id=row.user_id,
-        status=Status(row.status),
-        amount=row.amount,
-        failure_code=row.failure_code,
-        decline_returned=bool(row.outcome_told),
-        admission=admission,
-        failed_payment_id=row.failed_payment_id,
-        attempts=row.attempts,
-        created_at=row.created_at.replace(tzinfo=UTC),
-        amount_due=row.amount_due,
-    )
-
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000)

@@ -23,25 +23,25 @@ BATCH = 500
 
 
 async def republish_outcomes(repository: RepublishRepository, seconds: float) -> tuple[int, int]:
-    """Writes the events of the payments that finished within `seconds` before the newest change
-    into the outbox. Returns how many it wrote, and how many were in the outbox already.
+    """Marks the events of the payments that finished within `seconds` before the newest change as
+    unsent, which puts them into the outbox. Returns how many it put there, and how many were there
+    already.
 
     Idempotent while the events are in the outbox.
     """
-    waiting = await repository.payments_with_unsent_events()
     written = present = 0
     async for ended in repository.finished_payments(seconds, BATCH):
         missing = []
-        for payment, at in ended:
-            event = events.of_outcome(payment, at)
+        for finished in ended:
+            event = events.of_outcome(finished.payment, finished.at)
             if event is None:
                 continue
-            if payment.id in waiting:
+            if event.kind in finished.unsent:
                 present += 1
             else:
                 missing.append(event)
         if missing:
-            await repository.write_events(missing)
+            await repository.mark_unsent(missing)
             written += len(missing)
     return written, present
 

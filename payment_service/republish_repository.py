@@ -1,16 +1,20 @@
 """The SQL statements that republish outcomes after a restore."""
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from payment_service.domain import LONGEST_REFUSED_PARK_SECONDS, Event, Payment, Status
+from payment_service.domain import (
+    LONGEST_REFUSED_PARK_SECONDS,
+    Event,
+    EventKind,
+    Payment,
+    Status,
+)
 from payment_service.outbox import shard_of
-from payment_service.repository import COLUMNS, payment_from
+from payment_service.rows import COLUMNS, payment_from
 from servicekit.mysql import Database
-
-OUTBOX_PAGE = 10_000
-
-UNSENT_AFTER = "SELECT id, payment_id FROM outbox WHERE id > %s ORDER BY id LIMIT %s"
 
 # A SELECT for each status, because each then reads one entry of the index.
 LATEST_OF_EACH_STATUS = " UNION ALL ".join(
@@ -19,47 +23,40 @@ LATEST_OF_EACH_STATUS = " UNION ALL ".join(
 
 # FORCE INDEX, because after an import the server has no statistics to choose an index by.
 FINISHED = f"""
-SELECT {COLUMNS}, updated_at, driven_until
+SELECT {COLUMNS}, updated_at, driven_until, unsent
 FROM payment FORCE INDEX (recovery)
 WHERE status = %s AND driven_until BETWEEN %s AND %s
   AND (driven_until < %s OR id < %s)
 ORDER BY driven_until DESC, id DESC LIMIT %s
 """
 
-# Followed by one or more of PUT_ROW.
-PUT = "INSERT INTO outbox (shard, event_id, reservation_id, payment_id, payload) VALUES "
+# The time of the last change stays: the event has it.
+MARK_UNSENT = """
+UPDATE payment SET unsent = unsent | %s, unsent_shard = %s, updated_at = updated_at WHERE id IN %s
+"""
 
-PUT_ROW = "(%s, %s, %s, %s, UNHEX(%s))"
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished payment, the time of its last change, and its events that are unsent anyway."""
+
+    payment: Payment
+    at: datetime
+    unsent: EventKind
 
 
 class RepublishRepository:
-    """Reads finished payments and writes their events into the outbox, in bounded batches.
+    """Reads finished payments and marks their events as unsent, in bounded batches.
 
-    Each statement commits by itself: an event may be published twice, as from every outbox.
+    Each batch commits by itself: an event may be published twice, as by every relay.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def payments_with_unsent_events(self) -> set[int]:
-        """Returns the ids of the payments that have an event in the outbox. The events of a payment
-        leave the outbox in order, so the event of its last change is among them."""
-        found: set[int] = set()
-        last = 0
-        while True:
-            async with self._database.connection() as connection:
-                rows = await connection.fetch_all(UNSENT_AFTER, last, OUTBOX_PAGE)
-            if not rows:
-                return found
-            last = rows[-1].id
-            found.update(row.payment_id for row in rows)
-
-    async def finished_payments(
-        self, seconds: float, limit: int
-    ) -> AsyncIterator[list[tuple[Payment, datetime]]]:
-        """Yields finished payments with the time of their last change, `limit` at a time: all that
-        ended within `seconds` before the newest change of any payment, and some that ended up to a
-        few minutes earlier.
+    async def finished_payments(self, seconds: float, limit: int) -> AsyncIterator[list[Finished]]:
+        """Yields finished payments, `limit` at a time: all that ended within `seconds` before the
+        newest change of any payment, and some that ended up to a few minutes earlier.
 
         Selects by `driven_until`, which has an index. A payment ends before its `driven_until`, so
         none that ended in time is left out. Some earlier ones are included, because `driven_until`
@@ -90,21 +87,21 @@ class RepublishRepository:
                     )
                 if not rows:
                     break
-                yield [(payment_from(row), row.updated_at.replace(tzinfo=UTC)) for row in rows]
+                yield [
+                    Finished(
+                        payment_from(row),
+                        row.updated_at.replace(tzinfo=UTC),
+                        EventKind(row.unsent),
+                    )
+                    for row in rows
+                ]
                 before = (rows[-1].driven_until, rows[-1].id)
 
-    async def write_events(self, events: Sequence[Event]) -> None:
-        """Writes events, at least one, into the outbox."""
-        values = [
-            value
-            for event in events
-            for value in (
-                shard_of(event.reservation_id),
-                event.event_id,
-                event.reservation_id,
-                event.payment_id,
-                event.payload.hex(),
-            )
-        ]
-        async with self._database.connection() as connection:
-            await connection.execute(PUT + ", ".join([PUT_ROW] * len(events)), *values)
+    async def mark_unsent(self, events: Sequence[Event]) -> None:
+        """Marks events, at least one, as unsent: the relay sends them again."""
+        ids: dict[tuple[EventKind, int], list[int]] = defaultdict(list)
+        for event in events:
+            ids[event.kind, shard_of(event.reservation_id)].append(event.payment_id)
+        await self._database.execute_transaction(
+            *((MARK_UNSENT, kind.value, shard, sorted(of)) for (kind, shard), of in ids.items())
+        )

@@ -224,7 +224,9 @@ class Saga:
             outcome = Outcome(Status.SUCCEEDED, due)
             event = events.succeeded(payment, due)
         elif charge.status is ChargeStatus.DECLINED:
-            outcome = Outcome(Status.FAILED, payment.amount_due, PaymentDeclined.code)
+            outcome = Outcome(
+                Status.FAILED, payment.amount_due, PaymentDeclined.code, charge.reason
+            )
             event = events.failed(payment, charge.reason)
         else:
             # Refunded at the provider, not by this service.

@@ -3,13 +3,11 @@
 import asyncio
 from decimal import Decimal
 
-import tenacity
-
 from payment_service.domain import Charge, ProviderUnavailable
 from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
 from servicekit import call_context
-from servicekit.retries import CALL_BACK_OFF
+from servicekit.retries import call_pause
 
 CHARGE_ATTEMPTS = 4
 
@@ -51,12 +49,9 @@ class GuardedProvider:
             await self._provider.refund(payment_id)
 
     async def _try_charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
-        async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(ProviderUnavailable),
-            stop=tenacity.stop_after_attempt(CHARGE_ATTEMPTS),
-            wait=CALL_BACK_OFF,
-            reraise=True,
-        ):
-            with attempt:
+        for attempt in range(1, CHARGE_ATTEMPTS):
+            try:
                 return await self._provider.charge(payment_id, user_id, amount)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            except ProviderUnavailable:
+                await asyncio.sleep(call_pause(attempt))
+        return await self._provider.charge(payment_id, user_id, amount)

@@ -15,10 +15,13 @@ they survive a crash of the service, as at a real provider.
 """
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from decimal import Decimal
 
 from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
-from servicekit.mysql import Database, Row
+from payment_service.groups import Groups, hasty
+from servicekit.mysql import Database, Row, Statement
 
 MAGIC = 1_000_000
 DECLINED = 99402
@@ -40,12 +43,14 @@ DECLINE_REASON = "CARD_DECLINED"
 # the other decides after that start, and NOW would report the decided charge as still settling.
 CHARGE = """
 INSERT INTO sandbox_charge (payment_id, user_id, amount, status, decided_at, calls)
-VALUES (%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)
+VALUES {}
 ON DUPLICATE KEY UPDATE calls = calls + 1,
     decided_at = IF(status = 'UNKNOWN' AND calls > %s, NOW(6), decided_at),
     status = IF(status = 'UNKNOWN' AND calls > %s, 'APPROVED', status)
-RETURNING status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
+RETURNING payment_id, status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
 """
+
+NEW_CHARGE = "(%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)"
 
 KNOWN = """
 SELECT status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
@@ -77,11 +82,26 @@ class SandboxBook:
             return await connection.execute(REMOVE_CHARGES, older_than_days, limit)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """A charge to write into the book, with the decision that it gets if it is the first."""
+
+    payment_id: int
+    user_id: int
+    amount: Decimal
+    decision: ChargeStatus
+    settling_seconds: float
+
+
 class SandboxProvider:
-    """Implements `ports.PaymentProvider`. A silent charge waits until it is cancelled."""
+    """Implements `ports.PaymentProvider`. A silent charge waits until it is cancelled.
+
+    The charges that arrive together are written together; each then takes its own time.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._book = Groups(self._write)
 
     async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
         kind = user_id // MAGIC
@@ -94,12 +114,7 @@ class SandboxProvider:
         silent = kind in (SILENT_APPROVED, SILENT_DECLINED, SILENT_OTHER_AMOUNT)
         settling = SETTLING_SECONDS if silent else 0
         charged = amount + 1 if kind in (OTHER_AMOUNT, SILENT_OTHER_AMOUNT) else amount
-        values = (payment_id, user_id, charged, decision, settling, FAILING_CALLS, FAILING_CALLS)
-        charge = _charge(
-            await self._database.run(
-                lambda connection: connection.fetch_one(CHARGE, *values), autocommit=True
-            )
-        )
+        charge = await self._book.submit(_Order(payment_id, user_id, charged, decision, settling))
         if charge.status is ChargeStatus.UNKNOWN:
             raise ProviderUnavailable("The sandbox fails the charges of this user.")
         if kind == SLOW:
@@ -109,6 +124,26 @@ class SandboxProvider:
         if charge.status is ChargeStatus.REFUNDED:
             return Charge(ChargeStatus.DECLINED, charge.amount, "BARRED")
         return charge
+
+    async def _write(self, orders: Sequence[_Order]) -> Sequence[Charge]:
+        """Writes charges in one statement; returns the charges that the book has then."""
+        # In one order, so that two groups do not wait for each other.
+        by_id = sorted(orders, key=lambda order: order.payment_id)
+        statement: Statement = (
+            CHARGE.format(", ".join([NEW_CHARGE] * len(by_id))),
+            *(value for order in by_id for value in astuple(order)),
+            FAILING_CALLS,
+            FAILING_CALLS,
+        )
+        if len(orders) == 1:
+            rows = await self._database.run(
+                lambda connection: connection.fetch_all(*statement), autocommit=True
+            )
+        else:
+            async with self._database.connection() as connection:
+                rows = await connection.fetch_all(*hasty(statement))
+        charges = {row.payment_id: _charge(row) for row in rows}
+        return [charges[order.payment_id] for order in orders]
 
     async def get_charge(self, payment_id: int) -> Charge:
         async with self._database.connection() as connection:

@@ -150,6 +150,7 @@ class FakePaymentStore:
                 status=outcome.status,
                 amount=outcome.amount,
                 failure_code=outcome.failure_code,
+                decline_reason=outcome.decline_reason,
             )
             self._put(event)
         return self.payments[payment.id]

@@ -6,17 +6,17 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 
 import pytest
 
-from payment_service.domain import Event, OutboxRow
+from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
-from payment_service.outbox import SHARDS, shard_of
+from payment_service.outbox import SHARDS, CommittedEvents, shard_of
 from payment_service.ports import OutboxBatch
 from payment_service.relay import (
     BATCH,
     COLLECT_SECONDS,
+    OLD_SECONDS,
     PATIENCE_SECONDS,
     POLL_SECONDS,
     Relay,
@@ -26,14 +26,15 @@ from servicekit.errors import Unavailable
 from servicekit.kafka import Producer, Record, producer
 from tests.servicekit.fake_kafka import Partitions, in_virtual_time, now
 
-# Round trips of the fakes: to lock, to publish, to delete and commit.
+# Round trips of the fakes: to read or to lock, to publish, to mark.
 TRIP_SECONDS = 0.001
 POLL_DURATION = 3 * TRIP_SECONDS
 AN_INSTANT = 1e-6
 
 
 class FakeStores:
-    """An outbox of committed events, and the events that Kafka has."""
+    """An outbox of committed events, and the events that Kafka has. Each event of a reservation
+    follows the one before it."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Event] = {}
@@ -42,20 +43,34 @@ class FakeStores:
         self.published_at: dict[str, float] = {}
         self.polls: list[float] = []
         self.sent: list[list[Event]] = []
-        self.committed = asyncio.Event()
+        self.committed = CommittedEvents()
+        self._last: dict[int, int] = {}
         self.publish_seconds: Callable[[], float] = lambda: TRIP_SECONDS
         self.trouble: Callable[[], None] = lambda: None
 
-    def commit(self, count: int = 1, *, reservation_id: int = 1, elsewhere: bool = False) -> None:
-        """Commits events of one reservation; `elsewhere`: by another replica."""
+    def commit(
+        self, count: int = 1, *, reservation_id: int = 1, elsewhere: bool = False
+    ) -> list[bytes]:
+        """Commits events of one reservation; `elsewhere`: by another replica. Returns their
+        payloads, each of which is unique."""
+        payloads = []
         for _ in range(count):
-            number = len(self.committed_at)
-            event = Event(f"e{number:06}", reservation_id, number, b"payload")
+            number = len(self.committed_at) + 1
+            payloads.append(f"{reservation_id} e{number:06}".encode())
+            event = Event(
+                f"e{number:06}",
+                reservation_id,
+                number,
+                payloads[-1],
+                after_payment_id=self._last.get(reservation_id, 0),
+            )
+            self._last[reservation_id] = number
             self.rows[number] = event
             self.events[event.event_id] = event
             self.committed_at[event.event_id] = now()
-        if not elsewhere:
-            self.committed.set()
+            if not elsewhere:
+                self.committed.add(event)
+        return payloads
 
     def waits(self) -> list[float]:
         """Returns the seconds from the commit to Kafka of every event so far."""
@@ -74,7 +89,11 @@ class FakeStores:
     @contextlib.asynccontextmanager
     async def relaying(self, seconds: float = 0.7) -> AsyncIterator[None]:
         """Runs a relay that has been idle for `seconds`. At the end it must stop at once."""
-        relay = Relay(_Outbox(self), _Producer(self), _Producer(self), self.committed)
+        # What another relay had in memory is lost with it.
+        self.committed = CommittedEvents()
+        relay = Relay(
+            _Outbox(self), _Producer(self), _Producer(self), _Producer(self), self.committed
+        )
         task = asyncio.create_task(relay.run())
         await asyncio.sleep(seconds)
         yield
@@ -93,35 +112,59 @@ class _Outbox:
         self._stores = stores
         self._locked: set[int] = set()
 
-    def oldest(self, limit: int, without: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
+    def oldest(
+        self, limit: int, without: Set[int], *, older_than: float
+    ) -> AbstractAsyncContextManager[OutboxBatch]:
         self._stores.polls.append(now())
-        rows = [row for row in self._unlocked() if row.shard not in without]
-        return self._batch(rows[:limit])
+        old = {
+            shard_of(event.reservation_id)
+            for event in self._stores.rows.values()
+            if now() - self._stores.committed_at[event.event_id] >= older_than
+        }
+        events = [e for e in self._unlocked() if shard_of(e.reservation_id) in old - without]
+        return self._batch(events[:limit], full=len(events) > limit)
 
     def oldest_of_each(self, shards: Set[int]) -> AbstractAsyncContextManager[OutboxBatch]:
-        rows = [row for row in self._unlocked() if row.shard in shards]
-        return self._batch(list({row.shard: row for row in reversed(rows)}.values()))
+        events = [e for e in self._unlocked() if shard_of(e.reservation_id) in shards]
+        oldest = {shard_of(e.reservation_id): e for e in reversed(events)}
+        return self._batch(list(oldest.values()), shards=shards - self._locked)
 
-    def _unlocked(self) -> list[OutboxRow]:
-        rows = [
-            OutboxRow(row_id, shard_of(event.reservation_id), event)
-            for row_id, event in self._stores.rows.items()
+    async def unsent_outcomes(self, payment_ids: Set[int]) -> Set[int]:
+        self._stores.trouble()
+        await asyncio.sleep(TRIP_SECONDS)
+        return payment_ids & self._stores.rows.keys()
+
+    async def mark_sent(self, events: Sequence[Event]) -> None:
+        self._stores.trouble()
+        await asyncio.sleep(TRIP_SECONDS)
+        self._mark_sent(events)
+        self._stores.trouble()
+
+    def _mark_sent(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._stores.rows.pop(event.payment_id, None)
+
+    def _unlocked(self) -> list[Event]:
+        return [
+            event
+            for event in self._stores.rows.values()
+            if shard_of(event.reservation_id) not in self._locked
         ]
-        return [row for row in rows if row.shard not in self._locked]
 
     @contextlib.asynccontextmanager
-    async def _batch(self, rows: Sequence[OutboxRow]) -> AsyncIterator[OutboxBatch]:
+    async def _batch(
+        self, events: Sequence[Event], *, shards: Set[int] = frozenset(), full: bool = False
+    ) -> AsyncIterator[OutboxBatch]:
         self._stores.trouble()
-        shards = {row.shard for row in rows}
+        shards |= {shard_of(event.reservation_id) for event in events}
         self._locked |= shards
         try:
             # Events that are committed from here on are not in the batch.
             await asyncio.sleep(TRIP_SECONDS)
-            batch = OutboxBatch(rows)
+            batch = OutboxBatch(events, shards, full)
             yield batch
             await asyncio.sleep(TRIP_SECONDS)
-            for row_id in batch.published:
-                del self._stores.rows[row_id]
+            self._mark_sent(batch.published)
         finally:
             self._locked -= shards
 
@@ -191,17 +234,16 @@ def test_events_within_the_collecting_time_share_a_batch() -> None:
     assert [len(batch) for batch in rest] == [9]
 
 
-def test_a_stream_is_sent_in_few_polls_and_no_event_waits_long() -> None:
+def test_a_stream_is_sent_in_few_batches_and_no_event_waits_long() -> None:
     dice = random.Random(2)
 
     async def scene(stores: FakeStores) -> None:
         async with stores.relaying():
-            stores.polls.clear()
             began = now()
             for _ in range(2000):
                 stores.commit()
                 await asyncio.sleep(dice.expovariate(300))
-            assert len(stores.polls) <= (now() - began) / COLLECT_SECONDS + 2
+            assert len(stores.sent) <= (now() - began) / COLLECT_SECONDS + 2
             await asyncio.sleep(1)
         assert max(stores.waits()) <= COLLECT_SECONDS + POLL_DURATION
         assert stores.rows == {}
@@ -209,9 +251,9 @@ def test_a_stream_is_sent_in_few_polls_and_no_event_waits_long() -> None:
     play(scene)
 
 
-def test_an_event_waits_for_the_next_poll_at_most() -> None:
-    """Commits a second event at steps of 0.1 ms, from before the poll for the first until after its
-    collecting time. An event that is overlooked would wait for half a second."""
+def test_an_event_waits_for_the_next_batch_at_most() -> None:
+    """Commits a second event at steps of 0.2 ms, from before the first is sent until after its
+    collecting time. An event that is overlooked would wait for seconds."""
 
     def scene_of(moment: float) -> Scene:
         async def scene(stores: FakeStores) -> None:
@@ -226,7 +268,7 @@ def test_an_event_waits_for_the_next_poll_at_most() -> None:
         return scene
 
     for step in range(300):
-        play(scene_of(step * 0.0001))
+        play(scene_of(step * 0.0002))
 
 
 def test_after_a_slow_send_the_next_event_is_sent_at_once() -> None:
@@ -252,12 +294,14 @@ def test_events_of_another_replica_are_sent() -> None:
             for _ in range(200):
                 stores.commit(elsewhere=True)
                 await asyncio.sleep(dice.uniform(0.2, 2))
-            await asyncio.sleep(1)
+            await asyncio.sleep(OLD_SECONDS + 2 * POLL_SECONDS)
             # An idle relay polls once per POLL_SECONDS.
             stores.polls.clear()
             await asyncio.sleep(100 * POLL_SECONDS)
             assert len(stores.polls) <= 100
-        assert max(stores.waits()) <= POLL_SECONDS + 2 * POLL_DURATION
+        assert max(stores.waits()) <= OLD_SECONDS + POLL_SECONDS + 2 * POLL_DURATION
+        ids = stores.events_sent(1)
+        assert ids == sorted(ids)
 
     play(scene)
 
@@ -334,6 +378,12 @@ def test_failures_lose_nothing_and_keep_the_order() -> None:
         play(scene_of(seed))
 
 
+def commit(stores: FakeStores, reservation_id: int) -> bytes:
+    """Commits an event; returns its payload."""
+    [payload] = stores.commit(reservation_id=reservation_id)
+    return payload
+
+
 class TestLostPartition:
     """The real producer over partitions in memory; Kafka does not acknowledge those in `lost`."""
 
@@ -347,21 +397,19 @@ class TestLostPartition:
 
     @contextlib.asynccontextmanager
     async def relaying(self, stores: FakeStores) -> AsyncIterator[None]:
-        async with Producer("any") as usual, Producer("any") as aside:
-            relay = Relay(_Outbox(stores), usual, aside, stores.committed)
+        async with (
+            Producer("any") as usual,
+            Producer("any") as backlog,
+            Producer("any") as aside,
+        ):
+            relay = Relay(_Outbox(stores), usual, backlog, aside, stores.committed)
             task = asyncio.create_task(relay.run())
+            # At its start, a relay reads everything that is unsent, also what is under way.
+            await asyncio.sleep(0.1)
             yield
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-
-    def commit(self, stores: FakeStores, reservation_id: int) -> bytes:
-        """Commits an event whose payload is unique; returns the payload."""
-        stores.commit(reservation_id=reservation_id)
-        row_id, event = list(stores.rows.items())[-1]
-        payload = f"{reservation_id} {event.event_id}".encode()
-        stores.rows[row_id] = replace(event, payload=payload)
-        return payload
 
     def reservations(self, partitions: Partitions, number: int, count: int) -> list[int]:
         return [int(key) for key in partitions.keys(number, count)]
@@ -383,12 +431,12 @@ class TestLostPartition:
 
         async def scene(stores: FakeStores) -> None:
             committed: dict[bytes, float] = {}
-            of_lost = [self.commit(stores, dice.choice(lost)) for _ in range(backlog)]
+            of_lost = [commit(stores, dice.choice(lost)) for _ in range(backlog)]
             async with self.relaying(stores):
                 while now() < 120:
                     if dice.random() < 0.1:
-                        of_lost.append(self.commit(stores, dice.choice(lost)))
-                    committed[self.commit(stores, dice.choice(others))] = now()
+                        of_lost.append(commit(stores, dice.choice(lost)))
+                    committed[commit(stores, dice.choice(others))] = now()
                     await asyncio.sleep(dice.expovariate(3))
                 await asyncio.sleep(1)
                 published = [value for _, value in partitions.published]
@@ -417,8 +465,8 @@ class TestLostPartition:
         async def scene(stores: FakeStores) -> None:
             async with self.relaying(stores):
                 for _ in range(50):
-                    self.commit(stores, refused)
-                    payload = self.commit(stores, other)
+                    commit(stores, refused)
+                    payload = commit(stores, other)
                     began = now()
                     await asyncio.sleep(1)
                     assert partitions.published_at[payload] - began < 0.1
@@ -436,7 +484,7 @@ class TestLostPartition:
         async def scene(stores: FakeStores) -> None:
             async with self.relaying(stores):
                 for reservation in reservations:
-                    self.commit(stores, reservation)
+                    commit(stores, reservation)
                     await asyncio.sleep(10)
                 partitions.lost = set()
                 await asyncio.sleep(30)
@@ -451,3 +499,47 @@ class TestLostPartition:
 
 def test_a_shard_has_events_of_one_partition() -> None:
     assert SHARDS % TOPICS[PAYMENT_EVENTS] == 0
+
+
+def test_an_event_waits_for_the_outcome_before_it() -> None:
+    """Another replica has committed the failure of the payment before, and crashes."""
+
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
+            stores.commit(elsewhere=True)
+            stores.commit()
+            stores.commit(reservation_id=2)
+            await asyncio.sleep(1)
+            assert stores.events_sent(1) == []
+            assert stores.events_sent(2) == ["e000003"]
+            await asyncio.sleep(OLD_SECONDS + POLL_SECONDS)
+        assert stores.events_sent(1) == ["e000001", "e000002"]
+        assert stores.rows == {}
+
+    play(scene)
+
+
+def test_what_does_not_fit_into_memory_is_sent_from_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("payment_service.outbox.CommittedEvents.__init__.__defaults__", (10,))
+
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying():
+            stores.commit(25)
+            await asyncio.sleep(1)
+            assert len(stores.events_sent(1)) == 10
+            await asyncio.sleep(OLD_SECONDS + POLL_SECONDS)
+        assert stores.rows == {}
+        assert [len(batch) for batch in stores.sent] == [10, 15]
+
+    play(scene)
+
+
+def test_an_idle_relay_sets_no_timer_but_that_of_its_poll() -> None:
+    async def scene(stores: FakeStores) -> None:
+        async with stores.relaying(100 * POLL_SECONDS):
+            assert len(stores.polls) <= 101
+        assert stores.sent == []
+
+    play(scene)

@@ -1,6 +1,5 @@
 """Old rows are removed: the same tests on the fake store and on MariaDB."""
 
-import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from payment_service.domain import (
     ReservationExpired,
     Status,
 )
+from payment_service.outbox import CommittedEvents
 from payment_service.providers.sandbox import SandboxBook, SandboxProvider
 from payment_service.repository import PaymentRepository
 from payment_service.retention import Retention
@@ -37,10 +37,11 @@ class RealPaymentStore(PaymentRepository):
     """The repository, and what tests do to the store."""
 
     async def age(self, payment_id: int, days: float) -> None:
-        """Sets the times of a payment back."""
+        """Sets the times of a payment back; its event has been sent."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "UPDATE payment SET driven_until = driven_until - INTERVAL %s SECOND,"
+                "UPDATE payment SET unsent = 0, unsent_shard = NULL,"
+                " driven_until = driven_until - INTERVAL %s SECOND,"
                 " updated_at = updated_at - INTERVAL %s SECOND WHERE id = %s",
                 days * 86_400,
                 days * 86_400,
@@ -67,7 +68,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield FakePaymentStore()
         return
     async with Database(request.getfixturevalue("mysql_urls")["payment"]) as database:
-        yield RealPaymentStore(database, asyncio.Event())
+        yield RealPaymentStore(database, CommittedEvents())
 
 
 def removing(store: Store, days: int = 1) -> Retention:
@@ -146,7 +147,7 @@ async def test_a_decline_that_was_returned_late_stays_with_its_key(
 ) -> None:
     """Another key may have found the payment just before it was a day old."""
     async with Database(mysql_urls["payment"]) as database:
-        store = RealPaymentStore(database, asyncio.Event())
+        store = RealPaymentStore(database, CommittedEvents())
         payment = await ended(store, Outcome(Status.FAILED, PRICE, PaymentDeclined.code))
         await store.age(payment.id, 2)
         await store.mark_decline_returned(payment.id)
@@ -166,7 +167,7 @@ async def test_old_charges_of_the_sandbox_are_removed(mysql_urls: dict[str, str]
                 " WHERE payment_id = %s",
                 old,
             )
-        store = RealPaymentStore(database, asyncio.Event())
+        store = RealPaymentStore(database, CommittedEvents())
         await Retention(store, book, interval=1, failed_days=0, sandbox_days=0).remove_old_rows()
         assert (await provider.get_charge(old)).status is ChargeStatus.APPROVED
         await Retention(store, book, interval=1, failed_days=0, sandbox_days=30).remove_old_rows()
@@ -186,3 +187,22 @@ def test_no_row_is_removed_before_its_payment_ends(
     assert load(Settings).failed_retention_days == 2
     monkeypatch.setenv("PAYMENT_FAILED_RETENTION_DAYS", "0")
     load(Settings)
+
+
+async def test_a_payment_with_an_unsent_event_stays(mysql_urls: dict[str, str]) -> None:
+    """Kafka has been unavailable for days."""
+    async with Database(mysql_urls["payment"]) as database:
+        store = RealPaymentStore(database, CommittedEvents())
+        payment = await ended(store, Outcome(Status.FAILED, PRICE, PaymentDeclined.code))
+        await store.age(payment.id, 2)
+        async with database.connection() as connection:
+            await connection.execute(
+                "UPDATE payment SET unsent = 1, unsent_shard = 0, updated_at = updated_at"
+                " WHERE id = %s",
+                payment.id,
+            )
+        await store.remove_failed(1, 1000)
+        assert await store.get_payment(payment.id) is not None
+        await store.age(payment.id, 0)
+        await store.remove_failed(1, 1000)
+        assert await store.get_payment(payment.id) is None

@@ -23,7 +23,7 @@ from payment_service.domain import (
     ReservationNotFound,
     Status,
 )
-from payment_service.outbox import SHARDS, OutboxRepository
+from payment_service.outbox import SHARDS, CommittedEvents, OutboxRepository, shard_of
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider
@@ -45,17 +45,18 @@ reservation_ids = itertools.count(random.randrange(1, 1 << 40))
 class Real:
     """One replica on real stores."""
 
-    def __init__(self, database: Database, bootstrap: str, producer: Producer) -> None:
+    def __init__(self, database: Database, bootstrap: str, *producers: Producer) -> None:
         self.database = database
         self.bootstrap = bootstrap
-        self.committed = asyncio.Event()
+        self.committed = CommittedEvents()
         payments = PaymentRepository(database, self.committed)
         # Generous, so that a busy machine changes no outcome.
         self.guard = GuardedProvider(
             SandboxProvider(database), timeout=20, breaker=CircuitBreaker(100, 1)
         )
         self.shop = Shop(payments=payments, guard=self.guard, lease_seconds=30, wait_seconds=30)
-        self.relay = Relay(OutboxRepository(database), producer, producer, self.committed)
+        producer, backlog, aside = producers
+        self.relay = Relay(OutboxRepository(database), producer, backlog, aside, self.committed)
 
     def hold(self, user_id: int = 42) -> PayOrder:
         # A payment ends its admission, so each reservation has one of its own.
@@ -73,12 +74,16 @@ class Real:
 
 @pytest.fixture
 async def real(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterator[Real]:
-    async with Database(mysql_urls["payment"]) as database, Producer(kafka_bootstrap) as producer:
+    async with (
+        Database(mysql_urls["payment"]) as database,
+        Producer(kafka_bootstrap) as producer,
+        Producer(kafka_bootstrap) as backlog,
+        Producer(kafka_bootstrap) as aside,
+    ):
         async with database.transaction() as transaction:
             # Left by tests of the same schema.
-            await transaction.execute("DELETE FROM outbox")
             await transaction.execute("DELETE FROM payment")
-        real = Real(database, kafka_bootstrap, producer)
+        real = Real(database, kafka_bootstrap, producer, backlog, aside)
         yield real
         await real.shop.service.drain(5)
 
@@ -140,7 +145,7 @@ async def test_fifty_calls_make_one_charge_one_row_one_event(real: Real) -> None
     assert await real.count(rows, order.reservation_id) == 1
     charges = "SELECT SUM(calls) FROM sandbox_charge WHERE payment_id = %s"
     assert await real.count(charges, payment.id) == 1
-    assert await real.count("SELECT COUNT(*) FROM outbox") == 0
+    assert await real.shop.payments.count_unsent() == 0
     [event] = [e for e in events if e.reservation_id == order.reservation_id]
     assert event.succeeded.admission.place_number == order.reservation_id
 
@@ -154,7 +159,7 @@ async def test_a_refused_order_leaves_the_row_of_its_key_only(real: Real) -> Non
             with pytest.raises(error):
                 await real.shop.service.pay(again)
     assert await real.count("SELECT COUNT(*) FROM payment") == 0
-    assert await real.count("SELECT COUNT(*) FROM outbox") == 0
+    assert await real.shop.payments.count_unsent() == 0
     assert await real.count("SELECT COUNT(*) FROM idempotency_key WHERE idem_key = %s", key) == 2
 
 
@@ -210,7 +215,7 @@ async def test_a_charge_of_another_amount_is_refunded(
 @pytest.mark.parametrize("amount", ["-5.00", "0.00", "99999999999999.00"])
 async def test_an_amount_that_no_column_can_hold_ends(real: Real, amount: str) -> None:
     """Until this was compared, MariaDB refused the outcome, and recovery tried it for ever."""
-    shop = Shop(payments=PaymentRepository(real.database, asyncio.Event()))
+    shop = Shop(payments=PaymentRepository(real.database, CommittedEvents()))
     shop.provider.amount = Decimal(amount)
     order = PayOrder(next(reservation_ids), 42)
     shop.reservations.hold(order.reservation_id, 42)
@@ -229,8 +234,13 @@ async def test_two_relays_keep_the_order_of_each_reservation(real: Real) -> None
             with pytest.raises(PaymentDeclined):
                 await real.shop.service.pay(order)
 
-    async with Producer(real.bootstrap) as producer, listening(real.bootstrap) as events:
-        other = Real(real.database, real.bootstrap, producer)
+    async with (
+        Producer(real.bootstrap) as producer,
+        Producer(real.bootstrap) as backlog,
+        Producer(real.bootstrap) as aside,
+        listening(real.bootstrap) as events,
+    ):
+        other = Real(real.database, real.bootstrap, producer, backlog, aside)
         async with running(real.relay.run(), other.relay.run()):
             await asyncio.gather(*(pay_five_times(order) for order in orders))
             await until(lambda: all(len(of(events, order)) == 5 for order in orders))
@@ -258,38 +268,65 @@ async def test_events_survive_a_relay_that_dies_between_publishing_and_deleting(
             patch.setattr(real.relay, "publish", publish_and_die)
             with pytest.raises(OSError, match="killed"):
                 await real.relay.send_batch()
-        assert await real.relay.send_batch() == 1
-        assert await real.relay.send_batch() == 0
+        assert await real.shop.payments.count_unsent() == 1
+        assert not await real.relay.send_batch()
+        assert await real.shop.payments.count_unsent() == 0
+        await real.relay.send_batch()
         await until(lambda: of(events, order) == ["succeeded"] * 2)
         [event_id] = {e.event_id for e in events if e.reservation_id == order.reservation_id}
         assert event_id
 
 
-async def test_the_outbox_deletes_what_is_published_and_keeps_the_rest(real: Real) -> None:
+async def test_the_outbox_marks_what_is_published_and_keeps_the_rest(real: Real) -> None:
     outbox = OutboxRepository(real.database)
     orders = [real.hold() for _ in range(40)]
     for order in orders:
         await real.shop.service.pay(order)
-    async with outbox.oldest(30, set()) as batch:
-        ids = [row.id for row in batch.rows]
+    async with outbox.oldest(30, set(), older_than=0) as batch:
+        ids = [event.payment_id for event in batch.events]
         assert ids == sorted(ids)
-        assert len(ids) == 30
-        assert {row.shard for row in batch.rows} <= set(range(SHARDS))
-        async with outbox.oldest(30, set()) as other:
-            assert not {row.shard for row in other.rows} & {row.shard for row in batch.rows}
-        batch.published.update(ids[:10])
-    delayed = batch.unpublished_shards
-    async with outbox.oldest(1000, delayed) as healthy:
-        assert not {row.shard for row in healthy.rows} & delayed
-        healthy.published.update(row.id for row in healthy.rows)
+        assert 0 < len(ids) <= 30
+        assert batch.full
+        assert batch.shards == {shard_of(event.reservation_id) for event in batch.events}
+        assert batch.shards <= set(range(SHARDS))
+        async with outbox.oldest(30, set(), older_than=0) as other:
+            assert other.events == ()
+        async with outbox.oldest_of_each(batch.shards) as locked:
+            assert (locked.events, locked.shards) == ((), frozenset())
+        # One in three is published.
+        batch.published.extend(batch.events[::3])
+    delayed = {shard_of(e.reservation_id) for e in batch.events if e not in batch.published}
+    async with outbox.oldest(1000, delayed, older_than=0) as healthy:
+        assert not healthy.shards & delayed
+        healthy.published.extend(healthy.events)
     async with outbox.oldest_of_each(delayed) as oldest:
-        assert sorted(row.shard for row in oldest.rows) == sorted(delayed)
-    async with outbox.oldest(1000, set()) as rest:
-        assert {row.shard for row in rest.rows} == delayed
-        first = {row.shard: row.id for row in reversed(rest.rows)}
-        assert sorted(first.values()) == sorted(row.id for row in oldest.rows)
-    async with outbox.oldest_of_each(set(range(SHARDS)) - delayed) as none:
-        assert none.rows == []
+        assert sorted(shard_of(e.reservation_id) for e in oldest.events) == sorted(delayed)
+    async with outbox.oldest(1200, set(), older_than=0) as rest:
+        assert not rest.full
+        assert rest.shards == delayed
+        assert not set(rest.events) & {*batch.published, *healthy.published}
+        everything = {*rest.events, *batch.published, *healthy.published}
+        assert {event.reservation_id for event in everything} == {o.reservation_id for o in orders}
+        first = {shard_of(e.reservation_id): e for e in reversed(rest.events)}
+        assert set(first.values()) == set(oldest.events)
+    healthy_shards = set(range(SHARDS)) - delayed
+    async with outbox.oldest_of_each(healthy_shards) as none:
+        assert (none.events, none.shards) == ([], healthy_shards)
+    # Nothing is old yet.
+    async with outbox.oldest(1000, set(), older_than=60) as young:
+        assert young.events == ()
+    async with real.database.connection() as connection:
+        await connection.execute(
+            """UPDATE payment SET updated_at = NOW(6) - INTERVAL 61 SECOND WHERE id = %s""",
+            rest.events[0].payment_id,
+        )
+    async with outbox.oldest(1200, set(), older_than=60) as old:
+        assert old.shards == {shard_of(rest.events[0].reservation_id)}
+        assert {event.payment_id for event in old.events} == {
+            e.payment_id for e in rest.events if shard_of(e.reservation_id) in old.shards
+        }
+        await outbox.mark_sent(rest.events)
+    assert await real.shop.payments.count_unsent() == 0
 
 
 async def test_events_committed_while_kafka_is_unavailable_arrive_later(
@@ -304,12 +341,12 @@ async def test_events_committed_while_kafka_is_unavailable_arrive_later(
         payments = await asyncio.gather(*(real.shop.service.pay(order) for order in orders))
         assert {payment.status for payment in payments} == {Status.SUCCEEDED}
         await asyncio.sleep(1)
-        assert await real.count("SELECT COUNT(*) FROM outbox") == 50
+        assert await real.shop.payments.count_unsent() == 50
         await asyncio.to_thread(servers.kafka.start)
         await until(lambda: all(of(events, order) for order in orders), seconds=60)
         # Deleted once acknowledged, a moment after they have arrived.
         async with asyncio.timeout(10):
-            while await real.count("SELECT COUNT(*) FROM outbox"):  # noqa: ASYNC110
+            while await real.shop.payments.count_unsent():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     # What was on its way when the broker went may come twice, but it is the same event.
     ours = {order.reservation_id for order in orders}
