@@ -8,7 +8,7 @@ docs/adr/0048-payments-in-groups.md.
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence, Set
 from datetime import UTC
 
@@ -80,16 +80,31 @@ class CommittedEvents:
     def __init__(self, limit: int = MAX_IN_MEMORY) -> None:
         self._limit = limit
         self._events: deque[Event] = deque()
+        # How many events of each reservation were added and are not done.
+        self._in_hand: Counter[int] = Counter()
         self._any = asyncio.Event()
 
     def add(self, event: Event) -> None:
         """Hands a committed event to the relay; drops it if there are too many."""
         if len(self._events) < self._limit:
             self._events.append(event)
+            self._in_hand[event.reservation_id] += 1
             self._any.set()
 
+    def in_hand(self, reservation_id: int) -> bool:
+        """Returns whether an event of the reservation waits here, or was taken and is not done."""
+        return reservation_id in self._in_hand
+
+    def done(self, events: Sequence[Event]) -> None:
+        """Ends the work on events that were taken, whether they were sent or not."""
+        for event in events:
+            self._in_hand[event.reservation_id] -= 1
+            if not self._in_hand[event.reservation_id]:
+                del self._in_hand[event.reservation_id]
+
     async def take(self, limit: int) -> list[Event]:
-        """Waits for events; returns the oldest, at least one and at most `limit`."""
+        """Waits for events; returns the oldest, at least one and at most `limit`. Call `done` with
+        them afterwards."""
         await self._any.wait()
         taken = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
         if not self._events:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from payment_service.domain import Event
 from payment_service.events import EVENT_ID_HEADER
 from payment_service.outbox import CommittedEvents, key_of, shard_of
-from payment_service.ports import OutboxBatch, OutboxStore
+from payment_service.ports import OutboxStore
 from protos.topics import PAYMENT_EVENTS
 from servicekit import logs
 from servicekit.errors import Unavailable, is_transient
@@ -96,6 +96,8 @@ class Relay:
                 outage.failed(error)
             else:
                 outage.succeeded()
+            finally:
+                self._committed.done(events)
             if len(events) < BATCH:
                 await asyncio.sleep(COLLECT_SECONDS - (loop.time() - started))
 
@@ -138,14 +140,16 @@ class Relay:
 
     async def send_batch(self, older_than: float = 0.0) -> bool:
         """Sends about BATCH of the oldest events of the shards that have one older than
-        `older_than` seconds and are not put aside. Returns whether there may be more.
+        `older_than` seconds and are not put aside, without the reservations of which this process
+        is sending an event from memory. Returns whether there may be more.
 
         Puts aside the shards whose events Kafka does not accept. If published events cannot be
         marked afterwards, they are sent again.
         """
         async with self._outbox.oldest(BATCH, self._delayed, older_than=older_than) as batch:
-            await self._publish_batch(batch, self._backlog, PATIENCE_SECONDS)
-        return batch.full
+            events = [e for e in batch.events if not self._committed.in_hand(e.reservation_id)]
+            batch.published.extend(await self._publish(events, self._backlog, PATIENCE_SECONDS))
+        return batch.full and bool(batch.published)
 
     async def send_delayed(self) -> None:
         """Sends the oldest events of each shard that is put aside; the shards of those that Kafka
@@ -154,7 +158,9 @@ class Relay:
         # Meanwhile others may be put aside.
         tried = frozenset(self._delayed)
         async with self._outbox.oldest_of_each(tried) as batch:
-            await self._publish_batch(batch, self._aside, ASIDE_PATIENCE_SECONDS)
+            batch.published.extend(
+                await self._publish(batch.events, self._aside, ASIDE_PATIENCE_SECONDS)
+            )
         self._delayed -= batch.shards - _shards_of(batch.events, without=batch.published)
         if self._delayed:
             raise Unavailable("Kafka does not accept the events of a shard.")
@@ -189,9 +195,6 @@ class Relay:
             else:
                 found.append(event)
         return found
-
-    async def _publish_batch(self, batch: OutboxBatch, producer: Producer, patience: float) -> None:
-        batch.published.extend(await self._publish(batch.events, producer, patience))
 
     async def _publish(
         self, events: Sequence[Event], producer: Producer, patience: float

@@ -404,8 +404,6 @@ class TestLostPartition:
         ):
             relay = Relay(_Outbox(stores), usual, backlog, aside, stores.committed)
             task = asyncio.create_task(relay.run())
-            # At its start, a relay reads everything that is unsent, also what is under way.
-            await asyncio.sleep(0.1)
             yield
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

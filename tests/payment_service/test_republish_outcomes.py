@@ -182,8 +182,7 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
             await transaction.execute("DELETE FROM payment")
         store = RealReservationStore(reservation_database)
         reservations = make_service(store)
-        committed = CommittedEvents()
-        payments = PaymentRepository(database, committed)
+        payments = PaymentRepository(database, CommittedEvents())
         provider = SandboxProvider(database)
         saga = Saga(payments, Reservations(reservations), provider, renewal_seconds=600)
         shop = Restored(
@@ -191,7 +190,9 @@ async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterato
             reservations=reservations,
             payments=payments,
             service=PaymentService(payments, provider, saga, lease_seconds=30, wait_seconds=30),
-            relay=Relay(OutboxRepository(database), producer, producer, producer, committed),
+            relay=Relay(
+                OutboxRepository(database), producer, producer, producer, CommittedEvents()
+            ),
             database=database,
         )
 
