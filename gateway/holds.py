@@ -19,9 +19,15 @@ HoldItem: TypeAlias = reservation_pb2.HoldSeatsRequest.Item
 # smaller: reservation_service joins the calls of all gateways.
 _IN_FLIGHT = 2
 
+# The best available seats take several attempts while a crowd asks for them: up to 20 writes, where
+# seats by their ids take one. So they have calls of their own, and more at once, because each call
+# takes as long as its unluckiest item.
+_SEARCHES_IN_FLIGHT = 8
+
 
 class SeatHolds:
-    """Sends all requests that wait as one call. A lone request waits for nobody.
+    """Sends all requests that wait as one call, those for the best available seats as another. A
+    lone request waits for nobody.
 
     A call is never repeated: an item without an idempotency key could find its seats held by
     itself.
@@ -31,11 +37,15 @@ class SeatHolds:
         """`budget`: the seconds that one request may take."""
         self._reservation = reservation
         self._budget = budget
-        self._groups = Batcher[HoldItem, reservation_pb2.Reservation](
+        self._choices = self._batcher(_IN_FLIGHT)
+        self._searches = self._batcher(_SEARCHES_IN_FLIGHT)
+
+    def _batcher(self, in_flight: int) -> Batcher[HoldItem, reservation_pb2.Reservation]:
+        return Batcher(
             self._send,
-            budget=budget,
+            budget=self._budget,
             max_batch=MAX_ITEMS,
-            max_in_flight=_IN_FLIGHT,
+            max_in_flight=in_flight,
             direct=True,
         )
 
@@ -45,7 +55,8 @@ class SeatHolds:
         Raises RemoteError with the code of the item, or of the call if it failed as a whole;
         Unavailable; TimedOut, after which the seats may be held.
         """
-        return await self._groups.submit(item)
+        group = self._searches if item.HasField("best_available") else self._choices
+        return await group.submit(item)
 
     async def _send(
         self, items: Sequence[HoldItem]

@@ -77,7 +77,9 @@ async def test_a_crowd_shares_calls_in_the_order_of_arrival(
     sizes = [len(group) for group in groups(services)]
     # The first two find nobody else; the others wait for them.
     assert sizes == [1, 1, MAX_ITEMS, MAX_ITEMS, 598 - 2 * MAX_ITEMS]
-    assert users(services) == list(range(1, 601))
+    # Two calls are on their way at once, so the second may arrive first.
+    assert sorted(users(services)) == list(range(1, 601))
+    assert all(group == sorted(group) for group in groups(services))
 
 
 async def test_a_refused_item_fails_alone(
@@ -125,10 +127,12 @@ async def test_a_failed_call_fails_its_items_and_is_not_repeated(
 
 
 class SlowStub:
-    """Takes `seconds` for a call; never returns at the deadline of the call."""
+    """Takes `seconds` for a call, and `seconds_of_search` for one for the best available seats;
+    never returns at the deadline of the call."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.seconds_of_search = 0.0
         self.groups: list[list[int]] = []
 
     async def HoldSeats(  # as gRPC names it
@@ -138,7 +142,8 @@ class SlowStub:
         metadata: tuple[tuple[str, str], ...],
     ) -> reservation_pb2.HoldSeatsResponse:
         self.groups.append([item.user_id for item in request.items])
-        seconds = self.seconds
+        is_search = any(item.HasField("best_available") for item in request.items)
+        seconds = self.seconds_of_search if is_search else self.seconds
         await asyncio.sleep(min(seconds, timeout))
         if seconds >= timeout:
             raise RemoteError("TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "Too slow.")
@@ -180,6 +185,29 @@ def test_each_request_has_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> N
         assert await early == ("TIMEOUT", 6)
         assert await late == ("", 8)
         assert stub.groups == [[1], [2], [3, 4]]
+
+    run(main(), monkeypatch)
+
+
+def test_searches_hold_up_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither seats by their ids nor later searches wait for a search that takes long."""
+
+    async def main() -> None:
+        stub = SlowStub()
+        holds = SeatHolds(stub, 5)  # type: ignore[arg-type]
+        stub.seconds_of_search = 3
+        best = reservation_pb2.BestAvailable(schedule_id=1, count=2)
+        slow = []
+        for user_id in (1, 2, 3):
+            search = HoldItem(user_id=user_id, best_available=best)
+            slow.append(asyncio.create_task(holds.hold(search)))
+            await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        assert (await holds.hold(item(4, 4))).user_id == 4
+        stub.seconds_of_search = 0
+        assert (await holds.hold(HoldItem(user_id=5, best_available=best))).user_id == 5
+        assert asyncio.get_running_loop().time() == began
+        assert [(await task).user_id for task in slow] == [1, 2, 3]
 
     run(main(), monkeypatch)
 
