@@ -59,6 +59,7 @@ async def main() -> None:
             retention_days=settings.retention_days,
             max_seats=settings.max_seats,
             max_seats_per_schedule=settings.max_seats_per_schedule,
+            refuse_single_seats=settings.refuse_single_seats,
         )
         server.add(
             reservation_pb2_grpc.add_ReservationServiceServicer_to_server,

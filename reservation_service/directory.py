@@ -84,7 +84,7 @@ class ScheduleSeats:
 
 
 class GrpcSeatDirectory:
-    """Implements `ports.SeatDirectory` and `ports.SeatMaps` over concert_service.
+    """Implements `ports.SeatDirectory` over concert_service.
 
     Caches maps for `cache_seconds`, and at most `max_bytes` of them. Each response brings the other
     dates of the concert too, so 100 concerts need 100 calls in that time. Callers who wait for a

@@ -41,14 +41,6 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class BestAvailable:
-    """The choice of the best available seats of a schedule."""
-
-    schedule_id: int
-    wish: Wish
-
-
-@dataclass(frozen=True, slots=True)
 class Reservation:
     """A reservation as it was stored at `read_at` of the database's clock. Times are UTC.
 
@@ -145,6 +137,23 @@ class SeatRequest:
     def described(cls, text: str) -> "SeatRequest":
         """Returns the request that `text` describes: equal texts are equal requests."""
         return cls(digest=hashlib.sha256(text.encode()).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class BestAvailable:
+    """The choice of the best available seats of a schedule."""
+
+    schedule_id: int
+    wish: Wish
+
+    @property
+    def request(self) -> SeatRequest:
+        """The request for these seats."""
+        wish = self.wish
+        return SeatRequest.described(
+            f"best {self.schedule_id} {wish.count} {wish.accessible:d} {wish.allow_split:d}"
+            f" {wish.price_category}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,23 +413,24 @@ def _listed(seat_ids: Sequence[int]) -> str:
 
 
 def check_hold_request(
-    user_id: int, seat_ids: Sequence[int], key: str, admission: Admission | None
+    user_id: int,
+    choice: Sequence[int] | BestAvailable,
+    key: str,
+    admission: Admission | None,
 ) -> None:
-    """Raises InvalidRequest for ids below 1, no seats, seats that are named twice, a key that is
-    too long and an invalid admission."""
-    if user_id <= 0 or not seat_ids or min(seat_ids) <= 0:
-        raise InvalidRequest("user_id and seat_id must be positive.")
-    if len(set(seat_ids)) < len(seat_ids):
-        raise InvalidRequest("A seat may be named only once.")
+    """Raises InvalidRequest for ids or a count below 1, no seats, seats that are named twice, a key
+    that is too long and an invalid admission."""
+    if isinstance(choice, BestAvailable):
+        if user_id <= 0 or choice.schedule_id <= 0 or choice.wish.count <= 0:
+            raise InvalidRequest("user_id, schedule_id and count must be positive.")
+    else:
+        if user_id <= 0 or not choice or min(choice) <= 0:
+            raise InvalidRequest("user_id and seat_id must be positive.")
+        if len(set(choice)) < len(choice):
+            raise InvalidRequest("A seat may be named only once.")
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidRequest(f"An idempotency key has at most {MAX_KEY_LENGTH} characters.")
     check_admission(admission)
-
-
-def check_best_available(best: BestAvailable) -> None:
-    """Raises InvalidRequest for a schedule or a count below 1."""
-    if best.schedule_id <= 0 or best.wish.count <= 0:
-        raise InvalidRequest("schedule_id and count must be positive.")
 
 
 def check_seat_count(count: int, limit: int) -> None:

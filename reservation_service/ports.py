@@ -134,13 +134,6 @@ class ReservationStore(Protocol):
         that long ago, with the rows that belong to them; returns how many."""
 
 
-class SeatDirectory(Protocol):
-    """Facts about seats."""
-
-    async def seat(self, seat_id: int) -> Seat:
-        """Returns a seat. Raises SeatNotFound if it does not exist or its date has passed."""
-
-
 class SeatMap(Protocol):
     """The seats of a schedule, in seat order. Maps with the same seats are equal, and hashable."""
 
@@ -155,8 +148,11 @@ class SeatMap(Protocol):
         """Returns the indexes of these seats; leaves out those of other schedules."""
 
 
-class SeatMaps(Protocol):
-    """The seats of schedules."""
+class SeatDirectory(Protocol):
+    """Facts about seats."""
+
+    async def seat(self, seat_id: int) -> Seat:
+        """Returns a seat. Raises SeatNotFound if it does not exist or its date has passed."""
 
     async def seat_map(self, schedule_id: int) -> SeatMap:
         """Returns the seats of a schedule. Raises ScheduleNotFound if it does not exist or its date

@@ -20,7 +20,7 @@ from reservation_service.domain import (
     SingleSeatLeft,
     TakenSeats,
 )
-from reservation_service.ports import SeatMap, SeatMaps
+from reservation_service.ports import SeatDirectory, SeatMap
 from servicekit import call_context
 from servicekit.batching import Batcher
 
@@ -39,8 +39,8 @@ ReadTaken: TypeAlias = Callable[[Sequence[int]], Awaitable[Sequence[TakenSeats]]
 class SeatSearch:
     """Chooses seats by what is taken now."""
 
-    def __init__(self, seat_maps: SeatMaps, read_taken: ReadTaken) -> None:
-        self._seat_maps = seat_maps
+    def __init__(self, directory: SeatDirectory, read_taken: ReadTaken) -> None:
+        self._directory = directory
         self._read_taken = read_taken
         # Only while requests use them.
         self._sales: dict[tuple[int, SeatMap], _Sale] = {}
@@ -57,7 +57,7 @@ class SeatSearch:
         NotEnoughSeats, and SeatCoolsDown if there are only seats that this user has to wait for;
         and what `hold` raises, except conflicts.
         """
-        seat_map = await self._seat_maps.seat_map(best.schedule_id)
+        seat_map = await self._directory.seat_map(best.schedule_id)
         with self._sale(best.schedule_id, seat_map) as sale:
             contested: Seats = 0
             cooling: Seats = 0
@@ -88,7 +88,7 @@ class SeatSearch:
         """Raises SingleSeatLeft if the choice of these seats of one schedule would leave a single
         seat without need (see `Hall.left_single`), by what is taken when it reads. Seats that are
         taken are not its concern."""
-        seat_map = await self._seat_maps.seat_map(seats[0].schedule_id)
+        seat_map = await self._directory.seat_map(seats[0].schedule_id)
         with self._sale(seats[0].schedule_id, seat_map) as sale:
             taken = await sale.taken()
             chosen = sale.these([seat.id for seat in seats])
@@ -120,6 +120,7 @@ class _Sale:
         self.users = 0
         self._schedule_id = schedule_id
         self._map = seat_map
+        self._hall = seat_map.hall
         self._read_taken = read_taken
         # One read at a time: it serves all who asked before it began.
         self._reads = Batcher[None, Seats](
@@ -146,11 +147,11 @@ class _Sale:
         while True:
             outcome = self._outcome
             taken = await self.taken() | contested
-            chosen = self._map.hall.best(taken | self._in_flight, wish, cooling)
+            chosen = self._hall.best(taken | self._in_flight, wish, cooling)
             if chosen is not None:
                 self._in_flight |= chosen
                 return chosen
-            if self._map.hall.best(taken, wish, cooling) is None:
+            if self._hall.best(taken, wish, cooling) is None:
                 return None
             await outcome.wait()
 
@@ -166,11 +167,11 @@ class _Sale:
 
     def seats(self, chosen: Seats) -> Sequence[Seat]:
         """Returns the facts of a set of seats, in the order of their ids."""
-        return self._map.seats_at(self._map.hall.indexes(chosen))
+        return self._map.seats_at(self._hall.indexes(chosen))
 
     def these(self, seat_ids: Sequence[int]) -> Seats:
         """Returns the set of these seats; leaves out those that the schedule does not have."""
-        return self._map.hall.seats(self._map.indexes_of(seat_ids))
+        return self._hall.seats(self._map.indexes_of(seat_ids))
 
     async def _read(self, callers: Sequence[None]) -> Sequence[Seats]:
         # A read serves many callers: the deadline of the first must not apply to the others.

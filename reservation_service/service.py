@@ -8,6 +8,7 @@ from typing import TypeVar
 from reservation_service.domain import (
     Admission,
     BegunPayment,
+    BestAvailable,
     Hold,
     HoldTerms,
     IdempotencyKey,
@@ -18,6 +19,7 @@ from reservation_service.domain import (
     PaymentStart,
     Reservation,
     ReservationNotFound,
+    Seat,
     SeatNotFound,
     SeatRequest,
     Status,
@@ -39,6 +41,7 @@ from reservation_service.ports import (
     SeatDirectory,
     SeatLocks,
 )
+from reservation_service.seat_search import SeatSearch
 from servicekit import call_context
 from servicekit.batching import Batcher
 from servicekit.errors import InvalidRequest
@@ -70,7 +73,8 @@ class ReservationService:
     stays held, at least, after a payment has begun; `retention_days` is how long a reservation is
     kept that was cancelled or has expired, 0 for ever. `max_seats` is the most seats of a
     reservation, and that a user holds without having paid; `max_seats_per_schedule` the most that a
-    user holds or has bought of a schedule; 0 turns a limit off.
+    user holds or has bought of a schedule; 0 turns a limit off. `refuse_single_seats` refuses
+    requests for seats by their ids that would leave a single seat without need.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ReservationService:
         retention_days: int = 0,
         max_seats: int = 0,
         max_seats_per_schedule: int = 0,
+        refuse_single_seats: bool = False,
     ) -> None:
         self._reservations = reservations
         self._holds = holds
@@ -96,6 +101,8 @@ class ReservationService:
         self._phase = phase
         self._terms = HoldTerms(hold_seconds, cool_down_seconds, max_seats, max_seats_per_schedule)
         self._groups = HoldGroups(holds, locks, self._terms)
+        self._search = SeatSearch(directory, reservations.taken_seats)
+        self._refuse_single_seats = refuse_single_seats
         self._payment_lease_seconds = payment_lease_seconds
         self._retention_days = retention_days
         self._begins = Batcher(
@@ -112,8 +119,8 @@ class ReservationService:
         """Holds all of these seats for a user, or none. With an idempotency key, a repeat returns
         the first result, whatever the order of the ids.
 
-        Raises InvalidRequest (also for seats of several schedules), SeatNotFound, TooManySeats, and
-        what HoldGroups.hold raises.
+        Raises InvalidRequest (also for seats of several schedules), SeatNotFound, TooManySeats,
+        SingleSeatLeft where that is refused, and what HoldGroups.hold raises.
         """
         check_hold_request(user_id, seat_ids, idempotency_key, admission)
         await self._check_count(len(seat_ids))
@@ -132,7 +139,35 @@ class ReservationService:
                 return remembered.result(request)
         if len({seat.schedule_id for seat in seats}) > 1:
             raise InvalidRequest("All seats must be of one schedule.")
+        if self._refuse_single_seats:
+            await self._search.check_single_seats(seats)
         return await self._groups.hold(Hold(user_id, tuple(seats), request, key, admission))
+
+    async def hold_best_available(
+        self,
+        user_id: int,
+        best: BestAvailable,
+        idempotency_key: str,
+        admission: Admission | None = None,
+    ) -> Reservation:
+        """Holds the best available seats for a user. With an idempotency key, a repeat returns the
+        first result without a search.
+
+        Raises InvalidRequest, TooManySeats, what SeatSearch.hold_best raises, and what
+        HoldGroups.hold raises; but not SeatHeld and SeatSold.
+        """
+        check_hold_request(user_id, best, idempotency_key, admission)
+        await self._check_count(best.wish.count)
+        key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
+        if key is not None and (remembered := await self._holds.remembered(key)) is not None:
+            return remembered.result(best.request)
+
+        async def hold(seats: Sequence[Seat]) -> Reservation:
+            return await self._groups.hold(
+                Hold(user_id, tuple(seats), best.request, key, admission)
+            )
+
+        return await self._search.hold_best(best, hold)
 
     async def hold_seat(
         self, user_id: int, seat_id: int, idempotency_key: str, admission: Admission | None = None

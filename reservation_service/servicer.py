@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from protos.limits import MAX_ITEMS
-from reservation_service.domain import Admission, PaymentStart, Reservation, Status
+from reservation_service.best_seats import Wish
+from reservation_service.domain import Admission, BestAvailable, PaymentStart, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
 from servicekit.errors import InvalidRequest
@@ -52,9 +53,11 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         return reservation_pb2.HoldSeatsResponse(results=map(_hold_result, results))
 
     async def _hold(self, item: reservation_pb2.HoldSeatsRequest.Item) -> Reservation:
-        return await self._service.hold_seats(
-            item.user_id, item.seats.seat_ids, item.idempotency_key, _admission(item)
-        )
+        key, admission = item.idempotency_key, _admission(item)
+        if item.HasField("best_available"):
+            best = _best_available(item.best_available)
+            return await self._service.hold_best_available(item.user_id, best, key, admission)
+        return await self._service.hold_seats(item.user_id, item.seats.seat_ids, key, admission)
 
     async def GetReservation(
         self, request: reservation_pb2.GetReservationRequest, context: Context
@@ -172,6 +175,11 @@ def _admission(
     if not request.HasField("admission"):
         return None
     return Admission(request.admission.room, request.admission.place_number)
+
+
+def _best_available(message: reservation_pb2.BestAvailable) -> BestAvailable:
+    wish = Wish(message.count, message.price_category, message.accessible, message.allow_split)
+    return BestAvailable(message.schedule_id, wish)
 
 
 def _response(kind: type[Response], reservation: Reservation) -> Response:

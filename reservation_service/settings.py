@@ -61,6 +61,11 @@ class Settings(ServiceSettings):
     max_seats_per_schedule: int = Field(default=8, ge=0, le=1000)
     """The most seats of one schedule that a user may hold or have bought; 0 turns the limit off."""
 
+    refuse_single_seats: bool = False
+    """Refuse a request for seats by their ids that would leave a single free seat between taken
+    ones, or at the end of a row, although as many others nearby would not. Costs a read of the
+    taken seats for each reservation. The best available seats avoid single seats in any case."""
+
     cool_down_seconds: float | None = Field(default=None, ge=0, le=86_400)
     """How long a user who has held a seat gets only what was left of that hold, in seconds from its
     end, so that nobody keeps a seat off sale by cancelling and holding it again. Once its whole

@@ -93,6 +93,16 @@ class RealReservationStore(HoldRepository, PaymentRepository, ReservationReposit
         assert row is not None
         return int(row[0])
 
+    async def claims(self, schedule_id: int) -> dict[int, int]:
+        """The reservation of each seat of the schedule that is claimed."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch_all(
+                "SELECT seat_id, reservation_id FROM seat_claim"
+                " WHERE schedule_id = %s AND reservation_id > 0",
+                schedule_id,
+            )
+        return {row.seat_id: row.reservation_id for row in rows}
+
     async def _execute(self, sql: str, *values: object) -> None:
         async with self._database.connection() as connection:
             await connection.execute(sql, *values)

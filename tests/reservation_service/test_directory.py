@@ -20,7 +20,6 @@ from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from reservation_service.best_seats import Wish
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.domain import ScheduleNotFound, Seat, SeatNotFound
-from reservation_service.ports import SeatDirectory, SeatMaps
 from servicekit import call_context, client
 from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import Unavailable
@@ -270,11 +269,3 @@ async def test_what_a_response_leaves_out_is_asked_for_again(
     found = await asyncio.gather(*(directory.seat(id) for id in wanted), return_exceptions=True)
     assert [one.id for one in found if isinstance(one, Seat)] == wanted[:3]
     assert isinstance(found[3], SeatNotFound)
-
-
-def check(_: tuple[SeatDirectory, SeatMaps]) -> None:
-    """Makes mypy compare the directory with the Protocols."""
-
-
-def checked(directory: GrpcSeatDirectory) -> None:
-    check((directory, directory))

@@ -45,8 +45,8 @@ class FakeSeatMap:
 
 @dataclass
 class FakeSeatDirectory:
-    """Implements ports.SeatDirectory and ports.SeatMaps. Every seat from 1 to `last` exists, 150
-    per schedule, numbered as by the seeder."""
+    """Implements ports.SeatDirectory. Every seat from 1 to `last` exists, 150 per schedule,
+    numbered as by the seeder."""
 
     last: int = 10**15
 
