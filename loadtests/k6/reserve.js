@@ -1,10 +1,10 @@
-// POST /concerts/reservation: people hold random seats. A seat that somebody else has (409) is a
-// correct reply.
+// POST /concerts/reservation: people hold random seats, each person eight at most. A seat that
+// somebody else has (409) is a correct reply.
 
 import { sleep } from 'k6';
 
 import { anySeat } from './lib/env.js';
-import { letIn, myself, sendHome } from './lib/people.js';
+import { buyer, letIn, sendHome } from './lib/people.js';
 import { THINK_SECONDS, options as optionsOf } from './lib/profile.js';
 import { reserve } from './lib/shop.js';
 
@@ -15,7 +15,7 @@ export function setup() {
 }
 
 export default function ({ fans }) {
-  const me = myself(fans);
+  const me = buyer(fans);
   if (me) reserve(me, anySeat());
   sleep(THINK_SECONDS);
 }

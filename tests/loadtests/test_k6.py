@@ -53,6 +53,19 @@ def test_profiles(script: str, profile: str, users: int, seconds: float) -> None
     assert (plan.users, plan.seconds) == (users, seconds)
 
 
+@pytest.mark.parametrize(
+    ("script", "people"),
+    [
+        ("enqueue", 0),
+        ("seats", 150),  # the most users at once
+        ("pay", 3_900),  # the most iterations: 50 + 150 + 50 users, 15 s, and one more of each user
+        ("reserve", 488),  # the same, of which one person makes eight
+    ],
+)
+def test_how_many_people_a_script_needs(script: str, people: int) -> None:
+    assert scripts.plan(script, environ(PROFILE="baseline")).people.people == people
+
+
 def test_smoke_takes_20_seconds_in_all() -> None:
     smoke = scripts.PROFILES["smoke"]
     loads = (smoke.journey if name == "journey" else smoke.route for name in scripts.NAMES)

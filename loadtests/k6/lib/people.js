@@ -10,7 +10,7 @@ import exec from 'k6/execution';
 import { Counter } from 'k6/metrics';
 
 import { anySeat, newUser, text } from './env.js';
-import { peopleOf } from './profile.js';
+import { SEATS_EACH, peopleOf } from './profile.js';
 import {
   PREPARE,
   concerts,
@@ -81,7 +81,7 @@ function requireConcerts(fan) {
   }
 }
 
-/** {fans: admitted people, one for each user of the script; pages: fingerprints of the pages that
+/** {fans: admitted people, as many as the script needs; pages: fingerprints of the pages that
  * they will read}. `look(token, id, tags)` reads the page of each of `ids`. */
 export function letIn(script, look = null, ids = []) {
   const fans = enter(countFor(script));
@@ -176,6 +176,12 @@ let own = null;
 export function myself(fans) {
   if (own === null) own = ready(fans, exec.vu.idInTest - 1) ?? enterLate();
   return own;
+}
+
+/** The person who holds a seat in this iteration: one for as many iterations as they may hold
+ * seats. */
+export function buyer(fans) {
+  return ready(fans, Math.floor(exec.scenario.iterationInTest / SEATS_EACH)) ?? enterLate();
 }
 
 function heldBy({ reservationId, heldUntil }) {

@@ -24,6 +24,10 @@ const PROFILES = JSON.parse(open(import.meta.resolve('../profiles.json')));
 /** The routes that the whole journey measures. */
 export const ROUTES = ['enqueue', 'order', 'concerts', 'schedules', 'seats', 'reserve', 'pay'];
 
+/** How many seats one person may hold, by default (RESERVATION_MAX_SEATS and
+ * RESERVATION_MAX_SEATS_PER_SCHEDULE). */
+export const SEATS_EACH = 8;
+
 // Scripts that need no prepared people.
 const ALONE = ['enqueue', 'journey'];
 
@@ -185,8 +189,15 @@ const PREPARED_BYTES = number('PREPARED_MEGABYTES', 250) * 1e6;
  * user, which takes memory and, while users arrive, processor time. */
 export function peopleOf(script) {
   const holds = script === 'pay';
-  const people = ALONE.includes(script) ? 0 : holds ? maxIterations(script) : maxUsers(script);
+  const people = peopleNeeded(script);
   return { people, holds, in_setup: people * BYTES_EACH * maxUsers(script) <= PREPARED_BYTES };
+}
+
+function peopleNeeded(script) {
+  if (ALONE.includes(script)) return 0;
+  if (script === 'pay') return maxIterations(script);
+  if (script === 'reserve') return Math.ceil(maxIterations(script) / SEATS_EACH);
+  return maxUsers(script);
 }
 
 function seconds(duration) {
