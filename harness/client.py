@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -179,7 +180,21 @@ class Client:
 
     async def reserve(self, seat_id: int, *, key: str = "") -> Response[Hold]:
         """Holds a seat; `key` is the idempotency key."""
-        body = {"userId": self.user_id, "concertSeatId": seat_id}
+        return await self._reserve({"concertSeatId": seat_id}, key)
+
+    async def reserve_several(self, seat_ids: Sequence[int], *, key: str = "") -> Response[Hold]:
+        """Holds seats of one date, all or none."""
+        return await self._reserve({"concertSeatIds": list(seat_ids)}, key)
+
+    async def reserve_best(
+        self, schedule_id: int, count: int, *, key: str = "", allow_split: bool = False
+    ) -> Response[Hold]:
+        """Holds the best seats that are available."""
+        best = {"scheduleId": schedule_id, "count": count, "allowSplit": allow_split}
+        return await self._reserve({"bestAvailable": best}, key)
+
+    async def _reserve(self, choice: dict[str, object], key: str) -> Response[Hold]:
+        body = {"userId": self.user_id} | choice
         return await self.send("POST", "/concerts/reservation", Hold, body, _idempotency(key))
 
     async def pay(self, reservation_id: int | str, *, key: str = "") -> Response[Payment]:

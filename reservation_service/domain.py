@@ -8,14 +8,13 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
+from protos.limits import MAX_SEATS_PER_HOLD
 from reservation_service.best_seats import Wish
 from servicekit.errors import Conflict, Forbidden, Gone, InvalidRequest, NotFound, ServiceError
 
 MAX_KEY_LENGTH = 255
 MAX_SCHEDULES = 1000
 MAX_ROOM_LENGTH = 64
-# Seats in a reservation when the setting allows any number: what a statement can carry with ease.
-MAX_SEATS = 50
 
 
 class Status(StrEnum):
@@ -434,8 +433,9 @@ def check_hold_request(
 
 
 def check_seat_count(count: int, limit: int) -> None:
-    """Raises TooManySeats for more than `limit` seats in a reservation; 0 stands for MAX_SEATS."""
-    limit = limit or MAX_SEATS
+    """Raises TooManySeats for more than `limit` seats in a reservation; 0 stands for
+    MAX_SEATS_PER_HOLD."""
+    limit = limit or MAX_SEATS_PER_HOLD
     if count > limit:
         raise TooManySeats(f"A reservation has at most {limit} seats.", limit)
 
