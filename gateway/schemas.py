@@ -2,6 +2,7 @@
 encoded bytes in `routes`; the tests check them against these models."""
 
 from datetime import date as Date
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
@@ -58,9 +59,14 @@ class BestAvailable(RequestBody):
 
 def _with_one_form(schema: dict[str, Any]) -> None:
     """Declares that a request has exactly one form. Hides null, which is as good as absent: with
-    it, a body would have several."""
+    it, a body would have several.
+
+    Says it as "not none, nor two", because generators of clients make several classes of a `oneOf`.
+    """
     forms = [to_camel(name) for name in HoldSeatRequest.one_of]
-    schema["oneOf"] = [{"required": [form]} for form in forms]
+    none = {"not": {"anyOf": [{"required": [form]} for form in forms]}}
+    two = [{"required": list(pair)} for pair in combinations(forms, 2)]
+    schema["not"] = {"anyOf": [none, *two]}
     for form in forms:
         declared = schema["properties"][form]
         of_value, _of_null = declared.pop("anyOf")

@@ -1,4 +1,4 @@
-"""Buys a ticket with the generated client: `buy_ticket.py URL USER_ID CONCERT_ID`.
+"""Buys two tickets with the generated client: `buy_tickets.py URL USER_ID CONCERT_ID`.
 
 Runs in the client's own environment, with the folder of `frontrow_client` in PYTHONPATH. Prints
 what it bought as JSON.
@@ -32,7 +32,7 @@ Model = TypeVar("Model")
 
 
 def main(url: str, user_id: int, concert_id: int) -> None:
-    """Enters the queue, waits, takes the first available seat of the first date, and pays."""
+    """Enters the queue, waits, takes the first two available seats of the first date, and pays."""
     client = Client(base_url=url)
     refused = parsed(Problem, get_order.sync(client=client, x_access_token="forged"))
 
@@ -47,13 +47,13 @@ def main(url: str, user_id: int, concert_id: int) -> None:
     dates = parsed(Schedules, list_schedules.sync(concert_id, client=client, x_access_token=token))
     schedule = dates.schedules[0]
     seats = parsed(Seats, list_seats.sync(schedule.id, client=client, x_access_token=token))
-    seat = next(seat for seat in seats.seats if seat.status == SeatStatus.AVAILABLE)
+    free = [seat.id for seat in seats.seats if seat.status == SeatStatus.AVAILABLE]
 
     hold = parsed(
         Hold,
         hold_seat.sync(
             client=client,
-            body=HoldSeatRequest(user_id=user_id, concert_seat_id=seat.id),
+            body=HoldSeatRequest(user_id=user_id, concert_seat_ids=free[:2]),
             x_access_token=token,
             idempotency_key="hold",
         ),
@@ -74,10 +74,11 @@ def main(url: str, user_id: int, concert_id: int) -> None:
     bought = {
         "refused": refused.code,
         "concerts": len(page.concerts),
-        "seat": seat.id,
+        "held": [seat.id for seat in hold.seats],
         "price": hold.price,
         "payment": payment.status,
-        "reservation": [reservation.reservation_id, reservation.seat_num],
+        "reservation": reservation.reservation_id,
+        "seats": [seat.seat_num for seat in reservation.seats],
     }
     print(json.dumps(bought))
 
