@@ -1,7 +1,7 @@
 """Random sequences of reserving, cancelling, expiring and paying, compared with a small model."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -32,8 +32,16 @@ from tests.reservation_service.conftest import (
 
 Result = TypeVar("Result")
 
-USERS = st.integers(1, 2)
-SEATS = st.integers(0, 1)
+USERS = st.integers(0, 1)
+STRANGER = 2
+# Seats of one schedule, by their place in `new_seats`; mostly few of the four.
+SETS = st.one_of(
+    st.sets(st.integers(0, 3), min_size=1, max_size=1),
+    st.sets(st.integers(0, 3), min_size=1, max_size=3),
+    st.sets(st.integers(0, 3), min_size=1, max_size=4),
+).map(frozenset)
+MAX_UNPAID = 3
+MAX_OF_SCHEDULE = 3
 # Picks an existing reservation or payment; 0 is the latest.
 PICK = st.integers(0, 3)
 # Mostly valid requests, so that sequences reach later states.
@@ -45,7 +53,7 @@ class Modelled:
     """The expected state of a reservation."""
 
     user: int
-    seat: int
+    seats: frozenset[int]
     status: Status = Status.HELD
     payment: int = 0
     hold_over: bool = False
@@ -66,12 +74,18 @@ class Reservations(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.store = self.make_store()
-        self.service = make_service(self.store, locks=UselessLocks())
-        self.seats = new_seats(2)
+        self.service = make_service(
+            self.store,
+            locks=UselessLocks(),
+            max_seats=MAX_UNPAID,
+            max_seats_per_schedule=MAX_OF_SCHEDULE,
+        )
+        self.seats = new_seats(4)
+        self.users = [next(ids) for _ in range(3)]
         self.model: dict[int, Modelled] = {}
         self.payments: list[int] = []
         self.lost: set[int] = set()
-        self.keys: dict[tuple[int, str], tuple[int, int]] = {}
+        self.keys: dict[tuple[int, str], tuple[frozenset[int], int]] = {}
         self.prefix = str(next(ids))
 
     def make_store(self) -> Store:
@@ -95,58 +109,91 @@ class Reservations(RuleBasedStateMachine):
     def pick_payment(self, pick: int) -> int:
         return self.payments[-1 - pick % len(self.payments)]
 
-    def live(self, seat: int) -> int | None:
-        dead = (Status.CANCELLED, Status.EXPIRED)
-        return next(
-            (id for id, r in self.model.items() if r.seat == seat and r.status not in dead), None
-        )
+    def seats_of(self, *statuses: Status, user: int | None = None) -> list[int]:
+        """Returns the seats of reservations with this status now, of this user or of all."""
+        return [
+            seat
+            for modelled in self.model.values()
+            if modelled.now in statuses and user in (None, modelled.user)
+            for seat in modelled.seats
+        ]
 
-    def refusal(self, seat: int) -> str | None:
-        """Returns the expected refusal for a taker of this seat; expires an old hold."""
-        live = self.live(seat)
-        if live is None:
-            return None
-        if self.model[live].now == Status.EXPIRED:
-            self.model[live].status = Status.EXPIRED
-            return None
-        return "SEAT_SOLD" if self.model[live].status == Status.CONFIRMED else "SEAT_HELD"
+    def refusal(self, user: int, seats: frozenset[int]) -> str | None:
+        """Returns the expected refusal for a taker of these seats."""
+        unpaid, sold = (Status.HELD, Status.PAYING), Status.CONFIRMED
+        if len(seats) > MAX_UNPAID:
+            return "TOO_MANY_SEATS"
+        if seats.intersection(self.seats_of(sold)):
+            return "SEAT_SOLD"
+        if seats.intersection(self.seats_of(*unpaid)):
+            return "SEAT_HELD"
+        if (
+            len(self.seats_of(*unpaid, user=user)) + len(seats) > MAX_UNPAID
+            or len(self.seats_of(*unpaid, sold, user=user)) + len(seats) > MAX_OF_SCHEDULE
+        ):
+            return "TOO_MANY_SEATS"
+        return None
 
-    @rule(user=USERS, seat=SEATS)
-    def reserve(self, user: int, seat: int) -> None:
-        expected = self.refusal(seat)
-        self.reserved(user, seat, expected, self.ask(self.hold(user, seat, "")))
+    def expire_lapsed(self, seats: frozenset[int]) -> None:
+        """Somebody gets these seats: the reservations that have run out lose all of theirs."""
+        for modelled in self.model.values():
+            if modelled.now == Status.EXPIRED and seats & modelled.seats:
+                modelled.status = Status.EXPIRED
 
-    @rule(user=USERS, seat=SEATS)
-    def reserve_and_begin(self, user: int, seat: int) -> None:
+    @rule(user=USERS, seats=SETS)
+    def reserve(self, user: int, seats: frozenset[int]) -> None:
+        expected = self.refusal(user, seats)
+        self.reserved(user, seats, expected, self.ask(self.hold(user, seats, "")))
+
+    @rule(user=USERS, seats=SETS)
+    def reserve_and_begin(self, user: int, seats: frozenset[int]) -> None:
         """Reserves and begins the payment, so that payments are not rare."""
         known = len(self.model)
-        self.reserve(user, seat)
+        self.reserve(user, seats)
         if len(self.model) > known:
             self.begin(pick=0, own=True, new=True, old=0, failed=False)
 
-    @rule(user=USERS, seat=SEATS, key=st.sampled_from("ab"))
-    def reserve_with_key(self, user: int, seat: int, key: str) -> None:
-        answer = self.ask(self.hold(user, seat, self.prefix + key))
-        if (user, key) in self.keys:
-            first_seat, first_id = self.keys[user, key]
-            if first_seat != seat:
+    @rule(user=USERS, seats=SETS, key=st.sampled_from("ab"))
+    def reserve_with_key(self, user: int, seats: frozenset[int], key: str) -> None:
+        answer = self.ask(self.hold(user, seats, self.prefix + key))
+        if (user, key) in self.keys and len(seats) <= MAX_UNPAID:
+            first_seats, first_id = self.keys[user, key]
+            if first_seats != seats:
                 assert answer == "IDEMPOTENCY_KEY_REUSED"
             else:
                 assert not isinstance(answer, str)
                 assert (answer.id, answer.status) == (first_id, Status.HELD)
             return
-        if (id := self.reserved(user, seat, self.refusal(seat), answer)) is not None:
-            self.keys[user, key] = (seat, id)
+        if (id := self.reserved(user, seats, self.refusal(user, seats), answer)) is not None:
+            self.keys[user, key] = (seats, id)
 
-    def hold(self, user: int, seat: int, key: str) -> Any:
-        return self.service.hold_seat(user, self.seats[seat], key)
+    @rule(wishes=st.lists(st.tuples(USERS, SETS), min_size=2, max_size=5))
+    def reserve_in_a_group(self, wishes: list[tuple[int, frozenset[int]]]) -> None:
+        """Requests that arrive together are decided in order of their arrival."""
 
-    def reserved(self, user: int, seat: int, expected: str | None, answer: Any) -> int | None:
+        async def all_of_them() -> list[Any]:
+            holds = [self.hold(user, seats, "") for user, seats in wishes]
+            return await asyncio.gather(*holds, return_exceptions=True)
+
+        answers = self.ask(all_of_them())
+        assert not isinstance(answers, str)
+        for (user, seats), answer in zip(wishes, answers, strict=True):
+            code = answer.code if isinstance(answer, ServiceError) else answer
+            self.reserved(user, seats, self.refusal(user, seats), code)
+
+    def hold(self, user: int, seats: frozenset[int], key: str) -> Any:
+        # In no order of their ids.
+        return self.service.hold_seats(self.users[user], [self.seats[n] for n in seats], key)
+
+    def reserved(
+        self, user: int, seats: frozenset[int], expected: str | None, answer: Any
+    ) -> int | None:
         if expected is not None:
             assert answer == expected
             return None
         assert not isinstance(answer, str), answer
-        self.model[answer.id] = Modelled(user, seat)
+        self.expire_lapsed(seats)
+        self.model[answer.id] = Modelled(user, seats)
         id: int = answer.id
         return id
 
@@ -155,8 +202,8 @@ class Reservations(RuleBasedStateMachine):
     def cancel(self, pick: int, own: bool) -> None:
         id = self.pick(pick)
         modelled = self.model[id]
-        user = modelled.user if own else 3
-        answer = self.ask(self.service.cancel_reservation(id, user))
+        user = modelled.user if own else STRANGER
+        answer = self.ask(self.service.cancel_reservation(id, self.users[user]))
         refusals = {Status.PAYING: "PAYMENT_IN_PROGRESS", Status.CONFIRMED: "ALREADY_PAID"}
         if user != modelled.user:
             assert answer == "NOT_YOURS"
@@ -193,14 +240,14 @@ class Reservations(RuleBasedStateMachine):
     def begin(self, pick: int, own: bool, new: bool, old: int, failed: bool) -> None:
         id = self.pick(pick)
         modelled = self.model[id]
-        user = modelled.user if own else 3
+        user = modelled.user if own else STRANGER
         failed_payment = modelled.payment if failed else 0
         if new or not self.payments:
             payment = next(ids)
             self.payments.append(payment)
         else:
             payment = self.pick_payment(old)
-        answer = self.ask(self.service.begin_payment(id, user, payment, failed_payment))
+        answer = self.ask(self.service.begin_payment(id, self.users[user], payment, failed_payment))
         counts_as_held = modelled.status == Status.HELD or (
             modelled.status == Status.PAYING
             and modelled.payment == failed_payment
@@ -243,12 +290,22 @@ class Reservations(RuleBasedStateMachine):
         elif payment in self.lost or modelled.status == Status.CONFIRMED:
             assert answer == "SEAT_LOST"
             self.lost.add(payment)
-        elif self.live(modelled.seat) == id or self.refusal(modelled.seat) is None:
+        elif self.still_has(id):
             assert answer == "CONFIRMED"
+            self.expire_lapsed(modelled.seats)
             modelled.status, modelled.payment = Status.CONFIRMED, payment
         else:
             assert answer == "SEAT_LOST"
             self.lost.add(payment)
+
+    def still_has(self, id: int) -> bool:
+        """Whether nobody else has any of the seats of a reservation."""
+        return not any(
+            other != id
+            and modelled.now in (Status.HELD, Status.PAYING, Status.CONFIRMED)
+            and modelled.seats & self.model[id].seats
+            for other, modelled in self.model.items()
+        )
 
     @precondition(lambda self: self.model and self.payments)
     @rule(pick=PICK, current=MOSTLY, old=PICK)
@@ -270,25 +327,33 @@ class Reservations(RuleBasedStateMachine):
     @invariant()
     def the_latest_reservations_are_as_modelled(self) -> None:
         for id, modelled in list(self.model.items())[-4:]:
-            read = self.ask(self.service.get_reservation(id, modelled.user))
+            user = self.users[modelled.user]
+            read = self.ask(self.service.get_reservation(id, user))
             assert not isinstance(read, str)
-            assert (read.status, read.user_id) == (modelled.now, modelled.user)
-            assert read.seats[0].id == self.seats[modelled.seat]
+            assert (read.status, read.user_id) == (modelled.now, user)
+            assert [seat.id for seat in read.seats] == self.ids(modelled.seats)
             if modelled.now in (Status.PAYING, Status.CONFIRMED):
                 assert read.payment_id == modelled.payment
 
     @invariant()
     def the_seat_map_and_the_count_are_as_modelled(self) -> None:
         schedule = schedule_of(self.seats[0])
-        by_status: dict[Status, list[int]] = {status: [] for status in Status}
-        for modelled in self.model.values():
-            by_status[modelled.now].append(self.seats[modelled.seat])
-        sold = by_status[Status.CONFIRMED]
-        held = by_status[Status.HELD] + by_status[Status.PAYING]
+        sold = self.seats_of(Status.CONFIRMED)
+        held = self.seats_of(Status.HELD, Status.PAYING)
         assert len(set(held + sold)) == len(held + sold), "a seat with two owners"
-        assert self.ask(self.service.taken_seats(schedule)) == (sorted(held), sorted(sold))
+        taken = self.ask(self.service.taken_seats(schedule))
+        assert not isinstance(taken, str)
+        assert [sorted(seats) for seats in taken] == [self.ids(held), self.ids(sold)]
         counted = self.ask(self.service.sold_seats([schedule]))
         assert counted == ({schedule: len(sold)} if sold else {})
+
+    @invariant()
+    def no_limit_is_exceeded(self) -> None:
+        for user in (0, 1):
+            assert len(self.seats_of(Status.HELD, Status.PAYING, user=user)) <= MAX_UNPAID
+
+    def ids(self, seats: Collection[int]) -> list[int]:
+        return sorted(self.seats[seat] for seat in seats)
 
 
 class OnTheFake(Reservations):
