@@ -119,6 +119,10 @@ class ReservationStore(Protocol):
     async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
         """Lists the seats of each schedule that are held or sold, in the order of the schedules."""
 
+    async def touched_schedules(self, limit: int) -> Sequence[int] | None:
+        """Lists every schedule of which a seat is held or sold, and others of which a seat was held
+        before; None if there are more than `limit`."""
+
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any."""
 

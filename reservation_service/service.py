@@ -61,6 +61,8 @@ REMOVAL_PAUSE_SECONDS = 0.05
 GROUP_SIZE = 64
 # How long a group may take, and how long an item waits for its group, at most.
 GROUP_SECONDS = 5.0
+# To list as many takes 6 ms, for each gateway process and second.
+MAX_TOUCHED = 2_000
 # Attempts at a change that lost a race but would be allowed by now.
 ATTEMPTS = 3
 
@@ -230,6 +232,11 @@ class ReservationService:
         Raises InvalidRequest for more than 1,000 schedules."""
         check_schedules(schedule_ids)
         return await self._reservations.taken_seats(schedule_ids)
+
+    async def touched_schedules(self) -> Sequence[int] | None:
+        """Lists every schedule of which a seat is held or sold, and others of which a seat was held
+        before; None if there are more than 2,000."""
+        return await self._reservations.touched_schedules(MAX_TOUCHED)
 
     async def sold_seats(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any. Raises

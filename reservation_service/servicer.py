@@ -91,14 +91,15 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
     ) -> reservation_pb2.GetTakenSeatsResponse:
         _check_items(len(request.schedule_ids))
         taken = await self._service.taken_seats_of(request.schedule_ids)
-        return reservation_pb2.GetTakenSeatsResponse(
-            schedules=[
-                reservation_pb2.GetTakenSeatsResponse.TakenSeats(
-                    held_seat_ids=held, sold_seat_ids=sold
-                )
-                for held, sold in taken
-            ]
-        )
+        response = reservation_pb2.GetTakenSeatsResponse()
+        for held, sold in taken:
+            response.schedules.add(held_seat_ids=held, sold_seat_ids=sold)
+        if request.with_touched:
+            touched = await self._service.touched_schedules()
+            if touched is not None:
+                response.touched.SetInParent()
+                response.touched.schedule_ids.extend(touched)
+        return response
 
     async def CountSoldSeats(
         self, request: reservation_pb2.CountSoldSeatsRequest, context: Context

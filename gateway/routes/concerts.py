@@ -20,9 +20,9 @@ from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
 from gateway.routing import Parameter, Returns, Route
 from gateway.seat_maps import SeatMaps
 from gateway.settings import Settings
+from gateway.taken_seats import TakenSeats
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
-from servicekit.batching import Batcher
 from servicekit.client import call
 from servicekit.clock import seconds_to_midnight
 from servicekit.rpc_errors import RemoteError
@@ -33,7 +33,6 @@ _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
 # The most that one call to a service lists or asks for: their limits.
 _ROWS_PER_PAGE = 5_000
 _SCHEDULES_PER_COUNT = 1_000
-_SCHEDULES_PER_READ = 256
 # What the caches may hold, in bytes, so that neither many small entries nor a few dates of a
 # stadium take the memory of the gateway: 250 pages of concerts, the dates of 200 concerts and the
 # states of those of 400 (100 dates each), the seats of 25,000 dates in halls that they share, and
@@ -44,6 +43,8 @@ _DATES_BYTES = 4_000_000
 _SCHEDULES_BYTES = 3_000_000
 _SEAT_FACTS_BYTES = 14_000_000
 _SEAT_MAPS_BYTES = 12_000_000
+# A seat map of this size takes 0.2 ms to format.
+_FORMATTED_BYTES = 100_000
 # Measured: what an entry takes beside its content, and what a date takes.
 _ENTRY_BYTES = 500
 _DATE_BYTES = 180
@@ -54,8 +55,6 @@ _PAGE_SIZE = Parameter(
 _PAGE_TOKEN = Parameter("pageToken", "query", str, "The nextPageToken of the previous page.")
 _CONCERT_ID = Parameter("concertId", "path", Id, "The id of a concert.", required=True)
 _SCHEDULE_ID = Parameter("scheduleId", "path", Id, "The id of a concert's date.", required=True)
-
-_TakenSeats = reservation_pb2.GetTakenSeatsResponse.TakenSeats
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -93,10 +92,10 @@ class ConcertRoutes:
             limit=limit,
             budget=self._budget,
         )
-        self._taken_seats = Batcher[int, _TakenSeats](
-            self._get_taken_seats,
+        self._taken_seats = TakenSeats(
+            clients,
+            ttl=settings.seats_ttl_seconds,
             budget=self._budget,
-            max_batch=_SCHEDULES_PER_READ,
             longest_pause=settings.batch_pause_seconds,
         )
         self._seats = LoadingCache[int, bytes](
@@ -132,7 +131,7 @@ class ConcertRoutes:
                 method="GET",
                 path="/concerts/schedules/{scheduleId}/seats",
                 handler=self.seats,
-                immediate=partial(self._from_cache, self._seats, _schedule_id),
+                immediate=self._seats_now,
                 operation_id="listSeats",
                 tag="concerts",
                 parameters=(_SCHEDULE_ID, TOKEN),
@@ -159,9 +158,26 @@ class ConcertRoutes:
         """Lists every seat of a date, in seat order. The list is at most one second old."""
         await self._guard.require_admission(request)
         schedule_id = _schedule_id(request)
-        return JsonResponse(
-            await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id))
-        )
+        body = self._known_seats(schedule_id)
+        if body is None:
+            body = await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id))
+        return JsonResponse(body)
+
+    def _seats_now(self, request: Request) -> Response | None:
+        if not self._guard.is_admitted_now(request):
+            return None
+        body = self._known_seats(_schedule_id(request))
+        return None if body is None else JsonResponse(body)
+
+    def _known_seats(self, schedule_id: int) -> bytes | None:
+        """Returns the seats of a date if nothing has to be loaded."""
+        body = self._seats.cached(schedule_id)
+        if body is None and self._taken_seats.is_untouched(schedule_id):
+            seats = self._seat_maps.cached(schedule_id)
+            # The JSON of a large hall is worth keeping.
+            if seats is not None and len(seats.format) < _FORMATTED_BYTES:
+                body = seats.to_json()
+        return body
 
     def _from_cache(
         self, cache: LoadingCache[Key, bytes], read_key: Callable[[Request], Key], request: Request
@@ -233,7 +249,7 @@ class ConcertRoutes:
     async def _load_seats(self, schedule_id: int) -> bytes:
         # One after the other, so that the taken seats are not old when the facts arrive.
         seats = await self._seat_maps.get(schedule_id)
-        taken = await self._taken_seats.submit(schedule_id)
+        taken = await self._taken_seats.get(schedule_id)
         return seats.to_json(taken.held_seat_ids, taken.sold_seat_ids)
 
     async def _get_seat_maps(self, schedule_ids: Sequence[int]) -> concert_pb2.GetSeatMapsResponse:
@@ -242,14 +258,6 @@ class ConcertRoutes:
             concert_pb2.GetSeatMapsRequest(schedule_ids=schedule_ids),
             budget=self._budget,
         )
-
-    async def _get_taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[_TakenSeats]:
-        response = await call(
-            self._clients.reservation.GetTakenSeats,
-            reservation_pb2.GetTakenSeatsRequest(schedule_ids=schedule_ids),
-            budget=self._budget,
-        )
-        return response.schedules
 
 
 def _bytes(content: bytes) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.errors import TABLE
 from gateway.middleware import errors
+from seat_maps.decoding import MAX_RESPONSE_BYTES
 from servicekit import call_context, rpc_errors
 from servicekit.errors import (
     Conflict,
@@ -442,7 +443,7 @@ class TestAStatusThatNoServiceRaised:
         self, services: Services, open_gateway: OpenGateway, log: FailingLog
     ) -> None:
         async def answer(*_: object) -> bytes:
-            return bytes(5_000_000)
+            return bytes(MAX_RESPONSE_BYTES + 1)
 
         async with self.service(answer) as address:
             client = await open_gateway(concert_addr=address)

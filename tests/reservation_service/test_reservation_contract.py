@@ -721,6 +721,23 @@ async def test_taken_seats_of_a_schedule(service: ReservationService, store: Sto
     assert {cancelled, lapsed, lapsed_paying}.isdisjoint([*taken_held, *taken_sold])
 
 
+async def test_schedules_without_taken_seats_are_not_touched(
+    service: ReservationService, store: Store
+) -> None:
+    held, sold, untouched = (new_seats(1)[0] for _ in range(3))
+    assert schedule_of(held) not in (await store.touched_schedules(10**6) or ())
+    await service.hold_seat(HOLDER, held, "")
+    await pay(service, await service.hold_seat(HOLDER, sold, ""), next(ids))
+    touched = await store.touched_schedules(10**6)
+    assert touched is not None
+    assert len(set(touched)) == len(touched)
+    assert {schedule_of(held), schedule_of(sold)} <= {*touched}
+    assert schedule_of(untouched) not in touched
+    assert await store.touched_schedules(len(touched)) == touched
+    assert await store.touched_schedules(len(touched) - 1) is None
+    assert await service.touched_schedules() in (touched, None)
+
+
 async def test_sold_seats_are_counted_by_schedule(service: ReservationService) -> None:
     one, two = new_seats(2), new_seats(1)
     for seat in [*one, *two]:

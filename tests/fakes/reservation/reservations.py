@@ -45,6 +45,10 @@ class FakeReservations(State):
         sold = [row for row in of_schedule if row.status == Status.CONFIRMED]
         return TakenSeats(_seat_ids(held), _seat_ids(sold))
 
+    async def touched_schedules(self, limit: int) -> Sequence[int] | None:
+        touched = sorted({row.schedule_id for row in self.rows.values()})
+        return touched if len(touched) <= limit else None
+
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         return {id: self.sold[id] for id in schedule_ids if id in self.sold}
 

@@ -29,6 +29,8 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
     def reset(self) -> None:
         """Deletes all reservations."""
         self.reservations: dict[int, reservation_pb2.Reservation] = {}
+        # False when there are too many.
+        self.lists_touched = True
 
     def hold(self, user_id: int, *seat_ids: int) -> reservation_pb2.Reservation:
         """Adds a hold of all these seats. Raises SEAT_NOT_FOUND, INVALID_REQUEST for seats of
@@ -121,6 +123,10 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
             response.schedules.add(
                 held_seat_ids=sorted(here & held), sold_seat_ids=sorted(here & sold)
             )
+        if request.with_touched and self.lists_touched:
+            touched = {reservation.schedule_id for reservation in self.reservations.values()}
+            response.touched.schedule_ids.extend(touched)
+            response.touched.SetInParent()
         return response
 
     async def Reserve(

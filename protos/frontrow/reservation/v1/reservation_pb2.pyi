@@ -696,16 +696,20 @@ class GetTakenSeatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
+    WITH_TOUCHED_FIELD_NUMBER: _builtins.int
+    with_touched: _builtins.bool
+    """Also asks for `touched`."""
     @_builtins.property
     def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
+        with_touched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids", "with_touched", b"with_touched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -737,17 +741,45 @@ class GetTakenSeatsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Touched(_message.Message):
+        """Every schedule of which a seat is held or sold now, and others of which a seat was held before.
+        Any other schedule is available as a whole.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SCHEDULES_FIELD_NUMBER: _builtins.int
+    TOUCHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetTakenSeatsResponse.TakenSeats]: ...
+    @_builtins.property
+    def touched(self) -> Global___GetTakenSeatsResponse.Touched:
+        """Missing if there are more than 2,000 such schedules."""
+
     def __init__(
         self,
         *,
         schedules: _abc.Iterable[Global___GetTakenSeatsResponse.TakenSeats] | None = ...,
+        touched: Global___GetTakenSeatsResponse.Touched | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["touched", b"touched"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedules", b"schedules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedules", b"schedules", "touched", b"touched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
