@@ -50,6 +50,13 @@ class TakenSeats:
         return await self._batcher.submit(schedule_id)
 
     async def _ask(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeatsOfDate]:
+        answers: list[TakenSeatsOfDate] = []
+        # A response has those of the first dates if all would be too large.
+        while rest := schedule_ids[len(answers) :]:
+            answers += await self._ask_some(rest)
+        return answers
+
+    async def _ask_some(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeatsOfDate]:
         asked = time.monotonic()
         is_busy = asked - self._last_call < _BUSY_SECONDS
         self._last_call = asked
@@ -68,4 +75,6 @@ class TakenSeats:
             self._ask_touched_from = asked + self._ttl / 2
         elif with_touched:
             self._ask_touched_from = asked + _TOO_MANY_SECONDS
+        if not response.schedules:
+            raise RuntimeError("a response without any of the dates")
         return response.schedules

@@ -1,6 +1,7 @@
 """The use cases of reservations: what users, payment_service and the sweep do with them."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -61,6 +62,8 @@ REMOVAL_PAUSE_SECONDS = 0.05
 GROUP_SIZE = 64
 # How long a group may take, and how long an item waits for its group, at most.
 GROUP_SECONDS = 5.0
+# The ids of as many seats take at most 2 MB, half of what gRPC accepts.
+MAX_TAKEN = 200_000
 # To list as many takes 6 ms, for each gateway process and second.
 MAX_TOUCHED = 2_000
 # Attempts at a change that lost a race but would be allowed by now.
@@ -228,10 +231,13 @@ class ReservationService:
         return taken
 
     async def taken_seats_of(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
-        """Lists the seats of each schedule that are held or sold, in the order of the schedules.
-        Raises InvalidRequest for more than 1,000 schedules."""
+        """Lists the seats of each schedule that are held or sold, in the order of the schedules; of
+        the first ones, at least one, if together there are more than 200,000. Raises InvalidRequest
+        for more than 1,000 schedules."""
         check_schedules(schedule_ids)
-        return await self._reservations.taken_seats(schedule_ids)
+        taken = await self._reservations.taken_seats(schedule_ids)
+        totals = itertools.accumulate(len(held) + len(sold) for held, sold in taken)
+        return taken[: max(1, sum(total <= MAX_TAKEN for total in totals))]
 
     async def touched_schedules(self) -> Sequence[int] | None:
         """Lists every schedule of which a seat is held or sold, and others of which a seat was held

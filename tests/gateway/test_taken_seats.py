@@ -24,6 +24,7 @@ class Reservations:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.most = 256
 
     async def GetTakenSeats(
         self, request: reservation_pb2.GetTakenSeatsRequest, **_: object
@@ -34,7 +35,7 @@ class Reservations:
         if self.error is not None:
             raise self.error
         response = reservation_pb2.GetTakenSeatsResponse()
-        for schedule_id in request.schedule_ids:
+        for schedule_id in request.schedule_ids[: self.most]:
             count = schedule_id if schedule_id < 10 else 0
             response.schedules.add(held_seat_ids=range(count))
         if request.with_touched and touched is not None:
@@ -64,6 +65,20 @@ async def test_a_crowd_asks_for_its_dates_in_two_calls(reservations: Reservation
     held = [len(answer.held_seat_ids) for answer in await asyncio.gather(*crowd)]
     assert held == [1, *(n % 20 if n % 20 < 10 else 0 for n in range(100))]
     assert [len(call.schedule_ids) for call in reservations.calls] == [1, 100]
+
+
+async def test_what_a_response_leaves_out_is_asked_for_again(reservations: Reservations) -> None:
+    reservations.most = 3
+    seats = taken(reservations)
+    held = [len(each.held_seat_ids) for each in await asyncio.gather(*map(seats.get, range(8)))]
+    assert held == list(range(8))
+    assert [len(call.schedule_ids) for call in reservations.calls] == [8, 5, 2]
+
+
+async def test_a_response_without_any_date_fails(reservations: Reservations) -> None:
+    reservations.most = 0
+    with pytest.raises(RuntimeError):
+        await taken(reservations).get(1)
 
 
 async def test_under_load_one_call_tells_which_dates_are_untouched(

@@ -49,6 +49,7 @@ ENTRIES = {
     "GetSeatMapsRequest.seat_ids": MAX_SEAT_MAP_IDS,
     "ListTakenSeatsResponse.held_seat_ids": SEATS_PER_SCHEDULE,
     "ListTakenSeatsResponse.sold_seat_ids": SEATS_PER_SCHEDULE,
+    "GetTakenSeatsRequest.schedule_ids": MAX_ITEMS,
     "CountSoldSeatsRequest.schedule_ids": MAX_SCHEDULES,
     "CountSoldSeatsResponse.sold_by_schedule": MAX_SCHEDULES,
     "WatchRoomRequest.seen": MAX_ITEMS,
@@ -69,8 +70,9 @@ ENTRIES = {
     # Some numbers, and the ids of seats.
     "ItemError.metadata": 4,
 }
-# Limited by bytes, on channels that accept more: tests/seat_maps has the test.
-BY_BYTES = ("GetSeatMapsResponse",)
+# Limited as a whole, with tests in tests/seat_maps and tests/reservation_service. A channel for seat
+# maps accepts more.
+BY_BYTES = ("GetSeatMapsResponse", "GetTakenSeatsResponse")
 # The requests and responses of queue_service are batches.
 BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")
 # Bytes of the longest text; anything else is shorter than TEXT_BYTES, four for each of the 255

@@ -1,7 +1,7 @@
 """The entrances of reservation_service over fakes: gRPC, events, the sweep."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import grpc
@@ -10,8 +10,9 @@ from google.protobuf.message import DecodeError
 
 from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
+from reservation_service import service as service_module
 from reservation_service.consumers import STRAY, PaymentEvents, StrayPaymentEvent
-from reservation_service.domain import Status
+from reservation_service.domain import Status, TakenSeats
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.sweep import run_sweep
@@ -104,6 +105,41 @@ async def test_over_grpc_field_by_field(
         budget=2,
     )
     assert cancelled.status == reservation_pb2.RESERVATION_STATUS_CANCELLED
+
+
+async def test_a_response_of_taken_seats_is_limited_as_a_whole(
+    stub: "reservation_pb2_grpc.ReservationServiceAsyncStub",
+    store: FakeReservationStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of sold-out stadiums with the largest ids."""
+    asked: list[Sequence[int]] = []
+
+    async def taken_seats(schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+        asked.append(schedule_ids)
+        return [TakenSeats([], range(2**63 - 65_536, 2**63)) for _ in schedule_ids]
+
+    async def touched_schedules(limit: int) -> Sequence[int]:
+        return range(2**63 - limit, 2**63)
+
+    monkeypatch.setattr(store, "taken_seats", taken_seats)
+    monkeypatch.setattr(store, "touched_schedules", touched_schedules)
+    answer = await client.call(
+        stub.GetTakenSeats,
+        reservation_pb2.GetTakenSeatsRequest(schedule_ids=range(1, 257), with_touched=True),
+        budget=10,
+    )
+    assert [len(each.sold_seat_ids) for each in answer.schedules] == [65_536] * 3
+    assert len(answer.touched.schedule_ids) == 2_000
+    assert answer.ByteSize() < 4 * 1024 * 1024
+    monkeypatch.setattr(service_module, "MAX_TAKEN", 10)
+    answer = await client.call(
+        stub.GetTakenSeats,
+        reservation_pb2.GetTakenSeatsRequest(schedule_ids=range(1, 257)),
+        budget=10,
+    )
+    assert len(answer.schedules) == 1
+    assert not answer.HasField("touched")
 
 
 async def test_over_grpc_errors_keep_code_and_kind(

@@ -170,7 +170,8 @@ class ReservationServiceServicer:
 
     def GetTakenSeats(self, request, context):
         """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-        unknown schedule has no such seats.
+        unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+        earlier schedule, but has at least one: ask again for the rest.
 
         Reasons: INVALID_REQUEST (more than 256 schedules).
         """

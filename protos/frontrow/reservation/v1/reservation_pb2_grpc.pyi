@@ -86,7 +86,8 @@ class ReservationServiceStub:
     """
     GetTakenSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]
     """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-    unknown schedule has no such seats.
+    unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+    earlier schedule, but has at least one: ask again for the rest.
 
     Reasons: INVALID_REQUEST (more than 256 schedules).
     """
@@ -173,7 +174,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """
     GetTakenSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]  # type: ignore[assignment]
     """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-    unknown schedule has no such seats.
+    unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+    earlier schedule, but has at least one: ask again for the rest.
 
     Reasons: INVALID_REQUEST (more than 256 schedules).
     """
@@ -299,7 +301,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_pb2.GetTakenSeatsResponse, _abc.Awaitable[_reservation_pb2.GetTakenSeatsResponse]]:
         """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-        unknown schedule has no such seats.
+        unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+        earlier schedule, but has at least one: ask again for the rest.
 
         Reasons: INVALID_REQUEST (more than 256 schedules).
         """
