@@ -6,7 +6,8 @@ item is tried alone, so that only the culprit fails.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ from servicekit.mysql import (
     Database,
     DatabaseError,
     DuplicateKey,
+    LockTimeout,
     Result,
     Statement,
     StatementRefused,
@@ -47,6 +49,10 @@ Item = TypeVar("Item", PaymentOf, PaymentStart)
 Answer = TypeVar("Answer")
 
 LOCK_ALL = "SELECT id FROM reservation WHERE id IN %s ORDER BY id FOR UPDATE NOWAIT"
+
+# A row that stays locked for longer is stuck: a transaction takes milliseconds. Payments that
+# travel with it wait for its answer.
+LOCK_WITH_PATIENCE = "SELECT id FROM reservation WHERE id = %s FOR UPDATE WAIT 1"
 
 # A reservation that is PAYING for a failed payment counts as HELD until its hold ends.
 BEGIN_PAYMENT = """
@@ -77,39 +83,45 @@ UPDATE reservation SET status = 'CONFIRMED', updated_at = NOW(6)
 WHERE id = %s AND payment_id = %s AND status = 'PAYING'
 """
 
-# The same for many, behind LOCK_ALL. The first condition makes it a search by the primary key.
-_PAYING = "id IN %s AND (id, payment_id) IN %s AND status = 'PAYING'"
-
-COUNT_SALES = f"""
+# The same for many, behind LOCK_ALL; {} stands for `_any_of` the payments. By the index of the
+# status they would wait for the locks of other payments.
+COUNT_SALES = """
 INSERT INTO schedule_sales (schedule_id, sold)
-SELECT schedule_id, SUM(seats) FROM reservation WHERE {_PAYING}
+SELECT schedule_id, SUM(seats) FROM reservation FORCE INDEX (PRIMARY)
+WHERE status = 'PAYING' AND {}
 GROUP BY schedule_id ORDER BY schedule_id
 ON DUPLICATE KEY UPDATE sold = sold + VALUES(sold)
 """
 
-CONFIRM_ALL = f"UPDATE reservation SET status = 'CONFIRMED', updated_at = NOW(6) WHERE {_PAYING}"
+CONFIRM_ALL = """
+UPDATE reservation FORCE INDEX (PRIMARY) SET status = 'CONFIRMED', updated_at = NOW(6)
+WHERE status = 'PAYING' AND {}
+"""
 
 CONFIRMED = "SELECT id, payment_id FROM reservation WHERE id IN %s AND status = 'CONFIRMED'"
 
-REMEMBER_ALL = f"""
+REMEMBER_ALL = """
 INSERT INTO earlier_payment (reservation_id, payment_id)
-SELECT id, payment_id FROM reservation WHERE {_PAYING}
+SELECT id, payment_id FROM reservation FORCE INDEX (PRIMARY) WHERE status = 'PAYING' AND {}
 ON DUPLICATE KEY UPDATE earlier_payment.payment_id = earlier_payment.payment_id
 """
 
-RETURN_ALL = f"""
-UPDATE reservation
+RETURN_ALL = """
+UPDATE reservation FORCE INDEX (PRIMARY)
 SET status = 'HELD', payment_id = NULL, lapses_at = GREATEST(held_until, NOW(6)),
     updated_at = NOW(6)
-WHERE {_PAYING}
+WHERE status = 'PAYING' AND {}
 """
 
 PAYMENT_OF = "SELECT id, COALESCE(payment_id, 0) AS payment_id FROM reservation WHERE id IN %s"
 
 ARE_EARLIER = """
-SELECT reservation_id, payment_id FROM earlier_payment
-WHERE reservation_id IN %s AND (reservation_id, payment_id) IN %s
+SELECT reservation_id, payment_id FROM earlier_payment WHERE reservation_id IN %s
 """
+
+
+class _Locked(Exception):
+    """Another transaction has locked the reservation."""
 
 
 class PaymentRepository:
@@ -118,19 +130,27 @@ class PaymentRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin_payments(
+    async def begin_group(
         self, starts: Sequence[PaymentStart], lease_seconds: float
-    ) -> Sequence[BegunPayment | Exception]:
+    ) -> Sequence[BegunPayment | None]:
         lease = microseconds(lease_seconds)
-        return await _in_groups(
-            starts,
-            lambda group: self._begin_together(group, lease),
-            lambda start: self._begin_alone(start, lease),
-        )
+        begun: dict[int, BegunPayment] = {}
+        for group in _groups(starts):
+            decided = await self._decide(group, lambda each: self._begin_together(each, lease))
+            begun |= {n: decided[start] for n, start in group if start in decided}
+        return [begun.get(n) for n in range(len(starts))]
 
     async def _begin_together(
         self, starts: Sequence[PaymentStart], lease: int
     ) -> dict[PaymentStart, BegunPayment]:
+        if len(starts) == 1 and not starts[0].failed_payment_id:
+            # Two transactions in one round trip: the change is a compare-and-set, complete in
+            # itself, and the read after it may show what other requests did since.
+            [change] = _begin(starts[0], lease)
+            get: Statement = (GET, [starts[0].reservation_id])
+            async with self._database.connection() as connection:
+                results = await connection.execute_together(_at_once(change), get)
+            return {starts[0]: _begun(results)}
         ids = [start.reservation_id for start in starts]
         begins = [_begin(start, lease) for start in starts]
         changes = [statement for begin in begins for statement in begin]
@@ -144,37 +164,31 @@ class PaymentRepository:
             begun[start] = BegunPayment(changed[last].matched > 0, reservation)
         return begun
 
-    async def _begin_alone(self, start: PaymentStart, lease: int) -> BegunPayment:
-        begin = _begin(start, lease)
-        get: Statement = (GET, [start.reservation_id])
+    async def begin_alone(self, start: PaymentStart, lease_seconds: float) -> BegunPayment:
+        begin = _begin(start, microseconds(lease_seconds))
 
-        async def begin_and_get(connection: Connection) -> BegunPayment:
-            return _begun(await connection.execute_together(*begin, get))
-
-        try:
-            if len(begin) > 1:
-                return _begun(await self._database.execute_transaction(*begin, get))
-            # Two transactions in one round trip: the change is a compare-and-set, complete in
-            # itself, and the read after it may show what other requests did since.
-            return await self._database.run(begin_and_get, autocommit=True)
-        except DuplicateKey:
-            pass  # another reservation of the place is PAYING or CONFIRMED
-
-        async def work(connection: Connection) -> BegunPayment:
-            await free_place(
-                connection, start.reservation_id, start.failed_payment_id, start.admission
-            )
-            return await begin_and_get(connection)
-
-        for _ in range(ATTEMPTS):
+        async def work(connection: Connection, free: bool) -> BegunPayment:
             try:
-                return await self._database.run(work)
+                await connection.execute(LOCK_WITH_PATIENCE, start.reservation_id)
+            except LockTimeout:
+                raise _Locked from None
+            if free:
+                await free_place(
+                    connection, start.reservation_id, start.failed_payment_id, start.admission
+                )
+            return _begun(await connection.execute_together(*begin, (GET, [start.reservation_id])))
+
+        for attempt in range(1 + ATTEMPTS):
+            try:
+                return await self._database.run(partial(work, free=attempt > 0))
             except DuplicateKey:
-                continue  # yet another one was faster
+                continue  # another reservation of the place is PAYING or CONFIRMED
+            except _Locked:
+                raise TransactionAborted from None
         raise PaymentInProgress
 
     async def confirm(self, payments: Sequence[PaymentOf]) -> Sequence[PaymentOutcome | Exception]:
-        return await _in_groups(payments, self._confirm_together, self._confirm_alone)
+        return await self._apply(payments, self._confirm_together, self._confirm_alone)
 
     async def _confirm_together(
         self, payments: Sequence[PaymentOf]
@@ -182,8 +196,8 @@ class PaymentRepository:
         ids = [payment.reservation_id for payment in payments]
         *_, found = await self._together(
             (LOCK_ALL, ids),
-            (COUNT_SALES, ids, payments),
-            (CONFIRM_ALL, ids, payments),
+            _any_of(payments, COUNT_SALES),
+            _any_of(payments, CONFIRM_ALL),
             (CONFIRMED, ids),
         )
         confirmed = {PaymentOf(row.id, row.payment_id) for row in found.rows}
@@ -198,16 +212,16 @@ class PaymentRepository:
         return await confirm_late(self._database, payment)
 
     async def return_to_hold(self, payments: Sequence[PaymentOf]) -> Sequence[Exception | None]:
-        return await _in_groups(payments, self._return_together, self._return_alone)
+        return await self._apply(payments, self._return_together, self._return_alone)
 
     async def _return_together(self, payments: Sequence[PaymentOf]) -> dict[PaymentOf, None]:
         ids = [payment.reservation_id for payment in payments]
         *_, current, earlier = await self._together(
             (LOCK_ALL, ids),
-            (REMEMBER_ALL, ids, payments),
-            (RETURN_ALL, ids, payments),
+            _any_of(payments, REMEMBER_ALL),
+            _any_of(payments, RETURN_ALL),
             (PAYMENT_OF, ids),
-            (ARE_EARLIER, ids, payments),
+            (ARE_EARLIER, ids),
         )
         known = {PaymentOf(*row) for result in (current, earlier) for row in result.rows}
         return dict.fromkeys(known.intersection(payments))
@@ -227,57 +241,69 @@ class PaymentRepository:
         elif current.rows[0].payment_id != payment.payment_id:
             raise UnknownPayment(*payment)
 
+    async def _apply(
+        self,
+        payments: Sequence[PaymentOf],
+        together: Callable[[Sequence[PaymentOf]], Awaitable[Mapping[PaymentOf, Answer]]],
+        alone: Callable[[PaymentOf], Awaitable[Answer]],
+    ) -> list[Answer | Exception]:
+        """Returns an answer or an error for each payment, in order. Those that `together` does not
+        decide are tried alone, at once."""
+        answers: dict[int, Answer | Exception] = {}
+        for group in _groups(payments):
+            decided: Mapping[PaymentOf, Answer] = {}
+            if len(group) > 1:
+                decided = await self._decide(group, together)
+            rest = [(n, payment) for n, payment in group if payment not in decided]
+            outcomes = await asyncio.gather(*(_attempt(alone(payment)) for _, payment in rest))
+            answers |= {n: decided[payment] for n, payment in group if payment in decided}
+            answers |= {n: outcome for (n, _), outcome in zip(rest, outcomes, strict=True)}
+        return [answers[n] for n in range(len(payments))]
+
+    async def _decide(
+        self,
+        group: Sequence[tuple[int, Item]],
+        together: Callable[[Sequence[Item]], Awaitable[Mapping[Item, Answer]]],
+    ) -> Mapping[Item, Answer]:
+        """Returns the answers that `together` has, none if it fails because of an item."""
+        # In the order of the locks.
+        items = sorted((item for _, item in group), key=attrgetter("reservation_id"))
+        try:
+            return await together(items)
+        except (DuplicateKey, TransactionAborted, StatementRefused):
+            return {}
+        except DatabaseError as error:
+            log.warning("payment_group_failed", payments=len(items), error=str(error))
+            return {}
+
     async def _together(self, *statements: Statement) -> list[Result]:
         """Runs a transaction in one round trip, once."""
         async with self._database.connection() as connection:
             return (await connection.execute_together(("BEGIN",), *statements, ("COMMIT",)))[1:-1]
 
 
-async def _in_groups(
-    items: Sequence[Item],
-    together: Callable[[Sequence[Item]], Awaitable[Mapping[Item, Answer]]],
-    alone: Callable[[Item], Awaitable[Answer]],
-) -> list[Answer | Exception]:
-    """Returns an answer or an error for each item, in order.
-
-    `together` answers those items of a group that it has decided; the others, and all of a group
-    that fails, are tried alone, at once. An item that overlaps an earlier one waits for the next
-    group.
-    """
-    answers: dict[int, Answer | Exception] = {}
+def _groups(items: Sequence[Item]) -> Iterator[list[tuple[int, Item]]]:
+    """Splits items into groups in which no two concern the same reservation or admission: such a
+    one comes in a later group than the earlier one. Each with its index."""
     waiting = list(enumerate(items))
     while waiting:
-        group, waiting = _first_of_each(waiting)
-        decided: Mapping[Item, Answer] = {}
-        if len(group) > 1:
-            try:
-                # In the order of their ids, for the order of locks.
-                decided = await together(
-                    sorted((item for _, item in group), key=attrgetter("reservation_id"))
-                )
-            except (DatabaseError, TransactionAborted, StatementRefused) as error:
-                log.info("payment_group_failed", items=len(group), error=type(error).__name__)
-        answers |= {n: decided[item] for n, item in group if item in decided}
-        rest = [(n, item) for n, item in group if item not in decided]
-        outcomes = await asyncio.gather(*(_attempt(alone(item)) for _, item in rest))
-        answers |= {n: outcome for (n, _), outcome in zip(rest, outcomes, strict=True)}
-    return [answers[n] for n in range(len(items))]
+        seen: set[int | Admission] = set()
+        group: list[tuple[int, Item]] = []
+        later: list[tuple[int, Item]] = []
+        for n, item in waiting:
+            parts: set[int | Admission] = {item.reservation_id}
+            if isinstance(item, PaymentStart) and item.admission is not None:
+                parts.add(item.admission)
+            (group if seen.isdisjoint(parts) else later).append((n, item))
+            seen |= parts
+        yield group
+        waiting = later
 
 
-def _first_of_each(
-    items: Sequence[tuple[int, Item]],
-) -> tuple[list[tuple[int, Item]], list[tuple[int, Item]]]:
-    """Splits off the first item of each reservation and of each admission, in order."""
-    seen: set[int | Admission] = set()
-    first: list[tuple[int, Item]] = []
-    rest: list[tuple[int, Item]] = []
-    for n, item in items:
-        parts: set[int | Admission] = {item.reservation_id}
-        if isinstance(item, PaymentStart) and item.admission is not None:
-            parts.add(item.admission)
-        (first if seen.isdisjoint(parts) else rest).append((n, item))
-        seen |= parts
-    return first, rest
+def _any_of(payments: Sequence[PaymentOf], sql: str) -> Statement:
+    """Returns a statement for the reservations that name one of these payments as theirs."""
+    condition = " OR ".join(["id = %s AND payment_id = %s"] * len(payments))
+    return sql.format(f"({condition})"), *(id for payment in payments for id in payment)
 
 
 async def _attempt(call: Awaitable[Answer]) -> Answer | Exception:
@@ -305,6 +331,12 @@ def _begin(start: PaymentStart, lease: int) -> list[Statement]:
     if not start.failed_payment_id:
         return [begin]
     return [(REMEMBER_PAYING, start.reservation_id, start.failed_payment_id), begin]
+
+
+def _at_once(statement: Statement) -> Statement:
+    """Returns a statement that waits for no lock."""
+    sql, *values = statement
+    return f"SET STATEMENT innodb_lock_wait_timeout = 0 FOR {sql}", *values
 
 
 def _begun(results: Sequence[Result]) -> BegunPayment:

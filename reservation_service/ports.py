@@ -70,37 +70,43 @@ class HoldStore(Protocol):
 
 
 class PaymentStore(Protocol):
-    """Applies payments to reservations, as HoldStore describes.
+    """Applies payments to reservations, as HoldStore describes. Every change may be repeated."""
 
-    Each method takes many items, whose changes are one transaction as far as possible, and returns
-    a result or an error for each, in order: an item fails alone. Items of one reservation, or of
-    one admission, take effect in order. Raises what concerns all, such as Unavailable; then any of
-    them may have taken effect. Every item may be repeated.
-    """
-
-    async def begin_payments(
+    async def begin_group(
         self, starts: Sequence[PaymentStart], lease_seconds: float
-    ) -> Sequence[BegunPayment | Exception]:
-        """HELD -> PAYING, or renews the lease of this payment. The reservation takes the place of
-        the admission, if that is given.
+    ) -> Sequence[BegunPayment | None]:
+        """HELD -> PAYING, or renews the lease of this payment; each item by itself, in one
+        transaction as far as they concern different reservations and admissions. Returns None for
+        an item that needs `begin_alone`. Waits for no lock on a reservation.
 
-        The failure event of a failed payment may not have arrived yet: a reservation that is still
-        PAYING for it counts as HELD, also another one of the admission. Errors: PaymentInProgress
-        and AdmissionEnded if another reservation of the admission is PAYING or CONFIRMED.
+        The reservation takes the place of the admission, if that is given. The failure event of a
+        failed payment may not have arrived yet: a reservation that is still PAYING for it counts
+        as HELD. Raises what concerns all, such as Unavailable.
+        """
+
+    async def begin_alone(self, start: PaymentStart, lease_seconds: float) -> BegunPayment:
+        """Does what `begin_group` does, for one item, also where another reservation of the
+        admission is PAYING for the failed payment or for one whose lease has run out.
+
+        Raises PaymentInProgress and AdmissionEnded if another reservation of the admission is
+        PAYING or CONFIRMED, and Unavailable if another transaction has locked the reservation for
+        a second.
         """
 
     async def confirm(self, payments: Sequence[PaymentOf]) -> Sequence[PaymentOutcome | Exception]:
-        """Applies the success of payments. Idempotent; the outcome of a payment never changes. The
-        seats of a reservation that was removed are lost. A reservation that has ended gets all of
-        its seats again or none.
+        """Applies the success of payments, in order, in one transaction as far as nothing is late.
+        Returns the outcome or the error of each. The outcome of a payment never changes. The seats
+        of a reservation that was removed are lost. A reservation that has ended gets all of its
+        seats again or none.
 
-        Errors: ReservationNotFound for a reservation that has never existed, and UnknownPayment if
-        `begin_payments` has never begun this payment for this reservation.
+        Errors: ReservationNotFound for a reservation that has never existed, UnknownPayment if this
+        payment has never begun for this reservation, and whatever else went wrong with an item.
+        Raises what concerns all, such as Unavailable.
         """
 
     async def return_to_hold(self, payments: Sequence[PaymentOf]) -> Sequence[Exception | None]:
-        """Applies the failure of payments: PAYING for this payment -> HELD. Idempotent; no-op for a
-        reservation that was removed. Errors: as those of `confirm`."""
+        """Applies the failure of payments: PAYING for this payment -> HELD; as `confirm` does.
+        No-op for a reservation that was removed."""
 
 
 class ReservationStore(Protocol):

@@ -283,7 +283,7 @@ class ReservationService:
             waiting = [n for n in range(len(starts)) if n not in results]
             if not waiting:
                 break
-            outcomes = await self._begins.submit_all([starts[n] for n in waiting])
+            outcomes = await self._begin_all([starts[n] for n in waiting])
             for n, outcome in zip(waiting, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     results[n] = outcome
@@ -292,12 +292,23 @@ class ReservationService:
         # A reservation that changed between every attempt and the read behind it.
         return [results.get(n) or PaymentInProgress() for n in range(len(starts))]
 
-    async def _begin_group(
+    async def _begin_all(
         self, starts: Sequence[PaymentStart]
     ) -> Sequence[BegunPayment | Exception]:
+        begun = await self._begins.submit_all(starts)
+        # Here, and not in the group: it may wait for a lock, and the next group must not wait too.
+        alone = [n for n, result in enumerate(begun) if result is None]
+        lease = self._payment_lease_seconds
+        outcomes = await asyncio.gather(
+            *(_or_error(self._payments.begin_alone(starts[n], lease)) for n in alone)
+        )
+        done = dict(zip(alone, outcomes, strict=True))
+        return [done[n] if result is None else result for n, result in enumerate(begun)]
+
+    async def _begin_group(self, starts: Sequence[PaymentStart]) -> Sequence[BegunPayment | None]:
         # Of all callers, not of the first: a caller with little time left must not fail the others.
         call_context.set_deadline(GROUP_SECONDS)
-        return await self._payments.begin_payments(starts, self._payment_lease_seconds)
+        return await self._payments.begin_group(starts, self._payment_lease_seconds)
 
     async def confirm_payment(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
         """Applies a payment's success: confirms the reservation, also an expired one if its seats
@@ -355,6 +366,13 @@ class ReservationService:
         if not self._retention_days:
             return 0
         return await _in_batches(partial(self._reservations.remove_ended, self._retention_days))
+
+
+async def _or_error(call: Awaitable[Outcome]) -> Outcome | Exception:
+    try:
+        return await call
+    except Exception as error:
+        return error
 
 
 def _outcomes(

@@ -24,11 +24,11 @@ Answer = TypeVar("Answer")
 class FakePayments(State):
     """Implements ports.PaymentStore."""
 
-    async def begin_payments(
+    async def begin_group(
         self, starts: Sequence[PaymentStart], lease_seconds: float
-    ) -> Sequence[BegunPayment | Exception]:
-        lease = timedelta(seconds=lease_seconds)
-        return await each(starts, lambda start: self._begin(start, lease))
+    ) -> Sequence[BegunPayment | None]:
+        begun = await each(starts, lambda start: self.begin_alone(start, lease_seconds))
+        return [None if isinstance(one, Exception) else one for one in begun]
 
     async def confirm(self, payments: Sequence[PaymentOf]) -> Sequence[PaymentOutcome | Exception]:
         return await each(payments, self._confirm)
@@ -36,7 +36,7 @@ class FakePayments(State):
     async def return_to_hold(self, payments: Sequence[PaymentOf]) -> Sequence[Exception | None]:
         return await each(payments, self._return_to_hold)
 
-    async def _begin(self, start: PaymentStart, lease: timedelta) -> BegunPayment:
+    async def begin_alone(self, start: PaymentStart, lease_seconds: float) -> BegunPayment:
         row = self._read(start.reservation_id)
         if row is None or row.user_id != start.user_id:
             return BegunPayment(False, row)
@@ -62,7 +62,7 @@ class FakePayments(State):
             row,
             stored_status=Status.PAYING,
             payment_id=start.payment_id,
-            lapses_at=max(row.held_until, row.read_at + lease),
+            lapses_at=max(row.held_until, row.read_at + timedelta(seconds=lease_seconds)),
         )
         return BegunPayment(True, self._read(row.id))
 
