@@ -392,6 +392,7 @@ async def test_nobody_is_lost_wherever_the_log_ends(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @thorough(10_000)
 @given(steps=STEPS, polls=POLLS, capacity=st.integers(1, 2))
 async def test_nobody_is_lost_in_many_histories(
