@@ -72,31 +72,57 @@ class SeatLayoutTooLarge(Exception):
     for their number."""
 
 
-def pack(schedule_id: int, seats: Sequence[Seat]) -> tuple[PackedSeatMap, PackedLayout]:
-    """Packs all seats of a schedule, which are in seat order. Raises SeatLayoutTooLarge if they
-    take more than 6 MB."""
-    layout = concert_pb2.SeatLayout()
+def pack_layout(schedule_id: int, seats: Sequence[Seat]) -> PackedLayout:
+    """Packs what all seats of a schedule, which are in seat order, may have in common with those of
+    other schedules. Raises SeatLayoutTooLarge if that takes more than 6 MB."""
     rows: dict[tuple[str, str], int] = {}
     categories: dict[tuple[str, str], int] = {}
+    row_of, place_of, category_of = [], [], []
     for seat, (row, place) in zip(seats, _rows_and_places(seats), strict=True):
         price = f"{seat.price:.2f}"
         category = price if seat.price_category is None else seat.price_category
-        layout.seat_nums.append(seat.seat_num)
-        layout.rows.append(rows.setdefault((seat.section, row), len(rows)))
-        layout.places.append(place)
-        layout.categories.append(categories.setdefault((category, price), len(categories)))
-        layout.accessible.append(seat.accessible)
-    for section, row in rows:
-        layout.row_names.append(row)
-        layout.row_sections.append(section)
-    for name, price in categories:
-        layout.price_categories.add(name=name, price=price)
-    packed = layout.SerializeToString(deterministic=True)
+        row_of.append(rows.setdefault((seat.section, row), len(rows)))
+        place_of.append(place)
+        category_of.append(categories.setdefault((category, price), len(categories)))
+    packed = concert_pb2.SeatLayout(
+        seat_nums=[seat.seat_num for seat in seats],
+        row_names=[row for _, row in rows],
+        row_sections=[section for section, _ in rows],
+        rows=row_of,
+        places=place_of,
+        price_categories=[
+            concert_pb2.SeatLayout.PriceCategory(name=name, price=price)
+            for name, price in categories
+        ],
+        categories=category_of,
+        accessible=[seat.accessible for seat in seats],
+    ).SerializeToString(deterministic=True)
     if len(packed) > MAX_LAYOUT_BYTES:
         raise SeatLayoutTooLarge(f"schedule {schedule_id}: {len(packed):,} bytes")
-    digest = hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()
-    runs = _runs(seat.id for seat in seats)
-    return PackedSeatMap(schedule_id, digest, runs), PackedLayout(digest, packed)
+    return PackedLayout(hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest(), packed)
+
+
+def pack(schedule_id: int, seats: Sequence[Seat]) -> tuple[PackedSeatMap, PackedLayout]:
+    """Packs all seats of a schedule, which are in seat order. Raises SeatLayoutTooLarge."""
+    layout = pack_layout(schedule_id, seats)
+    runs = runs_of(seat.id for seat in seats)
+    return PackedSeatMap(schedule_id, layout.digest, runs), layout
+
+
+def runs_of(seat_ids: Iterable[int]) -> tuple[Run, ...]:
+    """Returns the runs of these ids, in their order."""
+    runs: list[Run] = []
+    first, count = 0, 0
+    for seat_id in seat_ids:
+        if count and seat_id == first + count:
+            count += 1
+            continue
+        if count:
+            runs.append(Run(first, count))
+        first, count = seat_id, 1
+    if count:
+        runs.append(Run(first, count))
+    return tuple(runs)
 
 
 def runs_to_text(runs: Sequence[Run]) -> str:
@@ -126,18 +152,3 @@ def _rows_and_places(seats: Sequence[Seat]) -> list[tuple[str, int]]:
 
 def _one_row(seats: Sequence[Seat]) -> list[tuple[str, int]]:
     return [("", place) for place in range(1, len(seats) + 1)]
-
-
-def _runs(seat_ids: Iterable[int]) -> tuple[Run, ...]:
-    runs: list[Run] = []
-    first, count = 0, 0
-    for seat_id in seat_ids:
-        if count and seat_id == first + count:
-            count += 1
-            continue
-        if count:
-            runs.append(Run(first, count))
-        first, count = seat_id, 1
-    if count:
-        runs.append(Run(first, count))
-    return tuple(runs)

@@ -3,8 +3,8 @@
 SEED=full (the default) makes 100 concerts with 100 schedules of 150 seats each, SEED=small makes 2
 with 3 of 150. Ids are the same everywhere: concert c, schedule (c - 1) * 100 + k, seat
 (schedule - 1) * 150 + n, each counted from 1. Adds what is missing and keeps existing rows, so a
-run that was interrupted can be repeated. Moves schedules whose dates have passed to the coming
-days.
+run that was interrupted can be repeated; completes seats that the version before has added. Moves
+schedules whose dates have passed to the coming days.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from concert_service.seat_map_repository import SeatMapRepository
 from concert_service.settings import Settings
 from servicekit import logs
 from servicekit.errors import Unavailable
@@ -78,31 +79,78 @@ WHERE k.seq <= @schedules AND NOT EXISTS (
     SELECT 1 FROM schedule s WHERE s.id = (@concert - 1) * {SCHEDULES_PER_CONCERT} + k.seq)
 """
 
-# Rows A to J: one price for the first three rows, one for the next three, one for the others.
+# The ids of the concert's schedules.
+_OF_CONCERT = f"""
+BETWEEN (@concert - 1) * {SCHEDULES_PER_CONCERT} + 1
+    AND (@concert - 1) * {SCHEDULES_PER_CONCERT} + @schedules
+"""
+
+
+def _columns(n: str) -> dict[str, str]:
+    """What the n-th seat of a schedule has, in SQL: rows A to J, of which three are of the first
+    price category, three of the next, and four of the last. The ends of row J are accessible."""
+    row = f"SUBSTRING('ABCDEFGHIJ', 1 + ({n} - 1) DIV {SEATS_PER_ROW}, 1)"
+    place = f"1 + ({n} - 1) MOD {SEATS_PER_ROW}"
+
+    def by_row(front: str, middle: str, rear: str) -> str:
+        return (
+            f"CASE WHEN {n} <= {3 * SEATS_PER_ROW} THEN {front}"
+            f" WHEN {n} <= {6 * SEATS_PER_ROW} THEN {middle} ELSE {rear} END"
+        )
+
+    return {
+        "seat_num": f"CONCAT({row}, {place})",
+        "price": by_row("150000", "120000", "90000"),
+        "row_name": row,
+        "place": place,
+        "price_category": by_row("'Front'", "'Middle'", "'Rear'"),
+        "section": "'Main Hall'",
+        "is_accessible": f"{n} > {9 * SEATS_PER_ROW} AND ({place}) IN (1, 2, 14, 15)",
+    }
+
+
 ADD_SEATS = f"""
-INSERT INTO seat (id, schedule_id, position, seat_num, price)
+INSERT INTO seat (id, schedule_id, position, {", ".join(_columns("n.seq"))})
 SELECT (s.id - 1) * {SEATS_PER_SCHEDULE} + n.seq, s.id, n.seq,
-       CONCAT(SUBSTRING('ABCDEFGHIJ', 1 + (n.seq - 1) DIV {SEATS_PER_ROW}, 1),
-              1 + (n.seq - 1) MOD {SEATS_PER_ROW}),
-       CASE WHEN n.seq <= 3 * {SEATS_PER_ROW} THEN 150000
-            WHEN n.seq <= 6 * {SEATS_PER_ROW} THEN 120000
-            ELSE 90000 END
+       {", ".join(_columns("n.seq").values())}
 FROM schedule s JOIN seq_1_to_{SEATS_PER_SCHEDULE} n
-WHERE s.id > (@concert - 1) * {SCHEDULES_PER_CONCERT}
-  AND s.id <= (@concert - 1) * {SCHEDULES_PER_CONCERT} + @schedules
-  AND NOT EXISTS (SELECT 1 FROM seat WHERE seat.schedule_id = s.id)
+WHERE s.id {_OF_CONCERT} AND NOT EXISTS (SELECT 1 FROM seat WHERE seat.schedule_id = s.id)
 ORDER BY s.id, n.seq
 """
+
+# The version before has added seats without a row. Their numbers and prices stay.
+COMPLETE_SEATS = f"""
+UPDATE seat SET {
+    ", ".join(
+        f"{column} = {value}"
+        for column, value in _columns("position").items()
+        if column not in ("seat_num", "price")
+    )
+}
+WHERE schedule_id {_OF_CONCERT} AND row_name IS NULL
+  AND id = (schedule_id - 1) * {SEATS_PER_SCHEDULE} + position
+"""
+
+# Whoever changes seats does both: see `concert_service.seat_map`.
+LOCK_SCHEDULES = f"SELECT id FROM schedule WHERE id {_OF_CONCERT} FOR UPDATE"
+DELETE_MAPS = f"DELETE FROM seat_map WHERE schedule_id {_OF_CONCERT}"
 
 # Selects the seeder's own schedules: their ids follow from their concert.
 SEEDED = f"""
 id <= {CONCERTS * SCHEDULES_PER_CONCERT} AND concert_id = 1 + (id - 1) DIV {SCHEDULES_PER_CONCERT}
 """
 
-# A concert is added in one transaction: if its schedules exist, it is complete.
-SCHEDULES_BY_CONCERT = f"""
-SELECT concert_id, COUNT(*) AS schedules FROM schedule
-WHERE {SEEDED} AND (id - 1) MOD {SCHEDULES_PER_CONCERT} < %s GROUP BY concert_id
+# A concert is added in one transaction, and so are its maps after it: if all of them exist, it is
+# complete, unless the version before has added it, whose seats have no row.
+COMPLETE_CONCERTS = f"""
+SELECT s.concert_id
+FROM (SELECT id, concert_id FROM schedule
+      WHERE {SEEDED} AND (id - 1) MOD {SCHEDULES_PER_CONCERT} < %s) s
+LEFT JOIN seat_map ON seat_map.schedule_id = s.id
+LEFT JOIN seat first_seat ON first_seat.id = (s.id - 1) * {SEATS_PER_SCHEDULE} + 1
+GROUP BY s.concert_id
+HAVING COUNT(seat_map.schedule_id) = %s
+   AND SUM(first_seat.id IS NOT NULL AND first_seat.row_name IS NULL) = 0
 """
 
 COUNT_ALL = """
@@ -192,14 +240,15 @@ async def _move_past_schedules(connection: Connection, console: Console) -> None
 
 async def _missing_concerts(connection: Connection, size: Size) -> list[int]:
     """Lists the ids of the concerts that are missing or incomplete."""
-    rows = await connection.fetch_all(SCHEDULES_BY_CONCERT, size.schedules)
-    complete = {row.concert_id for row in rows if row.schedules == size.schedules}
+    rows = await connection.fetch_all(COMPLETE_CONCERTS, size.schedules, size.schedules)
+    complete = {row.concert_id for row in rows}
     return [concert for concert in range(1, size.concerts + 1) if concert not in complete]
 
 
 async def _add_concerts(
     database: Database, concerts: list[int], size: Size, console: Console
 ) -> None:
+    maps = SeatMapRepository(database)
     done = size.concerts - len(concerts)
     with _progress(console) as progress:
         bar = progress.add_task("concerts", total=size.concerts, completed=done)
@@ -208,8 +257,13 @@ async def _add_concerts(
                 (SET_CONCERT, concert, size.schedules),
                 (ADD_CONCERT, title(concert)),
                 (ADD_SCHEDULES,),
+                (LOCK_SCHEDULES,),
+                (COMPLETE_SEATS,),
                 (ADD_SEATS,),
+                (DELETE_MAPS,),
             )
+            first = (concert - 1) * SCHEDULES_PER_CONCERT + 1
+            await maps.make_maps(range(first, first + size.schedules))
             done += 1
             progress.update(bar, completed=done)
             if not console.is_terminal and (done % 10 == 0 or done == size.concerts):
