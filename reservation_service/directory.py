@@ -25,9 +25,9 @@ log = logs.get(__name__)
 # GetSeatMaps is a few lookups by primary key; only the first one of a stadium takes longer.
 BUDGET_SECONDS = 1.0
 IDEMPOTENT = {"frontrow.concert.v1.ConcertService": ["GetSeatMaps"]}
-# Maps are asked for again at half of their time, so that nobody waits for it; and again after this
-# pause if that has failed.
-REFRESH_AT = 0.5
+# Maps are asked for again after this part of their time, so that nobody waits for it; and again
+# after this pause if that has failed.
+REFRESH_AT = 0.75
 REFRESH_PAUSE_SECONDS = 5.0
 # Prepared for searches, a seat takes 0.3 kB. 65,536 is the most of a schedule.
 SEATS_OF_HALLS = 70_000

@@ -59,11 +59,11 @@ class SeatIndex:
         for seat_map in seat_maps:
             old = self._entries.pop(seat_map.schedule_id, None)
             self._entries[seat_map.schedule_id] = Entry(seat_map, lease)
+            if old is not None and old.seat_map == seat_map:
+                continue  # nearly always
             self._weigh(seat_map, 1)
             if old is not None:
                 self._weigh(old.seat_map, -1)
-                if old.seat_map.has_ids_of(seat_map):
-                    continue
                 self._remove_spans(old.seat_map)
             for start, length in _spans(seat_map):
                 position = bisect_left(self._starts, start)
@@ -101,8 +101,7 @@ class SeatIndex:
         layout = seat_map.layout
         before = self._layouts[layout]
         self._layouts[layout] += sign
-        runs = sum(1 for _ in seat_map.runs())
-        self._bytes += sign * (MAP_BYTES + RUN_BYTES * runs)
+        self._bytes += sign * (MAP_BYTES + RUN_BYTES * seat_map.run_count)
         if not before or not self._layouts[layout]:
             self._bytes += sign * LAYOUT_SEAT_BYTES * len(layout)
         if not self._layouts[layout]:

@@ -48,7 +48,7 @@ class Settings(ServiceSettings):
     hall 80 bytes each, once for all dates with the same seats and prices."""
 
     cache_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """How old cached seats may be, in seconds. At half of it they are read again, so that nobody
+    """How old cached seats may be, in seconds. After 3/4 of it they are read again, so that nobody
     waits."""
 
     hold_seconds: float = Field(default=300.0, gt=0, le=86_400)

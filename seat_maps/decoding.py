@@ -21,7 +21,7 @@ class SeatMapDecoder:
         self._layouts: WeakValueDictionary[bytes, SeatLayout] = WeakValueDictionary()
 
     def decode(self, response: concert_pb2.GetSeatMapsResponse) -> list[SeatMap]:
-        """Returns the maps of a response. Takes about 4 µs for each map, and 0.3 µs for each seat
+        """Returns the maps of a response. Takes about 10 µs for each map, and 0.7 µs for each seat
         of a new layout. Raises ValueError for a response that concert_service cannot have made."""
         layouts = [self._layout(message) for message in response.layouts]
         return [

@@ -34,12 +34,16 @@ class SeatMap:
             self._first_indexes.append(self._first_indexes[-1] + count)
         if self._first_indexes.pop() != len(layout) or min(counts, default=1) < 1:
             raise ValueError(f"schedule {schedule_id}: another number of seats than its layout")
+        self._by_id: array[int] | None = None
+        if len(first_ids) <= 1:
+            return
         by_id = sorted(range(len(first_ids)), key=first_ids.__getitem__)
         for run, following in pairwise(by_id):
             if first_ids[run] + counts[run] > first_ids[following]:
                 raise ValueError(f"schedule {schedule_id}: a seat that it has twice")
         # The runs by id; None if that is their order.
-        self._by_id = None if by_id == list(range(len(by_id))) else array("i", by_id)
+        if by_id != list(range(len(by_id))):
+            self._by_id = array("i", by_id)
 
     def __len__(self) -> int:
         """Returns the number of seats."""
@@ -50,15 +54,17 @@ class SeatMap:
             isinstance(other, SeatMap)
             and self.schedule_id == other.schedule_id
             and self.layout == other.layout
-            and self.has_ids_of(other)
+            and self._first_ids == other._first_ids
+            and self._first_indexes == other._first_indexes
         )
 
     def __hash__(self) -> int:
         return hash((self.schedule_id, self.layout))
 
-    def has_ids_of(self, other: "SeatMap") -> bool:
-        """Returns whether the seats of both have the same ids, in the same order."""
-        return self._first_ids == other._first_ids and self._first_indexes == other._first_indexes
+    @property
+    def run_count(self) -> int:
+        """The number of runs."""
+        return len(self._first_ids)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Iterates over the runs: the first id and the number of seats of each."""
