@@ -65,11 +65,9 @@ class FormattedSeats:
         if held or sold:
             seats = format.split(_ID)
             for taken, status in ((held, _HELD), (sold, _SOLD)):
-                for seat_id in taken:
-                    index = self.seat_map.index_of(seat_id)
-                    if index is not None:
-                        # The part before the first id belongs to no seat.
-                        seats[index + 1] = seats[index + 1].replace(_AVAILABLE, status)
+                for index in self.seat_map.indexes_of(taken):
+                    # The part before the first id belongs to no seat.
+                    seats[index + 1] = seats[index + 1].replace(_AVAILABLE, status)
             format = _ID.join(seats)
         ids = (range(first, first + count) for first, count in self.seat_map.runs())
         return format % tuple(chain.from_iterable(ids))

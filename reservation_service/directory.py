@@ -79,8 +79,7 @@ class ScheduleSeats:
         return tuple(sorted(seats, key=lambda seat: seat.id))
 
     def indexes_of(self, seat_ids: Iterable[int]) -> list[int]:
-        found = (self.seat_map.index_of(seat_id) for seat_id in seat_ids)
-        return [index for index in found if index is not None]
+        return self.seat_map.indexes_of(seat_ids)
 
 
 class GrpcSeatDirectory:

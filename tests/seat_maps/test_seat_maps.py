@@ -4,7 +4,7 @@ import tracemalloc
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from concert_service.domain import Seat
@@ -82,6 +82,8 @@ ids_in_any_order = st.lists(st.integers(1, 40), min_size=1, max_size=40, unique=
 
 
 @given(ids_in_any_order)
+@example([7])
+@example([7, 8, 9, 10])
 def test_every_id_has_its_index_in_any_order_of_ids(ids: list[int]) -> None:
     seats = [Seat(id, 1, f"A{id}", Decimal(1)) for id in ids]
     (seat_map,) = SeatMapDecoder().decode(response_of(seats))
@@ -89,6 +91,8 @@ def test_every_id_has_its_index_in_any_order_of_ids(ids: list[int]) -> None:
     assert [seat_map.id_at(index) for index in range(len(ids))] == ids
     for id in range(-1, 43):
         assert seat_map.index_of(id) == (ids.index(id) if id in ids else None)
+    backwards = list(range(43, -2, -1))
+    assert seat_map.indexes_of(backwards) == [ids.index(id) for id in backwards if id in ids]
     for index in (-1, len(ids)):
         with pytest.raises(IndexError):
             seat_map.id_at(index)
