@@ -16,7 +16,7 @@ from gateway.routes.shared import FRESH_TOKEN, RETRY_AFTER, TOKEN
 from gateway.routing import Header, Parameter, Returns, Route
 
 _DESCRIPTION = """Sells seats under a flash crowd. Enter the queue, poll until the order is 0, list
-the seats, hold one, pay. Every error is `application/problem+json` with a stable `code`.
+the seats, hold some, pay. Every error is `application/problem+json` with a stable `code`.
 
 HEAD works wherever GET does; OPTIONS returns the methods of a path in `Allow`. A request that is
 not valid HTTP/1.1 gets 400 (`MALFORMED_REQUEST`), and one whose head exceeds 16 KiB or 100 fields
@@ -24,7 +24,7 @@ gets 431 (`HEADERS_TOO_LARGE`), if the HTTP server does not refuse it with a res
 _TAGS = [
     {"name": "queue", "description": "The waiting room: enter, poll the order, leave."},
     {"name": "concerts", "description": "Concerts, their dates and their seats."},
-    {"name": "reservations", "description": "Hold a seat, pay for it, cancel the hold."},
+    {"name": "reservations", "description": "Hold seats, pay for them, cancel the hold."},
     {"name": "health", "description": "Probes for load balancers and supervisors."},
 ]
 _LOGIN = {

@@ -64,7 +64,11 @@ class Demo:
             response = await self._call(6, partial(self._client.reserve, seat.id))
             if response.status_code != 409:
                 hold = response.body
-                self._say(f"   reservation {hold.reservation_id}, held until {hold.held_until}")
+                seats = ", ".join(seat.seat_num for seat in hold.seats)
+                self._say(
+                    f"   reservation {hold.reservation_id} of seat {seats}, held until"
+                    f" {hold.held_until}"
+                )
                 return hold.reservation_id
             self._say(f"   somebody was quicker ({response.code}), trying another")
             tries += 1

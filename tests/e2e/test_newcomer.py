@@ -77,7 +77,7 @@ async def test_the_demo_buys_a_ticket(shop: Shop, repository: Path) -> None:
         assert re.search(rf"^{step}\. (GET|POST) /\S+ → 20\d ", said, re.MULTILINE), said
     assert re.search(r"payment \d+: SUCCEEDED\nDone: the ticket is bought\.\n$", said), said
     user = re.search(r"as user (\d+) ", said)
-    reservation = re.search(r"reservation (\d+), held until", said)
+    reservation = re.search(r"reservation (\d+) of seat \w+, held until", said)
     assert user, said
     assert reservation, said
     await assert_bought(shop.fan(user_id=int(user[1])), int(reservation[1]))

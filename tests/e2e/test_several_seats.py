@@ -153,3 +153,42 @@ async def test_what_no_reservation_can_be(shop: Shop) -> None:
     missing = await fan.reserve_several([date_.seats[0], 9_000_000_000])
     assert_problem(missing, 404, "SEAT_NOT_FOUND")
     assert await statuses(fan, date_.id) == ["AVAILABLE"] * 5
+
+
+class TestTheBestAvailable:
+    async def test_are_adjacent_and_in_the_middle_of_what_is_free(self, shop: Shop) -> None:
+        date_ = shop.new_schedule(seats=9)
+        fan = await shop.admitted()
+        hold = (await fan.reserve_best(date_.id, 3)).body
+        assert [seat.id for seat in hold.seats] == date_.seats[3:6]
+        assert Decimal(hold.price) == 3 * Decimal(PRICE)
+        assert (await fan.pay(hold.reservation_id)).status_code == 200
+
+    async def test_of_a_crowd_everybody_gets_adjacent_seats_of_their_own(self, shop: Shop) -> None:
+        date_ = shop.new_schedule(seats=60)
+        fans = await shop.crowd(25)
+        replies = await asyncio.gather(*(fan.reserve_best(date_.id, 2) for fan in fans))
+        assert Counter(reply.status_code for reply in replies) == {200: 25}
+        held = [[seat.id for seat in reply.body.seats] for reply in replies]
+        assert all(second == first + 1 for first, second in held)
+        assert len({seat for pair in held for seat in pair}) == 50
+
+    async def test_when_there_are_not_enough(self, shop: Shop) -> None:
+        date_ = shop.new_schedule(seats=5)
+        owner, fan = await shop.crowd(2)
+        await owner.hold(date_.seats[2])
+        assert_problem(await fan.reserve_best(date_.id, 3), 409, "NOT_ENOUGH_SEATS")
+        split = await fan.reserve_best(date_.id, 3, allow_split=True)
+        # On both sides of the taken seat.
+        assert len(split.body.seats) == 3
+        assert date_.seats[2] not in [seat.id for seat in split.body.seats]
+        assert_problem(await fan.reserve_best(9_000_000_000, 1), 404, "SCHEDULE_NOT_FOUND")
+
+    async def test_a_key_returns_the_same_seats(self, shop: Shop) -> None:
+        date_ = shop.new_schedule(seats=9)
+        fan = await shop.admitted()
+        first = await fan.reserve_best(date_.id, 2, key="best")
+        again = await fan.reserve_best(date_.id, 2, key="best")
+        assert (again.status_code, again.json()) == (200, first.json())
+        other = await fan.reserve_best(date_.id, 3, key="best")
+        assert_problem(other, 422, "IDEMPOTENCY_KEY_REUSED")
