@@ -105,10 +105,7 @@ class MysqlConnection:
 
     def _literal(self, value: Any) -> str:
         if isinstance(value, list | tuple):
-            return f"({', '.join(map(self._scalar, value))})"
-        return self._scalar(value)
-
-    def _scalar(self, value: Any) -> str:
+            return f"({', '.join(map(self._literal, value))})"
         if isinstance(value, bytes):  # aiomysql 0.3.2 raises TypeError for them
             return f"X'{value.hex()}'"
         escape: Callable[[Any], str] = self._connection.escape

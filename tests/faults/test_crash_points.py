@@ -18,10 +18,13 @@ from tests.e2e.shop import DECLINED, Fan, Shop, assert_problem, eventually, sand
 from tests.faults.invariants import assert_all_hold
 
 REPOSITORY = "payment_service.repository:PaymentRepository"
+ORDERS = "payment_service.orders:OrderRepository"
 SANDBOX = "payment_service.providers.sandbox:SandboxProvider"
 CLIENT = "payment_service.reservations:GrpcReservations"
 # The steps of a payment in reservation_service.
 PAID_SEATS = "reservation_service.payment_repository:PaymentRepository"
+
+PAYERS = 6
 
 # Saga step and place of the crash -> the arguments of crash_at.
 STEPS = {
@@ -32,8 +35,12 @@ STEPS = {
     "3 charged": f"{SANDBOX}.charge payment_service",
     "4 before the outcome is recorded": f"--before {REPOSITORY}.record_outcome payment_service",
     "4 outcome recorded": f"{REPOSITORY}.record_outcome payment_service",
+    # The second group, while the first one's payments are at the next step.
+    "1 group created": f"--call 2 {ORDERS}._create_first payment_service",
+    "3 before a group is charged": f"--call 2 --before {SANDBOX}._write payment_service",
+    "4 group recorded": f"--call 2 {REPOSITORY}._end payment_service",
     "5 before the event is sent": "--before payment_service.relay:Relay.publish payment_service",
-    "5 event sent, still in the outbox": "payment_service.relay:Relay.publish payment_service",
+    "5 event sent, not marked": "payment_service.relay:Relay.publish payment_service",
     "6 before the seat is confirmed": f"--before {PAID_SEATS}.confirm reservation_service",
     "6 seat confirmed, offset not committed": f"{PAID_SEATS}.confirm reservation_service",
     "6 admission ended, offset not committed": (
@@ -76,37 +83,49 @@ async def ask_until_decided(fan: Fan, reservation: int, within: float = 30.0) ->
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 async def test_a_crash_there_is_recovered_from(shop: Shop, stack: Stack, step: str) -> None:
-    date_ = shop.new_schedule()
-    fan = await shop.admitted()
-    reservation = await fan.hold(date_.seats[0])
+    """Several pay at the same time, so that groups of them are at the step, and at others."""
+    date_ = shop.new_schedule(seats=PAYERS)
+    fans = await shop.crowd(PAYERS)
+    reservations = [await fan.hold(seat) for fan, seat in zip(fans, date_.seats, strict=True)]
     await arm(stack, step)
     await shop.ready()
     # The response at the moment of the crash may be an error, but it is true.
-    at_once = await fan.pay(reservation)
-    assert at_once.status_code in (200, 202, 503, 504), at_once.text
+    at_once = await asyncio.gather(
+        *(fan.pay(reservation) for fan, reservation in zip(fans, reservations, strict=True))
+    )
+    for reply in at_once:
+        assert reply.status_code in (200, 202, 503, 504), reply.text
     await crashed(stack, step)
     await in_thread(stack.process(program_of(step)).start)
-    paid = await ask_until_decided(fan, reservation)
-    assert paid.status_code == 200, paid.text
-    if at_once.status_code in (200, 202):
-        assert paid.json()["paymentId"] == at_once.json()["paymentId"]
-    await assert_all_hold(shop)
-    # One of everything.
-    assert shop.rows(
-        "reservation",
-        "SELECT status, payment_id FROM reservation WHERE id = %s",
-        reservation,
-    ) == [("CONFIRMED", paid.json()["paymentId"])]
-    charged = shop.number(
-        "payment",
-        """SELECT COUNT(*) FROM sandbox_charge
-        WHERE user_id = %s AND status IN ('APPROVED', 'REFUNDED')""",
-        fan.user_id,
+    paid = await asyncio.gather(
+        *(
+            ask_until_decided(fan, reservation)
+            for fan, reservation in zip(fans, reservations, strict=True)
+        )
     )
-    assert charged == 1
-    events = (await shop.payment_events([reservation]))[reservation]
-    assert len({event.event_id for event in events if event.HasField("succeeded")}) == 1
-    await fan.until_out()
+    for first, last in zip(at_once, paid, strict=True):
+        assert last.status_code == 200, last.text
+        if first.status_code in (200, 202):
+            assert last.json()["paymentId"] == first.json()["paymentId"]
+    await assert_all_hold(shop)
+    events = await shop.payment_events(reservations)
+    for fan, reservation, reply in zip(fans, reservations, paid, strict=True):
+        # One of everything.
+        assert shop.rows(
+            "reservation",
+            "SELECT status, payment_id FROM reservation WHERE id = %s",
+            reservation,
+        ) == [("CONFIRMED", reply.json()["paymentId"])]
+        charged = shop.number(
+            "payment",
+            """SELECT COUNT(*) FROM sandbox_charge
+            WHERE user_id = %s AND status IN ('APPROVED', 'REFUNDED')""",
+            fan.user_id,
+        )
+        assert charged == 1
+        mine = [event for event in events[reservation] if event.HasField("succeeded")]
+        assert len({event.event_id for event in mine}) == 1
+        await fan.until_out()
 
 
 DECLINE_STEPS = {

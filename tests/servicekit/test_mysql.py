@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -145,12 +145,21 @@ async def test_session_is_utc_read_committed_and_counts_matched_rows(database: D
         assert await transaction.execute("UPDATE pool_test SET amount = 9 WHERE id = 1") == 1
 
 
+class Pair(NamedTuple):
+    number: int
+    text: str
+
+
 async def test_a_list_becomes_a_list_in_brackets(database: Database) -> None:
     async with database.connection() as connection:
         row = await connection.fetch_one(
             "SELECT 2 IN %s, 'a' IN %s, %s, 'x%%' LIKE 'x\\%%'", [1, 2], ("b", "c'"), "%s"
         )
         assert row == (1, 0, "%s", 1)
+        pairs = [Pair(1, "a"), Pair(2, "b")]
+        assert await connection.fetch_one(
+            "SELECT (2, 'b') IN %s, (2, 'a') IN %s", pairs, pairs
+        ) == (1, 0)
 
 
 async def test_values_survive_the_round_trip(database: Database) -> None:
