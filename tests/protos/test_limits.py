@@ -70,8 +70,8 @@ ENTRIES = {
     # Some numbers, and the ids of seats.
     "ItemError.metadata": 4,
 }
-# Limited as a whole, with tests in tests/seat_maps and tests/reservation_service. A channel for seat
-# maps accepts more.
+# Limited as a whole, with tests in tests/seat_maps and tests/reservation_service. A channel for
+# seat maps accepts more.
 BY_BYTES = ("GetSeatMapsResponse", "GetTakenSeatsResponse")
 # The requests and responses of queue_service are batches.
 BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")
