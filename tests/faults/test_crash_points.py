@@ -30,7 +30,7 @@ PAYERS = 6
 STEPS = {
     "1 before the payment is created": f"--before {REPOSITORY}.create_payment payment_service",
     "1 payment created": f"{REPOSITORY}.create_payment payment_service",
-    "2 hold is PAYING, reply lost": f"{PAID_SEATS}.begin_payments reservation_service",
+    "2 hold is PAYING, reply lost": f"{PAID_SEATS}.begin_group reservation_service",
     "2 hold is PAYING": f"{CLIENT}.begin_payment payment_service",
     "3 charged": f"{SANDBOX}.charge payment_service",
     "4 before the outcome is recorded": f"--before {REPOSITORY}.record_outcome payment_service",
