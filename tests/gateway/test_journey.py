@@ -4,11 +4,8 @@ import httpx
 
 from gateway import schemas
 from tests.gateway.fakes import Services
+from tests.gateway.fakes.tokens import token
 from tests.gateway.problems import assert_problem
-
-
-def token(text: str) -> dict[str, str]:
-    return {"X-Access-Token": text}
 
 
 async def test_the_journey(client: httpx.AsyncClient, services: Services) -> None:

@@ -7,11 +7,8 @@ from protos.frontrow.payment.v1 import payment_pb2
 from servicekit.errors import Gone
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import PENDING, REFUNDED, SUCCEEDED, Services, service_error, sign
+from tests.gateway.fakes.tokens import token
 from tests.gateway.problems import assert_problem
-
-
-def token(text: str) -> dict[str, str]:
-    return {"X-Access-Token": text}
 
 
 class TestPaying:

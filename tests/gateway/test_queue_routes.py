@@ -14,14 +14,11 @@ from tests.gateway.fakes import (
     Services,
     sign,
 )
+from tests.gateway.fakes.tokens import token
 from tests.gateway.problems import assert_problem
 
 # The calls of leaving, in order.
 LEAVING = ["CancelHolds", "LeaveQueue"]
-
-
-def token(text: str) -> dict[str, str]:
-    return {"X-Access-Token": text}
 
 
 class TestEnteringTheQueue:

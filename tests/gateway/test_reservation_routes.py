@@ -6,15 +6,12 @@ import pytest
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.errors import Conflict
 from tests.gateway.fakes import CONFIRMED, Services, service_error
+from tests.gateway.fakes.tokens import token
 from tests.gateway.problems import assert_problem
 
 HELD_UNTIL = "2026-12-01T12:05:00.120Z"
 SEAT_101 = {"id": 101, "seatNum": "A2", "price": "90000.50"}
 SEAT_102 = {"id": 102, "seatNum": "A1", "price": "150000.00"}
-
-
-def token(text: str) -> dict[str, str]:
-    return {"X-Access-Token": text}
 
 
 async def hold(

@@ -25,3 +25,8 @@ def sign(
     } | changes
     claims = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": KEY_ID})
+
+
+def token(text: str) -> dict[str, str]:
+    """Returns the header of a request with this token."""
+    return {"X-Access-Token": text}

@@ -1,4 +1,4 @@
-"""The successful responses of the routes, field by field."""
+"""Concerts, their dates and their seats: the successful responses, field by field."""
 
 import asyncio
 
@@ -12,11 +12,8 @@ from tests.gateway.fakes import (
     ROWS_PER_PAGE,
     Services,
 )
+from tests.gateway.fakes.tokens import token
 from tests.gateway.problems import assert_problem
-
-
-def token(text: str) -> dict[str, str]:
-    return {"X-Access-Token": text}
 
 
 class TestConcerts:
