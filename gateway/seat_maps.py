@@ -4,6 +4,7 @@ Dates of the same hall share one layout. The JSON of a date is formatted from it
 takes 20 µs for 150 seats.
 """
 
+import asyncio
 import random
 import time
 from collections import deque
@@ -19,7 +20,11 @@ from protos.frontrow.concert.v1 import concert_pb2
 from seat_maps.decoding import SeatMapDecoder
 from seat_maps.layout import SeatLayout
 from seat_maps.seat_map import SeatMap
+from servicekit import logs
 from servicekit.batching import Batcher
+from servicekit.errors import ServiceError
+
+log = logs.get(__name__)
 
 # Dates that one call asks for; it brings the other dates of their concerts as well.
 _MAX_BATCH = 64
@@ -75,11 +80,13 @@ class FormattedSeats:
 
 @dataclass(slots=True)
 class _Loaded:
-    """The dates of one response. They expire together."""
+    """The dates of one response. They expire together, and are read again before."""
 
+    refresh_from: float
     expires: float
     weight: int
     schedule_ids: Sequence[int]
+    refreshing: bool = False
 
 
 class SeatMaps:
@@ -88,7 +95,8 @@ class SeatMaps:
     room, the oldest first.
 
     `load` asks concert_service for some dates. The response also has other dates of their
-    concerts. Concurrent callers share calls, and no date is asked for twice at once.
+    concerts. Concurrent callers share calls, and no date is asked for twice at once. What is used
+    after half of its time is read again meanwhile, so that nobody waits.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class SeatMaps:
         self._formats = WeakKeyDictionary[SeatLayout, bytes]()
         self._loaded = deque[_Loaded]()
         self._weight = 0
+        self._refreshing: set[asyncio.Task[None]] = set()
         self._missing = Batcher[int, FormattedSeats](
             self._load_missing, budget=budget, max_batch=_MAX_BATCH
         )
@@ -116,9 +125,19 @@ class SeatMaps:
     def cached(self, schedule_id: int) -> FormattedSeats | None:
         """Returns the seats of a date if they need not be loaded."""
         found = self._seats.get(schedule_id)
-        if found is None or found[1].expires <= time.monotonic():
+        if found is None:
             return None
-        return found[0]
+        seats, loaded = found
+        now = time.monotonic()
+        if now >= loaded.refresh_from:
+            if now >= loaded.expires:
+                return None
+            if not loaded.refreshing:
+                loaded.refreshing = True
+                task = asyncio.create_task(self._refresh(schedule_id))
+                self._refreshing.add(task)
+                task.add_done_callback(self._refreshing.discard)
+        return seats
 
     async def get(self, schedule_id: int) -> FormattedSeats:
         """Returns the seats of a date. Raises ScheduleNotFound, and what `load` raises."""
@@ -136,17 +155,30 @@ class SeatMaps:
             else:
                 missing.append(schedule_id)
         while missing:
-            # At a random moment in the second half of their time, as in LoadingCache.
-            lifetime = min(self._ttl * random.uniform(0.5, 1.0), self._limit())
-            expires = time.monotonic() + lifetime
-            response = await self._load(missing)
-            loaded = self._read(response)
-            self._store(loaded, expires)
-            found |= loaded
-            if not response.more or not loaded:
+            response = await self._load_some(missing, found)
+            if not response.more or not response.seat_maps:
                 break
-            missing = [schedule_id for schedule_id in missing if schedule_id not in loaded]
+            missing = [schedule_id for schedule_id in missing if schedule_id not in found]
         return [found.get(schedule_id) or ScheduleNotFound() for schedule_id in schedule_ids]
+
+    async def _refresh(self, schedule_id: int) -> None:
+        try:
+            await self._load_some([schedule_id], {})
+        except ServiceError as error:
+            # They are loaded when they have expired.
+            log.info("seat_maps_not_refreshed", error=error.code)
+
+    async def _load_some(
+        self, schedule_ids: Sequence[int], found: dict[int, FormattedSeats]
+    ) -> concert_pb2.GetSeatMapsResponse:
+        """Adds what a call brings to `found` and to the cache."""
+        asked = time.monotonic()
+        lifetime = min(self._ttl, self._limit())
+        response = await self._load(schedule_ids)
+        loaded = self._read(response)
+        self._store(loaded, asked, lifetime)
+        found |= loaded
+        return response
 
     def _read(self, response: concert_pb2.GetSeatMapsResponse) -> dict[int, FormattedSeats]:
         found: dict[int, FormattedSeats] = {}
@@ -157,13 +189,15 @@ class SeatMaps:
             found[seat_map.schedule_id] = FormattedSeats(seat_map, format)
         return found
 
-    def _store(self, found: dict[int, FormattedSeats], expires: float) -> None:
+    def _store(self, found: dict[int, FormattedSeats], asked: float, lifetime: float) -> None:
         layouts = {seats.seat_map.layout: seats.format for seats in found.values()}
         weight = sum(
             len(format) + _LAYOUT_SEAT_BYTES * len(layout) for layout, format in layouts.items()
         )
         weight += sum(_weight(seats.seat_map) for seats in found.values())
-        loaded = _Loaded(expires, weight, list(found))
+        # At random moments: what a crowd loaded together is not read again together.
+        refresh_from = asked + lifetime * random.uniform(0.5, 0.8)
+        loaded = _Loaded(refresh_from, asked + lifetime, weight, list(found))
         self._loaded.append(loaded)
         self._weight += weight
         for schedule_id, seats in found.items():

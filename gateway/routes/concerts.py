@@ -18,7 +18,7 @@ from gateway.requests import Id, path_id
 from gateway.responses import JsonResponse
 from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
 from gateway.routing import Parameter, Returns, Route
-from gateway.seat_maps import SeatMaps
+from gateway.seat_maps import FormattedSeats, SeatMaps
 from gateway.settings import Settings
 from gateway.taken_seats import TakenSeats
 from protos.frontrow.concert.v1 import concert_pb2
@@ -160,7 +160,12 @@ class ConcertRoutes:
         schedule_id = _schedule_id(request)
         body = self._known_seats(schedule_id)
         if body is None:
-            body = await self._seats.get(schedule_id, lambda: self._load_seats(schedule_id))
+            # First: nothing else may be missing, and the taken seats must not be old when the facts
+            # arrive.
+            seats = await self._seat_maps.get(schedule_id)
+            body = self._known_seats(schedule_id) or await self._seats.get(
+                schedule_id, lambda: self._load_seats(seats)
+            )
         return JsonResponse(body)
 
     def _seats_now(self, request: Request) -> Response | None:
@@ -246,10 +251,8 @@ class ConcertRoutes:
                 return list(dates.values())
             request.page_token = page.next_page_token
 
-    async def _load_seats(self, schedule_id: int) -> bytes:
-        # One after the other, so that the taken seats are not old when the facts arrive.
-        seats = await self._seat_maps.get(schedule_id)
-        taken = await self._taken_seats.get(schedule_id)
+    async def _load_seats(self, seats: FormattedSeats) -> bytes:
+        taken = await self._taken_seats.get(seats.seat_map.schedule_id)
         return seats.to_json(taken.held_seat_ids, taken.sold_seat_ids)
 
     async def _get_seat_maps(self, schedule_ids: Sequence[int]) -> concert_pb2.GetSeatMapsResponse:

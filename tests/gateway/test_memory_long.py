@@ -169,7 +169,8 @@ async def _fill() -> list[object]:
     guard = cast(AccessGuard, None)
     concerts = ConcertRoutes(cast(Any, _Clients()), guard, cast(Any, _Settings()))
     for number in range(1_500):
-        await concerts._seats.get(number, partial(concerts._load_seats, number))
+        seats = await concerts._seat_maps.get(number)
+        await concerts._seats.get(number, partial(concerts._load_seats, seats))
     for number in range(1_000):
         await concerts._schedules.get(number, partial(concerts._load_schedules, number))
     for number in range(8_000):  # small pages: mostly what an entry takes by itself
