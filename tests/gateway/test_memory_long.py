@@ -58,6 +58,11 @@ class _Catalogue:
                 seat_nums=[f"A{n + 1}" for n in range(150)],
                 price_categories=[concert_pb2.SeatLayout.PriceCategory(price="150000.00")],
                 categories=[0] * 150,
+                row_names=["A"],
+                row_sections=["Stalls"],
+                rows=[0] * 150,
+                places=range(150),
+                accessible=[False] * 150,
             )
             first = 10**7 + 300 * schedule_id
             response.seat_maps.add(
