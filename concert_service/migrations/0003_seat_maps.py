@@ -19,11 +19,14 @@ def upgrade() -> None:
             ALGORITHM = INSTANT
     """)
     # Both follow from the rows of `seat`. The digest is that of the content, so a layout never
-    # changes; packed is a frontrow.concert.v1.SeatLayout without its digest.
+    # changes; packed is a frontrow.concert.v1.SeatLayout without its digest; source is the hash of
+    # the rows that it was made of, so that the same rows are not packed again.
     op.execute("""
         CREATE TABLE seat_layout (
             digest BINARY(16) NOT NULL PRIMARY KEY,
-            packed MEDIUMBLOB NOT NULL
+            source BINARY(32) NULL,
+            packed MEDIUMBLOB NOT NULL,
+            KEY by_source (source)
         ) ENGINE = InnoDB CHARACTER SET utf8mb4
     """)
     # runs: the ids of the seats in seat order, as in "1+150 301+20".

@@ -54,6 +54,9 @@ class RealStore(ConcertRepository, SeatMapRepository):
             await t.execute("DELETE FROM seat_map WHERE schedule_id >= %s", BASE)
             for table in ("seat", "schedule", "concert"):
                 await t.execute(f"DELETE FROM {table} WHERE id >= %s", BASE)
+            await t.execute(
+                "DELETE FROM seat_layout WHERE digest NOT IN (SELECT layout FROM seat_map)"
+            )
 
 
 @pytest.fixture(params=["fake", "real"])

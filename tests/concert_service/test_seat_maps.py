@@ -1,22 +1,24 @@
 """Packed seats: packing, the contract of their store, and what a response has."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from grpc import aio
 
-from concert_service import seat_map_service
+from concert_service import seat_map_repository, seat_map_service
 from concert_service.domain import Concert, Schedule, Seat
 from concert_service.ports import SeatMapStore
 from concert_service.seat_map import (
     MAX_LAYOUT_BYTES,
+    PackedLayout,
     PackedSeatMap,
     Run,
     SeatLayoutTooLarge,
     pack,
+    pack_layout,
     runs_from_text,
     runs_to_text,
 )
@@ -293,9 +295,16 @@ async def ask_until_complete(service: SeatMapService, check: Callable[[SeatMaps]
 
 
 async def test_a_stadium_and_two_hundred_dates_stay_below_the_limits_over_grpc(
-    mysql_urls: dict[str, str],
+    mysql_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two dates of 20,000 seats of concert BASE, and 200 dates of 150 of concert BASE + 1."""
+    packed: list[int] = []
+
+    def counted(schedule_id: int, seats: Sequence[Seat]) -> PackedLayout:
+        packed.append(schedule_id)
+        return pack_layout(schedule_id, seats)
+
+    monkeypatch.setattr(seat_map_repository, "pack_layout", counted)
     async with Database(mysql_urls["concert"]) as database:
         store = RealStore(database)
         await store.clear()
@@ -327,6 +336,8 @@ async def test_a_stadium_and_two_hundred_dates_stay_below_the_limits_over_grpc(
                 found |= {seat_map.schedule_id for seat_map in many.seat_maps}
                 assert len(found) > before
                 request = concert_pb2.GetSeatMapsRequest(schedule_ids=missing)
+            # The seats of a hall are packed once.
+            assert packed == [BASE, BASE + 1000]
             # All of a concert come with one of them, once they are made.
             request = concert_pb2.GetSeatMapsRequest(schedule_ids=[BASE + 1150])
             assert len((await client.call(stub.GetSeatMaps, request, budget=5)).seat_maps) == 200
