@@ -1,294 +1,225 @@
-"""Reservations of several seats, ended and taken again by many at once on MariaDB: nobody ever
-sees, holds or buys a part of one."""
+"""Sets of seats and limits under concurrency, on MariaDB, with two processes' worth of services."""
 
 import asyncio
-import itertools
 import random
 from collections import Counter
-from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
 import pytest
 
-from reservation_service.domain import (
-    PaymentOutcome,
-    PaymentStart,
-    Reservation,
-    ReservationExpired,
-    ReservationNotFound,
-    SeatHeld,
-    SeatSold,
-)
+from reservation_service.domain import Reservation, Status
+from reservation_service.phase import SESSION
 from reservation_service.service import ReservationService
-from servicekit.errors import Conflict, ServiceError
+from servicekit.errors import ServiceError
 from servicekit.mysql import Database
 from tests.fakes.reservation import UselessLocks
-from tests.reservation_service.conftest import (
-    RealReservationStore,
-    ids,
-    make_service,
-    new_seats,
-)
+from tests.reservation_service.conftest import RealReservationStore, ids, make_service, new_seats
 
-# In each of these a row is a violation. One statement sees one moment.
-VIOLATIONS = {
-    "a claim of no live reservation": """
-        SELECT c.seat_id FROM seat_claim c
-        LEFT JOIN reservation r ON r.id = c.reservation_id AND r.schedule_id = c.schedule_id
-            AND r.status IN ('HELD', 'PAYING', 'CONFIRMED')
-        LEFT JOIN reservation_seat s ON s.reservation_id = r.id AND s.seat_id = c.seat_id
-        WHERE c.schedule_id = %s AND c.reservation_id <> 0 AND s.seat_id IS NULL""",
-    "a part of a reservation": """
-        SELECT r.id FROM reservation r
-        LEFT JOIN reservation_seat s ON s.reservation_id = r.id
-        LEFT JOIN seat_claim c ON c.seat_id = s.seat_id AND c.reservation_id = r.id
-        WHERE r.schedule_id = %s AND r.status IN ('HELD', 'PAYING', 'CONFIRMED')
-        GROUP BY r.id HAVING COUNT(c.seat_id) <> MAX(r.seats)""",
-    "a wrong sold count": """
-        SELECT COALESCE(MAX(s.sold), 0) counted,
-            SUM(IF(r.status = 'CONFIRMED', r.seats, 0)) confirmed
-        FROM reservation r LEFT JOIN schedule_sales s ON s.schedule_id = r.schedule_id
-        WHERE r.schedule_id = %s HAVING counted <> confirmed""",
-}
-
-
-async def violations(database: Database, schedule: int) -> list[str]:
-    async with database.connection() as connection:
-        return [
-            name for name, sql in VIOLATIONS.items() if await connection.fetch_all(sql, schedule)
-        ]
+LIMITS = {"max_seats": 8, "max_seats_per_schedule": 6}
 
 
 @pytest.fixture
-def service(real_store: RealReservationStore) -> ReservationService:
-    return make_service(real_store, locks=UselessLocks())
+async def services(mysql_urls: dict[str, str]) -> AsyncIterator[list[ReservationService]]:
+    """Two services, each with a pool of its own, that meet in the database only."""
+    url = mysql_urls["reservation"]
+    async with (
+        Database(url, max_size=8, acquire_timeout=10.0, session=SESSION) as one,
+        Database(url, max_size=8, acquire_timeout=10.0, session=SESSION) as two,
+    ):
+        yield [
+            make_service(RealReservationStore(database), locks=UselessLocks(), **LIMITS)
+            for database in (one, two)
+        ]
 
 
-async def outcomes(*calls: Awaitable[object]) -> list[object]:
-    """Runs them at once; returns each result or refusal, and raises any other error."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
+async def outcomes(calls: list[Awaitable[Reservation]]) -> list[Reservation | ServiceError]:
+    """Returns each result or refusal; raises any other error."""
+    results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, ServiceError):
+        if not isinstance(result, Reservation | ServiceError):
             raise result
-    return list(results)
+    return results
 
 
-@pytest.mark.parametrize("end", ["cancel", "lapse", "sweep", "late"])
-async def test_a_set_ends_while_others_take_parts_of_it(
-    service: ReservationService, real_store: RealReservationStore, database: Database, end: str
-) -> None:
-    """100 rounds for each kind of end, against two takers of overlapping parts."""
-    tally: Counter[str] = Counter()
-    for number in range(100):
-        seats = new_seats(6)
-        user, payment = next(ids), next(ids)
-        held = await service.hold_seats(user, seats[1:5], "")
-        if end == "late":
-            await service.begin_payment(held.id, user, payment, 0)
-        if end != "cancel":
-            await real_store.lapse(held.id)
-        if end == "late" and number % 2:
-            await service.expire_holds()
-        ending: Awaitable[object]
-        match end:
-            case "cancel":
-                ending = service.cancel_reservation(held.id, user)
-            case "lapse":
-                ending = service.get_reservation(held.id, user)
-            case "sweep":
-                ending = service.expire_holds()
-            case _:
-                ending = service.confirm_payment(held.id, payment)
-        calls: list[Awaitable[object]] = [
-            ending,
-            service.hold_seats(next(ids), seats[:3], ""),
-            service.hold_seats(next(ids), seats[2:], ""),
-        ]
-        random.Random(number).shuffle(calls)
-        results = await outcomes(*calls)
-        taken = [
-            result for result in results if isinstance(result, Reservation) and result.id != held.id
-        ]
-        lost = [result for result in results if isinstance(result, ServiceError)]
-        assert all(isinstance(refusal, SeatHeld | SeatSold) for refusal in lost)
-        # Seat 2 is in both: one of them at most.
-        assert len(taken) <= 1
-        assert await violations(database, held.schedule_id) == []
-        now = await service.taken_seats(held.schedule_id)
-        if PaymentOutcome.CONFIRMED in results:
-            assert (taken, now) == ([], ([], seats[1:5]))
-            tally["confirmed"] += 1
-        else:
-            assert now.sold == []
-            assert now.held == [seat.id for each in taken for seat in each.seats]
-            tally["taken" if taken else "free"] += 1
-    if end in ("lapse", "sweep"):
-        assert tally["taken"] == 100
-    else:
-        assert len(tally) > 1, f"one of the orders never occurred: {tally}"
+def kinds(results: list[Reservation | ServiceError]) -> Counter[str]:
+    return Counter(r.code if isinstance(r, ServiceError) else "held" for r in results)
 
 
-ACTS = [
-    "hold",
-    "hold",
-    "hold",
-    "cancel",
-    "lapse",
-    "begin",
-    "begin",
-    "confirm",
-    "fail",
-    "late",
-    "sweep",
-]
-
-
-@dataclass
-class Fan:
-    """Does at random what a user, the payment events and the sweep do with sets of a small hall."""
-
-    service: ReservationService
-    store: RealReservationStore
-    seats: list[int]
-    random: random.Random
-    held: list[Reservation] = field(default_factory=list)
-    paying: list[Reservation] = field(default_factory=list)
-    done: Counter[str] = field(default_factory=Counter)
-
-    async def act(self) -> None:
-        name = self.random.choice(ACTS)
-        try:
-            await getattr(self, name)()
-        except (Conflict, ReservationExpired, ReservationNotFound) as refused:
-            name = f"{name}: {refused.code}"
-        self.done[name] += 1
-
-    def one_of(self, reservations: list[Reservation]) -> Reservation | None:
-        return reservations.pop(self.random.randrange(len(reservations))) if reservations else None
-
-    async def hold(self) -> None:
-        count = self.random.randint(1, 4)
-        first = self.random.randrange(len(self.seats) - count)
-        wanted = self.seats[first : first + count]
-        self.held.append(await self.service.hold_seats(next(ids), wanted, ""))
-
-    async def cancel(self) -> None:
-        if (held := self.one_of(self.held)) is not None:
-            await self.service.cancel_reservation(held.id, held.user_id)
-
-    async def lapse(self) -> None:
-        if (held := self.one_of(self.held)) is not None:
-            await self.store.lapse(held.id)
-
-    async def begin(self) -> None:
-        starts = [
-            PaymentStart(held.id, held.user_id, next(ids))
-            for held in (self.one_of(self.held), self.one_of(self.held))
-            if held is not None
-        ]
-        for begun in await self.service.begin_payments(starts):
-            if isinstance(begun, Reservation):
-                self.paying.append(begun)
-
-    async def confirm(self) -> None:
-        paying = [one for _ in range(3) if (one := self.one_of(self.paying)) is not None]
-        payments = [(each.id, each.payment_id) for each in paying]
-        for outcome in await self.service.confirm_payments(payments):
-            self.done[str(outcome)] += 1
-
-    async def fail(self) -> None:
-        if (paying := self.one_of(self.paying)) is not None:
-            await self.service.return_to_hold(paying.id, paying.payment_id)
-            self.held.append(paying)
-
-    async def late(self) -> None:
-        """The lease runs out; the success comes later."""
-        if (paying := self.one_of(self.paying)) is not None:
-            await self.store.lapse(paying.id)
-            await asyncio.sleep(self.random.uniform(0, 0.01))
-            self.done[
-                f"late {await self.service.confirm_payment(paying.id, paying.payment_id)}"
-            ] += 1
-
-    async def sweep(self) -> None:
-        await self.service.expire_holds()
-
-
-async def test_no_part_of_a_set_is_ever_held_or_sold(
-    real_store: RealReservationStore, database: Database
-) -> None:
-    """Eight fans on two replicas, about 1,500 steps; the invariants hold at every moment."""
-    replicas = [make_service(real_store, locks=UselessLocks()) for _ in range(2)]
-    # Sold seats stay sold: so many schedules, one after another.
-    done: Counter[str] = Counter()
-    for round in range(5):
-        seats = new_seats(24)
-        fans = [
-            Fan(replicas[n % 2], real_store, seats, random.Random(10 * round + n)) for n in range(8)
-        ]
-        over = asyncio.Event()
-
-        async def check(schedule: int, over: asyncio.Event) -> int:
-            for checks in itertools.count(1):
-                assert await violations(database, schedule) == []
-                if over.is_set():
-                    return checks
-                await asyncio.sleep(0.005)
-            raise AssertionError
-
-        async def live(fan: Fan) -> None:
-            for _ in range(40):
-                await fan.act()
-
-        schedule = (seats[0] - 1) // 150 + 1
-        checking = asyncio.create_task(check(schedule, over))
-        await asyncio.gather(*(live(fan) for fan in fans))
-        over.set()
-        assert await checking > 3
-        for fan in fans:
-            done += fan.done
-    # Each of the ways to end a reservation was taken, and each of the refusals occurred.
-    for way in ("hold", "hold: SEAT_HELD", "hold: SEAT_SOLD", "cancel", "lapse", "CONFIRMED"):
-        assert done[way] > 5, done
-    assert done["late CONFIRMED"], done
-
-
-async def test_buyers_go_with_their_last_reservation_and_never_under_a_hold(
-    real_store: RealReservationStore, database: Database
-) -> None:
-    """Removals race with the holds of the same users, 40 times: a user who holds something is
-    stored, or the limit would not hold."""
-    service = make_service(
-        real_store, locks=UselessLocks(), retention_days=7, max_seats_per_schedule=2
-    )
-    for _ in range(40):
-        user, seats = next(ids), new_seats(8)
-        old = await service.hold_seats(user, seats[:1], "")
-        await service.cancel_reservation(old.id, user)
-        await real_store.age(old.id, 8)
-        await outcomes(
-            service.remove_old_rows(),
-            *(service.hold_seats(user, [seat], "") for seat in seats[1:5]),
-            service.remove_old_rows(),
-        )
-        async with database.connection() as connection:
-            buyers = await connection.fetch_all("SELECT 1 FROM buyer WHERE user_id = %s", user)
-            left = await connection.fetch_all(
-                "SELECT seat_id FROM reservation WHERE user_id = %s AND status = 'HELD'", user
-            )
-        assert len(left) == 2
-        assert len(buyers) == 1
-    # Without a hold at the same time, the user goes.
-    lonely = next(ids)
-    old = await service.hold_seats(lonely, new_seats(3)[:2], "")
-    await service.cancel_reservation(old.id, lonely)
-    await real_store.age(old.id, 8)
-    await service.remove_old_rows()
+async def claims(database: Database, schedule: int) -> dict[int, int]:
+    """Returns the reservation of each claimed seat of a schedule."""
     async with database.connection() as connection:
-        for sql in (
-            "SELECT 1 FROM buyer WHERE user_id = %s",
-            "SELECT 1 FROM reservation WHERE user_id = %s",
-        ):
-            assert await connection.fetch_all(sql, lonely) == []
-        seats_of = "SELECT 1 FROM reservation_seat WHERE reservation_id = %s"
-        assert await connection.fetch_all(seats_of, old.id) == []
+        rows = await connection.fetch_all(
+            "SELECT seat_id, reservation_id FROM seat_claim"
+            " WHERE schedule_id = %s AND reservation_id <> 0",
+            schedule,
+        )
+    return {row.seat_id: row.reservation_id for row in rows}
+
+
+async def live_seats(database: Database, schedule: int) -> list[tuple[int, int]]:
+    """Returns the seats of the live reservations of a schedule with their reservations, once for
+    each reservation that has them."""
+    async with database.connection() as connection:
+        rows = await connection.fetch_all(
+            "SELECT s.seat_id, r.id FROM reservation r"
+            " JOIN reservation_seat s ON s.reservation_id = r.id"
+            " WHERE r.schedule_id = %s AND r.status IN ('HELD', 'PAYING', 'CONFIRMED')",
+            schedule,
+        )
+    return sorted((row.seat_id, row.id) for row in rows)
+
+
+async def assert_sets_are_whole(database: Database, schedule: int, held: list[Reservation]) -> None:
+    """Every seat of `held` is claimed for its reservation and for no other; nothing else is."""
+    expected = sorted((seat.id, r.id) for r in held for seat in r.seats)
+    assert len({seat for seat, _ in expected}) == len(expected), "a seat with two owners"
+    assert await live_seats(database, schedule) == expected
+    assert sorted((await claims(database, schedule)).items()) == expected
+
+
+@pytest.mark.parametrize("lapsed", [False, True])
+async def test_300_buyers_of_overlapping_sets(
+    services: list[ReservationService], database: Database, lapsed: bool
+) -> None:
+    """They never share a seat and never hold part of a set."""
+    chance = random.Random(13)
+    seats = new_seats(60)
+    store = RealReservationStore(database)
+    if lapsed:  # sets that cross those that are wanted
+        for first in range(0, 60, 5):
+            before = await services[0].hold_seats(next(ids), seats[first : first + 5], "")
+            await store.lapse(before.id)
+    wanted = []
+    for buyer in range(300):
+        first, count = chance.randrange(60), chance.randint(1, 6)
+        step = chance.choice((1, 1, 7))
+        chosen = [seats[(first + step * n) % 60] for n in range(count)]
+        chance.shuffle(chosen)
+        wanted.append((services[buyer % 2], next(ids), chosen))
+    results = await outcomes(
+        [service.hold_seats(user, chosen, "") for service, user, chosen in wanted]
+    )
+    assert kinds(results).keys() == {"held", "SEAT_HELD"}
+    held = []
+    for (_, user, chosen), result in zip(wanted, results, strict=True):
+        if isinstance(result, Reservation):
+            assert (result.user_id, [s.id for s in result.seats]) == (user, sorted(chosen))
+            held.append(result)
+        else:
+            assert isinstance(result, ServiceError)
+            named = [int(id) for id in result.metadata["conflicts"].split(",")]
+            assert set(named) <= set(chosen)
+    schedule = held[0].schedule_id
+    await assert_sets_are_whole(database, schedule, held)
+    # Whoever was refused was refused by somebody: no seat is left that a refused set consists of.
+    taken = {seat.id for r in held for seat in r.seats}
+    assert all(
+        taken.intersection(chosen)
+        for (_, _, chosen), result in zip(wanted, results, strict=True)
+        if isinstance(result, ServiceError)
+    )
+
+
+async def test_sets_come_and_go(services: list[ReservationService], database: Database) -> None:
+    """Buyers hold and cancel overlapping sets, and some of them lapse under the sweep."""
+    seats = new_seats(20)
+    store = RealReservationStore(database)
+    held: list[Reservation] = []
+
+    async def buyer(number: int) -> None:
+        chance = random.Random(number)
+        service = services[number % 2]
+        for turn in range(12):
+            first, count = chance.randrange(20), chance.randint(1, 5)
+            chosen = [seats[(first + n) % 20] for n in range(count)]
+            [result] = await outcomes([service.hold_seats(next(ids), chosen, "")])
+            if isinstance(result, ServiceError):
+                assert result.code == "SEAT_HELD"
+                continue
+            taken = await claims(database, result.schedule_id)
+            assert {taken[seat.id] for seat in result.seats} == {result.id}
+            if turn == 11:
+                held.append(result)
+            elif chance.random() < 0.5:
+                await service.cancel_reservation(result.id, result.user_id)
+            else:
+                await store.lapse(result.id)
+                if chance.random() < 0.3:
+                    await service.expire_holds()
+
+    await asyncio.gather(*(buyer(number) for number in range(16)))
+    await services[0].expire_holds()
+    await assert_sets_are_whole(database, (seats[0] - 1) // 150 + 1, held)
+
+
+async def one_user_with_100_requests(
+    services: list[ReservationService], store: RealReservationStore, times: int
+) -> None:
+    """Both limits, with four lapsed holds of the user's own in the way, `times` times."""
+    reached: Counter[str] = Counter()
+    for number in range(times):
+        chance = random.Random(number)
+        user, (here, there) = next(ids), (new_seats(60), new_seats(60))
+        for seat in (*here[:2], *there[:2]):
+            own = await services[0].hold_seat(user, seat, "")
+            await store.lapse(own.id)
+        calls: list[Awaitable[Reservation]] = []
+        for request in range(100):
+            seats = there if request % 7 == 6 else here
+            count = chance.randint(1, 3)
+            first = chance.randrange(60 - count)
+            key = f"key {request % 40}" if request % 2 else ""
+            calls.append(services[request % 2].hold_seats(user, seats[first : first + count], key))
+        results = await outcomes(calls)
+        assert kinds(results).keys() <= {
+            "held",
+            "SEAT_HELD",
+            "TOO_MANY_SEATS",
+            "IDEMPOTENCY_KEY_REUSED",
+        }
+        held = {r.id: r for r in results if isinstance(r, Reservation)}
+        by_schedule: Counter[int] = Counter()
+        for reservation in held.values():
+            by_schedule[reservation.schedule_id] += len(reservation.seats)
+            assert await store.stored(reservation.id) == Status.HELD
+        assert by_schedule.total() <= 8
+        assert max(by_schedule.values()) <= 6
+        # Requests for one seat fill what is left.
+        reached["unpaid"] += by_schedule.total() == 8
+        reached["schedule"] += 6 in by_schedule.values()
+    assert reached["unpaid"] > times * 0.5, reached
+    assert reached["schedule"] > 0, reached
+
+
+async def test_one_user_with_100_requests_never_exceeds_a_limit(
+    services: list[ReservationService], real_store: RealReservationStore
+) -> None:
+    await one_user_with_100_requests(services, real_store, times=6)
+
+
+@pytest.mark.long
+async def test_one_user_with_100_requests_never_exceeds_a_limit_hundreds_of_times(
+    services: list[ReservationService], real_store: RealReservationStore
+) -> None:
+    await one_user_with_100_requests(services, real_store, times=300)
+
+
+async def test_a_payment_that_frees_the_limit_of_its_user(
+    services: list[ReservationService], real_store: RealReservationStore
+) -> None:
+    """A user pays for six seats while 20 requests want more: at most eight are ever unpaid."""
+    for _ in range(5):
+        user, (here, there) = next(ids), (new_seats(6), new_seats(40))
+        bought = await services[0].hold_seats(user, here, "")
+        payment = next(ids)
+        await services[0].begin_payment(bought.id, user, payment, 0)
+        results = await asyncio.gather(
+            *(services[n % 2].hold_seat(user, there[n], "") for n in range(20)),
+            services[1].confirm_payment(bought.id, payment),
+            *(services[n % 2].hold_seat(user, there[n], "") for n in range(20, 40)),
+            return_exceptions=True,
+        )
+        held = [r for r in results if isinstance(r, Reservation)]
+        assert 2 <= len(held) <= 6  # of a schedule
+        assert await real_store.stored(bought.id) == Status.CONFIRMED
