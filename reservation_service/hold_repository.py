@@ -69,10 +69,13 @@ class HoldRepository:
     async def hold_group(
         self, holds: Sequence[Hold], terms: HoldTerms, *, contended: bool = False
     ) -> Sequence[HoldResult]:
-        read_first = contended or len(holds) > UNREAD_ITEMS or _overlap(holds)
+        unread = not contended and len(holds) <= UNREAD_ITEMS and not _overlap(holds)
         try:
             results = await self._database.run(
-                lambda connection: _hold(connection, holds, terms, read_first), autocommit=True
+                lambda connection: _hold(
+                    connection, holds, terms, unread=unread, refuse_first=contended
+                ),
+                autocommit=True,
             )
         except TransactionAborted as error:
             raise GroupFailed from error
@@ -85,7 +88,7 @@ class HoldRepository:
 
     async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
         results = await self._database.run(
-            lambda connection: _hold(connection, [hold], terms, True), autocommit=True
+            lambda connection: _hold(connection, [hold], terms), autocommit=True
         )
         if not isinstance(results, _Failure):
             return results[0]
@@ -131,21 +134,28 @@ async def _find_key(connection: Connection, key: IdempotencyKey) -> Remembered |
 
 
 async def _hold(
-    connection: Connection, holds: Sequence[Hold], terms: HoldTerms, read_first: bool
+    connection: Connection,
+    holds: Sequence[Hold],
+    terms: HoldTerms,
+    *,
+    unread: bool = False,
+    refuse_first: bool = False,
 ) -> Sequence[HoldResult] | _Failure:
     """Decides a group in one transaction, or in less if all of it is refused. Leaves no
     transaction open unless it raises."""
     before: list[Statement] = []  # what ends an earlier attempt travels with the next
     try:
-        if not read_first:
+        if unread:
             try:
                 return await _hold_unread(connection, holds, terms)
             except (MissingValue, DuplicateKey):
                 before = [("ROLLBACK",)]
+        if not unread and not refuse_first:
+            return await _hold_read(connection, holds, terms)
         results: list[HoldResult | None] = list(await _refuse(connection, holds, before))
         rest = [index for index, result in enumerate(results) if result is None]
         if rest:
-            decided = await _hold_rest(connection, [holds[index] for index in rest], terms)
+            decided = await _hold_read(connection, [holds[index] for index in rest], terms)
             if isinstance(decided, _Failure):
                 return decided
             for index, result in zip(rest, decided, strict=True):
@@ -187,7 +197,7 @@ async def _refuse(
     return refusals(holds, Facts(claims=_claims(claims.rows), keys=known))
 
 
-async def _hold_rest(
+async def _hold_read(
     connection: Connection, holds: Sequence[Hold], terms: HoldTerms
 ) -> Sequence[HoldResult] | _Failure:
     """Reads all that decides the items, decides, and writes."""

@@ -52,7 +52,7 @@ _ID = "LAST_INSERT_ID() + %s * @@auto_increment_increment"
 
 CLAIMS = """
 SELECT c.seat_id, r.id, r.status, r.lapses_at <= NOW(6) AS lapsed
-FROM seat_claim c JOIN reservation r ON r.id = c.reservation_id WHERE c.seat_id IN %s
+FROM seat_claim c STRAIGHT_JOIN reservation r ON r.id = c.reservation_id WHERE c.seat_id IN %s
 """
 
 LOCK_BUYERS = f"{PATIENCE}SELECT user_id FROM buyer WHERE user_id IN %s ORDER BY user_id FOR UPDATE"
