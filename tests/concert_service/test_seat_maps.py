@@ -26,10 +26,12 @@ from concert_service.seat_map_service import SeatMaps, SeatMapService
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer, to_seat_maps_response
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from seat_maps.decoding import MAX_RESPONSE_BYTES
 from servicekit import client
 from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import InvalidRequest
 from servicekit.mysql import Database
+from servicekit.rpc_errors import RemoteError
 from tests.concert_service.conftest import BASE, RealStore
 from tests.fakes.concert import FakeConcertStore, today
 
@@ -364,6 +366,29 @@ async def add_large_concerts(store: RealStore, database: Database) -> None:
                 " WHERE s.id BETWEEN %s AND %s AND n.seq < %s",
                 *(first, dates[0], size, *dates, size),
             )
+
+
+async def test_the_largest_hall_fits_through_a_channel() -> None:
+    store = FakeConcertStore()
+    seats = [Seat(2 * n, 1, "🎟" * 16, Decimal("9999999999.99")) for n in range(1, 65_537)]
+    await store.add(Concert(1, "C"), {Schedule(1, 1, today(), len(seats)): seats})
+    server = aio.server(interceptors=[CallInterceptor(30.0)])
+    servicer = ConcertServicer(ConcertService(store), SeatMapService(store))
+    concert_pb2_grpc.add_ConcertServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    address = f"127.0.0.1:{port}"
+    request = concert_pb2.GetSeatMapsRequest(schedule_ids=[1])
+    async with client.connect(address, max_response_bytes=MAX_RESPONSE_BYTES) as channel:
+        stub = concert_pb2_grpc.ConcertServiceStub(channel)
+        response = await client.call(stub.GetSeatMaps, request, budget=30)
+    assert response.ByteSize() > client.DEFAULT_MAX_RESPONSE_BYTES
+    assert len(response.layouts[0].seat_nums) == 65_536
+    async with client.connect(address) as channel:
+        stub = concert_pb2_grpc.ConcertServiceStub(channel)
+        with pytest.raises(RemoteError):
+            await client.call(stub.GetSeatMaps, request, budget=30)
+    await server.stop(None)
 
 
 def check(_: SeatMapStore) -> None:

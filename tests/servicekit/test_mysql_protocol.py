@@ -79,6 +79,16 @@ async def test_status_flags_are_shared(mysql_urls: dict[str, str]) -> None:
         assert (await ours.query(ours.format("SELECT %s", ("\\'",))))[0].rows == [("\\'",)]
 
 
+async def test_bytes_are_values(mysql_urls: dict[str, str]) -> None:
+    value = bytes(range(256))
+    async with connected(mysql_urls) as (_, ours):
+        for one in (value, b""):
+            rows = (await ours.query(ours.format("SELECT CAST(%s AS BINARY)", (one,))))[0].rows
+            assert rows == [(one,)]
+        sql = ours.format("SELECT %s IN %s", (value, (b"other", value)))
+        assert (await ours.query(sql))[0].rows == [(1,)]
+
+
 async def test_a_closed_connection_refuses_statements(mysql_urls: dict[str, str]) -> None:
     async with connected(mysql_urls) as (theirs, ours):
         await ours.quit()
