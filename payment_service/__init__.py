@@ -1,6 +1,6 @@
 """Takes payments and finishes each one, also after a crash.
 
-Owns the MariaDB schema `payment` (payments, the outbox of their events, idempotency keys).
+Owns the MariaDB schema `payment` (payments with their unsent events, idempotency keys).
 Calls reservation_service (BeginPayment) and the payment provider. Publishes `payment.events`;
 consumes `reservation.events`.
 

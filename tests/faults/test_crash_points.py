@@ -44,7 +44,7 @@ STEPS = {
     "6 before the seat is confirmed": f"--before {PAID_SEATS}.confirm reservation_service",
     "6 seat confirmed, offset not committed": f"{PAID_SEATS}.confirm reservation_service",
     "6 admission ended, offset not committed": (
-        "queue_service.repository:QueueRepository.leave queue_service"
+        "queue_service.repository:QueueRepository.leave_all queue_service"
     ),
 }
 
