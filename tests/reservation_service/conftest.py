@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -23,6 +24,9 @@ from tests.fakes.reservation import (
 
 HOLD_SECONDS = 300.0
 LEASE_SECONDS = 600.0
+# No reservation has this id, and these users hold seats in many tests.
+UNKNOWN = 2**62
+HOLDER, OTHER = 1, 2
 
 # The schema may be shared with other tests: schedules begin where nobody else's are.
 _schedules = itertools.count(10**9 + int(time.time()) * 1000)
@@ -181,6 +185,24 @@ def service(store: Store) -> ReservationService:
     return make_service(store)
 
 
+@pytest.fixture
+async def held(service: ReservationService, seat_id: int) -> Reservation:
+    """HOLDER holds the seat."""
+    return await service.hold_seat(HOLDER, seat_id, "")
+
+
+@pytest.fixture
+async def paying(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
+    """The reservation `held`, whose first payment has begun."""
+    return await begin(service, held, payment_id)
+
+
+@pytest.fixture
+async def sold(service: ReservationService, held: Reservation, payment_id: int) -> Reservation:
+    """The reservation `held`, paid for."""
+    return await pay(service, held, payment_id)
+
+
 async def begin(
     service: ReservationService,
     held: Reservation,
@@ -203,3 +225,8 @@ async def pay(service: ReservationService, held: Reservation, payment_id: int) -
 async def confirm(service: ReservationService, paying: Reservation) -> PaymentOutcome:
     """Applies the success of the payment that has begun."""
     return await service.confirm_payment(paying.id, paying.payment_id)
+
+
+def near(moment: datetime, seconds_from_now: float) -> bool:
+    """Whether a moment is so far away, within 5 s."""
+    return abs((moment - datetime.now(UTC)).total_seconds() - seconds_from_now) < 5
