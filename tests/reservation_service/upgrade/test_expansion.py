@@ -12,11 +12,13 @@ import pytest
 from pymysql.constants import ER
 from pymysql.cursors import Cursor
 
+from harness.errors import UserError
 from harness.local.stack import Stack
 from reservation_service.phase import SESSION
 from servicekit import ddl
 from tests.reservation_service.upgrade.agreement import disagreements
 from tests.reservation_service.upgrade.tables import REVISION_BEFORE, Tables
+from tests.reservation_service.upgrade.versions import Versions
 
 HOLD = """
 INSERT INTO reservation (user_id, seat_id, schedule_id, seat_num, price, held_until, lapses_at,
@@ -172,3 +174,25 @@ def test_an_expansion_that_was_interrupted_anywhere_is_repeated(
     cursor.execute("SELECT (SELECT COUNT(*) FROM reservation), COUNT(*) FROM reservation_seat")
     ((reservations, seats),) = cursor.fetchall()
     assert seats == reservations > 11_000
+
+
+def test_the_version_before_comes_back_until_the_contraction(versions: Versions) -> None:
+    """As docs/deployment.md says."""
+    tables = versions.tables
+    versions.migrate_as_version_before()
+    tables.expand()
+    with tables.cursor() as cursor:
+        with pytest.raises(UserError, match="0003"):
+            versions.migrate_as_version_before()
+        cursor.execute("UPDATE alembic_version SET version_num = '0002' WHERE version_num = '0003'")
+        versions.migrate_as_version_before()
+        first, second = hold(cursor, 1, 7), hold(cursor, 2, 8)
+        cursor.execute(EXPIRE, (first,))
+        tables.expand()
+        assert (claim(cursor, 7), claim(cursor, 8)) == (0, second)
+        assert disagreements(cursor) == {}
+        tables.contract()
+        with pytest.raises(UserError, match="0004"):
+            versions.migrate_as_version_before()
+        cursor.execute("SHOW TRIGGERS")
+        assert cursor.fetchall() == ()

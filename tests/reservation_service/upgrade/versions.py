@@ -112,12 +112,12 @@ class Versions:
             self._run("servicekit.migrate", "concert_service")
             self._run("concert_service.seed", SEED="small")
 
-        in_parallel([self._make_tables, concerts], self._stopping)
+        in_parallel([self.migrate_as_version_before, concerts], self._stopping)
         for program in (self.concert, self.old):
             program.start(wait=False)
         wait_until_ready([self.concert, self.old])
 
-    def _make_tables(self) -> None:
+    def migrate_as_version_before(self) -> None:
         self._run("servicekit.migrate", "reservation_service", folder=self._before)
 
     def expand(self) -> None:
