@@ -6,14 +6,20 @@ decline that is sent this way is PAYMENT_DECLINED: the provider's own is in the 
 
 from alembic import op
 
+from servicekit.ddl import change_tables, transaction
+
 revision = "0004"
 down_revision = "0003"
 contracting = True
 
 
 def upgrade() -> None:
-    # A payment that was refunded has one event left, the refund, or both: they leave in order.
-    op.execute("""
+    if not list(op.get_bind().exec_driver_sql("SHOW TABLES LIKE 'outbox'")):
+        return  # an interrupted run has removed it
+    transaction(
+        "flags of unsent events",
+        # A payment that was refunded has one event left, the refund, or both: they leave in order.
+        """
         UPDATE payment p
         JOIN (
             SELECT payment_id, MAX(shard) AS shard, COUNT(*) AS events FROM outbox
@@ -22,5 +28,6 @@ def upgrade() -> None:
         SET p.unsent = p.unsent | IF(p.status <> 'REFUNDED', 1, IF(o.events = 1, 2, 3)),
             p.unsent_shard = o.shard, p.updated_at = p.updated_at
         WHERE p.status <> 'INITIATED'
-    """)
-    op.execute("DROP TABLE outbox")
+        """,
+    )
+    change_tables("DROP TABLE outbox")

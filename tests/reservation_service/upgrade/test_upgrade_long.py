@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from pymysql.cursors import Cursor
 
 from tests.reservation_service.upgrade.fans import Fans
 from tests.reservation_service.upgrade.rollout import roll_out
@@ -25,6 +26,13 @@ SELECT seq % 300000 + 1, seq % 500000 + 1000001, seq % 500000 DIV 150 + 10001,
        NOW(6), NOW(6), NOW(6), NOW(6)
 FROM seq_1_to_{RESERVATIONS}
 """
+#: Locks of a transaction take memory, so that one for all would end the server.
+BATCH = 50_000
+
+
+def fill(cursor: Cursor) -> None:
+    for first in range(1, RESERVATIONS + 1, BATCH):
+        cursor.execute(f"{FILL} WHERE seq BETWEEN {first} AND {first + BATCH - 1}")
 
 
 @pytest.mark.long
@@ -32,9 +40,7 @@ FROM seq_1_to_{RESERVATIONS}
 async def test_a_million_reservations_are_upgraded_while_fans_shop(
     versions: Versions, fans: Fans, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await asyncio.to_thread(versions.start_version_before)
-    with versions.tables.cursor() as cursor:
-        await asyncio.to_thread(cursor.execute, FILL)
+    await asyncio.to_thread(versions.start_version_before, fill)
     fans.rate = STORIES
     waits = await roll_out(versions, fans, seconds=15, check_seconds=15)
     shown = ", ".join(f"{phase} {wait * 1000:.0f}" for phase, wait in waits.items())

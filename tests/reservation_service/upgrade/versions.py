@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from pymysql.cursors import Cursor
 
 from harness.files import REPOSITORY
 from harness.local.ports import HOST, free_ports
@@ -105,14 +107,21 @@ class Versions:
         await admin.create_topics([NewTopic(name, 2, 1) for name in names])
         await admin.close()
 
-    def start_version_before(self) -> None:
-        """Makes the tables of the version before, seats for sale, and starts that version."""
+    def start_version_before(self, fill: Callable[[Cursor], None] | None = None) -> None:
+        """Makes the tables of the version before, fills them, makes seats for sale, and starts that
+        version."""
 
         def concerts() -> None:
             self._run("servicekit.migrate", "concert_service")
             self._run("concert_service.seed", SEED="small")
 
-        in_parallel([self.migrate_as_version_before, concerts], self._stopping)
+        def reservations() -> None:
+            self.migrate_as_version_before()
+            if fill is not None:
+                with self.tables.cursor() as cursor:
+                    fill(cursor)
+
+        in_parallel([reservations, concerts], self._stopping)
         for program in (self.concert, self.old):
             program.start(wait=False)
         wait_until_ready([self.concert, self.old])
