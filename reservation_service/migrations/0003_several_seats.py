@@ -4,6 +4,10 @@ Expanding: the version before (of revision 0002) goes on serving, and triggers k
 right for what it writes. The programs of this version set @frontrow_writes_claims and write the new
 tables themselves, so the triggers do nothing for them. 0004 ends this phase. May be interrupted
 anywhere, and repeated (docs/adr/0045-migration-in-two-steps.md).
+
+With a million reservations, on two busy cores, the columns take 72 ms, the key 2.6 s during which
+others read and write, a trigger up to 40 ms, and the backfill 24 s, or 84 s beside writers, who
+wait for a batch at most. Changes of the table also wait for the transactions that use it.
 """
 
 import time

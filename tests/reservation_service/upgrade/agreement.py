@@ -21,12 +21,11 @@ _WRONG = {
             AND (r.id IS NULL OR r.status NOT IN {LIVE} OR s.seat_id IS NULL)
     """,
     "a reservation differs from its seats": """
-        SELECT r.id, r.seats, s.seats FROM reservation r
-        LEFT JOIN (
-            SELECT reservation_id, COUNT(*) AS seats, SUM(price) AS price, MIN(seat_id) AS first
-            FROM reservation_seat GROUP BY reservation_id
-        ) s ON s.reservation_id = r.id
-        WHERE NOT (s.seats <=> r.seats AND s.price <=> r.price AND s.first <=> r.seat_id)
+        SELECT r.id, r.seats FROM reservation r
+        WHERE (
+            SELECT COUNT(*) = r.seats AND SUM(s.price) = r.price AND MIN(s.seat_id) = r.seat_id
+            FROM reservation_seat s WHERE s.reservation_id = r.id
+        ) IS NOT TRUE
     """,
     "seats of a reservation that was removed": """
         SELECT s.reservation_id, s.seat_id FROM reservation_seat s

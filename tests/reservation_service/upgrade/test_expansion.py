@@ -116,6 +116,11 @@ def test_triggers_do_nothing_for_this_version(tables: Tables, cursor: Cursor) ->
         cursor.execute(f"SET {name} = {value}")
     ours = hold(cursor, 2, 8)
     assert (claim(cursor, 8), seats(cursor, ours)) == (None, [])
+    assert disagreements(cursor).keys() == {
+        "a live reservation lacks the claim of a seat",
+        "a reservation differs from its seats",
+        "a user without a row to lock",
+    }
     cursor.execute(EXPIRE, (of_before,))
     assert claim(cursor, 7) == of_before
     cursor.execute(CONFIRM_LATE, (of_before,))
