@@ -42,7 +42,7 @@ _FETCH_WAIT_MS = 2_000
 _PAUSED_FETCH_WAIT_MS = 500
 # Records that arrive within this time are fetched together, and then handled together: otherwise,
 # at a hundred records per second, all spend more on the requests than on the records.
-_COLLECT_SECONDS = 0.05
+_COLLECT_SECONDS = 0.02
 # The pause between two commits. After a crash, the records of this time are handled again.
 _COMMIT_PAUSE_SECONDS = 0.2
 _REVOKE_SECONDS = 5.0
@@ -60,7 +60,7 @@ class Consumer:
 
     One call of the handler gets at most 100 records: what waits, of all partitions that are not
     being handled. The records of one partition are in order and are handled in order. A record that
-    comes alone is handled at once; one that comes within 50 ms of others at most 100 ms later, with
+    comes alone is handled at once; one that comes within 20 ms of others at most 40 ms later, with
     those that came meanwhile. The records that the handler returns are published, then the offsets
     are committed, at the earliest 200 ms after the previous commit.
 
