@@ -44,6 +44,7 @@ class Groups(Generic[Item, Result]):
             budget=GROUP_SECONDS,
             max_batch=MAX_GROUP,
             max_in_flight=MAX_IN_FLIGHT,
+            direct=True,
         )
 
     async def submit(self, item: Item) -> Result:
@@ -57,8 +58,9 @@ class Groups(Generic[Item, Result]):
             return result
 
     async def _write_group(self, items: Sequence[Item]) -> Sequence[Result]:
-        # The group runs in the context of its first caller, whose deadline is not that of others.
-        call_context.set_deadline(GROUP_SECONDS)
+        if len(items) > 1:
+            # It runs in the context of its first caller, whose deadline is not that of the others.
+            call_context.set_deadline(GROUP_SECONDS)
         try:
             return await self._write(items)
         except (DatabaseError, TransactionAborted, StatementRefused) as error:

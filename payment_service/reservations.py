@@ -38,6 +38,7 @@ class GrpcReservations:
             budget=budget / 2,
             max_batch=MAX_GROUP,
             max_in_flight=MAX_IN_FLIGHT,
+            direct=True,
         )
 
     async def price_of(self, payment: Payment) -> Decimal:
@@ -83,8 +84,9 @@ class GrpcReservations:
         return result
 
     async def _begin_group(self, payments: Sequence[Payment]) -> Sequence[Decimal | Exception]:
-        # The group runs in the context of its first caller, whose deadline is not that of others.
-        call_context.set_deadline(self._budget / 2)
+        if len(payments) > 1:
+            # It runs in the context of its first caller, whose deadline is not that of the others.
+            call_context.set_deadline(self._budget / 2)
         try:
             return await self._begin(payments)
         except RemoteError as error:
