@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
-from servicekit.errors import InvalidRequest, NotFound
+from servicekit.errors import InvalidRequest
 
 MAX_CONCERTS_PER_PAGE = 100
 # Of schedules or seats: half a megabyte of seats with the longest names, while gRPC's limit of a
@@ -72,20 +72,6 @@ class SeatPage:
 
     seats: Sequence[Seat]
     next_position: int
-
-
-class ConcertNotFound(NotFound):
-    code = "CONCERT_NOT_FOUND"
-
-    def __init__(self, concert_id: int) -> None:
-        super().__init__("There is no such concert.", concert_id=concert_id)
-
-
-class ScheduleNotFound(NotFound):
-    code = "SCHEDULE_NOT_FOUND"
-
-    def __init__(self, schedule_id: int) -> None:
-        super().__init__("There is no such schedule.", schedule_id=schedule_id)
 
 
 def page_size(asked: int, most: int) -> int:

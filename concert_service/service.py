@@ -6,9 +6,7 @@ from concert_service.domain import (
     MAX_CONCERTS_PER_PAGE,
     MAX_ROWS_PER_PAGE,
     Concert,
-    ConcertNotFound,
     Schedule,
-    ScheduleNotFound,
     Seat,
     SeatPage,
     check_seats,
@@ -18,6 +16,7 @@ from concert_service.domain import (
     to_page_token,
     to_schedules_token,
 )
+from concert_service.errors import ConcertNotFound, ScheduleNotFound
 from concert_service.ports import ConcertStore
 
 

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from payment_service.errors import (
+    AdmissionEnded,
+    AlreadyPaid,
+    ChargeAmountDiffers,
+    NotYours,
+    PaymentDeclined,
+    PaymentInProgress,
+    ReservationExpired,
+    ReservationNotFound,
+)
 from servicekit.errors import (
-    Conflict,
-    Declined,
-    Forbidden,
-    Gone,
-    InvalidRequest,
-    NotFound,
     ServiceError,
     TimedOut,
     Unavailable,
@@ -143,58 +147,6 @@ class Charge:
     def is_of(self, due: Decimal) -> bool:
         """Returns whether exactly `due` was charged."""
         return self.amount is not None and self.amount.is_finite() and self.amount == due
-
-
-class PaymentNotFound(NotFound):
-    code = "PAYMENT_NOT_FOUND"
-
-
-class PaymentDeclined(Declined):
-    code = "PAYMENT_DECLINED"
-
-
-class ChargeAmountDiffers(Declined):
-    code = "CHARGE_AMOUNT_DIFFERS"
-
-
-class ReservationNotFound(NotFound):
-    code = "RESERVATION_NOT_FOUND"
-
-
-class NotYours(Forbidden):
-    code = "NOT_YOURS"
-
-
-class ReservationExpired(Gone):
-    code = "RESERVATION_EXPIRED"
-
-
-class PaymentInProgress(Conflict):
-    code = "PAYMENT_IN_PROGRESS"
-
-
-class AlreadyPaid(Conflict):
-    code = "ALREADY_PAID"
-
-
-class AdmissionEnded(Gone):
-    code = "TOKEN_EXPIRED"
-
-
-class IdempotencyKeyReused(InvalidRequest):
-    code = "IDEMPOTENCY_KEY_REUSED"
-
-
-class RequestInProgress(Conflict):
-    code = "IN_PROGRESS"
-
-
-class ProviderUnavailable(Unavailable):
-    """The provider returned an error or did not answer; it may have charged."""
-
-
-class ProviderRefused(Exception):
-    """The provider refuses a request for good; an operator has to investigate."""
 
 
 # The longest pause between two recovery attempts at a payment that the provider refuses. Shorter

@@ -9,14 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from payment_service.domain import (
-    DECLINES,
-    Event,
-    EventKind,
-    Payment,
-    ReservationExpired,
-    Status,
-)
+from payment_service.domain import DECLINES, Event, EventKind, Payment, Status
+from payment_service.errors import ReservationExpired
 from protos.frontrow.payment.v1 import events_pb2
 from servicekit.errors import Unavailable
 

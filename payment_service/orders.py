@@ -4,15 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from payment_service.domain import (
-    FINAL_FAILURES,
-    Attempt,
-    IdempotencyKeyReused,
-    Payment,
-    PayOrder,
-    RequestInProgress,
-    Status,
-)
+from payment_service.domain import FINAL_FAILURES, Attempt, Payment, PayOrder, Status
+from payment_service.errors import IdempotencyKeyReused, RequestInProgress
 from payment_service.groups import Groups, hasty
 from payment_service.rows import get, microseconds
 from servicekit.errors import Unavailable

@@ -7,16 +7,8 @@ Those of the relay are in `outbox.py`, those that republish outcomes after a res
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from payment_service.domain import (
-    DECLINES,
-    Attempt,
-    ChargeAmountDiffers,
-    Event,
-    EventKind,
-    Outcome,
-    Payment,
-    PayOrder,
-)
+from payment_service.domain import DECLINES, Attempt, Event, EventKind, Outcome, Payment, PayOrder
+from payment_service.errors import ChargeAmountDiffers
 from payment_service.groups import Groups, hasty
 from payment_service.orders import SOON, OrderRepository
 from payment_service.outbox import CommittedEvents, shard_of

@@ -5,13 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from payment_service.domain import (
-    LONGEST_REFUSED_PARK_SECONDS,
-    Event,
-    EventKind,
-    Payment,
-    Status,
-)
+from payment_service.domain import LONGEST_REFUSED_PARK_SECONDS, Event, EventKind, Payment, Status
 from payment_service.outbox import shard_of
 from payment_service.rows import COLUMNS, payment_from
 from servicekit.mysql import Database

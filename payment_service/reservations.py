@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
 
-from payment_service.domain import Payment, PaymentInProgress
+from payment_service.domain import Payment
+from payment_service.errors import PaymentInProgress
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit import call_context, client
 from servicekit.batching import Batcher

@@ -20,20 +20,22 @@ from prometheus_client import Counter
 from payment_service import events
 from payment_service.domain import (
     LONGEST_REFUSED_PARK_SECONDS,
-    AdmissionEnded,
     Charge,
-    ChargeAmountDiffers,
     ChargeStatus,
     Outcome,
     Payment,
+    Status,
+    is_final_rejection,
+    is_rejection,
+)
+from payment_service.errors import (
+    AdmissionEnded,
+    ChargeAmountDiffers,
     PaymentDeclined,
     PaymentInProgress,
     ProviderRefused,
     ProviderUnavailable,
     ReservationExpired,
-    Status,
-    is_final_rejection,
-    is_rejection,
 )
 from payment_service.ports import PaymentProvider, PaymentStore, Reservations
 from servicekit import logs

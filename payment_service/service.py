@@ -5,15 +5,8 @@ import asyncio
 from prometheus_client import Counter
 
 from payment_service import events
-from payment_service.domain import (
-    FINAL_FAILURES,
-    NotYours,
-    Payment,
-    PaymentNotFound,
-    PayOrder,
-    Status,
-    failure,
-)
+from payment_service.domain import FINAL_FAILURES, Payment, PayOrder, Status, failure
+from payment_service.errors import NotYours, PaymentNotFound
 from payment_service.ports import PaymentProvider, PaymentStore
 from payment_service.saga import Saga
 from servicekit import call_context, logs

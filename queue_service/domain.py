@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.position import given_at_ms
-from servicekit.errors import InvalidRequest, NotFound
 
 MAX_USER_ID = 2**63 - 1
 MAX_NUMBER = 2**53
@@ -14,28 +13,6 @@ MAX_NUMBER = 2**53
 
 MAX_NAME = 64
 """Characters of the name of a copy of a room."""
-
-
-class TooManyItems(InvalidRequest):
-    """One call asked for more than MAX_ITEMS."""
-
-
-class MixedRooms(InvalidRequest):
-    """The places of one call belong to several rooms."""
-
-
-class BadLimit(InvalidRequest):
-    """A limit of a room would be negative or too large for Redis to count exactly."""
-
-
-class BadName(InvalidRequest):
-    """The name of a copy of a room is empty or longer than MAX_NAME."""
-
-
-class RoomNotFound(NotFound):
-    """This service runs no room of that name."""
-
-    code = "ROOM_NOT_FOUND"
 
 
 class Refusal(enum.StrEnum):

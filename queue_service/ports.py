@@ -5,15 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from protos.frontrow.queue.v1 import queue_pb2
-from queue_service.domain import (
-    Entry,
-    HandBack,
-    HandBackReply,
-    Place,
-    Refusal,
-    Room,
-    RoomMemory,
-)
+from queue_service.domain import Entry, HandBack, HandBackReply, Place, Refusal, Room, RoomMemory
 from room_view.position import Standing
 
 MAX_BLOCK_MS = 2_000

@@ -16,19 +16,15 @@ from queue_service.domain import (
     MAX_NAME,
     MAX_NUMBER,
     MAX_USER_ID,
-    BadLimit,
-    BadName,
     Entry,
     HandBack,
     HandBackReply,
-    MixedRooms,
     Place,
     Refusal,
     Room,
     RoomMemory,
-    RoomNotFound,
-    TooManyItems,
 )
+from queue_service.errors import BadLimit, BadName, MixedRooms, RoomNotFound, TooManyItems
 from queue_service.ports import QueueStore
 from queue_service.tokens import Signer
 from room_view.position import ENDED, Pacing, Position

@@ -13,7 +13,8 @@ from prometheus_client import Histogram
 
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.limits import MAX_ITEMS
-from queue_service.domain import Place, Room, TooManyItems
+from queue_service.domain import Place, Room
+from queue_service.errors import TooManyItems
 from queue_service.recent_changes import RecentChanges
 from queue_service.watchers import Watchers
 from servicekit.call_interceptor import SlowReader

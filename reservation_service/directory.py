@@ -10,7 +10,8 @@ from cachetools import LRUCache
 
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from reservation_service.best_seats import Hall
-from reservation_service.domain import ScheduleNotFound, Seat, SeatNotFound
+from reservation_service.domain import Seat
+from reservation_service.errors import ScheduleNotFound, SeatNotFound
 from reservation_service.seat_index import Entry, Lease, SeatIndex
 from seat_maps.decoding import IDS_PER_CALL, SeatMapDecoder
 from seat_maps.layout import SeatLayout

@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 
 from reservation_service.domain import (
     Admission,
-    AdmissionEnded,
     Hold,
     HoldTerms,
     IdempotencyKey,
-    PaymentInProgress,
     Remembered,
+    Status,
+)
+from reservation_service.errors import (
+    AdmissionEnded,
+    PaymentInProgress,
     RequestInProgress,
     SeatCoolsDown,
     SeatHeld,
     SeatSold,
-    Status,
     TooManySeatsOfSchedule,
     TooManyUnpaidSeats,
 )

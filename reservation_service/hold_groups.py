@@ -5,7 +5,8 @@ from enum import Enum, auto
 
 from cachetools import TTLCache
 
-from reservation_service.domain import Hold, HoldTerms, Remembered, Reservation, SeatHeld
+from reservation_service.domain import Hold, HoldTerms, Remembered, Reservation
+from reservation_service.errors import SeatHeld
 from reservation_service.ports import GroupFailed, HoldResult, HoldStore, SeatLocks
 from servicekit import call_context
 from servicekit.batching import Batcher

@@ -11,12 +11,11 @@ from reservation_service.domain import (
     HoldTerms,
     IdempotencyKey,
     Remembered,
-    RequestInProgress,
     Reservation,
-    SeatHeld,
     SeatRequest,
     Status,
 )
+from reservation_service.errors import RequestInProgress, SeatHeld
 from reservation_service.hold_decisions import (
     Decisions,
     Facts,

@@ -1,14 +1,11 @@
 """The SQL statements of payments that succeed after their reservation has moved on: its time ran
 out, another payment took its place, or it was removed. See `rows` about times and locks."""
 
-from reservation_service.domain import (
-    Admission,
+from reservation_service.domain import Admission, PaymentOf, PaymentOutcome, Status
+from reservation_service.errors import (
     AdmissionEnded,
     PaymentInProgress,
-    PaymentOf,
-    PaymentOutcome,
     ReservationNotFound,
-    Status,
     UnknownPayment,
 )
 from reservation_service.rows import EXPIRE

@@ -14,12 +14,11 @@ from typing import TypeVar
 from reservation_service.domain import (
     Admission,
     BegunPayment,
-    PaymentInProgress,
     PaymentOf,
     PaymentOutcome,
     PaymentStart,
-    UnknownPayment,
 )
+from reservation_service.errors import PaymentInProgress, UnknownPayment
 from reservation_service.late_payments import (
     ATTEMPTS,
     IS_EARLIER,

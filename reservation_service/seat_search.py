@@ -10,15 +10,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
 from reservation_service.best_seats import Seats, Wish
-from reservation_service.domain import (
-    BestAvailable,
+from reservation_service.domain import BestAvailable, Seat, TakenSeats
+from reservation_service.errors import (
     NotEnoughSeats,
-    Seat,
     SeatCoolsDown,
     SeatHeld,
     SeatSold,
     SingleSeatLeft,
-    TakenSeats,
 )
 from reservation_service.ports import SeatDirectory, SeatMap
 from servicekit import call_context

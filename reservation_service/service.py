@@ -13,25 +13,27 @@ from reservation_service.domain import (
     Hold,
     HoldTerms,
     IdempotencyKey,
-    NotYours,
-    PaymentInProgress,
     PaymentOf,
     PaymentOutcome,
     PaymentStart,
     Reservation,
-    ReservationNotFound,
     Seat,
-    SeatNotFound,
     SeatRequest,
     Status,
     TakenSeats,
-    UnknownPayment,
     begin_result,
     cancellation_error,
     check_admission,
     check_hold_request,
     check_schedules,
     check_seat_count,
+)
+from reservation_service.errors import (
+    NotYours,
+    PaymentInProgress,
+    ReservationNotFound,
+    SeatNotFound,
+    UnknownPayment,
 )
 from reservation_service.hold_groups import HoldGroups
 from reservation_service.ports import (

@@ -3,7 +3,8 @@
 import asyncio
 from decimal import Decimal
 
-from payment_service.domain import Charge, ProviderUnavailable
+from payment_service.domain import Charge
+from payment_service.errors import ProviderUnavailable
 from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
 from servicekit import call_context

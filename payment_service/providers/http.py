@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import pydantic
 
-from payment_service.domain import Charge, ChargeStatus, ProviderRefused, ProviderUnavailable
+from payment_service.domain import Charge, ChargeStatus
+from payment_service.errors import ProviderRefused, ProviderUnavailable
 
 # The 4xx that may succeed later: request timeout, too many requests.
 _TEMPORARY = (408, 429)

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from decimal import Decimal
 
-from payment_service.domain import Charge, ChargeStatus, ProviderUnavailable
+from payment_service.domain import Charge, ChargeStatus
+from payment_service.errors import ProviderUnavailable
 from payment_service.groups import Groups, hasty
 from servicekit.mysql import Database, Row, Statement
 

@@ -11,15 +11,14 @@ import concert_service.service
 from concert_service import domain
 from concert_service.domain import (
     Concert,
-    ConcertNotFound,
     Schedule,
-    ScheduleNotFound,
     Seat,
     from_page_token,
     from_schedules_token,
     to_page_token,
     to_schedules_token,
 )
+from concert_service.errors import ConcertNotFound, ScheduleNotFound
 from concert_service.seat_map_service import SeatMapService
 from concert_service.seed import title
 from concert_service.service import ConcertService

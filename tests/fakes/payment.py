@@ -10,25 +10,25 @@ from decimal import Decimal
 from payment_service.domain import (
     FINAL_FAILURES,
     Admission,
-    AdmissionEnded,
     Attempt,
     Charge,
-    ChargeAmountDiffers,
     ChargeStatus,
     Event,
-    IdempotencyKeyReused,
     Outcome,
     Payment,
-    PaymentInProgress,
     PayOrder,
+    Status,
+)
+from payment_service.errors import (
+    AdmissionEnded,
+    ChargeAmountDiffers,
+    IdempotencyKeyReused,
+    PaymentInProgress,
     RequestInProgress,
     ReservationExpired,
     ReservationNotFound,
-    Status,
 )
-from payment_service.domain import (
-    NotYours as ReservationOfAnother,
-)
+from payment_service.errors import NotYours as ReservationOfAnother
 from servicekit.errors import Unavailable
 
 

@@ -6,13 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from payment_service.domain import (
-    ChargeStatus,
-    Payment,
-    PaymentDeclined,
-    PayOrder,
-    Status,
-)
+from payment_service.domain import ChargeStatus, Payment, PayOrder, Status
+from payment_service.errors import PaymentDeclined
 from payment_service.ports import PaymentProvider, PaymentStore
 from payment_service.recovery import Recovery
 from payment_service.saga import Saga

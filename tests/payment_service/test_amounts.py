@@ -6,15 +6,12 @@ from decimal import Decimal
 import pytest
 from prometheus_client import REGISTRY
 
-from payment_service.domain import (
+from payment_service.domain import ChargeStatus, Payment, PayOrder, Status
+from payment_service.errors import (
     ChargeAmountDiffers,
-    ChargeStatus,
-    Payment,
-    PayOrder,
     ProviderRefused,
     ProviderUnavailable,
     ReservationNotFound,
-    Status,
 )
 from servicekit.errors import Unavailable
 from tests.fakes.payment import FakePaymentStore

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from payment_service.domain import ChargeStatus, PayOrder, ProviderUnavailable, Status
+from payment_service.domain import ChargeStatus, PayOrder, Status
+from payment_service.errors import ProviderUnavailable
 from servicekit.errors import ServiceError, Unavailable
 from tests.fakes.payment import FakePaymentStore
 from tests.payment_service.conftest import Shop

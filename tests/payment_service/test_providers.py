@@ -9,7 +9,8 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from payment_service.domain import Charge, ChargeStatus, ProviderRefused, ProviderUnavailable
+from payment_service.domain import Charge, ChargeStatus
+from payment_service.errors import ProviderRefused, ProviderUnavailable
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
 from payment_service.providers.guarded import GuardedProvider

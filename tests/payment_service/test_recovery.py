@@ -15,12 +15,14 @@ from payment_service.domain import (
     ChargeStatus,
     Outcome,
     Payment,
-    PaymentDeclined,
     PayOrder,
+    Status,
+)
+from payment_service.errors import (
+    PaymentDeclined,
     ProviderRefused,
     ProviderUnavailable,
     ReservationExpired,
-    Status,
 )
 from servicekit.errors import Unavailable
 from tests.fakes.payment import FakePaymentStore

@@ -19,14 +19,8 @@ import pytest
 
 from payment_service import events
 from payment_service.consumers import ReservationEvents
-from payment_service.domain import (
-    Admission,
-    Outcome,
-    Payment,
-    PaymentDeclined,
-    PayOrder,
-    Status,
-)
+from payment_service.domain import Admission, Outcome, Payment, PayOrder, Status
+from payment_service.errors import PaymentDeclined
 from payment_service.outbox import CommittedEvents, OutboxRepository
 from payment_service.providers import sandbox
 from payment_service.providers.sandbox import SandboxProvider

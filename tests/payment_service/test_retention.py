@@ -8,16 +8,8 @@ from decimal import Decimal
 import pytest
 
 from payment_service import events, retention
-from payment_service.domain import (
-    ChargeAmountDiffers,
-    ChargeStatus,
-    Outcome,
-    Payment,
-    PaymentDeclined,
-    PayOrder,
-    ReservationExpired,
-    Status,
-)
+from payment_service.domain import ChargeStatus, Outcome, Payment, PayOrder, Status
+from payment_service.errors import ChargeAmountDiffers, PaymentDeclined, ReservationExpired
 from payment_service.outbox import CommittedEvents
 from payment_service.providers.sandbox import SandboxBook, SandboxProvider
 from payment_service.repository import PaymentRepository

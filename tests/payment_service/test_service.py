@@ -9,22 +9,18 @@ import grpc
 import pytest
 
 from payment_service.consumers import ReservationEvents
-from payment_service.domain import (
-    Admission,
+from payment_service.domain import Admission, ChargeStatus, Payment, PayOrder, Status
+from payment_service.errors import (
     AdmissionEnded,
-    ChargeStatus,
     IdempotencyKeyReused,
     NotYours,
-    Payment,
     PaymentDeclined,
     PaymentInProgress,
     PaymentNotFound,
-    PayOrder,
     ProviderUnavailable,
     RequestInProgress,
     ReservationExpired,
     ReservationNotFound,
-    Status,
 )
 from servicekit import call_context
 from servicekit.errors import InvalidRequest, ServiceError, Unavailable

@@ -10,18 +10,13 @@ from decimal import Decimal
 import pytest
 
 from payment_service import events
-from payment_service.domain import (
-    Admission,
-    Attempt,
+from payment_service.domain import Admission, Attempt, Outcome, Payment, PayOrder, Status
+from payment_service.errors import (
     ChargeAmountDiffers,
     IdempotencyKeyReused,
     NotYours,
-    Outcome,
-    Payment,
     PaymentDeclined,
-    PayOrder,
     RequestInProgress,
-    Status,
 )
 from payment_service.outbox import CommittedEvents, OutboxRepository
 from payment_service.ports import PaymentStore

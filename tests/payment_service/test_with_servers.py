@@ -13,15 +13,12 @@ import pytest
 
 from harness.local.stack import Stack
 from payment_service.consumers import ReservationEvents
-from payment_service.domain import (
-    Admission,
+from payment_service.domain import Admission, Event, PayOrder, Status
+from payment_service.errors import (
     ChargeAmountDiffers,
-    Event,
     NotYours,
     PaymentDeclined,
-    PayOrder,
     ReservationNotFound,
-    Status,
 )
 from payment_service.outbox import SHARDS, CommittedEvents, OutboxRepository, shard_of
 from payment_service.providers import sandbox

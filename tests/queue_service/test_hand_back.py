@@ -1,12 +1,6 @@
 """The contract of giving back a lost epoch, over the fake and over Redis."""
 
-from queue_service.domain import (
-    HandBack,
-    HandBackReply,
-    LostAdmission,
-    Place,
-    Room,
-)
+from queue_service.domain import HandBack, HandBackReply, LostAdmission, Place, Room
 from room_view.position import PlaceState, Standing
 from tests.queue_service.conftest import MakeRoom, RoomHandle
 

@@ -14,17 +14,8 @@ from protos.frontrow.queue.v1 import queue_pb2
 from protos.limits import MAX_ITEMS
 from queue_service import service as service_module
 from queue_service.consumers import PaymentEvents
-from queue_service.domain import (
-    BadLimit,
-    Entry,
-    Limits,
-    MixedRooms,
-    Place,
-    Refusal,
-    Room,
-    RoomNotFound,
-    TooManyItems,
-)
+from queue_service.domain import Entry, Limits, Place, Refusal, Room
+from queue_service.errors import BadLimit, MixedRooms, RoomNotFound, TooManyItems
 from queue_service.service import ADMISSIONS, ADMITTED, WAITING, Entered, QueueService
 from queue_service.tokens import Signer
 from room_view.position import Pacing, PlaceState

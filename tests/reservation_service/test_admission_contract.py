@@ -2,14 +2,8 @@
 
 import pytest
 
-from reservation_service.domain import (
-    Admission,
-    AdmissionEnded,
-    PaymentInProgress,
-    PaymentOutcome,
-    Reservation,
-    Status,
-)
+from reservation_service.domain import Admission, PaymentOutcome, Reservation, Status
+from reservation_service.errors import AdmissionEnded, PaymentInProgress
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest
 from tests.reservation_service.conftest import (

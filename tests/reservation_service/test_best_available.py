@@ -5,15 +5,13 @@ import asyncio
 import pytest
 
 from reservation_service.best_seats import Wish
-from reservation_service.domain import (
-    BestAvailable,
+from reservation_service.domain import BestAvailable, Reservation, Status
+from reservation_service.errors import (
     IdempotencyKeyReused,
     NotEnoughSeats,
-    Reservation,
     SeatCoolsDown,
     SeatHeld,
     SingleSeatLeft,
-    Status,
     TooManySeats,
 )
 from reservation_service.service import ReservationService

@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from reservation_service.best_seats import Wish
-from reservation_service.domain import BestAvailable, Hold, HoldTerms, NotEnoughSeats, Reservation
+from reservation_service.domain import BestAvailable, Hold, HoldTerms, Reservation
+from reservation_service.errors import NotEnoughSeats
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.phase import SESSION
 from reservation_service.ports import HoldResult, SeatLocks

@@ -2,12 +2,8 @@
 
 import pytest
 
-from reservation_service.domain import (
-    Reservation,
-    SeatCoolsDown,
-    SeatHeld,
-    Status,
-)
+from reservation_service.domain import Reservation, Status
+from reservation_service.errors import SeatCoolsDown, SeatHeld
 from reservation_service.service import ReservationService
 from tests.reservation_service.conftest import (
     HOLD_SECONDS,

@@ -19,7 +19,8 @@ from concert_service.servicer import ConcertServicer
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from reservation_service.best_seats import Wish
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
-from reservation_service.domain import ScheduleNotFound, Seat, SeatNotFound
+from reservation_service.domain import Seat
+from reservation_service.errors import ScheduleNotFound, SeatNotFound
 from servicekit import call_context, client
 from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import Unavailable

@@ -10,15 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from reservation_service.domain import (
-    PaymentOutcome,
-    PaymentStart,
-    Reservation,
-    ReservationExpired,
-    ReservationNotFound,
-    SeatHeld,
-    SeatSold,
-)
+from reservation_service.domain import PaymentOutcome, PaymentStart, Reservation
+from reservation_service.errors import ReservationExpired, ReservationNotFound, SeatHeld, SeatSold
 from reservation_service.service import ReservationService
 from servicekit.errors import Conflict, ServiceError
 from servicekit.mysql import Database

@@ -5,17 +5,16 @@ from decimal import Decimal
 
 import pytest
 
-from reservation_service.domain import (
+from reservation_service.domain import Reservation, Status
+from reservation_service.errors import (
     AlreadyPaid,
     NotYours,
     PaymentInProgress,
-    Reservation,
     ReservationExpired,
     ReservationNotFound,
     SeatHeld,
     SeatNotFound,
     SeatSold,
-    Status,
 )
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest

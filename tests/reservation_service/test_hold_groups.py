@@ -15,12 +15,11 @@ from reservation_service.domain import (
     HoldTerms,
     IdempotencyKey,
     Remembered,
-    RequestInProgress,
     Reservation,
     Seat,
-    SeatHeld,
     SeatRequest,
 )
+from reservation_service.errors import RequestInProgress, SeatHeld
 from reservation_service.hold_groups import HoldGroups
 from reservation_service.ports import GroupFailed, HoldResult
 from servicekit.errors import ServiceError, Unavailable

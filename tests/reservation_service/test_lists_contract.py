@@ -4,10 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from reservation_service.domain import (
-    Reservation,
-    Status,
-)
+from reservation_service.domain import Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest
 from tests.reservation_service.conftest import (

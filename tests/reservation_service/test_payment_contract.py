@@ -2,16 +2,14 @@
 
 import pytest
 
-from reservation_service.domain import (
+from reservation_service.domain import PaymentOutcome, Reservation, Status
+from reservation_service.errors import (
     AlreadyPaid,
     NotYours,
     PaymentInProgress,
-    PaymentOutcome,
-    Reservation,
     ReservationExpired,
     ReservationNotFound,
     SeatSold,
-    Status,
     UnknownPayment,
 )
 from reservation_service.service import ReservationService

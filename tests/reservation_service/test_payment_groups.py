@@ -9,17 +9,19 @@ import pytest
 
 from reservation_service.domain import (
     Admission,
-    AdmissionEnded,
-    NotYours,
-    PaymentInProgress,
     PaymentOf,
     PaymentOutcome,
     PaymentStart,
     Reservation,
+    Status,
+)
+from reservation_service.errors import (
+    AdmissionEnded,
+    NotYours,
+    PaymentInProgress,
     ReservationExpired,
     ReservationNotFound,
     SeatHeld,
-    Status,
     UnknownPayment,
 )
 from reservation_service.phase import SESSION

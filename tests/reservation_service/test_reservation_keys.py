@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from reservation_service.domain import (
-    IdempotencyKeyReused,
-    Reservation,
-    SeatHeld,
-    SeatNotFound,
-    SeatSold,
-    Status,
-)
+from reservation_service.domain import Reservation, Status
+from reservation_service.errors import IdempotencyKeyReused, SeatHeld, SeatNotFound, SeatSold
 from reservation_service.service import ReservationService
 from tests.fakes.reservation import FakeSeatDirectory, FakeSeatLocks, UselessLocks
 from tests.reservation_service.conftest import (

@@ -10,17 +10,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from reservation_service.domain import (
-    Admission,
+from reservation_service.domain import Admission, PaymentOf, PaymentOutcome, Reservation, Status
+from reservation_service.errors import (
     AdmissionEnded,
     PaymentInProgress,
-    PaymentOf,
-    PaymentOutcome,
     RequestInProgress,
-    Reservation,
     ReservationExpired,
     SeatHeld,
-    Status,
 )
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.payment_repository import PaymentRepository

@@ -3,7 +3,8 @@
 import pytest
 
 from reservation_service import service as service_module
-from reservation_service.domain import PaymentOutcome, Reservation, ReservationNotFound, Status
+from reservation_service.domain import PaymentOutcome, Reservation, Status
+from reservation_service.errors import ReservationNotFound
 from reservation_service.service import ReservationService
 from tests.reservation_service.conftest import (
     RealReservationStore,

@@ -5,16 +5,14 @@ from decimal import Decimal
 
 import pytest
 
-from reservation_service.domain import (
-    Admission,
+from reservation_service.domain import Admission, Reservation, Status
+from reservation_service.errors import (
     AdmissionEnded,
     PaymentInProgress,
-    Reservation,
     SeatCoolsDown,
     SeatHeld,
     SeatNotFound,
     SeatSold,
-    Status,
     TooManySeats,
 )
 from reservation_service.service import ReservationService

@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from reservation_service.best_seats import Wish
-from reservation_service.domain import (
-    BestAvailable,
+from reservation_service.domain import BestAvailable, Seat, TakenSeats
+from reservation_service.errors import (
     NotEnoughSeats,
     ScheduleNotFound,
-    Seat,
     SeatCoolsDown,
     SeatHeld,
     SeatSold,
     SingleSeatLeft,
-    TakenSeats,
     TooManySeats,
 )
 from reservation_service.seat_search import ATTEMPTS, SeatSearch

@@ -11,11 +11,13 @@ from reservation_service.domain import (
     IdempotencyKey,
     Remembered,
     Reservation,
+    SeatRequest,
+    Status,
+)
+from reservation_service.errors import (
     SeatCoolsDown,
     SeatHeld,
-    SeatRequest,
     SeatSold,
-    Status,
     TooManySeatsOfSchedule,
     TooManyUnpaidSeats,
 )

@@ -10,10 +10,9 @@ from reservation_service.domain import (
     PaymentOutcome,
     PaymentStart,
     Reservation,
-    ReservationNotFound,
     Status,
-    UnknownPayment,
 )
+from reservation_service.errors import ReservationNotFound, UnknownPayment
 from servicekit.errors import ServiceError
 from tests.fakes.reservation.state import State
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from reservation_service.best_seats import Hall
-from reservation_service.domain import ScheduleNotFound, Seat, SeatNotFound
+from reservation_service.domain import Seat
+from reservation_service.errors import ScheduleNotFound, SeatNotFound
 
 SEATS_PER_SCHEDULE = 150
 HALL = Hall(

@@ -3,15 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from reservation_service.domain import (
-    Admission,
-    AdmissionEnded,
-    IdempotencyKey,
-    PaymentInProgress,
-    Remembered,
-    Reservation,
-    Status,
-)
+from reservation_service.domain import Admission, IdempotencyKey, Remembered, Reservation, Status
+from reservation_service.errors import AdmissionEnded, PaymentInProgress
 
 
 class State:
