@@ -1,4 +1,4 @@
-"""Concerts, schedules and seats, and their errors."""
+"""Concerts, schedules and seats, and the tokens of their pages."""
 
 import base64
 from collections.abc import Sequence

@@ -54,9 +54,8 @@ class RepublishRepository:
 
         Selects by `driven_until`, which has an index. A payment ends before its `driven_until`, so
         none that ended in time is left out. Some earlier ones are included, because `driven_until`
-        lies in the future by a lease, or by a pause of at most five minutes. Failures come first,
-        since a reservation's success follows them; within a status the newest come first, since
-        their events are the likeliest to be missing.
+        lies in the future by a lease, or by a pause of at most five minutes. They come in the order
+        of the index; the relay sends their events in the order of the payments.
         """
         async with self._database.connection() as connection:
             rows = await connection.fetch_all(
