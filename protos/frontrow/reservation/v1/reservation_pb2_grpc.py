@@ -28,8 +28,8 @@ if _version_not_supported:
 class ReservationServiceStub:
     """Knows who has which seat, and until when. The only writer of seat availability.
 
-    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
-    to repeat; Reserve is safe to repeat with an idempotency key only.
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve
+    and HoldSeats are safe to repeat; these two are with an idempotency key only.
     """
 
     def __init__(self, channel):
@@ -93,8 +93,8 @@ class ReservationServiceStub:
 class ReservationServiceServicer:
     """Knows who has which seat, and until when. The only writer of seat availability.
 
-    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
-    to repeat; Reserve is safe to repeat with an idempotency key only.
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve
+    and HoldSeats are safe to repeat; these two are with an idempotency key only.
     """
 
     def Reserve(self, request, context):
@@ -102,9 +102,10 @@ class ReservationServiceServicer:
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
         SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
-        used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
-        PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
-        the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+        used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD,
+        TOO_MANY_SEATS (the user has as many seats as the metadata `limit` allows). With an admission
+        also PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid,
+        so the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
         to a request for another seat) and IN_PROGRESS (the first request with this key has not
         finished).
         """
@@ -279,8 +280,8 @@ def add_ReservationServiceServicer_to_server(servicer, server):
 class ReservationService:
     """Knows who has which seat, and until when. The only writer of seat availability.
 
-    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
-    to repeat; Reserve is safe to repeat with an idempotency key only.
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve
+    and HoldSeats are safe to repeat; these two are with an idempotency key only.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class ReservationServiceStub:
     """Knows who has which seat, and until when. The only writer of seat availability.
 
-    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
-    to repeat; Reserve is safe to repeat with an idempotency key only.
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve
+    and HoldSeats are safe to repeat; these two are with an idempotency key only.
     """
 
     @_typing.overload
@@ -42,9 +42,10 @@ class ReservationServiceStub:
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
     SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
-    used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
-    PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
-    the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+    used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD,
+    TOO_MANY_SEATS (the user has as many seats as the metadata `limit` allows). With an admission
+    also PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid,
+    so the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
     to a request for another seat) and IN_PROGRESS (the first request with this key has not
     finished).
     """
@@ -120,8 +121,8 @@ class ReservationServiceStub:
 class ReservationServiceAsyncStub(ReservationServiceStub):
     """Knows who has which seat, and until when. The only writer of seat availability.
 
-    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
-    to repeat; Reserve is safe to repeat with an idempotency key only.
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve
+    and HoldSeats are safe to repeat; these two are with an idempotency key only.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -130,9 +131,10 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
 
     Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
     SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
-    used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
-    PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
-    the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+    used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD,
+    TOO_MANY_SEATS (the user has as many seats as the metadata `limit` allows). With an admission
+    also PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid,
+    so the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
     to a request for another seat) and IN_PROGRESS (the first request with this key has not
     finished).
     """
@@ -207,8 +209,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
 class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Knows who has which seat, and until when. The only writer of seat availability.
 
-    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve are safe
-    to repeat; Reserve is safe to repeat with an idempotency key only.
+    Every RPC may also fail with UNAVAILABLE or TIMEOUT. After either, all RPCs but Reserve
+    and HoldSeats are safe to repeat; these two are with an idempotency key only.
     """
 
     @_abc_1.abstractmethod
@@ -221,9 +223,10 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Reasons: INVALID_REQUEST (an id below 1, or a key longer than 255 characters), SEAT_NOT_FOUND,
         SEAT_HELD (by any user, including this one; with `retry_after` in the metadata: this user has
-        used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD. With an admission also
-        PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid, so
-        the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
+        used up the time of a hold and may hold the seat again in so many seconds), SEAT_SOLD,
+        TOO_MANY_SEATS (the user has as many seats as the metadata `limit` allows). With an admission
+        also PAYMENT_IN_PROGRESS (one of its reservations is being paid) and TOKEN_EXPIRED (one is paid,
+        so the admission has ended). With an idempotency key also IDEMPOTENCY_KEY_REUSED (the key belongs
         to a request for another seat) and IN_PROGRESS (the first request with this key has not
         finished).
         """
