@@ -5,6 +5,7 @@ from datetime import UTC
 from enum import Enum, auto
 
 from reservation_service import hold_statements as sql
+from reservation_service import lone_hold
 from reservation_service.domain import (
     Admission,
     Hold,
@@ -172,6 +173,11 @@ async def _hold_unread(
     """Holds all seats in one trip. Raises MissingValue or DuplicateKey, inside a transaction, if
     an item needs a decision."""
     granted = [Granted(index, hold, terms.hold_seconds) for index, hold in enumerate(holds)]
+    if len(holds) == 1 and len(holds[0].seats) <= lone_hold.MAX_SEATS:
+        (header,) = await connection.run_program(
+            *lone_hold.hold_alone(holds[0], terms), lock_wait_seconds=sql.PATIENCE_SECONDS
+        )
+        return list(_made(granted, header).values())
     write = _write(granted, if_decided=True)
     done = await connection.execute_together(
         ("BEGIN",),

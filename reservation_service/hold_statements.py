@@ -11,7 +11,8 @@ from servicekit.mysql import Statement
 # A statement of a group waits for a lock for this many seconds (MariaDB counts whole ones), a
 # thousand times what a transaction takes: a row that stays locked for longer concerns one item,
 # which is then done alone.
-PATIENCE = "SET STATEMENT innodb_lock_wait_timeout = 1 FOR "
+PATIENCE_SECONDS = 1
+PATIENCE = f"SET STATEMENT innodb_lock_wait_timeout = {PATIENCE_SECONDS} FOR "
 # A locked row of a key belongs to a request that is in progress.
 NO_PATIENCE = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
 

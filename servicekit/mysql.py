@@ -135,6 +135,27 @@ class Connection:
         sql = ";".join([self._connection.format(sql, values) for sql, *values in statements])
         return await self._query(sql, call_context.remaining(self._query_timeout))
 
+    async def run_program(self, sql: str, *values: Any, lock_wait_seconds: int) -> list[Result]:
+        """Runs a compound statement, BEGIN NOT ATOMIC … END, which has a ? for each value (no list
+        among them); returns the results of its queries. If one of its statements fails, also
+        because it has waited so long for a lock, those after it are not run.
+
+        The server parses it once for each connection, in a round trip of its own, and keeps it: for
+        a few programs whose text is always the same.
+        """
+        names = self._connection.programs
+        name = names.get(sql)
+        if name is None:
+            name = f"program_{len(names)}"
+            await self.execute(f"PREPARE {name} FROM %s", sql)
+            names[sql] = name
+        marks = ",".join(["%s"] * len(values))
+        execute = (
+            f"SET STATEMENT innodb_lock_wait_timeout = {lock_wait_seconds:d} FOR"
+            f" EXECUTE {name} USING {marks}"
+        )
+        return (await self.execute_together((execute, *values)))[:-1]
+
     async def _query(self, sql: str, timeout: float) -> list[Result]:
         async with asyncio.timeout(timeout):
             try:

@@ -60,9 +60,11 @@ class Result:
 
 
 class MysqlConnection:
-    """One connection, for one caller at a time."""
+    """One connection, for one caller at a time. `programs` are the names of the statements that
+    the server has prepared for it, by their texts."""
 
     def __init__(self, connection: Any) -> None:
+        self.programs: dict[str, str] = {}
         self._connection = connection
         self._received = b""
         self._position = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reservation_service import hold_repository
+from reservation_service import hold_repository, lone_hold
 from reservation_service.domain import (
     Hold,
     HoldTerms,
@@ -233,17 +233,31 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> Trips:
 async def test_a_hold_without_contention_is_one_trip(
     real_store: RealReservationStore, trips: Trips, seats: int, key: str
 ) -> None:
+    # The first one of a connection also sends the program.
+    await real_store.hold_group([hold_of(*new_seats(seats), key=key)], TERMS)
     user = next(ids)
+    trips.sent.clear()
     for keys in (key, key and "another"):  # of a new user, then of a known one
         hold = hold_of(*new_seats(seats), user=user, key=keys)
         (held,) = await real_store.hold_group([hold], TERMS)
         assert len(trips) == 1
-        assert trips.sent.pop().count("COMMIT") == 1
+        assert "EXECUTE" in trips.sent[0]
         assert isinstance(held, Reservation)
         read = await real_store.get(held.id)
         assert read is not None
         assert replace(read, read_at=held.read_at) == held
         trips.sent.clear()
+
+
+async def test_the_largest_set_is_held_without_a_program(
+    real_store: RealReservationStore, trips: Trips
+) -> None:
+    seats = lone_hold.MAX_SEATS + 1
+    terms = replace(TERMS, max_unpaid_seats=seats, max_seats_per_schedule=0)
+    (held,) = await real_store.hold_group([hold_of(*new_seats(seats))], terms)
+    assert isinstance(held, Reservation)
+    assert len(trips) == 1
+    assert trips.sent[0].count("COMMIT") == 1
 
 
 async def test_groups_take_few_trips(real_store: RealReservationStore, trips: Trips) -> None:

@@ -242,6 +242,58 @@ async def test_execute_together_runs_nothing_after_an_error(database: Database) 
     assert len(database._idle) == 1
 
 
+_PROGRAM = """
+BEGIN NOT ATOMIC
+    DECLARE row_id INT DEFAULT ?; DECLARE value INT DEFAULT ?;
+    START TRANSACTION;
+    SELECT id, amount, 'a;b' AS text FROM pool_test WHERE id = row_id;
+    UPDATE pool_test SET amount = value WHERE id = row_id;
+    SELECT amount FROM pool_test WHERE id = row_id;
+    COMMIT;
+END
+"""
+
+
+async def test_a_program_returns_the_results_of_its_queries(database: Database) -> None:
+    async def run(connection: Connection, value: int) -> list[int]:
+        first, second = await connection.run_program(_PROGRAM, 1, value, lock_wait_seconds=1)
+        assert first.rows[0].text == "a;b"
+        return [first.rows[0].amount, second.rows[0].amount]
+
+    async with database.connection() as one, database.connection() as other:
+        await one.execute("UPDATE pool_test SET amount = 100")
+        assert await run(one, 7) == [100, 7]
+        assert await run(one, 8) == [7, 8]
+        assert await run(other, 9) == [8, 9]  # each connection has its own
+        await other.execute("ALTER TABLE pool_test ADD COLUMN new INT FIRST")
+        assert await run(one, 10) == [9, 10]
+        await other.execute("ALTER TABLE pool_test DROP COLUMN new")
+        assert await run(one, 100) == [10, 100]
+
+
+async def test_a_program_ends_at_an_error_inside_its_transaction(database: Database) -> None:
+    async with database.connection() as connection:
+        for _ in range(2):
+            with pytest.raises(DatabaseError):  # the CHECK of the table
+                await connection.run_program(_PROGRAM, 1, -1, lock_wait_seconds=1)
+            assert not connection._connection.reusable
+            await connection.execute("ROLLBACK")
+        with pytest.raises(DatabaseError):
+            await connection.run_program("BEGIN NOT ATOMIC nonsense ?", 1, lock_wait_seconds=1)
+        await connection.run_program(_PROGRAM, 1, 100, lock_wait_seconds=1)
+
+
+async def test_a_program_waits_for_a_lock_as_long_as_it_may(database: Database) -> None:
+    async with database.transaction() as first:
+        await first.execute("UPDATE pool_test SET amount = 100 WHERE id = 2")
+        async with database.connection() as second:
+            with pytest.raises(LockTimeout):
+                await second.run_program(_PROGRAM, 2, 1, lock_wait_seconds=0)
+            await second.execute("ROLLBACK")
+            row = await second.fetch_one("SELECT @@innodb_lock_wait_timeout")
+            assert row == (2,)
+
+
 async def test_execute_transaction_is_retried_after_a_deadlock(
     database: Database,
 ) -> None:
