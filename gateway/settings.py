@@ -200,9 +200,8 @@ class Settings(BaseSettings):
     """How long a seat map is cached, in seconds. The contract allows 1."""
 
     schedules_ttl_seconds: float = Field(default=5.0, ge=0, le=60)
-    """How long a schedule's status (AVAILABLE or SOLD_OUT) is cached, in seconds. Reading it
-    counts the sold seats of all dates of a concert: at 1 s, 100 concerts under constant load took
-    a third of two cores."""
+    """How long a schedule's status (AVAILABLE or SOLD_OUT) is cached, in seconds. Concerts that
+    people ask for are counted again before, with up to 1,000 dates in one call."""
 
     facts_ttl_seconds: float = Field(default=30.0, ge=0)
     """How long concerts, dates, seat numbers and prices are cached, in seconds; never beyond

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -14,15 +14,17 @@ from gateway.access_guard import AccessGuard
 from gateway.caching import LoadingCache
 from gateway.clients import Clients
 from gateway.errors import FieldError, InvalidFields
+from gateway.granian_worker import PART_BYTES
+from gateway.recent import Recent
 from gateway.requests import Id, path_id
 from gateway.responses import JsonResponse
 from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
 from gateway.routing import Parameter, Returns, Route
+from gateway.schedules import Schedules
 from gateway.seat_maps import FormattedSeats, SeatMaps
 from gateway.settings import Settings
 from gateway.taken_seats import TakenSeats
 from protos.frontrow.concert.v1 import concert_pb2
-from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.client import call
 from servicekit.clock import seconds_to_midnight
 from servicekit.rpc_errors import RemoteError
@@ -30,24 +32,19 @@ from servicekit.rpc_errors import RemoteError
 _MAX_PAGE_SIZE = 100
 _MAX_PAGE_TOKEN_LENGTH = 256
 _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
-# The most that one call to a service lists or asks for: their limits.
-_ROWS_PER_PAGE = 5_000
-_SCHEDULES_PER_COUNT = 1_000
 # What the caches may hold, in bytes, so that neither many small entries nor a few dates of a
-# stadium take the memory of the gateway: 250 pages of concerts, the dates of 200 concerts and the
-# states of those of 400 (100 dates each), the seats of 25,000 dates in halls that they share, and
-# 1,200 seat maps (150 seats each). The last ones matter most: everybody who shops loads seat maps
-# again and again.
+# stadium take the memory of the gateway: 250 pages of concerts, the seats of 25,000 dates in halls
+# that they share, and 800 seat maps (150 seats each) with taken seats.
 _PAGES_BYTES = 2_000_000
-_DATES_BYTES = 4_000_000
-_SCHEDULES_BYTES = 3_000_000
 _SEAT_FACTS_BYTES = 14_000_000
-_SEAT_MAPS_BYTES = 12_000_000
+_SEAT_MAPS_BYTES = 8_000_000
+# And so many seat maps without taken seats, those that are answered at once: 4 MB of 150 seats
+# each, at most 6.6 MB.
+_UNTOUCHED = 400
 # A seat map of this size takes 0.2 ms to format.
 _FORMATTED_BYTES = 100_000
-# Measured: what an entry takes beside its content, and what a date takes.
+# Measured: what an entry takes beside its content.
 _ENTRY_BYTES = 500
-_DATE_BYTES = 180
 
 _PAGE_SIZE = Parameter(
     "pageSize", "query", Annotated[int, Field(ge=1, le=_MAX_PAGE_SIZE)], "Concerts per page."
@@ -57,12 +54,6 @@ _CONCERT_ID = Parameter("concertId", "path", Id, "The id of a concert.", require
 _SCHEDULE_ID = Parameter("scheduleId", "path", Id, "The id of a concert's date.", required=True)
 
 Key = TypeVar("Key", bound=Hashable)
-
-
-class _Date(NamedTuple):
-    id: int
-    date: str
-    seat_count: int
 
 
 class ConcertRoutes:
@@ -76,14 +67,12 @@ class ConcertRoutes:
         limit = seconds_to_midnight
         facts_ttl = settings.facts_ttl_seconds
         self._pages = LoadingCache[tuple[int, str], bytes](facts_ttl, _PAGES_BYTES, limit, _bytes)
-        self._dates = LoadingCache[int, Sequence[_Date]](
-            facts_ttl,
-            _DATES_BYTES,
-            limit,
-            lambda dates: _ENTRY_BYTES + _DATE_BYTES * len(dates),
-        )
-        self._schedules = LoadingCache[int, bytes](
-            settings.schedules_ttl_seconds, _SCHEDULES_BYTES, limit, _bytes
+        self._schedules = Schedules(
+            clients,
+            facts_ttl=facts_ttl,
+            ttl=settings.schedules_ttl_seconds,
+            budget=self._budget,
+            limit=limit,
         )
         self._seat_maps = SeatMaps(
             self._get_seat_maps,
@@ -101,6 +90,8 @@ class ConcertRoutes:
         self._seats = LoadingCache[int, bytes](
             settings.seats_ttl_seconds, _SEAT_MAPS_BYTES, limit, _bytes
         )
+        # What was formatted, and the body.
+        self._untouched = Recent[int, tuple[FormattedSeats, bytes]](facts_ttl, _UNTOUCHED)
 
     def routes(self) -> Sequence[Route]:
         """Returns the declarations."""
@@ -109,7 +100,7 @@ class ConcertRoutes:
                 method="GET",
                 path="/concerts",
                 handler=self.concerts,
-                immediate=partial(self._from_cache, self._pages, _page),
+                immediate=partial(self._from_cache, self._pages.cached, _page),
                 operation_id="listConcerts",
                 tag="concerts",
                 parameters=(_PAGE_SIZE, _PAGE_TOKEN, TOKEN),
@@ -120,7 +111,7 @@ class ConcertRoutes:
                 method="GET",
                 path="/concerts/{concertId}/schedules",
                 handler=self.schedules,
-                immediate=partial(self._from_cache, self._schedules, _concert_id),
+                immediate=partial(self._from_cache, self._schedules.cached, _concert_id),
                 operation_id="listSchedules",
                 tag="concerts",
                 parameters=(_CONCERT_ID, TOKEN),
@@ -150,9 +141,7 @@ class ConcertRoutes:
         """Lists the upcoming dates of a concert. A date is SOLD_OUT when every seat is sold."""
         await self._guard.require_admission(request)
         concert_id = _concert_id(request)
-        return JsonResponse(
-            await self._schedules.get(concert_id, lambda: self._load_schedules(concert_id))
-        )
+        return JsonResponse(await self._schedules.get(concert_id))
 
     async def seats(self, request: Request) -> Response:
         """Lists every seat of a date, in seat order. The list is at most one second old."""
@@ -176,21 +165,32 @@ class ConcertRoutes:
 
     def _known_seats(self, schedule_id: int) -> bytes | None:
         """Returns the seats of a date if nothing has to be loaded."""
-        body = self._seats.cached(schedule_id)
-        if body is None and self._taken_seats.is_untouched(schedule_id):
+        if self._taken_seats.is_untouched(schedule_id):
             seats = self._seat_maps.cached(schedule_id)
-            # The JSON of a large hall is worth keeping.
             if seats is not None and len(seats.format) < _FORMATTED_BYTES:
-                body = seats.to_json()
+                return self._untouched_seats(schedule_id, seats)
+        return self._seats.cached(schedule_id)
+
+    def _untouched_seats(self, schedule_id: int, seats: FormattedSeats) -> bytes:
+        known = self._untouched.get(schedule_id)
+        # The facts may have changed since.
+        if known is not None and known[0] is seats:
+            return known[1]
+        body = seats.to_json()
+        if len(body) <= PART_BYTES:
+            self._untouched.put(schedule_id, (seats, body))
         return body
 
     def _from_cache(
-        self, cache: LoadingCache[Key, bytes], read_key: Callable[[Request], Key], request: Request
+        self,
+        cached: Callable[[Key], bytes | None],
+        read_key: Callable[[Request], Key],
+        request: Request,
     ) -> Response | None:
         """Answers if the place is admitted for certain and nothing has to be loaded."""
         if not self._guard.is_admitted_now(request):
             return None
-        body = cache.cached(read_key(request))
+        body = cached(read_key(request))
         return None if body is None else JsonResponse(body)
 
     async def _load_page(self, page_size: int, page_token: str) -> bytes:
@@ -212,44 +212,6 @@ class ConcertRoutes:
         if response.next_page_token:
             body["nextPageToken"] = response.next_page_token
         return to_json(body)
-
-    async def _load_schedules(self, concert_id: int) -> bytes:
-        dates = await self._dates.get(concert_id, lambda: self._load_dates(concert_id))
-        sold: dict[int, int] = {}
-        for start in range(0, len(dates), _SCHEDULES_PER_COUNT):
-            some = dates[start : start + _SCHEDULES_PER_COUNT]
-            response = await call(
-                self._clients.reservation.CountSoldSeats,
-                reservation_pb2.CountSoldSeatsRequest(schedule_ids=[date.id for date in some]),
-                budget=self._budget,
-            )
-            sold.update(response.sold_by_schedule)
-        return to_json(
-            {
-                "schedules": [
-                    {
-                        "id": date.id,
-                        "date": date.date,
-                        "status": "SOLD_OUT"
-                        if sold.get(date.id, 0) >= date.seat_count
-                        else "AVAILABLE",
-                    }
-                    for date in dates
-                ]
-            }
-        )
-
-    async def _load_dates(self, concert_id: int) -> Sequence[_Date]:
-        # By id, because a service of the version before this one answers every page with all.
-        dates: dict[int, _Date] = {}
-        request = concert_pb2.ListSchedulesRequest(concert_id=concert_id, page_size=_ROWS_PER_PAGE)
-        while True:
-            page = await call(self._clients.concert.ListSchedules, request, budget=self._budget)
-            for date in page.schedules:
-                dates[date.id] = _Date(date.id, date.date, date.seat_count)
-            if not page.next_page_token:
-                return list(dates.values())
-            request.page_token = page.next_page_token
 
     async def _load_seats(self, seats: FormattedSeats) -> bytes:
         taken = await self._taken_seats.get(seats.seat_map.schedule_id)

@@ -176,8 +176,9 @@ async def _fill() -> list[object]:
     for number in range(1_500):
         seats = await concerts._seat_maps.get(number)
         await concerts._seats.get(number, partial(concerts._load_seats, seats))
+        concerts._untouched_seats(number, seats)
     for number in range(1_000):
-        await concerts._schedules.get(number, partial(concerts._load_schedules, number))
+        await concerts._schedules.get(number)
     for number in range(8_000):  # small pages: mostly what an entry takes by itself
         token = f"eyJpZCI6{number}"
         await concerts._pages.get((100, token), partial(concerts._load_page, 100, token))

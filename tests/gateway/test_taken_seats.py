@@ -169,3 +169,27 @@ async def test_seat_maps_of_untouched_dates_need_no_call_and_show_a_hold_within_
         assert time.monotonic() < held + 1.05
         await asyncio.sleep(0.01)
     assert await statuses(11) == ["AVAILABLE", "HELD", "AVAILABLE"]
+
+
+async def test_the_body_that_is_kept_of_an_untouched_date_follows_the_facts(
+    open_gateway: OpenGateway, services: Services
+) -> None:
+    client = await open_gateway(seats_ttl_seconds=1, facts_ttl_seconds=0.3)
+    headers = {"X-Access-Token": services.token()}
+
+    async def prices(schedule_id: int) -> list[str]:
+        response = await client.get(f"/concerts/schedules/{schedule_id}/seats", headers=headers)
+        return [seat["price"] for seat in response.json()["seats"]]
+
+    before = await prices(11)
+    await prices(12)  # the second call tells that 11 is untouched
+    for _ in range(2):
+        assert await prices(11) == before
+    for seat in services.concerts.seats:
+        if seat.schedule_id == 11:
+            seat.price = "1.23"
+    changed = time.monotonic()
+    while await prices(11) == before:
+        assert time.monotonic() < changed + 2
+        await asyncio.sleep(0.02)
+    assert await prices(11) == ["1.23"] * len(before)
