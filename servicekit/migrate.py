@@ -22,6 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import ResolutionError
 
+from servicekit.mysql import SQL_MODE
 from servicekit.mysql_errors import treatment
 
 LOCK_WAIT_SECONDS = 60
@@ -44,7 +45,9 @@ def migrate(service: str, mysql_url: str, *, expand: bool = False) -> bool:
         "version_locations", str(Path(package.__path__[0]).resolve() / "migrations")
     )
     engine = sqlalchemy.create_engine(
-        mysql_url.replace("mysql://", "mysql+pymysql://", 1) + "?charset=utf8mb4"
+        mysql_url.replace("mysql://", "mysql+pymysql://", 1) + "?charset=utf8mb4",
+        # Triggers keep the mode in which they were created.
+        connect_args={"init_command": f"SET sql_mode = '{SQL_MODE}'"},
     )
     lock = f"frontrow-migrate-{engine.url.database}"
     try:

@@ -36,6 +36,12 @@ from servicekit.mysql_protocol import Row as Row
 
 log = logs.get(__name__)
 
+# The default of MariaDB 10.11, whatever the server's: statements count on its errors. Without a
+# strict mode, the rows of a longer INSERT store 0 in place of a NULL that must stop it.
+SQL_MODE = (
+    "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION"
+)
+
 # SQL and its values, one for each %s.
 Statement = tuple[Any, ...]
 
@@ -223,6 +229,7 @@ class Database:
             # Times in UTC whatever the server's zone; reads see what others have committed.
             "init_command": (
                 "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED',"
+                f" sql_mode = '{SQL_MODE}',"
                 # A statement that timed out here must not wait on in the server.
                 f" innodb_lock_wait_timeout = {max(1, int(query_timeout))}"
                 + "".join(f", {name} = {value:d}" for name, value in (session or {}).items())

@@ -3,11 +3,12 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any
 
 import pytest
 
+from harness.local.stack import Stack
 from reservation_service.domain import Reservation, Status
 from reservation_service.phase import SESSION
 from reservation_service.service import ReservationService
@@ -31,6 +32,20 @@ async def services(mysql_urls: dict[str, str]) -> AsyncIterator[list[Reservation
             make_service(RealReservationStore(database), locks=UselessLocks(), **LIMITS)
             for database in (one, two)
         ]
+
+
+@pytest.fixture
+def lenient_server(servers: Stack) -> Iterator[None]:
+    """A server that stores 0 in place of a NULL, and cuts what is too long, unless told not to."""
+    with servers.mariadb.administrator() as cursor:
+        cursor.execute("SELECT @@global.sql_mode")
+        row = cursor.fetchone()
+        assert row is not None
+        cursor.execute("SET GLOBAL sql_mode = ''")
+        try:
+            yield
+        finally:
+            cursor.execute("SET GLOBAL sql_mode = %s", row)
 
 
 async def outcomes(calls: list[Awaitable[Reservation]]) -> list[Reservation | ServiceError]:
@@ -223,3 +238,18 @@ async def test_a_payment_that_frees_the_limit_of_its_user(
         held = [r for r in results if isinstance(r, Reservation)]
         assert 2 <= len(held) <= 6  # of a schedule
         assert await real_store.stored(bought.id) == Status.CONFIRMED
+
+
+@pytest.mark.usefixtures("lenient_server")
+async def test_a_lenient_server_sells_no_seat_twice(
+    services: list[ReservationService], database: Database
+) -> None:
+    """Not to a group, whose statements insert several rows."""
+    seats = new_seats(4)
+    held = [await services[0].hold_seats(next(ids), [seat], "") for seat in seats[:2]]
+    results = await outcomes(
+        [services[1].hold_seats(next(ids), [seat], "") for seat in reversed(seats)]
+    )
+    assert kinds(results) == {"held": 2, "SEAT_HELD": 2}
+    held += [result for result in results if isinstance(result, Reservation)]
+    await assert_sets_are_whole(database, held[0].schedule_id, held)
