@@ -49,8 +49,26 @@ class Seat:
     price: Decimal
 
 
+class _OfSeats:
+    """What belongs to seats of one schedule, at least one."""
+
+    __slots__ = ()
+
+    seats: tuple[Seat, ...]
+
+    @property
+    def schedule_id(self) -> int:
+        """The schedule of all seats."""
+        return self.seats[0].schedule_id
+
+    @property
+    def price(self) -> Decimal:
+        """The total price of the seats."""
+        return sum((seat.price for seat in self.seats), start=Decimal(0))
+
+
 @dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(_OfSeats):
     """A reservation as it was stored at `read_at` of the database's clock. Times are UTC.
 
     It is one thing with its `seats`, which are at least one, of one schedule, in the order of
@@ -66,16 +84,6 @@ class Reservation:
     lapses_at: datetime
     payment_id: int
     read_at: datetime
-
-    @property
-    def schedule_id(self) -> int:
-        """The schedule of all seats."""
-        return self.seats[0].schedule_id
-
-    @property
-    def price(self) -> Decimal:
-        """The total price of the seats."""
-        return sum((seat.price for seat in self.seats), start=Decimal(0))
 
     @property
     def status(self) -> Status:
@@ -166,7 +174,7 @@ class BestAvailable:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(_OfSeats):
     """A hold that a user wants: all of `seats`, or none. They are of one schedule, each once, in
     the order of their ids. `request` is compared if there is a `key`."""
 
@@ -175,16 +183,6 @@ class Hold:
     request: SeatRequest
     key: IdempotencyKey | None = None
     admission: Admission | None = None
-
-    @property
-    def schedule_id(self) -> int:
-        """The schedule of all seats."""
-        return self.seats[0].schedule_id
-
-    @property
-    def price(self) -> Decimal:
-        """The total price of the seats."""
-        return sum((seat.price for seat in self.seats), start=Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Converts between frontrow.reservation.v1 messages and the domain."""
 
 import asyncio
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
@@ -29,6 +30,12 @@ Response = TypeVar(
     reservation_pb2.CancelReservationResponse,
     reservation_pb2.BeginPaymentResponse,
 )
+# The result of one item: a reservation or an error.
+Result = TypeVar(
+    "Result",
+    reservation_pb2.HoldSeatsResponse.Result,
+    reservation_pb2.BeginPaymentsResponse.Result,
+)
 
 
 class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
@@ -50,7 +57,9 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
     ) -> reservation_pb2.HoldSeatsResponse:
         _check_items(len(request.items))
         results = await asyncio.gather(*map(self._hold, request.items), return_exceptions=True)
-        return reservation_pb2.HoldSeatsResponse(results=map(_hold_result, results))
+        return reservation_pb2.HoldSeatsResponse(
+            results=_results(reservation_pb2.HoldSeatsResponse.Result, results)
+        )
 
     async def _hold(self, item: reservation_pb2.HoldSeatsRequest.Item) -> Reservation:
         key, admission = item.idempotency_key, _admission(item)
@@ -134,33 +143,22 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
             for item in request.items
         ]
         results = await self._service.begin_payments(starts)
-        return reservation_pb2.BeginPaymentsResponse(results=map(_begin_result, results))
-
-
-def _hold_result(
-    result: Reservation | BaseException,
-) -> reservation_pb2.HoldSeatsResponse.Result:
-    if isinstance(result, Exception):
-        return reservation_pb2.HoldSeatsResponse.Result(
-            error=reservation_pb2.ItemError(**to_item_error(result))
+        return reservation_pb2.BeginPaymentsResponse(
+            results=_results(reservation_pb2.BeginPaymentsResponse.Result, results)
         )
-    if isinstance(result, BaseException):  # such as a cancellation, which ends the call
-        raise result
-    return reservation_pb2.HoldSeatsResponse.Result(
-        reservation=_response(reservation_pb2.Reservation, result)
-    )
 
 
-def _begin_result(
-    result: Reservation | Exception,
-) -> reservation_pb2.BeginPaymentsResponse.Result:
-    if isinstance(result, Exception):
-        return reservation_pb2.BeginPaymentsResponse.Result(
-            error=reservation_pb2.ItemError(**to_item_error(result))
-        )
-    return reservation_pb2.BeginPaymentsResponse.Result(
-        reservation=_response(reservation_pb2.Reservation, result)
-    )
+def _results(
+    kind: Callable[..., Result], results: Iterable[Reservation | BaseException]
+) -> Iterator[Result]:
+    """Converts the results of the items of a call."""
+    for result in results:
+        if isinstance(result, Reservation):
+            yield kind(reservation=_response(reservation_pb2.Reservation, result))
+        elif isinstance(result, Exception):
+            yield kind(error=reservation_pb2.ItemError(**to_item_error(result)))
+        else:  # such as a cancellation, which ends the call
+            raise result
 
 
 def _check_items(count: int) -> None:
