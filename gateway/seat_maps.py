@@ -139,6 +139,10 @@ class SeatMaps:
                 task.add_done_callback(self._refreshing.discard)
         return seats
 
+    def known(self) -> Collection[int]:
+        """Returns the dates that are in the cache."""
+        return self._seats.keys()
+
     async def get(self, schedule_id: int) -> FormattedSeats:
         """Returns the seats of a date. Raises ScheduleNotFound, and what `load` raises."""
         return self.cached(schedule_id) or await self._missing.submit(schedule_id)

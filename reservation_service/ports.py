@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from reservation_service.best_seats import Hall
 from reservation_service.domain import (
@@ -18,11 +19,19 @@ from reservation_service.domain import (
     Reservation,
     Seat,
     SeatRequest,
+    Status,
     TakenSeats,
 )
 from servicekit.errors import ServiceError
 
 HoldResult = Reservation | Remembered | ServiceError
+
+
+class LapsedHold(NamedTuple):
+    """A place in the order of what has run out. The time is in UTC, without a zone."""
+
+    lapses_at: datetime
+    id: int
 
 
 class GroupFailed(Exception):
@@ -125,16 +134,22 @@ class ReservationStore(Protocol):
     async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
         """Lists the seats of each schedule that are held or sold, in the order of the schedules."""
 
-    async def touched_schedules(self, limit: int) -> Sequence[int] | None:
-        """Lists every schedule of which a seat is held or sold, and others of which a seat was held
-        before; None if there are more than `limit`."""
+    async def touched_schedules(
+        self, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> Sequence[int] | None:
+        """Lists, of the schedules with ids in these ranges (first, last), every one of which a seat
+        is held or sold, and others of which a seat was held before; None if there are more than
+        `limit`."""
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any."""
 
-    async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
-        """Marks holds that have run out as EXPIRED: at most `limit`, with ids above `after_id`.
-        Returns how many it marked, and the next `after_id`, 0 when there are no more."""
+    async def expire_lapsed(
+        self, status: Status, after: LapsedHold, limit: int
+    ) -> tuple[int, LapsedHold | None]:
+        """Marks reservations of this status, HELD or PAYING, whose time has run out as EXPIRED: at
+        most `limit`, those behind `after` in the order of their times. Returns how many it marked,
+        and the next `after`, None when there are no more. Locks no others."""
 
     async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         """Deletes at most `limit` idempotency keys of that age; returns how many."""

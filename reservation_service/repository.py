@@ -1,8 +1,10 @@
 """The SQL statements that read, cancel, expire and remove reservations. See `rows` about times."""
 
 from collections.abc import Sequence
+from itertools import chain
 
-from reservation_service.domain import NOTHING_TAKEN, Admission, Reservation, TakenSeats
+from reservation_service.domain import NOTHING_TAKEN, Admission, Reservation, Status, TakenSeats
+from reservation_service.ports import LapsedHold
 from reservation_service.rows import CANCEL, EXPIRE, GET, change_and_get, to_reservation
 from servicekit import logs
 from servicekit.mysql import Connection, Database, DatabaseError, TransactionAborted
@@ -34,15 +36,18 @@ GROUP BY c.schedule_id
 
 # Skips from schedule to schedule in the index of_schedule, however many claims they have. The index
 # does not tell whether a claim is free again.
-# DISTINCT would make a temporary table.
-TOUCHED = "SELECT schedule_id FROM seat_claim GROUP BY schedule_id ORDER BY schedule_id LIMIT %s"
+# DISTINCT would make a temporary table. {} stands for the ranges.
+TOUCHED = """
+SELECT schedule_id FROM seat_claim WHERE {} GROUP BY schedule_id ORDER BY schedule_id LIMIT %s
+"""
 
 SOLD = "SELECT schedule_id, sold FROM schedule_sales WHERE schedule_id IN %s"
 
+# In the order of the index, of one status: any other order would read, and lock, all of them first.
 LAPSED = """
-SELECT id FROM reservation FORCE INDEX (to_sweep)
-WHERE status IN ('HELD', 'PAYING') AND lapses_at <= NOW(6) AND id > %s
-ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+SELECT id, lapses_at FROM reservation FORCE INDEX (to_sweep)
+WHERE status = %s AND lapses_at BETWEEN %s AND NOW(6) AND (lapses_at > %s OR id > %s)
+ORDER BY lapses_at, id LIMIT %s FOR UPDATE SKIP LOCKED
 """
 
 # Rows that another replica removes at this moment are skipped.
@@ -106,9 +111,16 @@ class ReservationRepository:
         taken = {row.schedule_id: TakenSeats(_ids(row.held), _ids(row.sold)) for row in rows}
         return [taken.get(id, NOTHING_TAKEN) for id in schedule_ids]
 
-    async def touched_schedules(self, limit: int) -> Sequence[int] | None:
+    async def touched_schedules(
+        self, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> Sequence[int] | None:
+        if not ranges:
+            return []
+        among = " OR ".join(["schedule_id BETWEEN %s AND %s"] * len(ranges))
         async with self._database.connection() as connection:
-            rows = await connection.fetch_all(TOUCHED, limit + 1)
+            rows = await connection.fetch_all(
+                TOUCHED.format(among), *chain.from_iterable(ranges), limit + 1
+            )
         return [row.schedule_id for row in rows] if len(rows) <= limit else None
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
@@ -118,12 +130,20 @@ class ReservationRepository:
             rows = await connection.fetch_all(SOLD, list(schedule_ids))
         return {row.schedule_id: row.sold for row in rows}
 
-    async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
+    async def expire_lapsed(
+        self, status: Status, after: LapsedHold, limit: int
+    ) -> tuple[int, LapsedHold | None]:
         found: list[int] = []
+        last = after
 
         async def work(connection: Connection) -> int:
-            found[:] = [row.id for row in await connection.fetch_all(LAPSED, after_id, limit)]
+            nonlocal last
+            rows = await connection.fetch_all(
+                LAPSED, status.value, after.lapses_at, after.lapses_at, after.id, limit
+            )
+            found[:] = [row.id for row in rows]
             if found:
+                last = LapsedHold(rows[-1].lapses_at, rows[-1].id)
                 await connection.execute(EXPIRE, found)
             return len(found)
 
@@ -132,7 +152,7 @@ class ReservationRepository:
         except DatabaseError:
             log.exception("expire_batch_failed", holds=len(found))
             expired = await self._expire_one_by_one(found)
-        return expired, found[-1] if len(found) == limit else 0
+        return expired, last if len(found) == limit else None
 
     async def _expire_one_by_one(self, ids: Sequence[int]) -> int:
         expired = 0

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ from reservation_service.errors import (
 from reservation_service.hold_groups import HoldGroups
 from reservation_service.ports import (
     HoldStore,
+    LapsedHold,
     PaymentStore,
     Phase,
     ReservationStore,
@@ -53,6 +55,7 @@ Outcome = TypeVar("Outcome")
 
 # Rows per statement: few enough to hold their locks for milliseconds only.
 SWEEP_BATCH = 200
+FIRST_LAPSED = LapsedHold(datetime(1970, 1, 1), 0)
 KEY_HOURS = 24
 CANCEL_BATCH = 100
 # Batches of old rows that one sweep removes: about 700 rows per second at the default interval,
@@ -64,10 +67,12 @@ REMOVAL_PAUSE_SECONDS = 0.05
 GROUP_SIZE = 64
 # How long a group may take, and how long an item waits for its group, at most.
 GROUP_SECONDS = 5.0
-# The ids of as many seats take at most 2 MB, half of what gRPC accepts.
+# The ids of as many seats take at most 2 MB, half of what gRPC accepts. To read them takes a
+# second, also those beyond: callers ask for less at once (`gateway/taken_seats.py`).
 MAX_TAKEN = 200_000
 # To list as many takes 6 ms, for each gateway process and second.
 MAX_TOUCHED = 2_000
+MAX_TOUCHED_RANGES = 64
 # Attempts at a change that lost a race but would be allowed by now.
 ATTEMPTS = 3
 
@@ -241,10 +246,13 @@ class ReservationService:
         totals = itertools.accumulate(len(held) + len(sold) for held, sold in taken)
         return taken[: max(1, sum(total <= MAX_TAKEN for total in totals))]
 
-    async def touched_schedules(self) -> Sequence[int] | None:
-        """Lists every schedule of which a seat is held or sold, and others of which a seat was held
-        before; None if there are more than 2,000."""
-        return await self._reservations.touched_schedules(MAX_TOUCHED)
+    async def touched_schedules(self, ranges: Sequence[tuple[int, int]]) -> Sequence[int] | None:
+        """Lists, of the schedules with ids in these ranges (first, last), every one of which a seat
+        is held or sold, and others of which a seat was held before; None if there are more than
+        2,000. Raises InvalidRequest for more than 64 ranges."""
+        if len(ranges) > MAX_TOUCHED_RANGES:
+            raise InvalidRequest(f"There may be at most {MAX_TOUCHED_RANGES} ranges.")
+        return await self._reservations.touched_schedules(ranges, MAX_TOUCHED)
 
     async def sold_seats(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         """Counts the sold seats of each schedule; leaves out schedules without any. Raises
@@ -355,11 +363,12 @@ class ReservationService:
         Correctness does not depend on it: a hold is dead the moment it runs out.
         """
         total = 0
-        expired, after_id = await self._reservations.expire_lapsed(0, SWEEP_BATCH)
-        while after_id:
-            total += expired
-            expired, after_id = await self._reservations.expire_lapsed(after_id, SWEEP_BATCH)
-        return total + expired
+        for status in (Status.HELD, Status.PAYING):
+            after: LapsedHold | None = FIRST_LAPSED
+            while after is not None:
+                expired, after = await self._reservations.expire_lapsed(status, after, SWEEP_BATCH)
+                total += expired
+        return total
 
     async def remove_old_rows(self) -> int:
         """Removes idempotency keys older than 24 hours, and reservations that ended before the

@@ -103,8 +103,10 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         response = reservation_pb2.GetTakenSeatsResponse()
         for held, sold in taken:
             response.schedules.add(held_seat_ids=held, sold_seat_ids=sold)
-        if request.with_touched:
-            touched = await self._service.touched_schedules()
+        if request.touched_in:
+            touched = await self._service.touched_schedules(
+                [(ids.first, ids.last) for ids in request.touched_in]
+            )
             if touched is not None:
                 response.touched.SetInParent()
                 response.touched.schedule_ids.extend(touched)

@@ -83,6 +83,7 @@ class ConcertRoutes:
         )
         self._taken_seats = TakenSeats(
             clients,
+            self._seat_maps.known,
             ttl=settings.seats_ttl_seconds,
             budget=self._budget,
             longest_pause=settings.batch_pause_seconds,
@@ -214,7 +215,8 @@ class ConcertRoutes:
         return to_json(body)
 
     async def _load_seats(self, seats: FormattedSeats) -> bytes:
-        taken = await self._taken_seats.get(seats.seat_map.schedule_id)
+        seat_map = seats.seat_map
+        taken = await self._taken_seats.get(seat_map.schedule_id, len(seat_map.layout))
         return seats.to_json(taken.held_seat_ids, taken.sold_seat_ids)
 
     async def _get_seat_maps(self, schedule_ids: Sequence[int]) -> concert_pb2.GetSeatMapsResponse:

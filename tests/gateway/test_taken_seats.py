@@ -8,11 +8,13 @@ from typing import Any, cast
 import pytest
 
 from gateway import taken_seats
-from gateway.taken_seats import TakenSeats
+from gateway.taken_seats import TakenSeats, ranges_of
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.errors import Unavailable
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import Services
+
+KNOWN = range(1, 100)
 
 
 class Reservations:
@@ -38,7 +40,7 @@ class Reservations:
         for schedule_id in request.schedule_ids[: self.most]:
             count = schedule_id if schedule_id < 10 else 0
             response.schedules.add(held_seat_ids=range(count))
-        if request.with_touched and touched is not None:
+        if request.touched_in and touched is not None:
             response.touched.schedule_ids.extend(touched)
             response.touched.SetInParent()
         return response
@@ -51,15 +53,15 @@ def reservations() -> Reservations:
 
 def taken(reservations: Reservations, ttl: float = 1.0) -> TakenSeats:
     clients = cast(Any, SimpleNamespace(reservation=reservations))
-    return TakenSeats(clients, ttl=ttl, budget=5.0, longest_pause=0.0)
+    return TakenSeats(clients, lambda: KNOWN, ttl=ttl, budget=5.0, longest_pause=0.0)
 
 
 async def test_a_crowd_asks_for_its_dates_in_two_calls(reservations: Reservations) -> None:
     seats = taken(reservations)
     reservations.gate.clear()
-    crowd = [asyncio.create_task(seats.get(1))]
+    crowd = [asyncio.create_task(seats.get(1, 10))]
     await asyncio.sleep(0.01)
-    crowd += [asyncio.create_task(seats.get(n % 20)) for n in range(100)]
+    crowd += [asyncio.create_task(seats.get(n % 20, 10)) for n in range(100)]
     await asyncio.sleep(0.01)
     reservations.gate.set()
     held = [len(answer.held_seat_ids) for answer in await asyncio.gather(*crowd)]
@@ -70,39 +72,64 @@ async def test_a_crowd_asks_for_its_dates_in_two_calls(reservations: Reservation
 async def test_what_a_response_leaves_out_is_asked_for_again(reservations: Reservations) -> None:
     reservations.most = 3
     seats = taken(reservations)
-    held = [len(each.held_seat_ids) for each in await asyncio.gather(*map(seats.get, range(8)))]
+    held = [
+        len(each.held_seat_ids)
+        for each in await asyncio.gather(*(seats.get(n, 10) for n in range(8)))
+    ]
     assert held == list(range(8))
     assert [len(call.schedule_ids) for call in reservations.calls] == [8, 5, 2]
+
+
+async def test_a_call_asks_for_dates_of_20_000_seats_or_for_one(
+    reservations: Reservations,
+) -> None:
+    seats = taken(reservations)
+    sizes = [150, 10_000, 9_850, 1, 65_536, 20_000, 10_000, 10_000, 10_000]
+    held = await asyncio.gather(*(seats.get(n, size) for n, size in enumerate(sizes)))
+    assert [len(each.held_seat_ids) for each in held] == list(range(9))
+    asked = [list(call.schedule_ids) for call in reservations.calls]
+    assert asked == [[0, 1, 2], [3], [4], [5], [6, 7], [8]]
+
+
+def test_ranges_leave_out_the_largest_gaps() -> None:
+    assert ranges_of([], 3) == []
+    assert ranges_of([5], 3) == [(5, 5)]
+    assert ranges_of(range(7, 4, -1), 1) == [(5, 7)]
+    spread = [1, 2, 4, 9, 10, 30, 32]
+    assert ranges_of(spread, 9) == [(1, 2), (4, 4), (9, 10), (30, 30), (32, 32)]
+    assert ranges_of(spread, 3) == [(1, 4), (9, 10), (30, 32)]
+    assert ranges_of(spread, 1) == [(1, 32)]
 
 
 async def test_a_response_without_any_date_fails(reservations: Reservations) -> None:
     reservations.most = 0
     with pytest.raises(RuntimeError):
-        await taken(reservations).get(1)
+        await taken(reservations).get(1, 10)
 
 
 async def test_under_load_one_call_tells_which_dates_are_untouched(
     reservations: Reservations,
 ) -> None:
     seats = taken(reservations)
-    await seats.get(50)
-    assert not reservations.calls[0].with_touched, "one call alone does not pay for it"
+    await seats.get(50, 10)
+    assert not reservations.calls[0].touched_in, "one call alone does not pay for it"
     assert not seats.is_untouched(50)
-    await seats.get(51)
+    await seats.get(51, 10)
     assert [n for n in (1, 9, 10, 50) if seats.is_untouched(n)] == [10, 50]
+    assert not seats.is_untouched(100), "nothing was asked about it"
     # What was just told is not asked for again.
-    await seats.get(1)
-    assert [call.with_touched for call in reservations.calls] == [False, True, False]
+    await seats.get(1, 10)
+    assert [bool(call.touched_in) for call in reservations.calls] == [False, True, False]
 
 
 async def test_what_is_untouched_is_at_most_as_old_as_its_time_from_the_call_on(
     reservations: Reservations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seats = taken(reservations, ttl=0.5)
-    await seats.get(50)
+    await seats.get(50, 10)
     reservations.gate.clear()
     asked = time.monotonic()
-    call = asyncio.create_task(seats.get(50))
+    call = asyncio.create_task(seats.get(50, 10))
     await asyncio.sleep(0.3)
     reservations.touched = [50]  # too late for this call
     reservations.gate.set()
@@ -119,32 +146,38 @@ async def test_too_many_touched_dates_are_not_asked_for_again_soon(
     reservations.touched = None
     seats = taken(reservations)
     for _ in range(5):
-        await seats.get(50)
+        await seats.get(50, 10)
     assert not seats.is_untouched(50)
-    assert [call.with_touched for call in reservations.calls] == [False, True, False, False, False]
+    assert [bool(call.touched_in) for call in reservations.calls] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     reservations.touched = []
     await asyncio.sleep(0.3)
     for _ in range(2):
-        await seats.get(50)
+        await seats.get(50, 10)
     assert seats.is_untouched(50)
 
 
 async def test_no_time_means_that_nothing_is_known(reservations: Reservations) -> None:
     seats = taken(reservations, ttl=0)
     for _ in range(3):
-        await seats.get(50)
+        await seats.get(50, 10)
     assert not seats.is_untouched(50)
 
 
 async def test_a_failure_is_not_remembered(reservations: Reservations) -> None:
     seats = taken(reservations)
-    await seats.get(1)
+    await seats.get(1, 10)
     reservations.error = Unavailable("down")
     with pytest.raises(Unavailable):
-        await seats.get(1)
+        await seats.get(1, 10)
     assert not seats.is_untouched(50)
     reservations.error = None
-    assert len((await seats.get(3)).held_seat_ids) == 3
+    assert len((await seats.get(3, 10)).held_seat_ids) == 3
 
 
 async def test_seat_maps_of_untouched_dates_need_no_call_and_show_a_hold_within_a_second(

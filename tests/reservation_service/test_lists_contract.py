@@ -5,14 +5,18 @@ from datetime import timedelta
 import pytest
 
 from reservation_service.domain import Reservation, Status
-from reservation_service.service import ReservationService
+from reservation_service.repository import LAPSED
+from reservation_service.service import FIRST_LAPSED, ReservationService
 from servicekit.errors import InvalidRequest
+from servicekit.mysql import Database
 from tests.reservation_service.conftest import (
     HOLDER,
     UNKNOWN,
+    RealReservationStore,
     Store,
     begin,
     ids,
+    make_service,
     new_seats,
     pay,
     schedule_of,
@@ -43,17 +47,34 @@ async def test_schedules_without_taken_seats_are_not_touched(
     service: ReservationService, store: Store
 ) -> None:
     held, sold, untouched = (new_seats(1)[0] for _ in range(3))
-    assert schedule_of(held) not in (await store.touched_schedules(10**6) or ())
+    everything = [(0, 2**62)]
+    assert schedule_of(held) not in (await store.touched_schedules(everything, 10**6) or ())
     await service.hold_seat(HOLDER, held, "")
     await pay(service, await service.hold_seat(HOLDER, sold, ""), next(ids))
-    touched = await store.touched_schedules(10**6)
+    touched = await store.touched_schedules(everything, 10**6)
     assert touched is not None
     assert len(set(touched)) == len(touched)
     assert {schedule_of(held), schedule_of(sold)} <= {*touched}
     assert schedule_of(untouched) not in touched
-    assert await store.touched_schedules(len(touched)) == touched
-    assert await store.touched_schedules(len(touched) - 1) is None
-    assert await service.touched_schedules() in (touched, None)
+    assert await store.touched_schedules(everything, len(touched)) == touched
+    assert await store.touched_schedules(everything, len(touched) - 1) is None
+
+
+async def test_dates_beside_the_ranges_are_not_counted(
+    service: ReservationService, store: Store
+) -> None:
+    """Such as those that have passed."""
+    chosen = [new_seats(1)[0] for _ in range(5)]
+    for seat in chosen:
+        await service.hold_seat(next(ids), seat, "")
+    first, second, _, fourth, fifth = schedules = [schedule_of(seat) for seat in chosen]
+    assert schedules == sorted(schedules)
+    ranges = [(first, second), (fourth, fourth), (fifth + 10**6, 2**62)]
+    assert await store.touched_schedules(ranges, 3) == [first, second, fourth]
+    assert await service.touched_schedules(ranges) == [first, second, fourth]
+    assert await service.touched_schedules([]) == []
+    with pytest.raises(InvalidRequest):
+        await service.touched_schedules([(first, first)] * 65)
 
 
 async def test_sold_seats_are_counted_by_schedule(service: ReservationService) -> None:
@@ -90,6 +111,24 @@ async def test_the_sweep_marks_expired_holds_and_nothing_else(
     assert await store.stored(paying.id) == Status.PAYING
     assert await store.stored(sold.id) == Status.CONFIRMED
     assert {await store.stored(held.id) for held in made[3:]} == {Status.EXPIRED}
+
+
+async def test_a_batch_of_the_sweep_locks_no_other_hold(
+    real_store: RealReservationStore, database: Database
+) -> None:
+    """A sweep after an outage takes minutes, and its holds must be free for others meanwhile."""
+    service = make_service(real_store)
+    lapsed = [(await service.hold_seat(next(ids), seat, "")).id for seat in new_seats(6)]
+    for id in lapsed:
+        await real_store.lapse(id)
+    first = FIRST_LAPSED
+    async with database.transaction() as sweep, database.transaction() as other:
+        batch = await sweep.fetch_all(LAPSED, "HELD", first.lapses_at, first.lapses_at, first.id, 2)
+        assert len(batch) == 2
+        free = await other.fetch_all(
+            "SELECT id FROM reservation WHERE id IN %s FOR UPDATE SKIP LOCKED", lapsed
+        )
+        assert {row.id for row in free} == {*lapsed} - {row.id for row in batch}
 
 
 async def test_times_are_utc(held: Reservation) -> None:

@@ -119,14 +119,21 @@ async def test_a_response_of_taken_seats_is_limited_as_a_whole(
         asked.append(schedule_ids)
         return [TakenSeats([], range(2**63 - 65_536, 2**63)) for _ in schedule_ids]
 
-    async def touched_schedules(limit: int) -> Sequence[int]:
+    async def touched_schedules(ranges: Sequence[tuple[int, int]], limit: int) -> Sequence[int]:
+        assert ranges == [(1, 9), (2**62, 2**63 - 1)]
         return range(2**63 - limit, 2**63)
 
     monkeypatch.setattr(store, "taken_seats", taken_seats)
     monkeypatch.setattr(store, "touched_schedules", touched_schedules)
     answer = await client.call(
         stub.GetTakenSeats,
-        reservation_pb2.GetTakenSeatsRequest(schedule_ids=range(1, 257), with_touched=True),
+        reservation_pb2.GetTakenSeatsRequest(
+            schedule_ids=range(1, 257),
+            touched_in=[
+                reservation_pb2.GetTakenSeatsRequest.Range(first=first, last=last)
+                for first, last in ((1, 9), (2**62, 2**63 - 1))
+            ],
+        ),
         budget=10,
     )
     assert [len(each.sold_seat_ids) for each in answer.schedules] == [65_536] * 3

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from reservation_service.domain import Admission, Reservation, Status, TakenSeats
+from reservation_service.ports import LapsedHold
 from tests.fakes.reservation.state import State
 
 
@@ -45,24 +46,28 @@ class FakeReservations(State):
         sold = [row for row in of_schedule if row.status == Status.CONFIRMED]
         return TakenSeats(_seat_ids(held), _seat_ids(sold))
 
-    async def touched_schedules(self, limit: int) -> Sequence[int] | None:
-        touched = sorted({row.schedule_id for row in self.rows.values()})
+    async def touched_schedules(
+        self, ranges: Sequence[tuple[int, int]], limit: int
+    ) -> Sequence[int] | None:
+        all = {row.schedule_id for row in self.rows.values()}
+        touched = sorted(id for id in all if any(first <= id <= last for first, last in ranges))
         return touched if len(touched) <= limit else None
 
     async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
         return {id: self.sold[id] for id in schedule_ids if id in self.sold}
 
-    async def expire_lapsed(self, after_id: int, limit: int) -> tuple[int, int]:
-        lapsed = [
-            row
+    async def expire_lapsed(
+        self, status: Status, after: LapsedHold, limit: int
+    ) -> tuple[int, LapsedHold | None]:
+        lapsed = sorted(
+            LapsedHold(row.lapses_at.replace(tzinfo=None), row.id)
             for row in self.rows.values()
-            if row.stored_status in (Status.HELD, Status.PAYING)
-            and row.lapses_at <= self._now()
-            and row.id > after_id
-        ][:limit]
-        for row in lapsed:
-            self._change(row, stored_status=Status.EXPIRED)
-        return len(lapsed), lapsed[-1].id if len(lapsed) == limit else 0
+            if row.stored_status == status and row.lapses_at <= self._now()
+        )
+        batch = [hold for hold in lapsed if hold > after][:limit]
+        for hold in batch:
+            self._change(self.rows[hold.id], stored_status=Status.EXPIRED)
+        return len(batch), batch[-1] if len(batch) == limit else None
 
     async def delete_old_keys(self, older_than_hours: int, limit: int) -> int:
         before = self._now() - timedelta(hours=older_than_hours)

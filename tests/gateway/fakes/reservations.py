@@ -123,8 +123,14 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
             response.schedules.add(
                 held_seat_ids=sorted(here & held), sold_seat_ids=sorted(here & sold)
             )
-        if request.with_touched and self.lists_touched:
-            touched = {reservation.schedule_id for reservation in self.reservations.values()}
+        if request.touched_in and self.lists_touched:
+            touched = {
+                reservation.schedule_id
+                for reservation in self.reservations.values()
+                if any(
+                    ids.first <= reservation.schedule_id <= ids.last for ids in request.touched_in
+                )
+            }
             response.touched.schedule_ids.extend(touched)
             response.touched.SetInParent()
         return response

@@ -695,21 +695,43 @@ Global___ListTakenSeatsResponse: _TypeAlias = ListTakenSeatsResponse  # noqa: Y0
 class GetTakenSeatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Range(_message.Message):
+        """Schedules with these ids, from first to last, about which `touched` is wanted; at most 64 ranges."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIRST_FIELD_NUMBER: _builtins.int
+        LAST_FIELD_NUMBER: _builtins.int
+        first: _builtins.int
+        last: _builtins.int
+        def __init__(
+            self,
+            *,
+            first: _builtins.int = ...,
+            last: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
-    WITH_TOUCHED_FIELD_NUMBER: _builtins.int
-    with_touched: _builtins.bool
-    """Also asks for `touched`."""
+    TOUCHED_IN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def touched_in(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetTakenSeatsRequest.Range]: ...
     def __init__(
         self,
         *,
         schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
-        with_touched: _builtins.bool = ...,
+        touched_in: _abc.Iterable[Global___GetTakenSeatsRequest.Range] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids", "with_touched", b"with_touched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids", "touched_in", b"touched_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -743,8 +765,8 @@ class GetTakenSeatsResponse(_message.Message):
 
     @_typing.final
     class Touched(_message.Message):
-        """Every schedule of which a seat is held or sold now, and others of which a seat was held before.
-        Any other schedule is available as a whole.
+        """Of the schedules in `touched_in`, every one of which a seat is held or sold now, and others of
+        which a seat was held before. Any other one is available as a whole.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -769,7 +791,7 @@ class GetTakenSeatsResponse(_message.Message):
     def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetTakenSeatsResponse.TakenSeats]: ...
     @_builtins.property
     def touched(self) -> Global___GetTakenSeatsResponse.Touched:
-        """Missing if there are more than 2,000 such schedules."""
+        """Missing without `touched_in`, and if there are more than 2,000 such schedules."""
 
     def __init__(
         self,

