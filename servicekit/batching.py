@@ -94,6 +94,11 @@ class Batcher(Generic[Item, Result]):
     async def submit_all(self, items: Sequence[Item]) -> list[Result | Exception]:
         """Returns the result or the error of each item, in order; errors are those of `submit`.
         Items that come in one call travel together, as far as a batch has room."""
+        if len(items) == 1:
+            try:
+                return [await self.submit(items[0])]
+            except Exception as error:
+                return [error]
         answers: list[asyncio.Future[Result] | Unavailable] = []
         for item in items:
             try:

@@ -56,18 +56,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, default_deadline: float) -> None:
         self._default_deadline = default_deadline
+        # Method → what serves its calls, made at the first one: making it costs as much as a call.
+        self._served: dict[str, Any] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(details)
-        if handler is None:
-            return None
+        served = self._served.get(details.method)
+        if served is None:
+            handler = await continuation(details)
+            if handler is None:
+                return None
+            served = self._serve(details.method, handler)
+            self._served[details.method] = served
+        return served
+
+    def _serve(self, method: str, handler: Any) -> Any:
         decoded, encode = _decoding(handler), handler.response_serializer
-        method = details.method
-        request_id = str(dict(details.invocation_metadata).get(call_context.REQUEST_ID_HEADER, ""))
+        seconds = CALL_SECONDS.labels(method)
+        succeeded = CALLS.labels(method, "OK")
 
         async def serve_call(request: bytes, context: Context) -> Any:
             async def work() -> Any:
@@ -78,21 +87,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             limit = self._default_deadline if limit is None else limit
             started = time.perf_counter()
             try:
-                return await _answer(method, request_id, context, limit, work)
+                return await _answer(method, succeeded, context, limit, work)
             finally:
-                CALL_SECONDS.labels(method).observe(time.perf_counter() - started)
+                seconds.observe(time.perf_counter() - started)
 
         async def serve_responses(request: bytes, context: Context) -> None:
             async def work() -> None:
                 await _write(handler.unary_stream(decoded(request), context), context)
 
-            await _answer(method, request_id, context, context.time_remaining(), work)
+            await _answer(method, succeeded, context, context.time_remaining(), work)
 
         async def serve_stream(_: AsyncIterator[bytes], context: Context) -> None:
             async def work() -> None:
                 await _write(handler.stream_stream(_Requests(context, decoded), context), context)
 
-            await _answer(method, request_id, context, context.time_remaining(), work)
+            await _answer(method, succeeded, context, context.time_remaining(), work)
 
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(serve_call)
@@ -103,13 +112,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 async def _answer(
     method: str,
-    request_id: str,
+    succeeded: Counter,
     context: Context,
     limit: float | None,
     work: Callable[[], Awaitable[Result]],
 ) -> Result:
     """Returns the result of `work`, which ends after `limit` seconds, if there is a limit. An error
-    becomes the status of the call."""
+    becomes the status of the call. `succeeded` counts the calls of the method with code OK."""
+    request_id = _request_id(context)
     call_context.request_id.set(
         # A longer one could exceed the limit of the headers of the calls behind this one.
         request_id
@@ -153,7 +163,14 @@ async def _answer(
         await context.abort_with_status(to_status(ServiceError("internal error")))
         raise
     finally:
-        CALLS.labels(method, code).inc()
+        (succeeded if code == "OK" else CALLS.labels(method, code)).inc()
+
+
+def _request_id(context: Context) -> str:
+    for name, value in context.invocation_metadata() or ():
+        if name == call_context.REQUEST_ID_HEADER:
+            return str(value)
+    return ""
 
 
 class _Requests:
