@@ -65,6 +65,8 @@ REMOVAL_BATCHES = 20
 REMOVAL_PAUSE_SECONDS = 0.05
 # Payments that begin in one transaction: few enough to hold their locks for milliseconds only.
 GROUP_SIZE = 64
+# Two, so that a payment that arrives during a commit does not wait for it and then for its own.
+BEGINS_IN_FLIGHT = 2
 # How long a group may take, and how long an item waits for its group, at most.
 GROUP_SECONDS = 5.0
 # The ids of as many seats take at most 2 MB, half of what gRPC accepts. To read them takes a
@@ -118,7 +120,11 @@ class ReservationService:
         self._payment_lease_seconds = payment_lease_seconds
         self._retention_days = retention_days
         self._begins = Batcher(
-            self._begin_group, budget=GROUP_SECONDS, max_batch=GROUP_SIZE, max_in_flight=1
+            self._begin_group,
+            budget=GROUP_SECONDS,
+            max_batch=GROUP_SIZE,
+            max_in_flight=BEGINS_IN_FLIGHT,
+            direct=True,
         )
 
     async def hold_seats(
@@ -306,6 +312,8 @@ class ReservationService:
         self, starts: Sequence[PaymentStart]
     ) -> Sequence[BegunPayment | Exception]:
         begun = await self._begins.submit_all(starts)
+        if None not in begun:
+            return [result for result in begun if result is not None]
         # Here, and not in the group: it may wait for a lock, and the next group must not wait too.
         alone = [n for n, result in enumerate(begun) if result is None]
         lease = self._payment_lease_seconds
@@ -316,8 +324,9 @@ class ReservationService:
         return [done[n] if result is None else result for n, result in enumerate(begun)]
 
     async def _begin_group(self, starts: Sequence[PaymentStart]) -> Sequence[BegunPayment | None]:
-        # Of all callers, not of the first: a caller with little time left must not fail the others.
-        call_context.set_deadline(GROUP_SECONDS)
+        if len(starts) > 1:
+            # Of all callers, not of the first: one with little time left must not fail the others.
+            call_context.set_deadline(GROUP_SECONDS)
         return await self._payments.begin_group(starts, self._payment_lease_seconds)
 
     async def confirm_payment(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
