@@ -16,7 +16,7 @@ they survive a crash of the service, as at a real provider.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 
 from payment_service.domain import Charge, ChargeStatus
@@ -93,6 +93,11 @@ class _Order:
     decision: ChargeStatus
     settling_seconds: float
 
+    @property
+    def values(self) -> tuple[object, ...]:
+        """The values of NEW_CHARGE."""
+        return self.payment_id, self.user_id, self.amount, self.decision, self.settling_seconds
+
 
 class SandboxProvider:
     """Implements `ports.PaymentProvider`. A silent charge waits until it is cancelled.
@@ -132,7 +137,7 @@ class SandboxProvider:
         by_id = sorted(orders, key=lambda order: order.payment_id)
         statement: Statement = (
             CHARGE.format(", ".join([NEW_CHARGE] * len(by_id))),
-            *(value for order in by_id for value in astuple(order)),
+            *(value for order in by_id for value in order.values),
             FAILING_CALLS,
             FAILING_CALLS,
         )
