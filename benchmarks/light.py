@@ -26,11 +26,13 @@ from typing import Annotated, NamedTuple
 import grpc
 import typer
 
+from benchmarks import page
 from benchmarks.bench import PROGRAM_ENV, Seed, nothing_process
-from benchmarks.model import Light, LightRoute, Measurement, People, at_most
+from benchmarks.model import Light, LightRoute, Measurement, People
 from benchmarks.shop import CASES, NOTHING, SHOPPERS, WAITING, Case, Shop
 from benchmarks.wrk import Request
 from concert_service.seed import SIZES
+from docs import generate
 from harness import invariants, stopping
 from harness.cli import run_app
 from harness.errors import UserError
@@ -40,8 +42,7 @@ from loadtests import machine, scripts, verify
 from loadtests.metrics import Meter, ProcessTree, Sources
 from loadtests.model import now
 from loadtests.opening import target_of
-from loadtests.report import templates
-from loadtests.report.words import PROCESSES, say
+from loadtests.report.words import say
 from servicekit.client import DIRECT
 
 RATES = (150, 500)
@@ -52,9 +53,7 @@ SYNC_SECONDS = 0.1
 _START_SECONDS = 4.0
 #: After its start, a stack compiles, loads and connects for a while.
 _SETTLING_SECONDS = 20.0
-_IDLE_TARGET = 25.0
 _SCRIPT = Path(__file__).with_name("light")
-_PROCESSES = [name for name in PROCESSES if name != "k6"]
 _CASES = {case.name: case for case in (NOTHING, *CASES)}
 
 
@@ -187,13 +186,6 @@ def per_request(used: Used, rate: float) -> dict[str, float]:
     return {name: round(1000 * cpu / used.seconds / rate, 4) for name, cpu in used.cpu.items()}
 
 
-def figures(result: Light) -> str:
-    """All figures in Markdown: medians over the rounds."""
-    template = templates(Path(__file__).parent).get_template("light.md.j2")
-    idle = at_most(_IDLE_TARGET, sum(result.idle.values()), 1)
-    return template.render(result=result, processes=_PROCESSES, idle_verdict=idle)
-
-
 def measure(
     seed: Seed, rounds: int, seconds: int, names: Sequence[str], rates: Sequence[int]
 ) -> Path:
@@ -313,7 +305,15 @@ def main(
         map(str, RATES)
     ),
     seed: Annotated[Seed, typer.Option(envvar="BENCH_SEED", help="What is for sale.")] = "full",
+    result: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE", help="Only puts FILE into docs/performance.md."),
+    ] = None,
 ) -> None:
+    if result:
+        Light.read(result).write(page.LIGHT_SOURCE)
+        page.PAGE.write_text(generate.generate(page.PAGE.read_text()))
+        return
     known = (*(case.name for case in CASES), IDLE)
     names = [name for name in only.split(",") if name] or [IDLE, *TARGETS]
     for name in names:
@@ -324,7 +324,7 @@ def main(
         if not number.isdecimal() or not 1 <= int(number) <= 2_000:
             raise UserError(f"--rates are numbers from 1 to 2000, not {number}.")
     file = measure(seed, rounds, seconds, names, list(map(int, numbers)))
-    say(f"\n{figures(Light.read(file))}\nWritten to {file.relative_to(REPOSITORY)}")
+    say(f"\n{page.light_figures(Light.read(file))}\nWritten to {file.relative_to(REPOSITORY)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_json
 from pydantic_settings import BaseSettings
 
-from benchmarks.page import committed_figures
+from benchmarks.page import committed_figures, committed_light_figures
 from gateway.errors import TABLE
 from harness.invariants import INVARIANTS
 
@@ -168,6 +168,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "invariants": invariant_table,
     "buy_over_grpc": buy_over_grpc,
     "benchmark": committed_figures,
+    "light": committed_light_figures,
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import light
+from benchmarks import light, page
 from benchmarks.bench import nothing_process
 from benchmarks.light import Measurements, Used
 from benchmarks.model import Light, LightRoute
@@ -35,7 +35,7 @@ def a_result(**changes: object) -> Light:
         "seconds": 60,
         "people": {"shopping": 2000, "waiting": 10000},
         "machine": {"processor": "some, 2 cores"},
-        "idle": dict.fromkeys(light._PROCESSES, 3.125),
+        "idle": dict.fromkeys(page.LIGHT_PROCESSES, 3.125),
         "routes": [],
     }
     return Light.model_validate(fields | changes)
@@ -43,7 +43,7 @@ def a_result(**changes: object) -> Light:
 
 def shown(result: Light, file: Path) -> str:
     result.write(file)
-    return " ".join(light.figures(Light.read(file)).split())
+    return " ".join(page.light_figures(Light.read(file)).split())
 
 
 def test_processor_time_per_request() -> None:
@@ -91,7 +91,7 @@ def test_figures(tmp_path: Path) -> None:
 
 
 def test_figures_of_one_part(tmp_path: Path) -> None:
-    idle = shown(a_result(idle=dict.fromkeys(light._PROCESSES, 3.2)), tmp_path / "light.json")
+    idle = shown(a_result(idle=dict.fromkeys(page.LIGHT_PROCESSES, 3.2)), tmp_path / "light.json")
     assert "≤ 25.0: MISSED" in idle
     assert "CPU ms per request" not in idle
     measured = [the_yardstick(), a_route(runs=[a_run(1, 1)])]
