@@ -45,6 +45,7 @@ BEGIN NOT ATOMIC
     DECLARE place_room VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin DEFAULT ?;
     {{declare}}
     DECLARE undecided BOOLEAN;
+    DECLARE began_at, ends_at DATETIME(6);
     START TRANSACTION;
     INSERT INTO buyer (user_id) VALUES (buyer_id) ON DUPLICATE KEY UPDATE user_id = buyer_id;
     SELECT COALESCE(
@@ -54,22 +55,22 @@ BEGIN NOT ATOMIC
     INTO undecided FROM reservation r FORCE INDEX (of_user)
     WHERE r.user_id = buyer_id
         AND (r.status = 'CONFIRMED' OR r.lapses_at > NOW(6) - INTERVAL {{cool_down}} MICROSECOND);
+    SET began_at = NOW(6), ends_at = began_at + INTERVAL {{length}} MICROSECOND;
     INSERT INTO reservation (
         user_id, seat_id, schedule_id, seat_num, price, seats, held_until, lapses_at, created_at,
         updated_at, room, place_number, status)
-    VALUES (buyer_id, seat_0, schedule, num_0, {{price}}, {{count}},
-        NOW(6) + INTERVAL {{length}} MICROSECOND, NOW(6) + INTERVAL {{length}} MICROSECOND, NOW(6),
-        NOW(6), place_room, place,
+    VALUES (buyer_id, seat_0, schedule, num_0, {{price}}, {{count}}, ends_at, ends_at, began_at,
+        began_at, place_room, place,
         IF(undecided OR EXISTS(SELECT 1 FROM reservation p
                                WHERE p.paid_place = place AND p.room = place_room LIMIT 1),
-           NULL, 'HELD'))
-    RETURNING id, held_until, created_at;
+           NULL, 'HELD'));
     INSERT INTO reservation_seat (reservation_id, seat_id, seat_num, price) VALUES {{rows}};
     {{insert_key}}
     INSERT INTO seat_claim (seat_id, reservation_id, schedule_id) VALUES {{claims}}
     ON DUPLICATE KEY UPDATE
         reservation_id = IF(reservation_id = 0, VALUES(reservation_id), NULL);
     COMMIT;
+    SELECT LAST_INSERT_ID() AS id, ends_at AS held_until, began_at AS created_at;
 END
 """
 

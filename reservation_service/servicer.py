@@ -1,7 +1,7 @@
 """Converts between frontrow.reservation.v1 messages and the domain."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
@@ -56,7 +56,14 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.HoldSeatsRequest, context: Context
     ) -> reservation_pb2.HoldSeatsResponse:
         _check_items(len(request.items))
-        results = await asyncio.gather(*map(self._hold, request.items), return_exceptions=True)
+        results: Sequence[Reservation | BaseException]
+        if len(request.items) == 1:  # without a task of its own
+            try:
+                results = [await self._hold(request.items[0])]
+            except Exception as error:
+                results = [error]
+        else:
+            results = await asyncio.gather(*map(self._hold, request.items), return_exceptions=True)
         return reservation_pb2.HoldSeatsResponse(
             results=_results(reservation_pb2.HoldSeatsResponse.Result, results)
         )

@@ -23,6 +23,7 @@ def upgrade() -> None:
         ALTER TABLE reservation
             DROP KEY IF EXISTS one_live_reservation_a_seat,
             DROP KEY IF EXISTS taken_of_schedule,
+            DROP KEY IF EXISTS of_user_and_seat,
             DROP COLUMN IF EXISTS live_seat_id,
             ALGORITHM = NOCOPY, LOCK = NONE
         """,
