@@ -22,14 +22,16 @@ _RECENT = "(r.status = 'CONFIRMED' OR r.lapses_at > NOW(6) - INTERVAL %s MICROSE
 _UNPAID = "(r.status IN ('HELD', 'PAYING') AND r.lapses_at > NOW(6))"
 
 # Whether one item of a group needs a decision: a seat is claimed; the user would exceed a limit, or
-# has held a seat within the cool-down.
+# has held a seat within the cool-down. Must be true whenever hold_decisions.decide would refuse or
+# shorten a hold, also for a user without rows (their sum is NULL): what needs no decision is held.
+# Likewise the check of `lone_hold`.
 _NEEDS_DECISION = f"""
 EXISTS(SELECT 1 FROM seat_claim c WHERE c.seat_id IN %s AND c.reservation_id <> 0)
-OR (SELECT COALESCE(
-        SUM(IF({_UNPAID}, r.seats, 0)) > %s
-        OR SUM(IF(r.schedule_id = %s AND (r.status = 'CONFIRMED' OR {_UNPAID}), r.seats, 0)) > %s
-        OR %s AND SUM(EXISTS(SELECT 1 FROM reservation_seat s
-                             WHERE s.reservation_id = r.id AND s.seat_id IN %s)), FALSE)
+OR (SELECT COALESCE(SUM(IF({_UNPAID}, r.seats, 0)), 0) > %s
+        OR COALESCE(SUM(IF(r.schedule_id = %s AND (r.status = 'CONFIRMED' OR {_UNPAID}),
+                           r.seats, 0)), 0) > %s
+        OR %s AND COALESCE(SUM(EXISTS(SELECT 1 FROM reservation_seat s
+                                      WHERE s.reservation_id = r.id AND s.seat_id IN %s)), 0)
     FROM reservation r FORCE INDEX (of_user) WHERE r.user_id = %s AND {_RECENT})
 """
 

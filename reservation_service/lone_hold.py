@@ -32,12 +32,14 @@ _INSERT_KEY = """
 _ENDED = "r.status IN ('CANCELLED', 'EXPIRED') OR r.status <> 'CONFIRMED' AND r.lapses_at <= NOW(6)"
 # A hold of one of these seats that ended within the cool-down.
 _COOLS_DOWN = f"""
-    OR SUM(IF({_ENDED}, EXISTS(SELECT 1 FROM reservation_seat s
-                               WHERE s.reservation_id = r.id AND s.seat_id IN ({{seats}})), 0))
+    OR COALESCE(SUM(IF({_ENDED}, EXISTS(SELECT 1 FROM reservation_seat s
+                                        WHERE s.reservation_id = r.id
+                                            AND s.seat_id IN ({{seats}})), 0)), 0)
 """
 
 # The statements of `hold_statements`, for one hold; with its reasons. Without a status, which is
-# an error, the header is not inserted.
+# an error, the header is not inserted. `undecided` must be true whenever hold_decisions.decide
+# would refuse or shorten a hold, also for a user without rows, whose sums are NULL.
 _PROGRAM = f"""
 BEGIN NOT ATOMIC
     DECLARE buyer_id BIGINT DEFAULT ?; DECLARE schedule BIGINT DEFAULT ?;
@@ -48,10 +50,9 @@ BEGIN NOT ATOMIC
     DECLARE began_at, ends_at DATETIME(6);
     START TRANSACTION;
     INSERT INTO buyer (user_id) VALUES (buyer_id) ON DUPLICATE KEY UPDATE user_id = buyer_id;
-    SELECT COALESCE(
-        SUM(IF({_ENDED} OR r.status = 'CONFIRMED', 0, r.seats)) > {{unpaid}}
-        OR SUM(IF(r.schedule_id <> schedule OR {_ENDED}, 0, r.seats)) > {{of_schedule}}
-        {{cools_down}}, FALSE)
+    SELECT COALESCE(SUM(IF({_ENDED} OR r.status = 'CONFIRMED', 0, r.seats)), 0) > {{unpaid}}
+        OR COALESCE(SUM(IF(r.schedule_id <> schedule OR {_ENDED}, 0, r.seats)), 0) > {{of_schedule}}
+        {{cools_down}}
     INTO undecided FROM reservation r FORCE INDEX (of_user)
     WHERE r.user_id = buyer_id
         AND (r.status = 'CONFIRMED' OR r.lapses_at > NOW(6) - INTERVAL {{cool_down}} MICROSECOND);

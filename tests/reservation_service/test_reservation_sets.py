@@ -228,6 +228,37 @@ async def test_a_user_has_so_many_seats_of_a_schedule_at_most(
         await limited.hold_seats(user, here[6:8], "")
 
 
+@pytest.mark.parametrize("crowd", [0, 1, 8])
+@pytest.mark.parametrize("cool_down", [0.0, HOLD_SECONDS])
+@pytest.mark.parametrize(
+    ("max_seats", "of_schedule", "most"), [(10, 6, 6), (6, 10, 6), (0, 6, 6), (6, 0, 6)]
+)
+async def test_the_first_hold_of_a_user_exceeds_no_limit(
+    store: Store, max_seats: int, of_schedule: int, most: int, cool_down: float, crowd: int
+) -> None:
+    """Alone, in a group whose users are not read first, and in one that is read."""
+    limited = make_service(
+        store,
+        max_seats=max_seats,
+        max_seats_per_schedule=of_schedule,
+        cool_down_seconds=cool_down,
+    )
+
+    async def hold_first(count: int) -> Reservation | BaseException:
+        others = [limited.hold_seats(next(ids), new_seats(1), "") for _ in range(crowd)]
+        mine = limited.hold_seats(next(ids), new_seats(count), "")
+        *held, result = await asyncio.gather(*others, mine, return_exceptions=True)
+        assert all(isinstance(other, Reservation) for other in held)
+        return result
+
+    held = await hold_first(most)
+    assert isinstance(held, Reservation)
+    assert len(held.seats) == most
+    refused = await hold_first(most + 1)
+    assert isinstance(refused, TooManySeats)
+    assert refused.metadata["limit"] == str(most)
+
+
 async def test_a_refusal_by_a_limit_is_not_remembered(limited: ReservationService) -> None:
     user, seats = next(ids), new_seats(5)
     held = await limited.hold_seats(user, seats[:4], "")
