@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from servicekit.errors import TimedOut, Unavailable
+from servicekit import call_context
+from servicekit.errors import ServiceError, TimedOut, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,8 +27,10 @@ PAUSE_EACH_SECONDS = 0.002
 class _Waiting(Generic[Item, Result]):
     item: Item
     answer: asyncio.Future[Result]
-    starts_before: float
+    arrived: float
     context: contextvars.Context
+    # Of its caller, with `direct`, until a batch has taken it.
+    timeout: asyncio.Timeout | None = None
 
 
 class Batcher(Generic[Item, Result]):
@@ -42,8 +45,10 @@ class Batcher(Generic[Item, Result]):
 
     `direct` is for a `send` that ends within `budget` seconds by itself and may be cancelled with
     its caller. A caller who finds that a batch may start then calls it at once, which saves three
-    turns of the event loop. Every other caller gets the answer or TimedOut within `budget` seconds,
-    although its batch may take longer.
+    turns of the event loop. The batch of every other caller starts within half of `budget`, and
+    otherwise its item is not sent and it gets Unavailable; so a batch has the other half at least.
+    Its deadline (`call_context`) is that of its first caller: it works for nobody who has already
+    got TimedOut.
     """
 
     def __init__(
@@ -74,22 +79,22 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> Result:
         """Returns the result of one item.
 
-        Raises Unavailable if too many callers wait, TimedOut if earlier batches took too long, and
-        whatever `send` raised for the batch of this item.
+        Raises Unavailable if too many callers wait, TimedOut if earlier batches took too long (with
+        `direct`, Unavailable), and whatever `send` raised for the batch of this item.
         """
         if not self._direct:
-            answer = self._enqueue(item)
+            waiting = self._enqueue(item)
             self._start_batches()
-            return await answer
+            return await waiting.answer
         if not self._waiting and self._may_start():
             return await self._send_directly(item)
+        waiting = self._enqueue(item)
         try:
-            async with asyncio.timeout(self._budget):
-                answer = self._enqueue(item)
+            async with asyncio.timeout_at(waiting.arrived + self._budget / 2) as waiting.timeout:
                 self._start_batches()
-                return await answer
+                return await waiting.answer
         except TimeoutError:
-            raise _too_late() from None
+            raise self._too_late() if waiting.timeout else _no_answer() from None
 
     async def submit_all(self, items: Sequence[Item]) -> list[Result | Exception]:
         """Returns the result or the error of each item, in order; errors are those of `submit`.
@@ -102,7 +107,7 @@ class Batcher(Generic[Item, Result]):
         answers: list[asyncio.Future[Result] | Unavailable] = []
         for item in items:
             try:
-                answers.append(self._enqueue(item))
+                answers.append(self._enqueue(item).answer)
             except Unavailable as error:
                 answers.append(error)
         self._start_batches()
@@ -117,15 +122,15 @@ class Batcher(Generic[Item, Result]):
             results.append(failure if isinstance(failure, Exception) else answer.result())
         return results
 
-    def _enqueue(self, item: Item) -> asyncio.Future[Result]:
+    def _enqueue(self, item: Item) -> _Waiting[Item, Result]:
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable("Too many requests are waiting for an answer.")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append(
-            _Waiting(item, answer, loop.time() + self._budget, contextvars.copy_context())
+        waiting = _Waiting[Item, Result](
+            item, loop.create_future(), loop.time(), contextvars.copy_context()
         )
-        return answer
+        self._waiting.append(waiting)
+        return waiting
 
     async def _send_directly(self, item: Item) -> Result:
         self._note_start(1)
@@ -195,16 +200,26 @@ class Batcher(Generic[Item, Result]):
 
     def _take_batch(self) -> "list[_Waiting[Item, Result]]":
         now = asyncio.get_running_loop().time()
+        longest_wait = self._budget / 2 if self._direct else self._budget
         batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
             if waiting.answer.done():  # the caller was cancelled
                 continue
-            if now > waiting.starts_before:
-                waiting.answer.set_exception(_too_late())
+            if now > waiting.arrived + longest_wait:
+                waiting.answer.set_exception(self._too_late())
                 continue
+            if waiting.timeout is not None:
+                waiting.timeout.reschedule(waiting.arrived + self._budget)
+                waiting.timeout = None
             batch.append(waiting)
         return batch
+
+    def _too_late(self) -> ServiceError:
+        """Returns the error of an item that was not sent."""
+        if self._direct:
+            return Unavailable("Earlier requests took too long, so this one was not begun.")
+        return _no_answer()
 
     async def _run(self) -> None:
         self._beginning = None
@@ -213,6 +228,9 @@ class Batcher(Generic[Item, Result]):
             return
         self._note_start(len(batch))
         self._start_batches()
+        if self._direct:
+            elapsed = asyncio.get_running_loop().time() - batch[0].arrived
+            call_context.set_deadline(self._budget - elapsed)
         try:
             results = _checked(await self._send([waiting.item for waiting in batch]), len(batch))
         except asyncio.CancelledError:
@@ -239,5 +257,5 @@ def _checked(results: Sequence[Result | Exception], count: int) -> Sequence[Resu
     return results
 
 
-def _too_late() -> TimedOut:
+def _no_answer() -> TimedOut:
     return TimedOut("The answer took too long.")

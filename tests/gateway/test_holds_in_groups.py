@@ -75,9 +75,9 @@ async def test_a_crowd_shares_calls_in_the_order_of_arrival(
     assert [reservation.user_id for reservation in held] == list(range(1, 601))
     assert [reservation.seats[0].id for reservation in held] == seats
     sizes = [len(group) for group in groups(services)]
-    # The first two find nobody else; the others wait for them.
-    assert sizes == [1, 1, MAX_ITEMS, MAX_ITEMS, 598 - 2 * MAX_ITEMS]
-    # Two calls are on their way at once, so the second may arrive first.
+    # The first four find nobody else; the others wait for them.
+    assert sizes == [1, 1, 1, 1, MAX_ITEMS, MAX_ITEMS, 596 - 2 * MAX_ITEMS]
+    # Several calls are on their way at once, so a later one may arrive first.
     assert sorted(users(services)) == list(range(1, 601))
     assert all(group == sorted(group) for group in groups(services))
 
@@ -88,6 +88,10 @@ async def test_a_refused_item_fails_alone(
     services.reservations.hold(7, seats[1])
     services.faults.delays["HoldSeats"] = 0.05
     bodies: list[dict[str, object]] = [
+        {"concertSeatId": seats[10]},
+        {"concertSeatId": seats[11]},
+        {"concertSeatId": seats[12]},
+        {"concertSeatId": seats[13]},
         {"concertSeatId": seats[0]},
         {"concertSeatIds": [seats[2], seats[1]]},
         {"concertSeatId": 99},
@@ -100,14 +104,14 @@ async def test_a_refused_item_fails_alone(
             "/concerts/reservation", json={"userId": user_id} | choice, headers=headers
         )
 
-    one, refused, missing, three = await asyncio.gather(
+    *_, one, refused, missing, three = await asyncio.gather(
         *(hold(user_id, choice) for user_id, choice in enumerate(bodies, 1))
     )
     assert (one.status_code, three.status_code) == (200, 200)
     assert [seat["id"] for seat in three.json()["seats"]] == seats[3:6]
     assert assert_problem(refused, 409, "SEAT_HELD")["conflicts"] == [seats[1]]
     assert_problem(missing, 404, "SEAT_NOT_FOUND")
-    assert len(groups(services)) < len(bodies)
+    assert [5, 6, 7, 8] in groups(services)
 
 
 async def test_a_failed_call_fails_its_items_and_is_not_repeated(
@@ -134,6 +138,9 @@ class SlowStub:
         self.seconds = 0.0
         self.seconds_of_search = 0.0
         self.groups: list[list[int]] = []
+        # When each call has ended at the latest, in seconds from the start.
+        self.ends: list[float] = []
+        self._began = asyncio.get_running_loop().time()
 
     async def HoldSeats(  # as gRPC names it
         self,
@@ -143,6 +150,7 @@ class SlowStub:
     ) -> reservation_pb2.HoldSeatsResponse:
         self.groups.append([item.user_id for item in request.items])
         is_search = any(item.HasField("best_available") for item in request.items)
+        self.ends.append(round(asyncio.get_running_loop().time() + timeout - self._began, 3))
         seconds = self.seconds_of_search if is_search else self.seconds
         await asyncio.sleep(min(seconds, timeout))
         if seconds >= timeout:
@@ -176,15 +184,38 @@ def test_each_request_has_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> N
             return asyncio.create_task(outcome(user_id))
 
         stub.seconds = 60
-        stuck = [await ask(1, 0), await ask(2, 0.5)]
-        early = await ask(3, 1)
-        late = await ask(4, 4)
+        stuck = [await ask(user_id, 0) for user_id in (1, 2, 3, 4)]
+        never = await ask(5, 1)
+        early = await ask(6, 3)
+        late = await ask(7, 4.5)
+        # Half of its time is over and no call has begun: it is certain that it has held nothing.
+        assert await never == ("UNAVAILABLE", 3.5)
+        # The calls end at 5; the two that wait then travel together until the first has to go.
+        assert [await task for task in stuck] == [("TIMEOUT", 5)] * 4
+        assert await early == ("TIMEOUT", 8)
+        # Its seat is not held when it has gone, so a repeat does not find its own hold.
+        assert await late == ("TIMEOUT", 8)
+        assert stub.groups == [[1], [2], [3], [4], [6, 7]]
+        assert stub.ends == [5, 5, 5, 5, 8]
+
+    run(main(), monkeypatch)
+
+
+def test_slow_calls_hold_up_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seats that wait for a lock, each in a call of its own."""
+
+    async def main() -> None:
+        stub = SlowStub()
+        holds = SeatHolds(stub, 5)  # type: ignore[arg-type]
         stub.seconds = 3
-        # One call ends at 5; the two that wait then travel together until 8.
-        assert [await task for task in stuck] == [("TIMEOUT", 5), ("TIMEOUT", 5.5)]
-        assert await early == ("TIMEOUT", 6)
-        assert await late == ("", 8)
-        assert stub.groups == [[1], [2], [3, 4]]
+        slow = [asyncio.create_task(holds.hold(item(user_id, user_id))) for user_id in (1, 2, 3)]
+        await asyncio.sleep(0.1)
+        stub.seconds = 0
+        began = asyncio.get_running_loop().time()
+        for user_id in range(4, 20):
+            assert (await holds.hold(item(user_id, user_id))).user_id == user_id
+        assert asyncio.get_running_loop().time() == began
+        assert [(await task).user_id for task in slow] == [1, 2, 3]
 
     run(main(), monkeypatch)
 
@@ -218,14 +249,14 @@ async def test_a_request_whose_client_has_left_is_not_sent(
     services.faults.delays["HoldSeats"] = 0.2
     async with clients_of(services) as clients:
         tasks = []
-        for number in (1, 2):
+        for number in (1, 2, 3, 4):
             tasks.append(asyncio.create_task(clients.holds.hold(item(number, seats[number]))))
             await until(lambda number=number: len(groups(services)) == number)  # type: ignore[misc]
         waiting = [
             asyncio.create_task(clients.holds.hold(item(number, seats[number])))
-            for number in (3, 4, 5)
+            for number in (5, 6, 7)
         ]
         await asyncio.sleep(0)
         waiting[1].cancel()
         await asyncio.gather(*tasks, waiting[0], waiting[2])
-    assert groups(services) == [[1], [2], [3, 5]]
+    assert groups(services) == [[1], [2], [3], [4], [5, 7]]

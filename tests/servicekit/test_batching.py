@@ -7,7 +7,8 @@ import pytest
 
 from servicekit import call_context
 from servicekit.batching import PAUSE_EACH_SECONDS, Batcher
-from servicekit.errors import TimedOut, Unavailable
+from servicekit.errors import ServiceError, TimedOut, Unavailable
+from tests.virtual_time import run
 
 MAX_BATCH = 256
 
@@ -381,24 +382,64 @@ class TestSendingDirectly:
         await asyncio.gather(*submit(one, 2, 3))
         assert sends.batches == [[1], [2, 3]]
 
-    async def test_who_waits_in_a_batch_has_a_deadline_of_its_own(self) -> None:
-        batches: list[list[int]] = []
-        gates = {1: asyncio.Event(), 2: asyncio.Event()}
+    def test_who_waits_has_a_deadline_of_its_own_and_so_has_each_batch(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            batches: list[tuple[list[int], float]] = []
+            gates = [asyncio.Event() for _ in range(4)]
 
-        async def send(items: Sequence[int]) -> Sequence[int]:
-            batches.append(list(items))
-            await gates[items[0]].wait()
-            return items
+            async def send(items: Sequence[int]) -> Sequence[int]:
+                batches.append((list(items), round(call_context.remaining(100), 3)))
+                await gates[items[0]].wait()
+                return items
 
-        one = Batcher(send, budget=0.5, max_batch=MAX_BATCH, direct=True)
-        first, early = [asyncio.create_task(one.submit(item)) for item in (1, 2)]
-        await asyncio.sleep(0.3)
-        late = asyncio.create_task(one.submit(3))
-        await settle()
-        gates[1].set()
-        assert await first == 1
-        with pytest.raises(TimedOut):  # 0.5 s after it came, while its batch is on its way
-            await early
-        assert batches == [[1], [2, 3]]
-        gates[2].set()
-        assert await late == 3
+            async def outcome(item: int) -> tuple[str, float]:
+                try:
+                    code = str(await one.submit(item))
+                except ServiceError as error:
+                    code = error.code
+                return code, round(now() - began, 3)
+
+            async def ask(item: int, at: float) -> asyncio.Task[tuple[str, float]]:
+                await asyncio.sleep(began + at - now())
+                return asyncio.create_task(outcome(item))
+
+            one = Batcher(send, budget=4, max_batch=MAX_BATCH, direct=True)
+            now = asyncio.get_running_loop().time
+            began = now()
+            first = await ask(0, 0)
+            unsent = await ask(1, 0.5)
+            early = await ask(2, 1.5)
+            late = await ask(3, 2.75)
+            await asyncio.sleep(began + 3 - now())
+            gates[0].set()
+            # Half of its time was over before a batch could start.
+            assert await unsent == ("UNAVAILABLE", 2.5)
+            assert await first == ("0", 3)
+            # Its batch is on its way, and serves one who has more time.
+            assert await early == ("TIMEOUT", 5.5)
+            gates[2].set()
+            assert await late == ("3", 5.5)
+            # What is sent alone has no deadline but its caller's; a batch that of its first caller.
+            assert batches == [([0], 100), ([2, 3], 2.5)]
+
+        run(main(), monkeypatch)
+
+    def test_no_batch_is_late_for_one_of_several_items(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            sends = Sends()
+            one = batcher(sends, budget=4, direct=True)
+            first = asyncio.create_task(one.submit(1))
+            await settle()
+            several = asyncio.create_task(one.submit_all([2, 3]))
+            await asyncio.sleep(2.5)
+            sends.let_go()
+            assert await first == 2
+            codes = [type(result) for result in await several]
+            assert codes == [Unavailable, Unavailable]
+            assert sends.batches == [[1]]
+
+        run(main(), monkeypatch)
