@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from concert_service.domain import check_ids
 from concert_service.ports import SeatMapStore
@@ -21,6 +21,10 @@ SEATS_PACKED = 20_000
 # 16,000 layouts of 150 seats, or 130 of a stadium with 20,000. They never change.
 CACHED_LAYOUT_BYTES = 32_000_000
 _LAYOUTS_AT_ONCE = 16
+# Schedules that cannot be packed are not tried again for so long: they would take the place of
+# others in every call.
+UNPACKABLE_SECONDS = 10.0
+_MAX_UNPACKABLE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class SeatMapService:
         self._cache: LRUCache[bytes, PackedLayout] = LRUCache(
             CACHED_LAYOUT_BYTES, getsizeof=lambda layout: len(layout.packed)
         )
+        self._unpackable: TTLCache[int, bool] = TTLCache(_MAX_UNPACKABLE, UNPACKABLE_SECONDS)
 
     async def get_seat_maps(self, schedule_ids: Sequence[int], seat_ids: Sequence[int]) -> SeatMaps:
         """Returns the seats of these upcoming schedules and of those of these seats: at least one,
@@ -54,11 +59,18 @@ class SeatMapService:
         if not schedule_ids and not seat_ids:
             return SeatMaps([], [], more=False)
         found = await self._store.maps_of_concerts(schedule_ids, seat_ids, MAX_SIBLINGS)
-        to_make = list(_to_make((*found.asked, *found.siblings)))
+        missing = [
+            schedule
+            for schedule in (*found.asked, *found.siblings)
+            if schedule.seat_map is None and schedule.id not in self._unpackable
+        ]
+        to_make = list(_to_make(missing))
         made = {m.schedule_id: m for m in await self._store.make_maps(to_make)} if to_make else {}
+        self._unpackable.update((id, True) for id in to_make if id not in made)
         response = _Response()
         asked = _maps(found.asked, made)
-        more = any(s.seat_map is None and s.id not in to_make for s in found.asked)
+        left = {schedule.id for schedule in missing}.difference(to_make)
+        more = any(schedule.id in left for schedule in found.asked)
         more |= not await self._add(response, asked, ASKED_BYTES)
         if not more:
             await self._add(response, _maps(found.siblings, made), SIBLINGS_BYTES)
@@ -103,15 +115,14 @@ class _Response:
 
 
 def _to_make(schedules: Iterable[MappedSchedule]) -> Iterator[int]:
-    """Yields the schedules whose maps this call makes: the first one, and others as long as all
-    together have few seats."""
+    """Yields those of the schedules without maps whose maps this call makes: the first one, and
+    others as long as all together have few seats."""
     seats = 0
     for schedule in schedules:
-        if schedule.seat_map is None:
-            if seats and seats + schedule.seat_count > SEATS_PACKED:
-                return
-            seats += max(1, schedule.seat_count)
-            yield schedule.id
+        if seats and seats + schedule.seat_count > SEATS_PACKED:
+            return
+        seats += max(1, schedule.seat_count)
+        yield schedule.id
 
 
 def _maps(

@@ -145,6 +145,26 @@ def ids(found: SeatMaps) -> list[int]:
     return [seat_map.schedule_id - BASE for seat_map in found.seat_maps]
 
 
+async def test_a_date_that_cannot_be_packed_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = FakeConcertStore()
+    await add_concerts(store)
+    make = store.make_maps
+
+    async def make_all_but_one(schedule_ids: Sequence[int]) -> Sequence[PackedSeatMap]:
+        return await make([id for id in schedule_ids if id != BASE + 1])
+
+    monkeypatch.setattr(store, "make_maps", make_all_but_one)
+    monkeypatch.setattr("concert_service.seat_map_service.SEATS_PACKED", 3)
+    service = SeatMapService(store)
+    wanted = [BASE + 1, BASE + 5]
+    first = await service.get_seat_maps(wanted, [])
+    assert (ids(first), first.more) == ([], True)
+    second = await service.get_seat_maps(wanted, [])
+    assert (ids(second)[0], second.more) == (5, False)
+
+
 async def test_a_concerts_dates_come_together_and_share_a_layout(store: Store) -> None:
     await add_concerts(store)
     service = SeatMapService(store)
