@@ -2,6 +2,9 @@
 
     python -m loadtests.verify      exit status 1 if any is not
 
+The limits of seats per user are those of the environment (RESERVATION_MAX_SEATS and
+RESERVATION_MAX_SEATS_PER_SCHEDULE, 8 by default): give this command those of the services.
+
 A load test counts them after the load, and samples the waiting room while the load lasts.
 """
 
