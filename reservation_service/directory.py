@@ -153,7 +153,7 @@ class GrpcSeatDirectory:
                 raise
             log.warning("seat_maps_not_refreshed", schedule=schedule_id, error=str(error))
 
-    async def _look_up(self, wanted: Sequence[_Wanted]) -> list[Entry | None]:
+    async def _look_up(self, wanted: Sequence[_Wanted]) -> list[Entry | Exception | None]:
         # A batch serves many callers: the deadline of the first must not apply to the others.
         call_context.set_deadline(BUDGET_SECONDS)
         missing = set(wanted)
@@ -164,7 +164,13 @@ class GrpcSeatDirectory:
                 schedule_ids=[one.schedule_id for one in missing if one.schedule_id],
                 seat_ids=[one.seat_id for one in missing if one.seat_id],
             )
-            response = await client.call(self._stub.GetSeatMaps, request, budget=BUDGET_SECONDS)
+            try:
+                response = await client.call(self._stub.GetSeatMaps, request, budget=BUDGET_SECONDS)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                # What an earlier call has brought is true.
+                return [found.get(one, error) for one in wanted]
             more = response.more
             now = monotonic()
             lifetime = min(self._cache_seconds, seconds_to_midnight())

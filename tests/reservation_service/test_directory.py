@@ -40,13 +40,14 @@ class Concerts(ConcertServicer):
         super().__init__(ConcertService(store), SeatMapService(store))
         self.calls: list[concert_pb2.GetSeatMapsRequest] = []
         self.pause = 0.0
+        self.calls_until_down = 10**6
 
     async def GetSeatMaps(
         self, request: concert_pb2.GetSeatMapsRequest, context: object
     ) -> concert_pb2.GetSeatMapsResponse:
         self.calls.append(request)
         await asyncio.sleep(self.pause)
-        if UNAVAILABLE in request.seat_ids:
+        if UNAVAILABLE in request.seat_ids or len(self.calls) > self.calls_until_down:
             raise Unavailable("Not now.")
         return await super().GetSeatMaps(request, context)  # type: ignore[arg-type]
 
@@ -270,3 +271,15 @@ async def test_what_a_response_leaves_out_is_asked_for_again(
     found = await asyncio.gather(*(directory.seat(id) for id in wanted), return_exceptions=True)
     assert [one.id for one in found if isinstance(one, Seat)] == wanted[:3]
     assert isinstance(found[3], SeatNotFound)
+
+
+async def test_what_one_call_has_brought_outlives_the_failure_of_the_next(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concert_service.seat_map_service.SEATS_PACKED", SEATS)
+    running.concerts.calls_until_down = 1
+    directory = running.directory()
+    found = await asyncio.gather(
+        *(directory.seat(id) for id in (1201, 2201)), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in found) == ["RemoteError", "Seat"]
