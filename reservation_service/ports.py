@@ -156,7 +156,8 @@ class ReservationStore(Protocol):
 
     async def remove_ended(self, older_than_days: int, limit: int) -> int:
         """Removes at most `limit` reservations that are CANCELLED or EXPIRED and whose time ran out
-        that long ago, with the rows that belong to them; returns how many."""
+        that long ago, with the rows that belong to them; returns how many. Leaves those of users
+        who are holding seats at this moment for the next time."""
 
 
 class SeatMap(Protocol):

@@ -7,7 +7,7 @@ from reservation_service.domain import NOTHING_TAKEN, Admission, Reservation, St
 from reservation_service.ports import LapsedHold
 from reservation_service.rows import CANCEL, EXPIRE, GET, change_and_get, to_reservation
 from servicekit import logs
-from servicekit.mysql import Connection, Database, DatabaseError, TransactionAborted
+from servicekit.mysql import Connection, Database, DatabaseError, Statement, TransactionAborted
 
 log = logs.get(__name__)
 
@@ -64,6 +64,8 @@ REMOVE = (
     "DELETE FROM reservation_seat WHERE reservation_id IN %s",
     "DELETE FROM reservation WHERE id IN %s",
 )
+
+BUYERS = "SELECT user_id FROM buyer WHERE user_id IN %s"
 
 # The buyers among these users that nobody else uses now. Their locks keep others from holding seats
 # until they are removed.
@@ -171,14 +173,19 @@ class ReservationRepository:
     async def remove_ended(self, older_than_days: int, limit: int) -> int:
         async def work(connection: Connection) -> int:
             rows = await connection.fetch_all(ENDED, older_than_days, limit)
-            ids = [row.id for row in rows]
-            if ids:
-                *_, buyers = await connection.execute_together(
-                    *((remove, ids) for remove in REMOVE),
-                    (LOCK_BUYERS, sorted({row.user_id for row in rows})),
-                )
-                if buyers.rows:
-                    await connection.execute(REMOVE_BUYERS, [row.user_id for row in buyers.rows])
+            if not rows:
+                return 0
+            users = sorted({row.user_id for row in rows})
+            all, locked = await connection.execute_together((BUYERS, users), (LOCK_BUYERS, users))
+            buyers = [row.user_id for row in locked.rows]
+            # Their reservations wait for the next time: nothing else leads to a buyer's row.
+            busy = {row.user_id for row in all.rows}.difference(buyers)
+            ids = [row.id for row in rows if row.user_id not in busy]
+            removals: list[Statement] = [(remove, ids) for remove in REMOVE] if ids else []
+            if buyers:
+                removals.append((REMOVE_BUYERS, buyers))
+            if removals:
+                await connection.execute_together(*removals)
             return len(ids)
 
         return await self._database.run(work)

@@ -6,6 +6,7 @@ from reservation_service import service as service_module
 from reservation_service.domain import PaymentOutcome, Reservation, Status
 from reservation_service.errors import ReservationNotFound
 from reservation_service.service import ReservationService
+from servicekit.mysql import Database
 from tests.reservation_service.conftest import (
     RealReservationStore,
     Store,
@@ -148,3 +149,28 @@ async def test_rows_that_belong_to_a_removed_reservation_go_with_it(
             )
             assert found == [], table
     assert (await service.get_reservation(other.id, 2)).status == Status.HELD
+
+
+async def test_a_buyer_who_is_busy_is_removed_another_time(
+    real_store: RealReservationStore, database: Database
+) -> None:
+    service = make_service(real_store, retention_days=7)
+    user, other = next(ids), next(ids)
+    for buyer in (user, other):
+        held = await service.hold_seat(buyer, new_seats(1)[0], "")
+        await service.cancel_reservation(held.id, buyer)
+        await real_store.age(held.id, 8)
+
+    async def buyers() -> list[int]:
+        async with database.connection() as connection:
+            found = await connection.fetch_all(
+                "SELECT user_id FROM buyer WHERE user_id IN %s", [user, other]
+            )
+        return [row.user_id for row in found]
+
+    async with database.transaction() as busy:
+        await busy.fetch_one("SELECT user_id FROM buyer WHERE user_id = %s FOR UPDATE", user)
+        await service.remove_old_rows()
+        assert await buyers() == [user]
+    await service.remove_old_rows()
+    assert await buyers() == []
