@@ -119,6 +119,10 @@ SELECT reservation_id, payment_id FROM earlier_payment WHERE reservation_id IN %
 """
 
 
+# Of the connections, those that one call takes for items that failed together.
+_ALONE_AT_ONCE = 4
+
+
 class _Locked(Exception):
     """Another transaction has locked the reservation."""
 
@@ -203,8 +207,8 @@ class PaymentRepository:
         return dict.fromkeys(confirmed.intersection(payments), PaymentOutcome.CONFIRMED)
 
     async def _confirm_alone(self, payment: PaymentOf) -> PaymentOutcome:
-        _, confirmed = await self._database.execute_transaction(
-            (COUNT_SALE_OF_PAYING, *payment), (CONFIRM_PAYING, *payment)
+        _, confirmed = await self._change_alone(
+            payment, (COUNT_SALE_OF_PAYING, *payment), (CONFIRM_PAYING, *payment)
         )
         if confirmed.matched:
             return PaymentOutcome.CONFIRMED
@@ -226,7 +230,8 @@ class PaymentRepository:
         return dict.fromkeys(known.intersection(payments))
 
     async def _return_alone(self, payment: PaymentOf) -> None:
-        _, returned, current, earlier = await self._database.execute_transaction(
+        _, returned, current, earlier = await self._change_alone(
+            payment,
             (REMEMBER_PAYING, *payment),
             (RETURN_TO_HOLD, *payment),
             (PAYMENT_OF, [payment.reservation_id]),
@@ -247,14 +252,15 @@ class PaymentRepository:
         alone: Callable[[PaymentOf], Awaitable[Answer]],
     ) -> list[Answer | Exception]:
         """Returns an answer or an error for each payment, in order. Those that `together` does not
-        decide are tried alone, at once."""
+        decide are tried alone, a few at once."""
+        few = asyncio.Semaphore(_ALONE_AT_ONCE)
         answers: dict[int, Answer | Exception] = {}
         for group in _groups(payments):
             decided: Mapping[PaymentOf, Answer] = {}
             if len(group) > 1:
                 decided = await self._decide(group, together)
             rest = [(n, payment) for n, payment in group if payment not in decided]
-            outcomes = await asyncio.gather(*(_attempt(alone(payment)) for _, payment in rest))
+            outcomes = await asyncio.gather(*(_attempt(few, alone, each) for _, each in rest))
             answers |= {n: decided[payment] for n, payment in group if payment in decided}
             answers |= {n: outcome for (n, _), outcome in zip(rest, outcomes, strict=True)}
         return [answers[n] for n in range(len(payments))]
@@ -274,6 +280,25 @@ class PaymentRepository:
         except DatabaseError as error:
             log.warning("payment_group_failed", payments=len(items), error=str(error))
             return {}
+
+    async def _change_alone(self, payment: PaymentOf, *statements: Statement) -> list[Result]:
+        """Runs a transaction in one round trip, with the retries of `Database.run`. Raises
+        TransactionAborted if another one has locked the reservation for a second."""
+
+        async def work(connection: Connection) -> list[Result]:
+            lock: Statement = (LOCK_WITH_PATIENCE, payment.reservation_id)
+            try:
+                results = await connection.execute_together(
+                    ("BEGIN",), lock, *statements, ("COMMIT",)
+                )
+            except LockTimeout:
+                raise _Locked from None
+            return results[2:-1]
+
+        try:
+            return await self._database.run(work, autocommit=True)
+        except _Locked:
+            raise TransactionAborted from None
 
     async def _together(self, *statements: Statement) -> list[Result]:
         """Runs a transaction in one round trip, once."""
@@ -305,11 +330,14 @@ def _any_of(payments: Sequence[PaymentOf], sql: str) -> Statement:
     return sql.format(f"({condition})"), *(id for payment in payments for id in payment)
 
 
-async def _attempt(call: Awaitable[Answer]) -> Answer | Exception:
-    try:
-        return await call
-    except Exception as error:
-        return error
+async def _attempt(
+    few: asyncio.Semaphore, call: Callable[[PaymentOf], Awaitable[Answer]], payment: PaymentOf
+) -> Answer | Exception:
+    async with few:
+        try:
+            return await call(payment)
+        except Exception as error:
+            return error
 
 
 def _begin(start: PaymentStart, lease: int) -> list[Statement]:

@@ -13,7 +13,17 @@ from servicekit.errors import Unavailable
 from servicekit.mysql import Database, DatabaseError
 from tests.fakes.reservation import UselessLocks
 from tests.reservation_service.conftest import RealReservationStore, make_service
-from tests.reservation_service.payment_steps import hold_sets, pairs, start
+from tests.reservation_service.payment_steps import hold_sets, pairs, paying_sets, start
+
+
+async def a_lock_wait(database: Database) -> None:
+    """Returns while a transaction waits for the lock of a row."""
+    async with asyncio.timeout(5.0), database.connection() as connection:
+        waits = 0
+        while not waits:
+            row = await connection.fetch_one("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current%%'")
+            assert row is not None
+            waits = int(row[1])
 
 
 @pytest.fixture
@@ -95,7 +105,7 @@ async def test_a_locked_reservation_holds_up_no_other_group(
     async with database.transaction() as stuck:
         await stuck.fetch_one("SELECT id FROM reservation WHERE id = %s FOR UPDATE", held[0].id)
         behind = asyncio.create_task(service.begin_payments([start(each) for each in held[:3]]))
-        await asyncio.sleep(0.1)
+        await a_lock_wait(database)
         # Those of the next groups do not wait for it at all.
         async with asyncio.timeout(0.6):
             results = await service.begin_payments([start(each) for each in held[3:]])
@@ -105,6 +115,26 @@ async def test_a_locked_reservation_holds_up_no_other_group(
         assert {type(result) for result in others} == {Reservation}
     assert await real_store.stored(held[0].id) == Status.HELD
     assert isinstance((await service.begin_payments([start(held[0])]))[0], Reservation)
+
+
+@pytest.mark.parametrize("step", ["confirm", "return"])
+async def test_a_locked_reservation_fails_alone_and_soon(
+    real_store: RealReservationStore, database: Database, step: str
+) -> None:
+    service = make_service(real_store)
+    paying = await paying_sets(service, 12)
+    confirms = step == "confirm"
+    call = service.confirm_payments if confirms else service.return_payments_to_hold
+    status = Status.CONFIRMED if confirms else Status.HELD
+    async with database.transaction() as stuck:
+        await stuck.fetch_one("SELECT id FROM reservation WHERE id = %s FOR UPDATE", paying[3].id)
+        async with asyncio.timeout(4.0):
+            with pytest.raises(Unavailable):
+                await call(pairs(paying))
+    stored = [await real_store.stored(each.id) for each in paying]
+    assert stored == [status if n != 3 else Status.PAYING for n in range(12)]
+    await call(pairs(paying))
+    assert await real_store.stored(paying[3].id) == status
 
 
 async def test_a_caller_with_little_time_does_not_fail_its_group(
