@@ -106,6 +106,8 @@ class MysqlConnection:
         return sql % tuple(map(self._literal, values)) if values else sql
 
     def _literal(self, value: Any) -> str:
+        if type(value) is int:  # aiomysql takes five times as long (1.4 µs more)
+            return str(value)
         if isinstance(value, list | tuple):
             return f"({', '.join(map(self._literal, value))})"
         if isinstance(value, bytes):  # aiomysql 0.3.2 raises TypeError for them
