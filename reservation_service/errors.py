@@ -16,6 +16,7 @@ class SeatNotFound(NotFound):
 
     def __init__(self, seat_id: int) -> None:
         super().__init__("There is no such seat.", seat_id=seat_id)
+        self.seat_id = seat_id
 
 
 class SeatHeld(Conflict):

@@ -1,5 +1,6 @@
 """Puts holds that arrive together into one write."""
 
+import asyncio
 from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
@@ -11,6 +12,7 @@ from reservation_service.ports import GroupFailed, HoldResult, HoldStore, SeatLo
 from servicekit import call_context
 from servicekit.batching import Batcher
 from servicekit.errors import ServiceError
+from servicekit.mysql import TransactionAborted
 
 # 64 cost a third of what 16 cost for each hold, and more gain nothing; a group takes some 5 ms.
 GROUP_ITEMS = 64
@@ -21,6 +23,13 @@ GROUP_SECONDS = 4.0
 CONTENDED_SECONDS = 2.0
 # About 100 bytes each. The oldest are forgotten first; that costs trips to the database only.
 CONTENDED_SEATS = 20_000
+
+# After a group has waited in vain for the lock of a row, the holds that need that row are done
+# alone for so long, and wait for nothing; each that finds it locked begins the time anew.
+STUCK_SECONDS = 5.0
+STUCK_ROWS = 10_000
+# Holds that are done alone at the same time: half of the pool of connections.
+LONE_HOLDS = 8
 
 
 class _Alone(Enum):
@@ -40,6 +49,8 @@ class HoldGroups:
         self._locks = locks
         self._terms = terms
         self._contended: TTLCache[int, None] = TTLCache(CONTENDED_SEATS, ttl=CONTENDED_SECONDS)
+        self._stuck: TTLCache[tuple[str, int], None] = TTLCache(STUCK_ROWS, ttl=STUCK_SECONDS)
+        self._lone = asyncio.Semaphore(LONE_HOLDS)
         self._groups = Batcher[Hold, HoldResult | _Alone](
             self._hold_group, budget=QUEUE_SECONDS, max_batch=GROUP_ITEMS
         )
@@ -51,20 +62,56 @@ class HoldGroups:
         PaymentInProgress and AdmissionEnded, if one of its reservations is being paid or paid; with
         a key also IdempotencyKeyReused and RequestInProgress.
         """
-        result = await self._groups.submit(hold)
+        result: HoldResult | _Alone = _Alone.ALONE
+        if not self._is_stuck(hold):
+            result = await self._groups.submit(hold)
         if isinstance(result, _Alone):
-            # Here, and not in the group: it may wait long, and nobody shall wait for it.
-            result = await self._store.hold_alone(hold, self._terms)
-            self._remember_refusals([result])
+            result = await self._hold_alone(hold)
         if isinstance(result, ServiceError):
             raise result
         if isinstance(result, Remembered):
             return result.result(hold.request)
         return result
 
+    async def _hold_alone(self, hold: Hold) -> HoldResult:
+        """Outside of the groups: it may wait long for a lock, and nobody shall wait for it; not if
+        somebody else has waited for it in vain."""
+        async with self._lone:
+            try:
+                result = await self._store.hold_alone(
+                    hold, self._terms, patient=not self._is_stuck(hold)
+                )
+            except TransactionAborted:
+                self._note_stuck(hold)
+                raise
+        for row in _rows(hold):
+            self._stuck.pop(row, None)
+        self._remember_refusals([result])
+        return result
+
+    async def _find_stuck(self, holds: Sequence[Hold]) -> None:
+        """Marks what a group has waited for in vain, before the next group begins."""
+        for hold in holds:
+            if await self._store.is_locked(hold):
+                self._note_stuck(hold)
+
+    def _note_stuck(self, hold: Hold) -> None:
+        for row in _rows(hold):
+            self._stuck[row] = None
+
+    def _is_stuck(self, hold: Hold) -> bool:
+        return bool(self._stuck) and any(row in self._stuck for row in _rows(hold))
+
     async def _hold_group(self, holds: Sequence[Hold]) -> Sequence[HoldResult | _Alone]:
         # A group serves many callers: the deadline of the first must not apply to the others.
         call_context.set_deadline(GROUP_SECONDS)
+        # They may have begun to wait before their rows were known to be stuck.
+        stuck = [self._is_stuck(hold) for hold in holds]
+        others = [hold for hold, alone in zip(holds, stuck, strict=True) if not alone]
+        results = iter(await self._hold_others(others) if others else ())
+        return [_Alone.ALONE if alone else next(results) for alone in stuck]
+
+    async def _hold_others(self, holds: Sequence[Hold]) -> Sequence[HoldResult | _Alone]:
         contended = sorted(
             {seat.id for hold in holds for seat in hold.seats if seat.id in self._contended}
         )
@@ -87,6 +134,7 @@ class HoldGroups:
         try:
             results = await self._store.hold_group(holds, self._terms, contended=contended)
         except GroupFailed:
+            await self._find_stuck(holds)
             return [_Alone.ALONE] * len(holds)
         self._remember_refusals(results)
         return results
@@ -96,6 +144,11 @@ class HoldGroups:
             if isinstance(result, SeatHeld):
                 for seat_id in result.seat_ids:
                     self._contended[seat_id] = None
+
+
+def _rows(hold: Hold) -> list[tuple[str, int]]:
+    """The rows that a hold locks and others may want."""
+    return [("user", hold.user_id), *(("seat", seat.id) for seat in hold.seats)]
 
 
 def _refusal(hold: Hold, locked_elsewhere: Collection[int]) -> SeatHeld | None:

@@ -1,6 +1,6 @@
 """Holds seats in MariaDB, in groups, and keeps the results of idempotency keys."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC
 from enum import Enum, auto
 
@@ -80,21 +80,41 @@ class HoldRepository:
         except TransactionAborted as error:
             raise GroupFailed from error
         except DatabaseError as error:
-            log.warning("hold_group_failed", holds=len(holds), error=str(error))
+            # Not its text, which may quote values.
+            log.warning("hold_group_failed", holds=len(holds), number=error.number)
             raise GroupFailed from error
-        if isinstance(results, _Failure):
-            raise GroupFailed
-        return results
+        if not isinstance(results, _Failure):
+            return results
+        if results is _Failure.LOCK_TIMEOUT:
+            in_progress = await self._in_progress(_keys(holds))
+            if in_progress:
+                return await self._hold_others(holds, terms, in_progress, contended=contended)
+        raise GroupFailed
 
-    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
-        results = await self._database.run(
-            lambda connection: _hold(connection, [hold], terms), autocommit=True
-        )
+    async def _hold_others(
+        self,
+        holds: Sequence[Hold],
+        terms: HoldTerms,
+        in_progress: Collection[IdempotencyKey],
+        *,
+        contended: bool,
+    ) -> Sequence[HoldResult]:
+        """Holds a group without the items whose keys are in progress."""
+        rest = [hold for hold in holds if hold.key not in in_progress]
+        held = iter(await self.hold_group(rest, terms, contended=contended) if rest else ())
+        return [RequestInProgress() if hold.key in in_progress else next(held) for hold in holds]
+
+    async def hold_alone(self, hold: Hold, terms: HoldTerms, *, patient: bool = True) -> HoldResult:
+        results: Sequence[HoldResult] | _Failure = _Failure.LOCK_TIMEOUT
+        if patient or not await self.is_locked(hold):
+            results = await self._database.run(
+                lambda connection: _hold(connection, [hold], terms), autocommit=True
+            )
         if not isinstance(results, _Failure):
             return results[0]
         if results is _Failure.LOST_RACES:
             return SeatHeld(*(seat.id for seat in hold.seats))
-        if hold.key is not None and await self._in_progress(hold.key):
+        if await self._in_progress(_keys([hold])):
             return RequestInProgress()
         raise TransactionAborted
 
@@ -118,11 +138,27 @@ class HoldRepository:
 
         return await self._database.run(work, autocommit=True)
 
-    async def _in_progress(self, key: IdempotencyKey) -> bool:
-        """Whether another transaction has locked the key."""
+    async def _in_progress(self, keys: Sequence[IdempotencyKey]) -> set[IdempotencyKey]:
+        """Those of the keys that other transactions have locked. Few are: halves with none cost one
+        trip."""
+        if not keys:
+            return set()
         async with self._database.connection() as connection:
             try:
-                await connection.execute(*sql.lock_key(key))
+                await connection.execute_together(*map(sql.lock_key, keys))
+            except LockTimeout:
+                pass  # one of them: which one is found below
+            else:
+                return set()
+        if len(keys) == 1:
+            return set(keys)
+        half = len(keys) // 2
+        return await self._in_progress(keys[:half]) | await self._in_progress(keys[half:])
+
+    async def is_locked(self, hold: Hold) -> bool:
+        async with self._database.connection() as connection:
+            try:
+                await connection.execute_together(*sql.probe(hold))
             except LockTimeout:
                 return True
         return False

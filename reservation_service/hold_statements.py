@@ -222,12 +222,25 @@ def find_keys(keys: Sequence[IdempotencyKey]) -> Statement:
 
 
 def lock_key(key: IdempotencyKey) -> Statement:
-    """Fails with LockTimeout at once if a request with the key is in progress."""
+    """Fails with LockTimeout at once if a request with the key is in progress. For one key, because
+    a search for several would also lock the rows between them."""
     return (
         f"{NO_PATIENCE}SELECT seat_id FROM idempotency_key"
         " WHERE user_id = %s AND idem_key = %s FOR UPDATE",
         *(key.user_id, key.value),
     )
+
+
+def probe(hold: Hold) -> list[Statement]:
+    """Fails with LockTimeout at once if another transaction has locked the buyer or a seat. Shared
+    locks: those who ask at the same time do not see each other."""
+    return [
+        (f"{NO_PATIENCE}SELECT 1 FROM buyer WHERE user_id = %s LOCK IN SHARE MODE", hold.user_id),
+        (
+            f"{NO_PATIENCE}SELECT 1 FROM seat_claim WHERE seat_id IN %s LOCK IN SHARE MODE",
+            _ids(hold),
+        ),
+    ]
 
 
 def find_paid(places: Sequence[Admission]) -> Statement:

@@ -278,7 +278,7 @@ class PaymentRepository:
         except (DuplicateKey, TransactionAborted, StatementRefused):
             return {}
         except DatabaseError as error:
-            log.warning("payment_group_failed", payments=len(items), error=str(error))
+            log.warning("payment_group_failed", payments=len(items), number=error.number)
             return {}
 
     async def _change_alone(self, payment: PaymentOf, *statements: Statement) -> list[Result]:

@@ -64,9 +64,14 @@ class HoldStore(Protocol):
         Unavailable or TimeoutError, after which it is unknown whether anything was written.
         """
 
-    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
+    async def hold_alone(self, hold: Hold, terms: HoldTerms, *, patient: bool = True) -> HoldResult:
         """Holds the seats of an item whose group has failed. Raises what is wrong with it, and
-        Unavailable if another transaction has locked what it needs for a second."""
+        TransactionAborted if another transaction has locked what it needs for a second; at once if
+        it is not `patient` and `is_locked`."""
+
+    async def is_locked(self, hold: Hold) -> bool:
+        """Whether another transaction has locked the buyer or a seat at this moment. Waits for no
+        lock."""
 
     async def remembered(self, key: IdempotencyKey) -> Remembered | None:
         """Returns the stored result of a key."""

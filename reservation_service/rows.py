@@ -5,7 +5,10 @@ statement that depends on it, because the clocks of the replicas may differ.
 
 A statement that ends a reservation frees all of its seats: nobody ever sees a part of it. Locks are
 taken in one order everywhere, or transactions on neighbouring seats deadlock: buyers by id, then
-headers by id, then claims by seat.
+headers by id, then claims by seat. Nobody waits for a row of idempotency_key, so its place does not
+matter; the triggers of revision 0003 lock no buyer, and a claim after its header. A hold that
+expires others frees their claims before it takes its own, which is another order: a deadlock there
+is ended by MariaDB, and `Database.run` repeats the transaction.
 """
 
 from collections.abc import Iterable, Sequence

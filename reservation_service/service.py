@@ -34,6 +34,8 @@ from reservation_service.errors import (
     PaymentInProgress,
     ReservationNotFound,
     SeatNotFound,
+    SingleSeatLeft,
+    TooManySeats,
     UnknownPayment,
 )
 from reservation_service.hold_groups import HoldGroups
@@ -141,25 +143,34 @@ class ReservationService:
         SingleSeatLeft where that is refused, and what HoldGroups.hold raises.
         """
         check_hold_request(user_id, seat_ids, idempotency_key, admission)
-        await self._check_count(len(seat_ids))
         request = SeatRequest.of_seats(seat_ids)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
+        try:
+            seats = await self._seats_to_hold(seat_ids)
+        except SeatNotFound as error:
+            if key is None:
+                raise
+            remembered = await self._holds.remember_missing_seat(key, request, error.seat_id)
+            if remembered is None:
+                raise
+            return remembered.result(request)
+        except (TooManySeats, SingleSeatLeft):
+            # A repeat: the seats around have changed since, or the limits.
+            if key is None or (remembered := await self._holds.remembered(key)) is None:
+                raise
+            return remembered.result(request)
+        return await self._groups.hold(Hold(user_id, tuple(seats), request, key, admission))
+
+    async def _seats_to_hold(self, seat_ids: Sequence[int]) -> list[Seat]:
+        await self._check_count(len(seat_ids))
         seats = []
         for seat_id in sorted(seat_ids):
-            try:
-                seats.append(await self._directory.seat(seat_id))
-            except SeatNotFound:
-                if key is None:
-                    raise
-                remembered = await self._holds.remember_missing_seat(key, request, seat_id)
-                if remembered is None:
-                    raise
-                return remembered.result(request)
+            seats.append(await self._directory.seat(seat_id))
         if len({seat.schedule_id for seat in seats}) > 1:
             raise InvalidRequest("All seats must be of one schedule.")
         if self._refuse_single_seats:
             await self._search.check_single_seats(seats)
-        return await self._groups.hold(Hold(user_id, tuple(seats), request, key, admission))
+        return seats
 
     async def hold_best_available(
         self,
@@ -175,10 +186,10 @@ class ReservationService:
         HoldGroups.hold raises; but not SeatHeld and SeatSold.
         """
         check_hold_request(user_id, best, idempotency_key, admission)
-        await self._check_count(best.wish.count)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
         if key is not None and (remembered := await self._holds.remembered(key)) is not None:
             return remembered.result(best.request)
+        await self._check_count(best.wish.count)
 
         async def hold(seats: Sequence[Seat]) -> Reservation:
             return await self._groups.hold(

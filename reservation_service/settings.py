@@ -29,9 +29,9 @@ class Settings(ServiceSettings):
     redis_timeout_seconds: float = Field(default=0.1, gt=0, le=0.1)
     """How long a lock may take before the reservation continues without it, in seconds."""
 
-    lock_seconds: float = Field(default=3.0, gt=0, le=60)
-    """When a seat lock expires, in seconds: longer than a reservation takes. A seat seems held for
-    that long after a process died during a reservation."""
+    lock_seconds: float = Field(default=5.0, gt=0, le=60)
+    """When a seat lock expires, in seconds: longer than a reservation takes (4 s). A seat seems
+    held for that long after a process died during a reservation."""
 
     kafka_bootstrap: str = "127.0.0.1:9092"
     """Kafka's brokers, host:port[,host:port]."""

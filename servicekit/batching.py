@@ -39,9 +39,10 @@ class Batcher(Generic[Item, Result]):
     `send` gets at most `max_batch` items and returns one result per item, in order: an exception
     is raised for the caller of its item alone. At most `max_in_flight` sends run at once. Between
     the starts of two sends there is a pause: 2 ms for each caller of the first, but at most
-    `longest_pause` seconds. A caller waits at most `budget` seconds for its batch to start.
-    `max_waiting` is the most callers that wait. A batch runs in the context of its first caller,
-    hence with that caller's request id.
+    `longest_pause` seconds. A batch leaves out the callers who have waited more than `budget`
+    seconds for it to start; they get TimedOut then, and no earlier, however long the batch before
+    it takes. `max_waiting` is the most callers that wait. A batch runs in the context of its first
+    caller, hence with that caller's request id.
 
     `direct` is for a `send` that ends within `budget` seconds by itself and may be cancelled with
     its caller. A caller who finds that a batch may start then calls it at once, which saves three

@@ -179,3 +179,24 @@ async def test_choices_that_leave_a_single_seat_are_refused_where_that_is_set(
         await strict.hold_seats(user, [seats[3], seats[5]], "")
     first = await strict.hold_seats(user, [seats[4], seats[5]], "key")
     assert await strict.hold_seats(user, [seats[5], seats[4]], "key") == first.as_first_returned()
+
+
+async def test_a_repeat_is_not_refused_for_what_has_changed_since(
+    store: Store, service: ReservationService, seats: list[int]
+) -> None:
+    strict = make_service(store, refuse_single_seats=True)
+    user = next(ids)
+    other = await service.hold_seat(next(ids), seats[0], "")
+    held = await strict.hold_seats(user, seats[1:3], "key")
+    # Its seats, held anew, would leave a single seat.
+    await strict.cancel_reservation(held.id, user)
+    await service.cancel_reservation(other.id, other.user_id)
+    with pytest.raises(SingleSeatLeft):
+        await strict.hold_seats(user, seats[1:3], "another key")
+    lower = make_service(store, max_seats=1)
+    with pytest.raises(TooManySeats):
+        await lower.hold_seats(user, seats[1:3], "another key")
+    for repeated in (strict, lower):
+        assert (await repeated.hold_seats(user, seats[1:3], "key")).id == held.id
+    found = await service.hold_best_available(user, best(seats, 2), "best")
+    assert (await lower.hold_best_available(user, best(seats, 2), "best")).id == found.id

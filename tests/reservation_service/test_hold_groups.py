@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from reservation_service import hold_repository, lone_hold
 from reservation_service.domain import (
@@ -20,8 +22,9 @@ from reservation_service.domain import (
     SeatRequest,
 )
 from reservation_service.errors import RequestInProgress, SeatHeld
-from reservation_service.hold_groups import HoldGroups
+from reservation_service.hold_groups import GROUP_SECONDS, HoldGroups
 from reservation_service.ports import GroupFailed, HoldResult
+from reservation_service.settings import Settings
 from servicekit.errors import ServiceError, Unavailable
 from servicekit.mysql import Connection, Database, DatabaseError, Statement, TransactionAborted
 from servicekit.mysql_protocol import MysqlConnection, Result
@@ -144,7 +147,7 @@ class FailingStore(FakeReservationStore):
             raise GroupFailed
         return await super().hold_group(holds, terms, contended=contended)
 
-    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
+    async def hold_alone(self, hold: Hold, terms: HoldTerms, *, patient: bool = True) -> HoldResult:
         if hold.seats[0].id == self.poison:
             raise DatabaseError("CONSTRAINT failed", 4025)
         return await super().hold_alone(hold, terms)
@@ -328,6 +331,80 @@ async def test_a_seat_that_stays_locked_delays_its_own_hold_only(
         )
         assert codes(results) == ["Reservation"] * 5 + ["UNAVAILABLE"] + ["Reservation"] * 4
     assert isinstance(await groups.hold(hold_of(seats[5])), Reservation)
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "SELECT * FROM seat_claim WHERE seat_id = %s FOR UPDATE",
+        "SELECT * FROM buyer WHERE user_id = %s FOR UPDATE",
+    ],
+)
+async def test_a_row_that_stays_locked_delays_few_groups(
+    real_store: RealReservationStore, database: Database, lock: str
+) -> None:
+    """Requests for it go on coming, as they do for the best seat, or from an impatient user."""
+    user, (hot, *seats) = next(ids), new_seats(61)
+    (held,) = await real_store.hold_group([hold_of(hot, user=user)], TERMS)
+    assert isinstance(held, Reservation)
+    await real_store.cancel(held.id, user)
+    groups = HoldGroups(real_store, UselessLocks(), TERMS)
+    took: list[float] = []
+
+    async def hold(seat: int) -> None:
+        began = time.monotonic()
+        await groups.hold(hold_of(seat))
+        took.append(time.monotonic() - began)
+
+    async with database.transaction() as transaction:
+        await transaction.fetch_all(lock, user if "buyer" in lock else hot)
+        async with asyncio.TaskGroup() as others:
+            in_vain = []
+            for number, seat in enumerate(seats):
+                if number % 5 == 0:
+                    in_vain.append(others.create_task(refusal(groups, hold_of(hot, user=user))))
+                others.create_task(hold(seat))
+                await asyncio.sleep(0.05)
+        assert {await each for each in in_vain} == {"UNAVAILABLE"}
+    # The first request holds up one group for a second, and with it a third of the others.
+    assert sorted(took)[35] < 0.5, took
+    assert isinstance(await groups.hold(hold_of(hot, user=user)), Reservation)
+
+
+async def refusal(groups: HoldGroups, hold: Hold) -> str:
+    with pytest.raises(ServiceError) as caught:
+        await groups.hold(hold)
+    return caught.value.code
+
+
+async def test_a_key_in_progress_leaves_the_rest_of_its_group_a_group(
+    real_store: RealReservationStore, database: Database, trips: Trips
+) -> None:
+    holds = [hold_of(seat, key="key") for seat in new_seats(64)]
+    async with database.transaction() as transaction:
+        await transaction.execute(
+            "INSERT INTO idempotency_key (user_id, idem_key, seat_id, created_at)"
+            " VALUES (%s, 'key', 1, NOW(6))",
+            holds[40].user_id,
+        )
+        trips.sent.clear()
+        results = await real_store.hold_group(holds, TERMS)
+        # Two of the group, its end, 13 that look for the key, two of the rest.
+        assert len(trips) == 18
+    assert codes(results) == ["Reservation"] * 40 + ["IN_PROGRESS"] + ["Reservation"] * 23
+
+
+async def test_a_statement_that_is_refused_is_logged_without_its_values(
+    real_store: RealReservationStore,
+) -> None:
+    with capture_logs() as logs, pytest.raises(GroupFailed):
+        await real_store.hold_group([hold_of(seat, price=-1) for seat in new_seats(2)], TERMS)
+    assert [(entry["event"], entry["number"]) for entry in logs] == [("hold_group_failed", 4025)]
+    assert "error" not in logs[0]
+
+
+def test_a_seat_lock_outlasts_a_group() -> None:
+    assert Settings.model_fields["lock_seconds"].default > GROUP_SECONDS
 
 
 async def test_a_key_that_stays_locked_is_in_progress(

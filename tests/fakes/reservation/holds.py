@@ -34,11 +34,14 @@ class FakeHolds(State):
     ) -> Sequence[HoldResult]:
         return [await self.hold_alone(hold, terms) for hold in holds]
 
-    async def hold_alone(self, hold: Hold, terms: HoldTerms) -> HoldResult:
+    async def hold_alone(self, hold: Hold, terms: HoldTerms, *, patient: bool = True) -> HoldResult:
         try:
             return self._hold(hold, terms)
         except ServiceError as error:
             return error
+
+    async def is_locked(self, hold: Hold) -> bool:
+        return False
 
     def _hold(self, hold: Hold, terms: HoldTerms) -> Reservation | Remembered:
         if hold.key is not None and hold.key in self.keys:
