@@ -7,7 +7,7 @@ takes 20 µs for 150 seats.
 import asyncio
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -32,6 +32,8 @@ _MAX_BATCH = 64
 _MAP_BYTES = 600
 _RUN_BYTES = 16
 _LAYOUT_SEAT_BYTES = 80
+# The pause after dates could not be read again.
+_REFRESH_PAUSE_SECONDS = 1.0
 
 # Neither occurs inside a JSON string, where a quotation mark has a backslash before it.
 _ID = b'"id":%d'
@@ -84,7 +86,9 @@ class _Loaded:
 
     refresh_from: float
     expires: float
+    # Without the layouts, which others may share.
     weight: int
+    layouts: Collection[SeatLayout]
     schedule_ids: Sequence[int]
     refreshing: bool = False
 
@@ -116,6 +120,8 @@ class SeatMaps:
         self._decoder = SeatMapDecoder()
         self._formats = WeakKeyDictionary[SeatLayout, bytes]()
         self._loaded = deque[_Loaded]()
+        # How many of these responses share a layout, which counts once.
+        self._shared = Counter[SeatLayout]()
         self._weight = 0
         self._refreshing: set[asyncio.Task[None]] = set()
         self._missing = Batcher[int, FormattedSeats](
@@ -134,7 +140,7 @@ class SeatMaps:
                 return None
             if not loaded.refreshing:
                 loaded.refreshing = True
-                task = asyncio.create_task(self._refresh(schedule_id))
+                task = asyncio.create_task(self._refresh(schedule_id, loaded))
                 self._refreshing.add(task)
                 task.add_done_callback(self._refreshing.discard)
         return seats
@@ -165,12 +171,16 @@ class SeatMaps:
             missing = [schedule_id for schedule_id in missing if schedule_id not in found]
         return [found.get(schedule_id) or ScheduleNotFound() for schedule_id in schedule_ids]
 
-    async def _refresh(self, schedule_id: int) -> None:
+    async def _refresh(self, schedule_id: int, loaded: _Loaded) -> None:
         try:
             await self._load_some([schedule_id], {})
         except ServiceError as error:
-            # They are loaded when they have expired.
+            # Again after the pause, and at the latest when they have expired.
             log.info("seat_maps_not_refreshed", error=error.code)
+        finally:
+            pause_over = time.monotonic() + _REFRESH_PAUSE_SECONDS
+            loaded.refresh_from = min(loaded.expires, pause_over)
+            loaded.refreshing = False
 
     async def _load_some(
         self, schedule_ids: Sequence[int], found: dict[int, FormattedSeats]
@@ -194,16 +204,17 @@ class SeatMaps:
         return found
 
     def _store(self, found: dict[int, FormattedSeats], asked: float, lifetime: float) -> None:
-        layouts = {seats.seat_map.layout: seats.format for seats in found.values()}
-        weight = sum(
-            len(format) + _LAYOUT_SEAT_BYTES * len(layout) for layout, format in layouts.items()
-        )
-        weight += sum(_weight(seats.seat_map) for seats in found.values())
+        layouts = {seats.seat_map.layout for seats in found.values()}
+        weight = sum(_weight(seats.seat_map) for seats in found.values())
         # At random moments: what a crowd loaded together is not read again together.
         refresh_from = asked + lifetime * random.uniform(0.5, 0.8)
-        loaded = _Loaded(refresh_from, asked + lifetime, weight, list(found))
+        loaded = _Loaded(refresh_from, asked + lifetime, weight, layouts, list(found))
         self._loaded.append(loaded)
         self._weight += weight
+        for layout in layouts:
+            if not self._shared[layout]:
+                self._weight += self._layout_weight(layout)
+            self._shared[layout] += 1
         for schedule_id, seats in found.items():
             self._seats[schedule_id] = (seats, loaded)
         now = time.monotonic()
@@ -212,10 +223,18 @@ class SeatMaps:
 
     def _drop(self, loaded: _Loaded) -> None:
         self._weight -= loaded.weight
+        for layout in loaded.layouts:
+            self._shared[layout] -= 1
+            if not self._shared[layout]:
+                self._weight -= self._layout_weight(layout)
+                del self._shared[layout]
         for schedule_id in loaded.schedule_ids:
             # It may have been loaded again since.
             if self._seats[schedule_id][1] is loaded:
                 del self._seats[schedule_id]
+
+    def _layout_weight(self, layout: SeatLayout) -> int:
+        return len(self._formats[layout]) + _LAYOUT_SEAT_BYTES * len(layout)
 
 
 def _weight(seat_map: SeatMap) -> int:

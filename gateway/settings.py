@@ -170,7 +170,8 @@ class Settings(BaseSettings):
     slow provider leads to 202 and not to 504."""
 
     batch_pause_seconds: float = Field(default=0.006, ge=0, le=0.1)
-    """Longest pause between two calls to queue_service, in seconds; the next callers are collected
+    """Longest pause between two calls to queue_service, and between two that ask
+    reservation_service for taken seats, in seconds; the next callers are collected
     meanwhile. The pause is 2 ms for each caller of the first call. A call costs both sides about
     1.2 ms of CPU whatever its size (see ADR 0003). 0 sends as soon as the previous call has
     returned."""

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 from gateway.clients import Clients
 from protos.frontrow.reservation.v1 import reservation_pb2
+from protos.limits import MAX_ITEMS
 from servicekit.batching import Batcher
 from servicekit.client import call
 
 TakenSeatsOfDate = reservation_pb2.GetTakenSeatsResponse.TakenSeats
 
-# The limits of reservation_service for one call.
-_MAX_BATCH = 256
+# The limit of reservation_service for one call.
 _MAX_RANGES = 64
 # The seats of the dates of one call, unless it is one date: if all are taken, reading them takes
 # 130 ms in the database, and 8 ms each here and there, in which nothing else is done.
@@ -47,7 +47,7 @@ class TakenSeats:
         self._ttl = ttl
         self._budget = budget
         self._batcher = Batcher[tuple[int, int], TakenSeatsOfDate](
-            self._ask, budget=budget, max_batch=_MAX_BATCH, longest_pause=longest_pause
+            self._ask, budget=budget, max_batch=MAX_ITEMS, longest_pause=longest_pause
         )
         self._untouched: Collection[int] = ()
         self._untouched_until = 0.0
@@ -65,6 +65,8 @@ class TakenSeats:
 
     async def _ask(self, dates: Sequence[tuple[int, int]]) -> Sequence[TakenSeatsOfDate]:
         answers: list[TakenSeatsOfDate] = []
+        # The callers have waited for all calls together.
+        ends = time.monotonic() + self._budget
         while rest := dates[len(answers) :]:
             total = 0
             some: list[int] = []
@@ -73,10 +75,12 @@ class TakenSeats:
                 if some and total > _MAX_SEATS:
                     break
                 some.append(schedule_id)
-            answers += await self._ask_some(some)
+            answers += await self._ask_some(some, ends)
         return answers
 
-    async def _ask_some(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeatsOfDate]:
+    async def _ask_some(
+        self, schedule_ids: Sequence[int], ends: float
+    ) -> Sequence[TakenSeatsOfDate]:
         asked = time.monotonic()
         is_busy = asked - self._last_call < _BUSY_SECONDS
         self._last_call = asked
@@ -92,7 +96,7 @@ class TakenSeats:
                     for first, last in ranges_of(known, _MAX_RANGES)
                 ],
             ),
-            budget=self._budget,
+            budget=ends - asked,
         )
         if response.HasField("touched"):
             self._untouched = known - frozenset(response.touched.schedule_ids)

@@ -13,6 +13,7 @@ from gateway.seat_maps import FormattedSeats, SeatMaps
 from protos.frontrow.concert.v1 import concert_pb2
 from servicekit.errors import Unavailable
 from tests.gateway.fakes.concerts import runs, seat_layout
+from tests.virtual_time import run
 
 Seats = list[concert_pb2.Seat]
 
@@ -72,11 +73,13 @@ def cache(
     return SeatMaps(concerts.load, ttl=ttl, max_bytes=max_bytes, limit=lambda: limit, budget=5.0)
 
 
-def hall(schedule_id: int) -> Seats:
+def hall(schedule_id: int, prefix: str = "A") -> Seats:
     """The seats of a date of a hall with 150 seats."""
     return [
         concert_pb2.Seat(
-            id=1000 * schedule_id + number, seat_num=f"A{number}", price=f"{100 + number % 3}.00"
+            id=1000 * schedule_id + number,
+            seat_num=f"{prefix}{number}",
+            price=f"{100 + number % 3}.00",
         )
         for number in range(150)
     ]
@@ -191,6 +194,45 @@ async def test_what_cannot_be_read_again_stays_until_it_expires() -> None:
         await maps.get(1)
 
 
+def test_what_could_not_be_read_again_is_tried_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        concerts = Concerts({1: hall(1)})
+        maps = cache(concerts, ttl=30.0)
+        await maps.get(1)
+        concerts.error = Unavailable("down")
+        await asyncio.sleep(25)
+        for _ in range(10):
+            assert maps.cached(1) is not None
+            await asyncio.sleep(0.05)
+        assert len(concerts.asked) == 2
+        concerts.error = None
+        await asyncio.sleep(1)
+        assert maps.cached(1) is not None
+        await asyncio.sleep(10)
+        assert len(concerts.asked) == 3
+        assert maps.cached(1) is not None, "its time has begun anew"
+
+    run(main(), monkeypatch)
+
+
+async def test_a_layout_that_responses_share_counts_once() -> None:
+    dates = {
+        n: [concert_pb2.Seat(id=1000 * n + i, seat_num=f"A{i}", price="1.00") for i in range(150)]
+        for n in range(1, 51)
+    }
+    concerts = Concerts(dates, most=1)
+    # A layout takes 24 kB, and a date 0.6.
+    maps = cache(concerts, max_bytes=60_000)
+    for schedule_id in dates:
+        await maps.get(schedule_id)
+    assert all(maps.cached(schedule_id) for schedule_id in dates)
+    while maps._loaded:
+        maps._drop(maps._loaded.popleft())
+    assert maps._weight == 0
+
+
 @pytest.mark.parametrize(("ttl", "limit"), [(0.2, math.inf), (60.0, 0.2)])
 async def test_nothing_outlives_its_time_or_the_day(ttl: float, limit: float) -> None:
     concerts = Concerts({1: hall(1)})
@@ -213,8 +255,8 @@ async def test_without_a_time_nothing_is_kept() -> None:
 
 
 async def test_the_oldest_make_room() -> None:
-    concerts = Concerts({n: hall(n) for n in range(1, 51)}, most=1)
-    # A date that comes alone takes 24 kB with its layout.
+    concerts = Concerts({n: hall(n, f"{n}-") for n in range(1, 51)}, most=1)
+    # A date takes 24 kB with its layout, which is no other's.
     maps = cache(concerts, max_bytes=300_000)
     for schedule_id in range(1, 51):
         await maps.get(schedule_id)
@@ -229,7 +271,7 @@ async def test_the_oldest_make_room() -> None:
 
 
 async def test_a_date_that_was_loaded_again_stays_when_its_older_copy_goes() -> None:
-    concerts = Concerts({n: hall(n) for n in range(1, 4)}, most=2)
+    concerts = Concerts({n: hall(n, f"{n}-") for n in range(1, 4)}, most=2)
     maps = cache(concerts, max_bytes=60_000)
     await maps.get(1)  # brings 2
     concerts.most = 1

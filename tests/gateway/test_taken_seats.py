@@ -5,14 +5,17 @@ import time
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
 import pytest
 
 from gateway import taken_seats
 from gateway.taken_seats import TakenSeats, ranges_of
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit.errors import Unavailable
+from servicekit.rpc_errors import RemoteError
 from tests.gateway.conftest import OpenGateway
 from tests.gateway.fakes import Services
+from tests.virtual_time import run
 
 KNOWN = range(1, 100)
 
@@ -27,13 +30,18 @@ class Reservations:
         self.gate.set()
         self.error: Exception | None = None
         self.most = 256
+        self.seconds = 0.0
 
     async def GetTakenSeats(
-        self, request: reservation_pb2.GetTakenSeatsRequest, **_: object
+        self, request: reservation_pb2.GetTakenSeatsRequest, timeout: float, **_: object
     ) -> reservation_pb2.GetTakenSeatsResponse:
         self.calls.append(request)
         touched = self.touched
         await self.gate.wait()
+        if self.seconds:
+            await asyncio.sleep(min(self.seconds, timeout))
+            if self.seconds >= timeout:
+                raise RemoteError("TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "Too slow.")
         if self.error is not None:
             raise self.error
         response = reservation_pb2.GetTakenSeatsResponse()
@@ -99,6 +107,21 @@ def test_ranges_leave_out_the_largest_gaps() -> None:
     assert ranges_of(spread, 9) == [(1, 2), (4, 4), (9, 10), (30, 30), (32, 32)]
     assert ranges_of(spread, 3) == [(1, 4), (9, 10), (30, 32)]
     assert ranges_of(spread, 1) == [(1, 32)]
+
+
+def test_all_calls_for_a_crowd_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        reservations = Reservations()
+        reservations.most = 1
+        reservations.seconds = 2.0
+        seats = taken(reservations)
+        began = time.monotonic()
+        results = await asyncio.gather(*(seats.get(n, 1) for n in range(8)), return_exceptions=True)
+        assert {type(result) for result in results} == {RemoteError}
+        assert round(time.monotonic() - began, 3) == 5.0
+        assert [len(call.schedule_ids) for call in reservations.calls] == [8, 7, 6]
+
+    run(main(), monkeypatch)
 
 
 async def test_a_response_without_any_date_fails(reservations: Reservations) -> None:

@@ -123,7 +123,7 @@ class ReservationServiceServicer:
         metadata names the seats in `conflicts`, separated by commas; SEAT_SOLD if any is sold; with
         `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
         again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
-        SINGLE_SEAT_LEFT (the choice leaves a single free seat between taken ones, where that is
+        SINGLE_SEAT_LEFT (the choice leaves a free seat without a free neighbour, where that is
         refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
         and idempotency keys.
         """
