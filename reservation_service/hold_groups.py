@@ -5,14 +5,24 @@ from collections.abc import Collection, Sequence
 from enum import Enum, auto
 
 from cachetools import TTLCache
+from prometheus_client import Counter, Histogram
 
 from reservation_service.domain import Hold, HoldTerms, Remembered, Reservation
 from reservation_service.errors import SeatHeld
 from reservation_service.ports import GroupFailed, HoldResult, HoldStore, SeatLocks
-from servicekit import call_context
+from servicekit import call_context, logs
 from servicekit.batching import Batcher
 from servicekit.errors import ServiceError
 from servicekit.mysql import TransactionAborted
+
+log = logs.get(__name__)
+
+GROUPS = Histogram("hold_group_size", "Holds in a group.", buckets=(1, 2, 4, 8, 16, 32, 64))
+FAILED_GROUPS = Counter(
+    "hold_groups_failed",
+    "Groups of holds that were done again one by one, by reason: lock, races, abort, defect.",
+    ["reason"],
+)
 
 # 64 cost a third of what 16 cost for each hold, and more gain nothing; a group takes some 5 ms.
 GROUP_ITEMS = 64
@@ -23,7 +33,8 @@ GROUP_SECONDS = 4.0
 CONTENDED_SECONDS = 2.0
 # About 100 bytes each. The oldest are forgotten first; that costs trips to the database only.
 CONTENDED_SEATS = 20_000
-
+# A failure of a group is logged once in so long for each reason.
+LOG_SECONDS = 10.0
 # After a group has waited in vain for the lock of a row, the holds that need that row are done
 # alone for so long, and wait for nothing; each that finds it locked begins the time anew.
 STUCK_SECONDS = 5.0
@@ -51,6 +62,7 @@ class HoldGroups:
         self._contended: TTLCache[int, None] = TTLCache(CONTENDED_SEATS, ttl=CONTENDED_SECONDS)
         self._stuck: TTLCache[tuple[str, int], None] = TTLCache(STUCK_ROWS, ttl=STUCK_SECONDS)
         self._lone = asyncio.Semaphore(LONE_HOLDS)
+        self._logged: TTLCache[str, None] = TTLCache(8, ttl=LOG_SECONDS)
         self._groups = Batcher[Hold, HoldResult | _Alone](
             self._hold_group, budget=QUEUE_SECONDS, max_batch=GROUP_ITEMS
         )
@@ -112,6 +124,7 @@ class HoldGroups:
         return [_Alone.ALONE if alone else next(results) for alone in stuck]
 
     async def _hold_others(self, holds: Sequence[Hold]) -> Sequence[HoldResult | _Alone]:
+        GROUPS.observe(len(holds))
         contended = sorted(
             {seat.id for hold in holds for seat in hold.seats if seat.id in self._contended}
         )
@@ -133,11 +146,18 @@ class HoldGroups:
     ) -> Sequence[HoldResult | _Alone]:
         try:
             results = await self._store.hold_group(holds, self._terms, contended=contended)
-        except GroupFailed:
+        except GroupFailed as error:
+            self._note_failure(error, len(holds))
             await self._find_stuck(holds)
             return [_Alone.ALONE] * len(holds)
         self._remember_refusals(results)
         return results
+
+    def _note_failure(self, error: GroupFailed, holds: int) -> None:
+        FAILED_GROUPS.labels(error.reason).inc()
+        if error.reason not in self._logged:
+            self._logged[error.reason] = None
+            log.warning("hold_group_done_again", reason=error.reason, holds=holds)
 
     def _remember_refusals(self, results: Sequence[HoldResult]) -> None:
         for result in results:

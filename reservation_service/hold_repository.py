@@ -78,18 +78,18 @@ class HoldRepository:
                 autocommit=True,
             )
         except TransactionAborted as error:
-            raise GroupFailed from error
+            raise GroupFailed("abort") from error
         except DatabaseError as error:
             # Not its text, which may quote values.
             log.warning("hold_group_failed", holds=len(holds), number=error.number)
-            raise GroupFailed from error
+            raise GroupFailed("defect") from error
         if not isinstance(results, _Failure):
             return results
         if results is _Failure.LOCK_TIMEOUT:
             in_progress = await self._in_progress(_keys(holds))
             if in_progress:
                 return await self._hold_others(holds, terms, in_progress, contended=contended)
-        raise GroupFailed
+        raise GroupFailed("lock" if results is _Failure.LOCK_TIMEOUT else "races")
 
     async def _hold_others(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from reservation_service.best_seats import Hall
 from reservation_service.domain import (
@@ -37,6 +37,12 @@ class LapsedHold(NamedTuple):
 class GroupFailed(Exception):
     """A group was rolled back because of one of its items, or of a lock. Another item than that one
     may succeed alone."""
+
+    def __init__(self, reason: Literal["lock", "races", "abort", "defect"]) -> None:
+        """`reason`: it waited too long for a lock; others were faster at each attempt; MariaDB
+        aborted the transaction again and again; MariaDB rejected a value."""
+        super().__init__(reason)
+        self.reason = reason
 
 
 class HoldStore(Protocol):

@@ -4,14 +4,20 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from prometheus_client import Counter
+
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from protos.limits import MAX_ITEMS
 from reservation_service.best_seats import Wish
 from reservation_service.domain import Admission, BestAvailable, PaymentStart, Reservation, Status
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
-from servicekit.errors import InvalidRequest
+from servicekit.errors import InvalidRequest, ServiceError
 from servicekit.rpc_errors import to_item_error
+
+HOLDS = Counter(
+    "holds", "Items of HoldSeats, by result: HELD or the code of the error.", ["result"]
+)
 
 _STATUSES = {
     Status.HELD: reservation_pb2.RESERVATION_STATUS_HELD,
@@ -64,6 +70,8 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
                 results = [error]
         else:
             results = await asyncio.gather(*map(self._hold, request.items), return_exceptions=True)
+        for result in results:
+            HOLDS.labels(_result_code(result)).inc()
         return reservation_pb2.HoldSeatsResponse(
             results=_results(reservation_pb2.HoldSeatsResponse.Result, results)
         )
@@ -209,3 +217,9 @@ def _response(kind: type[Response], reservation: Reservation) -> Response:
     )
     message.held_until.FromDatetime(reservation.lapses_at)
     return message
+
+
+def _result_code(result: Reservation | BaseException) -> str:
+    if isinstance(result, Reservation):
+        return "HELD"
+    return result.code if isinstance(result, ServiceError) else "INTERNAL"

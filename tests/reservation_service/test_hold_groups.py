@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from reservation_service import hold_repository, lone_hold
@@ -144,7 +145,7 @@ class FailingStore(FakeReservationStore):
     ) -> Sequence[HoldResult]:
         self.groups.append(len(holds))
         if any(hold.seats[0].id == self.poison for hold in holds):
-            raise GroupFailed
+            raise GroupFailed("defect")
         return await super().hold_group(holds, terms, contended=contended)
 
     async def hold_alone(self, hold: Hold, terms: HoldTerms, *, patient: bool = True) -> HoldResult:
@@ -157,10 +158,13 @@ async def test_only_the_culprit_of_a_group_fails() -> None:
     first, *seats, poison = new_seats(8)
     store = FailingStore(poison)
     groups = HoldGroups(store, UselessLocks(), TERMS)
+    failed = REGISTRY.get_sample_value("hold_groups_failed_total", {"reason": "defect"}) or 0
     results = await asyncio.gather(
         *(groups.hold(hold_of(seat)) for seat in (first, *seats, poison)), return_exceptions=True
     )
     assert codes(results) == ["Reservation"] * 7 + ["DatabaseError"]
+    again = REGISTRY.get_sample_value("hold_groups_failed_total", {"reason": "defect"})
+    assert again == failed + 1
     assert store.groups == [8]
 
 
