@@ -32,7 +32,8 @@ from servicekit.errors import ServiceError
 
 @dataclass(frozen=True, slots=True)
 class LiveReservation:
-    """A reservation that is HELD, PAYING or CONFIRMED, and whether its time has run out."""
+    """A reservation that is HELD, PAYING or CONFIRMED, and whether its time has run out,
+    which means nothing for one that is CONFIRMED."""
 
     id: int
     status: Status
@@ -187,6 +188,8 @@ class _Group:
 def _known_result(hold: Hold, facts: Facts) -> Remembered | ServiceError | None:
     if hold.key is None or hold.key not in facts.keys:
         return None
+    # A key is removed long before its reservation, unless the removal of keys lags behind. It is
+    # then removed soon, and a repeat is a first request.
     return facts.keys[hold.key] or RequestInProgress()
 
 

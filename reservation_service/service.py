@@ -66,11 +66,11 @@ REMOVAL_BATCHES = 20
 # The pause between two of them, in which others use the database.
 REMOVAL_PAUSE_SECONDS = 0.05
 # Payments that begin in one transaction: few enough to hold their locks for milliseconds only.
-GROUP_SIZE = 64
+BEGINS_IN_GROUP = 64
 # Two, so that a payment that arrives during a commit does not wait for it and then for its own.
 BEGINS_IN_FLIGHT = 2
 # How long a group may take, and how long an item waits for its group, at most.
-GROUP_SECONDS = 5.0
+BEGIN_SECONDS = 5.0
 # The ids of as many seats take at most 2 MB, half of what gRPC accepts. To read them takes a
 # second, also those beyond: callers ask for less at once (`gateway/taken_seats.py`).
 MAX_TAKEN = 200_000
@@ -123,8 +123,8 @@ class ReservationService:
         self._retention_days = retention_days
         self._begins = Batcher(
             self._begin_group,
-            budget=GROUP_SECONDS,
-            max_batch=GROUP_SIZE,
+            budget=BEGIN_SECONDS,
+            max_batch=BEGINS_IN_GROUP,
             max_in_flight=BEGINS_IN_FLIGHT,
             direct=True,
         )
@@ -337,7 +337,7 @@ class ReservationService:
     async def _begin_group(self, starts: Sequence[PaymentStart]) -> Sequence[BegunPayment | None]:
         if len(starts) > 1:
             # Of all callers, not of the first: one with little time left must not fail the others.
-            call_context.set_deadline(GROUP_SECONDS)
+            call_context.set_deadline(BEGIN_SECONDS)
         return await self._payments.begin_group(starts, self._payment_lease_seconds)
 
     async def confirm_payment(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
