@@ -16,7 +16,7 @@ MAX_BODY_BYTES = 16 * 1024
 MAX_KEY_LENGTH = 255
 # A client that sends more slowly than this would keep a connection, and a drain, open for ever.
 BODY_SECONDS = 10.0
-_MAX_ID = 2**63 - 1
+MAX_ID = 2**63 - 1
 
 # Up to here each integer has a floating-point number of its own.
 _MAX_EXACT_FLOAT = 2**53 - 1
@@ -33,7 +33,7 @@ def _as_integer(value: object) -> object:
 WHOLE = BeforeValidator(_as_integer)
 Id = Annotated[
     int,
-    Field(strict=True, ge=1, le=_MAX_ID, json_schema_extra={"format": "int64"}, examples=[42]),
+    Field(strict=True, ge=1, le=MAX_ID, json_schema_extra={"format": "int64"}, examples=[42]),
     WHOLE,
 ]
 
@@ -158,7 +158,7 @@ def _one_of_errors(model: type[RequestBody], given: Sequence[str]) -> list[Field
 def path_id(request: Request, name: str) -> int:
     """Returns an id from the path. Raises InvalidFields unless it is a positive 64-bit integer."""
     text: str = request.path_params[name]
-    if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= _MAX_ID:
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= MAX_ID:
         return int(text)
     raise InvalidFields([FieldError(name, "must be a positive 64-bit integer")])
 

@@ -9,8 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from gateway.requests import WHOLE, Id, RequestBody
-from protos.limits import MAX_SEATS_PER_HOLD
+from gateway.requests import MAX_ID, WHOLE, Id, RequestBody
 
 Seconds = Annotated[int, Field(ge=1)]
 Money = Annotated[str, Field(pattern=r"^\d+\.\d{2}$", examples=["150000.00"])]
@@ -44,7 +43,9 @@ class BestAvailable(RequestBody):
 
     schedule_id: Id
     count: Annotated[
-        int, Field(strict=True, ge=1, le=MAX_SEATS_PER_HOLD, description="How many seats."), WHOLE
+        int,
+        Field(strict=True, ge=1, le=MAX_ID, description="How many seats: see `TOO_MANY_SEATS`."),
+        WHOLE,
     ]
     price_category: Annotated[
         Annotated[str, Field(min_length=1, max_length=64)] | None,
@@ -85,9 +86,7 @@ class HoldSeatRequest(RequestBody):
     concert_seat_ids: Annotated[
         Annotated[
             list[Id],
-            Field(
-                min_length=1, max_length=MAX_SEATS_PER_HOLD, json_schema_extra={"uniqueItems": True}
-            ),
+            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
             AfterValidator(_different),
         ]
         | None,

@@ -35,6 +35,7 @@ from gateway.settings import Settings
 from protos.frontrow.payment.v1 import payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
+from protos.limits import MAX_SEATS_PER_HOLD
 from servicekit.client import call
 from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import RemoteError
@@ -43,6 +44,10 @@ _RESERVATION_ID = Parameter(
     "reservationId", "path", Id, "The id of a reservation of this user.", required=True
 )
 _STATUS_PREFIX = "RESERVATION_STATUS_"
+
+# Of a request for more seats, this many are sent: reservation_service knows the limit that it
+# exceeds, and refuses it for the number alone.
+_ENOUGH_TO_REFUSE = MAX_SEATS_PER_HOLD + 1
 
 
 class ReservationRoutes:
@@ -285,11 +290,11 @@ def _hold_item(body: schemas.HoldSeatRequest, key: str, place: queue_pb2.Place) 
     if body.concert_seat_id is not None:
         item.seats.seat_ids.append(body.concert_seat_id)
     elif body.concert_seat_ids is not None:
-        item.seats.seat_ids.extend(body.concert_seat_ids)
+        item.seats.seat_ids.extend(body.concert_seat_ids[:_ENOUGH_TO_REFUSE])
     elif (best := body.best_available) is not None:
         chosen = item.best_available
         chosen.schedule_id = best.schedule_id
-        chosen.count = best.count
+        chosen.count = min(best.count, _ENOUGH_TO_REFUSE)
         chosen.price_category = best.price_category or ""
         chosen.accessible = best.accessible
         chosen.allow_split = best.allow_split

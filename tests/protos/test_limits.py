@@ -22,6 +22,7 @@ from protos.limits import MAX_ITEMS, MAX_SEATS_PER_HOLD
 from queue_service.room_copy import PART_ADMISSIONS, PART_PLACES
 from queue_service.watch import MAX_CHANGES_BYTES
 from reservation_service.domain import MAX_SCHEDULES
+from reservation_service.service import MAX_TOUCHED_RANGES
 
 # gRPC's default for what a channel or a server accepts.
 LIMIT = 4 * 1024 * 1024
@@ -50,6 +51,7 @@ ENTRIES = {
     "ListTakenSeatsResponse.held_seat_ids": SEATS_PER_SCHEDULE,
     "ListTakenSeatsResponse.sold_seat_ids": SEATS_PER_SCHEDULE,
     "GetTakenSeatsRequest.schedule_ids": MAX_ITEMS,
+    "GetTakenSeatsRequest.touched_in": MAX_TOUCHED_RANGES,
     "CountSoldSeatsRequest.schedule_ids": MAX_SCHEDULES,
     "CountSoldSeatsResponse.sold_by_schedule": MAX_SCHEDULES,
     "WatchRoomRequest.seen": MAX_ITEMS,
@@ -64,7 +66,8 @@ ENTRIES = {
     "HoldSeatsResponse.results": MAX_ITEMS,
     "BeginPaymentsRequest.items": MAX_ITEMS,
     "BeginPaymentsResponse.results": MAX_ITEMS,
-    "SeatChoice.seat_ids": MAX_SEATS_PER_HOLD,
+    # One more than may be held, to be refused for it.
+    "SeatChoice.seat_ids": MAX_SEATS_PER_HOLD + 1,
     # Of a reservation, whatever the message that describes it.
     **{f"{message}.seats": MAX_SEATS_PER_HOLD for message in RESERVATIONS},
     # Some numbers, and the ids of seats.
