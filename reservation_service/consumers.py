@@ -42,6 +42,7 @@ class PaymentEvents:
         """
         lost: list[Record] = []
         strays: list[PaymentEvent] = []
+        unknown: list[PaymentEvent] = []
         events = [PaymentEvent.FromString(record.value) for record in records]
         # In runs, because the order of the events of one reservation matters.
         for kind, run in itertools.groupby(events, _kind):
@@ -52,8 +53,7 @@ class PaymentEvents:
                 elif isinstance(outcome, ServiceError) and kind == "failed":
                     # Nothing to undo. BeginPayment did not arrive or was refused, or a version
                     # before `earlier_payment` began the payment or handled this event.
-                    STRAY.labels(kind).inc()
-                    log.info("unknown_payment_failed", **_ids(event))
+                    unknown.append(event)
                 elif isinstance(outcome, ServiceError):
                     strays.append(event)
         if strays:
@@ -61,6 +61,9 @@ class PaymentEvents:
                 STRAY.labels("succeeded").inc()
                 log.error("stray_payment_event", **_ids(strays[0]))
             raise StrayPaymentEvent("This payment never began for its reservation.")
+        for event in unknown:  # once, when none of the records comes again
+            STRAY.labels("failed").inc()
+            log.info("unknown_payment_failed", **_ids(event))
         return lost
 
     async def _apply(

@@ -312,10 +312,12 @@ async def test_a_stray_event_among_others_stops_none_of_them_and_is_counted_by_i
     for payment, held in enumerate((first, second), 7):
         await service.begin_payment(held.id, 1, payment, 0)
     stray = payment_event(first.id, 999_999_999, "succeeded")
-    before = strays("succeeded")
+    failed = payment_event(99, 12, "failed")
+    before, failed_before = strays("succeeded"), strays("failed")
     with pytest.raises(StrayPaymentEvent):
         await events.handle(
             [
+                failed,
                 payment_event(first.id, 7, "succeeded"),
                 stray,
                 payment_event(second.id, 8, "succeeded"),
@@ -325,7 +327,9 @@ async def test_a_stray_event_among_others_stops_none_of_them_and_is_counted_by_i
     assert await store.stored(first.id) == await store.stored(second.id) == Status.CONFIRMED
     with pytest.raises(StrayPaymentEvent):
         await events.handle([stray])
+    await events.handle([failed])
     assert strays("succeeded") == before + 1
+    assert strays("failed") == failed_before + 1
 
 
 def strays(kind: str) -> float:
