@@ -66,7 +66,7 @@ TABLE: dict[str, Row] = {
     "INTERNAL": Row(500, "Internal error."),
 }
 # The codes whose errors name seats.
-_NAMING_SEATS = frozenset({"SEAT_HELD", "SEAT_SOLD", "SINGLE_SEAT_LEFT"})
+_NAMING_SEATS = frozenset({"SEAT_HELD", "SEAT_SOLD", "SINGLE_SEAT_LEFT", "SEAT_NOT_FOUND"})
 
 
 class MalformedRequest(InvalidRequest):

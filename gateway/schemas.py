@@ -229,7 +229,8 @@ class Problem(ResponseBody):
         list[Id] | None,
         Field(
             description="SEAT_HELD and SEAT_SOLD: the ids of the seats that are held or sold. "
-            "SINGLE_SEAT_LEFT: those of the seats that would be left alone."
+            "SINGLE_SEAT_LEFT: those of the seats that would be left alone. "
+            "SEAT_NOT_FOUND: the first that does not exist."
         ),
     ] = None
     limit: Annotated[int | None, Field(description="TOO_MANY_SEATS only: the most seats.")] = None

@@ -15,7 +15,7 @@ class SeatNotFound(NotFound):
     code = "SEAT_NOT_FOUND"
 
     def __init__(self, seat_id: int) -> None:
-        super().__init__("There is no such seat.", seat_id=seat_id)
+        super().__init__("There is no such seat.", seat_id=seat_id, conflicts=seat_id)
         self.seat_id = seat_id
 
 

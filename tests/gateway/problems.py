@@ -11,6 +11,7 @@ _FACTS = {
     "SEAT_HELD": {"conflicts"},
     "SEAT_SOLD": {"conflicts"},
     "SINGLE_SEAT_LEFT": {"conflicts"},
+    "SEAT_NOT_FOUND": {"conflicts"},
     "TOO_MANY_SEATS": {"limit"},
 }
 

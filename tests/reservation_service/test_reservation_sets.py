@@ -111,8 +111,9 @@ async def test_sets_that_are_no_sets(service: ReservationService, store: Store) 
         with pytest.raises(InvalidRequest):
             await service.hold_seats(USER, seats, "")
     known = make_service(store, directory=FakeSeatDirectory(last=seat))
-    with pytest.raises(SeatNotFound):
+    with pytest.raises(SeatNotFound) as refused:
         await known.hold_seats(USER, (seat, seat + 1), "")
+    assert conflicts(refused) == [seat + 1]
     assert seat_ids(await service.hold_seats(USER, (seat, seat + 1), "")) == [seat, seat + 1]
 
 

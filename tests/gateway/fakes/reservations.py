@@ -37,7 +37,8 @@ class FakeReservations(reservation_pb2_grpc.ReservationServiceServicer):
         several dates, SEAT_HELD or SEAT_SOLD."""
         chosen = [seat for seat in self.concerts.seats if seat.id in seat_ids]
         if len(chosen) < len(seat_ids):
-            raise service_error("SEAT_NOT_FOUND", NotFound)
+            missing = min(set(seat_ids) - {seat.id for seat in chosen})
+            raise service_error("SEAT_NOT_FOUND", NotFound, conflicts=str(missing))
         if len({seat.schedule_id for seat in chosen}) > 1:
             raise InvalidRequest("The seats belong to several dates.")
         chosen.sort(key=lambda seat: seat.id)
