@@ -145,44 +145,50 @@ async def test_under_load_one_call_tells_which_dates_are_untouched(
     assert [bool(call.touched_in) for call in reservations.calls] == [False, True, False]
 
 
-async def test_what_is_untouched_is_at_most_as_old_as_its_time_from_the_call_on(
+def test_what_is_untouched_is_at_most_as_old_as_its_time_from_the_call_on(
     reservations: Reservations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seats = taken(reservations, ttl=0.5)
-    await seats.get(50, 10)
-    reservations.gate.clear()
-    asked = time.monotonic()
-    call = asyncio.create_task(seats.get(50, 10))
-    await asyncio.sleep(0.3)
-    reservations.touched = [50]  # too late for this call
-    reservations.gate.set()
-    await call
-    assert seats.is_untouched(50)
-    await asyncio.sleep(asked + 0.51 - time.monotonic())
-    assert not seats.is_untouched(50)
+    async def main() -> None:
+        seats = taken(reservations, ttl=0.5)
+        await seats.get(50, 10)
+        reservations.gate.clear()
+        asked = time.monotonic()
+        call = asyncio.create_task(seats.get(50, 10))
+        await asyncio.sleep(0.3)
+        reservations.touched = [50]  # too late for this call
+        reservations.gate.set()
+        await call
+        assert seats.is_untouched(50)
+        await asyncio.sleep(asked + 0.51 - time.monotonic())
+        assert not seats.is_untouched(50)
+
+    run(main(), monkeypatch)
 
 
-async def test_too_many_touched_dates_are_not_asked_for_again_soon(
+def test_too_many_touched_dates_are_not_asked_for_again_soon(
     reservations: Reservations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taken_seats, "_TOO_MANY_SECONDS", 0.3)
-    reservations.touched = None
-    seats = taken(reservations)
-    for _ in range(5):
-        await seats.get(50, 10)
-    assert not seats.is_untouched(50)
-    assert [bool(call.touched_in) for call in reservations.calls] == [
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]
-    reservations.touched = []
-    await asyncio.sleep(0.3)
-    for _ in range(2):
-        await seats.get(50, 10)
-    assert seats.is_untouched(50)
+    async def main() -> None:
+        monkeypatch.setattr(taken_seats, "_TOO_MANY_SECONDS", 0.3)
+        reservations.touched = None
+        seats = taken(reservations)
+        for _ in range(5):
+            await seats.get(50, 10)
+        assert not seats.is_untouched(50)
+        assert [bool(call.touched_in) for call in reservations.calls] == [
+            False,
+            True,
+            False,
+            False,
+            False,
+        ]
+        reservations.touched = []
+        await asyncio.sleep(0.31)
+        for _ in range(2):
+            await seats.get(50, 10)
+        assert seats.is_untouched(50)
+
+    run(main(), monkeypatch)
 
 
 async def test_no_time_means_that_nothing_is_known(reservations: Reservations) -> None:
