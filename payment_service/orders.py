@@ -145,13 +145,13 @@ class OrderRepository:
         async with self._database.connection() as connection:
             await connection.execute(DELETE_OLD_KEYS, microseconds(older_than_hours * 3600))
 
-    async def _create_first(self, news: Sequence[_New]) -> Sequence[Payment | None]:
+    async def _create_first(self, news: Sequence[_New], lock_wait: int) -> Sequence[Payment | None]:
         """Creates the payments of those orders whose reservation has none of their user; None for
         the others."""
         if len(news) == 1:
-            rows = await self._insert_if_none(news[0])
+            rows = await self._insert_if_none(news[0], lock_wait)
         else:
-            rows = await self._insert_those_with_none(news)
+            rows = await self._insert_those_with_none(news, lock_wait)
         created = {(row.reservation_id, row.user_id): row for row in rows}
         payments: list[Payment | None] = []
         for new in news:
@@ -160,16 +160,15 @@ class OrderRepository:
             payments.append(_initiated(row.id, new.order, row.created_at) if row else None)
         return payments
 
-    async def _insert_if_none(self, new: _New) -> Sequence[Row]:
-        statement: Statement = (INSERT_FIRST.format(FIRST_IF_NONE), *_values(new), *new.ids)
+    async def _insert_if_none(self, new: _New, lock_wait: int) -> Sequence[Row]:
+        insert: Statement = (INSERT_FIRST.format(FIRST_IF_NONE), *_values(new), *new.ids)
         try:
-            return await self._database.run(
-                lambda connection: connection.fetch_all(*statement), autocommit=True
-            )
+            async with self._database.connection() as connection:
+                return await connection.fetch_all(*hasty(insert, lock_wait))
         except MissingValue:
             return []
 
-    async def _insert_those_with_none(self, news: Sequence[_New]) -> Sequence[Row]:
+    async def _insert_those_with_none(self, news: Sequence[_New], lock_wait: int) -> Sequence[Row]:
         """The unique key decides between the read and the INSERT, as it does for one."""
         firsts = {new.ids: new for new in reversed(news)}
         pairs = ", ".join(["(%s, %s)"] * len(firsts))
@@ -186,7 +185,7 @@ class OrderRepository:
                 INSERT_FIRST.format(values),
                 *(value for new in firsts.values() for value in _values(new)),
             )
-            return await connection.fetch_all(*hasty(insert))
+            return await connection.fetch_all(*hasty(insert, lock_wait))
 
 
 def _values(new: _New) -> tuple[object, ...]:

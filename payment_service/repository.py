@@ -244,21 +244,22 @@ class PaymentRepository:
             row = await connection.fetch_one(COUNT_UNREFUNDED, ChargeAmountDiffers.code)
         return int(row.unrefunded) if row else 0
 
-    async def _end(self, ends: Sequence[_End]) -> Sequence[bool]:
+    async def _end(self, ends: Sequence[_End], lock_wait: int) -> Sequence[bool]:
         """Records outcomes in one transaction; returns for each whether its payment was unfinished
         and its driver's."""
         if len(ends) == 1:
             # One statement commits by itself.
-            results = await self._database.run(
-                lambda connection: connection.execute_together(ends[0].statement), autocommit=True
-            )
+            async with self._database.connection() as connection:
+                results = await connection.execute_together(hasty(ends[0].statement, lock_wait))
             matched = [bool(result.matched) for result in results]
         else:
             # In one order, so that two groups do not wait for each other.
             order = sorted(range(len(ends)), key=lambda index: ends[index].payment.id)
             async with self._database.connection() as connection:
                 _, *results, _ = await connection.execute_together(
-                    ("BEGIN",), *(hasty(ends[index].statement) for index in order), ("COMMIT",)
+                    ("BEGIN",),
+                    *(hasty(ends[index].statement, lock_wait) for index in order),
+                    ("COMMIT",),
                 )
             by_index = dict(zip(order, results, strict=True))
             matched = [bool(by_index[index].matched) for index in range(len(ends))]

@@ -131,7 +131,7 @@ class SandboxProvider:
             return Charge(ChargeStatus.DECLINED, charge.amount, "BARRED")
         return charge
 
-    async def _write(self, orders: Sequence[_Order]) -> Sequence[Charge]:
+    async def _write(self, orders: Sequence[_Order], lock_wait: int) -> Sequence[Charge]:
         """Writes charges in one statement; returns the charges that the book has then."""
         # In one order, so that two groups do not wait for each other.
         by_id = sorted(orders, key=lambda order: order.payment_id)
@@ -141,13 +141,8 @@ class SandboxProvider:
             FAILING_CALLS,
             FAILING_CALLS,
         )
-        if len(orders) == 1:
-            rows = await self._database.run(
-                lambda connection: connection.fetch_all(*statement), autocommit=True
-            )
-        else:
-            async with self._database.connection() as connection:
-                rows = await connection.fetch_all(*hasty(statement))
+        async with self._database.connection() as connection:
+            rows = await connection.fetch_all(*hasty(statement, lock_wait))
         charges = {row.payment_id: _charge(row) for row in rows}
         return [charges[order.payment_id] for order in orders]
 

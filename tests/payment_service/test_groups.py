@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from payment_service import events
+from payment_service import events, groups
 from payment_service.domain import (
     Admission,
     Attempt,
@@ -21,7 +21,7 @@ from payment_service.domain import (
     PayOrder,
     Status,
 )
-from payment_service.groups import LOCK_WAIT_SECONDS
+from payment_service.groups import GROUP_SECONDS, LOCK_WAIT_SECONDS, MAX_PATIENT
 from payment_service.outbox import CommittedEvents, OutboxRepository
 from payment_service.providers.sandbox import SandboxProvider
 from payment_service.repository import PaymentRepository
@@ -121,7 +121,8 @@ class TestCreation:
     ) -> None:
         orders = [new_order() for _ in range(COUNT)]
         attempts = await asyncio.gather(*(create(payments, order) for order in orders))
-        assert packets.sizes("INSERT INTO payment", "INITIATED") == SIZES
+        # In any order: the first two open connections.
+        assert sorted(packets.sizes("INSERT INTO payment", "INITIATED")) == SIZES
         assert [a.payment.reservation_id for a in attempts] == [o.reservation_id for o in orders]
         for attempt in attempts:
             assert await payments.get_payment(attempt.payment.id) == attempt.payment
@@ -167,6 +168,27 @@ class TestCreation:
             assert not creating[9].done()
         assert all(task.result().created for task in others)
         assert not creating[9].result().created
+
+    async def test_locked_keys_of_lone_orders_hold_up_themselves_only(
+        self, database: Database, payments: PaymentRepository
+    ) -> None:
+        contested = [new_order() for _ in range(2)]
+        async with asyncio.TaskGroup() as tasks, database.transaction() as transaction:
+            for order in contested:
+                await transaction.execute(
+                    "INSERT INTO payment (reservation_id, user_id, driven_until)"
+                    " VALUES (%s, %s, NOW(6) + INTERVAL 1 MINUTE)",
+                    order.reservation_id,
+                    order.user_id,
+                )
+            creating = [tasks.create_task(create(payments, order)) for order in contested]
+            async with asyncio.timeout(GROUP_SECONDS / 2):
+                await asyncio.sleep(0)  # they find that a group may start
+                for _ in range(3):
+                    assert (await create(payments, new_order())).created
+                await created(payments)
+            assert not any(task.done() for task in creating)
+        assert not any(task.result().created for task in creating)
 
 
 class TestOutcome:
@@ -237,6 +259,46 @@ class TestOutcome:
             await asyncio.gather(*(record(payments, payment) for payment in later))
             assert not ending[9].done()
         assert {task.result().status for task in ending} == {Status.SUCCEEDED}
+
+    @pytest.mark.parametrize("locked", [2, MAX_PATIENT + 2])
+    async def test_locked_payments_that_come_alone_hold_up_themselves_only(
+        self, database: Database, payments: PaymentRepository, packets: Packets, locked: int
+    ) -> None:
+        """They occupy neither the groups in flight nor the connections."""
+        stuck = await created(payments, locked)
+        healthy = await created(payments)
+        ids = [payment.id for payment in stuck]
+        async with asyncio.TaskGroup() as tasks, database.transaction() as transaction:
+            await transaction.execute("SELECT * FROM payment WHERE id IN %s FOR UPDATE", ids)
+            packets.sql.clear()
+            both_sent = asyncio.Event()
+
+            def sent(_: str) -> None:
+                if packets.sizes("UPDATE payment", "UPDATE payment") == [1, 1]:
+                    both_sent.set()
+
+            # Each of the two groups that may be in flight has one, which is locked.
+            packets.before = sent
+            ending = [tasks.create_task(record(payments, payment)) for payment in stuck[:2]]
+            await both_sent.wait()
+            ending += [tasks.create_task(record(payments, payment)) for payment in stuck[2:]]
+            async with asyncio.timeout(GROUP_SECONDS / 2):
+                for payment in healthy[:3]:
+                    assert (await record(payments, payment)).finished
+                await asyncio.gather(*(record(payments, payment) for payment in healthy[3:]))
+            assert not any(task.done() for task in ending)
+        assert {task.result().status for task in ending} == {Status.SUCCEEDED}
+
+    async def test_a_payment_that_stays_locked_fails_in_time(
+        self, database: Database, payments: PaymentRepository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(groups, "PATIENCE_SECONDS", 0.5)
+        [mine] = await created(payments, 1)
+        async with database.transaction() as transaction:
+            await transaction.execute("SELECT * FROM payment WHERE id = %s FOR UPDATE", mine.id)
+            with pytest.raises(TransactionAborted):
+                await record(payments, mine)
+        assert (await record(payments, mine)).status is Status.SUCCEEDED
 
     async def test_a_lost_answer_after_the_commit_loses_no_event(
         self, database: Database, payments: PaymentRepository, packets: Packets
