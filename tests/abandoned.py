@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from servicekit.mysql import Connection, Database, Statement
@@ -11,11 +12,17 @@ from servicekit.mysql_protocol import Result
 _LOCK = "held up"
 
 
-class HeldUpDatabase(Database):
-    """Makes `execute_transaction` wait in the server until `abandon` lets it continue."""
+class _HeldUp(Connection):
+    async def execute_together(self, *statements: Statement) -> list[Result]:
+        held_up = ("DO GET_LOCK(%s, 10)", _LOCK)
+        return (await super().execute_together(held_up, *statements))[1:]
 
-    async def execute_transaction(self, *statements: Statement) -> list[Result]:
-        return (await super().execute_transaction(("DO GET_LOCK(%s, 10)", _LOCK), *statements))[1:]
+
+class HeldUpDatabase(Database):
+    """Makes what is sent in one round trip wait in the server until `abandon` lets it continue."""
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        return self._acquire(_HeldUp)
 
 
 async def abandon(call: Coroutine[Any, Any, object], database: Database) -> None:
