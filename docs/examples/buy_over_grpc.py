@@ -1,6 +1,6 @@
-"""Buys one ticket from the services themselves, without the gateway.
+"""Buys adjacent seats from the services themselves, without the gateway.
 
-    python -m docs.examples.buy_over_grpc --user 42
+    python -m docs.examples.buy_over_grpc --user 42 --count 2
 
 Needs grpcio and the `protos` package, and nothing else of this project.
 """
@@ -10,7 +10,6 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
 
 import grpc
 
@@ -44,51 +43,35 @@ def enter_queue(stub: queue_pb2_grpc.QueueServiceStub, room: str, user: int) -> 
     return entered.place
 
 
-def free_seats(
+def hold_seats(
     concerts: concert_pb2_grpc.ConcertServiceStub,
     reservations: reservation_pb2_grpc.ReservationServiceStub,
-) -> Iterator[concert_pb2.Seat]:
-    """Yields the available seats: all seats of a date that are neither held nor sold."""
+    user: int,
+    count: int,
+) -> reservation_pb2.Reservation:
+    """Holds the best adjacent seats of the first date that has so many."""
     page = concerts.ListConcerts(concert_pb2.ListConcertsRequest(), timeout=DEADLINE)
     for concert in page.concerts:
         dates = concerts.ListSchedules(
             concert_pb2.ListSchedulesRequest(concert_id=concert.id), timeout=DEADLINE
         )
         for date in dates.schedules:
-            print(f"reading the seats of {concert.title!r} on {date.date}")
-            seats = concerts.ListSeats(
-                concert_pb2.ListSeatsRequest(schedule_id=date.id), timeout=DEADLINE
-            ).seats
-            taken = reservations.ListTakenSeats(
-                reservation_pb2.ListTakenSeatsRequest(schedule_id=date.id), timeout=DEADLINE
-            )
-            taken_ids = {*taken.held_seat_ids, *taken.sold_seat_ids}
-            free = [seat for seat in seats if seat.id not in taken_ids]
-            # At random, so that many buyers do not compete for the same seat.
-            yield from random.sample(free, len(free))
-
-
-def hold_seat(
-    concerts: concert_pb2_grpc.ConcertServiceStub,
-    reservations: reservation_pb2_grpc.ReservationServiceStub,
-    user: int,
-) -> reservation_pb2.ReserveResponse:
-    """Holds the first available seat."""
-    for seat in free_seats(concerts, reservations):
-        try:
-            return reservations.Reserve(
-                reservation_pb2.ReserveRequest(user_id=user, seat_id=seat.id), timeout=DEADLINE
-            )
-        except grpc.RpcError as error:
-            # SEAT_HELD or SEAT_SOLD: another buyer was faster.
-            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
-                raise
-    raise SystemExit("no seat is available")
+            print(f"asking for {count} seats of {concert.title!r} on {date.date}")
+            # One call may hold seats for many users, each item by itself.
+            best = reservation_pb2.BestAvailable(schedule_id=date.id, count=count)
+            item = reservation_pb2.HoldSeatsRequest.Item(user_id=user, best_available=best)
+            request = reservation_pb2.HoldSeatsRequest(items=[item])
+            (result,) = reservations.HoldSeats(request, timeout=DEADLINE).results
+            if result.HasField("reservation"):
+                return result.reservation
+            if result.error.code != "NOT_ENOUGH_SEATS":
+                raise SystemExit(f"no seats are held: {result.error.code}")
+    raise SystemExit("no date has so many adjacent seats")
 
 
 def pay(
     stub: payment_pb2_grpc.PaymentServiceStub,
-    reservation: reservation_pb2.ReserveResponse,
+    reservation: reservation_pb2.Reservation,
     place: queue_pb2.Place,
 ) -> payment_pb2.PayResponse:
     """Pays, and repeats the call while the outcome is unknown. Paying twice charges once."""
@@ -109,6 +92,7 @@ def pay(
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--user", type=int, default=random.randint(10**9, 10**10))
+    parser.add_argument("--count", type=int, default=2, help="how many adjacent seats")
     parser.add_argument("--room", default="main")
     for name, port in (
         ("queue", 9101),
@@ -132,12 +116,14 @@ def main() -> int:
     ):
         try:
             place = enter_queue(queue_pb2_grpc.QueueServiceStub(queue), chosen.room, chosen.user)
-            held = hold_seat(
+            held = hold_seats(
                 concert_pb2_grpc.ConcertServiceStub(concert),
                 reservation_pb2_grpc.ReservationServiceStub(reservation),
                 chosen.user,
+                chosen.count,
             )
-            print(f"holding seat {held.seat_num} at {held.price}: reservation {held.id}")
+            seats = ", ".join(seat.seat_num for seat in held.seats)
+            print(f"holding {seats} for {held.price}: reservation {held.id}")
             paid = pay(payment_pb2_grpc.PaymentServiceStub(payment), held, place)
         except grpc.RpcError as error:
             print(f"{error.code().name}: {error.details()}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A ticket bought over gRPC alone, by the example of the docs."""
+"""Two adjacent seats bought over gRPC alone, by the example of the docs."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from harness.files import REPOSITORY
 from tests.e2e.shop import Shop, eventually, new_user_id
 
 
-async def test_the_example_of_the_docs_buys_a_ticket(shop: Shop) -> None:
+async def test_the_example_of_the_docs_buys_two_seats(shop: Shop) -> None:
     user_id = new_user_id()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "docs.examples.buy_over_grpc"),
@@ -29,7 +29,7 @@ async def test_the_example_of_the_docs_buys_a_ticket(shop: Shop) -> None:
 
     async def confirmed() -> None:
         assert shop.rows(
-            "reservation", "SELECT status FROM reservation WHERE user_id = %s", user_id
-        ) == [("CONFIRMED",)]
+            "reservation", "SELECT status, seats FROM reservation WHERE user_id = %s", user_id
+        ) == [("CONFIRMED", 2)]
 
     await eventually(confirmed)
