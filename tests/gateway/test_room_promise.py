@@ -308,9 +308,9 @@ def test_no_order_grows_for_polls_as_far_apart_as_the_bound(
 ) -> None:
     seen = run(play(lambda: spacing, seed=seed), monkeypatch)
     assert seen.grown == 0
-    # Both ways of answering took part (7 to 21 % came from the view, by the seed and the hour).
+    # Both ways of answering took part.
     assert seen.polls > 1_000
-    assert 0.03 < seen.from_view / seen.polls < 0.9
+    assert 0.1 < seen.from_view / seen.polls < 0.9
 
 
 @pytest.mark.parametrize("is_fresh", [always, by_the_age_of_the_last_message])
