@@ -23,8 +23,7 @@ Result = TypeVar("Result")
 MAX_GROUP = 64
 # Two, so that a payment need not wait for the commit before its own.
 MAX_IN_FLIGHT = 2
-# How long an item waits for its group to start, in seconds, and how long a group may take. The
-# callers' own deadlines may be shorter.
+# How long an item waits for its result, in seconds. The callers' own deadlines may be shorter.
 GROUP_SECONDS = 5.0
 # How long an item tries to get a locked row, in seconds; less than a payment's lease. It occupies a
 # connection for at most LOCK_WAIT_SECONDS at a time, and few items of a step do so at once: the
@@ -95,9 +94,6 @@ class Groups(Generic[Item, Result]):
             await asyncio.sleep(call_pause(attempt))
 
     async def _write_group(self, items: Sequence[Item]) -> Sequence[Result]:
-        if len(items) > 1:
-            # It runs in the context of its first caller, whose deadline is not that of the others.
-            call_context.set_deadline(GROUP_SECONDS)
         try:
             return await self._write(items, 0)
         except (TransactionAborted, StatementRefused) as error:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from payment_service.domain import Payment
 from payment_service.errors import PaymentInProgress
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
-from servicekit import call_context, client
+from servicekit import client
 from servicekit.batching import Batcher
 from servicekit.errors import ServiceError, TimedOut, Unavailable
 from servicekit.retries import call_pause
@@ -85,9 +85,6 @@ class GrpcReservations:
         return result
 
     async def _begin_group(self, payments: Sequence[Payment]) -> Sequence[Decimal | Exception]:
-        if len(payments) > 1:
-            # It runs in the context of its first caller, whose deadline is not that of the others.
-            call_context.set_deadline(self._budget / 2)
         try:
             return await self._begin(payments)
         except RemoteError as error:

@@ -49,7 +49,6 @@ from reservation_service.ports import (
     SeatLocks,
 )
 from reservation_service.seat_search import SeatSearch
-from servicekit import call_context
 from servicekit.batching import Batcher
 from servicekit.errors import InvalidRequest
 
@@ -335,9 +334,6 @@ class ReservationService:
         return [done[n] if result is None else result for n, result in enumerate(begun)]
 
     async def _begin_group(self, starts: Sequence[PaymentStart]) -> Sequence[BegunPayment | None]:
-        if len(starts) > 1:
-            # Of all callers, not of the first: one with little time left must not fail the others.
-            call_context.set_deadline(BEGIN_SECONDS)
         return await self._payments.begin_group(starts, self._payment_lease_seconds)
 
     async def confirm_payment(self, reservation_id: int, payment_id: int) -> PaymentOutcome:
