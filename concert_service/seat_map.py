@@ -1,8 +1,8 @@
 """Packs the seats of a schedule: a layout, which many schedules share, and runs of ids.
 
-Both are copies of the rows of `seat`, made when they are first asked for. Whoever changes seats
-first locks the row of their schedule (`SELECT … FOR UPDATE`) and deletes its `seat_map` in the same
-transaction: the maker of a map takes the same lock, so that no map of older seats is stored.
+Both are copies of the rows of `seat`, made at the first request for them. A transaction that
+changes seats must first lock the row of their schedule (`SELECT … FOR UPDATE`), and delete its
+`seat_map`. Making a map takes the same lock, so that no map of older seats is stored.
 
 Seats of the version before have no row, place and price category. The row and the place are then
 those of their numbers (B7: row B, place 7). If a schedule has a number of another form, or the same

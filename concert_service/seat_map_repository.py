@@ -41,7 +41,7 @@ WHERE s.date >= CURRENT_DATE LIMIT %s
 
 LAYOUTS = "SELECT digest, packed FROM seat_layout WHERE digest IN %s"
 
-# Whoever changes seats takes the same locks: see `concert_service.seat_map`.
+# Every transaction that changes seats takes the same locks: see `concert_service.seat_map`.
 LOCK_SCHEDULES = "SELECT id FROM schedule WHERE id IN %s ORDER BY id FOR UPDATE"
 
 MAPS = "SELECT schedule_id AS id, layout, runs FROM seat_map WHERE schedule_id IN %s"

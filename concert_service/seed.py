@@ -131,7 +131,7 @@ WHERE schedule_id {_OF_CONCERT} AND row_name IS NULL
   AND id = (schedule_id - 1) * {SEATS_PER_SCHEDULE} + position
 """
 
-# Whoever changes seats does both: see `concert_service.seat_map`.
+# Every transaction that changes seats runs both: see `concert_service.seat_map`.
 LOCK_SCHEDULES = f"SELECT id FROM schedule WHERE id {_OF_CONCERT} FOR UPDATE"
 DELETE_MAPS = f"DELETE FROM seat_map WHERE schedule_id {_OF_CONCERT}"
 

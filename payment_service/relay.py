@@ -6,9 +6,9 @@ before it sent them, or Kafka did not accept them. Events are sharded by their p
 reservation for that; a relay locks the shards that it reads, so any number of replicas may run.
 
 An event from memory is sent once the outcome that precedes it is marked as sent; otherwise it is
-left to the database, where it comes after that. So the events of a reservation stay in order,
-whoever sends them. After a crash, or a pause of a process, an event may arrive once more later,
-which consumers ignore.
+left to the database, where it comes after that. So the events of a reservation stay in order, from
+memory and from the database. After a crash, or a pause of a process, an event may arrive once more
+later, which consumers ignore.
 
 A shard whose events Kafka does not accept is put aside, so that it neither holds up nor repeats the
 others; its oldest event is tried until Kafka takes it.

@@ -65,7 +65,7 @@ class SeatSearch:
                 if chosen is None:
                     if not contested:
                         raise refusal
-                    # Whoever contested these seats may not have got them.
+                    # The requests that contested these seats may have failed since.
                     contested = 0
                     continue
                 is_held = False

@@ -1,6 +1,6 @@
 """What revisions need to change filled tables while programs write to them.
 
-A change of a table waits for the transactions that use it, and whoever wants the table next waits
+A change of a table waits for the transactions that use it, and later statements on the table wait
 behind the change. So a change waits for a second at most, lets the others go on, and tries again.
 Only for revisions: the functions run on the connection of the migration.
 """
