@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!frontrow/concert/v1/concert.proto\x12\x13\x66rontrow.concert.v1\"$\n\x07\x43oncert\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05title\x18\x02 \x01(\t\"L\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nconcert_id\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61te\x18\x03 \x01(\t\x12\x12\n\nseat_count\x18\x04 \x01(\x05\"H\n\x04Seat\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x02 \x01(\x03\x12\x10\n\x08seat_num\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\"<\n\x13ListConcertsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x14ListConcertsResponse\x12.\n\x08\x63oncerts\x18\x01 \x03(\x0b\x32\x1c.frontrow.concert.v1.Concert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x14ListSchedulesRequest\x12\x12\n\nconcert_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListSchedulesResponse\x12\x30\n\tschedules\x18\x01 \x03(\x0b\x32\x1d.frontrow.concert.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x10ListSeatsRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x11ListSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetSeatsRequest\x12\x10\n\x08seat_ids\x18\x01 \x03(\x03\"<\n\x10GetSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat\"<\n\x12GetSeatMapsRequest\x12\x14\n\x0cschedule_ids\x18\x01 \x03(\x03\x12\x10\n\x08seat_ids\x18\x02 \x03(\x03\"\x86\x01\n\x13GetSeatMapsResponse\x12/\n\tseat_maps\x18\x01 \x03(\x0b\x32\x1c.frontrow.concert.v1.SeatMap\x12\x30\n\x07layouts\x18\x02 \x03(\x0b\x32\x1f.frontrow.concert.v1.SeatLayout\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\x8b\x01\n\x07SeatMap\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x0e\n\x06layout\x18\x02 \x01(\x05\x12.\n\x04runs\x18\x03 \x03(\x0b\x32 .frontrow.concert.v1.SeatMap.Run\x1a+\n\x03Run\x12\x15\n\rfirst_seat_id\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\x95\x02\n\nSeatLayout\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tseat_nums\x18\x02 \x03(\t\x12\x11\n\trow_names\x18\x03 \x03(\t\x12\x14\n\x0crow_sections\x18\x04 \x03(\t\x12\x0c\n\x04rows\x18\x05 \x03(\x05\x12\x0e\n\x06places\x18\x06 \x03(\x05\x12G\n\x10price_categories\x18\x07 \x03(\x0b\x32-.frontrow.concert.v1.SeatLayout.PriceCategory\x12\x12\n\ncategories\x18\x08 \x03(\x05\x12\x12\n\naccessible\x18\t \x03(\x08\x1a,\n\rPriceCategory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05price\x18\x02 \x01(\t2\xf4\x03\n\x0e\x43oncertService\x12\x63\n\x0cListConcerts\x12(.frontrow.concert.v1.ListConcertsRequest\x1a).frontrow.concert.v1.ListConcertsResponse\x12\x66\n\rListSchedules\x12).frontrow.concert.v1.ListSchedulesRequest\x1a*.frontrow.concert.v1.ListSchedulesResponse\x12Z\n\tListSeats\x12%.frontrow.concert.v1.ListSeatsRequest\x1a&.frontrow.concert.v1.ListSeatsResponse\x12W\n\x08GetSeats\x12$.frontrow.concert.v1.GetSeatsRequest\x1a%.frontrow.concert.v1.GetSeatsResponse\x12`\n\x0bGetSeatMaps\x12\'.frontrow.concert.v1.GetSeatMapsRequest\x1a(.frontrow.concert.v1.GetSeatMapsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!frontrow/concert/v1/concert.proto\x12\x13\x66rontrow.concert.v1\"\x8e\x01\n\x07\x43oncert\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05venue\x18\x04 \x01(\t\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x11\n\timage_url\x18\x06 \x01(\t\x12\x0c\n\x04room\x18\x07 \x01(\t\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\"\x91\x01\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\nconcert_id\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61te\x18\x03 \x01(\t\x12\x12\n\nseat_count\x18\x04 \x01(\x05\x12\x14\n\x0cstarts_at_ms\x18\x05 \x01(\x03\x12\x15\n\rsales_from_ms\x18\x06 \x01(\x03\x12\x16\n\x0esales_until_ms\x18\x07 \x01(\x03\"Z\n\x04Seat\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x13\n\x0bschedule_id\x18\x02 \x01(\x03\x12\x10\n\x08seat_num\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\"<\n\x13ListConcertsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x14ListConcertsResponse\x12.\n\x08\x63oncerts\x18\x01 \x03(\x0b\x32\x1c.frontrow.concert.v1.Concert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x14ListSchedulesRequest\x12\x12\n\nconcert_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListSchedulesResponse\x12\x30\n\tschedules\x18\x01 \x03(\x0b\x32\x1d.frontrow.concert.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x10ListSeatsRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x11ListSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetSeatsRequest\x12\x10\n\x08seat_ids\x18\x01 \x03(\x03\"<\n\x10GetSeatsResponse\x12(\n\x05seats\x18\x01 \x03(\x0b\x32\x19.frontrow.concert.v1.Seat\"<\n\x12GetSeatMapsRequest\x12\x14\n\x0cschedule_ids\x18\x01 \x03(\x03\x12\x10\n\x08seat_ids\x18\x02 \x03(\x03\"\x86\x01\n\x13GetSeatMapsResponse\x12/\n\tseat_maps\x18\x01 \x03(\x0b\x32\x1c.frontrow.concert.v1.SeatMap\x12\x30\n\x07layouts\x18\x02 \x03(\x0b\x32\x1f.frontrow.concert.v1.SeatLayout\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\xee\x01\n\x07SeatMap\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x0e\n\x06layout\x18\x02 \x01(\x05\x12.\n\x04runs\x18\x03 \x03(\x0b\x32 .frontrow.concert.v1.SeatMap.Run\x12\x12\n\nconcert_id\x18\x04 \x01(\x03\x12\x0c\n\x04room\x18\x05 \x01(\t\x12\x15\n\rsales_from_ms\x18\x06 \x01(\x03\x12\x16\n\x0esales_until_ms\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\x1a+\n\x03Run\x12\x15\n\rfirst_seat_id\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xd9\x02\n\nSeatLayout\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tseat_nums\x18\x02 \x03(\t\x12\x11\n\trow_names\x18\x03 \x03(\t\x12\x14\n\x0crow_sections\x18\x04 \x03(\t\x12\x0c\n\x04rows\x18\x05 \x03(\x05\x12\x0e\n\x06places\x18\x06 \x03(\x05\x12G\n\x10price_categories\x18\x07 \x03(\x0b\x32-.frontrow.concert.v1.SeatLayout.PriceCategory\x12\x12\n\ncategories\x18\x08 \x03(\x05\x12\x12\n\naccessible\x18\t \x03(\x08\x12\x11\n\tcompanion\x18\n \x03(\x08\x12\x19\n\x11general_admission\x18\x0b \x03(\x08\x12\t\n\x01x\x18\x0c \x03(\x11\x12\t\n\x01y\x18\r \x03(\x11\x1a,\n\rPriceCategory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05price\x18\x02 \x01(\t2\xf4\x03\n\x0e\x43oncertService\x12\x63\n\x0cListConcerts\x12(.frontrow.concert.v1.ListConcertsRequest\x1a).frontrow.concert.v1.ListConcertsResponse\x12\x66\n\rListSchedules\x12).frontrow.concert.v1.ListSchedulesRequest\x1a*.frontrow.concert.v1.ListSchedulesResponse\x12Z\n\tListSeats\x12%.frontrow.concert.v1.ListSeatsRequest\x1a&.frontrow.concert.v1.ListSeatsResponse\x12W\n\x08GetSeats\x12$.frontrow.concert.v1.GetSeatsRequest\x1a%.frontrow.concert.v1.GetSeatsResponse\x12`\n\x0bGetSeatMaps\x12\'.frontrow.concert.v1.GetSeatMapsRequest\x1a(.frontrow.concert.v1.GetSeatMapsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frontrow.concert.v1.concert_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONCERT']._serialized_start=58
-  _globals['_CONCERT']._serialized_end=94
-  _globals['_SCHEDULE']._serialized_start=96
-  _globals['_SCHEDULE']._serialized_end=172
-  _globals['_SEAT']._serialized_start=174
-  _globals['_SEAT']._serialized_end=246
-  _globals['_LISTCONCERTSREQUEST']._serialized_start=248
-  _globals['_LISTCONCERTSREQUEST']._serialized_end=308
-  _globals['_LISTCONCERTSRESPONSE']._serialized_start=310
-  _globals['_LISTCONCERTSRESPONSE']._serialized_end=405
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=407
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=488
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=490
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=588
-  _globals['_LISTSEATSREQUEST']._serialized_start=590
-  _globals['_LISTSEATSREQUEST']._serialized_end=668
-  _globals['_LISTSEATSRESPONSE']._serialized_start=670
-  _globals['_LISTSEATSRESPONSE']._serialized_end=756
-  _globals['_GETSEATSREQUEST']._serialized_start=758
-  _globals['_GETSEATSREQUEST']._serialized_end=793
-  _globals['_GETSEATSRESPONSE']._serialized_start=795
-  _globals['_GETSEATSRESPONSE']._serialized_end=855
-  _globals['_GETSEATMAPSREQUEST']._serialized_start=857
-  _globals['_GETSEATMAPSREQUEST']._serialized_end=917
-  _globals['_GETSEATMAPSRESPONSE']._serialized_start=920
-  _globals['_GETSEATMAPSRESPONSE']._serialized_end=1054
-  _globals['_SEATMAP']._serialized_start=1057
-  _globals['_SEATMAP']._serialized_end=1196
-  _globals['_SEATMAP_RUN']._serialized_start=1153
-  _globals['_SEATMAP_RUN']._serialized_end=1196
-  _globals['_SEATLAYOUT']._serialized_start=1199
-  _globals['_SEATLAYOUT']._serialized_end=1476
-  _globals['_SEATLAYOUT_PRICECATEGORY']._serialized_start=1432
-  _globals['_SEATLAYOUT_PRICECATEGORY']._serialized_end=1476
-  _globals['_CONCERTSERVICE']._serialized_start=1479
-  _globals['_CONCERTSERVICE']._serialized_end=1979
+  _globals['_CONCERT']._serialized_start=59
+  _globals['_CONCERT']._serialized_end=201
+  _globals['_SCHEDULE']._serialized_start=204
+  _globals['_SCHEDULE']._serialized_end=349
+  _globals['_SEAT']._serialized_start=351
+  _globals['_SEAT']._serialized_end=441
+  _globals['_LISTCONCERTSREQUEST']._serialized_start=443
+  _globals['_LISTCONCERTSREQUEST']._serialized_end=503
+  _globals['_LISTCONCERTSRESPONSE']._serialized_start=505
+  _globals['_LISTCONCERTSRESPONSE']._serialized_end=600
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=602
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=683
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=685
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=783
+  _globals['_LISTSEATSREQUEST']._serialized_start=785
+  _globals['_LISTSEATSREQUEST']._serialized_end=863
+  _globals['_LISTSEATSRESPONSE']._serialized_start=865
+  _globals['_LISTSEATSRESPONSE']._serialized_end=951
+  _globals['_GETSEATSREQUEST']._serialized_start=953
+  _globals['_GETSEATSREQUEST']._serialized_end=988
+  _globals['_GETSEATSRESPONSE']._serialized_start=990
+  _globals['_GETSEATSRESPONSE']._serialized_end=1050
+  _globals['_GETSEATMAPSREQUEST']._serialized_start=1052
+  _globals['_GETSEATMAPSREQUEST']._serialized_end=1112
+  _globals['_GETSEATMAPSRESPONSE']._serialized_start=1115
+  _globals['_GETSEATMAPSRESPONSE']._serialized_end=1249
+  _globals['_SEATMAP']._serialized_start=1252
+  _globals['_SEATMAP']._serialized_end=1490
+  _globals['_SEATMAP_RUN']._serialized_start=1447
+  _globals['_SEATMAP_RUN']._serialized_end=1490
+  _globals['_SEATLAYOUT']._serialized_start=1493
+  _globals['_SEATLAYOUT']._serialized_end=1838
+  _globals['_SEATLAYOUT_PRICECATEGORY']._serialized_start=1794
+  _globals['_SEATLAYOUT_PRICECATEGORY']._serialized_end=1838
+  _globals['_CONCERTSERVICE']._serialized_start=1841
+  _globals['_CONCERTSERVICE']._serialized_end=2341
 # @@protoc_insertion_point(module_scope)

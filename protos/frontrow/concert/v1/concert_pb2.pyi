@@ -24,17 +24,38 @@ class Concert(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    IMAGE_URL_FIELD_NUMBER: _builtins.int
+    ROOM_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     title: _builtins.str
+    description: _builtins.str
+    venue: _builtins.str
+    time_zone: _builtins.str
+    """IANA name of the venue's time zone."""
+    image_url: _builtins.str
+    room: _builtins.str
+    """The waiting room that leads to it."""
+    currency: _builtins.str
+    """ISO 4217 code of all its prices."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         title: _builtins.str = ...,
+        description: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        image_url: _builtins.str = ...,
+        room: _builtins.str = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "description", b"description", "id", b"id", "image_url", b"image_url", "room", b"room", "time_zone", b"time_zone", "title", b"title", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -48,12 +69,20 @@ class Schedule(_message.Message):
     CONCERT_ID_FIELD_NUMBER: _builtins.int
     DATE_FIELD_NUMBER: _builtins.int
     SEAT_COUNT_FIELD_NUMBER: _builtins.int
+    STARTS_AT_MS_FIELD_NUMBER: _builtins.int
+    SALES_FROM_MS_FIELD_NUMBER: _builtins.int
+    SALES_UNTIL_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     concert_id: _builtins.int
     date: _builtins.str
     """ISO 8601 date, as in 2026-12-24."""
     seat_count: _builtins.int
-    """Number of seats."""
+    """Number of seats, also those that the house has blocked."""
+    starts_at_ms: _builtins.int
+    """When it starts, Unix time in milliseconds; 0: unknown. `date` is its date at the venue."""
+    sales_from_ms: _builtins.int
+    """When seats may be held, Unix time in milliseconds; 0: no such limit."""
+    sales_until_ms: _builtins.int
     def __init__(
         self,
         *,
@@ -61,10 +90,13 @@ class Schedule(_message.Message):
         concert_id: _builtins.int = ...,
         date: _builtins.str = ...,
         seat_count: _builtins.int = ...,
+        starts_at_ms: _builtins.int = ...,
+        sales_from_ms: _builtins.int = ...,
+        sales_until_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concert_id", b"concert_id", "date", b"date", "id", b"id", "seat_count", b"seat_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concert_id", b"concert_id", "date", b"date", "id", b"id", "sales_from_ms", b"sales_from_ms", "sales_until_ms", b"sales_until_ms", "seat_count", b"seat_count", "starts_at_ms", b"starts_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -78,12 +110,15 @@ class Seat(_message.Message):
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     SEAT_NUM_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     schedule_id: _builtins.int
     seat_num: _builtins.str
     """As printed on the ticket: A1."""
     price: _builtins.str
-    """Decimal string with two places: "150000.00"."""
+    """Decimal string with two places, or with three if the currency has three: "150000.00"."""
+    currency: _builtins.str
+    """ISO 4217 code."""
     def __init__(
         self,
         *,
@@ -91,10 +126,11 @@ class Seat(_message.Message):
         schedule_id: _builtins.int = ...,
         seat_num: _builtins.str = ...,
         price: _builtins.str = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "price", b"price", "schedule_id", b"schedule_id", "seat_num", b"seat_num"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "id", b"id", "price", b"price", "schedule_id", b"schedule_id", "seat_num", b"seat_num"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,9 +419,22 @@ class SeatMap(_message.Message):
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
+    CONCERT_ID_FIELD_NUMBER: _builtins.int
+    ROOM_FIELD_NUMBER: _builtins.int
+    SALES_FROM_MS_FIELD_NUMBER: _builtins.int
+    SALES_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     schedule_id: _builtins.int
     layout: _builtins.int
     """Index into GetSeatMapsResponse.layouts."""
+    concert_id: _builtins.int
+    room: _builtins.str
+    """The waiting room that leads to the concert. Empty from a version that knew only one."""
+    sales_from_ms: _builtins.int
+    """When seats may be held, Unix time in milliseconds; 0: no such limit."""
+    sales_until_ms: _builtins.int
+    currency: _builtins.str
+    """ISO 4217 code of the prices. Empty from a version that knew only KRW."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatMap.Run]:
         """The ids of the seats in seat order; together as many as the layout has seats."""
@@ -396,10 +445,15 @@ class SeatMap(_message.Message):
         schedule_id: _builtins.int = ...,
         layout: _builtins.int = ...,
         runs: _abc.Iterable[Global___SeatMap.Run] | None = ...,
+        concert_id: _builtins.int = ...,
+        room: _builtins.str = ...,
+        sales_from_ms: _builtins.int = ...,
+        sales_until_ms: _builtins.int = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "runs", b"runs", "schedule_id", b"schedule_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concert_id", b"concert_id", "currency", b"currency", "layout", b"layout", "room", b"room", "runs", b"runs", "sales_from_ms", b"sales_from_ms", "sales_until_ms", b"sales_until_ms", "schedule_id", b"schedule_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,7 +475,7 @@ class SeatLayout(_message.Message):
         PRICE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         price: _builtins.str
-        """Decimal string with two places."""
+        """Decimal string with two places, or with three if the currency has three."""
         def __init__(
             self,
             *,
@@ -443,6 +497,10 @@ class SeatLayout(_message.Message):
     PRICE_CATEGORIES_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     ACCESSIBLE_FIELD_NUMBER: _builtins.int
+    COMPANION_FIELD_NUMBER: _builtins.int
+    GENERAL_ADMISSION_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
     """The same for the same content, in every response: a key for what is made of a layout."""
     @_builtins.property
@@ -477,6 +535,22 @@ class SeatLayout(_message.Message):
 
     @_builtins.property
     def accessible(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]: ...
+    @_builtins.property
+    def companion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether the seat is for the companion of somebody in an accessible seat. Empty: none is."""
+
+    @_builtins.property
+    def general_admission(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Not one for each seat: for each row, whether its section has no seats but places that are
+        assigned in any order. Empty: none has.
+        """
+
+    @_builtins.property
+    def x(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Coordinates of the seats in the hall. Empty: unknown."""
+
+    @_builtins.property
+    def y(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -489,10 +563,14 @@ class SeatLayout(_message.Message):
         price_categories: _abc.Iterable[Global___SeatLayout.PriceCategory] | None = ...,
         categories: _abc.Iterable[_builtins.int] | None = ...,
         accessible: _abc.Iterable[_builtins.bool] | None = ...,
+        companion: _abc.Iterable[_builtins.bool] | None = ...,
+        general_admission: _abc.Iterable[_builtins.bool] | None = ...,
+        x: _abc.Iterable[_builtins.int] | None = ...,
+        y: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "categories", b"categories", "digest", b"digest", "places", b"places", "price_categories", b"price_categories", "row_names", b"row_names", "row_sections", b"row_sections", "rows", b"rows", "seat_nums", b"seat_nums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "categories", b"categories", "companion", b"companion", "digest", b"digest", "general_admission", b"general_admission", "places", b"places", "price_categories", b"price_categories", "row_names", b"row_names", "row_sections", b"row_sections", "rows", b"rows", "seat_nums", b"seat_nums", "x", b"x", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

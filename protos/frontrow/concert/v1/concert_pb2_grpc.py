@@ -73,7 +73,7 @@ class ConcertServiceServicer:
     """
 
     def ListConcerts(self, request, context):
-        """Lists concerts in the order of their ids, one page at a time.
+        """Lists published concerts in the order of their ids, one page at a time.
 
         Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
         """
@@ -82,7 +82,8 @@ class ConcertServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSchedules(self, request, context):
-        """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+        """Lists a published concert's schedules from today (at the venue) on, in the order of their dates.
+        Leaves out cancelled ones.
 
         Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
         service did not give).

@@ -38,12 +38,13 @@ class ConcertServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConcertServiceAsyncStub: ...
     ListConcerts: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListConcertsRequest, _concert_pb2.ListConcertsResponse]
-    """Lists concerts in the order of their ids, one page at a time.
+    """Lists published concerts in the order of their ids, one page at a time.
 
     Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
     """
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_concert_pb2.ListSchedulesRequest, _concert_pb2.ListSchedulesResponse]
-    """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+    """Lists a published concert's schedules from today (at the venue) on, in the order of their dates.
+    Leaves out cancelled ones.
 
     Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
     service did not give).
@@ -78,12 +79,13 @@ class ConcertServiceAsyncStub(ConcertServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListConcerts: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListConcertsRequest, _concert_pb2.ListConcertsResponse]  # type: ignore[assignment]
-    """Lists concerts in the order of their ids, one page at a time.
+    """Lists published concerts in the order of their ids, one page at a time.
 
     Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
     """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_concert_pb2.ListSchedulesRequest, _concert_pb2.ListSchedulesResponse]  # type: ignore[assignment]
-    """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+    """Lists a published concert's schedules from today (at the venue) on, in the order of their dates.
+    Leaves out cancelled ones.
 
     Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
     service did not give).
@@ -121,7 +123,7 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _concert_pb2.ListConcertsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.ListConcertsResponse, _abc.Awaitable[_concert_pb2.ListConcertsResponse]]:
-        """Lists concerts in the order of their ids, one page at a time.
+        """Lists published concerts in the order of their ids, one page at a time.
 
         Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
         """
@@ -132,7 +134,8 @@ class ConcertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _concert_pb2.ListSchedulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_concert_pb2.ListSchedulesResponse, _abc.Awaitable[_concert_pb2.ListSchedulesResponse]]:
-        """Lists a concert's schedules from today (UTC) on, in the order of their dates.
+        """Lists a published concert's schedules from today (at the venue) on, in the order of their dates.
+        Leaves out cancelled ones.
 
         Reasons: CONCERT_NOT_FOUND, INVALID_REQUEST (page_size below 0, or a page_token that this
         service did not give).

@@ -19,6 +19,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RoomPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoomPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoomPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROOM_PHASE_UNSPECIFIED: _RoomPhase.ValueType  # 0
+    ROOM_PHASE_NOT_OPEN: _RoomPhase.ValueType  # 1
+    """Gives no places yet."""
+    ROOM_PHASE_GATHERING: _RoomPhase.ValueType  # 2
+    """Gives places and admits nobody yet. The order of a place is the number of places that wait."""
+    ROOM_PHASE_DRAWING: _RoomPhase.ValueType  # 3
+    """Gathering has closed, and the place has no order yet."""
+    ROOM_PHASE_OPEN: _RoomPhase.ValueType  # 4
+    ROOM_PHASE_PAUSED: _RoomPhase.ValueType  # 5
+    ROOM_PHASE_DRAINING: _RoomPhase.ValueType  # 6
+    ROOM_PHASE_BYPASSED: _RoomPhase.ValueType  # 7
+    ROOM_PHASE_CLOSED: _RoomPhase.ValueType  # 8
+
+class RoomPhase(_RoomPhase, metaclass=_RoomPhaseEnumTypeWrapper):
+    """What a room does at a moment."""
+
+ROOM_PHASE_UNSPECIFIED: RoomPhase.ValueType  # 0
+ROOM_PHASE_NOT_OPEN: RoomPhase.ValueType  # 1
+"""Gives no places yet."""
+ROOM_PHASE_GATHERING: RoomPhase.ValueType  # 2
+"""Gives places and admits nobody yet. The order of a place is the number of places that wait."""
+ROOM_PHASE_DRAWING: RoomPhase.ValueType  # 3
+"""Gathering has closed, and the place has no order yet."""
+ROOM_PHASE_OPEN: RoomPhase.ValueType  # 4
+ROOM_PHASE_PAUSED: RoomPhase.ValueType  # 5
+ROOM_PHASE_DRAINING: RoomPhase.ValueType  # 6
+ROOM_PHASE_BYPASSED: RoomPhase.ValueType  # 7
+ROOM_PHASE_CLOSED: RoomPhase.ValueType  # 8
+Global___RoomPhase: _TypeAlias = RoomPhase  # noqa: Y015
+
 class _PlaceState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -95,6 +131,7 @@ class Position(_message.Message):
     ADMITTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
     RECOVERING_FIELD_NUMBER: _builtins.int
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     state: Global___PlaceState.ValueType
     order: _builtins.int
     """1 = next in line, 0 = admitted. It never grows while waiting, unless `recovering` is true."""
@@ -112,6 +149,7 @@ class Position(_message.Message):
     """
     access_token: _builtins.str
     """A fresh token of the place, if the request asked for one and the place is live."""
+    phase: Global___RoomPhase.ValueType
     def __init__(
         self,
         *,
@@ -122,10 +160,11 @@ class Position(_message.Message):
         admitted_until_ms: _builtins.int = ...,
         recovering: _builtins.bool = ...,
         access_token: _builtins.str = ...,
+        phase: Global___RoomPhase.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "admitted_until_ms", b"admitted_until_ms", "estimated_wait_ms", b"estimated_wait_ms", "order", b"order", "poll_after_ms", b"poll_after_ms", "recovering", b"recovering", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "admitted_until_ms", b"admitted_until_ms", "estimated_wait_ms", b"estimated_wait_ms", "order", b"order", "phase", b"phase", "poll_after_ms", b"poll_after_ms", "recovering", b"recovering", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,7 +320,7 @@ class EnterQueueResponse(_message.Message):
         """The signed token of the place."""
         retry_after_ms: _builtins.int
         """With TOO_MANY_REQUESTS: the longest time until the source may take a new place again, in
-        milliseconds.
+        milliseconds. With QUEUE_NOT_OPEN: the time until gathering begins.
         """
         @_builtins.property
         def place(self) -> Global___Place: ...
@@ -686,6 +725,18 @@ class RoomFields(_message.Message):
     PACE_NOW_FIELD_NUMBER: _builtins.int
     PACE_BEFORE_FIELD_NUMBER: _builtins.int
     UNRECORDED_AT_MS_FIELD_NUMBER: _builtins.int
+    DEFINITION_VERSION_FIELD_NUMBER: _builtins.int
+    GATHER_FROM_MS_FIELD_NUMBER: _builtins.int
+    GATHER_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    OPENS_AT_MS_FIELD_NUMBER: _builtins.int
+    CLOSES_AT_MS_FIELD_NUMBER: _builtins.int
+    ADMISSIONS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    BYPASSED_FIELD_NUMBER: _builtins.int
+    IS_DRAW_FIELD_NUMBER: _builtins.int
+    COHORT_LAST_FIELD_NUMBER: _builtins.int
+    DRAWN_FIELD_NUMBER: _builtins.int
+    COHORT_SIZE_FIELD_NUMBER: _builtins.int
     capacity: _builtins.int
     max_waiting: _builtins.int
     paused: _builtins.bool
@@ -699,6 +750,26 @@ class RoomFields(_message.Message):
     """When a replica that records no changes was last noticed; 0: never. A copy is not to be used
     until a minute later.
     """
+    definition_version: _builtins.int
+    """The definition of the room that these fields follow (frontrow.concert.v1.Room); version 0: none,
+    and the settings of queue_service apply. Times are 0 if they are absent there.
+    """
+    gather_from_ms: _builtins.int
+    gather_until_ms: _builtins.int
+    opens_at_ms: _builtins.int
+    closes_at_ms: _builtins.int
+    admissions_per_minute: _builtins.int
+    draining: _builtins.bool
+    bypassed: _builtins.bool
+    is_draw: _builtins.bool
+    """The line is a draw. Numbers above `cohort_last` follow in their order; 0: gathering has not
+    closed.
+    """
+    cohort_last: _builtins.int
+    drawn: _builtins.int
+    """How many places of the cohort have their score: those with the ranks 0 to `drawn` - 1."""
+    cohort_size: _builtins.int
+    """Size of the cohort, once its list is complete; 0 before."""
     def __init__(
         self,
         *,
@@ -711,10 +782,22 @@ class RoomFields(_message.Message):
         pace_now: _builtins.int = ...,
         pace_before: _builtins.int = ...,
         unrecorded_at_ms: _builtins.int = ...,
+        definition_version: _builtins.int = ...,
+        gather_from_ms: _builtins.int = ...,
+        gather_until_ms: _builtins.int = ...,
+        opens_at_ms: _builtins.int = ...,
+        closes_at_ms: _builtins.int = ...,
+        admissions_per_minute: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        bypassed: _builtins.bool = ...,
+        is_draw: _builtins.bool = ...,
+        cohort_last: _builtins.int = ...,
+        drawn: _builtins.int = ...,
+        cohort_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grace_until_ms", b"grace_until_ms", "max_waiting", b"max_waiting", "pace_at_ms", b"pace_at_ms", "pace_before", b"pace_before", "pace_now", b"pace_now", "paused", b"paused", "settled_at_ms", b"settled_at_ms", "unrecorded_at_ms", b"unrecorded_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admissions_per_minute", b"admissions_per_minute", "bypassed", b"bypassed", "capacity", b"capacity", "closes_at_ms", b"closes_at_ms", "cohort_last", b"cohort_last", "cohort_size", b"cohort_size", "definition_version", b"definition_version", "draining", b"draining", "drawn", b"drawn", "gather_from_ms", b"gather_from_ms", "gather_until_ms", b"gather_until_ms", "grace_until_ms", b"grace_until_ms", "is_draw", b"is_draw", "max_waiting", b"max_waiting", "opens_at_ms", b"opens_at_ms", "pace_at_ms", b"pace_at_ms", "pace_before", b"pace_before", "pace_now", b"pace_now", "paused", b"paused", "settled_at_ms", b"settled_at_ms", "unrecorded_at_ms", b"unrecorded_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,7 +78,8 @@ class QueueServiceServicer:
         """Gives each user a place in line, or returns the place that the user already has. Admits at
         once while there is room. At most 256 items.
 
-        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range),
+        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED (also: it drains or has closed), QUEUE_NOT_OPEN
+        (gathering has not begun), INVALID_REQUEST (the user id is out of range),
         TOO_MANY_REQUESTS (the source has used up its allowance of new places), CHALLENGE_REQUIRED (the
         solution was used before, or the user has no live place and solved no challenge), NOT_YOURS (the
         user has a live place and did not prove that it is theirs).
@@ -358,7 +359,8 @@ class QueueAdminServiceServicer:
     def UpdateRoom(self, request, context):
         """Changes the settings that are set in the request and keeps the others. Idempotent.
 
-        Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
+        Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND, ROOM_IS_DEFINED (the
+        catalogue defines this room: change it there).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,8 @@ class QueueServiceStub:
     """Gives each user a place in line, or returns the place that the user already has. Admits at
     once while there is room. At most 256 items.
 
-    Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range),
+    Reasons of an item: QUEUE_FULL, QUEUE_PAUSED (also: it drains or has closed), QUEUE_NOT_OPEN
+    (gathering has not begun), INVALID_REQUEST (the user id is out of range),
     TOO_MANY_REQUESTS (the source has used up its allowance of new places), CHALLENGE_REQUIRED (the
     solution was used before, or the user has no live place and solved no challenge), NOT_YOURS (the
     user has a live place and did not prove that it is theirs).
@@ -91,7 +92,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Gives each user a place in line, or returns the place that the user already has. Admits at
     once while there is room. At most 256 items.
 
-    Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range),
+    Reasons of an item: QUEUE_FULL, QUEUE_PAUSED (also: it drains or has closed), QUEUE_NOT_OPEN
+    (gathering has not begun), INVALID_REQUEST (the user id is out of range),
     TOO_MANY_REQUESTS (the source has used up its allowance of new places), CHALLENGE_REQUIRED (the
     solution was used before, or the user has no live place and solved no challenge), NOT_YOURS (the
     user has a live place and did not prove that it is theirs).
@@ -143,7 +145,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives each user a place in line, or returns the place that the user already has. Admits at
         once while there is room. At most 256 items.
 
-        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED, INVALID_REQUEST (the user id is out of range),
+        Reasons of an item: QUEUE_FULL, QUEUE_PAUSED (also: it drains or has closed), QUEUE_NOT_OPEN
+        (gathering has not begun), INVALID_REQUEST (the user id is out of range),
         TOO_MANY_REQUESTS (the source has used up its allowance of new places), CHALLENGE_REQUIRED (the
         solution was used before, or the user has no live place and solved no challenge), NOT_YOURS (the
         user has a live place and did not prove that it is theirs).
@@ -224,7 +227,8 @@ class QueueAdminServiceStub:
     UpdateRoom: _grpc.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.UpdateRoomResponse]
     """Changes the settings that are set in the request and keeps the others. Idempotent.
 
-    Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
+    Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND, ROOM_IS_DEFINED (the
+    catalogue defines this room: change it there).
     """
 
 @_typing.type_check_only
@@ -245,7 +249,8 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     UpdateRoom: _aio.UnaryUnaryMultiCallable[_queue_pb2.UpdateRoomRequest, _queue_pb2.UpdateRoomResponse]  # type: ignore[assignment]
     """Changes the settings that are set in the request and keeps the others. Idempotent.
 
-    Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
+    Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND, ROOM_IS_DEFINED (the
+    catalogue defines this room: change it there).
     """
 
 class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -275,7 +280,8 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_pb2.UpdateRoomResponse, _abc.Awaitable[_queue_pb2.UpdateRoomResponse]]:
         """Changes the settings that are set in the request and keeps the others. Idempotent.
 
-        Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND.
+        Reasons: INVALID_REQUEST (a limit below 0 or out of range), ROOM_NOT_FOUND, ROOM_IS_DEFINED (the
+        catalogue defines this room: change it there).
         """
 
 def add_QueueAdminServiceServicer_to_server(servicer: QueueAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

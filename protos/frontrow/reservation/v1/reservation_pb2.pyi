@@ -153,6 +153,7 @@ class Reservation(_message.Message):
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     SEATS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -166,6 +167,8 @@ class Reservation(_message.Message):
     """A hold that has run out reads EXPIRED at once."""
     payment_id: _builtins.int
     """The payment that has begun or has paid; 0 if none."""
+    currency: _builtins.str
+    """ISO 4217 code of the prices. Empty from a version that knew only KRW."""
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp:
         """When the hold, or the payment lease, runs out or ran out."""
@@ -187,10 +190,11 @@ class Reservation(_message.Message):
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
         seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,6 +291,7 @@ class BestAvailable(_message.Message):
     PRICE_CATEGORY_FIELD_NUMBER: _builtins.int
     ACCESSIBLE_FIELD_NUMBER: _builtins.int
     ALLOW_SPLIT_FIELD_NUMBER: _builtins.int
+    SECTION_FIELD_NUMBER: _builtins.int
     schedule_id: _builtins.int
     count: _builtins.int
     price_category: _builtins.str
@@ -295,6 +300,10 @@ class BestAvailable(_message.Message):
     """Only accessible seats."""
     allow_split: _builtins.bool
     """If no row has so many adjacent seats, spread over several rows."""
+    section: _builtins.str
+    """The name of a section. Empty: any. Places of a section with general admission need not be
+    adjacent.
+    """
     def __init__(
         self,
         *,
@@ -303,10 +312,11 @@ class BestAvailable(_message.Message):
         price_category: _builtins.str = ...,
         accessible: _builtins.bool = ...,
         allow_split: _builtins.bool = ...,
+        section: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "allow_split", b"allow_split", "count", b"count", "price_category", b"price_category", "schedule_id", b"schedule_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "allow_split", b"allow_split", "count", b"count", "price_category", b"price_category", "schedule_id", b"schedule_id", "section", b"section"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +437,7 @@ class ReserveResponse(_message.Message):
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     SEATS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -435,6 +446,7 @@ class ReserveResponse(_message.Message):
     price: _builtins.str
     status: Global___ReservationStatus.ValueType
     payment_id: _builtins.int
+    currency: _builtins.str
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -452,10 +464,11 @@ class ReserveResponse(_message.Message):
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
         seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -499,6 +512,7 @@ class GetReservationResponse(_message.Message):
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     SEATS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -507,6 +521,7 @@ class GetReservationResponse(_message.Message):
     price: _builtins.str
     status: Global___ReservationStatus.ValueType
     payment_id: _builtins.int
+    currency: _builtins.str
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -524,10 +539,11 @@ class GetReservationResponse(_message.Message):
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
         seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -571,6 +587,7 @@ class CancelReservationResponse(_message.Message):
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     SEATS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -579,6 +596,7 @@ class CancelReservationResponse(_message.Message):
     price: _builtins.str
     status: Global___ReservationStatus.ValueType
     payment_id: _builtins.int
+    currency: _builtins.str
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -596,10 +614,11 @@ class CancelReservationResponse(_message.Message):
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
         seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -851,19 +870,51 @@ class CountSoldSeatsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BlockedByScheduleEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SOLD_BY_SCHEDULE_FIELD_NUMBER: _builtins.int
+    BLOCKED_BY_SCHEDULE_FIELD_NUMBER: _builtins.int
+    CLOSED_SCHEDULES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sold_by_schedule(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Schedules without a sold seat are left out."""
+
+    @_builtins.property
+    def blocked_by_schedule(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """The seats that the house has, which do not count as sold. Schedules without one are left out."""
+
+    @_builtins.property
+    def closed_schedules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those of the schedules that are closed."""
 
     def __init__(
         self,
         *,
         sold_by_schedule: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        blocked_by_schedule: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        closed_schedules: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sold_by_schedule", b"sold_by_schedule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_by_schedule", b"blocked_by_schedule", "closed_schedules", b"closed_schedules", "sold_by_schedule", b"sold_by_schedule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -924,6 +975,7 @@ class BeginPaymentResponse(_message.Message):
     HELD_UNTIL_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     SEATS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     user_id: _builtins.int
     seat_id: _builtins.int
@@ -932,6 +984,7 @@ class BeginPaymentResponse(_message.Message):
     price: _builtins.str
     status: Global___ReservationStatus.ValueType
     payment_id: _builtins.int
+    currency: _builtins.str
     @_builtins.property
     def held_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -949,10 +1002,11 @@ class BeginPaymentResponse(_message.Message):
         held_until: _timestamp_pb2.Timestamp | None = ...,
         payment_id: _builtins.int = ...,
         seats: _abc.Iterable[Global___ReservedSeat] | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "held_until", b"held_until", "id", b"id", "payment_id", b"payment_id", "price", b"price", "schedule_id", b"schedule_id", "seat_id", b"seat_id", "seat_num", b"seat_num", "seats", b"seats", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1021,3 +1075,225 @@ class BeginPaymentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BeginPaymentsResponse: _TypeAlias = BeginPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class BlockSeatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    SEAT_IDS_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.int
+    @_builtins.property
+    def seat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.int = ...,
+        seat_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id", "seat_ids", b"seat_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockSeatsRequest: _TypeAlias = BlockSeatsRequest  # noqa: Y015
+
+@_typing.final
+class BlockSeatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    blocked: _builtins.int
+    """How many of them were not blocked before."""
+    def __init__(
+        self,
+        *,
+        blocked: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockSeatsResponse: _TypeAlias = BlockSeatsResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseSeatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    SEAT_IDS_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.int
+    @_builtins.property
+    def seat_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.int = ...,
+        seat_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id", "seat_ids", b"seat_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseSeatsRequest: _TypeAlias = ReleaseSeatsRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseSeatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_FIELD_NUMBER: _builtins.int
+    released: _builtins.int
+    """How many of them were blocked before."""
+    def __init__(
+        self,
+        *,
+        released: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseSeatsResponse: _TypeAlias = ReleaseSeatsResponse  # noqa: Y015
+
+@_typing.final
+class CloseSchedulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseSchedulesRequest: _TypeAlias = CloseSchedulesRequest  # noqa: Y015
+
+@_typing.final
+class CloseSchedulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_HOLDS_FIELD_NUMBER: _builtins.int
+    PAYING_RESERVATION_IDS_FIELD_NUMBER: _builtins.int
+    PAID_FIELD_NUMBER: _builtins.int
+    ended_holds: _builtins.int
+    """Holds that this call has ended."""
+    paid: _builtins.int
+    """Paid reservations."""
+    @_builtins.property
+    def paying_reservation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Reservations whose payments are under way; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        ended_holds: _builtins.int = ...,
+        paying_reservation_ids: _abc.Iterable[_builtins.int] | None = ...,
+        paid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_holds", b"ended_holds", "paid", b"paid", "paying_reservation_ids", b"paying_reservation_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseSchedulesResponse: _TypeAlias = CloseSchedulesResponse  # noqa: Y015
+
+@_typing.final
+class ReopenSchedulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        schedule_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_ids", b"schedule_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenSchedulesRequest: _TypeAlias = ReopenSchedulesRequest  # noqa: Y015
+
+@_typing.final
+class ReopenSchedulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenSchedulesResponse: _TypeAlias = ReopenSchedulesResponse  # noqa: Y015
+
+@_typing.final
+class ListBuyersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    AFTER_RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.int
+    page_size: _builtins.int
+    """1 to 1,000. 0 and values above 1,000 mean 1,000."""
+    after_reservation_id: _builtins.int
+    """Reservations with greater ids."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        after_reservation_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_reservation_id", b"after_reservation_id", "page_size", b"page_size", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBuyersRequest: _TypeAlias = ListBuyersRequest  # noqa: Y015
+
+@_typing.final
+class ListBuyersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """False on the last page."""
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]: ...
+    def __init__(
+        self,
+        *,
+        reservations: _abc.Iterable[Global___Reservation] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBuyersResponse: _TypeAlias = ListBuyersResponse  # noqa: Y015

@@ -124,8 +124,9 @@ class ReservationServiceServicer:
         `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
         again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
         SINGLE_SEAT_LEFT (the choice leaves a free seat without a free neighbour, where that is
-        refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
-        and idempotency keys.
+        refused), TOO_MANY_SEATS (the metadata names the `limit`), WRONG_ROOM (the admission is of
+        another room than the concert's), SALES_CLOSED (the schedule is closed, or its sales have not
+        begun or are over). Those of Reserve about admissions and idempotency keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +172,8 @@ class ReservationServiceServicer:
 
     def GetTakenSeats(self, request, context):
         """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-        unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+        unknown schedule has no such seats. A seat that the house has blocked counts as sold, and so does
+        every seat of a closed schedule. With more than 200,000 seats, the response ends with an
         earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
         Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
@@ -544,6 +546,277 @@ class ReservationService:
             '/frontrow.reservation.v1.ReservationService/BeginPayments',
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsRequest.SerializeToString,
             frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BeginPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ReservationAdminServiceStub:
+    """Lets operators decide which seats are for sale. A change takes effect at once on every replica.
+    Every RPC is idempotent and may also fail with UNAVAILABLE or TIMEOUT and may be repeated then. The
+    caller has authenticated the operator.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.BlockSeats = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationAdminService/BlockSeats',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BlockSeatsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BlockSeatsResponse.FromString,
+                _registered_method=True)
+        self.ReleaseSeats = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationAdminService/ReleaseSeats',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReleaseSeatsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReleaseSeatsResponse.FromString,
+                _registered_method=True)
+        self.CloseSchedules = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationAdminService/CloseSchedules',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CloseSchedulesRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CloseSchedulesResponse.FromString,
+                _registered_method=True)
+        self.ReopenSchedules = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationAdminService/ReopenSchedules',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReopenSchedulesRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReopenSchedulesResponse.FromString,
+                _registered_method=True)
+        self.ListBuyers = channel.unary_unary(
+                '/frontrow.reservation.v1.ReservationAdminService/ListBuyers',
+                request_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListBuyersRequest.SerializeToString,
+                response_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListBuyersResponse.FromString,
+                _registered_method=True)
+
+
+class ReservationAdminServiceServicer:
+    """Lets operators decide which seats are for sale. A change takes effect at once on every replica.
+    Every RPC is idempotent and may also fail with UNAVAILABLE or TIMEOUT and may be repeated then. The
+    caller has authenticated the operator.
+    """
+
+    def BlockSeats(self, request, context):
+        """Takes seats out of the sale: the house has them. All of them or none.
+
+        Reasons: INVALID_REQUEST (an id below 1, or more than 100,000 seats), SEATS_TAKEN (some are held
+        or sold; the metadata `seats` names at most 1,000 of them, separated by commas).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseSeats(self, request, context):
+        """Puts seats that the house has back on sale. No-op for others.
+
+        Reasons: as BlockSeats, without SEATS_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseSchedules(self, request, context):
+        """Ends the sale of schedules: nobody can hold a seat of them, and holds end. Payments that have
+        begun finish. Call it again to learn which are still under way.
+
+        Reasons: INVALID_REQUEST (an id below 1, or more than 1,000 schedules).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenSchedules(self, request, context):
+        """Begins the sale of closed schedules again. No-op for others.
+
+        Reasons: as CloseSchedules.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBuyers(self, request, context):
+        """Lists reservations of a schedule that are paid or being paid, in the order of their ids, one page
+        at a time.
+
+        Reasons: INVALID_REQUEST (page_size below 0).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ReservationAdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'BlockSeats': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockSeats,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BlockSeatsRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BlockSeatsResponse.SerializeToString,
+            ),
+            'ReleaseSeats': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseSeats,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReleaseSeatsRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReleaseSeatsResponse.SerializeToString,
+            ),
+            'CloseSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseSchedules,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CloseSchedulesRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CloseSchedulesResponse.SerializeToString,
+            ),
+            'ReopenSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenSchedules,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReopenSchedulesRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReopenSchedulesResponse.SerializeToString,
+            ),
+            'ListBuyers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBuyers,
+                    request_deserializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListBuyersRequest.FromString,
+                    response_serializer=frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListBuyersResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'frontrow.reservation.v1.ReservationAdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('frontrow.reservation.v1.ReservationAdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ReservationAdminService:
+    """Lets operators decide which seats are for sale. A change takes effect at once on every replica.
+    Every RPC is idempotent and may also fail with UNAVAILABLE or TIMEOUT and may be repeated then. The
+    caller has authenticated the operator.
+    """
+
+    @staticmethod
+    def BlockSeats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationAdminService/BlockSeats',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BlockSeatsRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.BlockSeatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseSeats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationAdminService/ReleaseSeats',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReleaseSeatsRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReleaseSeatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationAdminService/CloseSchedules',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CloseSchedulesRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.CloseSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationAdminService/ReopenSchedules',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReopenSchedulesRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ReopenSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBuyers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frontrow.reservation.v1.ReservationAdminService/ListBuyers',
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListBuyersRequest.SerializeToString,
+            frontrow_dot_reservation_dot_v1_dot_reservation__pb2.ListBuyersResponse.FromString,
             options,
             channel_credentials,
             insecure,

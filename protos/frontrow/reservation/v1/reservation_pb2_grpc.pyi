@@ -60,8 +60,9 @@ class ReservationServiceStub:
     `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
     again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
     SINGLE_SEAT_LEFT (the choice leaves a free seat without a free neighbour, where that is
-    refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
-    and idempotency keys.
+    refused), TOO_MANY_SEATS (the metadata names the `limit`), WRONG_ROOM (the admission is of
+    another room than the concert's), SALES_CLOSED (the schedule is closed, or its sales have not
+    begun or are over). Those of Reserve about admissions and idempotency keys.
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]
     """Reads a user's reservation.
@@ -87,7 +88,8 @@ class ReservationServiceStub:
     """
     GetTakenSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]
     """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-    unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+    unknown schedule has no such seats. A seat that the house has blocked counts as sold, and so does
+    every seat of a closed schedule. With more than 200,000 seats, the response ends with an
     earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
     Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
@@ -149,8 +151,9 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
     again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
     SINGLE_SEAT_LEFT (the choice leaves a free seat without a free neighbour, where that is
-    refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
-    and idempotency keys.
+    refused), TOO_MANY_SEATS (the metadata names the `limit`), WRONG_ROOM (the admission is of
+    another room than the concert's), SALES_CLOSED (the schedule is closed, or its sales have not
+    begun or are over). Those of Reserve about admissions and idempotency keys.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetReservationRequest, _reservation_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Reads a user's reservation.
@@ -176,7 +179,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     """
     GetTakenSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.GetTakenSeatsRequest, _reservation_pb2.GetTakenSeatsResponse]  # type: ignore[assignment]
     """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-    unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+    unknown schedule has no such seats. A seat that the house has blocked counts as sold, and so does
+    every seat of a closed schedule. With more than 200,000 seats, the response ends with an
     earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
     Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
@@ -247,8 +251,9 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         `retry_after` in the metadata: this user has used up the time of a hold and may hold the seat
         again in so many seconds), NOT_ENOUGH_SEATS (no such number of adjacent seats is available),
         SINGLE_SEAT_LEFT (the choice leaves a free seat without a free neighbour, where that is
-        refused), TOO_MANY_SEATS (the metadata names the `limit`). Those of Reserve about admissions
-        and idempotency keys.
+        refused), TOO_MANY_SEATS (the metadata names the `limit`), WRONG_ROOM (the admission is of
+        another room than the concert's), SALES_CLOSED (the schedule is closed, or its sales have not
+        begun or are over). Those of Reserve about admissions and idempotency keys.
         """
 
     @_abc_1.abstractmethod
@@ -304,7 +309,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reservation_pb2.GetTakenSeatsResponse, _abc.Awaitable[_reservation_pb2.GetTakenSeatsResponse]]:
         """Lists the seats of several schedules that are held or sold now, in the order of the request. An
-        unknown schedule has no such seats. With more than 200,000 seats, the response ends with an
+        unknown schedule has no such seats. A seat that the house has blocked counts as sold, and so does
+        every seat of a closed schedule. With more than 200,000 seats, the response ends with an
         earlier schedule, but has at least one: ask again for the rest. 20,000 take 130 ms.
 
         Reasons: INVALID_REQUEST (more than 256 schedules, or 64 ranges).
@@ -353,3 +359,145 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_ReservationServiceServicer_to_server(servicer: ReservationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ReservationAdminServiceStub:
+    """Lets operators decide which seats are for sale. A change takes effect at once on every replica.
+    Every RPC is idempotent and may also fail with UNAVAILABLE or TIMEOUT and may be repeated then. The
+    caller has authenticated the operator.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ReservationAdminServiceAsyncStub: ...
+    BlockSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.BlockSeatsRequest, _reservation_pb2.BlockSeatsResponse]
+    """Takes seats out of the sale: the house has them. All of them or none.
+
+    Reasons: INVALID_REQUEST (an id below 1, or more than 100,000 seats), SEATS_TAKEN (some are held
+    or sold; the metadata `seats` names at most 1,000 of them, separated by commas).
+    """
+    ReleaseSeats: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ReleaseSeatsRequest, _reservation_pb2.ReleaseSeatsResponse]
+    """Puts seats that the house has back on sale. No-op for others.
+
+    Reasons: as BlockSeats, without SEATS_TAKEN.
+    """
+    CloseSchedules: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.CloseSchedulesRequest, _reservation_pb2.CloseSchedulesResponse]
+    """Ends the sale of schedules: nobody can hold a seat of them, and holds end. Payments that have
+    begun finish. Call it again to learn which are still under way.
+
+    Reasons: INVALID_REQUEST (an id below 1, or more than 1,000 schedules).
+    """
+    ReopenSchedules: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ReopenSchedulesRequest, _reservation_pb2.ReopenSchedulesResponse]
+    """Begins the sale of closed schedules again. No-op for others.
+
+    Reasons: as CloseSchedules.
+    """
+    ListBuyers: _grpc.UnaryUnaryMultiCallable[_reservation_pb2.ListBuyersRequest, _reservation_pb2.ListBuyersResponse]
+    """Lists reservations of a schedule that are paid or being paid, in the order of their ids, one page
+    at a time.
+
+    Reasons: INVALID_REQUEST (page_size below 0).
+    """
+
+@_typing.type_check_only
+class ReservationAdminServiceAsyncStub(ReservationAdminServiceStub):
+    """Lets operators decide which seats are for sale. A change takes effect at once on every replica.
+    Every RPC is idempotent and may also fail with UNAVAILABLE or TIMEOUT and may be repeated then. The
+    caller has authenticated the operator.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    BlockSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.BlockSeatsRequest, _reservation_pb2.BlockSeatsResponse]  # type: ignore[assignment]
+    """Takes seats out of the sale: the house has them. All of them or none.
+
+    Reasons: INVALID_REQUEST (an id below 1, or more than 100,000 seats), SEATS_TAKEN (some are held
+    or sold; the metadata `seats` names at most 1,000 of them, separated by commas).
+    """
+    ReleaseSeats: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ReleaseSeatsRequest, _reservation_pb2.ReleaseSeatsResponse]  # type: ignore[assignment]
+    """Puts seats that the house has back on sale. No-op for others.
+
+    Reasons: as BlockSeats, without SEATS_TAKEN.
+    """
+    CloseSchedules: _aio.UnaryUnaryMultiCallable[_reservation_pb2.CloseSchedulesRequest, _reservation_pb2.CloseSchedulesResponse]  # type: ignore[assignment]
+    """Ends the sale of schedules: nobody can hold a seat of them, and holds end. Payments that have
+    begun finish. Call it again to learn which are still under way.
+
+    Reasons: INVALID_REQUEST (an id below 1, or more than 1,000 schedules).
+    """
+    ReopenSchedules: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ReopenSchedulesRequest, _reservation_pb2.ReopenSchedulesResponse]  # type: ignore[assignment]
+    """Begins the sale of closed schedules again. No-op for others.
+
+    Reasons: as CloseSchedules.
+    """
+    ListBuyers: _aio.UnaryUnaryMultiCallable[_reservation_pb2.ListBuyersRequest, _reservation_pb2.ListBuyersResponse]  # type: ignore[assignment]
+    """Lists reservations of a schedule that are paid or being paid, in the order of their ids, one page
+    at a time.
+
+    Reasons: INVALID_REQUEST (page_size below 0).
+    """
+
+class ReservationAdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Lets operators decide which seats are for sale. A change takes effect at once on every replica.
+    Every RPC is idempotent and may also fail with UNAVAILABLE or TIMEOUT and may be repeated then. The
+    caller has authenticated the operator.
+    """
+
+    @_abc_1.abstractmethod
+    def BlockSeats(
+        self,
+        request: _reservation_pb2.BlockSeatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.BlockSeatsResponse, _abc.Awaitable[_reservation_pb2.BlockSeatsResponse]]:
+        """Takes seats out of the sale: the house has them. All of them or none.
+
+        Reasons: INVALID_REQUEST (an id below 1, or more than 100,000 seats), SEATS_TAKEN (some are held
+        or sold; the metadata `seats` names at most 1,000 of them, separated by commas).
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseSeats(
+        self,
+        request: _reservation_pb2.ReleaseSeatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.ReleaseSeatsResponse, _abc.Awaitable[_reservation_pb2.ReleaseSeatsResponse]]:
+        """Puts seats that the house has back on sale. No-op for others.
+
+        Reasons: as BlockSeats, without SEATS_TAKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseSchedules(
+        self,
+        request: _reservation_pb2.CloseSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.CloseSchedulesResponse, _abc.Awaitable[_reservation_pb2.CloseSchedulesResponse]]:
+        """Ends the sale of schedules: nobody can hold a seat of them, and holds end. Payments that have
+        begun finish. Call it again to learn which are still under way.
+
+        Reasons: INVALID_REQUEST (an id below 1, or more than 1,000 schedules).
+        """
+
+    @_abc_1.abstractmethod
+    def ReopenSchedules(
+        self,
+        request: _reservation_pb2.ReopenSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.ReopenSchedulesResponse, _abc.Awaitable[_reservation_pb2.ReopenSchedulesResponse]]:
+        """Begins the sale of closed schedules again. No-op for others.
+
+        Reasons: as CloseSchedules.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBuyers(
+        self,
+        request: _reservation_pb2.ListBuyersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reservation_pb2.ListBuyersResponse, _abc.Awaitable[_reservation_pb2.ListBuyersResponse]]:
+        """Lists reservations of a schedule that are paid or being paid, in the order of their ids, one page
+        at a time.
+
+        Reasons: INVALID_REQUEST (page_size below 0).
+        """
+
+def add_ReservationAdminServiceServicer_to_server(servicer: ReservationAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
