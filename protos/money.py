@@ -35,6 +35,8 @@ def to_text(amount: Decimal, currency: str) -> str:
 @cache
 def _exponent(code: str) -> int | None:
     try:
-        return Currency(code).exponent
+        places = Currency(code).exponent
     except ValueError:
         return None
+    # The tables store three.
+    return places if places is None or places <= 3 else None
