@@ -64,9 +64,14 @@ class Admissions:
         """Returns the current position of the place. Raises TokenExpired if the place has
         ended."""
         position = self.position_now(place)
-        if position is None and self._room.usable() is None and await self._room.becomes_usable():
+        if position is None and self._room.usable() is None and await self._view_speaks():
             position = self.position_now(place)
         return await self.ask(place) if position is None else position
+
+    async def _view_speaks(self) -> bool:
+        """Waits for the view to become usable, if that helps. An outage may begin meanwhile, in
+        which the last view speaks."""
+        return await self._room.becomes_usable() or self._room.in_outage
 
     async def ask(self, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns what queue_service says about the place; in an outage, what the last view says.
@@ -151,7 +156,7 @@ class Admissions:
         if self._room.is_admitted(place):
             return
         position: queue_pb2.Position | None
-        if self._room.usable() or await self._room.becomes_usable():
+        if self._room.usable() or await self._view_speaks():
             position = await self.position(place)
         else:
             position = await self._position_without_view(place)

@@ -100,6 +100,28 @@ async def test_callers_in_line_behind_the_call_that_failed_do_not_wait_for_anoth
     assert time.monotonic() - started < BOUND + BUDGET + 0.3
 
 
+async def test_an_outage_that_begins_while_requests_wait_for_a_heartbeat_refuses_none(
+    room: Services, gateway: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the first of them would try queue_service, and the others would get 503."""
+    await begin(gateway, room, hang)
+    answers = gateway.clients.room
+    answers.call_succeeded()
+    assert not answers.in_outage
+
+    async def waited() -> bool:
+        await answers.call_failed()
+        return False
+
+    monkeypatch.setattr(answers, "becomes_usable", waited)
+    calls = gateway.calls()
+    polls = [gateway.get("/queues/order", room.queue.waiting[n]) for n in (1, 2)]
+    reads = [gateway.get("/concerts", shopping(room)) for _ in range(2)]
+    polled = await asyncio.gather(*polls, *reads)
+    assert [answer.status_code for answer in polled] == [200] * 4
+    assert gateway.calls() == calls
+
+
 async def test_a_call_that_fails_while_the_view_is_fresh_begins_no_outage(
     room: Services, gateway: Watching
 ) -> None:
