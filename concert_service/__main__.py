@@ -1,12 +1,20 @@
 """Runs concert_service: `python -m concert_service`."""
 
+from concert_service.catalogue_repository import CatalogueRepository
+from concert_service.catalogue_servicer import CatalogueServicer
+from concert_service.catalogue_watch import CatalogueWatchers
 from concert_service.repository import ConcertRepository
 from concert_service.seat_map_repository import SeatMapRepository
 from concert_service.seat_map_service import SeatMapService
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
 from concert_service.settings import Settings
-from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import (
+    catalogue_pb2,
+    catalogue_pb2_grpc,
+    concert_pb2,
+    concert_pb2_grpc,
+)
 from servicekit import logs
 from servicekit.mysql import Database
 from servicekit.server import Server, run
@@ -29,6 +37,14 @@ async def main() -> None:
             ),
             concert_pb2.DESCRIPTOR,
         )
+        watchers = CatalogueWatchers(CatalogueRepository(database))
+        server.add(
+            catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
+            CatalogueServicer(watchers),
+            catalogue_pb2.DESCRIPTOR,
+        )
+        server.add_background("catalogue", watchers.run)
+        server.add_streams(watchers.end)
         await server.serve()
 
 

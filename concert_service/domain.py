@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from enum import StrEnum
 
 from servicekit.errors import InvalidRequest
 
@@ -21,6 +22,15 @@ _NO_TOKEN = "page_token is not a token from a previous response."
 # The date and the id of a schedule.
 ScheduleOrder = tuple[date, int]
 BEFORE_ALL_SCHEDULES: ScheduleOrder = (date.min, 0)
+
+
+class EventStatus(StrEnum):
+    """The state of a concert. Only a published one is for sale."""
+
+    DRAFT = "DRAFT"
+    PUBLISHED = "PUBLISHED"
+    CANCELLED = "CANCELLED"
+    ARCHIVED = "ARCHIVED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from concert_service.catalogue import CatalogueChanges
 from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
 from concert_service.seat_map import MapsOfConcerts, PackedLayout, PackedSeatMap
 
@@ -50,3 +51,14 @@ class SeatMapStore(Protocol):
         """Packs the seats of these schedules and stores the maps, in any order; leaves out
         schedules that do not exist, and logs those that are too large. A map that exists already
         is returned as it is. Expects at least one id."""
+
+
+class CatalogueStore(Protocol):
+    """The store of the catalogue's versions."""
+
+    async def version(self) -> int:
+        """Returns the version of the catalogue; from 1."""
+
+    async def changes_after(self, version: int) -> CatalogueChanges:
+        """Returns what has changed after this version, with the newest version; a reset after
+        version 0, and after one whose changes are not kept any more."""

@@ -99,25 +99,18 @@ async def call(
         raise from_rpc_error(error, _name(method)) from None
 
 
-class Stream(Generic[Request, Response]):
-    """An open call in which both sides send messages: `open_stream` makes it. One task may send
-    while another one iterates over the responses."""
+class Responses(Generic[Response]):
+    """The responses of an open call: `open_responses` makes it."""
 
     def __init__(
         self,
-        call: grpc.aio.StreamStreamCall[Request, Response],
+        call: grpc.aio.UnaryStreamCall[Any, Response] | grpc.aio.StreamStreamCall[Any, Response],
         method: str,
         expected: grpc.StatusCode | None = None,
     ) -> None:
         self._call = call
         self._method = method
         self._expected = expected
-
-    async def send(self, request: Request) -> None:
-        """Sends a request; waits while the other side reads too slowly. Raises RemoteError if the
-        stream has ended."""
-        async with self._translated_errors():
-            await self._call.write(request)
 
     async def __aiter__(self) -> AsyncIterator[Response]:
         """Iterates over the responses, until the other side ends the stream without an error.
@@ -141,6 +134,47 @@ class Stream(Generic[Request, Response]):
             if cancellation.is_ours(error):
                 raise
             raise _ended() from None  # the channel was closed
+
+
+class Stream(Responses[Response], Generic[Request, Response]):
+    """An open call in which both sides send messages: `open_stream` makes it. One task may send
+    while another one iterates over the responses."""
+
+    def __init__(
+        self,
+        call: grpc.aio.StreamStreamCall[Request, Response],
+        method: str,
+        expected: grpc.StatusCode | None = None,
+    ) -> None:
+        super().__init__(call, method, expected)
+        self._requests = call
+
+    async def send(self, request: Request) -> None:
+        """Sends a request; waits while the other side reads too slowly. Raises RemoteError if the
+        stream has ended."""
+        async with self._translated_errors():
+            await self._requests.write(request)
+
+
+@contextlib.asynccontextmanager
+async def open_responses(
+    method: Callable[..., grpc.aio.UnaryStreamCall[Request, Response]],
+    request: Request,
+    *,
+    expected: grpc.StatusCode | None = None,
+) -> AsyncIterator[Responses[Response]]:
+    """Opens a call with one request and a stream of responses; leaving the block cancels it.
+
+    It has no deadline and is never retried. Errors are those of `call`; a status that is `expected`
+    is not logged.
+    """
+    call = method(
+        request, metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),)
+    )
+    try:
+        yield Responses(call, _name(method), expected)
+    finally:
+        call.cancel()
 
 
 @contextlib.asynccontextmanager

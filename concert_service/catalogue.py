@@ -1,0 +1,29 @@
+"""What callers who follow the catalogue are told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from concert_service.domain import EventStatus
+from protos.frontrow.concert.v1 import rooms_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueConcert:
+    """A concert, the room that leads to it, and all its schedules."""
+
+    id: int
+    room: str
+    status: EventStatus
+    schedule_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueChanges:
+    """The concerts and rooms that have changed up to `version`, in their newest state. With
+    `is_reset` all published concerts and all rooms."""
+
+    version: int
+    is_reset: bool
+    concerts: Sequence[CatalogueConcert] = ()
+    rooms: Sequence[rooms_pb2.Room] = ()
+    removed_rooms: Sequence[str] = ()

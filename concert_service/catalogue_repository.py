@@ -1,0 +1,102 @@
+"""The SQL of the catalogue's changes, for those who follow it."""
+
+from collections.abc import Collection, Sequence
+
+from concert_service.catalogue import CatalogueChanges, CatalogueConcert
+from concert_service.changes import KEPT_VERSIONS, VERSION
+from concert_service.domain import EventStatus
+from concert_service.room_rows import ROOM_COLUMNS, to_room
+from servicekit.mysql import Database, Row
+
+# One statement, so that both are of the same moment.
+CHANGES = """
+SELECT catalogue.version AS newest, c.concert_id, c.room
+FROM catalogue LEFT JOIN catalogue_change c ON c.version > %s
+WHERE catalogue.id = 1
+"""
+
+_CONCERT = """
+SELECT concert.id, concert.room, concert.status, schedule.id AS schedule_id
+FROM concert LEFT JOIN schedule ON schedule.concert_id = concert.id
+"""
+
+CONCERTS = f"{_CONCERT} WHERE concert.id IN %s ORDER BY concert.id, schedule.id"
+
+PUBLISHED = f"{_CONCERT} WHERE concert.status = 'PUBLISHED' ORDER BY concert.id, schedule.id"
+
+ROOMS = f"SELECT {ROOM_COLUMNS} FROM room WHERE name IN %s AND NOT is_removed"
+
+ALL_ROOMS = f"SELECT {ROOM_COLUMNS} FROM room WHERE NOT is_removed"
+
+
+class CatalogueRepository:
+    """Implements `ports.CatalogueStore` in MariaDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def version(self) -> int:
+        async with self._database.connection() as connection:
+            row = await connection.fetch_one(VERSION)
+        assert row is not None  # the migration has added it
+        version: int = row.version
+        return version
+
+    async def changes_after(self, version: int) -> CatalogueChanges:
+        if version == 0:
+            return await self._everything(await self.version())
+        async with self._database.connection() as connection:
+            rows = await connection.fetch_all(CHANGES, version)
+        newest = rows[0].newest
+        # A later version is that of a database which was replaced by an older backup.
+        if not newest - KEPT_VERSIONS <= version <= newest:
+            return await self._everything(newest)
+        return await self._changes(
+            newest,
+            {row.concert_id for row in rows if row.concert_id},
+            {row.room for row in rows if row.room},
+        )
+
+    async def _everything(self, version: int) -> CatalogueChanges:
+        async with self._database.connection() as connection:
+            concerts, rooms = await connection.execute_together((PUBLISHED,), (ALL_ROOMS,))
+        return CatalogueChanges(
+            version,
+            is_reset=True,
+            concerts=_concerts(concerts.rows),
+            rooms=[to_room(row) for row in rooms.rows],
+        )
+
+    async def _changes(
+        self, version: int, concert_ids: Collection[int], rooms: Collection[str]
+    ) -> CatalogueChanges:
+        """Reads the newest state of these, which may be of a later version."""
+        found_concerts: Sequence[Row] = ()
+        found_rooms: Sequence[Row] = ()
+        async with self._database.connection() as connection:
+            if concert_ids:
+                found_concerts = await connection.fetch_all(CONCERTS, tuple(concert_ids))
+            if rooms:
+                found_rooms = await connection.fetch_all(ROOMS, tuple(rooms))
+        return CatalogueChanges(
+            version,
+            is_reset=False,
+            concerts=_concerts(found_concerts),
+            rooms=[to_room(row) for row in found_rooms],
+            removed_rooms=sorted(set(rooms).difference(row.name for row in found_rooms)),
+        )
+
+
+def _concerts(rows: Sequence[Row]) -> list[CatalogueConcert]:
+    """`rows` has one for each schedule, those of a concert one after another."""
+    schedules: dict[int, list[int]] = {}
+    first: dict[int, Row] = {}
+    for row in rows:
+        first.setdefault(row.id, row)
+        of_concert = schedules.setdefault(row.id, [])
+        if row.schedule_id is not None:
+            of_concert.append(row.schedule_id)
+    return [
+        CatalogueConcert(id, row.room, EventStatus(row.status), schedules[id])
+        for id, row in first.items()
+    ]
