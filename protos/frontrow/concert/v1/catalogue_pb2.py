@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from protos.frontrow.concert.v1 import rooms_pb2 as frontrow_dot_concert_dot_v1_dot_rooms__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#frontrow/concert/v1/catalogue.proto\x12\x13\x66rontrow.concert.v1\x1a\x1f\x66rontrow/concert/v1/rooms.proto\".\n\x15WatchCatalogueRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x03\"\xb2\x01\n\x16WatchCatalogueResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05reset\x18\x02 \x01(\x08\x12\x37\n\x08\x63oncerts\x18\x03 \x03(\x0b\x32%.frontrow.concert.v1.CatalogueConcert\x12(\n\x05rooms\x18\x04 \x03(\x0b\x32\x19.frontrow.concert.v1.Room\x12\x15\n\rremoved_rooms\x18\x05 \x03(\t\"t\n\x10\x43\x61talogueConcert\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04room\x18\x02 \x01(\t\x12\x30\n\x06status\x18\x03 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\x14\n\x0cschedule_ids\x18\x04 \x03(\x03\"c\n\x12ImportEventRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\x12\x10\n\x08operator\x18\x04 \x01(\t\"\xcb\x03\n\x13ImportEventResponse\x12\x12\n\nconcert_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x65xternal_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\x36\n\x08problems\x18\x05 \x03(\x0b\x32$.frontrow.concert.v1.DocumentProblem\x12\x34\n\x07\x63hanges\x18\x06 \x03(\x0b\x32#.frontrow.concert.v1.DocumentChange\x12\x35\n\x07\x62locked\x18\x07 \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x35\n\x07removed\x18\x08 \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x36\n\x08released\x18\t \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x18\n\x10\x63losed_schedules\x18\n \x03(\x03\x12\x1a\n\x12reopened_schedules\x18\x0b \x03(\x03\"8\n\x0fSeatsOfSchedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x10\n\x08seat_ids\x18\x02 \x03(\x03\">\n\x0f\x44ocumentProblem\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\">\n\x0e\x44ocumentChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"7\n\x0fGetEventRequest\x12\x13\n\x0b\x65xternal_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"X\n\x10GetEventResponse\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x32\n\x07summary\x18\x02 \x01(\x0b\x32!.frontrow.concert.v1.EventSummary\":\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x12ListEventsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.frontrow.concert.v1.EventSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbc\x01\n\x0c\x45ventSummary\x12\x13\n\x0b\x65xternal_id\x18\x01 \x01(\t\x12\x12\n\nconcert_id\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04room\x18\x06 \x01(\t\x12\x14\n\x0cschedule_ids\x18\x07 \x03(\x03\x12\r\n\x05seats\x18\x08 \x01(\x03\"x\n\x15SetEventStatusRequest\x12\x13\n\x0b\x65xternal_id\x18\x01 \x01(\t\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\"\x9b\x01\n\x16SetEventStatusResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.frontrow.concert.v1.EventSummary\x12\x35\n\x07\x62locked\x18\x02 \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x18\n\x10\x63losed_schedules\x18\x03 \x03(\x03*\x96\x01\n\x0b\x45ventStatus\x12\x1c\n\x18\x45VENT_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_STATUS_DRAFT\x10\x01\x12\x1a\n\x16\x45VENT_STATUS_PUBLISHED\x10\x02\x12\x1a\n\x16\x45VENT_STATUS_CANCELLED\x10\x03\x12\x19\n\x15\x45VENT_STATUS_ARCHIVED\x10\x04\x32\x7f\n\x10\x43\x61talogueService\x12k\n\x0eWatchCatalogue\x12*.frontrow.concert.v1.WatchCatalogueRequest\x1a+.frontrow.concert.v1.WatchCatalogueResponse0\x01\x32\x9c\x03\n\x15\x43\x61talogueAdminService\x12`\n\x0bImportEvent\x12\'.frontrow.concert.v1.ImportEventRequest\x1a(.frontrow.concert.v1.ImportEventResponse\x12W\n\x08GetEvent\x12$.frontrow.concert.v1.GetEventRequest\x1a%.frontrow.concert.v1.GetEventResponse\x12]\n\nListEvents\x12&.frontrow.concert.v1.ListEventsRequest\x1a\'.frontrow.concert.v1.ListEventsResponse\x12i\n\x0eSetEventStatus\x12*.frontrow.concert.v1.SetEventStatusRequest\x1a+.frontrow.concert.v1.SetEventStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#frontrow/concert/v1/catalogue.proto\x12\x13\x66rontrow.concert.v1\x1a\x1f\x66rontrow/concert/v1/rooms.proto\".\n\x15WatchCatalogueRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x03\"\xb2\x01\n\x16WatchCatalogueResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05reset\x18\x02 \x01(\x08\x12\x37\n\x08\x63oncerts\x18\x03 \x03(\x0b\x32%.frontrow.concert.v1.CatalogueConcert\x12(\n\x05rooms\x18\x04 \x03(\x0b\x32\x19.frontrow.concert.v1.Room\x12\x15\n\rremoved_rooms\x18\x05 \x03(\t\"t\n\x10\x43\x61talogueConcert\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04room\x18\x02 \x01(\t\x12\x30\n\x06status\x18\x03 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\x14\n\x0cschedule_ids\x18\x04 \x03(\x03\"v\n\x12ImportEventRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x11\n\tseats_csv\x18\x05 \x01(\x0c\"\xcb\x03\n\x13ImportEventResponse\x12\x12\n\nconcert_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x65xternal_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\x36\n\x08problems\x18\x05 \x03(\x0b\x32$.frontrow.concert.v1.DocumentProblem\x12\x34\n\x07\x63hanges\x18\x06 \x03(\x0b\x32#.frontrow.concert.v1.DocumentChange\x12\x35\n\x07\x62locked\x18\x07 \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x35\n\x07removed\x18\x08 \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x36\n\x08released\x18\t \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x18\n\x10\x63losed_schedules\x18\n \x03(\x03\x12\x1a\n\x12reopened_schedules\x18\x0b \x03(\x03\"8\n\x0fSeatsOfSchedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\x03\x12\x10\n\x08seat_ids\x18\x02 \x03(\x03\"N\n\x0f\x44ocumentProblem\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06in_csv\x18\x04 \x01(\x08\">\n\x0e\x44ocumentChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"N\n\x0fGetEventRequest\x12\x13\n\x0b\x65xternal_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rchanges_since\x18\x03 \x01(\x03\"\x8e\x01\n\x10GetEventResponse\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\x12\x32\n\x07summary\x18\x02 \x01(\x0b\x32!.frontrow.concert.v1.EventSummary\x12\x34\n\x07\x63hanges\x18\x03 \x03(\x0b\x32#.frontrow.concert.v1.DocumentChange\":\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x12ListEventsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.frontrow.concert.v1.EventSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbc\x01\n\x0c\x45ventSummary\x12\x13\n\x0b\x65xternal_id\x18\x01 \x01(\t\x12\x12\n\nconcert_id\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04room\x18\x06 \x01(\t\x12\x14\n\x0cschedule_ids\x18\x07 \x03(\x03\x12\r\n\x05seats\x18\x08 \x01(\x03\"\x89\x01\n\x15SetEventStatusRequest\x12\x13\n\x0b\x65xternal_id\x18\x01 \x01(\t\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .frontrow.concert.v1.EventStatus\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"\x9b\x01\n\x16SetEventStatusResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.frontrow.concert.v1.EventSummary\x12\x35\n\x07\x62locked\x18\x02 \x03(\x0b\x32$.frontrow.concert.v1.SeatsOfSchedule\x12\x18\n\x10\x63losed_schedules\x18\x03 \x03(\x03*\x96\x01\n\x0b\x45ventStatus\x12\x1c\n\x18\x45VENT_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_STATUS_DRAFT\x10\x01\x12\x1a\n\x16\x45VENT_STATUS_PUBLISHED\x10\x02\x12\x1a\n\x16\x45VENT_STATUS_CANCELLED\x10\x03\x12\x19\n\x15\x45VENT_STATUS_ARCHIVED\x10\x04\x32\x7f\n\x10\x43\x61talogueService\x12k\n\x0eWatchCatalogue\x12*.frontrow.concert.v1.WatchCatalogueRequest\x1a+.frontrow.concert.v1.WatchCatalogueResponse0\x01\x32\x9c\x03\n\x15\x43\x61talogueAdminService\x12`\n\x0bImportEvent\x12\'.frontrow.concert.v1.ImportEventRequest\x1a(.frontrow.concert.v1.ImportEventResponse\x12W\n\x08GetEvent\x12$.frontrow.concert.v1.GetEventRequest\x1a%.frontrow.concert.v1.GetEventResponse\x12]\n\nListEvents\x12&.frontrow.concert.v1.ListEventsRequest\x1a\'.frontrow.concert.v1.ListEventsResponse\x12i\n\x0eSetEventStatus\x12*.frontrow.concert.v1.SetEventStatusRequest\x1a+.frontrow.concert.v1.SetEventStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frontrow.concert.v1.catalogue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTSTATUS']._serialized_start=1966
-  _globals['_EVENTSTATUS']._serialized_end=2116
+  _globals['_EVENTSTATUS']._serialized_start=2097
+  _globals['_EVENTSTATUS']._serialized_end=2247
   _globals['_WATCHCATALOGUEREQUEST']._serialized_start=93
   _globals['_WATCHCATALOGUEREQUEST']._serialized_end=139
   _globals['_WATCHCATALOGUERESPONSE']._serialized_start=142
@@ -41,31 +41,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGUECONCERT']._serialized_start=322
   _globals['_CATALOGUECONCERT']._serialized_end=438
   _globals['_IMPORTEVENTREQUEST']._serialized_start=440
-  _globals['_IMPORTEVENTREQUEST']._serialized_end=539
-  _globals['_IMPORTEVENTRESPONSE']._serialized_start=542
-  _globals['_IMPORTEVENTRESPONSE']._serialized_end=1001
-  _globals['_SEATSOFSCHEDULE']._serialized_start=1003
-  _globals['_SEATSOFSCHEDULE']._serialized_end=1059
-  _globals['_DOCUMENTPROBLEM']._serialized_start=1061
-  _globals['_DOCUMENTPROBLEM']._serialized_end=1123
-  _globals['_DOCUMENTCHANGE']._serialized_start=1125
-  _globals['_DOCUMENTCHANGE']._serialized_end=1187
-  _globals['_GETEVENTREQUEST']._serialized_start=1189
-  _globals['_GETEVENTREQUEST']._serialized_end=1244
-  _globals['_GETEVENTRESPONSE']._serialized_start=1246
-  _globals['_GETEVENTRESPONSE']._serialized_end=1334
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1336
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1394
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1396
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1492
-  _globals['_EVENTSUMMARY']._serialized_start=1495
-  _globals['_EVENTSUMMARY']._serialized_end=1683
-  _globals['_SETEVENTSTATUSREQUEST']._serialized_start=1685
-  _globals['_SETEVENTSTATUSREQUEST']._serialized_end=1805
-  _globals['_SETEVENTSTATUSRESPONSE']._serialized_start=1808
-  _globals['_SETEVENTSTATUSRESPONSE']._serialized_end=1963
-  _globals['_CATALOGUESERVICE']._serialized_start=2118
-  _globals['_CATALOGUESERVICE']._serialized_end=2245
-  _globals['_CATALOGUEADMINSERVICE']._serialized_start=2248
-  _globals['_CATALOGUEADMINSERVICE']._serialized_end=2660
+  _globals['_IMPORTEVENTREQUEST']._serialized_end=558
+  _globals['_IMPORTEVENTRESPONSE']._serialized_start=561
+  _globals['_IMPORTEVENTRESPONSE']._serialized_end=1020
+  _globals['_SEATSOFSCHEDULE']._serialized_start=1022
+  _globals['_SEATSOFSCHEDULE']._serialized_end=1078
+  _globals['_DOCUMENTPROBLEM']._serialized_start=1080
+  _globals['_DOCUMENTPROBLEM']._serialized_end=1158
+  _globals['_DOCUMENTCHANGE']._serialized_start=1160
+  _globals['_DOCUMENTCHANGE']._serialized_end=1222
+  _globals['_GETEVENTREQUEST']._serialized_start=1224
+  _globals['_GETEVENTREQUEST']._serialized_end=1302
+  _globals['_GETEVENTRESPONSE']._serialized_start=1305
+  _globals['_GETEVENTRESPONSE']._serialized_end=1447
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1449
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1507
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1509
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1605
+  _globals['_EVENTSUMMARY']._serialized_start=1608
+  _globals['_EVENTSUMMARY']._serialized_end=1796
+  _globals['_SETEVENTSTATUSREQUEST']._serialized_start=1799
+  _globals['_SETEVENTSTATUSREQUEST']._serialized_end=1936
+  _globals['_SETEVENTSTATUSRESPONSE']._serialized_start=1939
+  _globals['_SETEVENTSTATUSRESPONSE']._serialized_end=2094
+  _globals['_CATALOGUESERVICE']._serialized_start=2249
+  _globals['_CATALOGUESERVICE']._serialized_end=2376
+  _globals['_CATALOGUEADMINSERVICE']._serialized_start=2379
+  _globals['_CATALOGUEADMINSERVICE']._serialized_end=2791
 # @@protoc_insertion_point(module_scope)

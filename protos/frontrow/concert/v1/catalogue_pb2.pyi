@@ -154,6 +154,7 @@ class ImportEventRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     OPERATOR_FIELD_NUMBER: _builtins.int
+    SEATS_CSV_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     """JSON as docs/event.schema.json describes it, in UTF-8."""
     dry_run: _builtins.bool
@@ -161,6 +162,10 @@ class ImportEventRequest(_message.Message):
     """The version of the event that the operator has seen; 0: any, or none yet."""
     operator: _builtins.str
     """Who imports it, for the list of its versions."""
+    seats_csv: _builtins.bytes
+    """The seats as CSV in UTF-8, which replace those sections of the document that have seats. Empty:
+    the document has them. The stored document has them all.
+    """
     def __init__(
         self,
         *,
@@ -168,10 +173,11 @@ class ImportEventRequest(_message.Message):
         dry_run: _builtins.bool = ...,
         expected_version: _builtins.int = ...,
         operator: _builtins.str = ...,
+        seats_csv: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "dry_run", b"dry_run", "expected_version", b"expected_version", "operator", b"operator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "dry_run", b"dry_run", "expected_version", b"expected_version", "operator", b"operator", "seats_csv", b"seats_csv"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,22 +280,25 @@ class DocumentProblem(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    IN_CSV_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Where it is: schedules[2].startsAt, or the column of a CSV file."""
     line: _builtins.int
-    """The line of the file, from 1; 0 if it is unknown."""
+    """The line of the document, or of the CSV file if `in_csv`, from 1; 0 if it is unknown."""
     reason: _builtins.str
     """What is wrong, in one sentence."""
+    in_csv: _builtins.bool
     def __init__(
         self,
         *,
         field: _builtins.str = ...,
         line: _builtins.int = ...,
         reason: _builtins.str = ...,
+        in_csv: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "line", b"line", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "in_csv", b"in_csv", "line", b"line", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,18 +339,22 @@ class GetEventRequest(_message.Message):
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CHANGES_SINCE_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     version: _builtins.int
-    """0: the present one. The last 20 are kept."""
+    """0: the present one. The documents of the last 20 are kept."""
+    changes_since: _builtins.int
+    """Asks for `changes` from this version to that one; 0: no."""
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        changes_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_since", b"changes_since", "external_id", b"external_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,18 +366,24 @@ class GetEventResponse(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     @_builtins.property
     def summary(self) -> Global___EventSummary: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentChange]:
+        """Empty also if the document of the older version is no longer kept."""
+
     def __init__(
         self,
         *,
         document: _builtins.bytes = ...,
         summary: Global___EventSummary | None = ...,
+        changes: _abc.Iterable[Global___DocumentChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "document", b"document", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,20 +486,23 @@ class SetEventStatusRequest(_message.Message):
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
     status: Global___EventStatus.ValueType
     expected_version: _builtins.int
     """As in ImportEventRequest."""
+    dry_run: _builtins.bool
     def __init__(
         self,
         *,
         external_id: _builtins.str = ...,
         status: Global___EventStatus.ValueType = ...,
         expected_version: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_version", b"expected_version", "external_id", b"external_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expected_version", b"expected_version", "external_id", b"external_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,11 +519,13 @@ class SetEventStatusResponse(_message.Message):
     def event(self) -> Global___EventSummary: ...
     @_builtins.property
     def blocked(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeatsOfSchedule]:
-        """Seats that the document blocks: reservation_service must know them before the event is published."""
+        """Seats that are not for sale, because the document blocks them or no longer has them:
+        reservation_service must know them before the event is published.
+        """
 
     @_builtins.property
     def closed_schedules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Schedules that are closed with the event, or that the document cancels."""
+        """Schedules that are closed with the event, or that the document cancels or leaves out."""
 
     def __init__(
         self,

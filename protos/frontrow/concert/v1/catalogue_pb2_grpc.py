@@ -160,16 +160,23 @@ class CatalogueAdminServiceServicer:
         stores nothing. The same document again changes nothing. A new event is a draft. Keeps the ids of
         the schedules and seats that the documents before and after have in common.
 
-        Reasons: INVALID_REQUEST (a document of more than 8 MB), EVENT_CHANGED (the event has another
-        version than `expected_version`; the metadata `version` names it). A document with mistakes is
-        a success with `problems`, and stores nothing.
+        A caller changes reservation_service in between: import with `dry_run`, block `blocked` and
+        `removed` and close `closed_schedules`, import, release `released` and reopen
+        `reopened_schedules`. A new seat that is blocked from the start has no id before the import: it
+        is in `blocked` of the import that adds it to a published event, and stays hidden until the
+        same document is imported once more, after it was blocked.
+
+        Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
+        `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
+        (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
+        stores nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEvent(self, request, context):
-        """Returns the document of an event, and its state.
+        """Returns the document of an event, and its state, and what has changed since an older version.
 
         Reasons: EVENT_NOT_FOUND (also: no such version of it is kept).
         """
@@ -187,10 +194,12 @@ class CatalogueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetEventStatus(self, request, context):
-        """Changes the state of an event. Idempotent.
+        """Changes the state of an event. Idempotent. With `dry_run` it changes nothing: the caller tells
+        reservation_service of `blocked` and `closed_schedules` before it calls again without.
 
         Reasons: INVALID_REQUEST (no state), EVENT_NOT_FOUND, EVENT_CHANGED, WRONG_EVENT_STATUS (a
-        cancelled or archived event does not become a draft or published again).
+        cancelled or archived event does not become a draft or published again), ROOM_NOT_FOUND (an
+        event is published only if its room is defined, or `main`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

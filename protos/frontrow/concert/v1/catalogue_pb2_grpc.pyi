@@ -98,12 +98,19 @@ class CatalogueAdminServiceStub:
     stores nothing. The same document again changes nothing. A new event is a draft. Keeps the ids of
     the schedules and seats that the documents before and after have in common.
 
-    Reasons: INVALID_REQUEST (a document of more than 8 MB), EVENT_CHANGED (the event has another
-    version than `expected_version`; the metadata `version` names it). A document with mistakes is
-    a success with `problems`, and stores nothing.
+    A caller changes reservation_service in between: import with `dry_run`, block `blocked` and
+    `removed` and close `closed_schedules`, import, release `released` and reopen
+    `reopened_schedules`. A new seat that is blocked from the start has no id before the import: it
+    is in `blocked` of the import that adds it to a published event, and stays hidden until the
+    same document is imported once more, after it was blocked.
+
+    Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
+    `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
+    (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
+    stores nothing.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.GetEventRequest, _catalogue_pb2.GetEventResponse]
-    """Returns the document of an event, and its state.
+    """Returns the document of an event, and its state, and what has changed since an older version.
 
     Reasons: EVENT_NOT_FOUND (also: no such version of it is kept).
     """
@@ -113,10 +120,12 @@ class CatalogueAdminServiceStub:
     Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
     """
     SetEventStatus: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.SetEventStatusRequest, _catalogue_pb2.SetEventStatusResponse]
-    """Changes the state of an event. Idempotent.
+    """Changes the state of an event. Idempotent. With `dry_run` it changes nothing: the caller tells
+    reservation_service of `blocked` and `closed_schedules` before it calls again without.
 
     Reasons: INVALID_REQUEST (no state), EVENT_NOT_FOUND, EVENT_CHANGED, WRONG_EVENT_STATUS (a
-    cancelled or archived event does not become a draft or published again).
+    cancelled or archived event does not become a draft or published again), ROOM_NOT_FOUND (an
+    event is published only if its room is defined, or `main`).
     """
 
 @_typing.type_check_only
@@ -134,12 +143,19 @@ class CatalogueAdminServiceAsyncStub(CatalogueAdminServiceStub):
     stores nothing. The same document again changes nothing. A new event is a draft. Keeps the ids of
     the schedules and seats that the documents before and after have in common.
 
-    Reasons: INVALID_REQUEST (a document of more than 8 MB), EVENT_CHANGED (the event has another
-    version than `expected_version`; the metadata `version` names it). A document with mistakes is
-    a success with `problems`, and stores nothing.
+    A caller changes reservation_service in between: import with `dry_run`, block `blocked` and
+    `removed` and close `closed_schedules`, import, release `released` and reopen
+    `reopened_schedules`. A new seat that is blocked from the start has no id before the import: it
+    is in `blocked` of the import that adds it to a published event, and stays hidden until the
+    same document is imported once more, after it was blocked.
+
+    Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
+    `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
+    (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
+    stores nothing.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.GetEventRequest, _catalogue_pb2.GetEventResponse]  # type: ignore[assignment]
-    """Returns the document of an event, and its state.
+    """Returns the document of an event, and its state, and what has changed since an older version.
 
     Reasons: EVENT_NOT_FOUND (also: no such version of it is kept).
     """
@@ -149,10 +165,12 @@ class CatalogueAdminServiceAsyncStub(CatalogueAdminServiceStub):
     Reasons: INVALID_REQUEST (page_size below 0, or a page_token that this service did not give).
     """
     SetEventStatus: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.SetEventStatusRequest, _catalogue_pb2.SetEventStatusResponse]  # type: ignore[assignment]
-    """Changes the state of an event. Idempotent.
+    """Changes the state of an event. Idempotent. With `dry_run` it changes nothing: the caller tells
+    reservation_service of `blocked` and `closed_schedules` before it calls again without.
 
     Reasons: INVALID_REQUEST (no state), EVENT_NOT_FOUND, EVENT_CHANGED, WRONG_EVENT_STATUS (a
-    cancelled or archived event does not become a draft or published again).
+    cancelled or archived event does not become a draft or published again), ROOM_NOT_FOUND (an
+    event is published only if its room is defined, or `main`).
     """
 
 class CatalogueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -173,9 +191,16 @@ class CatalogueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         stores nothing. The same document again changes nothing. A new event is a draft. Keeps the ids of
         the schedules and seats that the documents before and after have in common.
 
-        Reasons: INVALID_REQUEST (a document of more than 8 MB), EVENT_CHANGED (the event has another
-        version than `expected_version`; the metadata `version` names it). A document with mistakes is
-        a success with `problems`, and stores nothing.
+        A caller changes reservation_service in between: import with `dry_run`, block `blocked` and
+        `removed` and close `closed_schedules`, import, release `released` and reopen
+        `reopened_schedules`. A new seat that is blocked from the start has no id before the import: it
+        is in `blocked` of the import that adds it to a published event, and stays hidden until the
+        same document is imported once more, after it was blocked.
+
+        Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
+        `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
+        (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
+        stores nothing.
         """
 
     @_abc_1.abstractmethod
@@ -184,7 +209,7 @@ class CatalogueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.GetEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.GetEventResponse, _abc.Awaitable[_catalogue_pb2.GetEventResponse]]:
-        """Returns the document of an event, and its state.
+        """Returns the document of an event, and its state, and what has changed since an older version.
 
         Reasons: EVENT_NOT_FOUND (also: no such version of it is kept).
         """
@@ -206,10 +231,12 @@ class CatalogueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.SetEventStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_pb2.SetEventStatusResponse, _abc.Awaitable[_catalogue_pb2.SetEventStatusResponse]]:
-        """Changes the state of an event. Idempotent.
+        """Changes the state of an event. Idempotent. With `dry_run` it changes nothing: the caller tells
+        reservation_service of `blocked` and `closed_schedules` before it calls again without.
 
         Reasons: INVALID_REQUEST (no state), EVENT_NOT_FOUND, EVENT_CHANGED, WRONG_EVENT_STATUS (a
-        cancelled or archived event does not become a draft or published again).
+        cancelled or archived event does not become a draft or published again), ROOM_NOT_FOUND (an
+        event is published only if its room is defined, or `main`).
         """
 
 def add_CatalogueAdminServiceServicer_to_server(servicer: CatalogueAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
