@@ -4,6 +4,10 @@ from concert_service.catalogue_repository import CatalogueRepository
 from concert_service.catalogue_servicer import CatalogueServicer
 from concert_service.catalogue_watch import CatalogueWatchers
 from concert_service.repository import ConcertRepository
+from concert_service.rooms.draws import DrawService
+from concert_service.rooms.repository import RoomRepository
+from concert_service.rooms.service import RoomService
+from concert_service.rooms.servicer import DrawServicer, RoomAdminServicer
 from concert_service.seat_map_repository import SeatMapRepository
 from concert_service.seat_map_service import SeatMapService
 from concert_service.service import ConcertService
@@ -14,6 +18,8 @@ from protos.frontrow.concert.v1 import (
     catalogue_pb2_grpc,
     concert_pb2,
     concert_pb2_grpc,
+    rooms_pb2,
+    rooms_pb2_grpc,
 )
 from servicekit import logs
 from servicekit.mysql import Database
@@ -45,6 +51,17 @@ async def main() -> None:
         )
         server.add_background("catalogue", watchers.run)
         server.add_streams(watchers.end)
+        rooms = RoomRepository(database)
+        server.add(
+            rooms_pb2_grpc.add_RoomAdminServiceServicer_to_server,
+            RoomAdminServicer(RoomService(rooms)),
+            rooms_pb2.DESCRIPTOR,
+        )
+        server.add(
+            rooms_pb2_grpc.add_DrawServiceServicer_to_server,
+            DrawServicer(DrawService(rooms)),
+            rooms_pb2.DESCRIPTOR,
+        )
         await server.serve()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from concert_service.catalogue import CatalogueChanges, CatalogueConcert
 from concert_service.changes import KEPT_VERSIONS, VERSION
 from concert_service.domain import EventStatus
-from concert_service.room_rows import ROOM_COLUMNS, to_room
+from concert_service.rooms.repository import ROOMS, ROOMS_NAMED, to_room
 from servicekit.mysql import Database, Row
 
 # One statement, so that both are of the same moment.
@@ -23,10 +23,6 @@ FROM concert LEFT JOIN schedule ON schedule.concert_id = concert.id
 CONCERTS = f"{_CONCERT} WHERE concert.id IN %s ORDER BY concert.id, schedule.id"
 
 PUBLISHED = f"{_CONCERT} WHERE concert.status = 'PUBLISHED' ORDER BY concert.id, schedule.id"
-
-ROOMS = f"SELECT {ROOM_COLUMNS} FROM room WHERE name IN %s AND NOT is_removed"
-
-ALL_ROOMS = f"SELECT {ROOM_COLUMNS} FROM room WHERE NOT is_removed"
 
 
 class CatalogueRepository:
@@ -59,7 +55,7 @@ class CatalogueRepository:
 
     async def _everything(self, version: int) -> CatalogueChanges:
         async with self._database.connection() as connection:
-            concerts, rooms = await connection.execute_together((PUBLISHED,), (ALL_ROOMS,))
+            concerts, rooms = await connection.execute_together((PUBLISHED,), (ROOMS,))
         return CatalogueChanges(
             version,
             is_reset=True,
@@ -77,7 +73,7 @@ class CatalogueRepository:
             if concert_ids:
                 found_concerts = await connection.fetch_all(CONCERTS, tuple(concert_ids))
             if rooms:
-                found_rooms = await connection.fetch_all(ROOMS, tuple(rooms))
+                found_rooms = await connection.fetch_all(ROOMS_NAMED, tuple(rooms))
         return CatalogueChanges(
             version,
             is_reset=False,
