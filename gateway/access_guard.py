@@ -2,13 +2,12 @@
 
 from starlette.requests import Request
 
-from gateway.admissions import Admissions
 from gateway.errors import InvalidToken
 from gateway.pace import EarlyAnswer
 from gateway.rate_limit import RateLimit
+from gateway.rooms import Rooms
 from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
-from servicekit.errors import ServiceError
 
 # Where a request keeps the place that it was counted for.
 _IDENTIFIED = "frontrow.identified"
@@ -17,12 +16,10 @@ _IDENTIFIED = "frontrow.identified"
 class AccessGuard:
     """Checks the token, the request rate and the admission, in this order: cheapest first."""
 
-    def __init__(
-        self, verifier: TokenVerifier, rate_limit: RateLimit, admissions: Admissions
-    ) -> None:
+    def __init__(self, verifier: TokenVerifier, rate_limit: RateLimit, rooms: Rooms) -> None:
         self._verifier = verifier
         self._rate_limit = rate_limit
-        self._admissions = admissions
+        self._rooms = rooms
 
     def limit_entry(self, source: str, user_id: int) -> None:
         """Counts one request to enter. Raises TooManyRequests.
@@ -39,7 +36,7 @@ class AccessGuard:
         the token is over-aged and its place has ended.
         """
         place = self.identify(request)
-        if self._verifier.is_over_aged(place) and not self._admissions.waited_just_now(place):
+        if self._verifier.is_over_aged(place) and not self._waited_just_now(place):
             await self.position(request, place)
         return place
 
@@ -49,7 +46,7 @@ class AccessGuard:
         place: queue_pb2.Place | None = request.scope.get(_IDENTIFIED)
         if place is None:
             place = self._verifier.place(request)
-            self._rate_limit.check(place.number)
+            self._rate_limit.check((place.room, place.number))
             request.scope[_IDENTIFIED] = place
         return place
 
@@ -65,7 +62,8 @@ class AccessGuard:
         """Returns whether the place of the request's token is admitted for certain; if not, only
         `require_admission` knows. Raises InvalidToken or TooManyRequests."""
         place = self.identify(request)
-        return not self._verifier.is_over_aged(place) and self._admissions.is_admitted_now(place)
+        admissions = self._rooms.of(place).admissions
+        return not self._verifier.is_over_aged(place) and admissions.is_admitted_now(place)
 
     async def require_admission(self, request: Request) -> queue_pb2.Place:
         """Returns the place of the request's token, which is admitted.
@@ -79,12 +77,12 @@ class AccessGuard:
     async def check_admission(self, place: queue_pb2.Place) -> None:
         """Returns if the place is admitted. Raises StillWaiting, or TokenExpired if the place has
         ended."""
-        await self._admissions.check(place)
+        await self._rooms.of(place).admissions.check(place)
 
     async def check_unpaid_admission(self, place: queue_pb2.Place) -> None:
         """Does what `check_admission` does; also raises TokenExpired if this gateway knows that a
         payment has ended the admission."""
-        await self._admissions.check_unpaid(place)
+        await self._rooms.of(place).admissions.check_unpaid(place)
 
     def position_now(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
         """Returns the current position of the place from the copy of the room, without a call; None
@@ -92,32 +90,26 @@ class AccessGuard:
         greatest age."""
         if self._verifier.is_over_aged(place):
             return None
-        return self._admissions.position_now(place)
+        return self._rooms.of(place).admissions.position_now(place)
 
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
         """Returns the last answer to a waiting place that polls far earlier than advised; None if
         the copy of the room is fresh and yet could not answer, as for an admission to be
         claimed."""
-        if self._admissions.has_fresh_view() and not self._verifier.is_over_aged(place):
+        admissions = self._rooms.of(place).admissions
+        if admissions.has_fresh_view() and not self._verifier.is_over_aged(place):
             return None
-        return self._admissions.early_answer(place)
-
-    def entered(self, place: queue_pb2.Place, position: queue_pb2.Position) -> None:
-        """Notes the answer to entering, from which the first pause counts."""
-        self._admissions.entered(place, position)
-
-    async def queue_failed(self, error: ServiceError) -> None:
-        """Notes the error of a call to queue_service. Raises Unavailable in an outage."""
-        await self._admissions.call_failed(error)
+        return admissions.early_answer(place)
 
     async def position(self, request: Request, place: queue_pb2.Place) -> queue_pb2.Position:
         """Returns the current position of the place, never a cached one. If its token is beyond its
         greatest age, the response carries a fresh one. Raises TokenExpired if the place has
         ended."""
+        admissions = self._rooms.of(place).admissions
         if self._verifier.is_over_aged(place):
-            position = await self._admissions.ask(place)
+            position = await admissions.ask(place)
         else:
-            position = await self._admissions.position(place)
+            position = await admissions.position(place)
         # Empty for a token that is young enough.
         if position.access_token:
             keep_fresh_token(request, position.access_token)
@@ -125,12 +117,18 @@ class AccessGuard:
 
     def forget_admission(self, place: queue_pb2.Place) -> None:
         """Drops what is cached about the place: it may be about to end."""
-        self._admissions.forget(place)
+        if (room := self._rooms.get(place.room)) is not None:
+            room.admissions.forget(place)
 
     def note_left(self, place: queue_pb2.Place) -> None:
         """Notes that the place has ended."""
-        self._admissions.left(place)
+        if (room := self._rooms.get(place.room)) is not None:
+            room.admissions.left(place)
 
     def end_admission(self, place: queue_pb2.Place) -> None:
         """Notes that a payment has ended the admission."""
-        self._admissions.end(place)
+        if (room := self._rooms.get(place.room)) is not None:
+            room.admissions.end(place)
+
+    def _waited_just_now(self, place: queue_pb2.Place) -> bool:
+        return self._rooms.of(place).admissions.waited_just_now(place)

@@ -3,7 +3,6 @@
 from starlette.types import ASGIApp
 
 from gateway.access_guard import AccessGuard
-from gateway.admissions import Admissions
 from gateway.challenges.entry import open_challenge
 from gateway.clients import Clients
 from gateway.identity import open_identity
@@ -15,7 +14,6 @@ from gateway.middleware.metrics import MetricsMiddleware
 from gateway.middleware.request_guard import RequestGuard
 from gateway.middleware.source_limit import SourceLimit, SourceLimitMiddleware
 from gateway.open_files import OpenFiles
-from gateway.pace import Pace
 from gateway.pages import documentation_pages
 from gateway.rate_limit import RateLimit
 from gateway.routes.concerts import ConcertRoutes
@@ -36,14 +34,9 @@ def create_app(
     keys = {key_id: secret.get_secret_value() for key_id, secret in settings.token_keys.items()}
     sources = Sources(settings.trusted_proxies)
     guard = AccessGuard(
-        TokenVerifier(keys, settings.room, settings.token_max_age_seconds),
+        TokenVerifier(keys, settings.token_max_age_seconds),
         RateLimit(settings.requests_per_second, "client"),
-        Admissions(
-            clients.positions,
-            settings.admission_ttl_seconds,
-            Pace(enforced=settings.enforce_pace),
-            clients.room,
-        ),
+        clients.rooms,
     )
     challenge = open_challenge(settings, clients, guard, sources)
     routes = [  # tried in this order: the most frequent first

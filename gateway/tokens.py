@@ -4,6 +4,7 @@ queue_service signs them; the gateway verifies the signature without a call.
 """
 
 import math
+import re
 import time
 from hashlib import blake2b
 
@@ -29,6 +30,8 @@ _OPTIONS: Options = {
     # Checked below, with a leeway.
     "verify_iat": False,
 }
+# The names that queue_service accepts.
+_ROOM = re.compile(r"[a-z0-9_-]{1,64}")
 # Our tokens have about 250 characters.
 _MAX_LENGTH = 1_024
 _MAX_INT64 = 2**63 - 1
@@ -43,11 +46,11 @@ _FUTURE_LEEWAY = 300
 
 
 class TokenVerifier:
-    """Verifies signatures with any of `keys` (key id -> secret); accepts tokens of `room` only."""
+    """Verifies signatures with any of `keys` (key id -> secret). The room that a token names need
+    not exist."""
 
-    def __init__(self, keys: dict[str, str], room: str, max_age_seconds: float) -> None:
+    def __init__(self, keys: dict[str, str], max_age_seconds: float) -> None:
         self._keys = keys
-        self._room = room
         self._max_age = max_age_seconds
         # A client sends the same token with every request. Digest of a genuine token -> its place,
         # serialised, which takes a tenth of the memory.
@@ -85,10 +88,8 @@ class TokenVerifier:
             if key is None:
                 raise not_genuine
             claims = jwt.decode(token, key, algorithms=["HS256"], options=_OPTIONS)
-            if claims["room"] != self._room:
-                raise not_genuine
             return queue_pb2.Place(
-                room=claims["room"],
+                room=_room(claims["room"]),
                 number=_integer(claims["place"], least=1),
                 user_id=_integer(claims["user"], least=1),
                 epoch=_integer(claims["epoch"]),
@@ -114,6 +115,13 @@ def add_fresh_token(scope: Scope, response: Response) -> None:
     token = scope.get(_FRESH)
     if token is not None:
         response.headers[HEADER] = token
+
+
+def _room(claim: object) -> str:
+    """Returns the claim. Raises ValueError unless it may be the name of a room."""
+    if type(claim) is not str or not _ROOM.fullmatch(claim):
+        raise ValueError("the room is not a name")
+    return claim
 
 
 def _integer(claim: object, least: int = 0, most: int = _MAX_INT64) -> int:

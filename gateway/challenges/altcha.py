@@ -21,25 +21,26 @@ class AltchaChallenge:
     challenge is good for one user and one room: solutions cannot be kept in stock for other users.
     """
 
-    def __init__(self, key: str, room: str, difficulty: int, seconds: float) -> None:
+    def __init__(self, key: str, difficulty: int, seconds: float) -> None:
         self._key = key
-        self._room = room
         self._cost = max(1, difficulty // _TRIES)
         self._seconds = seconds
 
-    def new(self, user_id: int) -> Mapping[str, object]:
+    def new(self, user_id: int, room: str) -> Mapping[str, object]:
         """Takes about 50 µs."""
         challenge: Mapping[str, object] = altcha.create_challenge(
             "PBKDF2/SHA-256",
             self._cost,
             key_prefix=_PREFIX,
             expires_at=int(time.time() + self._seconds),
-            data=self._bound_to(user_id),
+            data=_bound_to(user_id, room),
             hmac_secret=self._key,
         ).to_dict()
         return challenge
 
-    async def verify(self, solution: str, user_id: int, address: str | None) -> Solved | None:
+    async def verify(
+        self, solution: str, user_id: int, room: str, address: str | None
+    ) -> Solved | None:
         """Takes about 200 µs at the usual difficulty."""
         try:
             payload = altcha.Payload.from_base64(solution)
@@ -49,11 +50,12 @@ class AltchaChallenge:
             return None
         # From here on the parameters are known to be ours.
         parameters = payload.challenge.parameters
-        if not result.verified or parameters.data != self._bound_to(user_id):
+        if not result.verified or parameters.data != _bound_to(user_id, room):
             return None
         assert parameters.expires_at is not None
         return Solved(parameters.nonce, parameters.expires_at * 1000)
 
-    def _bound_to(self, user_id: int) -> dict[str, str]:
-        # A text: numbers in JavaScript are exact up to 2^53 only.
-        return {"room": self._room, "user": str(user_id)}
+
+def _bound_to(user_id: int, room: str) -> dict[str, str]:
+    # A text: numbers in JavaScript are exact up to 2^53 only.
+    return {"room": room, "user": str(user_id)}

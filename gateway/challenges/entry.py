@@ -43,6 +43,7 @@ class EntryChallenge:
         self,
         request: Request,
         user_id: int,
+        room: str,
         entrant: queue_pb2.EnterQueueRequest.Entrant,
         *,
         has_login: bool,
@@ -51,7 +52,7 @@ class EntryChallenge:
         TooManyRequests, or Unavailable if it cannot be verified."""
         solution = request.headers.get(HEADER)
         if solution:
-            solved = await self._verify(request, user_id, solution)
+            solved = await self._verify(request, user_id, room, solution)
             if solved is not None:
                 CHALLENGES.labels("solved").inc()
                 entrant.solution_id = solved.id
@@ -59,17 +60,19 @@ class EntryChallenge:
                 return
             CHALLENGES.labels("wrong").inc()
         # A wrong solution may be a spent one: a retry of the request that got the place.
-        if not has_login and not self._has_token(request, user_id):
-            raise self.required(user_id)
+        if not has_login and not self._has_token(request, user_id, room):
+            raise self.required(user_id, room)
         entrant.only_live_place = True
 
-    def required(self, user_id: int) -> ChallengeRequired:
+    def required(self, user_id: int, room: str) -> ChallengeRequired:
         """Returns the error with a new challenge: none was solved, or the solution is wrong,
         expired or spent."""
         CHALLENGES.labels("required").inc()
-        return ChallengeRequired(HEADER, self._challenge.new(user_id))
+        return ChallengeRequired(HEADER, self._challenge.new(user_id, room))
 
-    async def _verify(self, request: Request, user_id: int, solution: str) -> Solved | None:
+    async def _verify(
+        self, request: Request, user_id: int, room: str, solution: str
+    ) -> Solved | None:
         if len(solution) > MAX_SOLUTION_LENGTH:
             return None
         source = self._sources.of(request.scope)
@@ -80,16 +83,16 @@ class EntryChallenge:
         self._verifying[source] += 1
         try:
             return await self._challenge.verify(
-                solution, user_id, None if address is None else str(address)
+                solution, user_id, room, None if address is None else str(address)
             )
         finally:
             self._verifying[source] -= 1
             if not self._verifying[source]:
                 del self._verifying[source]
 
-    def _has_token(self, request: Request, user_id: int) -> bool:
+    def _has_token(self, request: Request, user_id: int, room: str) -> bool:
         place = self._guard.proven_place(request)
-        return place is not None and place.user_id == user_id
+        return place is not None and place.user_id == user_id and place.room == room
 
 
 def open_challenge(
@@ -100,7 +103,6 @@ def open_challenge(
     if settings.challenge == "altcha":
         challenge = AltchaChallenge(
             settings.challenge_altcha_key.get_secret_value(),
-            settings.room,
             settings.challenge_altcha_difficulty,
             settings.challenge_altcha_seconds,
         )

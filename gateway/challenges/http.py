@@ -52,11 +52,13 @@ class HttpChallenge:
         self._outage = Outage(log, "challenge_provider_unavailable", "challenge_provider_available")
         self._failed_at = 0.0
 
-    def new(self, user_id: int) -> Mapping[str, object]:
+    def new(self, user_id: int, room: str) -> Mapping[str, object]:
         """The page needs only the site key; the provider makes the challenge itself."""
         return {"siteKey": self._site_key}
 
-    async def verify(self, solution: str, user_id: int, address: str | None) -> Solved | None:
+    async def verify(
+        self, solution: str, user_id: int, room: str, address: str | None
+    ) -> Solved | None:
         """Asks the provider."""
         form = {"secret": self._secret, "response": solution}
         if address is not None:

@@ -15,10 +15,13 @@ class Solved(NamedTuple):
 class Challenge(Protocol):
     """A kind of challenge."""
 
-    def new(self, user_id: int) -> Mapping[str, object]:
-        """Returns what this user must solve, as JSON."""
+    def new(self, user_id: int, room: str) -> Mapping[str, object]:
+        """Returns what this user must solve to enter this room, as JSON."""
 
-    async def verify(self, solution: str, user_id: int, address: str | None) -> Solved | None:
-        """Returns None for a wrong or expired solution. `address` is the client's, if known.
+    async def verify(
+        self, solution: str, user_id: int, room: str, address: str | None
+    ) -> Solved | None:
+        """Returns None for a wrong or expired solution, and for one for another user or room.
+        `address` is the client's, if known.
 
         Raises Unavailable if the solution cannot be verified now."""

@@ -26,7 +26,7 @@ log = logs.get(__name__)
 LOSSES = Counter("room_view_losses", "Losses in the store that this process has noticed.")
 HEALING = Gauge(
     "room_view_healing",
-    "Processes that answer from the view of a lost epoch, until the room has it back.",
+    "Views of lost epochs from which processes answer, until the room has them back.",
     multiprocess_mode="livesum",
 )
 
@@ -62,7 +62,9 @@ class Healing:
         self._room = room
         self._name = secrets.token_hex(8)
         self._noticed = asyncio.Event()
-        self._outage = Outage(log, "room_hand_back_unavailable", "room_hand_back_available")
+        self._outage = Outage(
+            log, "room_hand_back_unavailable", "room_hand_back_available", room=room
+        )
         self._held_up_by = ""
         self._signs = signs
         copy.on_loss = self._notice
@@ -73,18 +75,17 @@ class Healing:
             await self._noticed.wait()
             self._noticed.clear()
             LOSSES.inc()
-            HEALING.set(1)
             started = time.monotonic()
-            is_done = await self._heal()
+            with HEALING.track_inprogress():
+                is_done = await self._heal()
             if self._noticed.is_set():
                 continue  # another loss
             self._copy.healed()
-            HEALING.set(0)
             seconds = round(time.monotonic() - started, 3)
             if is_done:
-                log.info("room_healed", seconds=seconds)
+                log.info("room_healed", room=self._room, seconds=seconds)
             else:
-                log.warning("room_not_healed", seconds=seconds)
+                log.warning("room_not_healed", room=self._room, seconds=seconds)
 
     def _notice(self) -> None:
         self._signs.report_again()
@@ -97,6 +98,7 @@ class Healing:
         newest = lost.views[0]
         log.warning(
             "room_lost",
+            room=self._room,
             epoch=newest.epoch,
             seq=newest.seq,
             waiting=len(newest.line),
@@ -113,7 +115,7 @@ class Healing:
                 elif lost.is_whole:
                     is_done = await self._bid()
                     if not is_done and time.monotonic() >= warn_at:
-                        log.warning("room_hand_back_held_up", by=self._held_up_by)
+                        log.warning("room_hand_back_held_up", room=self._room, by=self._held_up_by)
                         warn_at = deadline
                 else:
                     # Others may know more; the tokens restore what this one knows.
@@ -193,7 +195,12 @@ class Healing:
                 break
         if self._noticed.is_set() or not (await self._send(self._request(done=True))).done:
             return False
-        log.info("room_handed_back", seconds=round(time.monotonic() - started, 3), **counts)
+        log.info(
+            "room_handed_back",
+            room=self._room,
+            seconds=round(time.monotonic() - started, 3),
+            **counts,
+        )
         # Since the end of the hand-back, no place returns that has ended.
         await self._see_everything(time.monotonic())
         await send("ended", self._ended(views, current()))

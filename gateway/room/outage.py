@@ -16,8 +16,9 @@ class QueueOutage:
     the background.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, room: str) -> None:
         """`seconds`: see GATEWAY_ROOM_OUTAGE_SECONDS."""
+        self._room = room
         self._configured = seconds
         self.seconds = seconds
         """For how long the last view may speak."""
@@ -34,7 +35,12 @@ class QueueOutage:
         window, and a person whose polls nobody heard is skipped after the absence window."""
         longest = min(rules.claim_window_ms, rules.absent_after_ms / 2) / 1_000
         if longest < self._configured and longest != self.seconds:
-            log.warning("room_outage_seconds_reduced", configured=self._configured, used=longest)
+            log.warning(
+                "room_outage_seconds_reduced",
+                room=self._room,
+                configured=self._configured,
+                used=longest,
+            )
         self.seconds = min(self._configured, longest)
 
     def begin(self, followed_until: float) -> bool:
@@ -43,15 +49,15 @@ class QueueOutage:
         self._until = followed_until + self.seconds
         if self.is_on and not self._began:
             self._began = True
-            log.warning("room_outage_began", seconds=self.seconds)
+            log.warning("room_outage_began", room=self._room, seconds=self.seconds)
         elif not self.is_on and not self._too_old:
             self._too_old = True
-            log.warning("room_view_too_old", seconds=self.seconds)
+            log.warning("room_view_too_old", room=self._room, seconds=self.seconds)
         return self.is_on
 
     def end(self) -> None:
         """Notes that queue_service answers."""
         if self._began:
-            log.info("room_outage_ended")
+            log.info("room_outage_ended", room=self._room)
         self._until = 0.0
         self._began = self._too_old = False

@@ -16,7 +16,7 @@ from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.limits import MAX_ITEMS
 from room_view.view import Gap
-from servicekit import logs
+from servicekit import cancellation, logs
 from servicekit.client import Stream, open_stream
 from servicekit.errors import ServiceError, Unavailable
 from servicekit.retries import Outage
@@ -78,11 +78,16 @@ class RoomWatch:
         while True:
             self._heard = False
             error = await self._watch()
+            cancellation.raise_if_requested()
             RECONNECTS.inc()
             was_supported, self.supported = self.supported, not _is_unimplemented(error)
             if not self.supported:
                 if was_supported:
-                    log.info("room_view_unsupported", retry_seconds=_UNSUPPORTED_SECONDS)
+                    log.info(
+                        "room_view_unsupported",
+                        room=self._room,
+                        retry_seconds=_UNSUPPORTED_SECONDS,
+                    )
                 await asyncio.sleep(_UNSUPPORTED_SECONDS)
                 continue
             # Each stream ends some day, because its server stops or its connection gets old. The

@@ -11,7 +11,6 @@ from gateway import schemas
 from gateway.clients import Clients
 from gateway.open_files import OpenFiles
 from gateway.responses import JsonResponse
-from gateway.room.answers import RoomViewState
 from gateway.routes.shared import RETRY_AFTER
 from gateway.routing import Returns, Route
 from gateway.server import Drain
@@ -80,20 +79,21 @@ class HealthRoutes:
         if self._open_files.exhausted:
             unavailable = [*unavailable, "open files"]
         if unavailable:
-            body = {"status": "not ready", "away": unavailable, "roomView": self._room_view()}
+            body = {
+                "status": "not ready",
+                "away": unavailable,
+                "roomView": self._clients.rooms.main.view_state(),
+            }
             return JsonResponse(body, 503, _NOT_READY_HEADERS)
-        return JsonResponse({"status": "ready", "away": [], "roomView": self._room_view()})
+        return JsonResponse(
+            {"status": "ready", "away": [], "roomView": self._clients.rooms.main.view_state()}
+        )
 
     async def _last_view_speaks(self) -> bool:
-        room = self._clients.room
-        return room.in_outage or await room.call_failed()
-
-    def _room_view(self) -> RoomViewState:
-        if self._clients.room_watch is None:
-            return RoomViewState.OFF
-        if not self._clients.room_watch.supported:
-            return RoomViewState.UNSUPPORTED
-        return self._clients.room.state()
+        for room in self._clients.rooms:
+            if room.answers.in_outage or await room.answers.call_failed():
+                return True
+        return False
 
     async def _unavailable_services(self) -> list[str]:
         """Returns the result of the last check, or of a new one if that is too old: anybody may

@@ -13,11 +13,12 @@ from gateway import schemas, tokens
 from gateway.access_guard import AccessGuard
 from gateway.admissions import retry_after
 from gateway.challenges.entry import HEADER, MAX_SOLUTION_LENGTH, EntryChallenge
-from gateway.clients import Clients, Entry
+from gateway.clients import Clients
 from gateway.errors import ChallengeRequired, NotYours, QueueClosed, TooManyRequests
 from gateway.identity import Identity
 from gateway.requests import read_body
 from gateway.responses import JsonResponse, instant_of_ms, no_content
+from gateway.room.room import Entry
 from gateway.routes.shared import ALWAYS, BODY_ERRORS, TOKEN, TOKEN_ERRORS
 from gateway.routing import Header, Parameter, Returns, Route
 from gateway.settings import Settings
@@ -177,31 +178,33 @@ class QueueRoutes:
 
         If there is room, the user is admitted at once and the order is 0."""
         user_id = await self._entering_user(request)
+        room = self._clients.rooms.main
         source = self._sources.of(request.scope)
         self._guard.limit_entry(source, user_id)
         entrant = queue_pb2.EnterQueueRequest.Entrant(source=source)
         if self._needs_token:
             entrant.needs_proof = True
             proven = self._guard.proven_place(request)
-            entrant.proven_place = 0 if proven is None else proven.number
+            if proven is not None and proven.room == room.name:
+                entrant.proven_place = proven.number
             entrant.attempt_id = urandom(16).hex()
         if self._challenge is not None:
             has_login = self._identity is not None
-            await self._challenge.check(request, user_id, entrant, has_login=has_login)
+            await self._challenge.check(request, user_id, room.name, entrant, has_login=has_login)
         try:
-            result = await self._clients.entries.submit(Entry(user_id, entrant))
+            result = await room.entries.submit(Entry(user_id, entrant))
         except ServiceError as error:
-            await self._guard.queue_failed(error)
+            await room.admissions.call_failed(error)
             raise
         if result.error_code == NotYours.code:
             raise NotYours("This user has a place. Send its token in X-Access-Token.")
         if self._challenge is not None and result.error_code == ChallengeRequired.code:
-            raise self._challenge.required(user_id)
+            raise self._challenge.required(user_id, room.name)
         if result.error_code == TooManyRequests.code:
             raise TooManyRequests(math.ceil(result.retry_after_ms / 1000))
         if result.error_code:
             raise QueueClosed(result.error_code)
-        self._guard.entered(result.place, result.position)
+        room.admissions.entered(result.place, result.position)
         response = _order_response(result.position, 201)
         response.headers[tokens.HEADER] = result.access_token
         return response
@@ -223,11 +226,7 @@ class QueueRoutes:
         if self._leaving_ends_holds:
             await self._cancel_holds(place)
         self._guard.forget_admission(place)
-        await call(
-            self._clients.queue.LeaveQueue,
-            queue_pb2.LeaveQueueRequest(place=place, memory=self._clients.room_copy.memory()),
-            budget=self._write_budget,
-        )
+        await self._clients.rooms.of(place).leave(place)
         self._guard.note_left(place)
         return no_content()
 

@@ -49,7 +49,7 @@ def room() -> Room:
 
 
 def admissions_of(room: Room, ttl_seconds: float = 1, *, pace: bool = False) -> Admissions:
-    no_view = RoomAnswers(RoomCopy(0.3), SignsOfLife(), QueueOutage(60))
+    no_view = RoomAnswers(RoomCopy(0.3), SignsOfLife(), QueueOutage(60, "main"))
     positions = Batcher(room, budget=1, max_batch=256)
     return Admissions(positions, ttl_seconds, Pace(enforced=pace), no_view)
 

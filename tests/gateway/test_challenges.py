@@ -163,8 +163,8 @@ async def test_a_login_gets_a_live_place_back_without_solving(
 
 
 async def test_no_shape_of_a_solution_is_an_error() -> None:
-    challenge = AltchaChallenge(KEY, "main", 4_096, 600)
-    asked = json.loads(json.dumps(challenge.new(1)))
+    challenge = AltchaChallenge(KEY, 4_096, 600)
+    asked = json.loads(json.dumps(challenge.new(1, "main")))
     right = json.loads(base64.b64decode(solve(asked)))
     odd: list[Any] = [None, True, [], {}, "", -1, 10**400, "\ud800", [[[]]], 1.5]
     odd += [float("inf"), float("nan")]
@@ -179,7 +179,7 @@ async def test_no_shape_of_a_solution_is_an_error() -> None:
 
     for shape in variants(right, lambda new: new):
         sent = base64.b64encode(json.dumps(shape).encode()).decode()
-        solved = await challenge.verify(sent, 1, None)
+        solved = await challenge.verify(sent, 1, "main", None)
         assert solved is None or solved.id == asked["parameters"]["nonce"]
 
 
@@ -204,12 +204,12 @@ class TestAProvider:
             yield
 
     async def test_asks_the_provider(self) -> None:
-        solved = await self.challenge.verify("solution", 42, "192.0.2.7")
+        solved = await self.challenge.verify("solution", 42, "main", "192.0.2.7")
         assert self.asked == [{"secret": "secret", "response": "solution", "remoteip": "192.0.2.7"}]
         assert isinstance(solved, Solved)
         assert solved.expires_ms > time.time() * 1000
-        again = await self.challenge.verify("solution", 42, None)
-        other = await self.challenge.verify("another", 42, None)
+        again = await self.challenge.verify("solution", 42, "main", None)
+        other = await self.challenge.verify("another", 42, "main", None)
         assert again is not None
         assert other is not None
         assert solved.id == again.id != other.id
@@ -220,7 +220,7 @@ class TestAProvider:
     )
     async def test_a_wrong_solution(self, code: str) -> None:
         self.answer = lambda: httpx.Response(200, json={"success": False, "error-codes": [code]})
-        assert await self.challenge.verify("solution", 42, None) is None
+        assert await self.challenge.verify("solution", 42, "main", None) is None
 
     @pytest.mark.parametrize(
         "answer",
@@ -236,12 +236,12 @@ class TestAProvider:
     async def test_no_verdict_is_an_outage(self, answer: httpx.Response) -> None:
         self.answer = lambda: answer
         with pytest.raises(Unavailable):
-            await self.challenge.verify("solution", 42, None)
+            await self.challenge.verify("solution", 42, "main", None)
 
     async def test_a_slow_provider_is_an_outage(self) -> None:
         self.seconds = 1.0
         with pytest.raises(Unavailable):
-            await self.challenge.verify("solution", 42, None)
+            await self.challenge.verify("solution", 42, "main", None)
 
     async def test_an_outage_is_logged_once_without_the_secret(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -251,9 +251,9 @@ class TestAProvider:
         self.answer, right = (lambda: httpx.Response(503)), self.answer
         for _ in range(3):
             with pytest.raises(Unavailable):
-                await self.challenge.verify("solution", 42, None)
+                await self.challenge.verify("solution", 42, "main", None)
         self.answer = right
-        await self.challenge.verify("solution", 42, None)
+        await self.challenge.verify("solution", 42, "main", None)
         events = [record.getMessage() for record in caplog.records if "httpx" not in record.name]
         assert events == ["challenge_provider_unavailable", "challenge_provider_available"]
 
@@ -265,9 +265,9 @@ class TestAProvider:
         for _ in range(3):
             self.answer = lambda: httpx.Response(503)
             with pytest.raises(Unavailable):
-                await self.challenge.verify("solution", 42, None)
+                await self.challenge.verify("solution", 42, "main", None)
             self.answer = right
-            assert await self.challenge.verify("solution", 42, None)
+            assert await self.challenge.verify("solution", 42, "main", None)
         events = [record.getMessage() for record in caplog.records if "httpx" not in record.name]
         assert events == ["challenge_provider_unavailable"]
 

@@ -17,7 +17,7 @@ NOT_FOR_CLIENTS = {
     "GONE",
     "DECLINED",
     "EXHAUSTED",
-    # An operator's mistake: GATEWAY_ROOM names a room that queue_service does not run.
+    # The gateway answers UNAVAILABLE instead.
     "ROOM_NOT_FOUND",
     # The gateway calls no RPC of operators.
     "ADMIN_TOKEN_REQUIRED",

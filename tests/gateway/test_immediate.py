@@ -48,7 +48,7 @@ class Way:
         self._was_ordinary = False
 
     async def has_view(self) -> None:
-        await until(lambda: self.clients.room_copy.view is not None)
+        await until(lambda: self.clients.rooms.main.copy.view is not None)
 
     async def _note(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._was_ordinary = True
@@ -64,7 +64,7 @@ class Way:
             sent.append(dict(message))
 
         # Otherwise a slow machine would find the copy of the room too old to answer.
-        assert await self.clients.room_copy.freshness.becomes_fresh()
+        assert await self.clients.rooms.main.copy.freshness.becomes_fresh()
         self._was_ordinary = ordinary
         await (self._ordinary if ordinary else self.app)(scope, receive, send)
         start, body = sent

@@ -134,7 +134,7 @@ def _resident_mb() -> float:
 
 async def _fill() -> list[object]:
     """Fills each cache beyond its maximum."""
-    verifier = TokenVerifier(KEYS, "main", 1e9)
+    verifier = TokenVerifier(KEYS, 1e9)
     for number in range(tokens_module._MAX_DECODED + 1_000):
         verifier._place(sign(_place(number)).encode())
     answers = Pace(enforced=True)
@@ -160,7 +160,7 @@ async def _fill() -> list[object]:
     for seq in (1, 2):  # the view, and the snapshot that will replace it
         for part in range(16):
             copy.apply(_snapshot(seq, part))
-    room = RoomAnswers(copy, signs, QueueOutage(60))
+    room = RoomAnswers(copy, signs, QueueOutage(60, "main"))
     positions = Batcher(admitted, budget=1, max_batch=256)
     checks = Admissions(positions, 1_000, Pace(enforced=False), room)
     for number in range(admissions._MAX_CACHED + 1_000):

@@ -228,8 +228,8 @@ class TestNotInUse:
         room.queue.watch.supported = False
         gateway = await open_watching()
         assert await gateway.order(room.queue.waiting[1]) == 2
-        assert gateway.clients.room_watch is not None
-        watch = gateway.clients.room_watch
+        assert gateway.clients.rooms.main.watch is not None
+        watch = gateway.clients.rooms.main.watch
         await until(lambda: not watch.supported)
         assert await room_view(gateway) == "unsupported"
         before = asked()
@@ -305,7 +305,7 @@ class TestItsOwnAnswers:
         monkeypatch.setattr(room.queue.watch, "send", lambda _: None)
         token = {"X-Access-Token": sign(place)}
         assert (await gateway.http.delete("/queues/order", headers=token)).status_code == 204
-        view = gateway.clients.room_copy.view
+        view = gateway.clients.rooms.main.copy.view
         assert view is not None
         assert view.order(place.number) == 1
         assert_problem(await gateway.get("/queues/order", place), 401, "TOKEN_EXPIRED")
@@ -357,12 +357,12 @@ async def test_calls_carry_what_the_copy_knows(room: Services, open_watching: Op
 async def test_a_stream_that_ends_is_continued(room: Services, open_watching: OpenWatching) -> None:
     gateway = await open_watching()
     place = room.queue.waiting[2]
-    view = gateway.clients.room_copy.view
+    view = gateway.clients.rooms.main.copy.view
     room.queue.watch.disconnect()
     await until(lambda: len(room.queue.watch.first_requests) == 2)
     memory = room.queue.watch.first_requests[1].memory
     assert (memory.epoch, memory.seq) == (room.queue.watch.epoch, room.queue.watch.seq)
-    assert gateway.clients.room_copy.view is view
+    assert gateway.clients.rooms.main.copy.view is view
     room.queue.end(room.queue.waiting[0].number)
     await gateway.caught_up()
     assert await gateway.order(place) == 2

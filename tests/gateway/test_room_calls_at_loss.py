@@ -48,7 +48,7 @@ async def test_the_answer_comes_before_the_stream_tells_of_the_loss(
     response = await gateway.get(path, place)
     assert response.status_code == 200, response.text
     assert gateway.calls() == 1
-    assert not gateway.clients.room_copy.lost
+    assert not gateway.clients.rooms.main.copy.lost
     if path == "/queues/order":
         assert_order_0(response)
 
@@ -64,7 +64,7 @@ async def test_the_stream_tells_of_the_loss_while_the_call_is_in_flight(
     await until(lambda: gateway.calls() == 1)
     room.queue.watch.send(room.queue.snapshot())
     await gateway.caught_up()
-    assert gateway.clients.room_copy.lost
+    assert gateway.clients.rooms.main.copy.lost
     assert not asked.done()
     response = await asked
     assert response.status_code == 200, response.text
@@ -90,7 +90,7 @@ async def test_of_two_such_answers_none_is_believed(room: Services, gateway: Wat
 async def test_who_is_unknown_gets_503_then(room: Services, gateway: Watching) -> None:
     place = room.queue.enter(900)
     room.queue.old_answers = 2
-    freshness = gateway.clients.room_copy.freshness
+    freshness = gateway.clients.rooms.main.copy.freshness
     freshness.disconnected()
     freshness.as_of = freshness._followed_until = freshness.as_of - 60
     assert_problem(await gateway.get("/queues/order", place), 503, "UNAVAILABLE", 1)

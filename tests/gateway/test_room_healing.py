@@ -78,7 +78,7 @@ class Gateway:
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
     copy, signs = RoomCopy(0.3), SignsOfLife()
-    gateway = Gateway(copy, RoomAnswers(copy, signs, QueueOutage(60)), signs)
+    gateway = Gateway(copy, RoomAnswers(copy, signs, QueueOutage(60, "main")), signs)
     running = asyncio.create_task(Healing(copy, signs, gateway.hand_back, "main").run())
     yield gateway
     running.cancel()
@@ -371,7 +371,7 @@ class TestHandBack:
         lost, held_up = logged.calls
         assert lost.args == ("room_lost",)
         assert (held_up.method_name, held_up.args) == ("warning", ("room_hand_back_held_up",))
-        assert held_up.kwargs == {"by": cause}
+        assert held_up.kwargs == {"room": "main", "by": cause}
 
     async def test_a_grant_may_be_lost_in_the_middle(self, gateway: Gateway) -> None:
         def reply(request: queue_pb2.HandBackRequest) -> queue_pb2.HandBackResponse:

@@ -63,7 +63,7 @@ async def begin(gateway: Watching, room: Services, fault: Fault) -> None:
     fault(room)
     await asyncio.sleep(BOUND + 0.01)
     await gateway.order(room.queue.waiting[1])
-    assert gateway.clients.room.in_outage
+    assert gateway.clients.rooms.main.answers.in_outage
 
 
 async def test_polls_are_answered_from_the_last_view_without_waiting(
@@ -105,7 +105,7 @@ async def test_an_outage_that_begins_while_requests_wait_for_a_heartbeat_refuses
 ) -> None:
     """Otherwise the first of them would try queue_service, and the others would get 503."""
     await begin(gateway, room, hang)
-    answers = gateway.clients.room
+    answers = gateway.clients.rooms.main.answers
     answers.call_succeeded()
     assert not answers.in_outage
 
@@ -140,22 +140,22 @@ async def test_a_call_that_fails_while_the_view_is_fresh_begins_no_outage(
     assert others
     assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
     assert (await unlucky).status_code == 504
-    assert not gateway.clients.room.in_outage
+    assert not gateway.clients.rooms.main.answers.in_outage
 
 
 async def test_a_view_that_misses_changes_does_not_speak(
     room: Services, gateway: Watching, fault: Fault
 ) -> None:
-    view = gateway.clients.room_copy.view
+    view = gateway.clients.rooms.main.copy.view
     assert view
     view.fields.unrecorded_at_ms = int(time.time() * 1000)
     fault(room)
     await asyncio.sleep(BOUND + 0.01)
     assert (await gateway.get("/queues/order", room.queue.waiting[1])).status_code in (503, 504)
-    assert not gateway.clients.room.in_outage
+    assert not gateway.clients.rooms.main.answers.in_outage
     view.fields.unrecorded_at_ms = 0
     assert await gateway.order(room.queue.waiting[1]) == 2
-    assert gateway.clients.room.in_outage
+    assert gateway.clients.rooms.main.answers.in_outage
     view.fields.unrecorded_at_ms = int(time.time() * 1000)
     assert_problem(await gateway.get("/queues/order", room.queue.waiting[1]), 503, "UNAVAILABLE", 1)
 
@@ -189,7 +189,7 @@ async def test_what_must_be_certain_is_503_and_leaves_no_trace(
     )
     assert_problem(left, 503, "UNAVAILABLE", 1)
     restore(room)
-    await until(lambda: gateway.clients.room.usable() is not None)
+    await until(lambda: gateway.clients.rooms.main.answers.usable() is not None)
     assert await gateway.order(room.queue.waiting[0]) == 1
     assert await gateway.order(unclaimed) == 0
 
@@ -224,7 +224,7 @@ async def test_it_ends_with_the_first_heartbeat(
             assert polled["order"] == 2
             recovering = polled["recovering"]
             await asyncio.sleep(0.02)
-    assert not gateway.clients.room.in_outage
+    assert not gateway.clients.rooms.main.answers.in_outage
     assert gateway.calls() == calls
 
 
@@ -244,12 +244,12 @@ async def test_changes_do_not_replace_the_answer_to_a_heartbeat(
 ) -> None:
     """A demoted Redis answers no script, while its log may still be read."""
     monkeypatch.setattr(watch, "_SILENT_SECONDS", 0.3)
-    await until(lambda: not gateway.clients.room_copy.freshness.is_asking)
+    await until(lambda: not gateway.clients.rooms.main.copy.freshness.is_asking)
     room.queue.watch.answers = False
     streams = len(room.queue.watch.first_requests)
     async with asyncio.timeout(5):
         while len(room.queue.watch.first_requests) == streams:
-            gateway.clients.room_copy.freshness.is_fresh()
+            gateway.clients.rooms.main.copy.freshness.is_fresh()
             room.queue.watch.record()
             await asyncio.sleep(0.05)
 
@@ -264,7 +264,7 @@ async def test_the_answer_to_a_heartbeat_may_come_after_a_long_snapshot(
         part = queue_pb2.RoomSnapshot(epoch=1, seq=0, is_first=n == 0)
         room.queue.watch.send(queue_pb2.WatchRoomResponse(snapshot=part))
         await asyncio.sleep(0.05)
-        gateway.clients.room_copy.freshness.is_fresh()
+        gateway.clients.rooms.main.copy.freshness.is_fresh()
     assert len(room.queue.watch.first_requests) == 1
 
 
@@ -297,11 +297,11 @@ async def test_a_view_without_a_stream_ages(room: Services, open_watching: OpenW
     gateway = await open_watching(read_budget_seconds=BUDGET, room_outage_seconds=1)
     place = room.queue.waiting[1]
     assert await gateway.order(place) == 2
-    gateway.clients.room_copy.disconnected()
+    gateway.clients.rooms.main.copy.disconnected()
     refuse(room)
     await asyncio.sleep(1.1)
     assert_problem(await gateway.get("/queues/order", place), 503, "UNAVAILABLE", 1)
-    assert not gateway.clients.room.in_outage
+    assert not gateway.clients.rooms.main.answers.in_outage
 
 
 async def test_the_gateway_stays_ready_while_the_last_view_speaks(
@@ -339,7 +339,7 @@ async def test_without_a_view_each_request_asks(
     for _ in range(3):
         polled = await gateway.get("/queues/order", room.queue.waiting[1])
         assert_problem(polled, 503, "UNAVAILABLE", 1)
-    assert not gateway.clients.room.in_outage
+    assert not gateway.clients.rooms.main.answers.in_outage
 
 
 class TestItsLength:
@@ -357,7 +357,7 @@ class TestItsLength:
     def test_it_is_at_most_the_claim_window_and_half_of_the_absence_window(
         self, log: CapturingLogger, claim_ms: int, absent_ms: int, used: float | None
     ) -> None:
-        outage = QueueOutage(60)
+        outage = QueueOutage(60, "main")
         rules = queue_pb2.RoomRules(claim_window_ms=claim_ms, absent_after_ms=absent_ms)
         for _ in range(2):  # each snapshot says it
             outage.use(rules)
@@ -370,14 +370,14 @@ class TestItsLength:
     def test_a_view_that_is_too_old_is_logged_once_and_ends_no_outage(
         self, log: CapturingLogger
     ) -> None:
-        outage = QueueOutage(60)
+        outage = QueueOutage(60, "main")
         for _ in range(2):
             assert not outage.begin(time.monotonic() - 61)
         outage.end()
         assert [call.args[0] for call in log.calls] == ["room_view_too_old"]
 
     def test_it_is_logged_once(self, log: CapturingLogger) -> None:
-        outage = QueueOutage(60)
+        outage = QueueOutage(60, "main")
         outage.end()
         for _ in range(3):
             outage.begin(time.monotonic())

@@ -181,7 +181,7 @@ class Gateway:
         self._chance = chance
         self.copy = RoomCopy(BOUND)
         self.stream = Stream(store, self.copy, chance, steady_latency)
-        room = RoomAnswers(self.copy, SignsOfLife(), QueueOutage(60))
+        room = RoomAnswers(self.copy, SignsOfLife(), QueueOutage(60, "main"))
         calls = Batcher[queue_pb2.Place, queue_pb2.Position](
             self._call, budget=60, max_batch=256, longest_pause=0.05
         )

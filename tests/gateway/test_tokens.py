@@ -36,7 +36,7 @@ def with_header(**header: Any) -> str:
 
 
 def verifier(max_age_seconds: float = 3_600, keys: dict[str, str] = KEYS) -> TokenVerifier:
-    return TokenVerifier(keys, "main", max_age_seconds)
+    return TokenVerifier(keys, max_age_seconds)
 
 
 def request(*headers: tuple[bytes, bytes]) -> Request:
@@ -95,7 +95,8 @@ NOT_GENUINE = {
     "header a list": f"{part([])}.{CLAIMS}.{SIGNATURE}",
     "header nested": f"{part(b'[' * 500)}.{CLAIMS}.{SIGNATURE}",
     "not base64": f"{HEADER}.ä.{SIGNATURE}",
-    "another room": sign(PLACE, room="vip"),
+    "room not a name": sign(PLACE, room="Main room"),
+    "room too long": sign(PLACE, room="x" * 65),
     "expired by its exp claim": sign(PLACE, exp=GIVEN_AT),
     "place not a number": sign(PLACE, place="7"),
     "place too large": sign(PLACE, place=2**63),

@@ -29,7 +29,7 @@ class Watching:
     async def caught_up(self) -> None:
         """Waits until the copy has every change of the fake room."""
         watch = self._services.queue.watch
-        copy = self.clients.room_copy
+        copy = self.clients.rooms.main.copy
         await until(
             lambda: (
                 copy.view is not None
