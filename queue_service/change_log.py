@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.definition import Defined
 
 _KINDS = {
     "J": queue_pb2.RoomChange.KIND_WAITING,
@@ -32,12 +33,16 @@ async def decode_all(
 
 def decode(entry: Mapping[bytes, bytes]) -> queue_pb2.RoomChanges:
     """Returns what one script changed."""
-    return queue_pb2.RoomChanges(
+    changes = queue_pb2.RoomChanges(
         epoch=int(entry[b"e"]),
         seq=int(entry[b"s"]),
         now_ms=int(entry[b"t"]),
         changes=[_change(word[0], word[1:].split(",")) for word in entry[b"c"].decode().split(" ")],
     )
+    if text := entry.get(b"d"):
+        # Such an entry always has the fields, as its last change.
+        Defined.from_text(text.decode()).fill(changes.changes[-1].fields)
+    return changes
 
 
 def _change(kind: str, values: list[str]) -> queue_pb2.RoomChange:

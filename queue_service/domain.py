@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.definition import Defined
 from room_view.position import given_at_ms
 
 MAX_USER_ID = 2**63 - 1
@@ -20,6 +21,7 @@ class Refusal(enum.StrEnum):
 
     QUEUE_FULL = "QUEUE_FULL"
     QUEUE_PAUSED = "QUEUE_PAUSED"
+    QUEUE_NOT_OPEN = "QUEUE_NOT_OPEN"
     INVALID_REQUEST = "INVALID_REQUEST"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     CHALLENGE_REQUIRED = "CHALLENGE_REQUIRED"
@@ -197,6 +199,8 @@ class Room:
     due_in: int
     """How long no tick is needed, in ms, as far as the call knows that made this: only a tick knows
     when the next admission ends."""
+    defined: Defined | None = None
+    """None: the room runs by the settings."""
 
     @property
     def recovering(self) -> bool:
@@ -215,7 +219,7 @@ class Room:
 
     def fields(self) -> queue_pb2.RoomFields:
         """Returns what a copy of the room knows of it beside the places."""
-        return queue_pb2.RoomFields(
+        fields = queue_pb2.RoomFields(
             capacity=self.limits.capacity,
             max_waiting=self.limits.max_waiting,
             paused=self.limits.paused,
@@ -226,6 +230,9 @@ class Room:
             pace_before=self.pace_before,
             unrecorded_at_ms=self.unrecorded_at,
         )
+        if self.defined is not None:
+            self.defined.fill(fields)
+        return fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The errors of queue_service."""
 
-from servicekit.errors import InvalidRequest, NotFound
+from servicekit.errors import Conflict, InvalidRequest, NotFound
 
 
 class TooManyItems(InvalidRequest):
@@ -23,3 +23,9 @@ class RoomNotFound(NotFound):
     """This service runs no room of that name."""
 
     code = "ROOM_NOT_FOUND"
+
+
+class RoomIsDefined(Conflict):
+    """The catalogue defines the limits of this room."""
+
+    code = "ROOM_IS_DEFINED"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.definition import Definition
 from queue_service.domain import Entry, HandBack, HandBackReply, Place, Refusal, Room, RoomMemory
 from room_view.position import Standing
 
@@ -50,7 +51,7 @@ class QueueStore(Protocol):
     async def update(
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:
-        """Changes the limits that are not None."""
+        """Changes the limits that are not None. Raises RoomIsDefined."""
 
     async def tick(self, room: str) -> Room:
         """Changes nothing but what is due."""
@@ -81,6 +82,10 @@ class QueueStore(Protocol):
 
         Ids order the log and prove nothing: entries may have been deleted, and the store may have
         lost some. `RoomView.apply` notices."""
+
+    def define(self, room: str, definition: Definition) -> None:
+        """Lets the next calls bring this definition of a room: it applies if it is newer than the
+        one that the store has, and after the store has lost that."""
 
     def remember(self, room: str, memory: RoomMemory) -> None:
         """Takes note of what others have seen of a room, for the next calls: a store that has less

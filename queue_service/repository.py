@@ -3,6 +3,7 @@ reads of the log and of a snapshot."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from redis.commands.core import AsyncScript
 
 from protos.frontrow.queue.v1 import queue_pb2
 from queue_service import change_log
+from queue_service.definition import Defined, Definition
 from queue_service.domain import (
     Entry,
     HandBack,
@@ -22,6 +24,7 @@ from queue_service.domain import (
     RoomMemory,
     Rules,
 )
+from queue_service.errors import RoomIsDefined
 from queue_service.ports import MAX_BLOCK_MS, Snapshot
 from room_view.position import PlaceState, Standing
 from servicekit.errors import Unavailable
@@ -50,6 +53,7 @@ _STATES = {
 _REFUSALS = {
     b"full": Refusal.QUEUE_FULL,
     b"paused": Refusal.QUEUE_PAUSED,
+    b"not_open": Refusal.QUEUE_NOT_OPEN,
     b"limited": Refusal.TOO_MANY_REQUESTS,
     b"unsolved": Refusal.CHALLENGE_REQUIRED,
     b"foreign": Refusal.NOT_YOURS,
@@ -78,6 +82,7 @@ class _Items:
     granted: int = 0
     done: int = 0
     retry_after: int = 0
+    is_defined: int = 0
 
     def standing(self, n: int) -> Standing:
         return Standing(_STATES[self.state[n]], self.order[n], self.admitted_until[n])
@@ -104,6 +109,7 @@ class QueueRepository:
         self._defaults = defaults
         self._chunk = chunk
         self._memories: dict[str, RoomMemory] = {}
+        self._definitions: dict[str, str] = {}
         # The epoch of a room that was opened by a guess, and the memory of a caller who knew it.
         self._guesses: dict[str, int] = {}
         self._corrections: dict[str, RoomMemory] = {}
@@ -116,7 +122,7 @@ class QueueRepository:
         self._seen = self._load("seen")
 
     def _load(self, name: str) -> AsyncScript:
-        parts = ("keys", "log", "prelude", name)
+        parts = ("keys", "definition", "log", "prelude", name)
         return self._redis.register_script("".join((_LUA / f"{p}.lua").read_text() for p in parts))
 
     async def enter(
@@ -169,7 +175,10 @@ class QueueRepository:
             if value is not None
             for part in (name, int(value))
         ]
-        return (await self._run(self._update, room, arguments))[0]
+        seen, items = await self._run(self._update, room, arguments)
+        if items.is_defined:
+            raise RoomIsDefined("The catalogue defines this room: change it there.")
+        return seen
 
     async def tick(self, room: str) -> Room:
         arguments = (self._rules.log_ms, self._rules.log_bytes)
@@ -254,6 +263,9 @@ class QueueRepository:
             async for entry_id, changes in change_log.decode_all(entries)
         ]
 
+    def define(self, room: str, definition: Definition) -> None:
+        self._definitions[room] = definition.text()
+
     def remember(self, room: str, memory: RoomMemory) -> None:
         known = self._memories.get(room)
         if known is None:
@@ -302,6 +314,7 @@ class QueueRepository:
             memory.last,
             memory.epoch,
             memory.seq,
+            self._definitions.get(room, ""),
         )
         async with translated_errors(self._redis, _UNAVAILABLE):
             reply = await script(
@@ -325,6 +338,7 @@ class QueueRepository:
             seq=fields["seq"],
             last=fields["last"],
             unrecorded_at=fields["unrecorded_at"],
+            defined=_defined(fields.get("definition", b"")),
         )
         if correction is not None and self._corrections.get(room) is correction:
             del self._corrections[room]
@@ -336,6 +350,11 @@ class QueueRepository:
 def _key(room: str, name: str) -> str:
     # The hash tag keeps a room on one node of a cluster, and lets rooms spread.
     return f"{{queue:{room}}}:{name}"
+
+
+@lru_cache(maxsize=1_000)
+def _defined(text: bytes) -> Defined | None:
+    return Defined.from_text(text.decode()) if text else None
 
 
 def _polls(places: Sequence[Place]) -> list[int]:

@@ -94,6 +94,13 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class NotOpen:
+    """The room gives no places yet, for so many milliseconds."""
+
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Positions:
     """Where places stand, in the order of the question, as of change `seq` of `epoch`; of 0 if no
     place was asked for."""
@@ -119,7 +126,7 @@ class QueueService:
 
     async def enter_queue(
         self, room: str, entries: Sequence[Entry], renew_issued_before: int = 0
-    ) -> list[Entered | Refusal]:
+    ) -> list[Entered | Refusal | NotOpen]:
         """Returns a place for each user, in the given order: the one the user has, or a new one.
 
         A place that was given before `renew_issued_before` (Unix time in seconds) gets a token that
@@ -138,16 +145,18 @@ class QueueService:
             self._count(room, state)
         fields = state.fields()
         stored = iter(answers)
-        results: list[Entered | Refusal] = []
+        results: list[Entered | Refusal | NotOpen] = []
         for entry in entries:
             possible = 0 < entry.user_id <= MAX_USER_ID
             answer = next(stored) if possible else Refusal.INVALID_REQUEST
             if isinstance(answer, Refusal):
                 REFUSED.labels(room, answer).inc()
-                results.append(answer)
+                opens_in = fields.gather_from_ms - state.now
+                not_open = answer is Refusal.QUEUE_NOT_OPEN
+                results.append(NotOpen(max(0, opens_in)) if not_open else answer)
             else:
                 place, standing = answer
-                position = self._pacing.position(standing, fields, state.now)
+                position = self._pacing.position(standing, place.number, fields, state.now)
                 issued_at = _issue_time(place, state, renew_issued_before)
                 token = self._signer.sign(place, issued_at)
                 results.append(Entered(place, token, position))
@@ -175,7 +184,7 @@ class QueueService:
         positions = []
         for place in places:
             standing = next(stored) if place.possible else ENDED
-            position = self._pacing.position(standing, fields, state.now)
+            position = self._pacing.position(standing, place.number, fields, state.now)
             issued_at = place.issued_at or place.given_at
             if issued_at < renew_issued_before and position.standing != ENDED:
                 token = self._signer.sign(place, state.now // 1000)

@@ -17,7 +17,7 @@ from queue_service.domain import (
     Room,
     RoomMemory,
 )
-from queue_service.service import Entered, QueueService
+from queue_service.service import Entered, NotOpen, QueueService
 from queue_service.watch import Watch
 from queue_service.watchers import Watchers
 from servicekit.call_interceptor import Context
@@ -116,7 +116,11 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             granted=reply.granted, done=reply.done, retry_after_ms=reply.retry_after_ms
         )
 
-    def _result(self, result: Entered | Refusal) -> queue_pb2.EnterQueueResponse.Result:
+    def _result(self, result: Entered | Refusal | NotOpen) -> queue_pb2.EnterQueueResponse.Result:
+        if isinstance(result, NotOpen):
+            return queue_pb2.EnterQueueResponse.Result(
+                error_code=Refusal.QUEUE_NOT_OPEN, retry_after_ms=result.retry_after_ms
+            )
         if isinstance(result, Refusal):
             limited = result is Refusal.TOO_MANY_REQUESTS
             return queue_pb2.EnterQueueResponse.Result(

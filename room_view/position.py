@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from protos.frontrow.queue.v1 import queue_pb2
+from room_view.phase import Phase, is_ordered, is_over, phase_of
 
 # The places near the front poll every 10 s or more often, whatever the longest pause is.
 _NEAR = 100
@@ -12,6 +13,10 @@ _NEAR_POLL_MAX_MS = 10_000
 # second, nobody pauses longer than the way to the front plus 9 s, although the pace of a line that
 # has just begun to move is not known yet. All of them up to 60 s make 200 polls per second.
 _FAR_POLL_MS_EACH = 10
+# The first polls after an opening are spread over this for each place that waits, and over two
+# seconds at least: 5,000 polls per second.
+_OPENING_MS_EACH = 0.2
+_OPENING_MS = 2_000
 
 # Place numbers of one millisecond, counted since 2026 (queue_service/lua).
 _NUMBERS_PER_MS = 4096
@@ -55,13 +60,14 @@ ENDED = Standing(PlaceState.ENDED)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A Standing with what else the fan sees; durations in milliseconds. `access_token` is a fresh
-    token of the place, or empty."""
+    """A Standing with what else the fan sees; durations in milliseconds. `phase` is the room's.
+    `access_token` is a fresh token of the place, or empty."""
 
     standing: Standing
     poll_after_ms: int
     estimated_wait_ms: int
     recovering: bool
+    phase: Phase = queue_pb2.ROOM_PHASE_UNSPECIFIED
     access_token: str = ""
 
     def message(self) -> queue_pb2.Position:
@@ -73,6 +79,7 @@ class Position:
             estimated_wait_ms=self.estimated_wait_ms,
             admitted_until_ms=self.standing.admitted_until_ms,
             recovering=self.recovering,
+            phase=self.phase,
             access_token=self.access_token,
         )
 
@@ -85,29 +92,41 @@ class Pacing:
         self._poll_max_ms = rules.poll_max_ms
         self._admission_ttl_ms = rules.admission_ttl_ms
 
-    def position(self, standing: Standing, fields: queue_pb2.RoomFields, now_ms: int) -> Position:
-        """Returns a standing with the time of the next poll and the expected wait. `now_ms` is
-        Unix time by the clock of the store."""
+    def position(
+        self, standing: Standing, number: int, fields: queue_pb2.RoomFields, now_ms: int
+    ) -> Position:
+        """Returns the standing of the place `number` with the time of the next poll and the
+        expected wait. `now_ms` is Unix time by the clock of the store."""
+        phase = phase_of(fields, now_ms)
         # While lost places still return, orders may grow.
         settling = now_ms < fields.settled_at_ms
         if standing.state is not PlaceState.WAITING:
-            return Position(standing, self._poll_max_ms, 0, settling)
+            return Position(standing, self._poll_max_ms, 0, settling, phase)
         wait = self._expected_wait(standing.order, fields, now_ms)
+        if not is_ordered(fields, now_ms) or is_over(phase):
+            poll = self._poll_of_still_line(standing.order, number, fields, now_ms)
+            return Position(standing, poll, wait, settling, phase)
         # After half of the wait, so that a wrong estimate is corrected. The first hundred poll
         # often whatever the estimate, because a free slot idles until its owner polls; together
         # they make 25 to 30 polls per second.
         near = min(self._poll_min_ms + 100 * standing.order, _NEAR_POLL_MAX_MS)
         far = _FAR_POLL_MS_EACH * max(0, standing.order - _NEAR)
         poll = min(wait // 2, near + far, self._poll_max_ms)
-        poll = max(self._poll_min_ms, poll - self._earlier(standing.order, poll))
-        return Position(standing, poll, wait, settling)
+        poll = max(self._poll_min_ms, poll - _earlier(standing.order, poll))
+        return Position(standing, poll, wait, settling, phase)
 
-    @staticmethod
-    def _earlier(order: int, poll: int) -> int:
-        # Fans who enter in the same second would otherwise always poll in the same second. So each
-        # order polls up to a quarter earlier, and Knuth's multiplicative hash gives neighbours
-        # different shares of it. Never later: grace and absence rely on poll_max.
-        return poll // 4 * (order * 2_654_435_769 % 2**32) >> 32
+    def _poll_of_still_line(
+        self, waiting: int, number: int, fields: queue_pb2.RoomFields, now_ms: int
+    ) -> int:
+        """Returns when to poll before the opening, and after the end: as late as is allowed, and at
+        the opening at a moment of one's own. All who gather have the same order, so the number of
+        the place decides."""
+        latest = self._poll_max_ms - _earlier(number, self._poll_max_ms)
+        if now_ms >= fields.opens_at_ms:
+            return max(self._poll_min_ms, latest)
+        spread = min(self._poll_max_ms, max(_OPENING_MS, int(_OPENING_MS_EACH * waiting)))
+        own = fields.opens_at_ms - now_ms + (spread * _share(number) >> 32)
+        return max(self._poll_min_ms, own if own <= self._poll_max_ms else latest)
 
     def _expected_wait(self, order: int, fields: queue_pb2.RoomFields, now_ms: int) -> int:
         # The recent pace, or at least that of a full shop in which every admission lasts its
@@ -115,4 +134,19 @@ class Pacing:
         window = 60_000 + max(0, now_ms - fields.pace_at_ms)
         recent = (fields.pace_before + fields.pace_now) / window
         slowest = max(1, fields.capacity) / self._admission_ttl_ms
-        return int(order / max(recent, slowest)) + max(0, fields.grace_until_ms - now_ms)
+        pace = max(recent, slowest)
+        if fields.admissions_per_minute:
+            pace = min(pace, fields.admissions_per_minute / 60_000)
+        begins_at = max(fields.grace_until_ms, fields.opens_at_ms)
+        return int(order / pace) + max(0, begins_at - now_ms)
+
+
+def _earlier(number: int, poll: int) -> int:
+    # Fans who enter in the same second would otherwise always poll in the same second. So each
+    # polls up to a quarter earlier. Never later: grace and absence rely on poll_max.
+    return poll // 4 * _share(number) >> 32
+
+
+def _share(number: int) -> int:
+    """Knuth's multiplicative hash, below 2^32: neighbours get very different ones."""
+    return number * 2_654_435_769 % 2**32

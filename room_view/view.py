@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.line import Line
+from room_view.phase import is_ordered
 from room_view.position import PlaceState, Standing
 
 UNRECORDED_MS = 60_000
@@ -60,6 +61,8 @@ class RoomView:
         it has ended.
         """
         if order := self.order(number):
+            if not is_ordered(self.fields, now_ms):
+                order = len(self.line)
             return Standing(PlaceState.WAITING, order)
         admission = self.admitted.get(number)
         # User 0: handed back after a loss, and its owner has not polled since.

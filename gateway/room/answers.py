@@ -116,7 +116,7 @@ class RoomAnswers:
         if standing.state is PlaceState.WAITING:
             self._signs.note(place)
         _ANSWERS["order"].inc()
-        return self._message(view, standing)
+        return self._message(view, place, standing)
 
     def is_admitted(self, place: queue_pb2.Place) -> bool:
         """Returns whether the place is admitted for certain; False if it must be asked for."""
@@ -271,7 +271,7 @@ class RoomAnswers:
         standing = view.standing(place.number, place.user_id, freshness.now_ms())
         if standing is None or (is_late and standing.state is not PlaceState.ADMITTED):
             return None
-        position = self._message(view, standing)
+        position = self._message(view, place, standing)
         if is_lost:
             _ANSWERS["healing"].inc()
             position.recovering = True
@@ -292,7 +292,7 @@ class RoomAnswers:
         if standing.state is PlaceState.WAITING:
             self._signs.note(place)
         _ANSWERS["outage"].inc()
-        position = self._message(view, standing)
+        position = self._message(view, place, standing)
         position.recovering = True
         return position
 
@@ -312,7 +312,7 @@ class RoomAnswers:
             # Restores the place in line, if nobody gives it back.
             self._signs.note(place)
         _ANSWERS["healing"].inc()
-        position = self._message(lost.views[0], standing)
+        position = self._message(lost.views[0], place, standing)
         position.recovering = True
         return position
 
@@ -323,6 +323,9 @@ class RoomAnswers:
             return False
         return self._outage.is_on or now < lost.granted_at + _HAND_BACK_SECONDS
 
-    def _message(self, view: RoomView, standing: Standing) -> queue_pb2.Position:
+    def _message(
+        self, view: RoomView, place: queue_pb2.Place, standing: Standing
+    ) -> queue_pb2.Position:
         now_ms = self._copy.freshness.now_ms()
-        return self._pacing.position(standing, view.fields, now_ms).message()
+        position = self._pacing.position(standing, place.number, view.fields, now_ms)
+        return position.message()

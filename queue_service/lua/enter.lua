@@ -1,5 +1,5 @@
--- Gives each user a place, or the one it has; `full`, `paused`, `limited`, `unsolved` or `foreign` if
--- it gets none. Arguments: the time that restores one place of a source's allowance (0: no limit) and the
+-- Gives each user a place, or the one it has; `full`, `paused`, `not_open`, `limited`, `unsolved` or
+-- `foreign` if it gets none. Arguments: the time that restores one place of a source's allowance (0: no limit) and the
 -- time that restores all of it, in ms, and how many sources to remember; then for each user its id,
 -- its source, the solution of its challenge, when that expires (ms), 1 if it gets no new place
 -- because it solved none, and its proof: empty if it gets its live place without one, otherwise
@@ -60,7 +60,7 @@ for i = FIRST_USER, #ARGV, WIDTH do -- first, so that a user who asks now does n
 end
 step()
 local states, orders, ends, places, epochs = {}, {}, {}, {}, {}
-local free = (room.paused == 0 and now >= room.grace_until) and free_slots() or 0
+local free = admits and not is_graced() and free_slots() or 0
 for i = FIRST_USER, #ARGV, WIDTH do
   local user, source, solution = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local place = redis.call('HGET', USERS, user)
@@ -71,8 +71,11 @@ for i = FIRST_USER, #ARGV, WIDTH do
     local _, _, recorded = owner_of(place)
     epoch = epoch_of(place, recorded)
   else
-    local at_once = free > 0 and count.waiting == 0
-    if room.paused == 1 then
+    local at_once = free > 0
+      and (is_bypassed or (count.waiting == 0 and wait_for_allowance() == 0))
+    if phase == 'not_open' then
+      state = 'not_open'
+    elseif not gives_places then
       state = 'paused'
     elseif not at_once and count.waiting >= room.max_waiting then
       state = 'full'
@@ -90,7 +93,7 @@ for i = FIRST_USER, #ARGV, WIDTH do
       redis.call('HSET', USERS, user, place)
       redis.call('HSET', PLACES, place, user .. ':' .. int(now))
       if at_once then
-        admit(place, now + admission_ttl, 'C', user)
+        admit(place, now + admission_ttl, 'C', user, now)
         free = free - 1
       else
         join_line(place)

@@ -1,4 +1,4 @@
--- Precedes each script, with log.lua and prelude.lua: the keys of a room, the arguments, the fields.
+-- Precedes each script, with definition.lua, log.lua and prelude.lua: the keys of a room, the arguments, the fields.
 --
 -- Redis runs one script at a time. Every script is idempotent, so any replica may repeat it after a
 -- lost reply. No script reads a whole key, and every loop has a bound.
@@ -20,8 +20,9 @@
 --   attempts   sorted set  "place:attempt": the attempt to enter that got it -> when it expires, ms
 --   changes    stream      what each script changed (log.lua)
 --   state      hash        the fields below, the replication id of the Redis that wrote them,
---                          `shape` (log.lua), `beat` (seen.lua), and told_<limit> for each limit
---                          that an operator set
+--                          `definition`, `next_at` (when the next admission is allowed, µs) and the
+--                          fields of a draw (definition.lua), `shape` (log.lua), `beat` (seen.lua),
+--                          and told_<limit> for each limit that an operator set
 --
 -- A place number is the millisecond of its creation times 4096, or one more than the last number if
 -- that is greater. So numbers increase even if the clock steps back, and a number assigned after a
@@ -47,7 +48,8 @@ local remembered = {
   epoch = tonumber(ARGV[11]),
   seq = tonumber(ARGV[12]),
 }
-local FIRST_ARGUMENT = 13
+local DEFINITION_ARGUMENT = 13 -- what the caller knows of the room's definition (definition.lua)
+local FIRST_ARGUMENT = 14
 
 local UNKNOWN_OWNER = '0' -- of a place that was handed back, until its token is shown
 local MAX_STEP = 256 -- places that one step moves or ends; the next step continues
@@ -63,6 +65,10 @@ end
 
 local function number_at(ms)
   return (ms - 1767225600000) * 4096 -- since 2026-01-01
+end
+
+local function given_at(place) -- ms
+  return math.floor(tonumber(place) / 4096) + 1767225600000
 end
 
 local FIELDS = {

@@ -11,6 +11,9 @@
 --   E<place>                  has ended, or is known to have ended
 --   F<field>,<field> ...      the fields VIEW_FIELDS, in their order
 --
+-- If the room has a definition, an entry with an F has it, too (d): its text and DRAW_FIELDS. It is
+-- not in the F, because replicas of the version before take exactly VIEW_FIELDS there.
+--
 -- Each word says where a place stands then, whatever was before. The numbers have no gaps, so a copy
 -- notices that it has missed an entry. Where a change has no entry, find_unrecorded leaves a gap.
 
@@ -30,7 +33,8 @@ local function note(kind, place, until_ms, user)
 end
 
 -- What a room looked like after the last entry. A replica of the version before, beside this one,
--- appends no entries: afterwards the room has another shape.
+-- appends no entries: afterwards the room has another shape. All versions that append entries have
+-- the same shape of a room: it does not depend on the definition.
 local function shape()
   local sum = 0
   for _, field in ipairs(VIEW_FIELDS) do
@@ -38,6 +42,14 @@ local function shape()
   end
   return string.format('%.0f %.0f %.0f %.0f %.0f',
     room.last, count.waiting, count.admitted, count.unclaimed, sum)
+end
+
+local function described_definition()
+  local text = definition_text
+  for _, field in ipairs(DRAW_FIELDS) do
+    text = text .. ',' .. int(room[field] or 0)
+  end
+  return text
 end
 
 local next_seq
@@ -73,6 +85,12 @@ local function save()
   for _, field in ipairs(VIEW_FIELDS) do
     fields_changed = fields_changed or unsaved[field] ~= nil
   end
+  if definition then
+    fields_changed = fields_changed or unsaved.definition ~= nil
+    for _, field in ipairs(DRAW_FIELDS) do
+      fields_changed = fields_changed or unsaved[field] ~= nil
+    end
+  end
   local entry = {}
   for i, place in ipairs(noted) do
     entry[i] = words[place]
@@ -91,13 +109,17 @@ local function save()
     if is_recorded then
       set('shape', shape())
     end
+    local described = {}
+    if fields_changed and definition then
+      described = { 'd', described_definition() }
+    end
     redis.call('XADD', CHANGES, '*', 'e', int(room.epoch), 's', int(room.seq), 't', int(now),
-      'b', int(room.bytes), 'c', text)
+      'b', int(room.bytes), 'c', text, unpack(described))
   end
   local pairs_to_write = {}
   for field, value in pairs(unsaved) do
     pairs_to_write[#pairs_to_write + 1] = field
-    pairs_to_write[#pairs_to_write + 1] = field == 'shape' and value or int(value)
+    pairs_to_write[#pairs_to_write + 1] = type(value) == 'string' and value or int(value)
   end
   if #pairs_to_write > 0 then
     redis.call('HSET', STATE, unpack(pairs_to_write))

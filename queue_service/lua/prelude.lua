@@ -20,14 +20,15 @@ local function open_room()
   -- from data that may be old.
   local replication = redis.call('INFO', 'replication')
   local replid = string.match(replication, '^# Replication\r\nrole:master.-master_replid:(%x+)') or ''
-  local stored = redis.call('HMGET', STATE, 'replid', 'shape', unpack(FIELDS))
+  local stored = redis.call('HMGET', STATE, 'replid', 'shape', 'definition', unpack(FIELDS))
   for i, field in ipairs(FIELDS) do
-    room[field] = tonumber(stored[i + 2] or 0)
+    room[field] = tonumber(stored[i + 3] or 0)
   end
   local survived = room.epoch > 0
   if survived then
     find_unrecorded(stored[2])
   end
+  take_definition(stored[3])
   if stored[1] == replid and not is_behind() then
     return
   end
@@ -39,7 +40,7 @@ local function open_room()
     if last > room.epoch then
       redis.call('ZADD', KNOWN, int(last), int(room.epoch) .. '-' .. int(last))
     end
-  else
+  elseif not definition then
     for _, limit in ipairs(LIMITS) do
       room[limit] = nil -- so that 0 is written, too
       set(limit, remembered[limit])
@@ -78,7 +79,7 @@ local function hand_over()
     return
   end
   for _, limit in ipairs(LIMITS) do
-    if redis.call('HEXISTS', STATE, 'told_' .. limit) == 0 then
+    if not definition and redis.call('HEXISTS', STATE, 'told_' .. limit) == 0 then
       set(limit, remembered[limit])
     end
   end
@@ -293,18 +294,30 @@ local function let_in(place, until_ms, kind, user)
   note(kind, place, until_ms, user)
 end
 
-local function admit(place, until_ms, kind, user)
+-- `since`: since when the place has waited for it, ms.
+local function admit(place, until_ms, kind, user, since)
   let_in(place, until_ms, kind, user)
   admissions = admissions + 1
+  spend_admission(since)
 end
 
 local function free_slots()
-  return room.capacity - count.admitted
+  return is_bypassed and math.huge or room.capacity - count.admitted
+end
+
+-- A bypassed room admits everybody: there is no order to keep for those who were lost.
+local function is_graced()
+  return now < room.grace_until and not is_bypassed
+end
+
+-- Whether a step has admitted fewer than it may, but for the limit of a minute.
+local function has_room_for_line()
+  return admits and not is_graced() and count.waiting > 0 and free_slots() > 0
 end
 
 -- Whether a step has admitted fewer than it may.
 local function can_admit()
-  return room.paused == 0 and now >= room.grace_until and count.waiting > 0 and free_slots() > 0
+  return has_room_for_line() and wait_for_allowance() == 0
 end
 
 -- Ends expired admissions and gives the free slots to the line.
@@ -321,16 +334,16 @@ local function step()
       end_place(place)
     end
   end
-  if room.paused == 1 or silent then
+  if not admits or silent then
     return
   end
   local free, from_line = free_slots(), 0
   for _ = 1, MAX_STEP do
-    if free <= 0 or count.waiting == 0 then
+    if free <= 0 or count.waiting == 0 or wait_for_allowance() > 0 then
       break
     end
     local place = redis.call('ZRANGE', WAITING, 0, 0)[1]
-    if not place or (now < room.grace_until and tonumber(place) > room.safe) then
+    if not place or (is_graced() and tonumber(place) > room.safe) then
       break
     end
     local user, seen = owner_of(place)
@@ -339,7 +352,7 @@ local function step()
     else
       count.waiting = count.waiting - redis.call('ZREM', WAITING, place)
       count.unclaimed = count.unclaimed + redis.call('SADD', UNCLAIMED, place)
-      admit(place, now + claim_window, 'A', user)
+      admit(place, now + claim_window, 'A', user, given_at(place))
       free, from_line = free - 1, from_line + 1
     end
   end
@@ -353,13 +366,13 @@ local function step()
   end
 end
 
--- Where a place stands: its state, its order (0 unless it waits) and the end of its admission
+-- Where a place stands: its state, its order (0 unless it waits; before the opening how many wait) and the end of its admission
 -- (0 unless it is admitted). Called when its owner asks: if the place was just admitted, its
 -- claim window ends and its admission begins.
 local function claim(place, user)
   local rank = redis.call('ZRANK', WAITING, place)
   if rank then
-    return 'waiting', rank + 1, 0
+    return 'waiting', is_ordered and rank + 1 or count.waiting, 0
   end
   local until_ms = tonumber(redis.call('ZSCORE', ADMITTED, place) or 0)
   if until_ms <= now then
@@ -398,8 +411,10 @@ local function reply(items)
     -- A step that reached its limit leaves work.
     'due_in', can_admit() and 0 or due_in or PACE_WINDOW,
     'items', items or {},
+    definition and 'definition', definition and described_definition(),
   }
 end
 
 open_room()
 hand_over()
+begin_phase()

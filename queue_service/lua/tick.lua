@@ -32,7 +32,12 @@ trim(tonumber(ARGV[FIRST_ARGUMENT]), tonumber(ARGV[FIRST_ARGUMENT + 1]))
 -- Until then only another script has something to do, and does it itself.
 local first = redis.call('ZRANGE', ADMITTED, 0, 0, 'WITHSCORES')[2]
 due_in = math.max(0, first and tonumber(first) - now or PACE_WINDOW)
-if now < room.grace_until then
+if is_graced() then
   due_in = math.min(due_in, room.grace_until - now)
+end
+if not is_ordered and count.waiting > 0 then
+  due_in = math.min(due_in, definition.opens_at - now)
+elseif has_room_for_line() then
+  due_in = math.min(due_in, wait_for_allowance())
 end
 return reply()

@@ -7,10 +7,12 @@ only when a test advances it.
 import asyncio
 import contextlib
 import copy
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from protos.frontrow.queue.v1 import queue_pb2
+from queue_service.definition import Defined, Definition, Mode
 from queue_service.domain import (
     Entry,
     HandBack,
@@ -23,8 +25,10 @@ from queue_service.domain import (
     RoomMemory,
     Rules,
 )
+from queue_service.errors import RoomIsDefined
 from queue_service.ports import Snapshot
-from room_view.position import ENDED, PlaceState, Standing
+from room_view import phase as phases
+from room_view.position import ENDED, PlaceState, Standing, given_at_ms
 from servicekit.errors import Unavailable
 
 _YEAR_2026 = 1_767_225_600_000
@@ -81,6 +85,8 @@ class _State:
     resumed_at: int
     heard_at: int
     blind: int
+    defined: Defined | None = None
+    next_at: float = 0.0  # when the next admission is allowed, ms
     changed_limits: set[str] = field(default_factory=set)
     live: dict[int, Place] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
@@ -132,6 +138,7 @@ class FakeQueueStore:
         self._rooms: dict[str, _State] = {}
         self._memories: dict[str, RoomMemory] = {}
         self._corrections: dict[str, RoomMemory] = {}
+        self._definitions: dict[str, Definition] = {}
         self._admissions = 0
         self._appends = _Appends()
 
@@ -165,7 +172,7 @@ class FakeQueueStore:
     def new_replica(self) -> "FakeQueueStore":
         """The same rooms and clock for a replica that has just started: it remembers nothing."""
         replica = copy.copy(self)
-        replica._memories, replica._corrections = {}, {}
+        replica._memories, replica._corrections, replica._definitions = {}, {}, {}
         return replica
 
     async def enter(
@@ -252,6 +259,8 @@ class FakeQueueStore:
         self, room: str, *, capacity: int | None, max_waiting: int | None, paused: bool | None
     ) -> Room:
         state = self._open(room)
+        if state.defined is not None:
+            raise RoomIsDefined("The catalogue defines this room.")
         old = state.limits
         state.limits = Limits(
             old.capacity if capacity is None else capacity,
@@ -270,8 +279,13 @@ class FakeQueueStore:
         seen = self._room(state, room)
         ends_at = min(state.admitted.values(), default=self.now + _MINUTE)
         due_in = min(seen.due_in, max(0, ends_at - self.now))
-        if self.now < state.grace_until:
+        if self._is_graced(state):
             due_in = min(due_in, state.grace_until - self.now)
+        opens_in = seen.fields().opens_at_ms - self.now
+        if opens_in > 0 and state.waiting:
+            due_in = min(due_in, opens_in)
+        elif self._has_room_for_line(state):
+            due_in = min(due_in, self._wait_for_allowance(state))
         return replace(seen, due_in=due_in)
 
     async def hand_back(self, room: str, hand_back: HandBack) -> tuple[Room, HandBackReply]:
@@ -353,7 +367,7 @@ class FakeQueueStore:
             until = max(until, state.resumed_at + self._rules.claim_window_ms)
         if until <= self.now:
             self._end(state, lost.number)
-        elif len(state.admitted) < state.limits.capacity:
+        elif self._free_slots(state) > 0:
             state.waiting.discard(lost.number)
             state.admitted[lost.number] = until
             if not lost.claimed:
@@ -415,6 +429,9 @@ class FakeQueueStore:
             if entry.id > after_id
         ]
 
+    def define(self, room: str, definition: Definition) -> None:
+        self._definitions[room] = definition
+
     def remember(self, room: str, memory: RoomMemory) -> None:
         known = self._memories.get(room)
         if known is None:
@@ -448,9 +465,15 @@ class FakeQueueStore:
         is_behind = (memory.epoch, memory.seq) > (state.epoch, state.seq) or last > state.last
         if state.cut or (is_behind and state.seq):
             self._begin_epoch(state, memory)
+        known, stored = self._definitions.get(room), state.defined
+        if known and (stored is None or known.version > stored.definition.version):
+            state.defined = replace(stored or Defined(known), definition=known)
+            paused = known.mode is Mode.PAUSED
+            state.limits = Limits(known.capacity, known.max_waiting, paused)
         if 0 < last < state.blind:
-            changed = {name: getattr(state.limits, name) for name in state.changed_limits}
-            state.limits = replace(limits, **changed)
+            if state.defined is None:
+                changed = {name: getattr(state.limits, name) for name in state.changed_limits}
+                state.limits = replace(limits, **changed)
             state.blind = 0
             if not state.healed:
                 state.safe = 0
@@ -491,11 +514,11 @@ class FakeQueueStore:
                 state.admitted[number] = back + self._rules.claim_window_ms
             else:
                 self._end(state, number)
-        if state.limits.paused or silent:
+        if not phases.admits(self._phase(state)) or silent:
             return
-        while state.waiting and len(state.admitted) < state.limits.capacity:
+        while state.waiting and self._free_slots(state) > 0 and not self._wait_for_allowance(state):
             number = min(state.waiting)
-            if self.now < state.grace_until and number > state.safe:
+            if self._is_graced(state) and number > state.safe:
                 return
             last_sign = max(state.seen[number], state.resumed_at)
             if self.now - last_sign > self._rules.absent_after_ms:
@@ -504,25 +527,70 @@ class FakeQueueStore:
             state.waiting.remove(number)
             state.unclaimed.add(number)
             state.admitted[number] = self.now + self._rules.claim_window_ms
-            self._admissions += 1
+            self._count_admission(state, given_at_ms(number))
             state.pace_at = state.pace_at or self.now
             state.pace_now += 1
 
-    def _can_admit(self, state: _State) -> bool:
+    def _has_room_for_line(self, state: _State) -> bool:
         return (
-            not state.limits.paused
-            and self.now >= state.grace_until
+            phases.admits(self._phase(state))
+            and not self._is_graced(state)
             and bool(state.waiting)
-            and len(state.admitted) < state.limits.capacity
+            and self._free_slots(state) > 0
         )
 
+    def _phase(self, state: _State) -> phases.Phase:
+        return phases.phase_of(self._fields(state), self.now)
+
+    def _fields(self, state: _State) -> queue_pb2.RoomFields:
+        fields = queue_pb2.RoomFields(paused=state.limits.paused)
+        if state.defined:
+            state.defined.fill(fields)
+        return fields
+
+    def _is_bypassed(self, state: _State) -> bool:
+        return self._phase(state) == queue_pb2.ROOM_PHASE_BYPASSED
+
+    def _is_graced(self, state: _State) -> bool:
+        return self.now < state.grace_until and not self._is_bypassed(state)
+
+    def _free_slots(self, state: _State) -> float:
+        if self._is_bypassed(state):
+            return math.inf
+        return state.limits.capacity - len(state.admitted)
+
+    def _interval(self, state: _State) -> float:
+        """0: no limit."""
+        if state.defined is None or self._is_bypassed(state):
+            return 0.0
+        per_minute = state.defined.definition.admissions_per_minute
+        return math.ceil(60_000_000 / per_minute) / 1000 if per_minute else 0.0
+
+    def _wait_for_allowance(self, state: _State) -> int:
+        interval = self._interval(state)
+        return (
+            max(0, math.ceil(min(state.next_at, self.now + interval) - self.now)) if interval else 0
+        )
+
+    def _count_admission(self, state: _State, since: int) -> None:
+        self._admissions += 1
+        if interval := self._interval(state):
+            assert state.defined
+            begins = max(since, state.defined.definition.opens_at_ms, self.now - 250)
+            state.next_at = max(min(state.next_at, self.now + interval), begins) + interval
+
     def _take(self, state: _State, room: str, entry: Entry) -> Place | Refusal:
-        if state.limits.paused:
+        phase = self._phase(state)
+        if phase == queue_pb2.ROOM_PHASE_NOT_OPEN:
+            return Refusal.QUEUE_NOT_OPEN
+        if not phases.gives_places(phase):
             return Refusal.QUEUE_PAUSED
         at_once = (
-            not state.waiting
-            and len(state.admitted) < state.limits.capacity
-            and self.now >= state.grace_until
+            phases.admits(phase)
+            and self._free_slots(state) > 0
+            and not self._is_graced(state)
+            and not (state.waiting and not self._is_bypassed(state))
+            and not self._wait_for_allowance(state)
         )
         if not at_once and len(state.waiting) >= state.limits.max_waiting:
             return Refusal.QUEUE_FULL
@@ -538,7 +606,7 @@ class FakeQueueStore:
         state.seen[place.number] = self.now
         if at_once:
             state.admitted[place.number] = self.now + self._rules.admission_ttl_ms
-            self._admissions += 1
+            self._count_admission(state, self.now)
         else:
             state.waiting.add(place.number)
         return place
@@ -561,6 +629,8 @@ class FakeQueueStore:
     def _standing(self, state: _State, number: int) -> Standing:
         if number in state.waiting:
             order = sum(1 for other in state.waiting if other <= number)
+            if not phases.is_ordered(self._fields(state), self.now):
+                order = len(state.waiting)
             return Standing(PlaceState.WAITING, order=order)
         if (until := state.admitted.get(number, 0)) > self.now:
             return Standing(PlaceState.ADMITTED, admitted_until_ms=until)
@@ -643,12 +713,17 @@ class FakeQueueStore:
             seq=state.seq,
             last=state.last,
             unrecorded_at=self.unrecorded_at,
-            due_in=0 if self._can_admit(state) else _MINUTE,
+            due_in=self._due_in(state),
+            defined=state.defined,
         )
         self._record(state, fields.fields())
         result = replace(fields, seq=state.seq)
         self.remember(room, result.memory)
         return result
+
+    def _due_in(self, state: _State) -> int:
+        can_admit = self._has_room_for_line(state) and not self._wait_for_allowance(state)
+        return 0 if can_admit else _MINUTE
 
     def _record(self, state: _State, fields: queue_pb2.RoomFields) -> None:
         """Appends to the log what has changed since the last call."""

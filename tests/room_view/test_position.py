@@ -37,7 +37,7 @@ def but(**changes: Any) -> queue_pb2.RoomFields:
 
 
 def position(standing: Standing, fields: queue_pb2.RoomFields) -> Position:
-    return PACING.position(standing, fields, NOW)
+    return PACING.position(standing, 1, fields, NOW)
 
 
 def waiting(order: int) -> Standing:
@@ -101,7 +101,7 @@ def test_the_first_hundred_poll_as_often_as_with_a_longest_pause_of_ten_seconds(
     for room in (ROOM, but(capacity=10, pace_now=0, pace_before=0)):
         for order in range(1, 101):
             standing = waiting(order)
-            assert position(standing, room) == ten.position(standing, room, NOW)
+            assert position(standing, room) == ten.position(standing, 1, room, NOW)
 
 
 def test_beyond_the_first_hundred_the_pause_grows_with_the_order() -> None:
@@ -135,3 +135,43 @@ def test_who_does_not_wait_has_no_reason_to_ask(standing: Standing) -> None:
     seen = position(standing, ROOM)
     assert (seen.estimated_wait_ms, seen.poll_after_ms) == (0, 60_000)
     assert seen.standing is standing
+
+
+OPENING = but(definition_version=1, opens_at_ms=NOW + 30_000)
+
+
+def polls_of_gathered(waiting_places: int, fields: queue_pb2.RoomFields) -> list[int]:
+    """When neighbours poll next, in ms."""
+    return [
+        PACING.position(waiting(waiting_places), number, fields, NOW).poll_after_ms
+        for number in range(2**40, 2**40 + 1_000)
+    ]
+
+
+def test_the_first_polls_after_an_opening_are_spread() -> None:
+    after = [poll - 30_000 for poll in polls_of_gathered(100_000, OPENING)]
+    assert min(after) >= 0
+    assert max(after) < 20_000  # 5,000 a second
+    per_second = Counter(poll // 1_000 for poll in after)
+    assert len(per_second) == 20
+    assert max(per_second.values()) < 100
+
+
+def test_long_before_an_opening_polls_are_as_rare_as_is_allowed() -> None:
+    polls = polls_of_gathered(10, but(definition_version=1, opens_at_ms=NOW + 3_600_000))
+    assert 45_000 <= min(polls) < max(polls) <= 60_000
+
+
+def test_who_gathers_waits_for_the_opening_too() -> None:
+    still = but(definition_version=1, opens_at_ms=NOW + 3_600_000, pace_now=0, pace_before=0)
+    assert position(waiting(500), still).estimated_wait_ms == 3_600_000 + 600_000
+
+
+def test_a_limit_per_minute_makes_the_wait_longer() -> None:
+    slow = but(definition_version=1, admissions_per_minute=60)
+    assert position(waiting(100), slow).estimated_wait_ms == 100_000
+
+
+def test_positions_tell_the_phase() -> None:
+    assert position(ENDED, ROOM).phase == queue_pb2.ROOM_PHASE_OPEN
+    assert position(waiting(1), OPENING).message().phase == queue_pb2.ROOM_PHASE_GATHERING

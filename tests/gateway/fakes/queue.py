@@ -125,7 +125,7 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
             standing = Standing(PlaceState.WAITING, 1 + numbers.index(place.number))
         now_ms = time.time_ns() // 1_000_000
         pacing = Pacing(self.watch.rules)
-        return pacing.position(standing, self.watch.fields, now_ms).message()
+        return pacing.position(standing, place.number, self.watch.fields, now_ms).message()
 
     async def WatchRoom(
         self, requests: AsyncIterator[queue_pb2.WatchRoomRequest], context: Any
