@@ -3,10 +3,11 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from protos.money import DEFAULT_CURRENCY
 from servicekit.errors import InvalidRequest
 
 MAX_CONCERTS_PER_PAGE = 100
@@ -16,6 +17,7 @@ MAX_ROWS_PER_PAGE = 5000
 MAX_SEATS = 1000
 MAX_SEAT_MAP_IDS = 1000
 MAX_ID = 2**63 - 1
+DEFAULT_ROOM = "main"
 _NO_TOKEN = "page_token is not a token from a previous response."
 
 
@@ -35,20 +37,40 @@ class EventStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Concert:
-    """A concert; each of its dates is a Schedule."""
+    """A concert; each of its dates is a Schedule.
+
+    `time_zone` is the IANA name of the venue's, `room` the waiting room that leads to it,
+    `currency` that of all its prices.
+    """
 
     id: int
     title: str
+    description: str = ""
+    venue: str = ""
+    time_zone: str = "UTC"
+    image_url: str = ""
+    room: str = DEFAULT_ROOM
+    currency: str = DEFAULT_CURRENCY
+    status: EventStatus = EventStatus.PUBLISHED
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One date of a concert."""
+    """One date of a concert: the date at the venue. Times have their zone.
+
+    It is listed until `listed_until`, when the date ends at the venue; without one, until the date
+    ends in UTC. Seats may be held from `sales_from` to `sales_until`; None: no such limit.
+    """
 
     id: int
     concert_id: int
     date: date
     seat_count: int
+    starts_at: datetime | None = None
+    listed_until: datetime | None = None
+    sales_from: datetime | None = None
+    sales_until: datetime | None = None
+    cancelled: bool = False
 
     @property
     def order(self) -> ScheduleOrder:
@@ -61,7 +83,10 @@ class Seat:
     """One seat of one schedule; its number and price as printed on the ticket.
 
     Seats of one row of a section whose places follow one another are adjacent. `row_name`, `place`
-    and `price_category` are None if the version before has added the seat.
+    and `price_category` are None if the version before has added the seat. The best row has the
+    lowest rank; those without one follow, in seat order. A companion seat is for the companion of
+    somebody in an accessible seat. `general_admission`: its section has places, which are assigned
+    in any order. `x` and `y` are coordinates in the hall.
     """
 
     id: int
@@ -73,6 +98,12 @@ class Seat:
     price_category: str | None = None
     section: str = ""
     accessible: bool = False
+    currency: str = DEFAULT_CURRENCY
+    row_rank: int | None = None
+    companion: bool = False
+    general_admission: bool = False
+    x: int | None = None
+    y: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

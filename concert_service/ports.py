@@ -9,8 +9,9 @@ from concert_service.seat_map import MapsOfConcerts, PackedLayout, PackedSeatMap
 
 
 class ConcertStore(Protocol):
-    """The store of concerts, schedules and seats. A schedule is upcoming from now until its date
-    (UTC) has passed."""
+    """The store of concerts, schedules and seats. Only published concerts exist for it. A schedule
+    is upcoming until it is not listed any more (see `domain.Schedule`) or cancelled. Seats that
+    were removed do not exist."""
 
     async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
         """Lists the first `limit` concerts with a larger id, ordered by id."""

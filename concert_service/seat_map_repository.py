@@ -1,13 +1,14 @@
-"""The SQL of packed seats. CURRENT_DATE is in UTC, as the session's time zone."""
+"""The SQL of packed seats. The session's time zone is UTC."""
 
 from collections.abc import Sequence
 
-from concert_service.repository import to_seat
+from concert_service.repository import FOR_SALE, SEAT_COLUMNS, to_instant, to_seat
 from concert_service.seat_map import (
     MappedSchedule,
     MapsOfConcerts,
     PackedLayout,
     PackedSeatMap,
+    SaleFacts,
     SeatLayoutTooLarge,
     pack_layout,
     runs_from_text,
@@ -23,20 +24,29 @@ _ASKED = """
 SELECT id FROM schedule WHERE id IN %s UNION SELECT schedule_id FROM seat WHERE id IN %s
 """
 
+_SCHEDULES = """
+schedule.id, schedule.concert_id, schedule.seat_count, schedule.sales_from, schedule.sales_until,
+concert.room, concert.currency, seat_map.layout, seat_map.runs
+"""
+
 ASKED_MAPS = f"""
-SELECT s.id, s.seat_count, m.layout, m.runs
-FROM ({_ASKED}) asked JOIN schedule s ON s.id = asked.id
-LEFT JOIN seat_map m ON m.schedule_id = s.id
-WHERE s.date >= CURRENT_DATE
+SELECT {_SCHEDULES}
+FROM ({_ASKED}) asked JOIN schedule ON schedule.id = asked.id
+    JOIN concert ON concert.id = schedule.concert_id
+    LEFT JOIN seat_map ON seat_map.schedule_id = schedule.id
+WHERE {FOR_SALE}
 """
 
 MAPS_OF_SAME_CONCERTS = f"""
-SELECT s.id, s.seat_count, m.layout, m.runs
-FROM (SELECT DISTINCT a.concert_id FROM ({_ASKED}) asked JOIN schedule a ON a.id = asked.id
-      WHERE a.date >= CURRENT_DATE) concerts
-JOIN schedule s ON s.concert_id = concerts.concert_id
-LEFT JOIN seat_map m ON m.schedule_id = s.id
-WHERE s.date >= CURRENT_DATE LIMIT %s
+SELECT {_SCHEDULES}
+FROM (SELECT DISTINCT concert_id AS id
+      FROM ({_ASKED}) asked JOIN schedule ON schedule.id = asked.id
+          JOIN concert ON concert.id = schedule.concert_id
+      WHERE {FOR_SALE}) concerts
+    JOIN concert ON concert.id = concerts.id
+    JOIN schedule ON schedule.concert_id = concert.id
+    LEFT JOIN seat_map ON seat_map.schedule_id = schedule.id
+WHERE {FOR_SALE} LIMIT %s
 """
 
 LAYOUTS = "SELECT digest, packed FROM seat_layout WHERE digest IN %s"
@@ -49,29 +59,37 @@ MAPS = "SELECT schedule_id AS id, layout, runs FROM seat_map WHERE schedule_id I
 # Seats that are the same are packed once: comparing the seats of schedules takes a twentieth of the
 # time that reading them takes. _PACKING changes with what `pack_layout` makes of the same seats.
 # GROUP_CONCAT cuts a result that is too long, without an error: such seats are always packed.
-_PACKING = 1
+_PACKING = 2
 _MAX_SOURCE_BYTES = 15_000_000
 SET_MAX_LENGTH = f"SET SESSION group_concat_max_len = {_MAX_SOURCE_BYTES}"
 SOURCES = f"""
 SELECT schedule_id, ids,
        IF(LENGTH(seats) < {_MAX_SOURCE_BYTES}, UNHEX(SHA2(seats, 256)), NULL) AS source
 FROM (SELECT schedule_id, GROUP_CONCAT(id ORDER BY position) AS ids,
-             GROUP_CONCAT(JSON_ARRAY({_PACKING}, seat_num, price, row_name, place, price_category,
-                                     section, is_accessible) ORDER BY position) AS seats
-      FROM seat WHERE schedule_id IN %s GROUP BY schedule_id) schedules
+             GROUP_CONCAT(JSON_ARRAY({_PACKING}, currency, seat_num, price, row_name, place,
+                                     price_category, section, is_accessible, row_rank, is_companion,
+                                     is_general_admission, x, y) ORDER BY position) AS seats
+      FROM (SELECT seat.*, concert.currency
+            FROM seat JOIN schedule ON schedule.id = seat.schedule_id
+                JOIN concert ON concert.id = schedule.concert_id
+            WHERE seat.schedule_id IN %s AND NOT seat.is_removed) seats
+      GROUP BY schedule_id) schedules
 """
 
 PACKED = "SELECT source, digest FROM seat_layout WHERE source IN %s"
 
-SEATS_OF_SCHEDULE = """
-SELECT id, schedule_id, seat_num, price, row_name, place, price_category, section, is_accessible
-FROM seat WHERE schedule_id = %s ORDER BY position
+SEATS_OF_SCHEDULE = f"""
+SELECT {SEAT_COLUMNS}, concert.currency
+FROM seat JOIN schedule ON schedule.id = seat.schedule_id
+    JOIN concert ON concert.id = schedule.concert_id
+WHERE seat.schedule_id = %s AND NOT seat.is_removed ORDER BY seat.position
 """
 
-# A layout that exists has the same content.
+# A layout that exists has the same content. It was perhaps made of other columns, or by the version
+# before: the newest rows are those that the next schedules have.
 ADD_LAYOUT = """
 INSERT INTO seat_layout (digest, source, packed) VALUES (%s, %s, %s)
-ON DUPLICATE KEY UPDATE digest = digest
+ON DUPLICATE KEY UPDATE source = VALUES(source)
 """
 
 ADD_MAP = "INSERT INTO seat_map (schedule_id, layout, runs) VALUES (%s, %s, %s)"
@@ -107,14 +125,15 @@ class SeatMapRepository:
 
     async def make_maps(self, schedule_ids: Sequence[int]) -> Sequence[PackedSeatMap]:
         async def work(connection: Connection) -> Sequence[PackedSeatMap]:
-            return await _make_maps(connection, tuple(schedule_ids))
+            return await make_maps(connection, schedule_ids)
 
         return await self._database.run(work)
 
 
-async def _make_maps(
-    connection: Connection, schedule_ids: tuple[int, ...]
-) -> Sequence[PackedSeatMap]:
+async def make_maps(connection: Connection, schedule_ids: Sequence[int]) -> Sequence[PackedSeatMap]:
+    """Implements `ports.SeatMapStore.make_maps` in the transaction of this connection. Locks the
+    rows of the schedules."""
+    schedule_ids = tuple(schedule_ids)
     locked = await connection.fetch_all(LOCK_SCHEDULES, schedule_ids)
     if not locked:
         return []
@@ -151,7 +170,7 @@ async def _make_maps(
 async def _pack_layout(connection: Connection, schedule_id: int) -> PackedLayout | None:
     rows = await connection.fetch_all(SEATS_OF_SCHEDULE, schedule_id)
     try:
-        return pack_layout(schedule_id, [to_seat(row) for row in rows])
+        return pack_layout(schedule_id, [to_seat(row, row.currency) for row in rows])
     except SeatLayoutTooLarge as error:
         # The schedules that are asked for together with this one must not fail.
         log.error("seat_layout_too_large", schedule=schedule_id, error=str(error))
@@ -159,7 +178,14 @@ async def _pack_layout(connection: Connection, schedule_id: int) -> PackedLayout
 
 
 def _mapped(row: Row) -> MappedSchedule:
-    return MappedSchedule(row.id, row.seat_count, None if row.layout is None else _map(row))
+    facts = SaleFacts(
+        row.concert_id,
+        row.room,
+        row.currency,
+        to_instant(row.sales_from),
+        to_instant(row.sales_until),
+    )
+    return MappedSchedule(row.id, row.seat_count, facts, None if row.layout is None else _map(row))
 
 
 def _map(row: Row) -> PackedSeatMap:

@@ -1,7 +1,7 @@
 """The use case of packed seats: schedules that callers ask for, and others of their concerts."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from cachetools import LRUCache, TTLCache
@@ -103,7 +103,7 @@ class _Response:
     def add(self, seat_map: PackedSeatMap, layout: PackedLayout, limit: int) -> bool:
         """Adds a map unless the response would exceed the limit; returns whether it did. Adds the
         first one in any case."""
-        size = 17 + 16 * len(seat_map.runs)
+        size = 67 + len(seat_map.facts.room.encode()) + 16 * len(seat_map.runs)
         if layout.digest not in self.layouts:
             size += 8 + DIGEST_BYTES + len(layout.packed)
         if self.maps and self._bytes + size > limit:
@@ -131,4 +131,4 @@ def _maps(
     for schedule in schedules:
         seat_map = schedule.seat_map or made.get(schedule.id)
         if seat_map is not None:
-            yield seat_map
+            yield replace(seat_map, facts=schedule.facts)

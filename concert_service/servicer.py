@@ -1,8 +1,11 @@
 """Converts between frontrow.concert.v1 messages and the domain."""
 
-from concert_service.domain import Seat
+from datetime import datetime
+
+from concert_service.domain import Concert, Schedule, Seat
 from concert_service.seat_map_service import SeatMaps, SeatMapService
 from concert_service.service import ConcertService
+from protos import money
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
 from servicekit.call_interceptor import Context
 
@@ -19,8 +22,7 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
     ) -> concert_pb2.ListConcertsResponse:
         concerts, token = await self._service.list_concerts(request.page_size, request.page_token)
         return concert_pb2.ListConcertsResponse(
-            concerts=[concert_pb2.Concert(id=c.id, title=c.title) for c in concerts],
-            next_page_token=token,
+            concerts=[_concert(concert) for concert in concerts], next_page_token=token
         )
 
     async def ListSchedules(
@@ -30,16 +32,7 @@ class ConcertServicer(concert_pb2_grpc.ConcertServiceServicer):
             request.concert_id, request.page_size, request.page_token
         )
         return concert_pb2.ListSchedulesResponse(
-            schedules=[
-                concert_pb2.Schedule(
-                    id=s.id,
-                    concert_id=s.concert_id,
-                    date=s.date.isoformat(),
-                    seat_count=s.seat_count,
-                )
-                for s in schedules
-            ],
-            next_page_token=token,
+            schedules=[_schedule(schedule) for schedule in schedules], next_page_token=token
         )
 
     async def ListSeats(
@@ -76,11 +69,42 @@ def to_seat_maps_response(found: SeatMaps) -> concert_pb2.GetSeatMapsResponse:
         response.layouts.add(digest=layout.digest).MergeFromString(layout.packed)
     for found_map in found.seat_maps:
         seat_map = response.seat_maps.add(
-            schedule_id=found_map.schedule_id, layout=indexes[found_map.layout]
+            schedule_id=found_map.schedule_id,
+            layout=indexes[found_map.layout],
+            concert_id=found_map.facts.concert_id,
+            room=found_map.facts.room,
+            sales_from_ms=_unix_ms(found_map.facts.sales_from),
+            sales_until_ms=_unix_ms(found_map.facts.sales_until),
+            currency=found_map.facts.currency,
         )
         for run in found_map.runs:
             seat_map.runs.add(first_seat_id=run.first_seat_id, count=run.count)
     return response
+
+
+def _concert(concert: Concert) -> concert_pb2.Concert:
+    return concert_pb2.Concert(
+        id=concert.id,
+        title=concert.title,
+        description=concert.description,
+        venue=concert.venue,
+        time_zone=concert.time_zone,
+        image_url=concert.image_url,
+        room=concert.room,
+        currency=concert.currency,
+    )
+
+
+def _schedule(schedule: Schedule) -> concert_pb2.Schedule:
+    return concert_pb2.Schedule(
+        id=schedule.id,
+        concert_id=schedule.concert_id,
+        date=schedule.date.isoformat(),
+        seat_count=schedule.seat_count,
+        starts_at_ms=_unix_ms(schedule.starts_at),
+        sales_from_ms=_unix_ms(schedule.sales_from),
+        sales_until_ms=_unix_ms(schedule.sales_until),
+    )
 
 
 def _seat(seat: Seat) -> concert_pb2.Seat:
@@ -88,5 +112,10 @@ def _seat(seat: Seat) -> concert_pb2.Seat:
         id=seat.id,
         schedule_id=seat.schedule_id,
         seat_num=seat.seat_num,
-        price=f"{seat.price:.2f}",
+        price=money.to_text(seat.price, seat.currency),
+        currency=seat.currency,
     )
+
+
+def _unix_ms(time: datetime | None) -> int:
+    return 0 if time is None else round(time.timestamp() * 1000)

@@ -2,14 +2,18 @@
 
 from array import array
 from decimal import Decimal
+from sys import intern
 from weakref import WeakValueDictionary
 
 from protos.frontrow.concert.v1 import concert_pb2
+from protos.money import DEFAULT_CURRENCY
 from seat_maps.layout import PriceCategory, SeatLayout
 from seat_maps.seat_map import SeatMap
 
 # What a channel to concert_service has to accept, in bytes: 65,536 seats with the longest names.
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
+# The room of concerts from a version that knew only one.
+_DEFAULT_ROOM = "main"
 # The most ids that GetSeatMaps accepts.
 IDS_PER_CALL = 1_000
 
@@ -29,6 +33,11 @@ class SeatMapDecoder:
                 message.schedule_id,
                 layouts[message.layout],
                 [(run.first_seat_id, run.count) for run in message.runs],
+                concert_id=message.concert_id,
+                room=intern(message.room or _DEFAULT_ROOM),
+                sales_from_ms=message.sales_from_ms,
+                sales_until_ms=message.sales_until_ms,
+                currency=intern(message.currency or DEFAULT_CURRENCY),
             )
             for message in response.seat_maps
         ]
@@ -42,8 +51,15 @@ class SeatMapDecoder:
 
 def _decoded(message: concert_pb2.SeatLayout) -> SeatLayout:
     seats = len(message.seat_nums)
+    rows = len(message.row_names)
     columns = (message.rows, message.places, message.categories, message.accessible)
-    if any(len(column) != seats for column in columns):
+    optional = (message.companion, message.x, message.y)
+    if (
+        any(len(column) != seats for column in columns)
+        or any(len(column) not in (0, seats) for column in optional)
+        or len(message.row_sections) != rows
+        or len(message.general_admission) not in (0, rows)
+    ):
         raise ValueError("a layout whose columns have different lengths")
     return SeatLayout(
         digest=message.digest,
@@ -58,4 +74,8 @@ def _decoded(message: concert_pb2.SeatLayout) -> SeatLayout:
         places=array("i", message.places),
         categories=array("i", message.categories),
         accessible=bytes(message.accessible),
+        companion=bytes(message.companion or seats),
+        general_admission=bytes(message.general_admission or rows),
+        x=array("i", message.x),
+        y=array("i", message.y),
     )

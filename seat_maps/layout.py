@@ -16,7 +16,7 @@ class PriceCategory:
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class SeatLayout:
     """The columns of a layout. Those after the price categories have one element for each seat,
-    in seat order.
+    in seat order, unless said otherwise.
 
     The digest is that of the content: layouts with the same digest are equal. Takes about 80 bytes
     for each seat.
@@ -36,6 +36,13 @@ class SeatLayout:
     # Indexes into price_categories.
     categories: "array[int]" = field(compare=False)
     accessible: bytes = field(compare=False)
+    # Whether a seat is for the companion of somebody in an accessible seat.
+    companion: bytes = field(compare=False)
+    # For each row: whether its places are assigned in any order, because its section has no seats.
+    general_admission: bytes = field(compare=False)
+    # Coordinates in the hall; both empty if they are unknown.
+    x: "array[int]" = field(compare=False)
+    y: "array[int]" = field(compare=False)
 
     def __len__(self) -> int:
         """Returns the number of seats."""

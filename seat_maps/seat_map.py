@@ -5,25 +5,54 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from protos.money import DEFAULT_CURRENCY
 from seat_maps.layout import SeatLayout
 
 
 class SeatMap:
     """The seats of one schedule in seat order: a layout, and runs of ids that follow one another.
 
-    An index is the position of a seat in this order, from 0. Maps with the same seats are equal,
-    and hashable. Takes 0.4 kB with one run, and 12 bytes for each further one.
+    Also what else decides about them: the concert and the waiting room that leads to it, when seats
+    may be held (Unix time in milliseconds; 0: no such limit), and the currency of the prices.
+
+    An index is the position of a seat in this order, from 0. Maps of the same content are equal,
+    and hashable. Takes 0.5 kB with one run, and 12 bytes for each further one.
     """
 
-    __slots__ = ("_by_id", "_first_ids", "_first_indexes", "layout", "schedule_id")
+    __slots__ = (
+        "_by_id",
+        "_first_ids",
+        "_first_indexes",
+        "concert_id",
+        "currency",
+        "layout",
+        "room",
+        "sales_from_ms",
+        "sales_until_ms",
+        "schedule_id",
+    )
 
     def __init__(
-        self, schedule_id: int, layout: SeatLayout, runs: Iterable[tuple[int, int]]
+        self,
+        schedule_id: int,
+        layout: SeatLayout,
+        runs: Iterable[tuple[int, int]],
+        *,
+        concert_id: int = 0,
+        room: str = "main",
+        sales_from_ms: int = 0,
+        sales_until_ms: int = 0,
+        currency: str = DEFAULT_CURRENCY,
     ) -> None:
         """`runs` has the first id and the number of seats of each run. Raises ValueError unless
         there are as many seats as in the layout, each once."""
         self.schedule_id = schedule_id
         self.layout = layout
+        self.concert_id = concert_id
+        self.room = room
+        self.sales_from_ms = sales_from_ms
+        self.sales_until_ms = sales_until_ms
+        self.currency = currency
         first_ids, counts = [], []
         for first_id, count in runs:
             first_ids.append(first_id)
@@ -52,7 +81,7 @@ class SeatMap:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, SeatMap)
-            and self.schedule_id == other.schedule_id
+            and self._facts() == other._facts()
             and self.layout == other.layout
             and self._first_ids == other._first_ids
             and self._first_indexes == other._first_indexes
@@ -60,6 +89,16 @@ class SeatMap:
 
     def __hash__(self) -> int:
         return hash((self.schedule_id, self.layout))
+
+    def _facts(self) -> tuple[int | str, ...]:
+        return (
+            self.schedule_id,
+            self.concert_id,
+            self.room,
+            self.sales_from_ms,
+            self.sales_until_ms,
+            self.currency,
+        )
 
     @property
     def run_count(self) -> int:

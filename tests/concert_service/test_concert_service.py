@@ -1,7 +1,7 @@
 """The use cases of concert_service on the fake store, directly and over gRPC."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import grpc
@@ -30,6 +30,18 @@ from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import RemoteError
 from tests.fakes.concert import FakeConcertStore, today
 
+EVENING = datetime(2027, 3, 14, 10, 30, tzinfo=UTC)
+SEVEN = Concert(
+    7,
+    "Seven",
+    description="All of it",
+    venue="Hall",
+    time_zone="Asia/Kuwait",
+    image_url="https://example.org/seven.png",
+    room="side",
+    currency="KWD",
+)
+
 
 @pytest.fixture
 async def store() -> FakeConcertStore:
@@ -38,9 +50,17 @@ async def store() -> FakeConcertStore:
         await store.add(Concert(concert, f"Concert {concert}"), {})
     tomorrow = today() + timedelta(days=1)
     await store.add(
-        Concert(7, "Seven"),
+        SEVEN,
         {
-            Schedule(70, 7, tomorrow, 2): [
+            Schedule(
+                70,
+                7,
+                tomorrow,
+                2,
+                starts_at=EVENING,
+                sales_from=EVENING - timedelta(days=30),
+                sales_until=EVENING + timedelta(milliseconds=1),
+            ): [
                 Seat(701, 70, "A1", Decimal("150000.00")),
                 Seat(702, 70, "A2", Decimal("90000.50")),
             ],
@@ -202,20 +222,35 @@ async def test_grpc_responses_have_every_field(
     page = await client.call(
         stub.ListConcerts, concert_pb2.ListConcertsRequest(page_size=7), budget=2
     )
-    assert page.concerts[6] == concert_pb2.Concert(id=7, title="Seven")
+    assert page.concerts[6] == concert_pb2.Concert(
+        id=7,
+        title="Seven",
+        description="All of it",
+        venue="Hall",
+        time_zone="Asia/Kuwait",
+        image_url="https://example.org/seven.png",
+        room="side",
+        currency="KWD",
+    )
     assert page.next_page_token
     schedules = await client.call(
         stub.ListSchedules, concert_pb2.ListSchedulesRequest(concert_id=7), budget=2
     )
     assert schedules.schedules[1] == concert_pb2.Schedule(
-        id=70, concert_id=7, date=(today() + timedelta(days=1)).isoformat(), seat_count=2
+        id=70,
+        concert_id=7,
+        date=(today() + timedelta(days=1)).isoformat(),
+        seat_count=2,
+        starts_at_ms=1_805_020_200_000,
+        sales_from_ms=1_805_020_200_000 - 30 * 86_400_000,
+        sales_until_ms=1_805_020_200_001,
     )
     seats = await client.call(
         stub.ListSeats, concert_pb2.ListSeatsRequest(schedule_id=70), budget=2
     )
     assert list(seats.seats) == [
-        concert_pb2.Seat(id=701, schedule_id=70, seat_num="A1", price="150000.00"),
-        concert_pb2.Seat(id=702, schedule_id=70, seat_num="A2", price="90000.50"),
+        concert_pb2.Seat(id=701, schedule_id=70, seat_num="A1", price="150000.000", currency="KWD"),
+        concert_pb2.Seat(id=702, schedule_id=70, seat_num="A2", price="90000.500", currency="KWD"),
     ]
     some = await client.call(
         stub.GetSeats, concert_pb2.GetSeatsRequest(seat_ids=[702, 711]), budget=2

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
 from typing import cast
@@ -11,7 +12,14 @@ import pytest
 from rich.console import Console
 
 from concert_service import seed
-from concert_service.domain import BEFORE_ALL_SCHEDULES, Concert, Schedule, Seat, SeatPage
+from concert_service.domain import (
+    BEFORE_ALL_SCHEDULES,
+    Concert,
+    EventStatus,
+    Schedule,
+    Seat,
+    SeatPage,
+)
 from concert_service.ports import ConcertStore
 from concert_service.seat_map_repository import SeatMapRepository
 from concert_service.seat_map_service import SeatMapService
@@ -43,6 +51,72 @@ async def test_concerts_are_listed_by_id(store: FakeConcertStore | RealStore) ->
     assert [c.id for c in await store.concerts_after(BASE + 2, 9)] == [BASE + 3]
     assert await store.has_concert(BASE + 1)
     assert not await store.has_concert(BASE + 4)
+
+
+async def test_only_published_concerts_exist(store: FakeConcertStore | RealStore) -> None:
+    full = Concert(
+        BASE + 1,
+        "العربية 🎭",
+        description="All of it",
+        venue="Hall",
+        time_zone="Asia/Seoul",
+        image_url="https://example.org/1.png",
+        room="side",
+        currency="JPY",
+    )
+    await store.add(full, {})
+    for number, status in enumerate(("DRAFT", "CANCELLED", "ARCHIVED"), 2):
+        concert = Concert(BASE + number, "C", status=EventStatus(status))
+        schedule = Schedule(BASE + number, concert.id, today(), 1)
+        await store.add(concert, {schedule: [Seat(BASE + number, schedule.id, "A1", Decimal(1))]})
+        assert not await store.has_concert(concert.id)
+        assert await store.upcoming_schedules(concert.id, BEFORE_ALL_SCHEDULES, 9) == []
+        assert await store.seats_of_upcoming(schedule.id, 0, 9) is None
+        assert await store.upcoming_seats([schedule.id]) == []
+    assert list(await store.concerts_after(BASE, 9)) == [full]
+
+
+async def test_a_date_is_listed_until_it_ends_at_the_venue(
+    store: FakeConcertStore | RealStore,
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    soon, before = now + timedelta(minutes=5), now - timedelta(seconds=1)
+
+    def schedule(id: int, day: int, until: datetime | None) -> Schedule:
+        return Schedule(
+            *(BASE + id, BASE, today() + timedelta(days=day), 1),
+            starts_at=now,
+            listed_until=until,
+        )
+
+    # West of UTC, yesterday is not over yet; east of it, today is.
+    west, east = schedule(1, -1, soon), schedule(2, 0, before)
+    utc, utc_before = schedule(3, 0, None), schedule(4, -1, None)
+    cancelled = replace(schedule(5, 1, soon), cancelled=True)
+    all_of_them = (west, east, utc, utc_before, cancelled)
+    await store.add(
+        Concert(BASE, "C", currency="KWD"),
+        {one: [Seat(one.id * 10, one.id, "A1", Decimal("1.125"))] for one in all_of_them},
+    )
+    assert list(await store.upcoming_schedules(BASE, BEFORE_ALL_SCHEDULES, 9)) == [west, utc]
+    for one in all_of_them:
+        page = await store.seats_of_upcoming(one.id, 0, 9)
+        seats = await store.upcoming_seats([one.id * 10])
+        if one in (west, utc):
+            assert page is not None
+            assert page.seats == seats
+            assert [(seat.price, seat.currency) for seat in seats] == [(Decimal("1.125"), "KWD")]
+        else:
+            assert page is None
+            assert seats == []
+
+
+async def test_a_removed_seat_does_not_exist(store: FakeConcertStore | RealStore) -> None:
+    seats = [Seat(BASE + n, BASE, f"A{n}", Decimal(1)) for n in (1, 2, 3)]
+    await store.add(Concert(BASE, "C"), {Schedule(BASE, BASE, today(), 3): seats})
+    await store.remove(seats[1])
+    assert await store.seats_of_upcoming(BASE, 0, 9) == SeatPage([seats[0], seats[2]], 0)
+    assert await store.upcoming_seats([BASE + 1, BASE + 2]) == [seats[0]]
 
 
 async def test_only_upcoming_schedules_exist(store: FakeConcertStore | RealStore) -> None:

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from grpc import aio
 
 from concert_service import seat_map_repository, seat_map_service
-from concert_service.domain import Concert, Schedule, Seat
+from concert_service.domain import Concert, EventStatus, Schedule, Seat
 from concert_service.ports import SeatMapStore
 from concert_service.seat_map import (
     MAX_LAYOUT_BYTES,
@@ -26,7 +27,7 @@ from concert_service.seat_map_service import SeatMaps, SeatMapService
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer, to_seat_maps_response
 from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
-from seat_maps.decoding import MAX_RESPONSE_BYTES
+from seat_maps.decoding import MAX_RESPONSE_BYTES, SeatMapDecoder
 from servicekit import client
 from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import InvalidRequest
@@ -71,6 +72,67 @@ def test_a_layout_has_a_column_for_each_fact() -> None:
     ]
     assert list(message.categories) == [0, 0, 1, 1, 2]
     assert list(message.accessible) == [True, False, False, False, False]
+
+
+def test_what_most_halls_lack_takes_no_bytes() -> None:
+    message = layout_of([Seat(n, 1, f"A{n}", Decimal(1), "A", n, "All", "Hall") for n in (1, 2)])
+    for column in (message.companion, message.general_admission, message.x, message.y):
+        assert list(column) == []
+
+
+def test_layouts_of_the_version_before_are_the_same_bytes() -> None:
+    """So the maps that it has stored stay valid, and halls of both versions share a layout."""
+    seats = [Seat(7, 1, "A1", Decimal("150000"), "A", 1, "Front", "Stalls", accessible=True)]
+    before = concert_pb2.SeatLayout(
+        seat_nums=["A1"],
+        row_names=["A"],
+        row_sections=["Stalls"],
+        rows=[0],
+        places=[1],
+        price_categories=[concert_pb2.SeatLayout.PriceCategory(name="Front", price="150000.00")],
+        categories=[0],
+        accessible=[True],
+    )
+    assert pack(1, seats)[1].packed == before.SerializeToString(deterministic=True)
+
+
+def test_a_layout_has_rows_by_rank_and_what_an_event_document_knows() -> None:
+    def seat(id: int, row: str, rank: int | None, section: str = "Stalls") -> Seat:
+        return Seat(
+            *(id, 1, f"{row}{id}", Decimal("1.5"), row, id, "All", section),
+            currency="KWD",
+            row_rank=rank,
+            x=10 * id,
+            y=-id,
+        )
+
+    seats = [
+        replace(seat(1, "A", 5), accessible=True),
+        replace(seat(2, "A", 9), companion=True),
+        seat(3, "B", 1),
+        seat(4, "C", None),
+        # The same name in another section: another row, behind the first one with its rank.
+        seat(5, "A", 5, "Balcony"),
+        replace(seat(6, "", None, "Floor"), general_admission=True),
+    ]
+    message = layout_of(seats)
+    assert list(zip(message.row_sections, message.row_names, strict=True)) == [
+        ("Stalls", "B"),
+        ("Stalls", "A"),
+        ("Balcony", "A"),
+        ("Stalls", "C"),
+        ("Floor", ""),
+    ]
+    assert list(message.rows) == [1, 1, 0, 3, 2, 4]
+    assert list(message.accessible) == [True] + [False] * 5
+    assert list(message.companion) == [False, True] + [False] * 4
+    assert list(message.general_admission) == [False] * 4 + [True]
+    assert list(message.x) == [10, 20, 30, 40, 50, 60]
+    assert list(message.y) == [-1, -2, -3, -4, -5, -6]
+    assert [category.price for category in message.price_categories] == ["1.500"]
+    # One seat without coordinates: they are unknown.
+    message = layout_of([*seats, Seat(9, 1, "Z", Decimal(1))])
+    assert list(message.x) == list(message.y) == []
 
 
 def test_the_digest_is_that_of_the_content() -> None:
@@ -227,6 +289,54 @@ async def test_a_map_that_is_made_waits_for_a_change_of_its_seats(
         message = concert_pb2.SeatLayout.FromString(found.layouts[0].packed)
         assert {category.price for category in message.price_categories} == {"1.00", "90000.00"}
         await store.clear()
+
+
+async def test_a_removed_seat_is_in_no_map(store: Store) -> None:
+    await add_concerts(store)
+    service = SeatMapService(store)
+    before = await service.get_seat_maps([BASE + 5], [])
+    await store.remove(Seat(BASE + 52, BASE + 5, "A2", Decimal(90_000), "A", 2, "All", "Stalls"))
+    after = await service.get_seat_maps([BASE + 5], [])
+    assert before.seat_maps[0].runs == (Run(BASE + 51, 3),)
+    assert after.seat_maps[0].runs == (Run(BASE + 51, 1), Run(BASE + 53, 1))
+    assert list(concert_pb2.SeatLayout.FromString(after.layouts[0].packed).seat_nums) == [
+        "A1",
+        "A3",
+    ]
+
+
+async def test_a_map_has_the_facts_of_the_sale(store: Store) -> None:
+    begin = datetime(2027, 3, 1, 9, 0, 0, 1000, tzinfo=UTC)
+    concert = Concert(BASE, "C", room="side", currency="KWD")
+    sold = Schedule(
+        *(BASE + 1, BASE, today(), 1),
+        sales_from=begin,
+        sales_until=begin + timedelta(hours=1),
+    )
+    cancelled = Schedule(BASE + 2, BASE, today(), 1, cancelled=True)
+    seat = Seat(
+        *(BASE + 7, BASE + 1, "A1", Decimal("1.125"), "A", 1, "All", "Hall"),
+        row_rank=3,
+        companion=True,
+        general_admission=True,
+        x=-5,
+        y=7,
+    )
+    await store.add(concert, {sold: [seat], cancelled: [replace(seat, id=BASE + 8)]})
+    draft = Concert(BASE + 1, "D", status=EventStatus.DRAFT)
+    await store.add(draft, {Schedule(BASE + 3, BASE + 1, today(), 0): []})
+    service = SeatMapService(store)
+    for _ in ("made now", "stored"):
+        found = await service.get_seat_maps([BASE + 1, BASE + 2, BASE + 3], [BASE + 8])
+        (seat_map,) = SeatMapDecoder().decode(to_seat_maps_response(found))
+        assert (seat_map.schedule_id, seat_map.concert_id) == (BASE + 1, BASE)
+        assert (seat_map.room, seat_map.currency) == ("side", "KWD")
+        assert seat_map.sales_from_ms == 1_803_891_600_001
+        assert seat_map.sales_until_ms == 1_803_895_200_001
+        layout = seat_map.layout
+        assert layout.price(0) == Decimal("1.125")
+        assert (layout.companion, layout.general_admission) == (b"\1", b"\1")
+        assert (list(layout.x), list(layout.y)) == ([-5], [7])
 
 
 async def test_concurrent_makers_of_a_map_agree(mysql_urls: dict[str, str]) -> None:

@@ -1,14 +1,16 @@
 """A store of concerts in memory."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
-from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
+from concert_service.domain import Concert, EventStatus, Schedule, ScheduleOrder, Seat, SeatPage
 from concert_service.seat_map import (
     MappedSchedule,
     MapsOfConcerts,
     PackedLayout,
     PackedSeatMap,
+    SaleFacts,
     pack,
 )
 
@@ -31,15 +33,25 @@ class FakeConcertStore:
             self.schedules[schedule.id] = schedule
             self.seats[schedule.id] = seats
 
+    async def remove(self, seat: Seat) -> None:
+        """Removes a seat, as an import does."""
+        seats = self.seats[seat.schedule_id]
+        self.seats[seat.schedule_id] = [one for one in seats if one.id != seat.id]
+        self.seat_maps.pop(seat.schedule_id, None)
+
     async def delete(self, schedule_id: int) -> None:
         """Deletes a schedule without seats."""
         del self.schedules[schedule_id]
 
     async def concerts_after(self, concert_id: int, limit: int) -> Sequence[Concert]:
-        return [self.concerts[id] for id in sorted(self.concerts) if id > concert_id][:limit]
+        return [
+            self.concerts[id]
+            for id in sorted(self.concerts)
+            if id > concert_id and self._is_published(id)
+        ][:limit]
 
     async def has_concert(self, concert_id: int) -> bool:
-        return concert_id in self.concerts
+        return concert_id in self.concerts and self._is_published(concert_id)
 
     async def upcoming_schedules(
         self, concert_id: int, after: ScheduleOrder, limit: int
@@ -48,7 +60,7 @@ class FakeConcertStore:
             (
                 s
                 for s in self.schedules.values()
-                if s.concert_id == concert_id and _upcoming(s) and s.order > after
+                if s.concert_id == concert_id and self._is_for_sale(s) and s.order > after
             ),
             key=lambda schedule: schedule.order,
         )[:limit]
@@ -57,17 +69,20 @@ class FakeConcertStore:
         self, schedule_id: int, position: int, limit: int
     ) -> SeatPage | None:
         schedule = self.schedules.get(schedule_id)
-        if not schedule or not _upcoming(schedule):
+        if not schedule or not self._is_for_sale(schedule):
             return None
-        seats = self.seats[schedule_id][position : position + limit]
+        seats = [
+            self._with_currency(seat)
+            for seat in self.seats[schedule_id][position : position + limit]
+        ]
         return SeatPage(seats, position + limit if len(seats) == limit else 0)
 
     async def upcoming_seats(self, seat_ids: Sequence[int]) -> Sequence[Seat]:
         return [
-            seat
+            self._with_currency(seat)
             for schedule_id, seats in self.seats.items()
             for seat in seats
-            if seat.id in seat_ids and _upcoming(self.schedules[schedule_id])
+            if seat.id in seat_ids and self._is_for_sale(self.schedules[schedule_id])
         ]
 
     async def change(self, seat: Seat) -> None:
@@ -86,19 +101,25 @@ class FakeConcertStore:
             if seat.id in seat_ids
         }
         wanted = {*schedule_ids, *of_seats}
-        asked = [s for s in self.schedules.values() if s.id in wanted and _upcoming(s)]
+        asked = [s for s in self.schedules.values() if s.id in wanted and self._is_for_sale(s)]
         concerts = {schedule.concert_id for schedule in asked}
         siblings = [
             s
             for s in self.schedules.values()
-            if s.concert_id in concerts and s not in asked and _upcoming(s)
+            if s.concert_id in concerts and s not in asked and self._is_for_sale(s)
         ]
         return MapsOfConcerts(
             [self._mapped(s) for s in asked], [self._mapped(s) for s in siblings[:limit]]
         )
 
     def _mapped(self, schedule: Schedule) -> MappedSchedule:
-        return MappedSchedule(schedule.id, schedule.seat_count, self.seat_maps.get(schedule.id))
+        concert = self.concerts[schedule.concert_id]
+        facts = SaleFacts(
+            concert.id, concert.room, concert.currency, schedule.sales_from, schedule.sales_until
+        )
+        return MappedSchedule(
+            schedule.id, schedule.seat_count, facts, self.seat_maps.get(schedule.id)
+        )
 
     async def layouts(self, digests: Sequence[bytes]) -> Sequence[PackedLayout]:
         self.reads_of_layouts.append(digests)
@@ -107,13 +128,27 @@ class FakeConcertStore:
     async def make_maps(self, schedule_ids: Sequence[int]) -> Sequence[PackedSeatMap]:
         for id in schedule_ids:
             if id in self.schedules and id not in self.seat_maps:
-                self.seat_maps[id], layout = pack(id, self.seats[id])
+                seats = [self._with_currency(seat) for seat in self.seats[id]]
+                self.seat_maps[id], layout = pack(id, seats)
                 self.seat_layouts[layout.digest] = layout
         return [self.seat_maps[id] for id in schedule_ids if id in self.seat_maps]
 
+    def _is_published(self, concert_id: int) -> bool:
+        return self.concerts[concert_id].status is EventStatus.PUBLISHED
 
-def _upcoming(schedule: Schedule) -> bool:
-    return schedule.date >= today()
+    def _is_for_sale(self, schedule: Schedule) -> bool:
+        end = schedule.listed_until or datetime.combine(
+            schedule.date + timedelta(days=1), datetime.min.time(), UTC
+        )
+        return (
+            end > datetime.now(UTC)
+            and not schedule.cancelled
+            and self._is_published(schedule.concert_id)
+        )
+
+    def _with_currency(self, seat: Seat) -> Seat:
+        currency = self.concerts[self.schedules[seat.schedule_id].concert_id].currency
+        return replace(seat, currency=currency)
 
 
 def today() -> date:
