@@ -3,6 +3,9 @@
 from concert_service.catalogue_repository import CatalogueRepository
 from concert_service.catalogue_servicer import CatalogueServicer
 from concert_service.catalogue_watch import CatalogueWatchers
+from concert_service.operators.repository import OperatorRepository
+from concert_service.operators.service import OperatorService
+from concert_service.operators.servicer import OperatorServicer
 from concert_service.repository import ConcertRepository
 from concert_service.rooms.draws import DrawService
 from concert_service.rooms.repository import RoomRepository
@@ -18,6 +21,8 @@ from protos.frontrow.concert.v1 import (
     catalogue_pb2_grpc,
     concert_pb2,
     concert_pb2_grpc,
+    operators_pb2,
+    operators_pb2_grpc,
     rooms_pb2,
     rooms_pb2_grpc,
 )
@@ -51,6 +56,11 @@ async def main() -> None:
         )
         server.add_background("catalogue", watchers.run)
         server.add_streams(watchers.end)
+        server.add(
+            operators_pb2_grpc.add_OperatorServiceServicer_to_server,
+            OperatorServicer(OperatorService(OperatorRepository(database))),
+            operators_pb2.DESCRIPTOR,
+        )
         rooms = RoomRepository(database)
         server.add(
             rooms_pb2_grpc.add_RoomAdminServiceServicer_to_server,

@@ -1,0 +1,1 @@
+"""The API keys of operators, and the audit log of what they did."""
