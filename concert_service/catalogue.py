@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from concert_service.domain import EventStatus
 from protos.frontrow.concert.v1 import rooms_pb2
@@ -15,6 +16,16 @@ class CatalogueConcert:
     room: str
     status: EventStatus
     schedule_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueNews:
+    """The version of the catalogue at a moment of the database's clock, and the concerts of which a
+    date has ended lately, so that it is listed no more."""
+
+    version: int
+    now: datetime
+    ended: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

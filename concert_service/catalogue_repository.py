@@ -1,9 +1,10 @@
 """The SQL of the catalogue's changes, for those who follow it."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
-from concert_service.catalogue import CatalogueChanges, CatalogueConcert
-from concert_service.changes import KEPT_VERSIONS, VERSION
+from concert_service.catalogue import CatalogueChanges, CatalogueConcert, CatalogueNews
+from concert_service.changes import KEPT_VERSIONS
 from concert_service.domain import EventStatus
 from concert_service.rooms.repository import ROOMS, ROOMS_NAMED, to_room
 from servicekit.mysql import Database, Row
@@ -13,6 +14,14 @@ CHANGES = """
 SELECT catalogue.version AS newest, c.concert_id, c.room
 FROM catalogue LEFT JOIN catalogue_change c ON c.version > %s
 WHERE catalogue.id = 1
+"""
+
+NEWS = "SELECT version, UTC_TIMESTAMP(3) AS now FROM catalogue WHERE id = 1"
+
+# Up to a moment after that of NEWS: what ends in between is found twice.
+ENDED = """
+SELECT DISTINCT concert_id FROM schedule
+WHERE listed_until > %s AND listed_until <= UTC_TIMESTAMP(3)
 """
 
 _CONCERT = """
@@ -31,16 +40,20 @@ class CatalogueRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def version(self) -> int:
+    async def news(self, since: datetime | None) -> CatalogueNews:
         async with self._database.connection() as connection:
-            row = await connection.fetch_one(VERSION)
+            if since is None:
+                ended: Sequence[Row] = ()
+                row = await connection.fetch_one(NEWS)
+            else:
+                found, some = await connection.execute_together((NEWS,), (ENDED, since))
+                row, ended = found.rows[0], some.rows
         assert row is not None  # the migration has added it
-        version: int = row.version
-        return version
+        return CatalogueNews(row.version, row.now, [concert.concert_id for concert in ended])
 
-    async def changes_after(self, version: int) -> CatalogueChanges:
+    async def changes_after(self, version: int, also: Collection[int] = ()) -> CatalogueChanges:
         if version == 0:
-            return await self._everything(await self.version())
+            return await self._everything((await self.news(None)).version)
         async with self._database.connection() as connection:
             rows = await connection.fetch_all(CHANGES, version)
         newest = rows[0].newest
@@ -49,7 +62,7 @@ class CatalogueRepository:
             return await self._everything(newest)
         return await self._changes(
             newest,
-            {row.concert_id for row in rows if row.concert_id},
+            {*also, *(row.concert_id for row in rows if row.concert_id)},
             {row.room for row in rows if row.room},
         )
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 
 from concert_service.catalogue import CatalogueChanges
 from concert_service.ports import CatalogueStore
@@ -14,20 +16,30 @@ from servicekit.retries import Outage
 log = logs.get(__name__)
 
 POLL_SECONDS = 0.2
-"""How long a commit may stay unseen, of which another replica does not tell. One query of a row."""
+"""How long a commit of any replica may stay unseen. A poll is two small queries in one trip."""
+
+
+@dataclass(eq=False, slots=True)
+class _Watcher:
+    """Somebody who follows; `ended`: concerts of which a date has ended, to be told."""
+
+    wake: asyncio.Event
+    ended: set[int]
 
 
 class CatalogueWatchers:
     """All who follow the catalogue at this replica: one query for all of them finds out whether
-    there is a change."""
+    there is a change. A date that ends at its venue is one, too, without a new version."""
 
     def __init__(self, store: CatalogueStore) -> None:
         self._store = store
-        self._version = 0  # the one that was polled last
-        self._wakes: set[asyncio.Event] = set()
+        self._watchers: set[_Watcher] = set()
         self._is_watched = asyncio.Event()
         self._draining = False
         self._outage = Outage(log, "catalogue_poll_failed", "catalogue_poll_succeeded")
+        # Of the last poll.
+        self._version = 0
+        self._polled_at: datetime | None = None
 
     async def run(self) -> None:
         """Looks for changes every 200 ms while somebody follows, until cancelled."""
@@ -36,48 +48,52 @@ class CatalogueWatchers:
     def end(self) -> None:
         """Ends all streams, and each later one."""
         self._draining = True
-        self._wake()
+        for watcher in self._watchers:
+            watcher.wake.set()
 
     async def changes(self, after_version: int) -> AsyncGenerator[CatalogueChanges, None]:
         """Yields what has changed since this version, which may be nothing, and then every change,
         until the replica drains. Raises InvalidRequest, and Unavailable, also when it drains."""
         if after_version < 0:
             raise InvalidRequest("after_version must not be below 0.")
-        with self._watching() as wake:
+        with self._watching() as watcher:
             changes = await self._store.changes_after(after_version)
             yield changes
             while True:
-                await wake.wait()
-                wake.clear()
+                await watcher.wake.wait()
+                watcher.wake.clear()
                 if self._draining:
                     raise Unavailable("The service drains.")
-                known = changes.version
-                changes = await self._store.changes_after(known)
-                if changes.is_reset or changes.version != known:
+                known, ended = changes.version, frozenset(watcher.ended)
+                watcher.ended.clear()
+                changes = await self._store.changes_after(known, ended)
+                if changes.is_reset or changes.version != known or ended:
                     yield changes
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[asyncio.Event]:
-        wake = asyncio.Event()
+    def _watching(self) -> Iterator[_Watcher]:
+        watcher = _Watcher(asyncio.Event(), set())
         if self._draining:
-            wake.set()
-        self._wakes.add(wake)
+            watcher.wake.set()
+        self._watchers.add(watcher)
         self._is_watched.set()
         try:
-            yield wake
+            yield watcher
         finally:
-            self._wakes.discard(wake)
-            if not self._wakes:
+            self._watchers.discard(watcher)
+            if not self._watchers:
                 self._is_watched.clear()
 
     async def _poll(self) -> None:
-        await self._is_watched.wait()
-        version = await self._store.version()
-        # A follower that has read this version meanwhile finds nothing new.
-        if version != self._version:
-            self._version = version
-            self._wake()
-
-    def _wake(self) -> None:
-        for wake in self._wakes:
-            wake.set()
+        if not self._is_watched.is_set():
+            await self._is_watched.wait()
+            # What has ended before, nobody who follows has seen.
+            self._polled_at = None
+        news = await self._store.news(self._polled_at)
+        is_new = news.version != self._version
+        self._version, self._polled_at = news.version, news.now
+        for watcher in self._watchers:
+            watcher.ended.update(news.ended)
+            # A follower that has read this version meanwhile finds nothing new.
+            if is_new or news.ended:
+                watcher.wake.set()

@@ -1,9 +1,10 @@
 """What concert_service needs from its store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Protocol
 
-from concert_service.catalogue import CatalogueChanges
+from concert_service.catalogue import CatalogueChanges, CatalogueNews
 from concert_service.domain import Concert, Schedule, ScheduleOrder, Seat, SeatPage
 from concert_service.seat_map import MapsOfConcerts, PackedLayout, PackedSeatMap
 
@@ -57,9 +58,10 @@ class SeatMapStore(Protocol):
 class CatalogueStore(Protocol):
     """The store of the catalogue's versions."""
 
-    async def version(self) -> int:
-        """Returns the version of the catalogue; from 1."""
+    async def news(self, since: datetime | None) -> CatalogueNews:
+        """Returns the version of the catalogue, from 1, and the concerts of which a date has ended
+        after `since`; None: none of them."""
 
-    async def changes_after(self, version: int) -> CatalogueChanges:
-        """Returns what has changed after this version, with the newest version; a reset after
-        version 0, and after one whose changes are not kept any more."""
+    async def changes_after(self, version: int, also: Collection[int] = ()) -> CatalogueChanges:
+        """Returns what has changed after this version, and also these concerts, with the newest
+        version; a reset after version 0, and after one whose changes are not kept any more."""

@@ -11,11 +11,13 @@ import asyncio
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from concert_service.changes import note_change
 from concert_service.seat_map_repository import SeatMapRepository
 from concert_service.settings import Settings
 from servicekit import logs
@@ -65,9 +67,12 @@ PROGRAMMES = (
 # The statements below share these variables of the session.
 SET_CONCERT = "SET @concert = %s, @schedules = %s"
 
+# Imported concerts have an external id; these have none, and no document that could change them.
+# Their dates are in UTC.
 ADD_CONCERT = """
-INSERT INTO concert (id, title)
-SELECT @concert, %s FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM concert WHERE id = @concert)
+INSERT INTO concert (id, title, venue, time_zone, room, currency, status)
+SELECT @concert, %s, 'Main Hall', 'UTC', 'main', 'KRW', 'PUBLISHED'
+FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM concert WHERE id = @concert)
 """
 
 ADD_SCHEDULES = f"""
@@ -135,10 +140,13 @@ WHERE schedule_id {_OF_CONCERT} AND row_name IS NULL
 LOCK_SCHEDULES = f"SELECT id FROM schedule WHERE id {_OF_CONCERT} FOR UPDATE"
 DELETE_MAPS = f"DELETE FROM seat_map WHERE schedule_id {_OF_CONCERT}"
 
-# Selects the seeder's own schedules: their ids follow from their concert.
+# Selects the seeder's own schedules: their ids follow from their concert, which was not imported.
 SEEDED = f"""
 id <= {CONCERTS * SCHEDULES_PER_CONCERT} AND concert_id = 1 + (id - 1) DIV {SCHEDULES_PER_CONCERT}
+AND concert_id NOT IN (SELECT id FROM concert WHERE external_id IS NOT NULL)
 """
+
+HAS_IMPORTED = "SELECT id FROM concert WHERE external_id IS NOT NULL AND id <= %s LIMIT 1"
 
 # A concert is added in one transaction, and so are its maps after it: if all of them exist, it is
 # complete, unless the version before has added it, whose seats have no row.
@@ -220,9 +228,16 @@ async def _fill(database: Database, size: Size, console: Console) -> None:
             raise CannotSeed("Another seeder has been running for two minutes: wait for its end.")
         try:
             async with database.connection() as connection:
-                await _move_past_schedules(connection, console)
+                if await connection.fetch_one(HAS_IMPORTED, size.concerts) is not None:
+                    raise CannotSeed(
+                        "Imported events have the ids that the seeder gives: seed an empty schema"
+                        " first, then import events."
+                    )
+                moved = await _move_past_schedules(connection, console)
                 missing = await _missing_concerts(connection, size)
             await _add_concerts(database, missing, size, console)
+            if changed := range(1, CONCERTS + 1) if moved else missing:
+                await database.run(partial(note_change, concert_ids=changed))
         finally:
             await lock.execute(UNLOCK)
     async with database.connection() as connection:
@@ -232,10 +247,13 @@ async def _fill(database: Database, size: Size, console: Console) -> None:
     console.print(f"The database has {found.concerts} concerts and {found.schedules:,} schedules.")
 
 
-async def _move_past_schedules(connection: Connection, console: Console) -> None:
-    if await connection.fetch_one(HAS_PAST) is not None:
-        moved = await connection.execute(MOVE_TO_COMING_DAYS)
-        console.print(f"Moved {moved:,} schedules to the coming days.")
+async def _move_past_schedules(connection: Connection, console: Console) -> bool:
+    """Returns whether it has moved any."""
+    if await connection.fetch_one(HAS_PAST) is None:
+        return False
+    moved = await connection.execute(MOVE_TO_COMING_DAYS)
+    console.print(f"Moved {moved:,} schedules to the coming days.")
+    return True
 
 
 async def _missing_concerts(connection: Connection, size: Size) -> list[int]:

@@ -103,15 +103,16 @@ def upgrade() -> None:
             is_removed BOOLEAN NOT NULL DEFAULT FALSE
         ) ENGINE = InnoDB CHARACTER SET utf8mb4
         """,
-        # numbers: 8 bytes each, big-endian. Only the parts of room.cohort_attempt count.
+        # position: of the first number in the cohort (OFFSET is a reserved word). numbers: 8 bytes
+        # each, big-endian. Only the parts of room.cohort_attempt count.
         """
         CREATE TABLE IF NOT EXISTS cohort_part (
             room VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
             attempt VARCHAR(64) NOT NULL,
-            offset BIGINT NOT NULL,
+            position BIGINT NOT NULL,
             numbers MEDIUMBLOB NOT NULL,
             created_at DATETIME(3) NOT NULL,
-            PRIMARY KEY (room, attempt, offset)
+            PRIMARY KEY (room, attempt, position)
         ) ENGINE = InnoDB CHARACTER SET utf8mb4
         """,
         """

@@ -51,22 +51,22 @@ DELETE_PARTS = "DELETE FROM cohort_part WHERE room = %s"
 DELETE_PARTS_OF_OTHERS = "DELETE FROM cohort_part WHERE room = %s AND attempt <> %s"
 
 PART_BEFORE = """
-SELECT offset, numbers FROM cohort_part
-WHERE room = %s AND attempt = %s AND offset < %s ORDER BY offset DESC LIMIT 1
+SELECT position, numbers FROM cohort_part
+WHERE room = %s AND attempt = %s AND position < %s ORDER BY position DESC LIMIT 1
 """
 
-PART = "SELECT numbers FROM cohort_part WHERE room = %s AND attempt = %s AND offset = %s"
+PART = "SELECT numbers FROM cohort_part WHERE room = %s AND attempt = %s AND position = %s"
 
 ADD_PART = """
-INSERT INTO cohort_part (room, attempt, offset, numbers, created_at)
+INSERT INTO cohort_part (room, attempt, position, numbers, created_at)
 VALUES (%s, %s, %s, %s, UTC_TIMESTAMP(3))
 """
 
-OFFSETS = "SELECT offset FROM cohort_part WHERE room = %s AND attempt = %s ORDER BY offset"
+POSITIONS = "SELECT position FROM cohort_part WHERE room = %s AND attempt = %s ORDER BY position"
 
 PART_WITH = """
-SELECT offset, numbers FROM cohort_part
-WHERE room = %s AND attempt = %s AND offset <= %s ORDER BY offset DESC LIMIT 1
+SELECT position, numbers FROM cohort_part
+WHERE room = %s AND attempt = %s AND position <= %s ORDER BY position DESC LIMIT 1
 """
 
 
@@ -137,7 +137,7 @@ class RoomRepository:
     async def cohort_numbers(self, room: StoredRoom, offset: int) -> bytes:
         async with self._database.connection() as connection:
             row = await connection.fetch_one(PART_WITH, room.name, room.cohort_attempt, offset)
-        return b"" if row is None else row.numbers[(offset - row.offset) * NUMBER_BYTES :]
+        return b"" if row is None else row.numbers[(offset - row.position) * NUMBER_BYTES :]
 
 
 def to_room(row: Row) -> rooms_pb2.Room:
@@ -183,7 +183,7 @@ async def _add_part(connection: Connection, name: str, part: Part) -> None:
     before = await connection.fetch_one(PART_BEFORE, name, part.attempt, part.offset)
     end, last = 0, b""
     if before is not None:
-        end = before.offset + len(before.numbers) // NUMBER_BYTES
+        end = before.position + len(before.numbers) // NUMBER_BYTES
         last = before.numbers[-NUMBER_BYTES:]
     if end != part.offset:
         raise InvalidRequest(f"The next part of the cohort begins at {end}.")
@@ -200,8 +200,8 @@ async def _digest(connection: Connection, name: str, attempt: str) -> tuple[int,
     numbers are 8 MB."""
     digest = hashlib.sha256()
     size = 0
-    for row in await connection.fetch_all(OFFSETS, name, attempt):
-        part = await connection.fetch_one(PART, name, attempt, row.offset)
+    for row in await connection.fetch_all(POSITIONS, name, attempt):
+        part = await connection.fetch_one(PART, name, attempt, row.position)
         assert part is not None
         digest.update(part.numbers)
         size += len(part.numbers) // NUMBER_BYTES

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
@@ -155,6 +156,19 @@ async def test_a_store_that_is_away_ends_no_stream(store: FakeCatalogueStore) ->
         changes = await follower.next()
         assert [c.id for c in changes.concerts] == [3]
         assert not changes.reset
+        await follower.stop()
+
+
+async def test_it_hears_of_a_date_that_ends_at_its_venue(store: FakeCatalogueStore) -> None:
+    async with serving(store) as (_, _, port), client.connect(f"127.0.0.1:{port}") as channel:
+        follower = Follower(channel)
+        first = await follower.next()
+        store.ends[1] = datetime.now(UTC) + timedelta(seconds=0.3)
+        ended = await follower.next()
+        assert (ended.version, ended.reset) == (first.version, False)
+        assert [c.id for c in ended.concerts] == [1]
+        await asyncio.sleep(0.25)  # told once
+        assert follower.heard.empty()
         await follower.stop()
 
 

@@ -1,16 +1,21 @@
 """A catalogue in memory."""
 
-from concert_service.catalogue import CatalogueChanges, CatalogueConcert
+from collections.abc import Collection
+from datetime import UTC, datetime
+
+from concert_service.catalogue import CatalogueChanges, CatalogueConcert, CatalogueNews
 from protos.frontrow.concert.v1 import rooms_pb2
 
 
 class FakeCatalogueStore:
-    """Implements ports.CatalogueStore. Set `error` to make it unavailable."""
+    """Implements ports.CatalogueStore. Set `error` to make it unavailable; `ends` has when a date
+    of a concert ends."""
 
     def __init__(self, *, kept: int = 10_000) -> None:
         self.concerts: dict[int, CatalogueConcert] = {}
         self.rooms: dict[str, rooms_pb2.Room] = {}
         self.error: Exception | None = None
+        self.ends: dict[int, datetime] = {}
         self._kept = kept
         self._newest = 1
         self._changed: list[tuple[int, int, str]] = []
@@ -35,13 +40,15 @@ class FakeCatalogueStore:
         self._changed.append((self._newest, concert_id, room))
         return self._newest
 
-    async def version(self) -> int:
+    async def news(self, since: datetime | None) -> CatalogueNews:
         if self.error:
             raise self.error
-        return self._newest
+        now = datetime.now(UTC)
+        ended = [id for id, end in self.ends.items() if since is not None and since < end <= now]
+        return CatalogueNews(self._newest, now, ended)
 
-    async def changes_after(self, version: int) -> CatalogueChanges:
-        newest = await self.version()
+    async def changes_after(self, version: int, also: Collection[int] = ()) -> CatalogueChanges:
+        newest = (await self.news(None)).version
         if version == 0 or not newest - self._kept <= version <= newest:
             published = [c for c in self.concerts.values() if c.status == "PUBLISHED"]
             return CatalogueChanges(newest, True, published, list(self.rooms.values()))
@@ -50,7 +57,7 @@ class FakeCatalogueStore:
         return CatalogueChanges(
             newest,
             False,
-            [self.concerts[id] for id in sorted({concert for concert, _ in changed if concert})],
+            [self.concerts[id] for id in sorted({*also, *(id for id, _ in changed if id)})],
             [self.rooms[room] for room in rooms if room in self.rooms],
             [room for room in rooms if room not in self.rooms],
         )

@@ -85,8 +85,9 @@ class WatchCatalogueResponse(_message.Message):
     """
     @_builtins.property
     def concerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogueConcert]:
-        """Concerts that were added or changed, also if only one of their dates or seats was. With `reset`
-        those that are published.
+        """Concerts that were added or changed, also if only one of their dates or seats was, or if a date
+        has ended at its venue, so that it is listed no more: then perhaps with the same version as
+        before. With `reset` those that are published.
         """
 
     @_builtins.property
