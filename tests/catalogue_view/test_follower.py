@@ -64,11 +64,11 @@ async def serving(
 
 
 @pytest.fixture
-def store() -> FakeCatalogueStore:
+async def store() -> FakeCatalogueStore:
     store = FakeCatalogueStore(kept=5)
-    store.put(concert(1))
-    store.put(concert(2, EventStatus.DRAFT))
-    store.put_room("main")
+    await store.put(concert(1))
+    await store.put(concert(2, EventStatus.DRAFT))
+    await store.put_room("main")
     return store
 
 
@@ -81,8 +81,8 @@ async def test_it_begins_with_all_and_gets_each_change(store: FakeCatalogueStore
             assert [c.id for c in first.concerts] == [1]
             assert list(first.concerts[0].schedule_ids) == [10, 11]
             assert [room.name for room in first.rooms] == ["main"]
-        store.put(concert(2))
-        store.put_room("side")
+        await store.put(concert(2))
+        await store.put_room("side")
         for follower in (one, two):
             second = await follower.next()
             assert (second.version, second.reset) == (6, False)
@@ -90,7 +90,7 @@ async def test_it_begins_with_all_and_gets_each_change(store: FakeCatalogueStore
                 (2, catalogue_pb2.EVENT_STATUS_PUBLISHED)
             ]
             assert [room.name for room in second.rooms] == ["side"]
-        store.remove_room("side")
+        await store.remove_room("side")
         third = await one.next()
         assert (third.version, list(third.removed_rooms)) == (7, ["side"])
         assert not third.concerts
@@ -111,13 +111,13 @@ async def test_it_catches_up_with_the_next_server(
         async with asyncio.timeout(1):
             await server.stop(10)
     async with channel:
-        version = store.put(concert(3))
+        version = await store.put(concert(3))
         async with serving(store, port):
             changes = await follower.next()
             assert (changes.version, changes.reset) == (version, False)
             assert [c.id for c in changes.concerts] == [3]
         for id in range(4, 11):  # more than are kept
-            version = store.put(concert(id))
+            version = await store.put(concert(id))
         async with serving(store, port):
             changes = await follower.next()
             assert (changes.version, changes.reset) == (version, True)
@@ -152,7 +152,7 @@ async def test_a_store_that_is_away_ends_no_stream(store: FakeCatalogueStore) ->
         store.error = Unavailable("away")
         await asyncio.sleep(0.3)  # a poll fails
         store.error = None
-        store.put(concert(3))
+        await store.put(concert(3))
         changes = await follower.next()
         assert [c.id for c in changes.concerts] == [3]
         assert not changes.reset
@@ -163,7 +163,7 @@ async def test_it_hears_of_a_date_that_ends_at_its_venue(store: FakeCatalogueSto
     async with serving(store) as (_, _, port), client.connect(f"127.0.0.1:{port}") as channel:
         follower = Follower(channel)
         first = await follower.next()
-        store.ends[1] = datetime.now(UTC) + timedelta(seconds=0.3)
+        await store.end_date(1, datetime.now(UTC) + timedelta(seconds=0.3))
         ended = await follower.next()
         assert (ended.version, ended.reset) == (first.version, False)
         assert [c.id for c in ended.concerts] == [1]

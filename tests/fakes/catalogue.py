@@ -8,32 +8,35 @@ from protos.frontrow.concert.v1 import rooms_pb2
 
 
 class FakeCatalogueStore:
-    """Implements ports.CatalogueStore. Set `error` to make it unavailable; `ends` has when a date
-    of a concert ends."""
+    """Implements ports.CatalogueStore. Set `error` to make it unavailable."""
 
     def __init__(self, *, kept: int = 10_000) -> None:
         self.concerts: dict[int, CatalogueConcert] = {}
         self.rooms: dict[str, rooms_pb2.Room] = {}
         self.error: Exception | None = None
-        self.ends: dict[int, datetime] = {}
+        self._ends: dict[int, datetime] = {}
         self._kept = kept
         self._newest = 1
         self._changed: list[tuple[int, int, str]] = []
 
-    def put(self, concert: CatalogueConcert) -> int:
+    async def put(self, concert: CatalogueConcert) -> int:
         """Adds or changes a concert; returns the new version."""
         self.concerts[concert.id] = concert
         return self._note(concert.id, "")
 
-    def put_room(self, name: str) -> int:
+    async def put_room(self, name: str) -> int:
         """Adds a room, or changes it; returns the new version."""
         self.rooms[name] = rooms_pb2.Room(name=name)
         return self._note(0, name)
 
-    def remove_room(self, name: str) -> int:
+    async def remove_room(self, name: str) -> int:
         """Removes a room; returns the new version."""
         del self.rooms[name]
         return self._note(0, name)
+
+    async def end_date(self, concert_id: int, at: datetime) -> None:
+        """Has the first date of a concert end at this time, without a new version."""
+        self._ends[concert_id] = at
 
     def _note(self, concert_id: int, room: str) -> int:
         self._newest += 1
@@ -44,7 +47,7 @@ class FakeCatalogueStore:
         if self.error:
             raise self.error
         now = datetime.now(UTC)
-        ended = [id for id, end in self.ends.items() if since is not None and since < end <= now]
+        ended = [id for id, end in self._ends.items() if since is not None and since < end <= now]
         return CatalogueNews(self._newest, now, ended)
 
     async def changes_after(self, version: int, also: Collection[int] = ()) -> CatalogueChanges:
