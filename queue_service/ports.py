@@ -7,6 +7,7 @@ from typing import Protocol
 from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.definition import Definition
 from queue_service.domain import Entry, HandBack, HandBackReply, Place, Refusal, Room, RoomMemory
+from room_view.draw import Draw
 from room_view.position import Standing
 
 MAX_BLOCK_MS = 2_000
@@ -90,3 +91,24 @@ class QueueStore(Protocol):
     def remember(self, room: str, memory: RoomMemory) -> None:
         """Takes note of what others have seen of a room, for the next calls: a store that has less
         than that begins a new epoch, with these limits if it has lost them."""
+
+
+class DrawStore(Protocol):
+    """What a draw needs of the store of rooms, beside what others do with it. Like `QueueStore`."""
+
+    async def tick(self, room: str) -> Room:
+        """See QueueStore."""
+
+    def use_draw(self, room: str, draw: Draw | None) -> None:
+        """Lets the next calls bring the ranks of a draw, so that a place that was lost returns at
+        its rank. Without it, `positions` and `hand_back` raise Unavailable for such a place once
+        ranks have been given."""
+
+    async def give_ranks(self, room: str, first: int, numbers: Sequence[int]) -> Room:
+        """Gives these places the ranks from `first` on, as far as they wait, and admits those that
+        may be. Needs the draw. At most STEP places; those before have their ranks, or nothing
+        happens. No place without a rank is admitted until all have theirs."""
+
+    async def gathered(self, room: str, above: int, last: int) -> Sequence[int]:
+        """Returns the numbers of the next places that wait and have no rank, above one and up to
+        another number, ascending; none if there are no more. Reads only."""

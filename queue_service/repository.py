@@ -26,6 +26,7 @@ from queue_service.domain import (
 )
 from queue_service.errors import RoomIsDefined
 from queue_service.ports import MAX_BLOCK_MS, Snapshot
+from room_view.draw import FIRST_NUMBER, STEP, Draw
 from room_view.position import PlaceState, Standing
 from servicekit.errors import Unavailable
 from servicekit.redis_client import translated_errors
@@ -47,6 +48,7 @@ _KEYS = (
 )
 _STATES = {
     b"waiting": PlaceState.WAITING,
+    b"undrawn": PlaceState.WAITING,
     b"admitted": PlaceState.ADMITTED,
     b"ended": PlaceState.ENDED,
 }
@@ -85,7 +87,13 @@ class _Items:
     is_defined: int = 0
 
     def standing(self, n: int) -> Standing:
-        return Standing(_STATES[self.state[n]], self.order[n], self.admitted_until[n])
+        state = self.state[n]
+        return Standing(
+            _STATES[state],
+            self.order[n],
+            self.admitted_until[n],
+            is_drawn=state != b"undrawn",
+        )
 
 
 class QueueRepository:
@@ -110,6 +118,7 @@ class QueueRepository:
         self._chunk = chunk
         self._memories: dict[str, RoomMemory] = {}
         self._definitions: dict[str, str] = {}
+        self._draws: dict[str, Draw] = {}
         # The epoch of a room that was opened by a guess, and the memory of a caller who knew it.
         self._guesses: dict[str, int] = {}
         self._corrections: dict[str, RoomMemory] = {}
@@ -120,6 +129,7 @@ class QueueRepository:
         self._tick = self._load("tick")
         self._hand_back = self._load("hand_back")
         self._seen = self._load("seen")
+        self._draw = self._load("draw")
 
     def _load(self, name: str) -> AsyncScript:
         parts = ("keys", "definition", "log", "prelude", name)
@@ -153,7 +163,8 @@ class QueueRepository:
         return seen, results
 
     async def positions(self, room: str, places: Sequence[Place]) -> tuple[Room, list[Standing]]:
-        seen, items = await self._run(self._positions, room, _polls(places))
+        numbers = [place.number for place in places]
+        seen, items = await self._run(self._positions, room, _polls(places), returning=numbers)
         return seen, [items.standing(n) for n in range(len(items.state))]
 
     async def leave(self, room: str, number: int, user_id: int, epoch: int) -> Room:
@@ -186,7 +197,32 @@ class QueueRepository:
 
     async def heartbeat(self, room: str, seen: Sequence[Place], *, polled: bool = False) -> Room:
         arguments = [int(polled or len(seen) > 0), *_polls(seen)]
-        return (await self._run(self._seen, room, arguments))[0]
+        numbers = [place.number for place in seen]
+        # A lost place whose rank is not known here yet returns when its owner asks.
+        return (await self._run(self._seen, room, arguments, returning=numbers, needs_ranks=False))[
+            0
+        ]
+
+    async def give_ranks(self, room: str, first: int, numbers: Sequence[int]) -> Room:
+        return (await self._run(self._draw, room, [first, *numbers]))[0]
+
+    async def gathered(self, room: str, above: int, last: int) -> Sequence[int]:
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            members: Any = await self._redis.zrange(
+                _key(room, "waiting"),
+                f"({max(above, FIRST_NUMBER)}",
+                last,
+                byscore=True,
+                offset=0,
+                num=self._chunk,
+            )
+        return [int(member) for member in members]
+
+    def use_draw(self, room: str, draw: Draw | None) -> None:
+        if draw is None:
+            self._draws.pop(room, None)
+        else:
+            self._draws[room] = draw
 
     async def snapshot(self, room: str) -> Snapshot:
         # Before everything that is read. So no change is missed; those that it has already are
@@ -210,17 +246,32 @@ class QueueRepository:
             raise Unavailable("The waiting room began a new epoch while it was copied.")
         yield queue_pb2.RoomSnapshot(complete_at_seq=end.seq, last=end.last, is_last=True)
 
-    async def _waiting(self, room: str) -> AsyncIterator[list[int]]:
-        above = "-inf"
+    async def _waiting(self, room: str) -> AsyncIterator[Sequence[int]]:
+        async for members in self._by_score(room, str(FIRST_NUMBER), "+inf", self._chunk):
+            yield members
+        # Places move from their numbers to their ranks and never back: so those with ranks are read
+        # last. Some come twice.
+        async for members in self._by_score(room, "0", f"({FIRST_NUMBER}", min(self._chunk, STEP)):
+            yield sorted(members)
+
+    async def _by_score(
+        self, room: str, lowest: str, highest: str, chunk: int
+    ) -> AsyncIterator[list[int]]:
         while True:
-            # By score: ranks would shift while the line changes.
+            # By score: positions would shift while the line changes.
             members: Any = await self._redis.zrange(
-                _key(room, "waiting"), above, "+inf", byscore=True, offset=0, num=self._chunk
+                _key(room, "waiting"),
+                lowest,
+                highest,
+                byscore=True,
+                offset=0,
+                num=chunk,
+                withscores=True,
             )
             if not members:
                 return
-            yield [int(member) for member in members]
-            above = f"({members[-1].decode()}"
+            yield [int(member) for member, _ in members]
+            lowest = f"({int(members[-1][1])}"
 
     async def _admitted(self, room: str) -> AsyncIterator[list[queue_pb2.AdmittedPlace]]:
         cursor = 0
@@ -292,13 +343,24 @@ class QueueRepository:
             arguments += (place.number, place.user_id, place.epoch)
         for lost in hand_back.admitted:
             arguments += (lost.number, lost.user_id, lost.until_ms, int(lost.claimed))
-        seen, items = await self._run(self._hand_back, room, [*arguments, *hand_back.waiting])
+        lives = [lost.number for lost in hand_back.admitted] + list(hand_back.waiting)
+        seen, items = await self._run(
+            self._hand_back, room, [*arguments, *hand_back.waiting], returning=lives
+        )
         reply = HandBackReply(bool(items.granted), bool(items.done), items.retry_after)
         return seen, reply
 
     async def _run(
-        self, script: AsyncScript, room: str, arguments: Sequence[int | str]
+        self,
+        script: AsyncScript,
+        room: str,
+        arguments: Sequence[int | str],
+        returning: Sequence[int] = (),
+        *,
+        needs_ranks: bool = True,
     ) -> tuple[Room, _Items]:
+        """Runs a script. `returning`: the places that it may restore. `needs_ranks`: raises
+        Unavailable if one of them was not restored, because its rank is not known here yet."""
         correction = self._corrections.get(room)
         memory = correction or self._memories.get(room) or RoomMemory(0, 0, 0, self._defaults)
         common = (
@@ -315,6 +377,7 @@ class QueueRepository:
             memory.epoch,
             memory.seq,
             self._definitions.get(room, ""),
+            self._ranks(room, returning),
         )
         async with translated_errors(self._redis, _UNAVAILABLE):
             reply = await script(
@@ -344,7 +407,18 @@ class QueueRepository:
             del self._corrections[room]
         self._guesses[room] = fields["blind"]
         self.remember(room, state.memory)
+        if fields["unranked"] and needs_ranks:
+            raise Unavailable("The draw of the waiting room is not known here yet.")
         return state, _Items(**_by_name(fields["items"]))
+
+    def _ranks(self, room: str, numbers: Sequence[int]) -> str:
+        """Returns what the scripts need to know of the draw: see lua/keys.lua."""
+        draw = self._draws.get(room)
+        if draw is None:
+            return ""
+        ranks = ((number, draw.rank(number)) for number in numbers)
+        known = (f",{number}={rank}" for number, rank in ranks if rank is not None)
+        return f"{len(draw)}{''.join(known)}"
 
 
 def _key(room: str, name: str) -> str:

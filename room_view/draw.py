@@ -79,7 +79,7 @@ class Draw:
     """A cohort and the ranks of its places, from 0. Takes 8 bytes for each place."""
 
     def __init__(self, numbers: "array[int]", key: bytes) -> None:
-        """`numbers`: of typecode Q, ascending. `key`: see `draw_key`."""
+        """`numbers`: of typecode q, ascending. `key`: see `draw_key`."""
         self.numbers = numbers
         self._permutation = Permutation(key, len(numbers))
 
@@ -114,7 +114,7 @@ def cohort_sha256(numbers: Sequence[int]) -> bytes:
     """Returns SHA-256 of a cohort: each number as 8 bytes, big-endian. `numbers` ascend."""
     digest = hashlib.sha256()
     for first in range(0, len(numbers), 65_536):
-        part = array("Q", numbers[first : first + 65_536])
+        part = array("q", numbers[first : first + 65_536])
         if sys.byteorder == "little":
             part.byteswap()
         digest.update(part)

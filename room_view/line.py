@@ -38,6 +38,11 @@ class Line:
         n = bisect_left(block, score)
         return n < len(block) and block[n] == score
 
+    @property
+    def last(self) -> int:
+        """The greatest score; -1 if there is none."""
+        return self._blocks[-1][-1] if self._blocks else -1
+
     def rank(self, score: int) -> int:
         """Returns 1 for the first in line, and so on; 0 if `score` is not in it."""
         b = bisect_right(self._bounds, score) - 1

@@ -47,12 +47,15 @@ _STATES = {
 class Standing:
     """Where a place stands. `order` is its position in line while it waits, `admitted_until_ms`
     (Unix time) the end of its admission while it is admitted; otherwise they are 0. `claimed` is
-    False while its owner has not polled since the admission, which then ends earlier."""
+    False while its owner has not polled since the admission, which then ends earlier. `is_drawn`
+    is False while a draw has begun and has not reached the place: `order` is then the number of
+    places that wait."""
 
     state: PlaceState
     order: int = 0
     admitted_until_ms: int = 0
     claimed: bool = True
+    is_drawn: bool = True
 
 
 ENDED = Standing(PlaceState.ENDED)
@@ -98,6 +101,8 @@ class Pacing:
         """Returns the standing of the place `number` with the time of the next poll and the
         expected wait. `now_ms` is Unix time by the clock of the store."""
         phase = phase_of(fields, now_ms)
+        if not standing.is_drawn and phase == queue_pb2.ROOM_PHASE_OPEN:
+            phase = queue_pb2.ROOM_PHASE_DRAWING
         # While lost places still return, orders may grow.
         settling = now_ms < fields.settled_at_ms
         if standing.state is not PlaceState.WAITING:

@@ -105,7 +105,7 @@ def read_token(token: str) -> int:
 def read_numbers(text: str) -> "array[int]":
     """Returns the numbers of a list that has one on each line, in ascending order. Raises
     BadInput."""
-    numbers = array("Q")
+    numbers = array("q")
     for line, word in enumerate(text.splitlines(), 1):
         if not re.fullmatch("[0-9]{1,16}", word.strip()) or int(word) >= _MAX_NUMBER:
             raise BadInput(f"Line {line} of the list is not a place number.")

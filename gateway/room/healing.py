@@ -295,7 +295,7 @@ class Healing:
 
 
 def _lives_in(views: list[RoomView], number: int) -> bool:
-    return any(view.order(number) or number in view.admitted for view in views)
+    return any(number in view.line or number in view.admitted for view in views)
 
 
 def _knows(room: RoomView, number: int, admission: Admission) -> bool:

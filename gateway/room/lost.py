@@ -99,7 +99,7 @@ class LostRoom:
 
     def lives(self, number: int) -> bool:
         """Returns whether a place was live at the loss."""
-        return any(view.order(number) or number in view.admitted for view in self.views)
+        return any(number in view.line or number in view.admitted for view in self.views)
 
     def standing(
         self, number: int, user_id: int, now_ms: int, room: RoomView | None

@@ -88,7 +88,29 @@ local function phase_of()
   return 'open'
 end
 
+-- Whether the draw has not reached every place of the cohort. Admits drawn places only, then. The
+-- draw of an empty cohort is over with the first rank, which nobody has.
+local function is_drawing()
+  return definition and definition.is_draw and room.drawn < math.max(1, room.cohort_size)
+end
+
+-- Closes the gathering of a draw. Every number that is given from that time on is greater than
+-- `cohort_last`, also after a loss.
+local function begin_draw()
+  local closes_at = definition.gather_until > 0 and definition.gather_until or definition.opens_at
+  set('cohort_last', now >= closes_at and number_at(closes_at) - 1 or 0)
+  local size = string.match(ARGV[DRAW_ARGUMENT], '^%d+')
+  if size and count.waiting == 0 and room.cohort_last > 0 and is_drawing() then
+    -- Nobody is there to be drawn: nobody has come, or all were lost and return at their ranks.
+    set('cohort_size', tonumber(size))
+    set('drawn', math.max(1, room.cohort_size))
+  end
+end
+
 local function begin_phase()
+  if definition and definition.is_draw then
+    begin_draw()
+  end
   phase = phase_of()
   is_bypassed = phase == 'bypassed'
   admits = is_bypassed or phase == 'open'

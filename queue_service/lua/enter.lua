@@ -72,7 +72,8 @@ for i = FIRST_USER, #ARGV, WIDTH do
     epoch = epoch_of(place, recorded)
   else
     local at_once = free > 0
-      and (is_bypassed or (count.waiting == 0 and wait_for_allowance() == 0))
+      and (is_bypassed
+        or (count.waiting == 0 and not is_drawing() and wait_for_allowance() == 0))
     if phase == 'not_open' then
       state = 'not_open'
     elseif not gives_places then

@@ -3,7 +3,7 @@
 -- Redis runs one script at a time. Every script is idempotent, so any replica may repeat it after a
 -- lost reply. No script reads a whole key, and every loop has a bound.
 --
---   waiting    sorted set  place -> its number: the line
+--   waiting    sorted set  place -> its number, or its rank (from 1) if it was drawn: the line
 --   admitted   sorted set  place -> when its admission ends, ms
 --   unclaimed  set         admitted places whose owner has not polled since
 --   users      hash        user -> its place, while that is live (waiting or admitted)
@@ -49,7 +49,10 @@ local remembered = {
   seq = tonumber(ARGV[12]),
 }
 local DEFINITION_ARGUMENT = 13 -- what the caller knows of the room's definition (definition.lua)
-local FIRST_ARGUMENT = 14
+-- What the caller knows of the room's draw: nothing, or the size of the cohort and, for each place of
+-- the call that is in it, its rank: "size,place=rank,place=rank" (draw.lua).
+local DRAW_ARGUMENT = 14
+local FIRST_ARGUMENT = 15
 
 local UNKNOWN_OWNER = '0' -- of a place that was handed back, until its token is shown
 local MAX_STEP = 256 -- places that one step moves or ends; the next step continues

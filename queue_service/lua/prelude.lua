@@ -196,8 +196,40 @@ local function lost_one_stays(place, epoch, live)
   return not lost_had_ended(place, live) and redis.call('ZSCORE', WAITING, live) ~= false
 end
 
+local ranks -- place -> rank, of the places of this call that are in the cohort
+local unranked = 0 -- places that cannot return, because this replica does not know their ranks yet
+
+local function read_ranks()
+  ranks = {}
+  for place, rank in string.gmatch(ARGV[DRAW_ARGUMENT], ',(%d+)=(%d+)') do
+    ranks[place] = tonumber(rank)
+  end
+end
+
+-- Whether a place that is to return may have a rank that this replica does not know.
+local function lacks_rank(place)
+  local lacks = definition and definition.is_draw and room.drawn > 0
+    and tonumber(place) <= room.cohort_last and ARGV[DRAW_ARGUMENT] == ''
+  if lacks then
+    unranked = unranked + 1
+  end
+  return lacks
+end
+
+-- The score that orders the line: ranks, from 1, are below all numbers.
+local function score_of(place)
+  if not definition or not definition.is_draw or tonumber(place) > room.cohort_last then
+    return place
+  end
+  if not ranks then
+    read_ranks()
+  end
+  local rank = ranks[place]
+  return rank and rank < room.drawn and rank + 1 or place
+end
+
 local function join_line(place)
-  count.waiting = count.waiting + redis.call('ZADD', WAITING, place, place)
+  count.waiting = count.waiting + redis.call('ZADD', WAITING, score_of(place), place)
   note('J', place)
 end
 
@@ -228,6 +260,9 @@ end
 
 -- Restores a lost place at its number, unless the user has a live one that stays.
 local function restore(place, user, epoch)
+  if lacks_rank(place) then
+    return
+  end
   if not prevails(place, user, epoch) then
     note_end(place)
     return
@@ -313,11 +348,19 @@ end
 -- Whether a step has admitted fewer than it may, but for the limit of a minute.
 local function has_room_for_line()
   return admits and not is_graced() and count.waiting > 0 and free_slots() > 0
+    and (is_bypassed or not is_drawing()
+      or redis.call('ZCOUNT', WAITING, '-inf', int(room.drawn)) > 0)
 end
 
 -- Whether a step has admitted fewer than it may.
 local function can_admit()
   return has_room_for_line() and wait_for_allowance() == 0
+end
+
+-- Whether no lost place stands in front of this one. In a draw, any place of the cohort may.
+local function is_safe(place)
+  return tonumber(place) <= room.safe
+    and not (definition and definition.is_draw and room.safe < room.cohort_last)
 end
 
 -- Ends expired admissions and gives the free slots to the line.
@@ -342,8 +385,11 @@ local function step()
     if free <= 0 or count.waiting == 0 or wait_for_allowance() > 0 then
       break
     end
-    local place = redis.call('ZRANGE', WAITING, 0, 0)[1]
-    if not place or (is_graced() and tonumber(place) > room.safe) then
+    local place, score = unpack(redis.call('ZRANGE', WAITING, 0, 0, 'WITHSCORES'))
+    if not place
+      or (is_graced() and not is_safe(place))
+      or (is_drawing() and not is_bypassed and tonumber(score) > room.drawn)
+    then
       break
     end
     local user, seen = owner_of(place)
@@ -372,7 +418,12 @@ end
 local function claim(place, user)
   local rank = redis.call('ZRANK', WAITING, place)
   if rank then
-    return 'waiting', is_ordered and rank + 1 or count.waiting, 0
+    local is_undrawn = is_drawing() and tonumber(place) <= room.cohort_last
+      and tonumber(redis.call('ZSCORE', WAITING, place)) > room.drawn
+    if not is_ordered or is_undrawn then
+      return is_ordered and 'undrawn' or 'waiting', count.waiting, 0
+    end
+    return 'waiting', rank + 1, 0
   end
   local until_ms = tonumber(redis.call('ZSCORE', ADMITTED, place) or 0)
   if until_ms <= now then
@@ -411,6 +462,7 @@ local function reply(items)
     -- A step that reached its limit leaves work.
     'due_in', can_admit() and 0 or due_in or PACE_WINDOW,
     'items', items or {},
+    'unranked', unranked,
     definition and 'definition', definition and described_definition(),
   }
 end

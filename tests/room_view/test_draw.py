@@ -21,7 +21,7 @@ def key(number: int) -> bytes:
 
 
 def cohort(size: int, step: int = 4096) -> "array[int]":
-    return array("Q", range(FIRST, FIRST + size * step, step))
+    return array("q", range(FIRST, FIRST + size * step, step))
 
 
 def chi_square(counts: Counter[int], cells: int) -> float:
@@ -96,7 +96,7 @@ def test_a_place_outside_of_the_cohort_has_no_rank() -> None:
     assert len(draw) == 10
     for number in (1, FIRST - 1, FIRST + 1, FIRST + 10 * 4096, 2**53):
         assert draw.rank(number) is None
-    assert Draw(array("Q"), key(0)).rank(FIRST) is None
+    assert Draw(array("q"), key(0)).rank(FIRST) is None
 
 
 def test_returns_places_in_steps() -> None:
