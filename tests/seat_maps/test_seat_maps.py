@@ -1,6 +1,7 @@
 """Seat maps as concert_service packs them and others keep them."""
 
 import tracemalloc
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -141,3 +142,45 @@ def test_ten_thousand_dates_take_a_few_megabytes() -> None:
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert taken < 5_000_000  # 3.0 MB
+
+
+def test_a_map_has_the_sale_and_what_an_event_document_knows() -> None:
+    seats = [
+        replace(seat, general_admission=True, companion=n == 1, x=n, y=-n)
+        for n, seat in enumerate(hall(7, 1001, 3))
+    ]
+    response = response_of(seats)
+    message = response.seat_maps[0]
+    message.concert_id, message.room, message.currency = 9, "side", "KWD"
+    message.sales_from_ms, message.sales_until_ms = 1, 2
+    (seat_map,) = SeatMapDecoder().decode(response)
+    assert (seat_map.concert_id, seat_map.room, seat_map.currency) == (9, "side", "KWD")
+    assert (seat_map.sales_from_ms, seat_map.sales_until_ms) == (1, 2)
+    layout = seat_map.layout
+    assert (layout.companion, layout.general_admission) == (b"\0\1\0", b"\1")
+    assert (list(layout.x), list(layout.y)) == ([0, 1, 2], [0, -1, -2])
+    # A map that differs in one of these is another one.
+    message.sales_until_ms = 3
+    assert SeatMapDecoder().decode(response) != [seat_map]
+
+
+def test_a_service_of_the_version_before_knows_none_of_it() -> None:
+    response = response_of(hall(7, 1001))
+    for field in ("concert_id", "room", "currency"):
+        response.seat_maps[0].ClearField(field)
+    (seat_map,) = SeatMapDecoder().decode(response)
+    assert (seat_map.concert_id, seat_map.room, seat_map.currency) == (0, "main", "KRW")
+    assert (seat_map.sales_from_ms, seat_map.sales_until_ms) == (0, 0)
+    layout = seat_map.layout
+    assert not any(layout.companion)
+    assert not any(layout.general_admission)
+    assert (len(layout.companion), len(layout.general_admission)) == (150, 10)
+    assert len(layout.x) == len(layout.y) == 0
+
+
+@pytest.mark.parametrize("column", ["companion", "general_admission", "x", "y", "row_sections"])
+def test_a_column_of_another_length_is_refused(column: str) -> None:
+    response = response_of(hall(1, 1, 3))
+    getattr(response.layouts[0], column).extend(["A"] * 2 if column == "row_sections" else [1] * 2)
+    with pytest.raises(ValueError, match="columns"):
+        SeatMapDecoder().decode(response)
