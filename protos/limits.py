@@ -1,9 +1,9 @@
 """Limits of the protocols that both sides of a call must know."""
 
 MAX_ITEMS = 256
-"""The most items of one call, or of one message of a stream, to queue_service and to
-reservation_service. In queue_service they take Redis one to two milliseconds, in which it serves no
-other call."""
+"""The most items of one call, or of one message of a stream, to queue_service, to
+reservation_service and to payment_service. In queue_service they take Redis one to two
+milliseconds, in which it serves no other call."""
 
 MAX_SEATS_PER_HOLD = 50
 """The most seats that one item of HoldSeats may ask for, whatever the settings of

@@ -66,6 +66,8 @@ ENTRIES = {
     "HoldSeatsResponse.results": MAX_ITEMS,
     "BeginPaymentsRequest.items": MAX_ITEMS,
     "BeginPaymentsResponse.results": MAX_ITEMS,
+    "PayReservationsRequest.items": MAX_ITEMS,
+    "PayReservationsResponse.results": MAX_ITEMS,
     # One more than may be held, to be refused for it.
     "SeatChoice.seat_ids": MAX_SEATS_PER_HOLD + 1,
     # Of a reservation, whatever the message that describes it.

@@ -137,7 +137,10 @@ OLD_MESSAGES = [
     ),
 ]
 # Fields that the old messages never had; clients of the old version ignore them.
-ADDED = {"Payment": {"admission": 6}, "Reservation": {"seats": 10}}
+ADDED = {
+    "Payment": {"admission": 6, "currency": 7},
+    "Reservation": {"seats": 10, "currency": 11},
+}
 REPLACEMENTS = [
     pytest.param(old, new, id=new.DESCRIPTOR.name)
     for old in OLD_MESSAGES
@@ -212,5 +215,6 @@ def test_the_paths_of_the_rpcs_are_as_before_and_those_added_since() -> None:
     }
     assert paths(payment_pb2.DESCRIPTOR) == {
         "frontrow.payment.v1.PaymentService/Pay",
+        "frontrow.payment.v1.PaymentService/PayReservations",
         "frontrow.payment.v1.PaymentService/GetPaymentOfReservation",
     }

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from protos.frontrow.payment.v1 import payment_pb2 as frontrow_dot_payment_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n frontrow/payment/v1/events.proto\x12\x13\x66rontrow.payment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!frontrow/payment/v1/payment.proto\"\xc3\x02\n\x0cPaymentEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12/\n\x0boccurred_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\x03 \x01(\x03\x12\x16\n\x0ereservation_id\x18\x04 \x01(\x03\x12\x0f\n\x07user_id\x18\x05 \x01(\x03\x12:\n\tsucceeded\x18\n \x01(\x0b\x32%.frontrow.payment.v1.PaymentSucceededH\x00\x12\x34\n\x06\x66\x61iled\x18\x0b \x01(\x0b\x32\".frontrow.payment.v1.PaymentFailedH\x00\x12\x38\n\x08refunded\x18\x0c \x01(\x0b\x32$.frontrow.payment.v1.PaymentRefundedH\x00\x42\x07\n\x05\x65vent\"U\n\x10PaymentSucceeded\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x31\n\tadmission\x18\x02 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\"\x1f\n\rPaymentFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x11\n\x0fPaymentRefundedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n frontrow/payment/v1/events.proto\x12\x13\x66rontrow.payment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!frontrow/payment/v1/payment.proto\"\xc3\x02\n\x0cPaymentEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12/\n\x0boccurred_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npayment_id\x18\x03 \x01(\x03\x12\x16\n\x0ereservation_id\x18\x04 \x01(\x03\x12\x0f\n\x07user_id\x18\x05 \x01(\x03\x12:\n\tsucceeded\x18\n \x01(\x0b\x32%.frontrow.payment.v1.PaymentSucceededH\x00\x12\x34\n\x06\x66\x61iled\x18\x0b \x01(\x0b\x32\".frontrow.payment.v1.PaymentFailedH\x00\x12\x38\n\x08refunded\x18\x0c \x01(\x0b\x32$.frontrow.payment.v1.PaymentRefundedH\x00\x42\x07\n\x05\x65vent\"g\n\x10PaymentSucceeded\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x31\n\tadmission\x18\x02 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\"\x1f\n\rPaymentFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x11\n\x0fPaymentRefundedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTEVENT']._serialized_start=126
   _globals['_PAYMENTEVENT']._serialized_end=449
   _globals['_PAYMENTSUCCEEDED']._serialized_start=451
-  _globals['_PAYMENTSUCCEEDED']._serialized_end=536
-  _globals['_PAYMENTFAILED']._serialized_start=538
-  _globals['_PAYMENTFAILED']._serialized_end=569
-  _globals['_PAYMENTREFUNDED']._serialized_start=571
-  _globals['_PAYMENTREFUNDED']._serialized_end=588
+  _globals['_PAYMENTSUCCEEDED']._serialized_end=554
+  _globals['_PAYMENTFAILED']._serialized_start=556
+  _globals['_PAYMENTFAILED']._serialized_end=587
+  _globals['_PAYMENTREFUNDED']._serialized_start=589
+  _globals['_PAYMENTREFUNDED']._serialized_end=606
 # @@protoc_insertion_point(module_scope)

@@ -77,8 +77,11 @@ class PaymentSucceeded(_message.Message):
 
     AMOUNT_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     amount: _builtins.str
-    """Decimal string with two places."""
+    """Decimal string with the places of its currency, at least two."""
+    currency: _builtins.str
+    """ISO 4217 code of the amount. Empty from a version that knew only KRW."""
     @_builtins.property
     def admission(self) -> _payment_pb2.Admission:
         """Absent if the payment was made without an admission."""
@@ -88,10 +91,11 @@ class PaymentSucceeded(_message.Message):
         *,
         amount: _builtins.str = ...,
         admission: _payment_pb2.Admission | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "amount", b"amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "amount", b"amount", "currency", b"currency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

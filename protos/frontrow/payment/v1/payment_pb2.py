@@ -24,25 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!frontrow/payment/v1/payment.proto\x12\x13\x66rontrow.payment.v1\"/\n\tAdmission\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x14\n\x0cplace_number\x18\x02 \x01(\x03\"\x81\x01\n\nPayRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x31\n\tadmission\x18\x04 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\"\xb9\x01\n\x0bPayResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x16\n\x0ereservation_id\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x32\n\x06status\x18\x05 \x01(\x0e\x32\".frontrow.payment.v1.PaymentStatus\x12\x31\n\tadmission\x18\x06 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\"I\n\x1eGetPaymentOfReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\"\xcd\x01\n\x1fGetPaymentOfReservationResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x16\n\x0ereservation_id\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x32\n\x06status\x18\x05 \x01(\x0e\x32\".frontrow.payment.v1.PaymentStatus\x12\x31\n\tadmission\x18\x06 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission*\xa1\x01\n\rPaymentStatus\x12\x1e\n\x1aPAYMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATUS_PENDING\x10\x01\x12\x1c\n\x18PAYMENT_STATUS_SUCCEEDED\x10\x02\x12\x19\n\x15PAYMENT_STATUS_FAILED\x10\x03\x12\x1b\n\x17PAYMENT_STATUS_REFUNDED\x10\x04\x32\xe1\x01\n\x0ePaymentService\x12H\n\x03Pay\x12\x1f.frontrow.payment.v1.PayRequest\x1a .frontrow.payment.v1.PayResponse\x12\x84\x01\n\x17GetPaymentOfReservation\x12\x33.frontrow.payment.v1.GetPaymentOfReservationRequest\x1a\x34.frontrow.payment.v1.GetPaymentOfReservationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!frontrow/payment/v1/payment.proto\x12\x13\x66rontrow.payment.v1\"/\n\tAdmission\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\x14\n\x0cplace_number\x18\x02 \x01(\x03\"\x81\x01\n\nPayRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x31\n\tadmission\x18\x04 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\"\xcb\x01\n\x0bPayResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x16\n\x0ereservation_id\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x32\n\x06status\x18\x05 \x01(\x0e\x32\".frontrow.payment.v1.PaymentStatus\x12\x31\n\tadmission\x18\x06 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\"H\n\x16PayReservationsRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.frontrow.payment.v1.PayRequest\"\xaa\x01\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12>\n\x08metadata\x18\x04 \x03(\x0b\x32,.frontrow.payment.v1.ItemError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe8\x01\n\x17PayReservationsResponse\x12\x44\n\x07results\x18\x01 \x03(\x0b\x32\x33.frontrow.payment.v1.PayReservationsResponse.Result\x1a\x86\x01\n\x06Result\x12\x0c\n\x04item\x18\x01 \x01(\x05\x12\x33\n\x07payment\x18\x02 \x01(\x0b\x32 .frontrow.payment.v1.PayResponseH\x00\x12/\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1e.frontrow.payment.v1.ItemErrorH\x00\x42\x08\n\x06result\"I\n\x1eGetPaymentOfReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\x03\"\xdf\x01\n\x1fGetPaymentOfReservationResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x16\n\x0ereservation_id\x18\x02 \x01(\x03\x12\x0f\n\x07user_id\x18\x03 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x32\n\x06status\x18\x05 \x01(\x0e\x32\".frontrow.payment.v1.PaymentStatus\x12\x31\n\tadmission\x18\x06 \x01(\x0b\x32\x1e.frontrow.payment.v1.Admission\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t*\xa1\x01\n\rPaymentStatus\x12\x1e\n\x1aPAYMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATUS_PENDING\x10\x01\x12\x1c\n\x18PAYMENT_STATUS_SUCCEEDED\x10\x02\x12\x19\n\x15PAYMENT_STATUS_FAILED\x10\x03\x12\x1b\n\x17PAYMENT_STATUS_REFUNDED\x10\x04\x32\xd1\x02\n\x0ePaymentService\x12H\n\x03Pay\x12\x1f.frontrow.payment.v1.PayRequest\x1a .frontrow.payment.v1.PayResponse\x12n\n\x0fPayReservations\x12+.frontrow.payment.v1.PayReservationsRequest\x1a,.frontrow.payment.v1.PayReservationsResponse0\x01\x12\x84\x01\n\x17GetPaymentOfReservation\x12\x33.frontrow.payment.v1.GetPaymentOfReservationRequest\x1a\x34.frontrow.payment.v1.GetPaymentOfReservationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frontrow.payment.v1.payment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAYMENTSTATUS']._serialized_start=711
-  _globals['_PAYMENTSTATUS']._serialized_end=872
+  _globals['_ITEMERROR_METADATAENTRY']._loaded_options = None
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_PAYMENTSTATUS']._serialized_start=1229
+  _globals['_PAYMENTSTATUS']._serialized_end=1390
   _globals['_ADMISSION']._serialized_start=58
   _globals['_ADMISSION']._serialized_end=105
   _globals['_PAYREQUEST']._serialized_start=108
   _globals['_PAYREQUEST']._serialized_end=237
   _globals['_PAYRESPONSE']._serialized_start=240
-  _globals['_PAYRESPONSE']._serialized_end=425
-  _globals['_GETPAYMENTOFRESERVATIONREQUEST']._serialized_start=427
-  _globals['_GETPAYMENTOFRESERVATIONREQUEST']._serialized_end=500
-  _globals['_GETPAYMENTOFRESERVATIONRESPONSE']._serialized_start=503
-  _globals['_GETPAYMENTOFRESERVATIONRESPONSE']._serialized_end=708
-  _globals['_PAYMENTSERVICE']._serialized_start=875
-  _globals['_PAYMENTSERVICE']._serialized_end=1100
+  _globals['_PAYRESPONSE']._serialized_end=443
+  _globals['_PAYRESERVATIONSREQUEST']._serialized_start=445
+  _globals['_PAYRESERVATIONSREQUEST']._serialized_end=517
+  _globals['_ITEMERROR']._serialized_start=520
+  _globals['_ITEMERROR']._serialized_end=690
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=643
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=690
+  _globals['_PAYRESERVATIONSRESPONSE']._serialized_start=693
+  _globals['_PAYRESERVATIONSRESPONSE']._serialized_end=925
+  _globals['_PAYRESERVATIONSRESPONSE_RESULT']._serialized_start=791
+  _globals['_PAYRESERVATIONSRESPONSE_RESULT']._serialized_end=925
+  _globals['_GETPAYMENTOFRESERVATIONREQUEST']._serialized_start=927
+  _globals['_GETPAYMENTOFRESERVATIONREQUEST']._serialized_end=1000
+  _globals['_GETPAYMENTOFRESERVATIONRESPONSE']._serialized_start=1003
+  _globals['_GETPAYMENTOFRESERVATIONRESPONSE']._serialized_end=1226
+  _globals['_PAYMENTSERVICE']._serialized_start=1393
+  _globals['_PAYMENTSERVICE']._serialized_end=1730
 # @@protoc_insertion_point(module_scope)

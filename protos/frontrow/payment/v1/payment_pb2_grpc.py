@@ -42,6 +42,11 @@ class PaymentServiceStub:
                 request_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayRequest.SerializeToString,
                 response_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayResponse.FromString,
                 _registered_method=True)
+        self.PayReservations = channel.unary_stream(
+                '/frontrow.payment.v1.PaymentService/PayReservations',
+                request_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayReservationsRequest.SerializeToString,
+                response_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayReservationsResponse.FromString,
+                _registered_method=True)
         self.GetPaymentOfReservation = channel.unary_unary(
                 '/frontrow.payment.v1.PaymentService/GetPaymentOfReservation',
                 request_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.GetPaymentOfReservationRequest.SerializeToString,
@@ -77,6 +82,16 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PayReservations(self, request, context):
+        """Pays several reservations, as Pay does. Each item fails alone, and its result is sent once it is
+        known: a slow item holds up no other. At most 256 items.
+
+        Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of Pay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPaymentOfReservation(self, request, context):
         """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
         admission has ended, because a successful payment ends it. A decline is reported once, by this
@@ -96,6 +111,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.Pay,
                     request_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayRequest.FromString,
                     response_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayResponse.SerializeToString,
+            ),
+            'PayReservations': grpc.unary_stream_rpc_method_handler(
+                    servicer.PayReservations,
+                    request_deserializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayReservationsRequest.FromString,
+                    response_serializer=frontrow_dot_payment_dot_v1_dot_payment__pb2.PayReservationsResponse.SerializeToString,
             ),
             'GetPaymentOfReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPaymentOfReservation,
@@ -133,6 +153,33 @@ class PaymentService:
             '/frontrow.payment.v1.PaymentService/Pay',
             frontrow_dot_payment_dot_v1_dot_payment__pb2.PayRequest.SerializeToString,
             frontrow_dot_payment_dot_v1_dot_payment__pb2.PayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PayReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/frontrow.payment.v1.PaymentService/PayReservations',
+            frontrow_dot_payment_dot_v1_dot_payment__pb2.PayReservationsRequest.SerializeToString,
+            frontrow_dot_payment_dot_v1_dot_payment__pb2.PayReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

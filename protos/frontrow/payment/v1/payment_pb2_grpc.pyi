@@ -54,6 +54,12 @@ class PaymentServiceStub:
     charged and this call will charge nothing, unless the connection to the database was lost
     during the commit: repeat the call to learn the outcome.
     """
+    PayReservations: _grpc.UnaryStreamMultiCallable[_payment_pb2.PayReservationsRequest, _payment_pb2.PayReservationsResponse]
+    """Pays several reservations, as Pay does. Each item fails alone, and its result is sent once it is
+    known: a slow item holds up no other. At most 256 items.
+
+    Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of Pay.
+    """
     GetPaymentOfReservation: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.GetPaymentOfReservationResponse]
     """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
     admission has ended, because a successful payment ends it. A decline is reported once, by this
@@ -88,6 +94,12 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
     charged and this call will charge nothing, unless the connection to the database was lost
     during the commit: repeat the call to learn the outcome.
+    """
+    PayReservations: _aio.UnaryStreamMultiCallable[_payment_pb2.PayReservationsRequest, _payment_pb2.PayReservationsResponse]  # type: ignore[assignment]
+    """Pays several reservations, as Pay does. Each item fails alone, and its result is sent once it is
+    known: a slow item holds up no other. At most 256 items.
+
+    Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of Pay.
     """
     GetPaymentOfReservation: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentOfReservationRequest, _payment_pb2.GetPaymentOfReservationResponse]  # type: ignore[assignment]
     """Returns the outcome of a reservation's latest payment, without starting one. For clients whose
@@ -126,6 +138,18 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         IN_PROGRESS (the first request with this key has not finished). After UNAVAILABLE nothing was
         charged and this call will charge nothing, unless the connection to the database was lost
         during the commit: repeat the call to learn the outcome.
+        """
+
+    @_abc_1.abstractmethod
+    def PayReservations(
+        self,
+        request: _payment_pb2.PayReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_payment_pb2.PayReservationsResponse], _abc.AsyncIterator[_payment_pb2.PayReservationsResponse]]:
+        """Pays several reservations, as Pay does. Each item fails alone, and its result is sent once it is
+        known: a slow item holds up no other. At most 256 items.
+
+        Reasons of the call: INVALID_REQUEST (more than 256 items). Reasons of an item: those of Pay.
         """
 
     @_abc_1.abstractmethod
