@@ -212,12 +212,15 @@ INVARIANTS = (
     ),
     Invariant(
         "payments_unlike_the_book",
-        "A payment has succeeded if and only if the sandbox provider's book has its charge.",
+        "A payment has succeeded if and only if the sandbox provider's book has its charge, in its"
+        " currency; one of nothing has no charge.",
         # An empty book belongs to a shop with another provider. Old charges leave the book.
         _rows(
             "payment",
             f"""SELECT p.id FROM payment p LEFT JOIN sandbox_charge c ON c.payment_id = p.id
-            WHERE (p.status = 'SUCCEEDED') <> (COALESCE(c.status, '') = 'APPROVED')
+            WHERE ((p.status = 'SUCCEEDED' AND p.amount <> 0)
+                    <> (COALESCE(c.status, '') = 'APPROVED')
+                    OR (p.status = 'SUCCEEDED' AND p.currency <> c.currency))
                 AND (c.payment_id IS NOT NULL
                     OR p.updated_at > NOW(6) - INTERVAL {_HOURS_OF_ROWS} HOUR)
                 AND EXISTS (SELECT 1 FROM sandbox_charge)""",

@@ -1,9 +1,10 @@
 """Payments, their outcomes, and the errors that callers receive."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from payment_service.errors import (
     AdmissionEnded,
@@ -15,6 +16,7 @@ from payment_service.errors import (
     ReservationExpired,
     ReservationNotFound,
 )
+from protos import money
 from servicekit.errors import (
     ServiceError,
     TimedOut,
@@ -29,6 +31,16 @@ class Status(enum.StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     REFUNDED = "REFUNDED"
+
+
+class Money(NamedTuple):
+    """An amount in an ISO 4217 currency."""
+
+    amount: Decimal
+    currency: str = money.DEFAULT_CURRENCY
+
+    def __str__(self) -> str:
+        return f"{money.to_text(self.amount, self.currency)} {self.currency}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class PayOrder:
 
 @dataclass(frozen=True)
 class Payment:
-    """One attempt to pay a reservation. `amount` is set once the provider has decided."""
+    """One attempt to pay a reservation. `amount` is set once the provider has decided, or nothing
+    was to be charged."""
 
     id: int
     reservation_id: int
@@ -72,12 +85,23 @@ class Payment:
     created_at: datetime
     # The price of the reservation, once it is known. A charge of any other amount is refunded.
     amount_due: Decimal | None = None
+    # Of both amounts.
+    currency: str = money.DEFAULT_CURRENCY
     # The provider's own reason for a decline; empty if there is none.
     decline_reason: str = ""
 
     @property
     def finished(self) -> bool:
         return self.status is not Status.INITIATED
+
+    @property
+    def due(self) -> Money | None:
+        """The price of the reservation, once it is known."""
+        return None if self.amount_due is None else Money(self.amount_due, self.currency)
+
+    def costing(self, due: Money) -> "Payment":
+        """Returns the payment with the price of its reservation."""
+        return replace(self, amount_due=due.amount, currency=due.currency)
 
     @property
     def declined(self) -> bool:
@@ -141,12 +165,12 @@ class Charge:
     `reason` of a decline is UPPER_SNAKE."""
 
     status: ChargeStatus
-    amount: Decimal | None = None
+    amount: Money | None = None
     reason: str = ""
 
-    def is_of(self, due: Decimal) -> bool:
+    def is_of(self, due: Money) -> bool:
         """Returns whether exactly `due` was charged."""
-        return self.amount is not None and self.amount.is_finite() and self.amount == due
+        return self.amount is not None and self.amount.amount.is_finite() and self.amount == due
 
 
 # The longest pause between two recovery attempts at a payment that the provider refuses. Shorter

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from payment_service.domain import DECLINES, Event, EventKind, Payment, Status
 from payment_service.errors import ReservationExpired
+from protos import money
 from protos.frontrow.payment.v1 import events_pb2
 from servicekit.errors import Unavailable
 
@@ -25,7 +26,9 @@ _WITH_EVENT = DECLINES | {Unavailable.code, ReservationExpired.code}
 def succeeded(payment: Payment, amount: Decimal | None, at: datetime | None = None) -> Event:
     """Encodes PaymentSucceeded. `at` is the time of the event, now by default."""
     event = events_pb2.PaymentEvent()
-    event.succeeded.amount = f"{amount:.2f}"
+    assert amount is not None, "a payment that has succeeded has an amount"
+    event.succeeded.amount = money.to_text(amount, payment.currency)
+    event.succeeded.currency = payment.currency
     if payment.admission is not None:
         event.succeeded.admission.room = payment.admission.room
         event.succeeded.admission.place_number = payment.admission.place_number

@@ -3,10 +3,9 @@
 from collections.abc import Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Protocol
 
-from payment_service.domain import Attempt, Charge, Event, Outcome, Payment, PayOrder
+from payment_service.domain import Attempt, Charge, Event, Money, Outcome, Payment, PayOrder
 
 
 class PaymentStore(Protocol):
@@ -48,7 +47,7 @@ class PaymentStore(Protocol):
         transaction. No-op if it is finished or another driver has claimed it. Returns the payment
         as it is now.
 
-        This method, `give_up` and `park` also store `payment.amount_due`.
+        This method, `give_up` and `park` also store `payment.amount_due` and its currency.
         """
 
     async def discard_rejected(self, payment: Payment) -> bool:
@@ -130,7 +129,7 @@ class OutboxStore(Protocol):
 class Reservations(Protocol):
     """The part of reservation_service that payments need."""
 
-    async def begin_payment(self, payment: Payment) -> Decimal:
+    async def begin_payment(self, payment: Payment) -> Money:
         """Step 2 of the saga. Starts the payment of a hold or renews its lease; returns the price.
 
         Raises ServiceError. After a rejection (see `domain.is_rejection`) it is certain that this
@@ -138,7 +137,7 @@ class Reservations(Protocol):
         PaymentInProgress names the other `payment_id` in its metadata, if that is known.
         """
 
-    async def price_of(self, payment: Payment) -> Decimal:
+    async def price_of(self, payment: Payment) -> Money:
         """Returns the price of the payment's reservation, which never changes, in any state of the
         reservation. Raises ServiceError."""
 
@@ -150,9 +149,10 @@ class PaymentProvider(Protocol):
     Raises ProviderRefused if a repeat will not help.
     """
 
-    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
-        """Step 3 of the saga. Returns APPROVED, DECLINED or PENDING; a repeat returns the first
-        result. The caller compares the amount that was charged with the amount due."""
+    async def charge(self, payment_id: int, user_id: int, amount: Money) -> Charge:
+        """Step 3 of the saga; not called if nothing is due. Returns APPROVED, DECLINED or PENDING;
+        a repeat returns the first result. The caller compares what was charged with what is
+        due."""
 
     async def get_charge(self, payment_id: int) -> Charge:
         """Returns the state of a charge."""

@@ -32,11 +32,13 @@ WHERE reservation_id = %s AND user_id <> %s AND amount IS NOT NULL LIMIT 1
 
 RECORD_OUTCOME = f"""
 UPDATE payment SET status = %s, amount = %s, failure_code = %s, decline_reason = %s,
-    amount_due = %s, unsent = %s, unsent_shard = %s
+    amount_due = %s, currency = %s, unsent = %s, unsent_shard = %s
 WHERE {DRIVEN_BY_US}
 """
 
-GIVE_UP = f"UPDATE payment SET failure_code = %s, amount_due = %s WHERE {DRIVEN_BY_US}"
+GIVE_UP = (
+    f"UPDATE payment SET failure_code = %s, amount_due = %s, currency = %s WHERE {DRIVEN_BY_US}"
+)
 
 RECORD_REFUND = f"""
 UPDATE payment SET status = 'REFUNDED', unsent = unsent | {EventKind.REFUND.value},
@@ -46,7 +48,9 @@ WHERE id = %s AND status = 'SUCCEEDED'
 
 MARK_DECLINE_RETURNED = "UPDATE payment SET outcome_told = TRUE WHERE id = %s"
 
-PARK = f"UPDATE payment SET driven_until = {SOON}, amount_due = %s WHERE {DRIVEN_BY_US}"
+PARK = f"""
+UPDATE payment SET driven_until = {SOON}, amount_due = %s, currency = %s WHERE {DRIVEN_BY_US}
+"""
 
 UNFINISHED = f"""
 SELECT {COLUMNS} FROM payment
@@ -112,6 +116,7 @@ class _End:
             outcome.failure_code,
             outcome.decline_reason,
             payment.amount_due,
+            payment.currency,
             0 if event is None else event.kind.value,
             None if event is None else shard_of(event.reservation_id),
             payment.id,
@@ -183,7 +188,12 @@ class PaymentRepository:
     async def give_up(self, payment: Payment, failure_code: str) -> bool:
         async with self._database.connection() as connection:
             matched = await connection.execute(
-                GIVE_UP, failure_code, payment.amount_due, payment.id, payment.attempts
+                GIVE_UP,
+                failure_code,
+                payment.amount_due,
+                payment.currency,
+                payment.id,
+                payment.attempts,
             )
         return matched > 0
 
@@ -205,6 +215,7 @@ class PaymentRepository:
                 PARK,
                 microseconds(seconds),
                 payment.amount_due,
+                payment.currency,
                 payment.id,
                 payment.attempts,
             )

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
 
-from payment_service.domain import Payment
+from payment_service.domain import Money, Payment
 from payment_service.errors import PaymentInProgress
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
+from protos.money import DEFAULT_CURRENCY
 from servicekit import client
 from servicekit.batching import Batcher
 from servicekit.errors import ServiceError, TimedOut, Unavailable
@@ -34,7 +35,7 @@ class GrpcReservations:
     ) -> None:
         self._stub = stub
         self._budget = budget
-        self._beginning: Batcher[Payment, Decimal] = Batcher(
+        self._beginning: Batcher[Payment, Money] = Batcher(
             self._begin_group,
             budget=budget / 2,
             max_batch=MAX_GROUP,
@@ -42,7 +43,7 @@ class GrpcReservations:
             direct=True,
         )
 
-    async def price_of(self, payment: Payment) -> Decimal:
+    async def price_of(self, payment: Payment) -> Money:
         reservation = await client.call(
             self._stub.GetReservation,
             reservation_pb2.GetReservationRequest(
@@ -50,9 +51,9 @@ class GrpcReservations:
             ),
             budget=self._budget / 2,
         )
-        return Decimal(reservation.price)
+        return _price(reservation)
 
-    async def begin_payment(self, payment: Payment) -> Decimal:
+    async def begin_payment(self, payment: Payment) -> Money:
         clock = asyncio.get_running_loop().time
         # An attempt without an answer takes half of the budget, so that there is a second one.
         last_start = clock() + self._budget / 2
@@ -73,7 +74,7 @@ class GrpcReservations:
                     raise error from None
             await asyncio.sleep(call_pause(attempt))
 
-    async def _try_to_begin(self, payment: Payment) -> Decimal:
+    async def _try_to_begin(self, payment: Payment) -> Money:
         """Begins a payment in one call with others. If the service refuses the call as a whole,
         begins it by itself, so that only the culprit fails."""
         try:
@@ -84,7 +85,7 @@ class GrpcReservations:
             raise result from None
         return result
 
-    async def _begin_group(self, payments: Sequence[Payment]) -> Sequence[Decimal | Exception]:
+    async def _begin_group(self, payments: Sequence[Payment]) -> Sequence[Money | Exception]:
         try:
             return await self._begin(payments)
         except RemoteError as error:
@@ -92,7 +93,7 @@ class GrpcReservations:
                 raise
             raise _Refused from error
 
-    async def _begin(self, payments: Sequence[Payment]) -> Sequence[Decimal | Exception]:
+    async def _begin(self, payments: Sequence[Payment]) -> Sequence[Money | Exception]:
         response = await client.call(
             self._stub.BeginPayments,
             reservation_pb2.BeginPaymentsRequest(items=map(_request, payments)),
@@ -103,9 +104,15 @@ class GrpcReservations:
         return [
             from_item_error(result.error)
             if result.HasField("error")
-            else Decimal(result.reservation.price)
+            else _price(result.reservation)
             for result in response.results
         ]
+
+
+def _price(
+    reservation: reservation_pb2.Reservation | reservation_pb2.GetReservationResponse,
+) -> Money:
+    return Money(Decimal(reservation.price), reservation.currency or DEFAULT_CURRENCY)
 
 
 def _request(payment: Payment) -> reservation_pb2.BeginPaymentRequest:

@@ -8,7 +8,7 @@ from servicekit.mysql import Connection, Row
 # `outcome_told` is the stored name of `Payment.decline_returned`.
 COLUMNS = """
 id, reservation_id, user_id, status, amount, failure_code, outcome_told, room, place_number,
-failed_payment_id, attempts, created_at, amount_due, decline_reason
+failed_payment_id, attempts, created_at, amount_due, decline_reason, currency
 """
 
 GET = f"SELECT {COLUMNS} FROM payment WHERE id = %s"
@@ -37,6 +37,7 @@ def payment_from(row: Row) -> Payment:
         created_at=row.created_at.replace(tzinfo=UTC),
         amount_due=row.amount_due,
         decline_reason=row.decline_reason,
+        currency=row.currency,
     )
 
 

@@ -3,7 +3,7 @@
     1  store.create_payment            INITIATED; its creator drives it
     2  reservations.begin_payment      HELD -> PAYING, for this payment only
     3  provider.charge                 the payment id is the idempotency key; a charge of another
-                                       amount than the price is refunded
+                                       amount than the price is refunded. Not if nothing is due
     4  store.record_outcome            SUCCEEDED or FAILED, and its event, in one transaction
     5  the answer; the relay publishes the event
 
@@ -13,7 +13,6 @@ at any point, `resume` therefore continues from the state at the provider and th
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
 from prometheus_client import Counter
 
@@ -22,6 +21,7 @@ from payment_service.domain import (
     LONGEST_REFUSED_PARK_SECONDS,
     Charge,
     ChargeStatus,
+    Money,
     Outcome,
     Payment,
     Status,
@@ -80,9 +80,9 @@ class Saga:
             due = await self._begin(payment)
         except ServiceError as error:
             return await self._end_uncharged(payment, error)
-        payment = replace(payment, amount_due=due)
+        payment = payment.costing(due)
         try:
-            charge = await self._provider.charge(payment.id, payment.user_id, due)
+            charge = await self._charge(payment, due)
         except (ProviderUnavailable, TimeoutError):
             return await self._park(payment)
         except ProviderRefused as error:
@@ -113,10 +113,13 @@ class Saga:
             and age < self._renewal_seconds
         ):
             payment = await self.renew_hold(payment)
+            if payment.due is not None and not payment.due.amount:
+                # Nobody was asked to charge it, and the provider need not say so.
+                charge = _nothing_due(payment.due)
         if charge.status is ChargeStatus.APPROVED and payment.amount_due is None:
             # Its driver crashed before it stored the price, and the hold cannot be renewed.
             try:
-                payment = replace(payment, amount_due=await self._reservations.price_of(payment))
+                payment = payment.costing(await self._reservations.price_of(payment))
             except ServiceError as error:
                 if not is_final_rejection(error):
                     return await self._park(payment)
@@ -128,12 +131,18 @@ class Saga:
         """Renews the hold of a payment that was, or may have been, charged. Logs a refusal: the
         payment's event then decides about the seat. Returns the payment, with the amount due."""
         try:
-            return replace(payment, amount_due=await self._reservations.begin_payment(payment))
+            return payment.costing(await self._reservations.begin_payment(payment))
         except ServiceError as error:
             log.warning("hold_not_renewed", payment_id=payment.id, code=error.code)
             return payment
 
-    async def _begin(self, payment: Payment) -> Decimal:
+    async def _charge(self, payment: Payment, due: Money) -> Charge:
+        """Step 3. Raises what `PaymentProvider.charge` raises."""
+        if not due.amount:
+            return _nothing_due(due)
+        return await self._provider.charge(payment.id, payment.user_id, due)
+
+    async def _begin(self, payment: Payment) -> Money:
         """Step 2. A payment of the reservation or of the admission that has failed does not stand
         in the way, although its failure event may not have reached the reservation.
 
@@ -159,9 +168,9 @@ class Saga:
             if not is_final_rejection(error):
                 return await self._park(payment)
             return await self._give_up(payment, error.code)
-        payment = replace(payment, amount_due=due)
+        payment = payment.costing(due)
         try:
-            charge = await self._provider.charge(payment.id, payment.user_id, due)
+            charge = await self._charge(payment, due)
         except ProviderRefused as error:
             # It had not received this charge, and does not accept it.
             _warn_refused(payment, error)
@@ -219,12 +228,12 @@ class Saga:
         if charge.status is ChargeStatus.PENDING:
             return await self._park(payment, longest_park)
         if charge.status is ChargeStatus.APPROVED:
-            due = payment.amount_due
+            due = payment.due
             assert due is not None, "known since BeginPayment, or read by `resume`"
             if not charge.is_of(due):
-                return await self._refuse_amount(payment, charge)
-            outcome = Outcome(Status.SUCCEEDED, due)
-            event = events.succeeded(payment, due)
+                return await self._refuse_amount(payment, charge, due)
+            outcome = Outcome(Status.SUCCEEDED, due.amount)
+            event = events.succeeded(payment, due.amount)
         elif charge.status is ChargeStatus.DECLINED:
             outcome = Outcome(
                 Status.FAILED, payment.amount_due, PaymentDeclined.code, charge.reason
@@ -236,15 +245,15 @@ class Saga:
             event = events.failed(payment, ReservationExpired.code)
         return await self._store.record_outcome(payment, outcome, event)
 
-    async def _refuse_amount(self, payment: Payment, charge: Charge) -> Payment:
+    async def _refuse_amount(self, payment: Payment, charge: Charge, due: Money) -> Payment:
         AMOUNT_DIFFERS.inc()
         log.error(
             "charge_amount_differs",
             payment_id=payment.id,
             reservation_id=payment.reservation_id,
-            due=f"{payment.amount_due:.2f}",
+            due=str(due),
             # None: the provider stated no valid amount.
-            charged=None if charge.amount is None else str(charge.amount),
+            charged=charge.amount and f"{charge.amount.amount} {charge.amount.currency}",
         )
         return await self._give_up(payment, ChargeAmountDiffers.code)
 
@@ -252,6 +261,11 @@ class Saga:
         seconds = min(longest, 0.5 * 2 ** min(payment.attempts, 10))
         await self._store.park(payment, seconds)
         return payment
+
+
+def _nothing_due(due: Money) -> Charge:
+    """What stands for the charge of a reservation that costs nothing."""
+    return Charge(ChargeStatus.APPROVED, due)
 
 
 def _warn_refused(payment: Payment, error: ProviderRefused) -> None:

@@ -108,7 +108,8 @@ class PaymentService:
             return
         if payment.status is not Status.SUCCEEDED:
             raise InvalidRequest("Only a payment that succeeded can be refunded.")
-        await self._provider.refund(payment_id)
+        if payment.amount:  # otherwise nothing was charged
+            await self._provider.refund(payment_id)
         await self._store.record_refund(payment_id, events.refunded(payment))
         log.info("payment_refunded", payment_id=payment_id)
 

@@ -1,9 +1,8 @@
 """Adds a deadline, bounded retries and a circuit breaker to any provider."""
 
 import asyncio
-from decimal import Decimal
 
-from payment_service.domain import Charge
+from payment_service.domain import Charge, Money
 from payment_service.errors import ProviderUnavailable
 from payment_service.ports import PaymentProvider
 from payment_service.providers.breaker import CircuitBreaker
@@ -29,7 +28,7 @@ class GuardedProvider:
         self._timeout = timeout
         self._breaker = breaker
 
-    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+    async def charge(self, payment_id: int, user_id: int, amount: Money) -> Charge:
         if not self._breaker.allows():
             raise ProviderUnavailable("The payment provider keeps failing; nothing was sent.")
         try:
@@ -49,7 +48,7 @@ class GuardedProvider:
         async with asyncio.timeout(call_context.remaining(self._timeout)):
             await self._provider.refund(payment_id)
 
-    async def _try_charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+    async def _try_charge(self, payment_id: int, user_id: int, amount: Money) -> Charge:
         for attempt in range(1, CHARGE_ATTEMPTS):
             try:
                 return await self._provider.charge(payment_id, user_id, amount)

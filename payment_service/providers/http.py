@@ -1,18 +1,22 @@
 """A payment service provider over HTTP and JSON.
 
-    POST {base}/charges                    {"paymentId": "3", "userId": "42", "amount": "150000.00"}
+    POST {base}/charges                    {"paymentId": "3", "userId": "42", "amount": "150000.00",
+                                            "currency": "KRW"}
     GET  {base}/charges/{paymentId}
     POST {base}/charges/{paymentId}/refund
 
 with `Authorization: Bearer <key>`; the POSTs also with `Idempotency-Key`. The first two answer
 200, 201 or 202 with {"status": "APPROVED" | "DECLINED" | "PENDING" | "REFUNDED", "amount":
-"150000.00", "reason": "CARD_DECLINED"}; a decline may also come as 402 with that body. 404 for a
-charge that the provider does not know. A refund answers 2xx, and has to bar a charge that the
-provider has not received yet. A provider with another API needs an adapter like this one.
+"150000.00", "currency": "KRW", "reason": "CARD_DECLINED"}; a decline may also come as 402 with that
+body. 404 for a charge that the provider does not know. A refund answers 2xx, and has to bar a
+charge that the provider has not received yet. A provider with another API needs an adapter like
+this one.
 
-An amount is a string of digits, with a point and one or two places or without. Anything else is no
-amount: a JSON number may have lost places, and "1e5" or "NaN" is no sum of money. An approved
-charge without a valid amount counts as a charge of another amount than asked.
+A currency is an ISO 4217 code; an answer without one means KRW. An amount is a string of digits,
+without a point, or with one and one or two places, or three where the currency has three. Anything
+else is no amount: a JSON number may have lost places, and "1e5" or "NaN" is no sum of money. An
+approved charge without a valid amount counts as a charge of another amount than asked. A charge of
+nothing is never asked for.
 """
 
 import re
@@ -22,20 +26,22 @@ from typing import Any
 import httpx
 import pydantic
 
-from payment_service.domain import Charge, ChargeStatus
+from payment_service.domain import Charge, ChargeStatus, Money
 from payment_service.errors import ProviderRefused, ProviderUnavailable
+from protos import money
 
 # The 4xx that may succeed later: request timeout, too many requests.
 _TEMPORARY = (408, 429)
 
 # As many digits as the columns of amounts have.
-_AMOUNT = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,2})?")
+_AMOUNT = re.compile(r"-?[0-9]{1,12}(\.(?P<places>[0-9]{1,3}))?")
 _REASON = re.compile(r"[A-Z0-9_]{1,64}")
 
 
 class _Response(pydantic.BaseModel):
     status: ChargeStatus
     amount: Any = None
+    currency: Any = money.DEFAULT_CURRENCY
     reason: Any = None
 
 
@@ -50,7 +56,7 @@ class HttpProvider:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+    async def charge(self, payment_id: int, user_id: int, amount: Money) -> Charge:
         response = await self._send(
             "POST",
             "/charges",
@@ -58,7 +64,8 @@ class HttpProvider:
             json={
                 "paymentId": str(payment_id),
                 "userId": str(user_id),
-                "amount": f"{amount:.2f}",
+                "amount": money.to_text(*amount),
+                "currency": amount.currency,
             },
         )
         charge = _read(response)
@@ -104,12 +111,22 @@ def _read(response: httpx.Response) -> Charge:
         body = _Response.model_validate_json(response.content)
     except pydantic.ValidationError as error:
         raise ProviderUnavailable("The payment provider's response is invalid.") from error
-    amount = Decimal(body.amount) if _matches(_AMOUNT, body.amount) else None
+    amount = _money(body.amount, body.currency)
     if body.status is not ChargeStatus.DECLINED:
         return Charge(body.status, amount)
     return Charge(
         body.status, amount, body.reason if _matches(_REASON, body.reason) else "DECLINED"
     )
+
+
+def _money(amount: object, currency: object) -> Money | None:
+    """Returns what the provider states, None if that is no sum of money."""
+    if not isinstance(currency, str) or not money.is_currency(currency):
+        return None
+    found = _AMOUNT.fullmatch(amount) if isinstance(amount, str) else None
+    if found is None or len(found["places"] or "") > max(2, money.decimal_places(currency)):
+        return None
+    return Money(Decimal(found[0]), currency)
 
 
 def _matches(pattern: re.Pattern[str], value: object) -> bool:

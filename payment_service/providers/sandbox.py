@@ -8,6 +8,7 @@ The millions of the user id decide (user 99402000007 is a 99402):
     99504   never answers in time, but the charge settles: approved after 2 seconds
     99505   the same, but declined
     99409   approved, but for 1.00 more than asked
+    99410   approved, but in another currency
     99509   never answers in time, but the charge settles: as 99409, after 2 seconds
 
 It keeps its charges in a table of its own, sandbox_charge, through its own connections, so that
@@ -17,9 +18,8 @@ they survive a crash of the service, as at a real provider.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
-from payment_service.domain import Charge, ChargeStatus
+from payment_service.domain import Charge, ChargeStatus, Money
 from payment_service.errors import ProviderUnavailable
 from payment_service.groups import Groups, hasty
 from servicekit.mysql import Database, Row, Statement
@@ -31,6 +31,7 @@ FAILING = 99503
 SILENT_APPROVED = 99504
 SILENT_DECLINED = 99505
 OTHER_AMOUNT = 99409
+OTHER_CURRENCY = 99410
 SILENT_OTHER_AMOUNT = 99509
 
 SLOW_SECONDS = 2.0
@@ -43,18 +44,18 @@ DECLINE_REASON = "CARD_DECLINED"
 # SYSDATE, because NOW is the start of the statement. If a statement waits for the lock of another,
 # the other decides after that start, and NOW would report the decided charge as still settling.
 CHARGE = """
-INSERT INTO sandbox_charge (payment_id, user_id, amount, status, decided_at, calls)
+INSERT INTO sandbox_charge (payment_id, user_id, amount, currency, status, decided_at, calls)
 VALUES {}
 ON DUPLICATE KEY UPDATE calls = calls + 1,
     decided_at = IF(status = 'UNKNOWN' AND calls > %s, NOW(6), decided_at),
     status = IF(status = 'UNKNOWN' AND calls > %s, 'APPROVED', status)
-RETURNING payment_id, status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
+RETURNING payment_id, status, amount, currency, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
 """
 
-NEW_CHARGE = "(%s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)"
+NEW_CHARGE = "(%s, %s, %s, %s, %s, NOW(6) + INTERVAL %s SECOND, 1)"
 
 KNOWN = """
-SELECT status, amount, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
+SELECT status, amount, currency, COALESCE(decided_at > SYSDATE(6), FALSE) AS settling
 FROM sandbox_charge WHERE payment_id = %s
 """
 
@@ -89,14 +90,14 @@ class _Order:
 
     payment_id: int
     user_id: int
-    amount: Decimal
+    amount: Money
     decision: ChargeStatus
     settling_seconds: float
 
     @property
     def values(self) -> tuple[object, ...]:
         """The values of NEW_CHARGE."""
-        return self.payment_id, self.user_id, self.amount, self.decision, self.settling_seconds
+        return self.payment_id, self.user_id, *self.amount, self.decision, self.settling_seconds
 
 
 class SandboxProvider:
@@ -109,7 +110,7 @@ class SandboxProvider:
         self._database = database
         self._book = Groups(self._write)
 
-    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+    async def charge(self, payment_id: int, user_id: int, amount: Money) -> Charge:
         kind = user_id // MAGIC
         if kind == FAILING:
             decision = ChargeStatus.UNKNOWN
@@ -119,7 +120,11 @@ class SandboxProvider:
             decision = ChargeStatus.APPROVED
         silent = kind in (SILENT_APPROVED, SILENT_DECLINED, SILENT_OTHER_AMOUNT)
         settling = SETTLING_SECONDS if silent else 0
-        charged = amount + 1 if kind in (OTHER_AMOUNT, SILENT_OTHER_AMOUNT) else amount
+        charged = amount
+        if kind in (OTHER_AMOUNT, SILENT_OTHER_AMOUNT):
+            charged = amount._replace(amount=amount.amount + 1)
+        elif kind == OTHER_CURRENCY:
+            charged = amount._replace(currency="EUR" if amount.currency != "EUR" else "USD")
         charge = await self._book.submit(_Order(payment_id, user_id, charged, decision, settling))
         if charge.status is ChargeStatus.UNKNOWN:
             raise ProviderUnavailable("The sandbox fails the charges of this user.")
@@ -164,4 +169,6 @@ def _charge(row: Row | None) -> Charge:
     if row.settling and row.status != ChargeStatus.REFUNDED:
         return Charge(ChargeStatus.PENDING)
     reason = DECLINE_REASON if row.status == ChargeStatus.DECLINED else ""
-    return Charge(ChargeStatus(row.status), row.amount, reason)
+    # Barred before it was charged, it has no amount.
+    amount = None if row.amount is None else Money(row.amount, row.currency)
+    return Charge(ChargeStatus(row.status), amount, reason)

@@ -14,6 +14,7 @@ from payment_service.domain import (
     Charge,
     ChargeStatus,
     Event,
+    Money,
     Outcome,
     Payment,
     PayOrder,
@@ -188,7 +189,9 @@ class FakePaymentStore:
     async def park(self, payment: Payment, seconds: float) -> None:
         if self._driven_by(payment):
             now = self.payments[payment.id]
-            self.payments[payment.id] = replace(now, amount_due=payment.amount_due)
+            self.payments[payment.id] = replace(
+                now, amount_due=payment.amount_due, currency=payment.currency
+            )
             self._driven_until[payment.id] = time.monotonic() + seconds
 
     async def claim_unfinished(self, *, lease_seconds: float, limit: int) -> Sequence[Payment]:
@@ -259,6 +262,7 @@ class FakeReservations:
 
     def __init__(self, price: str = "150000.00") -> None:
         self.price = Decimal(price)
+        self.currency = "KRW"
         self.owners: dict[int, int] = {}
         self.paying: dict[int, int] = {}
         # The payment that is in progress with an admission, and the admissions that one has ended.
@@ -275,12 +279,12 @@ class FakeReservations:
     def lapse(self, reservation_id: int) -> None:
         self.lapsed.add(reservation_id)
 
-    async def price_of(self, payment: Payment) -> Decimal:
+    async def price_of(self, payment: Payment) -> Money:
         if payment.reservation_id not in self.owners:
             raise ReservationNotFound("There is no such reservation.")
-        return self.price
+        return Money(self.price, self.currency)
 
-    async def begin_payment(self, payment: Payment) -> Decimal:
+    async def begin_payment(self, payment: Payment) -> Money:
         await asyncio.sleep(0)
         self.calls.append(payment.id)
         if self.troubles:
@@ -304,17 +308,18 @@ class FakeReservations:
                 raise PaymentInProgress("Another payment is under way.", payment_id=paying)
             self.paying_with[payment.admission] = payment.id
         self.paying[payment.reservation_id] = payment.id
-        return self.price
+        return Money(self.price, self.currency)
 
 
 class FakeProvider:
     """Implements ports.PaymentProvider. `answer` is its decision, `amount` what it charges if not
-    the amount asked. The next calls raise `troubles`, one each, before anything is charged;
-    `late_troubles` after the charge."""
+    the amount asked, `currency` likewise. The next calls raise `troubles`, one each, before
+    anything is charged; `late_troubles` after the charge."""
 
     def __init__(self) -> None:
         self.answer = ChargeStatus.APPROVED
         self.amount: Decimal | None = None
+        self.currency: str | None = None
         self.book: dict[int, Charge] = {}
         self.refunds: list[int] = []
         self.troubles: list[Exception] = []
@@ -325,11 +330,13 @@ class FakeProvider:
         """The ids of the payments that are charged and not refunded."""
         return [i for i, charge in self.book.items() if charge.status is ChargeStatus.APPROVED]
 
-    async def charge(self, payment_id: int, user_id: int, amount: Decimal) -> Charge:
+    async def charge(self, payment_id: int, user_id: int, amount: Money) -> Charge:
         await asyncio.sleep(0)
         if self.troubles:
             raise self.troubles.pop(0)
-        charged = amount if self.amount is None else self.amount
+        charged = Money(
+            amount.amount if self.amount is None else self.amount, self.currency or amount.currency
+        )
         decided = Charge(self.answer, charged, _reason(self.answer))
         charge = self.book.setdefault(payment_id, decided)
         if self.late_troubles:

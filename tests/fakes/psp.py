@@ -26,6 +26,7 @@ INVALID_AMOUNTS: tuple[object, ...] = (
     "Infinity",
     "1.5e5",
     "150000.000",
+    "150000.0000",
     "150000.",
     "+150000.00",
     "150,000.00",
@@ -33,7 +34,7 @@ INVALID_AMOUNTS: tuple[object, ...] = (
     " 150000.00",
     "150000.00\n",
     "\u0661\u0665\u0660\u0660\u0660\u0660.00",
-    "99999999999.00",
+    "9999999999999.00",
 )
 
 
@@ -48,6 +49,8 @@ class Psp:
         self.reason: object = "DECLINED"
         # What it states instead of the amount that it is asked for; ABSENT states none.
         self.amount: object = AS_ASKED
+        # The same of the currency.
+        self.currency: object = AS_ASKED
         self.refuses_refunds = False
         self.body: bytes | None = None
 
@@ -64,11 +67,10 @@ class Psp:
         if self.status >= 400 and self.status != 402:
             return self.status, {}
         if path == "/v1/charges":
-            charge = {"status": self.decision, "amount": content["amount"], "reason": self.reason}
-            if self.amount is ABSENT:
-                del charge["amount"]
-            elif self.amount is not AS_ASKED:
-                charge["amount"] = self.amount
+            charge = {"status": self.decision, "reason": self.reason}
+            for name, stated in (("amount", self.amount), ("currency", self.currency)):
+                if stated is not ABSENT:
+                    charge[name] = content[name] if stated is AS_ASKED else stated
             return self.status, self.charges.setdefault(content["paymentId"], charge)
         payment_id = path.split("/")[3]
         if path.endswith("/refund"):

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from prometheus_client import REGISTRY
 
-from payment_service.domain import ChargeStatus, Payment, PayOrder, Status
+from payment_service.domain import ChargeStatus, Money, Payment, PayOrder, Status
 from payment_service.errors import (
     ChargeAmountDiffers,
     ProviderRefused,
@@ -107,9 +107,17 @@ class TestFake:
         await recover(shop)
         assert_refused(shop, caplog)
 
-    async def test_a_charge_of_0_for_a_free_seat_is_right(self, shop: Shop) -> None:
-        shop.reservations.price = Decimal("0.00")
-        assert (await shop.service.pay(ORDER)).amount == 0
+    async def test_another_currency_is_another_amount(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture, count: float
+    ) -> None:
+        shop.provider.currency = "EUR"
+        with pytest.raises(ChargeAmountDiffers):
+            await shop.service.pay(ORDER)
+        assert_refused(shop, caplog)
+        assert shop.provider.refunds == [1]
+        assert differing() == count + 1
+        [record] = [r for r in caplog.records if r.message == "charge_amount_differs"]
+        assert (record.due, record.charged) == ("150000.00 KRW", "150000.00 EUR")  # type: ignore[attr-defined]
 
     async def test_a_key_keeps_the_answer(self, shop: Shop) -> None:
         shop.provider.amount = Decimal(1)
@@ -117,6 +125,57 @@ class TestFake:
             with pytest.raises(ChargeAmountDiffers):
                 await shop.service.pay(PayOrder(9, 42, "key"))
         assert shop.provider.refunds == [1]
+
+
+class TestCurrency:
+    @pytest.mark.parametrize(("price", "currency"), [("12.345", "KWD"), ("7.50", "EUR")])
+    async def test_a_payment_has_that_of_its_reservation(
+        self, shop: Shop, price: str, currency: str
+    ) -> None:
+        shop.reservations.price, shop.reservations.currency = Decimal(price), currency
+        payment = await shop.service.pay(ORDER)
+        assert (payment.status, payment.due) == (Status.SUCCEEDED, (Decimal(price), currency))
+        assert shop.provider.book[1].amount == (Decimal(price), currency)
+        [event] = shop.events
+        assert (event.succeeded.amount, event.succeeded.currency) == (price, currency)
+
+    async def test_recovery_knows_it(self, shop: Shop) -> None:
+        shop.reservations.currency = "EUR"
+        await shop.pay_without_answer(ORDER)
+        assert stored(shop).currency == "EUR"
+        await recover(shop)
+        assert (stored(shop).status, stored(shop).currency) == (Status.SUCCEEDED, "EUR")
+
+
+class TestNothingDue:
+    @pytest.fixture
+    async def shop(self, shop: Shop) -> Shop:
+        """A free seat, and a provider that is unavailable."""
+        shop.reservations.price = Decimal("0.00")
+        shop.provider.troubles = [ProviderUnavailable("unavailable")] * 5
+        return shop
+
+    async def test_is_paid_without_a_charge(self, shop: Shop) -> None:
+        payment = await shop.service.pay(ORDER)
+        assert (payment.status, payment.amount) == (Status.SUCCEEDED, Decimal(0))
+        assert [event.succeeded.amount for event in shop.events] == ["0.00"]
+        assert shop.provider.book == {}
+
+    async def test_needs_no_refund(self, shop: Shop) -> None:
+        payment = await shop.service.pay(ORDER)
+        await shop.service.refund(payment.id, 9)
+        assert stored(shop).status is Status.REFUNDED
+        assert shop.event_kinds == ["succeeded", "refunded"]
+        assert shop.provider.book == {}
+
+    @pytest.mark.parametrize("available", [False, True])
+    async def test_recovery_needs_no_charge_either(self, shop: Shop, available: bool) -> None:
+        await shop.abandoned(ORDER)
+        if available:
+            shop.provider.troubles.clear()
+        await shop.recovery.recover_batch()
+        assert (stored(shop).status, stored(shop).amount) == (Status.SUCCEEDED, Decimal(0))
+        assert shop.provider.book == {}
 
 
 class TestHttp:
@@ -184,10 +243,10 @@ class TestCrashes:
 
     async def test_without_reservation_service_the_payment_waits(self, shop: Shop) -> None:
         payment = await shop.abandoned(ORDER)
-        await shop.provider.charge(payment.id, 42, PRICE)
+        await shop.provider.charge(payment.id, 42, Money(PRICE))
         shop.reservations.lapse(9)
 
-        async def unavailable(_: Payment) -> Decimal:
+        async def unavailable(_: Payment) -> Money:
             raise Unavailable("unavailable")
 
         price_of = shop.reservations.price_of
@@ -200,7 +259,7 @@ class TestCrashes:
 
     async def test_a_charge_for_a_removed_reservation_is_refunded(self, shop: Shop) -> None:
         payment = await shop.abandoned(ORDER)
-        await shop.provider.charge(payment.id, 42, PRICE)
+        await shop.provider.charge(payment.id, 42, Money(PRICE))
         shop.reservations.owners.clear()
         await recover(shop)
         assert shop.provider.refunds == [1]

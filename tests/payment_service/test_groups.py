@@ -16,6 +16,7 @@ from payment_service.domain import (
     Attempt,
     Charge,
     ChargeStatus,
+    Money,
     Outcome,
     Payment,
     PayOrder,
@@ -349,6 +350,10 @@ class TestOutcome:
         assert {p.status for p in await asyncio.gather(*tasks)} == {Status.SUCCEEDED}
 
 
+def price(payment: Payment) -> Money:
+    return Money(PRICE + payment.id % 7)
+
+
 class TestBook:
     async def test_charges_that_come_together_are_one_statement(
         self, database: Database, payments: PaymentRepository, packets: Packets
@@ -356,11 +361,9 @@ class TestBook:
         mine = await created(payments)
         provider = SandboxProvider(database)
         packets.sql.clear()
-        charges = await asyncio.gather(
-            *(provider.charge(p.id, p.user_id, PRICE + p.id % 7) for p in mine)
-        )
+        charges = await asyncio.gather(*(provider.charge(p.id, p.user_id, price(p)) for p in mine))
         assert packets.sizes("INSERT INTO sandbox_charge", "INTERVAL") == SIZES
-        assert charges == [Charge(ChargeStatus.APPROVED, PRICE + p.id % 7) for p in mine]
+        assert charges == [Charge(ChargeStatus.APPROVED, price(p)) for p in mine]
         for payment, charge in zip(mine, charges, strict=True):
             assert await provider.get_charge(payment.id) == charge
 
@@ -369,7 +372,7 @@ class TestBook:
     ) -> None:
         mine = await created(payments)
         provider = SandboxProvider(database)
-        amounts = [Decimal("1e20") if number == 9 else PRICE for number in range(COUNT)]
+        amounts = [Money(Decimal("1e20") if number == 9 else PRICE) for number in range(COUNT)]
         charges = await asyncio.gather(
             *(
                 provider.charge(payment.id, payment.user_id, amount)
@@ -378,7 +381,7 @@ class TestBook:
             return_exceptions=True,
         )
         assert isinstance(charges.pop(9), DatabaseError)
-        assert charges == [Charge(ChargeStatus.APPROVED, PRICE)] * (COUNT - 1)
+        assert charges == [Charge(ChargeStatus.APPROVED, Money(PRICE))] * (COUNT - 1)
 
     async def test_a_slow_charge_holds_up_itself_only(
         self, database: Database, payments: PaymentRepository
@@ -388,7 +391,7 @@ class TestBook:
         provider = SandboxProvider(database)
         slow = 99504 * 1_000_000
         charging = [
-            asyncio.create_task(provider.charge(p.id, slow if number == 9 else p.user_id, PRICE))
+            asyncio.create_task(provider.charge(p.id, slow if number == 9 else p.user_id, price(p)))
             for number, p in enumerate(mine)
         ]
         done, pending = await asyncio.wait(charging, timeout=1)

@@ -1,13 +1,15 @@
 """The revision that removes the table of the outbox: what the version before left in it is sent."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from alembic.script import Script
 
+import servicekit.migrate
 from harness.local.stack import Stack
 from payment_service import events
 from payment_service.domain import Event, EventKind, Payment, Status
@@ -87,13 +89,28 @@ class Expanded:
 
 
 @pytest.fixture
-async def shop(servers: Stack, mysql_urls: dict[str, str]) -> AsyncIterator[Expanded]:
+async def shop(
+    servers: Stack, mysql_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Expanded]:
     schema = f"contracted{next(_numbers)}"
     servers.mariadb.create_database(schema, schema)
     url = f"mysql://{schema}:{schema}@{servers.mariadb.address}/{schema}"
-    assert not migrate("payment_service", url, expand=True)
+    with monkeypatch.context() as patch:
+        # Later revisions need this one.
+        patch.setattr(servicekit.migrate, "_before_contraction", _before_0004)
+        assert not migrate("payment_service", url, expand=True)
     async with Database(url) as database:
+        async with database.connection() as connection:
+            # This version reads it. 0005 adds it where it is missing.
+            await connection.execute(
+                """ALTER TABLE payment
+                ADD COLUMN currency CHAR(3) CHARACTER SET ascii NOT NULL DEFAULT 'KRW'"""
+            )
         yield Expanded(url, database)
+
+
+def _before_0004(pending: Sequence[Script]) -> Sequence[Script]:
+    return [each for each in pending if each.revision < "0004"]
 
 
 def as_left(sent: list[Event]) -> list[tuple[str, int, bytes]]:

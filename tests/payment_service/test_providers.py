@@ -9,7 +9,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from payment_service.domain import Charge, ChargeStatus
+from payment_service.domain import Charge, ChargeStatus, Money
 from payment_service.errors import ProviderRefused, ProviderUnavailable
 from payment_service.providers import sandbox
 from payment_service.providers.breaker import CircuitBreaker
@@ -19,9 +19,9 @@ from payment_service.providers.sandbox import SandboxProvider
 from servicekit.errors import is_transient
 from servicekit.mysql import Database
 from tests.fakes.payment import FakeProvider
-from tests.fakes.psp import INVALID_AMOUNTS, Psp, http_provider
+from tests.fakes.psp import ABSENT, INVALID_AMOUNTS, Psp, http_provider
 
-PRICE = Decimal("150000.00")
+PRICE = Money(Decimal("150000.00"))
 APPROVED = Charge(ChargeStatus.APPROVED, PRICE)
 DECLINED = Charge(ChargeStatus.DECLINED, PRICE, "CARD_DECLINED")
 payment_ids = itertools.count(random.randrange(1, 1 << 40))
@@ -193,7 +193,12 @@ class TestHttp:
         assert (method, path) == ("POST", "/v1/charges")
         assert headers["authorization"] == "Bearer key"
         assert headers["idempotency-key"] == "charge-3"
-        assert content == {"paymentId": "3", "userId": "42", "amount": "150000.00"}
+        assert content == {
+            "paymentId": "3",
+            "userId": "42",
+            "amount": "150000.00",
+            "currency": "KRW",
+        }
 
     @pytest.mark.parametrize("status", [200, 402])
     async def test_a_decline(self, psp: Psp, provider: HttpProvider, status: int) -> None:
@@ -216,6 +221,31 @@ class TestHttp:
         psp.amount = amount
         for charge in (await provider.charge(3, 42, PRICE), await provider.get_charge(3)):
             assert charge.is_of(PRICE)
+
+    @pytest.mark.parametrize(("amount", "currency"), [("7.50", "EUR"), ("12.345", "KWD")])
+    async def test_an_amount_has_the_places_of_its_currency(
+        self, psp: Psp, provider: HttpProvider, amount: str, currency: str
+    ) -> None:
+        price = Money(Decimal(amount), currency)
+        assert (await provider.charge(3, 42, price)).is_of(price)
+        assert (await provider.get_charge(3)).is_of(price)
+        content = psp.requests[0][3]
+        assert (content["amount"], content["currency"]) == (amount, currency)
+
+    async def test_an_answer_without_a_currency_means_krw(
+        self, psp: Psp, provider: HttpProvider
+    ) -> None:
+        psp.currency = ABSENT
+        assert await provider.charge(3, 42, PRICE) == APPROVED
+        euros = Money(PRICE.amount, "EUR")
+        assert not (await provider.charge(4, 42, euros)).is_of(euros)
+
+    @pytest.mark.parametrize("currency", [None, 410, "", "krw", "KRX", "XAU", "KRWKRW"])
+    async def test_an_amount_in_no_currency_is_none(
+        self, psp: Psp, provider: HttpProvider, currency: object
+    ) -> None:
+        psp.currency = currency
+        assert await provider.charge(3, 42, PRICE) == Charge(ChargeStatus.APPROVED, None)
 
     @pytest.mark.parametrize("amount", INVALID_AMOUNTS)
     async def test_an_invalid_amount_is_none(

@@ -13,6 +13,7 @@ from payment_service.domain import (
     LONGEST_REFUSED_PARK_SECONDS,
     Charge,
     ChargeStatus,
+    Money,
     Outcome,
     Payment,
     PayOrder,
@@ -112,7 +113,7 @@ async def test_a_charge_that_arrives_after_recovery_gave_up_is_barred(shop: Shop
     payment = await shop.abandoned(ORDER)
     shop.reservations.lapse(9)
     await shop.recover()
-    charge = await shop.provider.charge(payment.id, 42, shop.reservations.price)
+    charge = await shop.provider.charge(payment.id, 42, Money(shop.reservations.price))
     assert charge.status is ChargeStatus.DECLINED
     assert shop.provider.charged == []
 
@@ -224,7 +225,7 @@ async def test_a_charge_that_the_provider_refuses_is_given_up(shop: Shop) -> Non
     assert payment is not None
     assert (payment.status, payment.failure_code) == (Status.FAILED, Unavailable.code)
     assert shop.event_kinds == ["failed"], "the seat goes back to its hold"
-    assert (await charge(1, 42, shop.reservations.price)).status is ChargeStatus.DECLINED
+    assert (await charge(1, 42, Money(shop.reservations.price))).status is ChargeStatus.DECLINED
     shop.provider.charge = charge  # type: ignore[method-assign]
     assert (await shop.service.pay(ORDER)).status is Status.SUCCEEDED
 
@@ -267,4 +268,4 @@ async def test_a_finished_payment_does_not_change(shop: Shop) -> None:
     payment = await shop.service.pay(ORDER)
     now = await shop.payments.record_outcome(payment, Outcome(Status.FAILED), None)
     assert now == payment
-    assert shop.provider.book[payment.id] == Charge(ChargeStatus.APPROVED, payment.amount)
+    assert shop.provider.book[payment.id] == Charge(ChargeStatus.APPROVED, payment.due)

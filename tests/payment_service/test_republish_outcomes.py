@@ -19,7 +19,7 @@ import pytest
 
 from payment_service import events
 from payment_service.consumers import ReservationEvents
-from payment_service.domain import Admission, Outcome, Payment, PayOrder, Status
+from payment_service.domain import Admission, Money, Outcome, Payment, PayOrder, Status
 from payment_service.errors import PaymentDeclined
 from payment_service.outbox import CommittedEvents, OutboxRepository
 from payment_service.providers import sandbox
@@ -55,15 +55,15 @@ class Reservations:
     def __init__(self, service: ReservationService) -> None:
         self._service = service
 
-    async def begin_payment(self, payment: Payment) -> Decimal:
+    async def begin_payment(self, payment: Payment) -> Money:
         reservation = await self._service.begin_payment(
             payment.reservation_id, payment.user_id, payment.id, payment.failed_payment_id
         )
-        return reservation.price
+        return Money(reservation.price)
 
-    async def price_of(self, payment: Payment) -> Decimal:
+    async def price_of(self, payment: Payment) -> Money:
         reservation = await self._service.get_reservation(payment.reservation_id, payment.user_id)
-        return reservation.price
+        return Money(reservation.price)
 
 
 @dataclass

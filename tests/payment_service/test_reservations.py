@@ -10,7 +10,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from payment_service.domain import Admission, Payment, Status
+from payment_service.domain import Admission, Money, Payment, Status
 from payment_service.reservations import GrpcReservations
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from servicekit import call_context
@@ -89,7 +89,7 @@ async def test_another_payment_in_progress_is_final_if_the_answer_names_it() -> 
 
 async def test_temporary_errors_are_retried() -> None:
     asked = reservations("UNAVAILABLE!", "TIMEOUT!", "PAYMENT_IN_PROGRESS", "150000.00")
-    assert await asked.begin_payment(PAYMENT) == Decimal("150000.00")
+    assert await asked.begin_payment(PAYMENT) == Money(Decimal(150_000), "KRW")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,19 @@ async def test_the_error_after_all_attempts(answers: list[str], code: str) -> No
     with pytest.raises(ServiceError) as raised:
         await reservations(*answers).begin_payment(PAYMENT)
     assert raised.value.code == code
+
+
+async def test_the_price_has_the_currency_of_the_reservation() -> None:
+    async def begin_payments(*_: Any, **__: Any) -> reservation_pb2.BeginPaymentsResponse:
+        reservation = reservation_pb2.Reservation(price="12.500", currency="KWD")
+        results = [reservation_pb2.BeginPaymentsResponse.Result(reservation=reservation)]
+        return reservation_pb2.BeginPaymentsResponse(results=results)
+
+    assert await client_of(begin_payments).begin_payment(PAYMENT) == Money(Decimal("12.5"), "KWD")
+
+
+def prices(*amounts: int) -> list[Money]:
+    return [Money(Decimal(amount)) for amount in amounts]
 
 
 class Grouping:
@@ -151,14 +164,14 @@ async def test_payments_that_begin_meanwhile_share_a_call() -> None:
             assert isinstance(answer, RemoteError)
             assert answer.code == ("INTERNAL" if number == 15 else "RESERVATION_EXPIRED")
         else:
-            assert answer == Decimal(number)
+            assert answer == Money(Decimal(number))
 
 
 async def test_a_group_has_the_time_that_its_first_caller_lacks() -> None:
     server = Grouping(seconds=0.05)
     client = client_of(server.begin_payments)
 
-    async def hurried(number: int) -> Decimal:
+    async def hurried(number: int) -> Money:
         call_context.set_deadline(0.001)
         return await client.begin_payment(replace(PAYMENT, id=number))
 
@@ -169,7 +182,7 @@ async def test_a_group_has_the_time_that_its_first_caller_lacks() -> None:
         ]
         first = tasks.create_task(hurried(3))
         other = tasks.create_task(client.begin_payment(replace(PAYMENT, id=4)))
-    assert [task.result() for task in (*alone, first, other)] == [1, 2, 3, 4]
+    assert [task.result() for task in (*alone, first, other)] == prices(1, 2, 3, 4)
     assert server.sizes == [1, 1, 2]
 
 
@@ -184,4 +197,4 @@ async def test_a_caller_that_leaves_does_not_end_the_call_of_the_others() -> Non
     callers[2].cancel()
     answers = await asyncio.gather(*callers, return_exceptions=True)
     assert isinstance(answers.pop(2), asyncio.CancelledError)
-    assert answers == [1, 2, 4, 5]
+    assert answers == prices(1, 2, 4, 5)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from payment_service import events, retention
-from payment_service.domain import ChargeStatus, Outcome, Payment, PayOrder, Status
+from payment_service.domain import ChargeStatus, Money, Outcome, Payment, PayOrder, Status
 from payment_service.errors import ChargeAmountDiffers, PaymentDeclined, ReservationExpired
 from payment_service.outbox import CommittedEvents
 from payment_service.providers.sandbox import SandboxBook, SandboxProvider
@@ -152,7 +152,7 @@ async def test_old_charges_of_the_sandbox_are_removed(mysql_urls: dict[str, str]
         provider, book = SandboxProvider(database), SandboxBook(database)
         old, new = next(payment_ids), next(payment_ids)
         for payment_id in (old, new):
-            await provider.charge(payment_id, 42, PRICE)
+            await provider.charge(payment_id, 42, Money(PRICE))
         async with database.connection() as connection:
             await connection.execute(
                 "UPDATE sandbox_charge SET created_at = NOW(6) - INTERVAL 31 DAY"

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from payment_service import events
-from payment_service.domain import Admission, Attempt, Outcome, Payment, PayOrder, Status
+from payment_service.domain import Admission, Attempt, Money, Outcome, Payment, PayOrder, Status
 from payment_service.errors import (
     ChargeAmountDiffers,
     IdempotencyKeyReused,
@@ -186,21 +186,21 @@ class Contract:
     async def test_every_write_of_a_driver_stores_the_amount_due(
         self, payments: PaymentStore
     ) -> None:
-        async def due(payment: Payment) -> Decimal | None:
+        async def due(payment: Payment) -> Money | None:
             found = await payments.get_payment(payment.id)
             assert found is not None
-            return found.amount_due
+            return found.due
 
+        price = Money(Decimal("12.345"), "KWD")
         parked, given_up, ended = [
-            replace((await create(payments, new_order())).payment, amount_due=Decimal("7.50"))
-            for _ in range(3)
+            (await create(payments, new_order())).payment.costing(price) for _ in range(3)
         ]
         assert await due(parked) is None
         await payments.park(parked, 60)
         assert await payments.give_up(given_up, ChargeAmountDiffers.code)
         await end(payments, ended, DECLINED)
         for payment in (parked, given_up, ended):
-            assert await due(payment) == Decimal("7.50")
+            assert await due(payment) == price
 
     async def test_a_charge_of_another_amount_counts_until_it_is_refunded(
         self, payments: PaymentStore

@@ -196,7 +196,9 @@ async def test_a_charge_without_an_answer_is_pending_and_settled_by_recovery(
         await until(lambda: of(events, order) == [event])
 
 
-@pytest.mark.parametrize("kind", [sandbox.OTHER_AMOUNT, sandbox.SILENT_OTHER_AMOUNT])
+@pytest.mark.parametrize(
+    "kind", [sandbox.OTHER_AMOUNT, sandbox.SILENT_OTHER_AMOUNT, sandbox.OTHER_CURRENCY]
+)
 async def test_a_charge_of_another_amount_is_refunded(
     real: Real, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
