@@ -7,6 +7,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.holds import SeatHolds
+from gateway.payments import Payments
 from gateway.rooms import Rooms
 from gateway.settings import Settings
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
@@ -30,7 +31,11 @@ _IDEMPOTENT = {
         "GetTakenSeats",
         "CountSoldSeats",
     ],
-    "frontrow.payment.v1.PaymentService": ["Pay", "GetPaymentOfReservation"],
+    "frontrow.payment.v1.PaymentService": [
+        "Pay",
+        "PayReservations",
+        "GetPaymentOfReservation",
+    ],
 }
 
 
@@ -58,7 +63,9 @@ class Clients:
         self.payment = PaymentServiceStub(self._channels["payment_service"])
         self.challenge_provider = httpx.AsyncClient() if settings.challenge == "http" else None
         self.rooms = Rooms(self.queue, settings)
-        self.holds = SeatHolds(self.reservation, settings.write_budget_seconds)
+        pause = settings.write_pause_seconds
+        self.holds = SeatHolds(self.reservation, settings.write_budget_seconds, pause)
+        self.payments = Payments(self.payment, settings.pay_budget_seconds, pause)
 
     async def unavailable_services(self) -> list[str]:
         """Returns the names of the services whose health check does not succeed within one

@@ -46,10 +46,11 @@ class Batcher(Generic[Item, Result]):
 
     `direct` is for a `send` that ends within `budget` seconds by itself and may be cancelled with
     its caller. A caller who finds that a batch may start then calls it at once, which saves three
-    turns of the event loop. The batch of every other caller starts within half of `budget`, and
-    otherwise its item is not sent and it gets Unavailable; so a batch has the other half at least.
-    Its deadline (`call_context`) is that of its first caller: it works for nobody who has already
-    got TimedOut.
+    turns of the event loop; not if the batch before had several callers, because callers who have
+    travelled together come to their next step in the same turn. The batch of every other caller
+    starts within half of `budget`, and otherwise its item is not sent and it gets Unavailable; so a
+    batch has the other half at least. Its deadline (`call_context`) is that of its first caller: it
+    works for nobody who has already got TimedOut.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Batcher(Generic[Item, Result]):
         self._in_flight: set[asyncio.Task[None]] = set()
         self._beginning: asyncio.Task[None] | None = None
         self._not_before = 0.0
+        self._last_size = 0
         self._pause: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Result:
@@ -87,7 +89,7 @@ class Batcher(Generic[Item, Result]):
             waiting = self._enqueue(item)
             self._start_batches()
             return await waiting.answer
-        if not self._waiting and self._may_start():
+        if not self._waiting and self._last_size <= 1 and self._may_start():
             return await self._send_directly(item)
         waiting = self._enqueue(item)
         try:
@@ -185,6 +187,7 @@ class Batcher(Generic[Item, Result]):
         return False
 
     def _note_start(self, size: int) -> None:
+        self._last_size = size
         if self._longest_pause:
             pause = min(self._longest_pause, PAUSE_EACH_SECONDS * size)
             self._not_before = asyncio.get_running_loop().time() + pause

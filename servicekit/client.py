@@ -84,11 +84,7 @@ async def call(
     Raises RemoteError with the code of the other service, or UNAVAILABLE or TIMEOUT if there is
     none.
     """
-    seconds = call_context.remaining(budget)
-    if seconds <= 0:  # gRPC may send a call that has no time left
-        raise RemoteError(
-            "TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "No time was left for the call."
-        )
+    seconds = _time_left(budget)
     try:
         return await method(
             request,
@@ -161,15 +157,19 @@ async def open_responses(
     method: Callable[..., grpc.aio.UnaryStreamCall[Request, Response]],
     request: Request,
     *,
+    budget: float | None = None,
     expected: grpc.StatusCode | None = None,
 ) -> AsyncIterator[Responses[Response]]:
     """Opens a call with one request and a stream of responses; leaving the block cancels it.
 
-    It has no deadline and is never retried. Errors are those of `call`; a status that is `expected`
-    is not logged.
+    It has a deadline only with a `budget`, as `call`, and is retried only if its method is
+    idempotent and no response has come. Errors are those of `call`; a status that is `expected` is
+    not logged.
     """
     call = method(
-        request, metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),)
+        request,
+        timeout=None if budget is None else _time_left(budget),
+        metadata=((call_context.REQUEST_ID_HEADER, call_context.request_id.get()),),
     )
     try:
         yield Responses(call, _name(method), expected)
@@ -193,6 +193,15 @@ async def open_stream(
         yield Stream(call, _name(method), expected)
     finally:
         call.cancel()
+
+
+def _time_left(budget: float) -> float:
+    seconds = call_context.remaining(budget)
+    if seconds <= 0:  # gRPC may send a call that has no time left
+        raise RemoteError(
+            "TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED, "No time was left for the call."
+        )
+    return seconds
 
 
 def _name(method: object) -> str:

@@ -198,15 +198,13 @@ class ReservationRoutes:
             return await self._outcome(reservation_id, body.user_id, expired)
         admission = payment_pb2.Admission(room=place.room, place_number=place.number)
         with self._noting_its_end(place):
-            payment = await call(
-                self._clients.payment.Pay,
+            payment = await self._clients.payments.pay(
                 payment_pb2.PayRequest(
                     reservation_id=reservation_id,
                     user_id=body.user_id,
                     idempotency_key=key,
                     admission=admission,
-                ),
-                budget=self._settings.pay_budget_seconds,
+                )
             )
         paid = payment.status == payment_pb2.PAYMENT_STATUS_SUCCEEDED
         if paid and payment.admission == admission:

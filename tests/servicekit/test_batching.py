@@ -335,6 +335,26 @@ class TestSendingDirectly:
         assert await asyncio.gather(*tasks) == [2, 4, 6]
         assert sends.batches == [[1], [2, 3]]
 
+    async def test_callers_who_have_travelled_together_go_on_together(self) -> None:
+        batches: list[list[int]] = []
+
+        async def send(items: Sequence[int]) -> Sequence[int]:
+            batches.append(list(items))
+            await asyncio.sleep(0.001)
+            return items
+
+        one = Batcher(send, budget=10, max_batch=MAX_BATCH, max_in_flight=2, direct=True)
+        await asyncio.gather(*submit(one, 1, 2, 3, 4))
+        # The first two find nobody; the others have travelled together.
+        await asyncio.gather(*submit(one, 5, 6, 7))
+        await asyncio.gather(*submit(one, 8, 9))
+        assert batches == [[1], [2], [3, 4], [5, 6, 7], [8, 9]]
+        await one.submit(10)
+        (task,) = submit(one, 11)
+        await asyncio.sleep(0)  # the caller runs
+        assert batches[-1] == [11]
+        await task
+
     async def test_a_failure_is_the_callers_and_the_next_ones_go_on(self) -> None:
         async def send(items: Sequence[int]) -> Sequence[int]:
             await asyncio.sleep(0)

@@ -1,7 +1,10 @@
 """payment_service in memory."""
 
+from collections.abc import AsyncIterator
+
 from protos.frontrow.payment.v1 import payment_pb2, payment_pb2_grpc
-from servicekit.errors import Forbidden, NotFound
+from servicekit.errors import Forbidden, NotFound, ServiceError
+from servicekit.rpc_errors import to_item_error
 from tests.gateway.fakes.faults import Faults, service_error
 from tests.gateway.fakes.queue import FakeQueue
 from tests.gateway.fakes.reservations import CONFIRMED, FakeReservations
@@ -29,6 +32,27 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
         self, request: payment_pb2.PayRequest, context: object
     ) -> payment_pb2.PayResponse:
         await self.faults.before("Pay", request)
+        return self._pay(request)
+
+    async def PayReservations(
+        self, request: payment_pb2.PayReservationsRequest, context: object
+    ) -> AsyncIterator[payment_pb2.PayReservationsResponse]:
+        """Sends two results in one message, and the last item first."""
+        await self.faults.before("PayReservations", request)
+        results = [self._result(*item) for item in reversed([*enumerate(request.items)])]
+        for start in range(0, len(results), 2):
+            yield payment_pb2.PayReservationsResponse(results=results[start : start + 2])
+
+    def _result(
+        self, item: int, request: payment_pb2.PayRequest
+    ) -> payment_pb2.PayReservationsResponse.Result:
+        kind = payment_pb2.PayReservationsResponse.Result
+        try:
+            return kind(item=item, payment=self._pay(request))
+        except ServiceError as error:
+            return kind(item=item, error=payment_pb2.ItemError(**to_item_error(error)))
+
+    def _pay(self, request: payment_pb2.PayRequest) -> payment_pb2.PayResponse:
         reservation = self.reservations.owned(request.reservation_id, request.user_id)
         if reservation.id not in self.payments:
             self.payments[reservation.id] = payment_pb2.PayResponse(
