@@ -65,6 +65,9 @@ TABLE: dict[str, Row] = {
     "TIMEOUT": Row(504, "A service did not answer in time.", 1),
     "INTERNAL": Row(500, "Internal error."),
 }
+INVALID_KEY = "INVALID_KEY"
+"""Of the admin API, as gateway/admin/errors.py has it."""
+
 # The codes whose errors name seats.
 _NAMING_SEATS = frozenset({"SEAT_HELD", "SEAT_SOLD", "SINGLE_SEAT_LEFT", "SEAT_NOT_FOUND"})
 
@@ -166,10 +169,17 @@ class TooManyRequests(Exhausted):
 
 @dataclass(frozen=True)
 class FieldError:
-    """An invalid field, named as in the request, and why it is invalid."""
+    """An invalid field, named as in the request, and why it is invalid. `line` is where it stands
+    in the file that was sent, from 1; 0 if that is unknown."""
 
     field: str
     message: str
+    line: int = 0
+
+    def as_json(self) -> dict[str, str | int]:
+        """Returns the entry of `errors` in a problem."""
+        entry: dict[str, str | int] = {"field": self.field, "message": self.message}
+        return entry | {"line": self.line} if self.line else entry
 
 
 class InvalidFields(InvalidRequest):
@@ -180,17 +190,21 @@ class InvalidFields(InvalidRequest):
         self.errors = errors
 
 
-def problem(error: ServiceError) -> Response:
-    """Returns the response for this error.
+def problem(
+    error: ServiceError,
+    table: Mapping[str, Row] = TABLE,
+    members: Mapping[str, object] | None = None,
+) -> Response:
+    """Returns the response for this error, with these further members.
 
     A code that is not in the table is a defect and becomes INTERNAL. The detail of an INTERNAL
     error never reaches a client.
     """
     code = error.code
-    if code not in TABLE:
+    if code not in table:
         log.error("unknown_error_code", code=code)
         code = "INTERNAL"
-    row = TABLE[code]
+    row = table[code]
     body: dict[str, Any] = {
         "type": f"urn:frontrow:error:{code}",
         "title": row.title,
@@ -202,7 +216,7 @@ def problem(error: ServiceError) -> Response:
     headers = {"Cache-Control": "no-store"}
     retry_after = row.retry_after
     if isinstance(error, InvalidFields):
-        body["errors"] = [{"field": e.field, "message": e.message} for e in error.errors]
+        body["errors"] = [e.as_json() for e in error.errors]
     if isinstance(error, StillWaiting):
         body["order"] = error.order
         retry_after = error.retry_after
@@ -221,8 +235,9 @@ def problem(error: ServiceError) -> Response:
         headers["Retry-After"] = str(retry_after)
     if row.status == 401:
         # RFC 9110 requires a challenge with every 401.
-        by_login = code == IdentityRequired.code
-        headers["WWW-Authenticate"] = "Bearer" if by_login else "X-Access-Token"
+        by_bearer = code in (IdentityRequired.code, INVALID_KEY)
+        headers["WWW-Authenticate"] = "Bearer" if by_bearer else "X-Access-Token"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
+    body.update(members or {})
     return Response(to_json(body), row.status, headers, media_type=PROBLEM_JSON)
