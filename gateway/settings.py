@@ -54,6 +54,16 @@ class Settings(BaseSettings):
     metrics_listen: ListenAddress = "127.0.0.1:9200"
     """Address of the Prometheus metrics over HTTP, host:port."""
 
+    admin_listen: Annotated[ListenAddress | None, BeforeValidator(_unset_if_empty)] = (
+        "127.0.0.1:8081"
+    )
+    """Address of the admin API over HTTP, host:port; empty: there is none. It asks for API keys,
+    but belongs into a network of operators all the same. Of several processes the first one serves
+    it."""
+
+    queue_admin_token: SecretStr = SecretStr("")
+    """The value of QUEUE_ADMIN_TOKEN, with which the admin API asks how many people a room has."""
+
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that share the address: one for each core that the gateway may use. More
     processes than cores are slower."""

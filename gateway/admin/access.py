@@ -1,0 +1,146 @@
+"""Who may use the admin API: bearer keys, their roles, and the limit of wrong ones."""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated
+
+from cachetools import TTLCache
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from gateway.admin.clients import READ_SECONDS, AdminClients
+from gateway.admin.errors import KeyRequired, RoleRequired
+from gateway.errors import TooManyRequests
+from gateway.sources import Sources
+from protos.frontrow.concert.v1 import operators_pb2
+from servicekit.client import call
+from servicekit.rpc_errors import RemoteError
+
+CACHE_SECONDS = 5.0
+"""How long a key that was found valid is used without asking again: a revoked key ends then."""
+
+WRONG_KEYS = 10
+"""How many wrong keys a source may send until it has sent none for WRONG_SECONDS."""
+
+WRONG_SECONDS = 60
+
+_MAX_SECRET = 200
+_MAX_CACHED_KEYS = 1_000
+_MAX_SOURCES = 10_000
+
+
+class Role(IntEnum):
+    """What a key allows. Each role may do what the roles before it may."""
+
+    VIEWER = operators_pb2.ROLE_VIEWER
+    OPERATOR = operators_pb2.ROLE_OPERATOR
+    ADMIN = operators_pb2.ROLE_ADMIN
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Who sends a request."""
+
+    key_id: int
+    name: str
+    role: int
+
+
+class WrongKeys:
+    """Counts the wrong keys of each source.
+
+    A key counts before it is checked, so that many at once gain nothing; a right one is taken back.
+    A source that is refused does not count: its time runs.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wrong = TTLCache[str, int](_MAX_SOURCES, WRONG_SECONDS, timer=clock)
+
+    def count(self, source: str) -> None:
+        """Counts a key as wrong. Raises TooManyRequests."""
+        wrong = self._wrong.get(source, 0)
+        if wrong >= WRONG_KEYS:
+            raise TooManyRequests(WRONG_SECONDS)
+        self._wrong[source] = wrong + 1
+
+    def take_back(self, source: str) -> None:
+        """The key was not wrong, or nobody knows."""
+        wrong = self._wrong.get(source, 0) - 1
+        if wrong > 0:
+            self._wrong[source] = wrong
+        else:
+            self._wrong.pop(source, None)
+
+
+class Keys:
+    """Finds the operator of a key, and remembers that for some seconds."""
+
+    def __init__(
+        self,
+        clients: AdminClients,
+        sources: Sources,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clients = clients
+        self._sources = sources
+        self._wrong = WrongKeys(clock)
+        # By hash, so that no secret stays in memory.
+        self._known = TTLCache[bytes, Operator](_MAX_CACHED_KEYS, CACHE_SECONDS, timer=clock)
+
+    async def operator_of(self, secret: str | None, request: Request) -> Operator:
+        """Raises KeyRequired, and TooManyRequests for a source of wrong keys."""
+        if not secret or len(secret) > _MAX_SECRET:
+            raise KeyRequired
+        digest = hashlib.sha256(secret.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None:
+            return known
+        source = self._sources.of(request.scope)
+        self._wrong.count(source)
+        try:
+            response = await call(
+                self._clients.operators.Authenticate,
+                operators_pb2.AuthenticateRequest(secret=secret),
+                budget=READ_SECONDS,
+            )
+        except RemoteError as error:
+            if error.code == KeyRequired.code:
+                raise KeyRequired from None
+            self._wrong.take_back(source)
+            raise
+        self._wrong.take_back(source)
+        key = response.key
+        self._known[digest] = operator = Operator(key.id, key.name, key.role)
+        return operator
+
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="key",
+    description="An API key: `python -m concert_service.keys create`, or POST /admin/keys.",
+)
+
+
+def needs(role: Role) -> Callable[..., Awaitable[Operator]]:
+    """Returns the dependency of a route that keys with this role, or one above it, may use."""
+
+    async def operator(
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> Operator:
+        keys: Keys = request.app.state.keys
+        secret = None if credentials is None else credentials.credentials
+        found = await keys.operator_of(secret, request)
+        if found.role < role:
+            raise RoleRequired(role.name)
+        return found
+
+    return operator
+
+
+Viewer = Annotated[Operator, Depends(needs(Role.VIEWER))]
+Changer = Annotated[Operator, Depends(needs(Role.OPERATOR))]
+Admin = Annotated[Operator, Depends(needs(Role.ADMIN))]
