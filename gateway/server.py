@@ -60,9 +60,24 @@ class Drain:
 def listen(settings: Settings) -> socket.socket:
     """Opens the listening socket, whose options accepted connections inherit. Raises OSError if the
     address is in use."""
-    address = split_address(settings.listen)
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    return _listen(settings.listen, settings)
+
+
+def listen_for_operators(settings: Settings) -> socket.socket | None:
+    """Opens the socket of the admin API, if there is one. Raises OSError if the address is in
+    use."""
+    if settings.admin_listen is None:
+        return None
+    try:
+        return _listen(settings.admin_listen, settings)
+    except OSError as error:
+        raise OSError(f"GATEWAY_ADMIN_LISTEN, {settings.admin_listen}: {error}") from error
+
+
+def _listen(address: str, settings: Settings) -> socket.socket:
+    host_and_port = split_address(address)
+    family = socket.AF_INET6 if ":" in host_and_port[0] else socket.AF_INET
+    listener = socket.create_server(host_and_port, family=family, backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     # The kernel ends a connection whose peer accepts no data for this long; hyper does not.

@@ -8,8 +8,10 @@ import threading
 from multiprocessing import connection
 
 
-def run_workers(count: int, listener: socket.socket) -> int:
-    """Serves `listener` with `count` processes until SIGTERM or SIGINT; each of them drains.
+def run_workers(count: int, listener: socket.socket, admin_listener: socket.socket | None) -> int:
+    """Serves `listener` with `count` processes until SIGTERM or SIGINT; each of them drains. The
+    first process also serves `admin_listener`: one process counts the wrong keys, and operators
+    cost the others nothing.
 
     Returns 0 after a requested stop. Returns 1 if a process died: then all stop, and the
     supervisor restarts the gateway.
@@ -17,7 +19,11 @@ def run_workers(count: int, listener: socket.socket) -> int:
     # Spawned, not forked: gRPC does not survive a fork.
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_work, args=(listener,), name=f"gateway-{number}")
+        context.Process(
+            target=_work,
+            args=(listener, admin_listener if number == 0 else None),
+            name=f"gateway-{number}",
+        )
         for number in range(count)
     ]
     stop_requested, request_stop = context.Pipe(duplex=False)
@@ -36,6 +42,8 @@ def run_workers(count: int, listener: socket.socket) -> int:
         signal.signal(signal_number, stop_workers)
     # Otherwise the kernel would go on accepting connections that no process serves.
     listener.close()
+    if admin_listener is not None:
+        admin_listener.close()
     for worker in workers:
         worker.join()
     # SIGTERM ends a worker that has not begun to serve.
@@ -43,12 +51,12 @@ def run_workers(count: int, listener: socket.socket) -> int:
     return 0 if all(worker.exitcode in expected for worker in workers) else 1
 
 
-def _work(listener: socket.socket) -> None:
+def _work(listener: socket.socket, admin_listener: socket.socket | None) -> None:
     # Imported here: the spawned process cannot unpickle functions of the program's main module.
     from gateway.__main__ import serve_worker
 
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    serve_worker(listener)
+    serve_worker(listener, admin_listener)
 
 
 def _exit_with_parent() -> None:

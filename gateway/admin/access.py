@@ -10,13 +10,16 @@ from typing import Annotated
 from cachetools import TTLCache
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admin.clients import READ_SECONDS, AdminClients
-from gateway.admin.errors import KeyRequired, RoleRequired
+from gateway.admin.errors import KeyRequired, RoleRequired, admin_problem
 from gateway.errors import TooManyRequests
 from gateway.sources import Sources
 from protos.frontrow.concert.v1 import operators_pb2
 from servicekit.client import call
+from servicekit.errors import ServiceError
 from servicekit.rpc_errors import RemoteError
 
 CACHE_SECONDS = 5.0
@@ -27,6 +30,7 @@ WRONG_KEYS = 10
 
 WRONG_SECONDS = 60
 
+_OPERATOR = "frontrow.operator"
 _MAX_SECRET = 200
 _MAX_CACHED_KEYS = 1_000
 _MAX_SOURCES = 10_000
@@ -90,7 +94,7 @@ class Keys:
         # By hash, so that no secret stays in memory.
         self._known = TTLCache[bytes, Operator](_MAX_CACHED_KEYS, CACHE_SECONDS, timer=clock)
 
-    async def operator_of(self, secret: str | None, request: Request) -> Operator:
+    async def operator_of(self, secret: str, scope: Scope) -> Operator:
         """Raises KeyRequired, and TooManyRequests for a source of wrong keys."""
         if not secret or len(secret) > _MAX_SECRET:
             raise KeyRequired
@@ -98,7 +102,7 @@ class Keys:
         known = self._known.get(digest)
         if known is not None:
             return known
-        source = self._sources.of(request.scope)
+        source = self._sources.of(scope)
         self._wrong.count(source)
         try:
             response = await call(
@@ -117,6 +121,31 @@ class Keys:
         return operator
 
 
+class AccessMiddleware:
+    """Finds the operator of each request before its body is read. The pages of the documentation
+    need no key."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/admin"):
+            try:
+                scope[_OPERATOR] = await self._keys.operator_of(_secret(scope), scope)
+            except ServiceError as error:
+                await admin_problem(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _secret(scope: Scope) -> str:
+    """Returns the token of Authorization: Bearer, or ""."""
+    scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+# AccessMiddleware reads it; this one tells the OpenAPI document.
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="key",
@@ -129,11 +158,9 @@ def needs(role: Role) -> Callable[..., Awaitable[Operator]]:
 
     async def operator(
         request: Request,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Operator:
-        keys: Keys = request.app.state.keys
-        secret = None if credentials is None else credentials.credentials
-        found = await keys.operator_of(secret, request)
+        found: Operator = request.scope[_OPERATOR]
         if found.role < role:
             raise RoleRequired(role.name)
         return found

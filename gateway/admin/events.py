@@ -34,6 +34,7 @@ from gateway.admin.event_schemas import (
     SeatsOfSchedule,
     StatusResult,
 )
+from gateway.admin.params import DryRun, PageSize, PageToken, Version
 from gateway.admin.schemas import Change, moment
 from gateway.errors import FieldError, InvalidFields
 from gateway.responses import JSON
@@ -45,24 +46,6 @@ from servicekit.rpc_errors import RemoteError
 EVENT_CHANGED = "EVENT_CHANGED"
 # How often a change that names no version is made anew because somebody else was faster.
 _ATTEMPTS = 4
-
-Version = Annotated[
-    int,
-    Query(
-        ge=0,
-        le=2**63 - 1,
-        description="The version that you have seen; another one is refused with what has changed."
-        " 0: any.",
-    ),
-]
-DryRun = Annotated[
-    bool, Query(alias="dryRun", description="Say what would change, and change nothing.")
-]
-PageSize = Annotated[int, Query(alias="pageSize", ge=1, le=100)]
-PageToken = Annotated[
-    str, Query(alias="pageToken", max_length=256, description="nextPageToken of the page before.")
-]
-
 
 Id64 = Annotated[int, Path(alias="scheduleId", ge=1, le=2**63 - 1)]
 ExternalIdInPath = Annotated[str, Path(alias="externalId", max_length=64)]

@@ -12,6 +12,8 @@ from pydantic.alias_generators import to_camel
 Id = Annotated[int, Field(ge=1, le=2**63 - 1, examples=[42])]
 Text = Annotated[str, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
+# What a message can carry; the service says what it accepts.
+Whole64 = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
 
 
 class Model(BaseModel):
@@ -85,9 +87,9 @@ class LineOrder(StrEnum):
 class RoomDefinition(Model):
     """The definition of a waiting room."""
 
-    capacity: Annotated[Whole, Field(description="The most people admitted at the same time.")]
+    capacity: Annotated[Whole64, Field(description="The most people admitted at the same time.")]
     max_waiting: Annotated[
-        Whole, Field(description="The most people who wait or gather at the same time.")
+        Whole64, Field(description="The most people who wait or gather at the same time.")
     ] = 1_000_000
     admissions_per_minute: Annotated[
         Whole, Field(ge=-(2**31), lt=2**31, description="0: no such limit.")
@@ -124,6 +126,14 @@ class RoomDefinition(Model):
             " gathering closes."
         ),
     ] = ""
+
+
+class NewRoom(RoomDefinition):
+    """A definition, also as it was read: with its version, which counts like the parameter."""
+
+    name: Annotated[str | None, Field(description="As in the path.")] = None
+    version: Annotated[Whole | None, Field(ge=0, lt=2**63)] = None
+    draw: Annotated[Any, Field(description="Ignored: it follows from the definition.")] = None
 
 
 class Cohort(Model):
