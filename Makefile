@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop logs demo clean up down backup restore roll test test-long test-containers check fmt protos breaking lock bench loadtest capacity
+.PHONY: help run stop logs demo key clean up down backup restore roll test test-long test-containers check fmt protos breaking lock bench loadtest capacity
 
 PYTHON := .venv/bin/python
 BOOTSTRAP := harness/bootstrap.sh
@@ -31,6 +31,9 @@ logs: ## Follow the logs of all servers and programs
 demo: ## Buy one ticket through the public routes of the running system
 	@$(BOOTSTRAP) demo
 	@exec $(PYTHON) -m harness.cli demo
+
+key: ## Create an API key for the admin API of `make run` (NAME=you ROLE=viewer|operator|admin)
+	@exec $(PYTHON) -m harness.cli keys create --name "$(NAME)" --role "$(or $(ROLE),operator)"
 
 clean: ## Delete data, logs and secrets of `make run` (not while it runs)
 	@if compgen -G '.venv/.frontrow-*' >/dev/null; then exec $(PYTHON) -m harness.cli clean; else rm -rf .local/data .local/log .local/secrets.json; fi

@@ -54,6 +54,17 @@ def demo() -> None:
     demo.run(os.environ)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def keys(context: typer.Context) -> int:
+    """Creates, lists or revokes API keys of the admin API of `run`: keys --help."""
+    from harness.local import keys
+
+    return keys.run(context.args, os.environ)
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: that of this process) and returns its exit status.
 

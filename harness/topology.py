@@ -36,6 +36,8 @@ class Program:
     #: gRPC; HTTP for the gateway.
     port: int
     metrics_port: int
+    #: HTTP for operators.
+    admin_port: int | None = None
     #: The MariaDB schema and user that it owns.
     schema: str | None = None
     uses_redis: bool = False
@@ -138,6 +140,7 @@ PROGRAMS = (
         "gateway",
         8080,
         9200,
+        admin_port=8081,
         calls=("queue", "concert", "reservation", "payment"),
         starts_after=("queue", "concert", "reservation", "payment", "seed"),
         networks=("outside",),
@@ -154,6 +157,7 @@ SCHEMAS = tuple(program.schema for program in PROGRAMS if program.schema)
 PORTS: Mapping[str, int] = {
     **{program.name: program.port for program in PROGRAMS},
     **{f"{program.name}_metrics": program.metrics_port for program in PROGRAMS},
+    **{f"{program.name}_admin": program.admin_port for program in PROGRAMS if program.admin_port},
     **{server.name: server.port for server in SERVERS},
     "kafka_controller": 19093,
 }
@@ -180,6 +184,10 @@ def settings(
         "LISTEN": listen(program.name),
         "METRICS_LISTEN": listen(f"{program.name}_metrics"),
     }
+    if program.admin_port:
+        found["ADMIN_LISTEN"] = listen(f"{program.name}_admin")
+        # Asks queue_service as an operator does.
+        found["QUEUE_ADMIN_TOKEN"] = admin_token
     if program.schema:
         found["MYSQL_URL"] = mysql_url(program.schema)
     if "redis" in program.servers:

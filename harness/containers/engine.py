@@ -59,8 +59,8 @@ class Container:
     health: str = ""
     #: How often it died and was restarted.
     deaths: int = 0
-    #: address:port of this machine.
-    published: tuple[str, ...] = ()
+    #: Port of the container → address:port of this machine.
+    published: Mapping[int, str] = dataclasses.field(default_factory=dict)
     #: Network, without the project's name → address.
     addresses: Mapping[str, str] = dataclasses.field(default_factory=dict)
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
@@ -71,7 +71,8 @@ class Container:
 
     @property
     def ports(self) -> set[int]:
-        return {int(address.rpartition(":")[2]) for address in self.published}
+        """Of this machine."""
+        return {int(address.rpartition(":")[2]) for address in self.published.values()}
 
 
 class Engine:
@@ -257,11 +258,11 @@ _CAPTURED: Mapping[str, Any] = {
 def _container(described: Mapping[str, Any]) -> Container:
     state, config, network = (described[key] for key in ("State", "Config", "NetworkSettings"))
     labels = config["Labels"]
-    published = [
-        f"{each['HostIp']}:{each['HostPort']}"
-        for bindings in (network["Ports"] or {}).values()
+    published = {
+        int(port.partition("/")[0]): f"{each['HostIp']}:{each['HostPort']}"
+        for port, bindings in (network["Ports"] or {}).items()
         for each in bindings or []
-    ]
+    }
     return Container(
         id=described["Id"],
         name=described["Name"].lstrip("/"),
@@ -271,7 +272,7 @@ def _container(described: Mapping[str, Any]) -> Container:
         pid=state["Pid"],
         health=(state.get("Health") or {}).get("Status", ""),
         deaths=described["RestartCount"],
-        published=tuple(published),
+        published=published,
         addresses={
             name[len(labels[_PROJECT]) + 1 :]: each["IPAddress"]
             for name, each in network["Networks"].items()

@@ -64,7 +64,9 @@ class Settings:
     SEED: str = "full"
     #: The gateway's port on this machine; a second gateway has the next one.
     PORT: str = "8080"
-    #: The address of this machine that the ports are published on; 0.0.0.0: all.
+    #: The port of the gateway's admin API, on 127.0.0.1 only; a second gateway has the next one.
+    ADMIN_PORT: str = "8090"
+    #: The address of this machine that the gateways' ports are published on; 0.0.0.0: all.
     FRONTROW_BIND: str = "127.0.0.1"
     #: The tag of the image frontrow.
     FRONTROW_VERSION: str = "local"
@@ -107,6 +109,11 @@ class Settings:
         """A port for each gateway."""
         return range(int(self.PORT), int(self.PORT) + self.scale)
 
+    @property
+    def admin_ports(self) -> range:
+        """A port for the admin API of each gateway."""
+        return range(int(self.ADMIN_PORT), int(self.ADMIN_PORT) + self.scale)
+
     def _complaints(self) -> Iterator[tuple[str, str]]:
         """Each wrong setting, and what it must be. Only the first is reliable, because the later
         checks assume that the earlier ones passed."""
@@ -129,8 +136,11 @@ class Settings:
         if self.SEED not in ("full", "small", "none"):
             yield "SEED", "full, small or none"
         last = 65_536 - self.scale
-        if not _is_number(self.PORT, 1, last):
-            yield "PORT", f"a port, 1 to {last}"
+        for name in ("PORT", "ADMIN_PORT"):
+            if not _is_number(getattr(self, name), 1, last):
+                yield name, f"a port, 1 to {last}"
+        if set(self.ports) & set(self.admin_ports):
+            yield "ADMIN_PORT", "other ports than those from PORT on, one for each gateway"
         if not _is_ipv4(self.FRONTROW_BIND):
             yield "FRONTROW_BIND", "an IPv4 address of this machine, or 0.0.0.0"
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", self.FRONTROW_VERSION):
@@ -183,7 +193,7 @@ class Settings:
         """The variables of compose.yml but passwords and token keys."""
         caps = self._caps()
         settings = self.values()
-        for name in ("CAP", "SCALE", "PORT"):
+        for name in ("CAP", "SCALE", "PORT", "ADMIN_PORT"):
             del settings[name]
         return {
             **{name: f"{value:g}" for name, value in caps.items()},
@@ -194,6 +204,7 @@ class Settings:
                 f"/run/identity/{JWKS.name}" if self.GATEWAY_IDENTITY == "jwt" else ""
             ),
             "FRONTROW_PORTS": f"{self.ports[0]}-{self.ports[-1]}",
+            "FRONTROW_ADMIN_PORTS": f"{self.admin_ports[0]}-{self.admin_ports[-1]}",
         }
 
 

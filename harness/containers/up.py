@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from harness import topology
 from harness.containers.engine import Engine
 from harness.containers.migration import contract
 from harness.containers.settings import PROGRAMS, Settings
@@ -18,11 +19,15 @@ CONFIG = REPOSITORY / "deploy" / "config"
 def require_ports(engine: Engine, settings: Settings) -> None:
     """Raises UserError if another program has one of the gateways' ports."""
     ours = {port for each in engine.containers("gateway") for port in each.ports}
-    for port in settings.ports:
+    wanted = [
+        *((settings.FRONTROW_BIND, port, "PORT") for port in settings.ports),
+        *(("127.0.0.1", port, "ADMIN_PORT") for port in settings.admin_ports),
+    ]
+    for address, port, name in wanted:
         if port in ours:
             continue
         try:
-            socket.create_server((settings.FRONTROW_BIND, port)).close()
+            socket.create_server((address, port)).close()
         except PermissionError:
             continue  # Docker may use a port below 1024 even if we may not.
         except OSError as error:
@@ -34,7 +39,7 @@ def require_ports(engine: Engine, settings: Settings) -> None:
                 raise
             raise UserError(
                 f"port {port} is taken (by `make run`?): stop what listens there, or choose"
-                " another with PORT."
+                f" another with {name}."
             ) from error
 
 
@@ -72,9 +77,13 @@ def start(engine: Engine, settings: Settings) -> None:
 
 
 def print_addresses(engine: Engine) -> None:
-    """Prints the URLs of the gateways."""
-    addresses = [address for each in engine.containers("gateway") for address in each.published]
-    print("Serving on", *(f"http://{address}" for address in sorted(addresses)), flush=True)
+    """Prints the URLs of the gateways and of their admin APIs."""
+    gateway = topology.BY_MODULE["gateway"]
+    for what, port in (("Serving", gateway.port), ("Admin API", gateway.admin_port)):
+        published = [each.published for each in engine.containers("gateway")]
+        addresses = sorted(each[port] for each in published if port and port in each)
+        if addresses:
+            print(what, "on", *(f"http://{address}" for address in addresses), flush=True)
 
 
 def exists(engine: Engine) -> bool:

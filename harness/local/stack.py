@@ -186,11 +186,13 @@ class Stack:
         """
         program = topology.BY_MODULE[module]
         number = 1 + sum(other.name.startswith(module) for other in self.programs)
-        listen, metrics = free_ports(2)
+        listen, metrics, admin = free_ports(3)
         env = {
             f"{program.prefix}LISTEN": f"{HOST}:{listen}",
             f"{program.prefix}METRICS_LISTEN": f"{HOST}:{metrics}",
         }
+        if program.admin_port:
+            env[f"{program.prefix}ADMIN_LISTEN"] = f"{HOST}:{admin}"
         replica = self._program(program, f"{module}_{number}", {**env, **(extra_env or {})})
         self.programs.append(replica)
         return replica

@@ -74,8 +74,18 @@ def banner(url: str, gateway: Mapping[str, str]) -> str:
     unchallenged = gateway.get("GATEWAY_CHALLENGE", "none") == "none"
     return (
         f"\nFrontrow serves on {url}{documentation}\n"
+        + _for_operators(gateway.get("GATEWAY_ADMIN_LISTEN", ""))
         + (journey(url) if is_open and unchallenged else "")
         + "\nStop with Ctrl-C, or with make stop from elsewhere.\n"
+    )
+
+
+def _for_operators(admin_listen: str) -> str:
+    if not admin_listen:
+        return ""
+    return (
+        f"Admin API on http://{admin_listen} (documentation: /docs); for a key:\n"
+        "  make key NAME=you ROLE=admin\n"
     )
 
 

@@ -32,9 +32,14 @@ class Containers:
     def __init__(self, project: str, **settings: str) -> None:
         self.project = project
         # Replicas of the gateway take the ports after the first.
-        self.port = free_ports(1)[0]
+        self.port, self.admin_port = free_ports(2)
         #: The settings of `up`, and of `restore` after everything was deleted.
-        self.settings = {"PORT": str(self.port), "SEED": "small", **settings}
+        self.settings = {
+            "PORT": str(self.port),
+            "ADMIN_PORT": str(self.admin_port),
+            "SEED": "small",
+            **settings,
+        }
         known = {field.name for field in dataclasses.fields(Settings)}
         self._environ = {name: value for name, value in os.environ.items() if name not in known}
         self._environ["PROJECT"] = project

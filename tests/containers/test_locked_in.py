@@ -65,10 +65,13 @@ def test_the_servers_are_configured_for_their_caps(stack: Containers) -> None:
     assert f"-Xmx{int(CAP['KAFKA_HEAP_MB'])}m" in java
 
 
-def test_only_the_gateway_publishes_a_port(stack: Containers) -> None:
-    published = {each.service: docker("port", each.name) for each in stack.all()}
-    gateway = {"gateway": f"8080/tcp -> 127.0.0.1:{stack.port}"}
-    assert published == {**dict.fromkeys(SERVICES, ""), **gateway}
+def test_only_the_gateway_publishes_ports(stack: Containers) -> None:
+    published = {each.service: {*docker("port", each.name).splitlines()} for each in stack.all()}
+    gateway = {
+        f"8080/tcp -> 127.0.0.1:{stack.port}",
+        f"8081/tcp -> 127.0.0.1:{stack.admin_port}",
+    }
+    assert published == {**{name: set() for name in SERVICES}, "gateway": gateway}
 
 
 # Container → the network of its callers, and its port.

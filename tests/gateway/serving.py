@@ -87,6 +87,7 @@ async def program(
     defaults = {
         "token_keys": json.dumps(KEYS),
         "requests_per_second": 0,
+        "admin_listen": "",
         **{f"{name}_addr": address for name, address in addresses.items()},
     }
     environment = os.environ | {

@@ -27,7 +27,7 @@ class Operator:
         self.state = state
         self._capsys = capsys
         # With two gateways, the next port must be free as well.
-        self.port = str(next(port for port in free_ports(20) if is_free(port + 1)))
+        self.port, self.admin_port = (str(port) for port in _pairs(2))
 
     def run(self, *arguments: str, **environ: str) -> str:
         """Runs a command that must succeed, and returns its output."""
@@ -54,9 +54,18 @@ class Operator:
 
     def _run(self, arguments: tuple[str, ...], environ: dict[str, str]) -> tuple[int, str, str]:
         self._capsys.readouterr()
-        status = program.main(arguments, environ)
+        status = program.main(arguments, {"ADMIN_PORT": self.admin_port, **environ})
         printed = self._capsys.readouterr()
         return status, printed.out, printed.err
+
+
+def _pairs(count: int) -> list[int]:
+    """Ports after which the next one is free, too."""
+    found: list[int] = []
+    for port in free_ports(40):
+        if is_free(port + 1) and port + 1 not in found and port - 1 not in found:
+            found.append(port)
+    return found[:count]
 
 
 @pytest.fixture

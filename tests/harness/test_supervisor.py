@@ -131,6 +131,14 @@ def test_prints_only_what_works(settings: dict[str, str], documented: bool, purc
     assert "Frontrow serves on http://127.0.0.1:8080" in text
     assert ("/docs" in text, "curl" in text) == (documented, purchase)
     assert "make stop" in text
+    assert "Admin API" not in text
+
+
+def test_says_how_to_get_a_key() -> None:
+    settings = {"GATEWAY_ADMIN_LISTEN": "127.0.0.1:8081"}
+    text = supervisor.banner("http://127.0.0.1:8080", settings)
+    assert "http://127.0.0.1:8081" in text
+    assert "make key NAME=" in text
 
 
 @pytest.mark.parametrize(("status", "damaged"), [(2, False), (1, True), (None, True)])

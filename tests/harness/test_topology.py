@@ -86,6 +86,8 @@ def test_a_container_fits_its_program(program: Program) -> None:
     assert all(value is None or re.fullmatch(r"\$\{\w+:?\?\}", value) for value in others)
     assert set(service.networks) == {"services", *program.servers, *program.networks}
     assert bool(service.ports) == (program.name == "gateway")
+    if program.admin_port:
+        assert service.ports[1] == f"127.0.0.1:${{FRONTROW_ADMIN_PORTS:?}}:{program.admin_port}"
     assert service.healthcheck
     port, path = program.health_check
     assert service.healthcheck.test[-2:] == [str(port), path]
@@ -171,6 +173,8 @@ def test_the_settings_of_the_topology_are_settings_of_the_program(program: Progr
     assert required.keys() <= {(program.prefix + name).upper() for name in fields}
     assert fields["listen"].default == f"127.0.0.1:{program.port}"
     assert fields["metrics_listen"].default == f"127.0.0.1:{program.metrics_port}"
+    if program.admin_port:
+        assert fields["admin_listen"].default == f"127.0.0.1:{program.admin_port}"
     for name in program.calls:
         assert fields[f"{name}_addr"].default == f"127.0.0.1:{topology.PORTS[name]}"
 
