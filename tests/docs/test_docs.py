@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from gateway.admin.errors import ADMIN_TABLE
 from gateway.errors import TABLE
 from harness import topology
 
@@ -131,6 +132,13 @@ def test_every_part_is_on_a_page() -> None:
 
 def test_every_error_code_is_explained() -> None:
     assert anchors(ROOT / "docs" / "errors.md") >= {code.lower() for code in TABLE}
+
+
+def test_every_error_of_the_admin_api_is_explained() -> None:
+    page = (ROOT / "docs" / "admin.md").read_text()
+    own = {code: row for code, row in ADMIN_TABLE.items() if code not in TABLE}
+    for code, row in own.items():
+        assert re.search(rf"^\| {row.status} \| `{code}` \|", page, re.MULTILINE), code
 
 
 def test_every_log_event_from_warning_on_is_explained() -> None:

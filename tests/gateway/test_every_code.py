@@ -20,8 +20,10 @@ NOT_FOR_CLIENTS = {
     "EXHAUSTED",
     # The gateway answers UNAVAILABLE instead.
     "ROOM_NOT_FOUND",
-    # The gateway calls no RPC of operators.
+    # An operator's mistake: GATEWAY_QUEUE_ADMIN_TOKEN is not QUEUE_ADMIN_TOKEN.
     "ADMIN_TOKEN_REQUIRED",
+    # The gateway changes rooms in the catalogue.
+    "ROOM_IS_DEFINED",
     # The gateway completes the entries that it has added.
     "AUDIT_ENTRY_NOT_FOUND",
     # The gateway answers TOKEN_EXPIRED instead.
