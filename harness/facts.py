@@ -140,7 +140,8 @@ class Facts:
         """Confirmed reservations with their prices."""
         rows = self.rows(
             "reservation",
-            "SELECT payment_id, id, price FROM reservation WHERE status = 'CONFIRMED'",
+            # Those of the house are not for sale.
+            "SELECT payment_id, id, price FROM reservation WHERE status = 'CONFIRMED' AND id > 0",
         )
         return {(payment, reservation): price for payment, reservation, price in rows}
 

@@ -133,7 +133,7 @@ INVARIANTS = (
                 AND r.schedule_id = c.schedule_id AND r.status IN {_LIVE}
             LEFT JOIN reservation_seat s
                 ON s.reservation_id = r.id AND s.seat_id = c.seat_id
-            WHERE c.reservation_id <> 0 AND s.seat_id IS NULL""",
+            WHERE c.reservation_id > 0 AND s.seat_id IS NULL""",
         ),
     ),
     Invariant(
@@ -144,7 +144,7 @@ INVARIANTS = (
             f"""SELECT r.id FROM reservation r
             LEFT JOIN reservation_seat s ON s.reservation_id = r.id
             LEFT JOIN seat_claim c ON c.seat_id = s.seat_id AND c.reservation_id = r.id
-            WHERE r.status IN {_LIVE}
+            WHERE r.id > 0 AND r.status IN {_LIVE}
             GROUP BY r.id HAVING COUNT(c.seat_id) <> MAX(r.seats)""",
         ),
     ),
@@ -155,10 +155,45 @@ INVARIANTS = (
             "reservation",
             """SELECT r.id FROM reservation r
             LEFT JOIN reservation_seat s ON s.reservation_id = r.id
+            WHERE r.id > 0
             GROUP BY r.id
             HAVING COUNT(s.seat_id) <> MAX(r.seats) OR SUM(s.price) <> MAX(r.price)
                 OR MIN(s.seat_id) <> MAX(r.seat_id)
                 OR MAX(IF(s.seat_id = r.seat_id, s.seat_num, '')) <> MAX(r.seat_num)""",
+        ),
+    ),
+    Invariant(
+        "claims_of_no_house",
+        "A seat that the house has is claimed by the house's reservation of its schedule.",
+        _rows(
+            "reservation",
+            """SELECT c.seat_id FROM seat_claim c
+            LEFT JOIN reservation r ON r.id = c.reservation_id AND r.id = -c.schedule_id
+                AND r.schedule_id = c.schedule_id AND r.status = 'CONFIRMED'
+            WHERE c.reservation_id < 0 AND r.id IS NULL""",
+        ),
+    ),
+    Invariant(
+        "seats_of_the_house_and_of_a_user",
+        "Nobody holds or has bought a seat that the house has.",
+        _rows(
+            "reservation",
+            """SELECT c.seat_id FROM seat_claim c
+            JOIN reservation_seat s ON s.seat_id = c.seat_id
+            JOIN reservation r ON r.id = s.reservation_id
+            WHERE c.reservation_id < 0 AND (r.status = 'CONFIRMED'
+                OR (r.status IN ('HELD', 'PAYING') AND r.lapses_at > NOW(6)))""",
+        ),
+    ),
+    Invariant(
+        "holds_of_closed_schedules",
+        "Nobody holds a seat of a closed schedule.",
+        _rows(
+            "reservation",
+            """SELECT r.id FROM closed_schedule c
+            JOIN seat_claim s ON s.schedule_id = c.schedule_id
+            JOIN reservation r ON r.id = s.reservation_id
+            WHERE r.status = 'HELD' AND r.lapses_at > NOW(6) GROUP BY r.id""",
         ),
     ),
     Invariant(
@@ -240,6 +275,17 @@ INVARIANTS = (
                 SUM(IF(r.status = 'CONFIRMED', r.seats, 0)) confirmed
             FROM reservation r LEFT JOIN schedule_sales s ON s.schedule_id = r.schedule_id
             GROUP BY r.schedule_id HAVING counted <> confirmed""",
+        ),
+    ),
+    Invariant(
+        "schedules_with_a_wrong_blocked_count",
+        "The blocked count of a schedule is the number of seats that the house has.",
+        _rows(
+            "reservation",
+            """SELECT schedule_id, SUM(seats) difference FROM (
+                SELECT schedule_id, blocked seats FROM schedule_sales
+                UNION ALL SELECT schedule_id, -1 FROM seat_claim WHERE reservation_id < 0
+            ) counts GROUP BY schedule_id HAVING difference <> 0""",
         ),
     ),
     Invariant(

@@ -2,15 +2,19 @@
 
 from functools import partial
 
+from catalogue_view.follower import CatalogueFollower
+from protos.frontrow.concert.v1.catalogue_pb2_grpc import CatalogueServiceStub
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, RESERVATION_GROUP
 from reservation_service.consumers import PaymentEvents
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.hold_repository import HoldRepository
+from reservation_service.house_repository import HouseRepository
+from reservation_service.house_service import HouseService
+from reservation_service.house_servicer import HouseServicer
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.payment_repository import PaymentRepository
-from reservation_service.phase import SESSION, MigrationPhase
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
@@ -29,26 +33,24 @@ async def main() -> None:
     logs.configure(settings.log_level)
     warn_of_unknown(settings)
     async with (
-        Database(
-            settings.mysql_url, max_size=settings.mysql_connections, session=SESSION
-        ) as database,
+        Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
         redis_client.connect(settings.redis_url, timeout=settings.redis_timeout_seconds) as redis,
         client.connect(
             settings.concert_addr, idempotent=IDEMPOTENT, max_response_bytes=MAX_RESPONSE_BYTES
         ) as concerts,
         Server(settings, "reservation_service") as server,
     ):
+        directory = GrpcSeatDirectory(
+            ConcertServiceStub(concerts),
+            max_bytes=settings.seat_maps_mb * 1_000_000,
+            cache_seconds=settings.cache_seconds,
+        )
         service = ReservationService(
             ReservationRepository(database),
             HoldRepository(database),
             PaymentRepository(database),
-            GrpcSeatDirectory(
-                ConcertServiceStub(concerts),
-                max_bytes=settings.seat_maps_mb * 1_000_000,
-                cache_seconds=settings.cache_seconds,
-            ),
+            directory,
             RedisSeatLocks(redis, lock_seconds=settings.lock_seconds),
-            MigrationPhase(database),
             hold_seconds=settings.hold_seconds,
             cool_down_seconds=(
                 settings.hold_seconds
@@ -65,6 +67,14 @@ async def main() -> None:
             reservation_pb2_grpc.add_ReservationServiceServicer_to_server,
             ReservationServicer(service),
             reservation_pb2.DESCRIPTOR,
+        )
+        server.add(
+            reservation_pb2_grpc.add_ReservationAdminServiceServicer_to_server,
+            HouseServicer(HouseService(HouseRepository(database))),
+            reservation_pb2.DESCRIPTOR,
+        )
+        server.add_background(
+            "catalogue", CatalogueFollower(CatalogueServiceStub(concerts), directory.apply).run
         )
         if settings.sweep_interval_seconds:
             server.add_background(

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import catalogue_pb2, concert_pb2, concert_pb2_grpc
+from protos.money import DEFAULT_CURRENCY
 from reservation_service.best_seats import Hall
 from reservation_service.domain import Seat
 from reservation_service.errors import ScheduleNotFound, SeatNotFound
+from reservation_service.sale_terms import SaleTerms
 from reservation_service.seat_index import Entry, Lease, SeatIndex
 from seat_maps.decoding import IDS_PER_CALL, SeatMapDecoder
 from seat_maps.layout import SeatLayout
@@ -59,6 +61,8 @@ class Halls:
                 layout.places,
                 [names[category] for category in layout.categories],
                 [bool(accessible) for accessible in layout.accessible],
+                layout.row_sections,
+                {row for row, general in enumerate(layout.general_admission) if general},
             )
             entry = self._halls[layout] = hall, len(layout)
         return entry[0]
@@ -75,6 +79,19 @@ class ScheduleSeats:
     def hall(self) -> Hall:
         return self.halls.of(self.seat_map.layout)
 
+    @property
+    def terms(self) -> SaleTerms:
+        seat_map = self.seat_map
+        return SaleTerms(
+            seat_map.room,
+            seat_map.sales_from_ms,
+            seat_map.sales_until_ms,
+            seat_map.currency or DEFAULT_CURRENCY,
+        )
+
+    def ids(self) -> Sequence[int]:
+        return self.seat_map.ids()
+
     def seats_at(self, indexes: Iterable[int]) -> tuple[Seat, ...]:
         seats = (_seat(self.seat_map, index) for index in indexes)
         return tuple(sorted(seats, key=lambda seat: seat.id))
@@ -89,7 +106,7 @@ class GrpcSeatDirectory:
     Caches maps for `cache_seconds`, and at most `max_bytes` of them. Each response brings the other
     dates of the concert too, so 100 concerts need 100 calls in that time. Callers who wait for a
     call share the next one; unknown ids are not cached, but at most one call is in flight, for up
-    to 1,000 ids.
+    to 1,000 ids. `apply` drops the maps that a change of the catalogue concerns.
     """
 
     def __init__(
@@ -108,6 +125,17 @@ class GrpcSeatDirectory:
             self._look_up, budget=BUDGET_SECONDS, max_batch=IDS_PER_CALL
         )
         self._refreshing: set[asyncio.Task[None]] = set()
+        self._changes = 0
+
+    def apply(self, change: catalogue_pb2.WatchCatalogueResponse) -> None:
+        """Drops the maps of the concerts that have changed; of all after a reset."""
+        if change.reset:
+            self._changes += 1
+            self._index.clear()
+        elif change.concerts:
+            self._changes += 1
+            for concert in change.concerts:
+                self._index.remove(concert.schedule_ids)
 
     async def seat(self, seat_id: int) -> Seat:
         """Returns a seat. Raises SeatNotFound, and RemoteError or TimedOut if concert_service does
@@ -164,6 +192,7 @@ class GrpcSeatDirectory:
                 schedule_ids=[one.schedule_id for one in missing if one.schedule_id],
                 seat_ids=[one.seat_id for one in missing if one.seat_id],
             )
+            changes = self._changes
             try:
                 response = await client.call(self._stub.GetSeatMaps, request, budget=BUDGET_SECONDS)
             except Exception as error:
@@ -174,6 +203,10 @@ class GrpcSeatDirectory:
             more = response.more
             now = monotonic()
             lifetime = min(self._cache_seconds, seconds_to_midnight())
+            if changes != self._changes:
+                # The response may be older than a change that came meanwhile, and whose maps were
+                # dropped: good for those who asked before it, and for nobody later.
+                lifetime = 0.0
             # At midnight, the seats of a date that has passed count as not found.
             lease = Lease(now + REFRESH_AT * lifetime, now + lifetime)
             self._index.put(self._decoder.decode(response), lease)

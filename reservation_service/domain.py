@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from protos.limits import MAX_SEATS_PER_HOLD
+from protos.money import DEFAULT_CURRENCY
 from reservation_service.best_seats import Wish
 from reservation_service.errors import (
     AlreadyPaid,
@@ -84,6 +85,8 @@ class Reservation(_OfSeats):
     lapses_at: datetime
     payment_id: int
     read_at: datetime
+    # ISO 4217, of the prices as the user was told them.
+    currency: str = DEFAULT_CURRENCY
 
     @property
     def status(self) -> Status:
@@ -167,9 +170,10 @@ class BestAvailable:
     def request(self) -> SeatRequest:
         """The request for these seats."""
         wish = self.wish
+        # Names have no control characters, so the one before the section ends the category.
         return SeatRequest.described(
             f"best {self.schedule_id} {wish.count} {wish.accessible:d} {wish.allow_split:d}"
-            f" {wish.price_category}"
+            f" {wish.price_category}" + (f"\n{wish.section}" if wish.section else "")
         )
 
 
@@ -183,6 +187,7 @@ class Hold(_OfSeats):
     request: SeatRequest
     key: IdempotencyKey | None = None
     admission: Admission | None = None
+    currency: str = DEFAULT_CURRENCY
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +210,29 @@ class Remembered:
 
 
 class TakenSeats(NamedTuple):
-    """The ids of the held seats and of the sold seats of a schedule, each in order."""
+    """The ids of the held seats and of the sold seats of a schedule, each in order. Seats that the
+    house has are sold, and so are all seats of a closed schedule."""
 
     held: Sequence[int]
     sold: Sequence[int]
 
 
-NOTHING_TAKEN = TakenSeats([], [])
+class Availability(NamedTuple):
+    """The ids of the held seats, and of the seats that are sold or the house's, each in order; of a
+    `closed` schedule nobody may hold the others."""
+
+    held: Sequence[int]
+    sold: Sequence[int]
+    closed: bool = False
+
+
+class SeatCounts(NamedTuple):
+    """How many seats of each schedule are sold, and how many the house has; schedules without any
+    are left out. And the schedules that are closed, in order."""
+
+    sold: dict[int, int]
+    blocked: dict[int, int]
+    closed: Sequence[int]
 
 
 class PaymentOf(NamedTuple):

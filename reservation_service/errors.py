@@ -98,6 +98,34 @@ class SingleSeatLeft(Conflict):
         super().__init__("This choice leaves a single seat free.", conflicts=_listed(seat_ids))
 
 
+class SalesClosed(Conflict):
+    """The schedule is closed, or its sales have not begun or are over."""
+
+    code = "SALES_CLOSED"
+
+    def __init__(self, detail: str = "The sale of this date is closed.") -> None:
+        super().__init__(detail)
+
+
+class WrongRoom(Forbidden):
+    code = "WRONG_ROOM"
+
+    def __init__(self, room: str) -> None:
+        """`room` is the one that leads to the concert."""
+        super().__init__("This admission is for the concerts of another waiting room.", room=room)
+
+
+class SeatsTaken(Conflict):
+    """The house cannot have these seats: they are held or sold."""
+
+    code = "SEATS_TAKEN"
+
+    def __init__(self, seat_ids: Sequence[int]) -> None:
+        """`seat_ids` are at least one, and as many as an answer may name at most."""
+        super().__init__("Some of the seats are held or sold.", seats=_listed(seat_ids))
+        self.seat_ids = seat_ids
+
+
 class ScheduleNotFound(NotFound):
     code = "SCHEDULE_NOT_FOUND"
 

@@ -6,7 +6,7 @@ items would have one after another.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reservation_service.domain import (
@@ -21,6 +21,7 @@ from reservation_service.errors import (
     AdmissionEnded,
     PaymentInProgress,
     RequestInProgress,
+    SalesClosed,
     SeatCoolsDown,
     SeatHeld,
     SeatSold,
@@ -67,6 +68,8 @@ class Facts:
     """By user and seat."""
     paid: Mapping[Admission, LiveReservation] = field(default_factory=dict)
     """The reservation of each admission that is PAYING or CONFIRMED."""
+    closed: Collection[int] = ()
+    """Schedules that are closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,8 @@ def decide(holds: Sequence[Hold], facts: Facts, terms: HoldTerms) -> Decisions:
 
 
 def refusals(holds: Sequence[Hold], facts: Facts) -> Sequence[Remembered | ServiceError | None]:
-    """Returns the result of each hold that needs no more than the facts' claims and keys, None for
-    each that needs more."""
+    """Returns the result of each hold that needs no more than the facts' claims and keys and the
+    closed schedules, None for each that needs more."""
     return [_known_result(hold, facts) or _conflict(hold, facts, ()) for hold in holds]
 
 
@@ -194,7 +197,10 @@ def _known_result(hold: Hold, facts: Facts) -> Remembered | ServiceError | None:
 
 
 def _conflict(hold: Hold, facts: Facts, taken: "set[int] | tuple[()]") -> ServiceError | None:
-    """Names all seats of the hold that are held or sold, or that an earlier item gets."""
+    """Refuses seats of a closed schedule. Names all seats of the hold that are held or sold, or
+    that an earlier item gets."""
+    if hold.schedule_id in facts.closed:
+        return SalesClosed()
     conflicts = []
     sold = False
     for seat in hold.seats:

@@ -4,10 +4,9 @@ from collections.abc import Collection, Sequence
 from datetime import UTC
 from enum import Enum, auto
 
+from reservation_service import hold_rows, lone_hold
 from reservation_service import hold_statements as sql
-from reservation_service import lone_hold
 from reservation_service.domain import (
-    Admission,
     Hold,
     HoldTerms,
     IdempotencyKey,
@@ -21,14 +20,12 @@ from reservation_service.hold_decisions import (
     Decisions,
     Facts,
     Granted,
-    LastHold,
-    LiveReservation,
     RepeatOf,
     decide,
     refusals,
 )
 from reservation_service.ports import GroupFailed, HoldResult
-from reservation_service.rows import EXPIRE, microseconds, to_reservation
+from reservation_service.rows import EXPIRE, microseconds
 from servicekit import logs
 from servicekit.errors import ServiceError
 from servicekit.mysql import (
@@ -39,7 +36,6 @@ from servicekit.mysql import (
     LockTimeout,
     MissingValue,
     Result,
-    Row,
     Statement,
     TransactionAborted,
 )
@@ -166,7 +162,7 @@ class HoldRepository:
 
 async def _find_key(connection: Connection, key: IdempotencyKey) -> Remembered | None:
     rows = await connection.fetch_all(*sql.find_keys([key]))
-    return _remembered(rows) if rows else None
+    return hold_rows.remembered(rows) if rows else None
 
 
 async def _hold(
@@ -231,11 +227,19 @@ async def _refuse(
     """Returns the results of the items whose keys are used or whose seats are taken, None for the
     others. Locks nothing: most of a crowd ends here."""
     keys = _keys(holds)
-    *_, claims = done = await connection.execute_together(
-        *before, *([sql.find_keys(keys)] if keys else []), (sql.CLAIMS, _seat_ids(holds))
+    *_, closed, claims = done = await connection.execute_together(
+        *before,
+        *([sql.find_keys(keys)] if keys else []),
+        (sql.CLOSED, _schedules(holds)),
+        (sql.CLAIMS, _seat_ids(holds)),
     )
-    known = _known_keys(done[-2].rows) if keys else {}
-    return refusals(holds, Facts(claims=_claims(claims.rows), keys=known))
+    known = hold_rows.known_keys(done[-3].rows) if keys else {}
+    return refusals(
+        holds,
+        Facts(
+            claims=hold_rows.claims(claims.rows), keys=known, closed=hold_rows.closed(closed.rows)
+        ),
+    )
 
 
 async def _hold_read(
@@ -275,6 +279,7 @@ async def _read(
     statements: list[Statement] = [*before, ("BEGIN",), (sql.LOCK_BUYERS, users)]
     first = len(statements)
     statements += [(sql.CLAIMS, seats), (sql.SEATS_OF_USERS, users)]
+    statements.append((sql.CLOSED, _schedules(holds)))
     if cool_down:
         statements.append((sql.LAST_HOLDS, cool_down, seats, users, cool_down))
     if keys:
@@ -285,12 +290,13 @@ async def _read(
     read = iter(done[first:])
     claims, seats_of_users = next(read).rows, next(read).rows
     facts = Facts(
-        claims=_claims(claims),
-        unpaid=_unpaid(seats_of_users),
+        closed=hold_rows.closed(next(read).rows),
+        claims=hold_rows.claims(claims),
+        unpaid=hold_rows.unpaid(seats_of_users),
         of_schedule={(row.user_id, row.schedule_id): int(row.seats) for row in seats_of_users},
-        last_holds=_last_holds(next(read).rows) if cool_down else {},
-        keys=_known_keys(next(read).rows) if keys else {},
-        paid=_paid(next(read).rows) if places else {},
+        last_holds=hold_rows.last_holds(next(read).rows) if cool_down else {},
+        keys=hold_rows.known_keys(next(read).rows) if keys else {},
+        paid=hold_rows.paid(next(read).rows) if places else {},
     )
     return {row.user_id for row in done[first - 1].rows}, facts
 
@@ -316,6 +322,7 @@ def _write(granted: Sequence[Granted], *, if_decided: bool = False) -> list[Stat
         sql.insert_seats(granted),
         *sql.insert_keys(granted),
         sql.claim_seats(granted),
+        sql.check_open(granted),
     ]
 
 
@@ -331,6 +338,7 @@ def _made(granted: Sequence[Granted], headers: Result) -> dict[int, Reservation]
             lapses_at=row.held_until.replace(tzinfo=UTC),
             payment_id=0,
             read_at=row.created_at.replace(tzinfo=UTC),
+            currency=item.hold.currency,
         )
         for item, row in zip(granted, headers.rows, strict=True)
     }
@@ -362,54 +370,9 @@ def _seat_ids(holds: Sequence[Hold]) -> list[int]:
     return sorted({seat.id for hold in holds for seat in hold.seats})
 
 
+def _schedules(holds: Sequence[Hold]) -> list[int]:
+    return sorted({hold.schedule_id for hold in holds})
+
+
 def _keys(holds: Sequence[Hold]) -> list[IdempotencyKey]:
     return list({hold.key: None for hold in holds if hold.key is not None})
-
-
-def _claims(rows: Sequence[Row]) -> dict[int, LiveReservation]:
-    return {
-        row.seat_id: LiveReservation(row.id, Status(row.status), bool(row.lapsed)) for row in rows
-    }
-
-
-def _unpaid(rows: Sequence[Row]) -> dict[int, int]:
-    """Sums up the schedules of each user."""
-    unpaid: dict[int, int] = {}
-    for row in rows:
-        unpaid[row.user_id] = unpaid.get(row.user_id, 0) + int(row.unpaid)
-    return unpaid
-
-
-def _last_holds(rows: Sequence[Row]) -> dict[tuple[int, int], LastHold]:
-    return {
-        (row.user_id, row.seat_id): LastHold(
-            bool(row.ended), row.unused / 1_000_000, row.cooling / 1_000_000
-        )
-        for row in rows  # the last of each is the latest
-    }
-
-
-def _paid(rows: Sequence[Row]) -> dict[Admission, LiveReservation]:
-    return {
-        Admission(row.room, row.place_number): LiveReservation(
-            row.id, Status(row.status), bool(row.lapsed), row.payment_id
-        )
-        for row in rows
-    }
-
-
-def _known_keys(rows: Sequence[Row]) -> dict[IdempotencyKey, Remembered | None]:
-    """What is stored for each key: None if its reservation was removed."""
-    by_key: dict[IdempotencyKey, list[Row]] = {}
-    for row in rows:
-        by_key.setdefault(IdempotencyKey(row.key_user_id, row.idem_key), []).append(row)
-    return {key: _remembered(stored) for key, stored in by_key.items()}
-
-
-def _remembered(rows: Sequence[Row]) -> Remembered | None:
-    """Maps the rows of one key."""
-    key = rows[0]
-    request = SeatRequest(digest=key.request) if key.request else SeatRequest(key.key_seat_id)
-    if key.seat_missing:
-        return Remembered(request, None, key.key_seat_id)
-    return Remembered(request, to_reservation(rows)) if key.id is not None else None

@@ -41,11 +41,11 @@ OR (SELECT COALESCE(SUM(IF({_UNPAID}, r.seats, 0)), 0) > %s
 # it; it locks what it finds, so it waits for a payment that begins now.
 _INSERT = f"""
 {PATIENCE}INSERT INTO reservation (
-    user_id, seat_id, schedule_id, seat_num, price, seats, held_until, lapses_at, created_at,
-    updated_at, room, place_number, status)
+    user_id, seat_id, schedule_id, seat_num, price, currency, seats, held_until, lapses_at,
+    created_at, updated_at, room, place_number, status)
 VALUES {{}} RETURNING id, held_until, created_at
 """
-_ROW = """(%s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND,
+_ROW = """(%s, %s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND,
  NOW(6) + INTERVAL %s MICROSECOND, NOW(6), NOW(6), %s, %s, {})"""
 _IS_PAID = "EXISTS(SELECT 1 FROM reservation p WHERE p.paid_place = %s AND p.room = %s LIMIT 1)"
 
@@ -102,6 +102,13 @@ INSERT INTO seat_claim (seat_id, reservation_id, schedule_id) VALUES {}
 ON DUPLICATE KEY UPDATE reservation_id = IF(reservation_id = 0, VALUES(reservation_id), NULL)
 """
 
+CLOSED = "SELECT schedule_id FROM closed_schedule WHERE schedule_id IN %s"
+
+# Fails, because the id would be NULL, if one of the schedules is closed; otherwise changes and
+# locks nothing. Behind the claims: whoever closes a schedule first commits that, and then ends the
+# holds whose claims are there. So a hold sees that the schedule is closed, or its claims are seen.
+CHECK_OPEN = "UPDATE closed_schedule SET schedule_id = NULL WHERE schedule_id {}"
+
 # The result of a key is "seat not found", unless a reservation is named.
 _INSERT_KEYS = """
 INSERT INTO idempotency_key (user_id, idem_key, seat_id, request, reservation_id, created_at)
@@ -151,7 +158,7 @@ def insert_reservations(granted: Sequence[Granted], *, if_decided: bool = False)
         first, place = hold.seats[0], hold.admission
         conditions = ["@undecided"] if if_decided else []
         values += [hold.user_id, first.id, first.schedule_id, first.seat_num, hold.price]
-        values += [len(hold.seats), length, length]
+        values += [hold.currency, len(hold.seats), length, length]
         values += (place.room, place.place_number) if place else (None, None)
         if place is not None:
             conditions.append(_IS_PAID)
@@ -213,6 +220,13 @@ def claim_seats(granted: Sequence[Granted]) -> Statement:
     )
     rows = ",".join([f"(%s, {_ID}, %s)"] * len(claims))
     return f"{PATIENCE}{_CLAIM.format(rows)}", *(value for claim in claims for value in claim)
+
+
+def check_open(granted: Sequence[Granted]) -> Statement:
+    """Fails with MissingValue if the schedule of one of them is closed. Comes after
+    `claim_seats`."""
+    schedules = sorted({item.hold.schedule_id for item in granted})
+    return f"{PATIENCE}{CHECK_OPEN.format('IN %s')}", schedules
 
 
 def find_keys(keys: Sequence[IdempotencyKey]) -> Statement:

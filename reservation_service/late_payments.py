@@ -53,6 +53,11 @@ WHERE s.reservation_id = %s AND o.id <> s.reservation_id
 ORDER BY o.id
 """
 
+IS_CLOSED = """
+SELECT c.schedule_id FROM reservation r JOIN closed_schedule c ON c.schedule_id = r.schedule_id
+WHERE r.id = %s
+"""
+
 # All seats or none: NULL for a seat that another reservation has is an error.
 TAKE_SEATS = """
 INSERT INTO seat_claim (seat_id, reservation_id, schedule_id)
@@ -82,10 +87,18 @@ ON DUPLICATE KEY UPDATE earlier_payment.payment_id = earlier_payment.payment_id
 """
 
 # If the lease has outlasted the hold, the hold ends now: its cool-down counts from here.
-RETURN_TO_HOLD = """
+#
+# The hold of a closed schedule ends, too. The row is locked before it asks whether the schedule is
+# closed, so whoever closes it finds the payment still there, or the hold.
+HOLD_ENDS_AT = """
+    held_until = IF(
+        EXISTS(SELECT 1 FROM closed_schedule c WHERE c.schedule_id = reservation.schedule_id),
+        LEAST(held_until, NOW(6)), held_until),
+    lapses_at = GREATEST(held_until, NOW(6)),
+"""
+RETURN_TO_HOLD = f"""
 UPDATE reservation
-SET status = 'HELD', payment_id = NULL, lapses_at = GREATEST(held_until, NOW(6)),
-    updated_at = NOW(6)
+SET status = 'HELD', payment_id = NULL, {HOLD_ENDS_AT} updated_at = NOW(6)
 WHERE id = %s AND payment_id = %s AND status = 'PAYING'
 """
 
@@ -140,7 +153,10 @@ async def _confirm_late(
 
 async def _take_again(connection: Connection, reservation_id: int, payment_id: int) -> bool:
     """Confirms a reservation that is not PAYING for this payment. Returns False if one of its seats
-    is taken, or if another reservation of its place is PAYING or CONFIRMED."""
+    is taken, if another reservation of its place is PAYING or CONFIRMED, or if its schedule is
+    closed."""
+    if await connection.fetch_one(IS_CLOSED, reservation_id) is not None:
+        return False
     try:
         await free_place(connection, reservation_id, 0, None)
     except (PaymentInProgress, AdmissionEnded):

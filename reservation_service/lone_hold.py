@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from reservation_service.domain import Hold, HoldTerms
+from reservation_service.hold_statements import CHECK_OPEN
 from reservation_service.rows import microseconds
 from servicekit.mysql import Statement
 
@@ -17,7 +18,7 @@ MAX_SEATS = 8
 _NEVER = 2**31
 _SEAT = """
     DECLARE seat_{0} BIGINT DEFAULT ?; DECLARE num_{0} VARCHAR(16) DEFAULT ?;
-    DECLARE price_{0} DECIMAL(12, 2) DEFAULT ?;
+    DECLARE price_{0} DECIMAL(15, 3) DEFAULT ?;
 """
 _KEY = """
     DECLARE key_value VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin DEFAULT ?;
@@ -43,6 +44,7 @@ _COOLS_DOWN = f"""
 _PROGRAM = f"""
 BEGIN NOT ATOMIC
     DECLARE buyer_id BIGINT DEFAULT ?; DECLARE schedule BIGINT DEFAULT ?;
+    DECLARE money CHAR(3) CHARACTER SET ascii DEFAULT ?;
     DECLARE place BIGINT DEFAULT ?;
     DECLARE place_room VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin DEFAULT ?;
     {{declare}}
@@ -58,10 +60,10 @@ BEGIN NOT ATOMIC
         AND (r.status = 'CONFIRMED' OR r.lapses_at > NOW(6) - INTERVAL {{cool_down}} MICROSECOND);
     SET began_at = NOW(6), ends_at = began_at + INTERVAL {{length}} MICROSECOND;
     INSERT INTO reservation (
-        user_id, seat_id, schedule_id, seat_num, price, seats, held_until, lapses_at, created_at,
-        updated_at, room, place_number, status)
-    VALUES (buyer_id, seat_0, schedule, num_0, {{price}}, {{count}}, ends_at, ends_at, began_at,
-        began_at, place_room, place,
+        user_id, seat_id, schedule_id, seat_num, price, currency, seats, held_until, lapses_at,
+        created_at, updated_at, room, place_number, status)
+    VALUES (buyer_id, seat_0, schedule, num_0, {{price}}, money, {{count}}, ends_at, ends_at,
+        began_at, began_at, place_room, place,
         IF(undecided OR EXISTS(SELECT 1 FROM reservation p
                                WHERE p.paid_place = place AND p.room = place_room LIMIT 1),
            NULL, 'HELD'));
@@ -70,6 +72,7 @@ BEGIN NOT ATOMIC
     INSERT INTO seat_claim (seat_id, reservation_id, schedule_id) VALUES {{claims}}
     ON DUPLICATE KEY UPDATE
         reservation_id = IF(reservation_id = 0, VALUES(reservation_id), NULL);
+    {CHECK_OPEN.format("= schedule")};
     COMMIT;
     SELECT LAST_INSERT_ID() AS id, ends_at AS held_until, began_at AS created_at;
 END
@@ -79,9 +82,10 @@ END
 def hold_alone(hold: Hold, terms: HoldTerms) -> Statement:
     """The program that holds these seats and returns the header, and its values. It fails with
     MissingValue or DuplicateKey, inside a transaction, if the hold needs a decision: a seat is
-    claimed, the place is being paid or paid, a limit would be exceeded, the cool-down applies."""
+    claimed, the place is being paid or paid, a limit would be exceeded, the cool-down applies, the
+    schedule is closed."""
     place = hold.admission
-    values: list[Any] = [hold.user_id, hold.schedule_id]
+    values: list[Any] = [hold.user_id, hold.schedule_id, hold.currency]
     values += (place.place_number, place.room) if place else (None, None)
     for seat in hold.seats:
         values += (seat.id, seat.seat_num, seat.price)

@@ -21,6 +21,7 @@ from reservation_service.domain import (
 from reservation_service.errors import PaymentInProgress, UnknownPayment
 from reservation_service.late_payments import (
     ATTEMPTS,
+    HOLD_ENDS_AT,
     IS_EARLIER,
     REMEMBER_PAYING,
     RETURN_TO_HOLD,
@@ -105,11 +106,10 @@ SELECT id, payment_id FROM reservation FORCE INDEX (PRIMARY) WHERE status = 'PAY
 ON DUPLICATE KEY UPDATE earlier_payment.payment_id = earlier_payment.payment_id
 """
 
-RETURN_ALL = """
+RETURN_ALL = f"""
 UPDATE reservation FORCE INDEX (PRIMARY)
-SET status = 'HELD', payment_id = NULL, lapses_at = GREATEST(held_until, NOW(6)),
-    updated_at = NOW(6)
-WHERE status = 'PAYING' AND {}
+SET status = 'HELD', payment_id = NULL, {HOLD_ENDS_AT} updated_at = NOW(6)
+WHERE status = 'PAYING' AND {{}}
 """
 
 PAYMENT_OF = "SELECT id, COALESCE(payment_id, 0) AS payment_id FROM reservation WHERE id IN %s"

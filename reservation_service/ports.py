@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 from reservation_service.best_seats import Hall
 from reservation_service.domain import (
     Admission,
+    Availability,
     BegunPayment,
     Hold,
     HoldTerms,
@@ -18,10 +19,11 @@ from reservation_service.domain import (
     Remembered,
     Reservation,
     Seat,
+    SeatCounts,
     SeatRequest,
     Status,
-    TakenSeats,
 )
+from reservation_service.sale_terms import SaleTerms
 from servicekit.errors import ServiceError
 
 HoldResult = Reservation | Remembered | ServiceError
@@ -63,8 +65,8 @@ class HoldStore(Protocol):
         end of the user's last hold of a seat, the hold lasts for what was left of that one; of
         several seats, for the least of them. Results: the reservation; the stored result if the key
         has one; SeatHeld, SeatSold; PaymentInProgress and AdmissionEnded if a reservation of the
-        admission is PAYING or CONFIRMED; SeatCoolsDown; TooManySeats if the user would exceed a
-        limit; RequestInProgress.
+        admission is PAYING or CONFIRMED; SalesClosed if the schedule is closed; SeatCoolsDown;
+        TooManySeats if the user would exceed a limit; RequestInProgress.
 
         `contended` says that some of the seats are probably taken. Raises GroupFailed; and
         Unavailable or TimeoutError, after which it is unknown whether anything was written.
@@ -142,18 +144,18 @@ class ReservationStore(Protocol):
         """Cancels at most `limit` of this user's holds that were made with this admission or an
         earlier one of its room; returns how many."""
 
-    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[Availability]:
         """Lists the seats of each schedule that are held or sold, in the order of the schedules."""
 
     async def touched_schedules(
         self, ranges: Sequence[tuple[int, int]], limit: int
     ) -> Sequence[int] | None:
-        """Lists, of the schedules with ids in these ranges (first, last), every one of which a seat
-        is held or sold, and others of which a seat was held before; None if there are more than
-        `limit`."""
+        """Lists, of the schedules with ids in these ranges (first, last), every one that is closed
+        or of which a seat is held or sold, and others of which a seat was held before; None if
+        there are more than `limit`."""
 
-    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
-        """Counts the sold seats of each schedule; leaves out schedules without any."""
+    async def count_seats(self, schedule_ids: Sequence[int]) -> SeatCounts:
+        """Counts the sold seats of each schedule and those that the house has."""
 
     async def expire_lapsed(
         self, status: Status, after: LapsedHold, limit: int
@@ -171,12 +173,58 @@ class ReservationStore(Protocol):
         who are holding seats at this moment for the next time."""
 
 
+class HouseStore(Protocol):
+    """Applies what operators decide about the sale, as HoldStore describes: the house has a seat as
+    a live reservation would. Every change may be repeated."""
+
+    async def block(self, schedule_id: int, seat_ids: Sequence[int]) -> int:
+        """Gives all of these seats to the house, or none; returns how many it did not have. Ends
+        holds of them that have run out.
+
+        Raises SeatsTaken, InvalidRequest for a seat that is known as one of another schedule, and
+        TransactionAborted if others took and freed some at each attempt.
+        """
+
+    async def release(self, schedule_id: int, seat_ids: Sequence[int]) -> int:
+        """Frees those of these seats that the house has; returns how many."""
+
+    async def close(self, schedule_ids: Sequence[int]) -> None:
+        """Closes schedules: no hold of them that was not committed before will be, except those
+        that `end_holds` finds. Durable when the method returns."""
+
+    async def reopen(self, schedule_ids: Sequence[int]) -> None:
+        """Ends `close`."""
+
+    async def end_holds(self, schedule_id: int) -> int:
+        """Cancels all holds of a closed schedule; returns how many. Payments that have begun
+        continue; one that fails later does not return to a hold."""
+
+    async def paying(self, schedule_ids: Sequence[int], limit: int) -> Sequence[int]:
+        """Lists at most `limit` reservations of these schedules that are PAYING."""
+
+    async def paid(self, schedule_ids: Sequence[int]) -> int:
+        """Counts the reservations of these schedules that are CONFIRMED."""
+
+    async def buyers(
+        self, schedule_id: int, after_reservation_id: int, limit: int
+    ) -> Sequence[Reservation]:
+        """Lists at most `limit` reservations of a schedule that are PAYING or CONFIRMED, in the
+        order of their ids, above `after_reservation_id`."""
+
+
 class SeatMap(Protocol):
     """The seats of a schedule, in seat order. Maps with the same seats are equal, and hashable."""
 
     @property
     def hall(self) -> Hall:
         """The seats, prepared for searches. Its indexes are those of this map."""
+
+    @property
+    def terms(self) -> SaleTerms:
+        """On which terms the seats are sold."""
+
+    def ids(self) -> Sequence[int]:
+        """Returns the ids of all seats."""
 
     def seats_at(self, indexes: Iterable[int]) -> tuple[Seat, ...]:
         """Returns the seats with these indexes, in the order of their ids."""
@@ -202,11 +250,3 @@ class SeatLocks(Protocol):
 
     def seats(self, seat_ids: Sequence[int]) -> AbstractAsyncContextManager[Collection[int]]:
         """Locks seats for the block. Yields those that somebody else has locked."""
-
-
-class Phase(Protocol):
-    """The phase of a migration during which the version before still serves."""
-
-    async def several_seats(self) -> bool:
-        """Whether a reservation may have several seats. The answer may be 5 s old while it is no;
-        it never turns from yes to no."""

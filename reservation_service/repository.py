@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import chain
 
-from reservation_service.domain import NOTHING_TAKEN, Admission, Reservation, Status, TakenSeats
+from reservation_service.domain import Admission, Availability, Reservation, SeatCounts, Status
+from reservation_service.hold_statements import CLOSED
 from reservation_service.ports import LapsedHold
 from reservation_service.rows import CANCEL, EXPIRE, GET, change_and_get, to_reservation
 from servicekit import logs
@@ -40,8 +41,9 @@ GROUP BY c.schedule_id
 TOUCHED = """
 SELECT schedule_id FROM seat_claim WHERE {} GROUP BY schedule_id ORDER BY schedule_id LIMIT %s
 """
+CLOSED_IN = "SELECT schedule_id FROM closed_schedule WHERE {} ORDER BY schedule_id LIMIT %s"
 
-SOLD = "SELECT schedule_id, sold FROM schedule_sales WHERE schedule_id IN %s"
+SALES = "SELECT schedule_id, sold, blocked FROM schedule_sales WHERE schedule_id IN %s"
 
 # In the order of the index, of one status: any other order would read, and lock, all of them first.
 LAPSED = """
@@ -105,13 +107,16 @@ class ReservationRepository:
 
         return await self._database.run(work)
 
-    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[Availability]:
         if not schedule_ids:
             return []
+        ids = list(schedule_ids)
         async with self._database.connection() as connection:
-            rows = await connection.fetch_all(TAKEN, list(schedule_ids))
-        taken = {row.schedule_id: TakenSeats(_ids(row.held), _ids(row.sold)) for row in rows}
-        return [taken.get(id, NOTHING_TAKEN) for id in schedule_ids]
+            found, closed = await connection.execute_together((TAKEN, ids), (CLOSED, ids))
+        taken = {row.schedule_id: (_ids(row.held), _ids(row.sold)) for row in found.rows}
+        are_closed = {row.schedule_id for row in closed.rows}
+        nothing: tuple[list[int], list[int]] = ([], [])
+        return [Availability(*taken.get(id, nothing), id in are_closed) for id in ids]
 
     async def touched_schedules(
         self, ranges: Sequence[tuple[int, int]], limit: int
@@ -120,17 +125,26 @@ class ReservationRepository:
             return []
         among = " OR ".join(["schedule_id BETWEEN %s AND %s"] * len(ranges))
         async with self._database.connection() as connection:
-            rows = await connection.fetch_all(
-                TOUCHED.format(among), *chain.from_iterable(ranges), limit + 1
+            results = await connection.execute_together(
+                *(
+                    (sql.format(among), *chain.from_iterable(ranges), limit + 1)
+                    for sql in (TOUCHED, CLOSED_IN)
+                )
             )
-        return [row.schedule_id for row in rows] if len(rows) <= limit else None
+        touched = sorted({row.schedule_id for result in results for row in result.rows})
+        return touched if len(touched) <= limit else None
 
-    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
+    async def count_seats(self, schedule_ids: Sequence[int]) -> SeatCounts:
         if not schedule_ids:
-            return {}
+            return SeatCounts({}, {}, [])
+        ids = list(schedule_ids)
         async with self._database.connection() as connection:
-            rows = await connection.fetch_all(SOLD, list(schedule_ids))
-        return {row.schedule_id: row.sold for row in rows}
+            sales, closed = await connection.execute_together((SALES, ids), (CLOSED, ids))
+        return SeatCounts(
+            {row.schedule_id: row.sold for row in sales.rows if row.sold},
+            {row.schedule_id: row.blocked for row in sales.rows if row.blocked},
+            sorted(row.schedule_id for row in closed.rows),
+        )
 
     async def expire_lapsed(
         self, status: Status, after: LapsedHold, limit: int

@@ -24,7 +24,7 @@ from servicekit.mysql import Connection, Database, Result, Row, Statement
 # One row for each seat. The header alone describes the only seat of a reservation.
 COLUMNS = """
 r.id, r.user_id, r.schedule_id, r.status, r.held_until, r.lapses_at,
-COALESCE(r.payment_id, 0) AS payment_id, NOW(6) AS read_at,
+COALESCE(r.payment_id, 0) AS payment_id, NOW(6) AS read_at, r.currency,
 COALESCE(s.seat_id, r.seat_id) AS seat_id, COALESCE(s.seat_num, r.seat_num) AS seat_num,
 COALESCE(s.price, r.price) AS price
 """
@@ -46,6 +46,10 @@ EXPIRE = _END.format(
 )
 CANCEL = _END.format(
     status="CANCELLED", condition="r.user_id = %s AND r.status = 'HELD' AND r.lapses_at > NOW(6)"
+)
+# Of any user.
+CANCEL_HOLDS = _END.format(
+    status="CANCELLED", condition="r.status = 'HELD' AND r.lapses_at > NOW(6)"
 )
 
 
@@ -82,6 +86,7 @@ def to_reservation(rows: Sequence[Row]) -> Reservation:
         lapses_at=header.lapses_at.replace(tzinfo=UTC),
         payment_id=header.payment_id,
         read_at=header.read_at.replace(tzinfo=UTC),
+        currency=header.currency,
     )
 
 

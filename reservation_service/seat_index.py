@@ -77,9 +77,19 @@ class SeatIndex:
             schedule_id, entry = next(iter(self._entries.items()))
             if self._bytes <= self._max_bytes and now < entry.lease.expires_at:
                 return
-            del self._entries[schedule_id]
-            self._weigh(entry.seat_map, -1)
-            self._remove_spans(entry.seat_map)
+            self.remove([schedule_id])
+
+    def remove(self, schedule_ids: Iterable[int]) -> None:
+        """Removes the maps of these schedules, of those that have one."""
+        for schedule_id in schedule_ids:
+            entry = self._entries.pop(schedule_id, None)
+            if entry is not None:
+                self._weigh(entry.seat_map, -1)
+                self._remove_spans(entry.seat_map)
+
+    def clear(self) -> None:
+        """Removes all maps."""
+        self.remove(list(self._entries))
 
     def of_schedule(self, schedule_id: int) -> Entry | None:
         """Returns the map of a schedule, also an expired one."""

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
 from reservation_service.best_seats import Seats, Wish
-from reservation_service.domain import BestAvailable, Seat, TakenSeats
+from reservation_service.domain import Availability, BestAvailable, Seat
 from reservation_service.errors import (
     NotEnoughSeats,
+    SalesClosed,
     SeatCoolsDown,
     SeatHeld,
     SeatSold,
@@ -31,7 +32,7 @@ MAX_SHARED = 10_000
 
 Held = TypeVar("Held")
 # `ReservationStore.taken_seats`.
-ReadTaken: TypeAlias = Callable[[Sequence[int]], Awaitable[Sequence[TakenSeats]]]
+ReadTaken: TypeAlias = Callable[[Sequence[int]], Awaitable[Sequence[Availability]]]
 
 
 class SeatSearch:
@@ -51,7 +52,7 @@ class SeatSearch:
 
         After each conflict it reads the taken seats anew. Seats that other requests in this process
         are about to hold count as taken; if there are no others, it waits for the outcome. So it
-        refuses only by a read that began after the request. Raises ScheduleNotFound,
+        refuses only by a read that began after the request. Raises ScheduleNotFound, SalesClosed,
         NotEnoughSeats, and SeatCoolsDown if there are only seats that this user has to wait for;
         and what `hold` raises, except conflicts.
         """
@@ -126,6 +127,8 @@ class _Sale:
         )
         # Requests are about to hold these.
         self._in_flight: Seats = 0
+        # By the last finished read.
+        self.is_closed = False
         # These were held since the last finished read began, and since the last read began.
         self._held_since_last: Seats = 0
         self._held_since_next: Seats = 0
@@ -141,10 +144,12 @@ class _Sale:
         soon. Returns None if there are none.
 
         `contested` seats count as taken. This user cannot have those that are `cooling`, but others
-        can."""
+        can. Raises SalesClosed."""
         while True:
             outcome = self._outcome
             taken = await self.taken() | contested
+            if self.is_closed:
+                raise SalesClosed
             chosen = self._hall.best(taken | self._in_flight, wish, cooling)
             if chosen is not None:
                 self._in_flight |= chosen
@@ -176,5 +181,6 @@ class _Sale:
         call_context.set_deadline(READ_BUDGET_SECONDS)
         self._held_since_next = 0
         [taken] = await self._read_taken([self._schedule_id])
+        self.is_closed = taken.closed
         self._held_since_last = self._held_since_next
         return [self.these([*taken.held, *taken.sold])] * len(callers)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -19,6 +20,7 @@ from reservation_service.domain import (
     PaymentStart,
     Reservation,
     Seat,
+    SeatCounts,
     SeatRequest,
     Status,
     TakenSeats,
@@ -33,6 +35,7 @@ from reservation_service.errors import (
     NotYours,
     PaymentInProgress,
     ReservationNotFound,
+    SalesClosed,
     SeatNotFound,
     SingleSeatLeft,
     TooManySeats,
@@ -43,12 +46,12 @@ from reservation_service.ports import (
     HoldStore,
     LapsedHold,
     PaymentStore,
-    Phase,
     ReservationStore,
     SeatDirectory,
     SeatLocks,
 )
 from reservation_service.seat_search import SeatSearch
+from reservation_service.taken_seats import shown_as_taken
 from servicekit.batching import Batcher
 from servicekit.errors import InvalidRequest
 
@@ -99,7 +102,6 @@ class ReservationService:
         payments: PaymentStore,
         directory: SeatDirectory,
         locks: SeatLocks,
-        phase: Phase,
         *,
         hold_seconds: float,
         cool_down_seconds: float,
@@ -113,7 +115,6 @@ class ReservationService:
         self._holds = holds
         self._payments = payments
         self._directory = directory
-        self._phase = phase
         self._terms = HoldTerms(hold_seconds, cool_down_seconds, max_seats, max_seats_per_schedule)
         self._groups = HoldGroups(holds, locks, self._terms)
         self._search = SeatSearch(directory, reservations.taken_seats)
@@ -139,13 +140,14 @@ class ReservationService:
         the first result, whatever the order of the ids.
 
         Raises InvalidRequest (also for seats of several schedules), SeatNotFound, TooManySeats,
-        SingleSeatLeft where that is refused, and what HoldGroups.hold raises.
+        WrongRoom, SalesClosed, SingleSeatLeft where that is refused, and what HoldGroups.hold
+        raises.
         """
         check_hold_request(user_id, seat_ids, idempotency_key, admission)
         request = SeatRequest.of_seats(seat_ids)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
         try:
-            seats = await self._seats_to_hold(seat_ids)
+            seats, currency = await self._seats_to_hold(seat_ids, admission)
         except SeatNotFound as error:
             if key is None:
                 raise
@@ -153,23 +155,31 @@ class ReservationService:
             if remembered is None:
                 raise
             return remembered.result(request)
-        except (TooManySeats, SingleSeatLeft):
-            # A repeat: the seats around have changed since, or the limits.
+        except (TooManySeats, SingleSeatLeft, SalesClosed):
+            # A repeat: the seats around have changed since, or the limits, or the sale has ended.
             if key is None or (remembered := await self._holds.remembered(key)) is None:
                 raise
             return remembered.result(request)
-        return await self._groups.hold(Hold(user_id, tuple(seats), request, key, admission))
+        return await self._groups.hold(
+            Hold(user_id, tuple(seats), request, key, admission, currency)
+        )
 
-    async def _seats_to_hold(self, seat_ids: Sequence[int]) -> list[Seat]:
-        await self._check_count(len(seat_ids))
+    async def _seats_to_hold(
+        self, seat_ids: Sequence[int], admission: Admission | None
+    ) -> tuple[list[Seat], str]:
+        """Returns the seats, which are on sale to this admission, and the currency of their
+        prices."""
+        check_seat_count(len(seat_ids), self._terms.max_unpaid_seats)
         seats = []
         for seat_id in sorted(seat_ids):
             seats.append(await self._directory.seat(seat_id))
         if len({seat.schedule_id for seat in seats}) > 1:
             raise InvalidRequest("All seats must be of one schedule.")
+        seat_map = await self._directory.seat_map(seats[0].schedule_id)
+        seat_map.terms.check(admission, time.time() * 1000)
         if self._refuse_single_seats:
             await self._search.check_single_seats(seats)
-        return seats
+        return seats, seat_map.terms.currency
 
     async def hold_best_available(
         self,
@@ -181,18 +191,20 @@ class ReservationService:
         """Holds the best available seats for a user. With an idempotency key, a repeat returns the
         first result without a search.
 
-        Raises InvalidRequest, TooManySeats, what SeatSearch.hold_best raises, and what
-        HoldGroups.hold raises; but not SeatHeld and SeatSold.
+        Raises InvalidRequest, TooManySeats, WrongRoom, SalesClosed, what SeatSearch.hold_best
+        raises, and what HoldGroups.hold raises; but not SeatHeld and SeatSold.
         """
         check_hold_request(user_id, best, idempotency_key, admission)
         key = IdempotencyKey(user_id, idempotency_key) if idempotency_key else None
         if key is not None and (remembered := await self._holds.remembered(key)) is not None:
             return remembered.result(best.request)
-        await self._check_count(best.wish.count)
+        check_seat_count(best.wish.count, self._terms.max_unpaid_seats)
+        terms = (await self._directory.seat_map(best.schedule_id)).terms
+        terms.check(admission, time.time() * 1000)
 
         async def hold(seats: Sequence[Seat]) -> Reservation:
             return await self._groups.hold(
-                Hold(user_id, tuple(seats), best.request, key, admission)
+                Hold(user_id, tuple(seats), best.request, key, admission, terms.currency)
             )
 
         return await self._search.hold_best(best, hold)
@@ -203,15 +215,10 @@ class ReservationService:
         """Holds one seat: see `hold_seats`."""
         return await self.hold_seats(user_id, (seat_id,), idempotency_key, admission)
 
-    async def _check_count(self, seats: int) -> None:
-        check_seat_count(seats, self._terms.max_unpaid_seats)
-        if seats > 1 and not await self._phase.several_seats():
-            check_seat_count(seats, 1)
-
     async def get_reservation(self, reservation_id: int, user_id: int) -> Reservation:
         """Returns a user's reservation. Raises ReservationNotFound, NotYours."""
         reservation = await self._reservations.get(reservation_id)
-        if reservation is None:
+        if reservation is None or reservation.id < 0:  # the house's
             raise ReservationNotFound(reservation_id)
         if reservation.user_id != user_id:
             raise NotYours
@@ -249,32 +256,36 @@ class ReservationService:
         return total
 
     async def taken_seats(self, schedule_id: int) -> TakenSeats:
-        """Lists the seats of a schedule that are held or sold."""
-        [taken] = await self._reservations.taken_seats([schedule_id])
+        """Lists the seats of a schedule that are held or sold: all of a closed one are sold."""
+        [taken] = await self.taken_seats_of([schedule_id])
         return taken
 
     async def taken_seats_of(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
         """Lists the seats of each schedule that are held or sold, in the order of the schedules; of
-        the first ones, at least one, if together there are more than 200,000. Raises InvalidRequest
-        for more than 1,000 schedules."""
+        the first ones, at least one, if together there are more than 200,000. All seats of a closed
+        schedule are sold. Raises InvalidRequest for more than 1,000 schedules."""
         check_schedules(schedule_ids)
-        taken = await self._reservations.taken_seats(schedule_ids)
-        totals = itertools.accumulate(len(held) + len(sold) for held, sold in taken)
+        availabilities = await self._reservations.taken_seats(schedule_ids)
+        taken = [
+            await shown_as_taken(self._directory, id, each)
+            for id, each in zip(schedule_ids, availabilities, strict=True)
+        ]
+        totals = itertools.accumulate(len(each.held) + len(each.sold) for each in taken)
         return taken[: max(1, sum(total <= MAX_TAKEN for total in totals))]
 
     async def touched_schedules(self, ranges: Sequence[tuple[int, int]]) -> Sequence[int] | None:
-        """Lists, of the schedules with ids in these ranges (first, last), every one of which a seat
-        is held or sold, and others of which a seat was held before; None if there are more than
-        2,000. Raises InvalidRequest for more than 64 ranges."""
+        """Lists, of the schedules with ids in these ranges (first, last), every one that is closed
+        or of which a seat is held or sold, and others of which a seat was held before; None if
+        there are more than 2,000. Raises InvalidRequest for more than 64 ranges."""
         if len(ranges) > MAX_TOUCHED_RANGES:
             raise InvalidRequest(f"There may be at most {MAX_TOUCHED_RANGES} ranges.")
         return await self._reservations.touched_schedules(ranges, MAX_TOUCHED)
 
-    async def sold_seats(self, schedule_ids: Sequence[int]) -> dict[int, int]:
-        """Counts the sold seats of each schedule; leaves out schedules without any. Raises
+    async def count_seats(self, schedule_ids: Sequence[int]) -> SeatCounts:
+        """Counts the sold seats of each schedule and those that the house has. Raises
         InvalidRequest for more than 1,000 schedules."""
         check_schedules(schedule_ids)
-        return await self._reservations.sold_by_schedule(schedule_ids)
+        return await self._reservations.count_seats(schedule_ids)
 
     async def begin_payment(
         self,

@@ -9,7 +9,8 @@ from prometheus_client import Counter
 from protos.frontrow.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from protos.limits import MAX_ITEMS
 from reservation_service.best_seats import Wish
-from reservation_service.domain import Admission, BestAvailable, PaymentStart, Reservation, Status
+from reservation_service.domain import Admission, BestAvailable, PaymentStart, Reservation
+from reservation_service.messages import to_message
 from reservation_service.service import ReservationService
 from servicekit.call_interceptor import Context
 from servicekit.errors import InvalidRequest, ServiceError
@@ -19,23 +20,6 @@ HOLDS = Counter(
     "holds", "Items of HoldSeats, by result: HELD or the code of the error.", ["result"]
 )
 
-_STATUSES = {
-    Status.HELD: reservation_pb2.RESERVATION_STATUS_HELD,
-    Status.PAYING: reservation_pb2.RESERVATION_STATUS_PAYING,
-    Status.CONFIRMED: reservation_pb2.RESERVATION_STATUS_CONFIRMED,
-    Status.CANCELLED: reservation_pb2.RESERVATION_STATUS_CANCELLED,
-    Status.EXPIRED: reservation_pb2.RESERVATION_STATUS_EXPIRED,
-}
-
-# The messages that are a reservation: they have the same fields.
-Response = TypeVar(
-    "Response",
-    reservation_pb2.Reservation,
-    reservation_pb2.ReserveResponse,
-    reservation_pb2.GetReservationResponse,
-    reservation_pb2.CancelReservationResponse,
-    reservation_pb2.BeginPaymentResponse,
-)
 # The result of one item: a reservation or an error.
 Result = TypeVar(
     "Result",
@@ -56,7 +40,7 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         reservation = await self._service.hold_seat(
             request.user_id, request.seat_id, request.idempotency_key, _admission(request)
         )
-        return _response(reservation_pb2.ReserveResponse, reservation)
+        return to_message(reservation_pb2.ReserveResponse, reservation)
 
     async def HoldSeats(
         self, request: reservation_pb2.HoldSeatsRequest, context: Context
@@ -87,7 +71,7 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         self, request: reservation_pb2.GetReservationRequest, context: Context
     ) -> reservation_pb2.GetReservationResponse:
         reservation = await self._service.get_reservation(request.reservation_id, request.user_id)
-        return _response(reservation_pb2.GetReservationResponse, reservation)
+        return to_message(reservation_pb2.GetReservationResponse, reservation)
 
     async def CancelReservation(
         self, request: reservation_pb2.CancelReservationRequest, context: Context
@@ -95,7 +79,7 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
         reservation = await self._service.cancel_reservation(
             request.reservation_id, request.user_id
         )
-        return _response(reservation_pb2.CancelReservationResponse, reservation)
+        return to_message(reservation_pb2.CancelReservationResponse, reservation)
 
     async def CancelHolds(
         self, request: reservation_pb2.CancelHoldsRequest, context: Context
@@ -130,8 +114,12 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
     async def CountSoldSeats(
         self, request: reservation_pb2.CountSoldSeatsRequest, context: Context
     ) -> reservation_pb2.CountSoldSeatsResponse:
-        sold = await self._service.sold_seats(request.schedule_ids)
-        return reservation_pb2.CountSoldSeatsResponse(sold_by_schedule=sold)
+        counts = await self._service.count_seats(request.schedule_ids)
+        return reservation_pb2.CountSoldSeatsResponse(
+            sold_by_schedule=counts.sold,
+            blocked_by_schedule=counts.blocked,
+            closed_schedules=counts.closed,
+        )
 
     async def BeginPayment(
         self, request: reservation_pb2.BeginPaymentRequest, context: Context
@@ -143,7 +131,7 @@ class ReservationServicer(reservation_pb2_grpc.ReservationServiceServicer):
             request.failed_payment_id,
             _admission(request),
         )
-        return _response(reservation_pb2.BeginPaymentResponse, reservation)
+        return to_message(reservation_pb2.BeginPaymentResponse, reservation)
 
     async def BeginPayments(
         self, request: reservation_pb2.BeginPaymentsRequest, context: Context
@@ -171,7 +159,7 @@ def _results(
     """Converts the results of the items of a call."""
     for result in results:
         if isinstance(result, Reservation):
-            yield kind(reservation=_response(reservation_pb2.Reservation, result))
+            yield kind(reservation=to_message(reservation_pb2.Reservation, result))
         elif isinstance(result, Exception):
             yield kind(error=reservation_pb2.ItemError(**to_item_error(result)))
         else:  # such as a cancellation, which ends the call
@@ -194,29 +182,14 @@ def _admission(
 
 
 def _best_available(message: reservation_pb2.BestAvailable) -> BestAvailable:
-    wish = Wish(message.count, message.price_category, message.accessible, message.allow_split)
-    return BestAvailable(message.schedule_id, wish)
-
-
-def _response(kind: type[Response], reservation: Reservation) -> Response:
-    message = kind(
-        id=reservation.id,
-        user_id=reservation.user_id,
-        seat_id=reservation.seats[0].id,
-        schedule_id=reservation.schedule_id,
-        seat_num=reservation.seats[0].seat_num,
-        price=f"{reservation.price:.2f}",
-        status=_STATUSES[reservation.status],
-        payment_id=reservation.payment_id,
-        seats=[
-            reservation_pb2.ReservedSeat(
-                id=seat.id, seat_num=seat.seat_num, price=f"{seat.price:.2f}"
-            )
-            for seat in reservation.seats
-        ],
+    wish = Wish(
+        message.count,
+        message.price_category,
+        message.accessible,
+        message.allow_split,
+        message.section,
     )
-    message.held_until.FromDatetime(reservation.lapses_at)
-    return message
+    return BestAvailable(message.schedule_id, wish)
 
 
 def _result_code(result: Reservation | BaseException) -> str:

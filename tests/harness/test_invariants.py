@@ -31,12 +31,13 @@ EMPTY = [
         "reservation.reservation_seat",
         "reservation.seat_claim",
         "reservation.schedule_sales",
+        "reservation.closed_schedule",
         "payment.payment",
         "payment.sandbox_charge",
     )
 ]
-# Two seats that were sold, one whose money went back, one whose payment was declined, and a payment
-# that was rejected before the charge.
+# Two seats that the house has, two that were sold, one whose money went back, one whose payment was
+# declined, and a payment that was rejected before the charge.
 ORDINARY = [
     """INSERT INTO reservation.reservation (id, status, payment_id, seats, price, user_id, seat_id,
         schedule_id, seat_num, held_until, lapses_at, created_at, updated_at)
@@ -49,7 +50,12 @@ ORDINARY = [
         (4, 4, 'A1', 10)""",
     """INSERT INTO reservation.seat_claim (seat_id, reservation_id, schedule_id)
     VALUES (1, 1, 1), (2, 0, 1), (3, 3, 1), (4, 4, 1), (11, 1, 1)""",
-    "INSERT INTO reservation.schedule_sales (schedule_id, sold) VALUES (1, 2)",
+    """INSERT INTO reservation.reservation (id, status, seats, price, user_id, seat_id, schedule_id,
+        seat_num, held_until, lapses_at, created_at, updated_at)
+    VALUES (-1, 'CONFIRMED', 0, 0, 0, 0, 1, '', NOW(6), NOW(6), NOW(6), NOW(6))""",
+    """INSERT INTO reservation.seat_claim (seat_id, reservation_id, schedule_id)
+    VALUES (21, -1, 1), (22, -1, 1)""",
+    "INSERT INTO reservation.schedule_sales (schedule_id, sold, blocked) VALUES (1, 2, 2)",
     """INSERT INTO payment.payment (id, reservation_id, user_id, status, amount, driven_until)
     VALUES
         (7, 1, 1, 'SUCCEEDED', 10, NOW(6)), (8, 2, 1, 'REFUNDED', 10, NOW(6)),
@@ -176,6 +182,41 @@ VIOLATIONS: dict[str, tuple[list[str], dict[str, int]]] = {
         ["UPDATE reservation.reservation SET seat_num = 'A2' WHERE id = 3"],
         {"reservations_unlike_their_seats": 1},
     ),
+    "the house has a seat without its reservation": (
+        ["UPDATE reservation.reservation SET schedule_id = 2 WHERE id = -1"],
+        {"claims_of_no_house": 2},
+    ),
+    "the house took a seat that was sold": (
+        [
+            "UPDATE reservation.seat_claim SET reservation_id = -1 WHERE seat_id = 1",
+            "UPDATE reservation.schedule_sales SET blocked = 3",
+        ],
+        {"seats_of_the_house_and_of_a_user": 1, "live_reservations_of_a_part": 1},
+    ),
+    "the house took a seat whose hold had run out": (
+        [
+            "UPDATE reservation.reservation SET lapses_at = NOW(6) WHERE id = 3",
+            "UPDATE reservation.seat_claim SET reservation_id = -1 WHERE seat_id = 3",
+            "UPDATE reservation.schedule_sales SET blocked = 3",
+        ],
+        # Nobody has expired it.
+        {"live_reservations_of_a_part": 1},
+    ),
+    "a seat that was released": (
+        [
+            "UPDATE reservation.seat_claim SET reservation_id = 0 WHERE seat_id = 21",
+            "UPDATE reservation.schedule_sales SET blocked = 1",
+        ],
+        {},
+    ),
+    "a wrong blocked count": (
+        ["UPDATE reservation.seat_claim SET reservation_id = 0 WHERE seat_id = 21"],
+        {"schedules_with_a_wrong_blocked_count": 1},
+    ),
+    "holds of a closed schedule": (
+        ["INSERT INTO reservation.closed_schedule VALUES (1, NOW(6))"],
+        {"holds_of_closed_schedules": 2},
+    ),
     "a wrong sold count": ([UNSOLD], {"schedules_with_a_wrong_sold_count": 1}),
     "an event that was not published": (
         [
@@ -247,8 +288,6 @@ def stores(
 
 def execute(stores: Stores, *statements: str) -> None:
     with stores.database("payment") as cursor:
-        # As the programs do: what they write to `reservation` does not change the other tables.
-        cursor.execute("SET @frontrow_writes_claims = 1")
         for statement in statements:
             cursor.execute(statement)
 

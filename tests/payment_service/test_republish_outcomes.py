@@ -35,7 +35,6 @@ from protos.frontrow.reservation.v1 import events_pb2 as reservation_events_pb2
 from protos.topics import PAYMENT_EVENTS, RESERVATION_EVENTS
 from reservation_service.consumers import PaymentEvents
 from reservation_service.domain import Reservation
-from reservation_service.phase import SESSION
 from reservation_service.service import ReservationService
 from servicekit.kafka import Consumer, Producer, Record
 from servicekit.mysql import Connection, Database, Row
@@ -168,7 +167,7 @@ class Restored:
 async def shop(mysql_urls: dict[str, str], kafka_bootstrap: str) -> AsyncIterator[Restored]:
     async with (
         Database(mysql_urls["payment"]) as database,
-        Database(mysql_urls["reservation"], session=SESSION) as reservation_database,
+        Database(mysql_urls["reservation"]) as reservation_database,
         Producer(kafka_bootstrap) as producer,
     ):
         async with database.transaction() as transaction:
@@ -326,7 +325,7 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
     assert [str(each and each.stored_status) for each in before] == [
         *("CONFIRMED", "CONFIRMED", "PAYING", "EXPIRED")
     ]
-    sold = await shop.reservations.sold_seats([each.schedule_id for each in everything])
+    sold = await shop.reservations.count_seats([each.schedule_id for each in everything])
     known = {event.event_id for event in shop.published}
 
     assert await shop.republish_outcomes() == (5, 0)
@@ -336,7 +335,7 @@ async def test_handled_events_have_no_further_effect(shop: Restored) -> None:
         assert was is not None
         assert now is not None
         assert replace(now, read_at=was.read_at) == was
-    assert sold == await shop.reservations.sold_seats([e.schedule_id for e in everything])
+    assert sold == await shop.reservations.count_seats([e.schedule_id for e in everything])
     assert {event.event_id for event in shop.published} == known
     assert shop.asked_for_refunds == [refunded.id]
 

@@ -21,6 +21,7 @@ from protos.frontrow.reservation.v1 import reservation_pb2
 from protos.limits import MAX_ITEMS, MAX_SEATS_PER_HOLD
 from queue_service.room_copy import PART_ADMISSIONS, PART_PLACES
 from queue_service.watch import MAX_CHANGES_BYTES
+from reservation_service import house
 from reservation_service.domain import MAX_SCHEDULES
 from reservation_service.service import MAX_TOUCHED_RANGES
 
@@ -54,6 +55,13 @@ ENTRIES = {
     "GetTakenSeatsRequest.touched_in": MAX_TOUCHED_RANGES,
     "CountSoldSeatsRequest.schedule_ids": MAX_SCHEDULES,
     "CountSoldSeatsResponse.sold_by_schedule": MAX_SCHEDULES,
+    "CountSoldSeatsResponse.blocked_by_schedule": MAX_SCHEDULES,
+    "CountSoldSeatsResponse.closed_schedules": MAX_SCHEDULES,
+    "BlockSeatsRequest.seat_ids": house.MAX_SEATS,
+    "ReleaseSeatsRequest.seat_ids": house.MAX_SEATS,
+    "CloseSchedulesRequest.schedule_ids": house.MAX_SCHEDULES,
+    "CloseSchedulesResponse.paying_reservation_ids": house.MAX_LISTED,
+    "ReopenSchedulesRequest.schedule_ids": house.MAX_SCHEDULES,
     "WatchRoomRequest.seen": MAX_ITEMS,
     # One script moves, ends or restores at most some hundred places, each in at most two steps.
     "RoomChanges.changes": 2_048,
@@ -77,17 +85,18 @@ ENTRIES = {
 }
 # Limited as a whole, with tests in tests/seat_maps and tests/reservation_service. A channel for
 # seat maps accepts more.
-BY_BYTES = ("GetSeatMapsResponse", "GetTakenSeatsResponse")
+BY_BYTES = ("GetSeatMapsResponse", "GetTakenSeatsResponse", "ListBuyersResponse")
 # The requests and responses of queue_service are batches.
 BATCHES = ("EnterQueue", "GetPositions", "RenewTokens")
 # Bytes of the longest text; anything else is shorter than TEXT_BYTES, four for each of the 255
 # characters of an idempotency key.
 LENGTHS = {
     "Seat.seat_num": 16 * 4,
-    "Seat.price": 13,
+    "Seat.price": 16,
+    "Seat.currency": 3,
     "Schedule.date": 10,
     "ReservedSeat.seat_num": 16 * 4,
-    "ReservedSeat.price": 13,
+    "ReservedSeat.price": 16,
     "ItemError.code": 32,
 }
 TEXT_BYTES = 255 * 4

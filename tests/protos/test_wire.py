@@ -212,6 +212,11 @@ def test_the_paths_of_the_rpcs_are_as_before_and_those_added_since() -> None:
         "frontrow.reservation.v1.ReservationService/CountSoldSeats",
         "frontrow.reservation.v1.ReservationService/BeginPayment",
         "frontrow.reservation.v1.ReservationService/BeginPayments",
+        "frontrow.reservation.v1.ReservationAdminService/BlockSeats",
+        "frontrow.reservation.v1.ReservationAdminService/ReleaseSeats",
+        "frontrow.reservation.v1.ReservationAdminService/CloseSchedules",
+        "frontrow.reservation.v1.ReservationAdminService/ReopenSchedules",
+        "frontrow.reservation.v1.ReservationAdminService/ListBuyers",
     }
     assert paths(payment_pb2.DESCRIPTOR) == {
         "frontrow.payment.v1.PaymentService/Pay",

@@ -9,14 +9,13 @@ import pytest
 
 from reservation_service.domain import Admission, PaymentOutcome, Reservation, Status
 from reservation_service.hold_repository import HoldRepository
+from reservation_service.house_repository import HouseRepository
 from reservation_service.payment_repository import PaymentRepository
-from reservation_service.phase import SESSION
 from reservation_service.repository import ReservationRepository
 from reservation_service.service import ReservationService
 from servicekit.mysql import Database
 from tests.fakes.reservation import (
     SEATS_PER_SCHEDULE,
-    FakePhase,
     FakeReservationStore,
     FakeSeatDirectory,
     FakeSeatLocks,
@@ -33,7 +32,9 @@ _schedules = itertools.count(10**9 + int(time.time()) * 1000)
 ids = itertools.count(int(time.time() * 1000))
 
 
-class RealReservationStore(HoldRepository, PaymentRepository, ReservationRepository):
+class RealReservationStore(
+    HoldRepository, PaymentRepository, ReservationRepository, HouseRepository
+):
     """The repositories, and what tests do to the store."""
 
     async def lapse(self, reservation_id: int) -> None:
@@ -147,9 +148,7 @@ def new_admission() -> Admission:
 
 @pytest.fixture
 async def database(mysql_urls: dict[str, str]) -> AsyncIterator[Database]:
-    async with Database(
-        mysql_urls["reservation"], max_size=16, acquire_timeout=10.0, session=SESSION
-    ) as database:
+    async with Database(mysql_urls["reservation"], max_size=16, acquire_timeout=10.0) as database:
         yield database
 
 
@@ -171,7 +170,6 @@ def make_service(store: Store, **changes: object) -> ReservationService:
     arguments: dict[str, object] = {
         "directory": FakeSeatDirectory(),
         "locks": FakeSeatLocks(),
-        "phase": FakePhase(),
         "hold_seconds": HOLD_SECONDS,
         # Most tests have few users, who hold a seat again and again.
         "cool_down_seconds": 0.0,

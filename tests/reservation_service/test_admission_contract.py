@@ -164,7 +164,7 @@ async def test_a_late_success_beside_another_payment_of_its_admission(
     else:
         assert outcome == PaymentOutcome.SEAT_LOST
         assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
-    assert await service.sold_seats([first.schedule_id, second.schedule_id]) == (
+    assert (await service.count_seats([first.schedule_id, second.schedule_id])).sold == (
         {first.schedule_id: 1} if second_ends == "lapsed" else {second.schedule_id: 1}
     )
 

@@ -16,7 +16,6 @@ from reservation_service.errors import (
 )
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest
-from tests.fakes.reservation import FakePhase
 from tests.reservation_service.conftest import Store, ids, make_service, new_seats, schedule_of
 
 
@@ -118,17 +117,6 @@ async def test_limits(store: Store, seats: list[int]) -> None:
     other = await service.hold_best_available(next(ids), best(seats, 3), "")
     assert places(seats, first) == [7, 8, 9]
     assert places(seats, other) == [4, 5, 6]
-
-
-async def test_while_the_version_before_still_serves_a_reservation_has_one_seat(
-    store: Store, seats: list[int]
-) -> None:
-    service = make_service(store, phase=FakePhase(contracted=False))
-    with pytest.raises(TooManySeats) as caught:
-        await service.hold_best_available(next(ids), best(seats, 2), "")
-    assert caught.value.metadata == {"limit": "1"}
-    reservation = await service.hold_best_available(next(ids), best(seats, 1), "")
-    assert places(seats, reservation) == [8]
 
 
 async def test_a_user_gets_other_seats_than_those_that_cool_down(

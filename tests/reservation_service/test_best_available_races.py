@@ -12,7 +12,6 @@ from reservation_service.best_seats import Wish
 from reservation_service.domain import BestAvailable, Hold, HoldTerms, Reservation
 from reservation_service.errors import NotEnoughSeats
 from reservation_service.locks import RedisSeatLocks
-from reservation_service.phase import SESSION
 from reservation_service.ports import HoldResult, SeatLocks
 from reservation_service.seat_search import ATTEMPTS
 from reservation_service.service import ReservationService
@@ -60,8 +59,8 @@ async def stores_and_services(
     """Two instances of reservation_service, each with its connections."""
     urls = [mysql_urls["reservation"]] * 2
     async with (
-        Database(urls[0], max_size=8, acquire_timeout=10.0, session=SESSION) as one,
-        Database(urls[1], max_size=8, acquire_timeout=10.0, session=SESSION) as other,
+        Database(urls[0], max_size=8, acquire_timeout=10.0) as one,
+        Database(urls[1], max_size=8, acquire_timeout=10.0) as other,
     ):
         stores = [CountingStore(one), CountingStore(other)]
         yield stores, [make_service(store, locks=_locks(request.param, redis)) for store in stores]

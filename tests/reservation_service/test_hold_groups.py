@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from reservation_service import hold_repository, lone_hold
+from reservation_service import hold_rows, lone_hold
 from reservation_service.domain import (
     Hold,
     HoldTerms,
@@ -289,7 +289,7 @@ async def test_a_group_gets_its_ids_whatever_their_steps(
     mysql_urls: dict[str, str], real_store: RealReservationStore
 ) -> None:
     """As in a cluster, whose servers give out every n-th id."""
-    session = {"@frontrow_writes_claims": 1, "auto_increment_increment": 3}
+    session = {"auto_increment_increment": 3}
     async with Database(mysql_urls["reservation"], session=session) as database:
         store = RealReservationStore(database)
         for contended in (False, True):
@@ -504,7 +504,7 @@ async def test_a_group_that_loses_every_race_is_refused_item_by_item(
     seat, elsewhere = new_seats(2)
     (rival,) = await real_store.hold_group([hold_of(seat)], TERMS)
     assert isinstance(rival, Reservation)
-    monkeypatch.setattr(hold_repository, "_claims", lambda rows: {})
+    monkeypatch.setattr(hold_rows, "claims", lambda rows: {})
     groups = HoldGroups(real_store, UselessLocks(), TERMS)
     results = await asyncio.gather(
         groups.hold(hold_of(elsewhere + 10)),

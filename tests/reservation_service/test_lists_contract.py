@@ -82,11 +82,11 @@ async def test_sold_seats_are_counted_by_schedule(service: ReservationService) -
     for seat in [*one, *two]:
         await pay(service, await service.hold_seat(HOLDER, seat, ""), next(ids))
     wanted = [schedule_of(one[0]), schedule_of(two[0]), UNKNOWN]
-    assert await service.sold_seats(wanted) == {wanted[0]: 2, wanted[1]: 1}
-    assert await service.sold_seats([]) == {}
-    assert await service.sold_seats(list(range(UNKNOWN, UNKNOWN + 1000))) == {}
+    assert (await service.count_seats(wanted)).sold == {wanted[0]: 2, wanted[1]: 1}
+    assert (await service.count_seats([])).sold == {}
+    assert (await service.count_seats(list(range(UNKNOWN, UNKNOWN + 1000)))).sold == {}
     with pytest.raises(InvalidRequest):
-        await service.sold_seats(list(range(1, 1002)))
+        await service.count_seats(list(range(1, 1002)))
 
 
 async def test_the_sweep_marks_expired_holds_and_nothing_else(

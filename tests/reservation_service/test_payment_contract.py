@@ -101,7 +101,7 @@ async def test_confirming_twice_counts_once(
 ) -> None:
     for _ in range(3):
         assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
-    assert await service.sold_seats([paying.schedule_id]) == {paying.schedule_id: 1}
+    assert (await service.count_seats([paying.schedule_id])).sold == {paying.schedule_id: 1}
     assert await service.taken_seats(paying.schedule_id) == ([], [paying.seats[0].id])
 
 
@@ -121,7 +121,7 @@ async def test_a_late_success_confirms_after_the_sweep(
     assert await store.stored(paying.id) == Status.EXPIRED
     for _ in range(2):
         assert await confirm(service, paying) == PaymentOutcome.CONFIRMED
-    assert await service.sold_seats([paying.schedule_id]) == {paying.schedule_id: 1}
+    assert (await service.count_seats([paying.schedule_id])).sold == {paying.schedule_id: 1}
     with pytest.raises(SeatSold):
         await service.hold_seat(OTHER, paying.seats[0].id, "")
 
@@ -145,7 +145,7 @@ async def test_a_late_success_loses_a_taken_seat_for_good(
     # The seat is free now and the event is delivered again: the payment is refunded nevertheless.
     await service.cancel_reservation(taken.id, OTHER)
     assert await confirm(service, paying) == PaymentOutcome.SEAT_LOST
-    assert await service.sold_seats([paying.schedule_id]) == {}
+    assert (await service.count_seats([paying.schedule_id])).sold == {}
     assert (await service.hold_seat(3, paying.seats[0].id, "")).user_id == 3
 
 
@@ -204,7 +204,7 @@ async def test_a_payment_that_never_began_changes_nothing(
             await service.return_to_hold(held.id, forged)
     after = await service.get_reservation(held.id, HOLDER)
     assert (after.status, after.payment_id) == (before.status, before.payment_id)
-    assert await service.sold_seats([held.schedule_id]) == (
+    assert (await service.count_seats([held.schedule_id])).sold == (
         {held.schedule_id: 1} if state == "sold" else {}
     )
 

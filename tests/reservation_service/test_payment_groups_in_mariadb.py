@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from reservation_service.domain import PaymentOf, PaymentOutcome, Reservation, Status
-from reservation_service.phase import SESSION
 from servicekit import call_context
 from servicekit.errors import Unavailable
 from servicekit.mysql import Database, DatabaseError
@@ -29,7 +28,7 @@ async def a_lock_wait(database: Database) -> None:
 @pytest.fixture
 async def hasty(mysql_urls: dict[str, str]) -> AsyncIterator[RealReservationStore]:
     """A store that waits for a lock for one second."""
-    async with Database(mysql_urls["reservation"], query_timeout=1.9, session=SESSION) as database:
+    async with Database(mysql_urls["reservation"], query_timeout=1.9) as database:
         yield RealReservationStore(database)
 
 

@@ -12,7 +12,7 @@ from protos.frontrow.payment.v1 import events_pb2 as payment_events_pb2
 from protos.frontrow.reservation.v1 import events_pb2, reservation_pb2, reservation_pb2_grpc
 from reservation_service import service as service_module
 from reservation_service.consumers import STRAY, PaymentEvents, StrayPaymentEvent
-from reservation_service.domain import Status, TakenSeats
+from reservation_service.domain import Availability, Status
 from reservation_service.service import ReservationService
 from reservation_service.servicer import ReservationServicer
 from reservation_service.sweep import run_sweep
@@ -71,6 +71,7 @@ async def test_over_grpc_field_by_field(
         status=reservation_pb2.RESERVATION_STATUS_HELD,
         held_until=held.held_until,
         seats=[reservation_pb2.ReservedSeat(id=17, seat_num="B2", price="150000.00")],
+        currency="KRW",
     )
     assert held == expected
     read = await client.call(
@@ -115,9 +116,9 @@ async def test_a_response_of_taken_seats_is_limited_as_a_whole(
     """Of sold-out stadiums with the largest ids."""
     asked: list[Sequence[int]] = []
 
-    async def taken_seats(schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+    async def taken_seats(schedule_ids: Sequence[int]) -> Sequence[Availability]:
         asked.append(schedule_ids)
-        return [TakenSeats([], range(2**63 - 65_536, 2**63)) for _ in schedule_ids]
+        return [Availability([], range(2**63 - 65_536, 2**63)) for _ in schedule_ids]
 
     async def touched_schedules(ranges: Sequence[tuple[int, int]], limit: int) -> Sequence[int]:
         assert ranges == [(1, 9), (2**62, 2**63 - 1)]

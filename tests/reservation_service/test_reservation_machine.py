@@ -1,4 +1,5 @@
-"""Random sequences of reserving, cancelling, expiring and paying, compared with a small model."""
+"""Random sequences of reserving, cancelling, expiring, paying, blocking seats and closing the
+schedule, compared with a small model."""
 
 import asyncio
 from collections.abc import Awaitable, Collection, Iterator
@@ -17,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from reservation_service.domain import Status
-from reservation_service.phase import SESSION
+from reservation_service.house_service import HouseService
 from servicekit.errors import ServiceError
 from servicekit.mysql import Database
 from tests.fakes.reservation import FakeReservationStore, UselessLocks
@@ -80,7 +81,11 @@ class Reservations(RuleBasedStateMachine):
             max_seats=MAX_UNPAID,
             max_seats_per_schedule=MAX_OF_SCHEDULE,
         )
+        self.house = HouseService(self.store)
         self.seats = new_seats(4)
+        # What the house has, and whether the schedule is closed.
+        self.blocked: set[int] = set()
+        self.closed = False
         self.users = [next(ids) for _ in range(3)]
         self.model: dict[int, Modelled] = {}
         self.payments: list[int] = []
@@ -123,7 +128,9 @@ class Reservations(RuleBasedStateMachine):
         unpaid, sold = (Status.HELD, Status.PAYING), Status.CONFIRMED
         if len(seats) > MAX_UNPAID:
             return "TOO_MANY_SEATS"
-        if seats.intersection(self.seats_of(sold)):
+        if self.closed:
+            return "SALES_CLOSED"
+        if seats.intersection(self.blocked) or seats.intersection(self.seats_of(sold)):
             return "SEAT_SOLD"
         if seats.intersection(self.seats_of(*unpaid)):
             return "SEAT_HELD"
@@ -283,6 +290,7 @@ class Reservations(RuleBasedStateMachine):
             return  # a payment belongs to one reservation
         answer = self.ask(self.service.confirm_payment(id, payment))
         modelled = self.model[id]
+        is_current = modelled.status == Status.PAYING and modelled.payment == payment
         if modelled.status == Status.CONFIRMED and modelled.payment == payment:
             assert answer == "CONFIRMED"
         elif payment not in modelled.begun:
@@ -290,7 +298,7 @@ class Reservations(RuleBasedStateMachine):
         elif payment in self.lost or modelled.status == Status.CONFIRMED:
             assert answer == "SEAT_LOST"
             self.lost.add(payment)
-        elif self.still_has(id):
+        elif self.still_has(id) and not (self.closed and not is_current):
             assert answer == "CONFIRMED"
             self.expire_lapsed(modelled.seats)
             modelled.status, modelled.payment = Status.CONFIRMED, payment
@@ -300,7 +308,7 @@ class Reservations(RuleBasedStateMachine):
 
     def still_has(self, id: int) -> bool:
         """Whether nobody else has any of the seats of a reservation."""
-        return not any(
+        return not self.blocked & self.model[id].seats and not any(
             other != id
             and modelled.now in (Status.HELD, Status.PAYING, Status.CONFIRMED)
             and modelled.seats & self.model[id].seats
@@ -317,6 +325,46 @@ class Reservations(RuleBasedStateMachine):
         assert answer == (None if payment in modelled.begun else "PAYMENT_NOT_FOUND")
         if modelled.status == Status.PAYING and modelled.payment == payment:
             modelled.status, modelled.payment = Status.HELD, 0
+            modelled.hold_over |= self.closed
+
+    @rule(seats=SETS)
+    def block(self, seats: frozenset[int]) -> None:
+        live = self.seats_of(Status.HELD, Status.PAYING, Status.CONFIRMED)
+        answer = self.ask(self.house.block_seats(self.schedule, self.ids(seats)))
+        if seats.intersection(live):
+            assert answer == "SEATS_TAKEN"
+            return
+        assert answer == len(seats - self.blocked)
+        self.expire_lapsed(seats)
+        self.blocked |= seats
+
+    @rule(seats=SETS)
+    def release(self, seats: frozenset[int]) -> None:
+        answer = self.ask(self.house.release_seats(self.schedule, self.ids(seats)))
+        assert answer == len(seats & self.blocked)
+        self.blocked -= seats
+
+    @rule()
+    def close(self) -> None:
+        answer = self.ask(self.house.close_schedules([self.schedule]))
+        assert not isinstance(answer, str)
+        held = [each for each in self.model.values() if each.now == Status.HELD]
+        for modelled in held:
+            modelled.status = Status.CANCELLED
+        self.closed = True
+        now = {id: modelled.now for id, modelled in self.model.items()}
+        assert answer.ended_holds == len(held)
+        assert list(answer.paying) == [id for id in now if now[id] == Status.PAYING]
+        assert answer.paid == sum(status == Status.CONFIRMED for status in now.values())
+
+    @rule()
+    def reopen(self) -> None:
+        self.ask(self.house.reopen_schedules([self.schedule]))
+        self.closed = False
+
+    @property
+    def schedule(self) -> int:
+        return schedule_of(self.seats[0])
 
     @rule()
     def sweep(self) -> None:
@@ -337,15 +385,21 @@ class Reservations(RuleBasedStateMachine):
 
     @invariant()
     def the_seat_map_and_the_count_are_as_modelled(self) -> None:
-        schedule = schedule_of(self.seats[0])
         sold = self.seats_of(Status.CONFIRMED)
         held = self.seats_of(Status.HELD, Status.PAYING)
         assert len(set(held + sold)) == len(held + sold), "a seat with two owners"
-        taken = self.ask(self.service.taken_seats(schedule))
-        assert not isinstance(taken, str)
-        assert [sorted(seats) for seats in taken] == [self.ids(held), self.ids(sold)]
-        counted = self.ask(self.service.sold_seats([schedule]))
-        assert counted == ({schedule: len(sold)} if sold else {})
+        assert not self.blocked.intersection(held + sold), "a seat of the house with an owner"
+        [taken] = self.runner.run(self.store.taken_seats([self.schedule]))
+        assert [sorted(seats) for seats in (taken.held, taken.sold)] == [
+            self.ids(held),
+            self.ids([*sold, *self.blocked]),
+        ]
+        schedule = self.schedule
+        assert self.runner.run(self.service.count_seats([schedule])) == (
+            {schedule: len(sold)} if sold else {},
+            {schedule: len(self.blocked)} if self.blocked else {},
+            [schedule] if self.closed else [],
+        )
 
     @invariant()
     def no_limit_is_exceeded(self) -> None:
@@ -387,7 +441,7 @@ def test_the_fake_store_follows_the_model(runner: asyncio.Runner) -> None:
 
 
 def test_mariadb_follows_the_model(runner: asyncio.Runner, mysql_urls: dict[str, str]) -> None:
-    database = Database(mysql_urls["reservation"], max_size=1, session=SESSION)
+    database = Database(mysql_urls["reservation"], max_size=1)
 
     class OnMariaDb(Reservations):
         def make_store(self) -> Store:

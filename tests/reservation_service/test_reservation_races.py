@@ -20,7 +20,6 @@ from reservation_service.errors import (
 )
 from reservation_service.locks import RedisSeatLocks
 from reservation_service.payment_repository import PaymentRepository
-from reservation_service.phase import SESSION
 from reservation_service.ports import SeatLocks
 from reservation_service.service import ReservationService
 from servicekit import redis_client
@@ -412,7 +411,7 @@ async def test_a_schedule_that_sells_out_at_once_is_counted_correctly(
     both = list(zip(held, payments, strict=True)) * 2
     confirmed = await outcomes([bare_service.confirm_payment(r.id, p) for r, p in both])
     assert set(confirmed) == {PaymentOutcome.CONFIRMED}
-    assert await bare_service.sold_seats([held[0].schedule_id]) == {held[0].schedule_id: 60}
+    assert (await bare_service.count_seats([held[0].schedule_id])).sold == {held[0].schedule_id: 60}
 
 
 async def test_sweeps_of_several_replicas_and_takers(
@@ -459,7 +458,7 @@ async def test_a_row_that_cannot_be_updated_does_not_stop_the_sweep(
 async def test_a_sale_and_its_count_are_atomic_when_the_caller_disconnects(
     mysql_urls: dict[str, str], database: Database, bare_service: ReservationService
 ) -> None:
-    async with HeldUpDatabase(mysql_urls["reservation"], session=SESSION) as slow:
+    async with HeldUpDatabase(mysql_urls["reservation"]) as slow:
         hasty = PaymentRepository(slow)
         for count, seat_id in enumerate(new_seats(10), 1):
             held = await bare_service.hold_seat(42, seat_id, "")
@@ -469,4 +468,4 @@ async def test_a_sale_and_its_count_are_atomic_when_the_caller_disconnects(
             sold = await bare_service.get_reservation(held.id, 42)
             assert sold.status == Status.CONFIRMED
             schedule = held.schedule_id
-            assert await bare_service.sold_seats([schedule]) == {schedule: count}
+            assert (await bare_service.count_seats([schedule])).sold == {schedule: count}

@@ -17,7 +17,7 @@ from reservation_service.errors import (
 )
 from reservation_service.service import ReservationService
 from servicekit.errors import InvalidRequest, ServiceError
-from tests.fakes.reservation import FakePhase, FakeSeatDirectory
+from tests.fakes.reservation import FakeSeatDirectory
 from tests.reservation_service.conftest import (
     HOLD_SECONDS,
     Store,
@@ -115,15 +115,6 @@ async def test_sets_that_are_no_sets(service: ReservationService, store: Store) 
         await known.hold_seats(USER, (seat, seat + 1), "")
     assert conflicts(refused) == [seat + 1]
     assert seat_ids(await service.hold_seats(USER, (seat, seat + 1), "")) == [seat, seat + 1]
-
-
-async def test_before_the_contraction_a_reservation_has_one_seat(store: Store) -> None:
-    service = make_service(store, phase=FakePhase(contracted=False))
-    seats = new_seats(2)
-    with pytest.raises(TooManySeats) as refused:
-        await service.hold_seats(USER, seats, "")
-    assert refused.value.metadata["limit"] == "1"
-    assert seat_ids(await service.hold_seats(USER, seats[:1], "")) == seats[:1]
 
 
 async def test_a_paid_admission_holds_no_set(

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from reservation_service.best_seats import Wish
-from reservation_service.domain import BestAvailable, Seat, TakenSeats
+from reservation_service.domain import Availability, BestAvailable, Seat
 from reservation_service.errors import (
     NotEnoughSeats,
     ScheduleNotFound,
@@ -39,11 +39,11 @@ class Store:
         self.before_hold: Callable[[int], None] = lambda user: None
         self.turns = 3
 
-    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[Availability]:
         assert schedule_ids == [1]
         self.reads += 1
         await self._turns()
-        snapshot = TakenSeats(list(self.held), sorted(self.sold))
+        snapshot = Availability(list(self.held), sorted(self.sold))
         if self.during_read is not None:
             during_read, self.during_read = self.during_read, None
             await during_read()

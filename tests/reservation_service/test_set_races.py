@@ -10,7 +10,6 @@ import pytest
 
 from harness.local.stack import Stack
 from reservation_service.domain import Reservation, Status
-from reservation_service.phase import SESSION
 from reservation_service.service import ReservationService
 from servicekit.errors import ServiceError
 from servicekit.mysql import Database
@@ -25,8 +24,8 @@ async def services(mysql_urls: dict[str, str]) -> AsyncIterator[list[Reservation
     """Two services, each with a pool of its own, that meet in the database only."""
     url = mysql_urls["reservation"]
     async with (
-        Database(url, max_size=8, acquire_timeout=10.0, session=SESSION) as one,
-        Database(url, max_size=8, acquire_timeout=10.0, session=SESSION) as two,
+        Database(url, max_size=8, acquire_timeout=10.0) as one,
+        Database(url, max_size=8, acquire_timeout=10.0) as two,
     ):
         yield [
             make_service(RealReservationStore(database), locks=UselessLocks(), **LIMITS)

@@ -15,6 +15,7 @@ from reservation_service.domain import (
     Status,
 )
 from reservation_service.errors import (
+    SalesClosed,
     SeatCoolsDown,
     SeatHeld,
     SeatSold,
@@ -46,9 +47,14 @@ class FakeHolds(State):
     def _hold(self, hold: Hold, terms: HoldTerms) -> Reservation | Remembered:
         if hold.key is not None and hold.key in self.keys:
             return self.keys[hold.key][0]
+        if hold.schedule_id in self.closed:
+            raise SalesClosed
         live = {seat.id: row for seat in hold.seats if (row := self._live(seat.id)) is not None}
-        taken = {id: row for id, row in live.items() if row.status != Status.EXPIRED}
-        if any(row.status == Status.CONFIRMED for row in taken.values()):
+        blocked = [seat.id for seat in hold.seats if seat.id in self.house]
+        taken = sorted(
+            [*blocked, *(id for id, row in live.items() if row.status != Status.EXPIRED)]
+        )
+        if blocked or any(row.status == Status.CONFIRMED for row in live.values()):
             raise SeatSold(*taken)
         if taken:
             raise SeatHeld(*taken)
@@ -69,6 +75,7 @@ class FakeHolds(State):
             now + length,
             payment_id=0,
             read_at=now,
+            currency=hold.currency,
         )
         self.rows[made.id] = made
         if hold.admission is not None:

@@ -74,6 +74,7 @@ class FakePayments(State):
         if row.stored_status == Status.CONFIRMED and row.payment_id == payment_id:
             return PaymentOutcome.CONFIRMED
         self._check_known(row, payment_id)
+        is_current = row.stored_status == Status.PAYING and row.payment_id == payment_id
         rivals = [
             live
             for seat in row.seats
@@ -83,6 +84,8 @@ class FakePayments(State):
             payment_id in self.lost
             or row.stored_status == Status.CONFIRMED
             or any(rival.status != Status.EXPIRED for rival in rivals)
+            or any(seat.id in self.house for seat in row.seats)
+            or (row.schedule_id in self.closed and not is_current)
             or self._is_paid(self.places.get(row.id), row.id)
         ):
             self.lost.add(payment_id)
@@ -104,8 +107,15 @@ class FakePayments(State):
         self._check_known(row, payment_id)
         if row.stored_status == Status.PAYING and row.payment_id == payment_id:
             self.earlier.add((row.id, payment_id))
-            lapses_at = max(row.held_until, self._now())
-            self._change(row, stored_status=Status.HELD, payment_id=0, lapses_at=lapses_at)
+            now = self._now()
+            ends_at = min(row.held_until, now) if row.schedule_id in self.closed else row.held_until
+            self._change(
+                row,
+                stored_status=Status.HELD,
+                payment_id=0,
+                held_until=ends_at,
+                lapses_at=max(ends_at, now),
+            )
 
     def _check_removed(self, reservation_id: int) -> None:
         if reservation_id > self._last_id:

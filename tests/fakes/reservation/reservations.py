@@ -1,9 +1,10 @@
 """Reading, cancelling, expiring and removing reservations, in memory."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
-from reservation_service.domain import Admission, Reservation, Status, TakenSeats
+from reservation_service.domain import Admission, Availability, Reservation, SeatCounts, Status
 from reservation_service.ports import LapsedHold
 from tests.fakes.reservation.state import State
 
@@ -36,25 +37,32 @@ class FakeReservations(State):
             self._cancel(row)
         return len(held)
 
-    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[TakenSeats]:
+    async def taken_seats(self, schedule_ids: Sequence[int]) -> Sequence[Availability]:
         return [self._taken(schedule_id) for schedule_id in schedule_ids]
 
-    def _taken(self, schedule_id: int) -> TakenSeats:
+    def _taken(self, schedule_id: int) -> Availability:
         rows = [row for id in self.rows if (row := self._read(id)) is not None]
         of_schedule = [row for row in rows if row.schedule_id == schedule_id]
         held = [row for row in of_schedule if row.status in (Status.HELD, Status.PAYING)]
-        sold = [row for row in of_schedule if row.status == Status.CONFIRMED]
-        return TakenSeats(_seat_ids(held), _seat_ids(sold))
+        sold = _seat_ids([row for row in of_schedule if row.status == Status.CONFIRMED])
+        blocked = [id for id, schedule in self.house.items() if schedule == schedule_id]
+        return Availability(_seat_ids(held), sorted([*sold, *blocked]), schedule_id in self.closed)
 
     async def touched_schedules(
         self, ranges: Sequence[tuple[int, int]], limit: int
     ) -> Sequence[int] | None:
-        all = {row.schedule_id for row in self.rows.values()}
+        all = {row.schedule_id for row in self.rows.values()} | self.closed
+        all.update(self.house.values())
         touched = sorted(id for id in all if any(first <= id <= last for first, last in ranges))
         return touched if len(touched) <= limit else None
 
-    async def sold_by_schedule(self, schedule_ids: Sequence[int]) -> dict[int, int]:
-        return {id: self.sold[id] for id in schedule_ids if id in self.sold}
+    async def count_seats(self, schedule_ids: Sequence[int]) -> SeatCounts:
+        blocked = Counter(self.house.values())
+        return SeatCounts(
+            {id: self.sold[id] for id in schedule_ids if id in self.sold},
+            {id: blocked[id] for id in schedule_ids if id in blocked},
+            sorted(self.closed.intersection(schedule_ids)),
+        )
 
     async def expire_lapsed(
         self, status: Status, after: LapsedHold, limit: int

@@ -1,4 +1,4 @@
-"""The seat directory, the seat locks and the phase of reservation_service, in memory."""
+"""The seat directory and the seat locks of reservation_service, in memory."""
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
@@ -8,6 +8,7 @@ from decimal import Decimal
 from reservation_service.best_seats import Hall
 from reservation_service.domain import Seat
 from reservation_service.errors import ScheduleNotFound, SeatNotFound
+from reservation_service.sale_terms import SaleTerms
 
 SEATS_PER_SCHEDULE = 150
 HALL = Hall(
@@ -16,6 +17,9 @@ HALL = Hall(
     ["VIP" if index < 45 else "STANDARD" for index in range(SEATS_PER_SCHEDULE)],
     [index % 15 == 0 for index in range(SEATS_PER_SCHEDULE)],
 )
+
+
+TERMS = SaleTerms()
 
 
 def _seat(seat_id: int) -> Seat:
@@ -30,10 +34,15 @@ class FakeSeatMap:
     others "STANDARD"; the first seat of each row is accessible."""
 
     schedule_id: int
+    terms: SaleTerms = TERMS
 
     @property
     def hall(self) -> Hall:
         return HALL
+
+    def ids(self) -> Sequence[int]:
+        first = (self.schedule_id - 1) * SEATS_PER_SCHEDULE + 1
+        return range(first, first + SEATS_PER_SCHEDULE)
 
     def seats_at(self, indexes: Iterable[int]) -> tuple[Seat, ...]:
         first = (self.schedule_id - 1) * SEATS_PER_SCHEDULE + 1
@@ -47,14 +56,15 @@ class FakeSeatMap:
 @dataclass
 class FakeSeatDirectory:
     """Implements ports.SeatDirectory. Every seat from 1 to `last` exists, 150 per schedule,
-    numbered as by the seeder."""
+    numbered as by the seeder; all are sold on the same terms."""
 
     last: int = 10**15
+    terms: SaleTerms = TERMS
 
     async def seat_map(self, schedule_id: int) -> FakeSeatMap:
         if not 0 < schedule_id * SEATS_PER_SCHEDULE <= self.last:
             raise ScheduleNotFound(schedule_id)
-        return FakeSeatMap(schedule_id)
+        return FakeSeatMap(schedule_id, self.terms)
 
     async def seat(self, seat_id: int) -> Seat:
         if not 0 < seat_id <= self.last:
@@ -85,13 +95,3 @@ class UselessLocks:
     @contextlib.asynccontextmanager
     async def seats(self, seat_ids: Sequence[int]) -> AsyncIterator[Collection[int]]:
         yield ()
-
-
-@dataclass
-class FakePhase:
-    """Implements ports.Phase."""
-
-    contracted: bool = True
-
-    async def several_seats(self) -> bool:
-        return self.contracted

@@ -14,6 +14,9 @@ class State:
         self.rows: dict[int, Reservation] = {}
         self.keys: dict[IdempotencyKey, tuple[Remembered, datetime]] = {}
         self.sold: dict[int, int] = {}
+        # What the house has: the schedule of each seat.
+        self.house: dict[int, int] = {}
+        self.closed: set[int] = set()
         self.lost: set[int] = set()
         self._last_id = 0
         self.earlier: set[tuple[int, int]] = set()

@@ -4,12 +4,13 @@ from datetime import timedelta
 
 from reservation_service.domain import Status
 from tests.fakes.reservation.holds import FakeHolds
+from tests.fakes.reservation.house import FakeHouse
 from tests.fakes.reservation.payments import FakePayments
 from tests.fakes.reservation.reservations import FakeReservations
 
 
-class FakeReservationStore(FakeHolds, FakePayments, FakeReservations):
-    """The three stores over one state, and what tests do to it."""
+class FakeReservationStore(FakeHolds, FakePayments, FakeReservations, FakeHouse):
+    """The four stores over one state, and what tests do to it."""
 
     async def age(self, reservation_id: int, days: float) -> None:
         """Sets the times of a reservation back."""

@@ -1,1 +1,1 @@
-"""The version before several seats beside this one, on one MariaDB that is migrated meanwhile."""
+"""The version before this one beside it, on one MariaDB that is migrated meanwhile."""

@@ -10,19 +10,25 @@ _WRONG = {
         SELECT r.id, s.seat_id, c.reservation_id FROM reservation r
         LEFT JOIN reservation_seat s ON s.reservation_id = r.id
         LEFT JOIN seat_claim c ON c.seat_id = s.seat_id AND c.schedule_id = r.schedule_id
-        WHERE r.status IN {LIVE} AND NOT c.reservation_id <=> r.id
+        WHERE r.id > 0 AND r.status IN {LIVE} AND NOT c.reservation_id <=> r.id
     """,
     "a claim of a reservation that is not live, or of a seat that is not in it": f"""
         SELECT c.seat_id, c.reservation_id, r.status FROM seat_claim c
         LEFT JOIN reservation r ON r.id = c.reservation_id
         LEFT JOIN reservation_seat s
             ON s.reservation_id = c.reservation_id AND s.seat_id = c.seat_id
-        WHERE c.reservation_id <> 0
+        WHERE c.reservation_id > 0
             AND (r.id IS NULL OR r.status NOT IN {LIVE} OR s.seat_id IS NULL)
+    """,
+    "a seat of the house without its reservation": """
+        SELECT c.seat_id, c.reservation_id FROM seat_claim c
+        LEFT JOIN reservation r
+            ON r.id = c.reservation_id AND r.status = 'CONFIRMED' AND r.schedule_id = c.schedule_id
+        WHERE c.reservation_id < 0 AND r.id IS NULL
     """,
     "a reservation differs from its seats": """
         SELECT r.id, r.seats FROM reservation r
-        WHERE (
+        WHERE r.id > 0 AND (
             SELECT COUNT(*) = r.seats AND SUM(s.price) = r.price AND MIN(s.seat_id) = r.seat_id
             FROM reservation_seat s WHERE s.reservation_id = r.id
         ) IS NOT TRUE
@@ -33,7 +39,8 @@ _WRONG = {
     """,
     "a user without a row to lock": """
         SELECT r.id, r.user_id FROM reservation r
-        LEFT JOIN buyer b ON b.user_id = r.user_id WHERE b.user_id IS NULL
+        LEFT JOIN buyer b ON b.user_id = r.user_id
+        WHERE r.id > 0 AND b.user_id IS NULL
     """,
 }
 

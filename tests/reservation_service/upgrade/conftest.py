@@ -1,4 +1,4 @@
-"""Tables, and programs, of the version before several seats."""
+"""Tables, and programs, of the version before."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

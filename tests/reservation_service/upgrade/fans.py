@@ -68,6 +68,8 @@ class Fans:
     rate: float = 0.0
     #: Whom they call; may change at any time.
     programs: list[Program] = field(default_factory=list)
+    #: What they may be told besides.
+    tolerated: set[str] = field(default_factory=set)
     outcomes: Counter[str] = field(default_factory=Counter)
     #: The longest that a fan waited for one answer since the last `take_longest`, in seconds.
     _longest: float = 0.0
@@ -108,7 +110,7 @@ class Fans:
         try:
             self.outcomes[await self._shop()] += 1
         except RemoteError as error:
-            if error.code not in REFUSALS:
+            if error.code not in REFUSALS | self.tolerated:
                 raise
             self.outcomes[error.code] += 1
 

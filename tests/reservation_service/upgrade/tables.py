@@ -18,7 +18,7 @@ from harness.local.stack import Stack
 from servicekit.migrate import migrate
 
 #: The newest revision of the version before.
-REVISION_BEFORE = "0002"
+REVISION_BEFORE = "0004"
 _numbers = itertools.count(1)
 
 
@@ -46,9 +46,6 @@ class Tables:
 
     def expand(self) -> None:
         migrate("reservation_service", self.url, expand=True)
-
-    def contract(self) -> None:
-        migrate("reservation_service", self.url)
 
     @contextmanager
     def cursor(self) -> Iterator[Cursor]:

@@ -1,5 +1,5 @@
-"""The version before several seats and this one write to the same tables, from the expansion to the
-contraction, and no claim differs from its reservation at any moment."""
+"""The version before and this one write to the same tables, and no claim differs from its
+reservation at any moment."""
 
 import asyncio
 
@@ -8,9 +8,7 @@ from tests.reservation_service.upgrade.rollout import roll_out
 from tests.reservation_service.upgrade.versions import Versions
 
 
-async def test_both_versions_write_from_the_expansion_to_the_contraction(
-    versions: Versions, fans: Fans
-) -> None:
+async def test_both_versions_write_from_the_expansion_on(versions: Versions, fans: Fans) -> None:
     await asyncio.to_thread(versions.start_version_before)
     fans.rate = 60
     await roll_out(versions, fans, seconds=3)
