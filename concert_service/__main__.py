@@ -3,6 +3,10 @@
 from concert_service.catalogue_repository import CatalogueRepository
 from concert_service.catalogue_servicer import CatalogueServicer
 from concert_service.catalogue_watch import CatalogueWatchers
+from concert_service.events.document import MAX_MESSAGE_BYTES
+from concert_service.events.repository import EventRepository
+from concert_service.events.service import EventService
+from concert_service.events.servicer import CatalogueAdminServicer
 from concert_service.operators.repository import OperatorRepository
 from concert_service.operators.service import OperatorService
 from concert_service.operators.servicer import OperatorServicer
@@ -38,7 +42,7 @@ async def main() -> None:
     warn_of_unknown(settings)
     async with (
         Database(settings.mysql_url, max_size=settings.mysql_connections) as database,
-        Server(settings, "concert_service") as server,
+        Server(settings, "concert_service", max_request_bytes=MAX_MESSAGE_BYTES) as server,
     ):
         server.add(
             concert_pb2_grpc.add_ConcertServiceServicer_to_server,
@@ -52,6 +56,11 @@ async def main() -> None:
         server.add(
             catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server,
             CatalogueServicer(watchers),
+            catalogue_pb2.DESCRIPTOR,
+        )
+        server.add(
+            catalogue_pb2_grpc.add_CatalogueAdminServiceServicer_to_server,
+            CatalogueAdminServicer(EventService(EventRepository(database))),
             catalogue_pb2.DESCRIPTOR,
         )
         server.add_background("catalogue", watchers.run)

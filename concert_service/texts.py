@@ -2,8 +2,11 @@
 
 import unicodedata
 
-_OPENING = frozenset("\u202a\u202b\u202d\u202e\u2066\u2067\u2068")
-_CLOSING = frozenset("\u202c\u2069")
+# Marks that begin an embedding, an override or an isolate, each with the mark that ends it.
+_END_OF = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys(
+    "\u2066\u2067\u2068", "\u2069"
+)
+_ENDS = frozenset(_END_OF.values())
 _CONTROLS = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
@@ -15,16 +18,14 @@ def fault_of_text(text: str, most: int) -> str:
     """
     if len(text) > most:
         return f"must have at most {most} characters"
-    depth = 0
+    expected: list[str] = []
     for character in text:
         if unicodedata.category(character) in _CONTROLS:
             return "must not contain control characters or line breaks"
-        if character in _OPENING:
-            depth += 1
-        elif character in _CLOSING:
-            depth -= 1
-            if depth < 0:
-                break
-    if depth:
+        if character in _END_OF:
+            expected.append(_END_OF[character])
+        elif character in _ENDS and (not expected or expected.pop() != character):
+            return "must end each mark of the direction of text with its own"
+    if expected:
         return "must end each mark of the direction of text that it begins"
     return ""

@@ -5,6 +5,7 @@ A generated part stands between two comments of its page, `<!-- generated: <name
 """
 
 import importlib
+import json
 import pkgutil
 import re
 import sys
@@ -21,6 +22,7 @@ from pydantic_core import PydanticUndefined, to_json
 from pydantic_settings import BaseSettings
 
 from benchmarks.page import committed_figures, committed_light_figures
+from concert_service.events.document import json_schema
 from gateway.errors import TABLE
 from harness.invariants import INVARIANTS
 
@@ -161,6 +163,17 @@ def buy_over_grpc() -> str:
     return f"```python\n{program}```\n"
 
 
+# --- the form of event documents -----------------------------------------------------------------
+
+
+EVENT_SCHEMA = REPOSITORY / "docs" / "event.schema.json"
+
+
+def event_schema() -> str:
+    """The JSON Schema of event documents, which is a file of its own."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings_tables,
     "errors": error_table,
@@ -187,13 +200,17 @@ def pages() -> list[Path]:
 
 
 def main() -> int:
-    """Writes every page that has drifted."""
+    """Writes every page that has drifted, and the schema of event documents."""
     for page in pages():
         old = page.read_text()
         new = generate(old)
         if new != old:
             page.write_text(new)
             print(f"wrote {page.relative_to(REPOSITORY)}")
+    schema = event_schema()
+    if not EVENT_SCHEMA.exists() or EVENT_SCHEMA.read_text() != schema:
+        EVENT_SCHEMA.write_text(schema)
+        print(f"wrote {EVENT_SCHEMA.relative_to(REPOSITORY)}")
     return 0
 
 

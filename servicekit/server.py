@@ -26,6 +26,7 @@ Servicer = TypeVar("Servicer")
 # Longer than background work takes to clean up (a Kafka consumer leaves its group in 2 s).
 _CANCEL_AGAIN_SECONDS = 4.0
 _CANCEL_TIMES = 3
+DEFAULT_MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -57,7 +58,13 @@ class Server:
             await server.serve()
     """
 
-    def __init__(self, settings: ServiceSettings, name: str) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        name: str,
+        *,
+        max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+    ) -> None:
         self._settings = settings
         self._name = name
         self._health = health.aio.HealthServicer()
@@ -76,6 +83,7 @@ class Server:
                 ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", max_request_bytes),
             ],
         )
 

@@ -124,6 +124,11 @@ def test_generated_parts_are_up_to_date(page: Path) -> None:
     assert text == generate.generate(text), "run .venv/bin/python -m docs.generate"
 
 
+def test_the_schema_of_event_documents_is_up_to_date() -> None:
+    schema = generate.EVENT_SCHEMA.read_text()
+    assert schema == generate.event_schema(), "run .venv/bin/python -m docs.generate"
+
+
 def test_every_part_is_on_a_page() -> None:
     text = "".join(page.read_text() for page in generate.pages())
     for part in generate.PARTS:
