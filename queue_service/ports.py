@@ -109,6 +109,10 @@ class DrawStore(Protocol):
         may be. Needs the draw. At most STEP places; those before have their ranks, or nothing
         happens. No place without a rank is admitted until all have theirs."""
 
+    async def lease(self, room: str, holder: str, lease_ms: int) -> bool:
+        """Returns whether nobody else has held the draw of a room within the last `lease_ms`. It
+        spares work, and nothing depends on it."""
+
     async def gathered(self, room: str, above: int, last: int) -> Sequence[int]:
         """Returns the numbers of the next places that wait and have no rank, above one and up to
         another number, ascending; none if there are no more. Reads only."""

@@ -206,6 +206,14 @@ class QueueRepository:
     async def give_ranks(self, room: str, first: int, numbers: Sequence[int]) -> Room:
         return (await self._run(self._draw, room, [first, *numbers]))[0]
 
+    async def lease(self, room: str, holder: str, lease_ms: int) -> bool:
+        key = _key(room, "draw")
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            if await self._redis.set(key, holder, nx=True, px=lease_ms):
+                return True
+            is_mine = await self._redis.get(key) == holder.encode()
+            return is_mine and bool(await self._redis.pexpire(key, lease_ms))
+
     async def gathered(self, room: str, above: int, last: int) -> Sequence[int]:
         async with translated_errors(self._redis, _UNAVAILABLE):
             members: Any = await self._redis.zrange(

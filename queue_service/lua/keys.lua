@@ -19,6 +19,7 @@
 --   solutions  sorted set  spent solution of a challenge -> when it expires, ms
 --   attempts   sorted set  "place:attempt": the attempt to enter that got it -> when it expires, ms
 --   changes    stream      what each script changed (log.lua)
+--   draw       string      the replica that works at the draw, for two seconds; no script uses it
 --   state      hash        the fields below, the replication id of the Redis that wrote them,
 --                          `definition`, `next_at` (when the next admission is allowed, µs) and the
 --                          fields of a draw (definition.lua), `shape` (log.lua), `beat` (seen.lua),

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.ports import QueueStore
-from room_view.view import Admission, RoomView
+from room_view.view import RoomView
 
 RULES = queue_pb2.RoomRules()
 
@@ -41,12 +41,7 @@ class Follower:
             if part.is_first:
                 view = RoomView(part.epoch, part.seq, RULES, part.fields)
             assert view is not None
-            view.line.extend(part.waiting)
-            for place in part.admitted:
-                view.admitted[place.number] = Admission(
-                    place.user_id, place.admitted_until_ms, place.claimed
-                )
-            view.last = max(view.last, part.last)
+            view.add(part)
             if part.is_last:
                 return view, part.complete_at_seq
             await meanwhile()
