@@ -54,7 +54,8 @@ LOCK_ALL = "SELECT id FROM reservation WHERE id IN %s ORDER BY id FOR UPDATE NOW
 # travel with it wait for its answer.
 LOCK_WITH_PATIENCE = "SELECT id FROM reservation WHERE id = %s FOR UPDATE WAIT 1"
 
-# A reservation that is PAYING for a failed payment counts as HELD until its hold ends.
+# A reservation that is PAYING for a failed payment counts as HELD until its hold ends, or its
+# schedule is closed.
 BEGIN_PAYMENT = """
 UPDATE reservation
 SET status = 'PAYING', payment_id = %s, updated_at = NOW(6),
@@ -62,7 +63,8 @@ SET status = 'PAYING', payment_id = %s, updated_at = NOW(6),
     lapses_at = GREATEST(held_until, NOW(6) + INTERVAL %s MICROSECOND)
 WHERE id = %s AND user_id = %s AND (
     (status = 'HELD' AND held_until > NOW(6))
-    OR (status = 'PAYING' AND payment_id = %s AND held_until > NOW(6))
+    OR (status = 'PAYING' AND payment_id = %s AND held_until > NOW(6) AND NOT EXISTS(
+        SELECT 1 FROM closed_schedule c WHERE c.schedule_id = reservation.schedule_id))
     OR (status = 'PAYING' AND payment_id = %s AND lapses_at > NOW(6)))
 """
 

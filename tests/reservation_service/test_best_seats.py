@@ -21,11 +21,17 @@ class SmallHall:
     categories: tuple[str, ...]
     accessible: tuple[bool, ...]
     taken: frozenset[Place]
+    # The section of each row, and the rows of general admission.
+    sections: tuple[str, ...] = ()
+    general: frozenset[int] = frozenset()
 
     @property
     def hall(self) -> Hall:
         rows, places = zip(*self.places, strict=True)
-        return Hall(rows, places, self.categories, self.accessible)
+        return Hall(rows, places, self.categories, self.accessible, self.sections, self.general)
+
+    def is_general(self, place: Place) -> bool:
+        return place[0] in self.general
 
     @property
     def free(self) -> frozenset[Place]:
@@ -38,6 +44,7 @@ class SmallHall:
                 self.places, self.categories, self.accessible, strict=True
             )
             if place in self.free
+            and (not wish.section or self.sections[place[0]] == wish.section)
             and wish.price_category in ("", category)
             and (accessible or not wish.accessible)
         )
@@ -88,6 +95,8 @@ def single(free: frozenset[Place]) -> set[Place]:
 
 def kind_of_single_seats(hall: SmallHall, chosen: frozenset[Place]) -> int:
     """0: the choice leaves none, 1: only at ends of rows, 2: one between taken seats."""
+    if all(map(hall.is_general, chosen)):
+        return 0
     new = single(hall.free - chosen) - single(hall.free)
     between = [seat for seat in new if set(neighbours(seat)) <= set(hall.places)]
     return 2 if between else 1 if new else 0
@@ -114,7 +123,14 @@ def best_by_brute_force(hall: SmallHall, wish: Wish) -> tuple[Place, ...] | None
     suiting = hall.suiting(wish)
     if len(suiting) < wish.count:
         return None
-    pieces = [run for run in runs(suiting) if len(run) <= wish.count]
+    seats = frozenset(place for place in suiting if not hall.is_general(place))
+    pieces = [run for run in runs(seats) if len(run) <= wish.count]
+    # The first places of each area, which count as one piece of its row.
+    areas = [
+        tuple(places[: wish.count])
+        for row in hall.general
+        if len(places := sorted(place for place in suiting if place[0] == row)) >= wish.count
+    ]
     for number in range(1, (wish.count if wish.allow_split else 1) + 1):
         choices = [
             choice
@@ -122,6 +138,7 @@ def best_by_brute_force(hall: SmallHall, wish: Wish) -> tuple[Place, ...] | None
             if sum(map(len, choice)) == wish.count
             and len(set(itertools.chain(*choice))) == wish.count
         ]
+        choices += [(area,) for area in areas]
         if choices:
             best = min(
                 choices,
@@ -140,6 +157,8 @@ def needless_by_brute_force(hall: SmallHall, chosen: frozenset[Place]) -> set[Pl
     """New single seats in stretches of free seats where as many others leave none."""
     needless = set()
     for stretch in maximal_runs(hall.free):
+        if hall.is_general(stretch[0]):
+            continue
         count = len(chosen.intersection(stretch))
         left = single(hall.free - chosen).intersection(stretch) - single(hall.free)
         alternatives = [

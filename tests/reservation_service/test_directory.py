@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import grpc
@@ -16,11 +16,12 @@ from concert_service.domain import Seat as ConcertSeat
 from concert_service.seat_map_service import SeatMapService
 from concert_service.service import ConcertService
 from concert_service.servicer import ConcertServicer
-from protos.frontrow.concert.v1 import concert_pb2, concert_pb2_grpc
+from protos.frontrow.concert.v1 import catalogue_pb2, concert_pb2, concert_pb2_grpc
 from reservation_service.best_seats import Wish
 from reservation_service.directory import IDEMPOTENT, GrpcSeatDirectory
 from reservation_service.domain import Seat
 from reservation_service.errors import ScheduleNotFound, SeatNotFound
+from reservation_service.sale_terms import SaleTerms
 from servicekit import call_context, client
 from servicekit.call_interceptor import CallInterceptor
 from servicekit.errors import Unavailable
@@ -283,3 +284,79 @@ async def test_what_one_call_has_brought_outlives_the_failure_of_the_next(
         *(directory.seat(id) for id in (1201, 2201)), return_exceptions=True
     )
     assert sorted(type(one).__name__ for one in found) == ["RemoteError", "Seat"]
+
+
+def changed(*concerts: int, reset: bool = False) -> catalogue_pb2.WatchCatalogueResponse:
+    """The message about these concerts."""
+    return catalogue_pb2.WatchCatalogueResponse(
+        reset=reset,
+        concerts=[
+            catalogue_pb2.CatalogueConcert(
+                id=concert, schedule_ids=range(concert * DATES + 1, concert * DATES + DATES + 1)
+            )
+            for concert in concerts
+        ],
+    )
+
+
+async def test_a_change_of_the_catalogue_drops_the_maps_of_its_concerts(running: Running) -> None:
+    directory = running.directory()
+    for seat in (1201, 1301, 2201, 3201):
+        await directory.seat(seat)
+    await running.store.change(ConcertSeat(1201, 12, "Z1", Decimal(7), "A", 1, "VIP", "Stalls"))
+    assert (await directory.seat(1201)).seat_num == "A1"
+    directory.apply(changed(1, 3))
+    assert await directory.seat(1201) == Seat(1201, 12, "Z1", Decimal(7))
+    assert (await directory.seat_map(12)).ids()[0] == 1201
+    calls = len(running.concerts.calls)
+    # Nothing of concert 2 has changed, and a message may have nothing of concern.
+    directory.apply(changed())
+    assert (await directory.seat(2201)).id == 2201
+    assert len(running.concerts.calls) == calls
+    directory.apply(changed(reset=True))
+    assert (await directory.seat(2201)).id == 2201
+    assert len(running.concerts.calls) == calls + 1
+
+
+async def test_a_response_that_is_older_than_a_change_is_not_kept(running: Running) -> None:
+    directory = running.directory()
+    running.concerts.pause = 0.05
+    asking = asyncio.create_task(directory.seat(1201))
+    await asyncio.sleep(0.02)
+    # The response may have been made before it.
+    directory.apply(changed(1))
+    await asking
+    await running.store.change(ConcertSeat(1201, 12, "Z1", Decimal(7), "A", 1, "VIP", "Stalls"))
+    assert (await directory.seat(1201)).seat_num == "Z1"
+    calls = len(running.concerts.calls)
+    assert (await directory.seat(1201)).seat_num == "Z1"
+    assert len(running.concerts.calls) == calls
+
+
+async def test_a_map_has_the_terms_of_its_sale(running: Running) -> None:
+    directory = running.directory()
+    assert (await directory.seat_map(22)).terms == SaleTerms("main", 0, 0, "KRW")
+    running.store.concerts[1] = Concert(1, "C", room="rock", currency="KWD")
+    begins = datetime(2027, 3, 14, 9, tzinfo=UTC)
+    running.store.schedules[12] = Schedule(
+        *(12, 1, today(), SEATS),
+        sales_from=begins,
+        sales_until=begins + timedelta(hours=1),
+    )
+    milliseconds = round(begins.timestamp() * 1000)
+    terms = (await directory.seat_map(12)).terms
+    assert terms == SaleTerms("rock", milliseconds, milliseconds + 3_600_000, "KWD")
+
+
+async def test_places_of_general_admission_are_assigned_in_any_order(running: Running) -> None:
+    running.store.seats[12] = [
+        ConcertSeat(
+            *(1200 + n, 12, f"{n}", Decimal(1), "Floor", n, "VIP", "Floor"), general_admission=True
+        )
+        for n in range(1, SEATS + 1)
+    ]
+    seat_map = await running.directory().seat_map(12)
+    hall = seat_map.hall
+    chosen = hall.best(hall.seats(seat_map.indexes_of([1202])), Wish(2, section="Floor"))
+    assert chosen is not None
+    assert [seat.id for seat in seat_map.seats_at(hall.indexes(chosen))] == [1201, 1203]

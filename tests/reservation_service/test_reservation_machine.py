@@ -272,6 +272,9 @@ class Reservations(RuleBasedStateMachine):
             counts_as_held and modelled.hold_over
         ):
             assert answer == "RESERVATION_EXPIRED"
+        elif counts_as_held and self.closed and modelled.status == Status.PAYING:
+            # Until the failure arrives, which ends the hold.
+            assert answer == "PAYMENT_IN_PROGRESS"
         elif counts_as_held or modelled.payment == payment:
             assert not isinstance(answer, str), answer
             assert (answer.status, answer.payment_id) == (Status.PAYING, payment)

@@ -43,7 +43,11 @@ class FakePayments(State):
         paying_for = row.payment_id if row.stored_status == Status.PAYING else None
         if not (
             (row.stored_status == Status.HELD and held)
-            or (paying_for == start.failed_payment_id and held)
+            or (
+                paying_for == start.failed_payment_id
+                and held
+                and row.schedule_id not in self.closed
+            )
             or (paying_for == start.payment_id and row.lapses_at > row.read_at)
         ):
             return BegunPayment(False, row)

@@ -30,15 +30,12 @@ def _seat(seat_id: int) -> Seat:
 
 @dataclass(frozen=True)
 class FakeSeatMap:
-    """Implements ports.SeatMap: rows A to J of 15 seats. Rows A to C are of the category "VIP", the
-    others "STANDARD"; the first seat of each row is accessible."""
+    """Implements ports.SeatMap: by default rows A to J of 15 seats. Rows A to C are of the category
+    "VIP", the others "STANDARD"; the first seat of each row is accessible."""
 
     schedule_id: int
     terms: SaleTerms = TERMS
-
-    @property
-    def hall(self) -> Hall:
-        return HALL
+    hall: Hall = HALL
 
     def ids(self) -> Sequence[int]:
         first = (self.schedule_id - 1) * SEATS_PER_SCHEDULE + 1
@@ -56,15 +53,16 @@ class FakeSeatMap:
 @dataclass
 class FakeSeatDirectory:
     """Implements ports.SeatDirectory. Every seat from 1 to `last` exists, 150 per schedule,
-    numbered as by the seeder; all are sold on the same terms."""
+    numbered as by the seeder; all are sold on the same terms and in the same hall."""
 
     last: int = 10**15
     terms: SaleTerms = TERMS
+    hall: Hall = HALL
 
     async def seat_map(self, schedule_id: int) -> FakeSeatMap:
         if not 0 < schedule_id * SEATS_PER_SCHEDULE <= self.last:
             raise ScheduleNotFound(schedule_id)
-        return FakeSeatMap(schedule_id, self.terms)
+        return FakeSeatMap(schedule_id, self.terms, self.hall)
 
     async def seat(self, seat_id: int) -> Seat:
         if not 0 < seat_id <= self.last:
