@@ -6,11 +6,13 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from catalogue_view.cohorts import Cohorts
 from gateway.holds import SeatHolds
 from gateway.payments import Payments
 from gateway.rooms import Rooms
 from gateway.settings import Settings
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
+from protos.frontrow.concert.v1.rooms_pb2_grpc import DrawServiceStub
 from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
 from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
@@ -62,7 +64,8 @@ class Clients:
         self.reservation = ReservationServiceStub(self._channels["reservation_service"])
         self.payment = PaymentServiceStub(self._channels["payment_service"])
         self.challenge_provider = httpx.AsyncClient() if settings.challenge == "http" else None
-        self.rooms = Rooms(self.queue, settings)
+        draws = DrawServiceStub(self._channels["concert_service"])
+        self.rooms = Rooms(self.queue, settings, Cohorts(draws))
         pause = settings.write_pause_seconds
         self.holds = SeatHolds(self.reservation, settings.write_budget_seconds, pause)
         self.payments = Payments(self.payment, settings.pay_budget_seconds, pause)

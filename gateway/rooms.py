@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.errors import TokenExpired
+from gateway.room.draw import Cohorts
 from gateway.room.room import Room
 from gateway.settings import Settings
 from protos.frontrow.queue.v1 import queue_pb2
@@ -28,8 +29,11 @@ class Rooms:
     Create it inside the event loop that uses it; `close()` it at the end.
     """
 
-    def __init__(self, queue: "QueueServiceAsyncStub", settings: Settings) -> None:
+    def __init__(
+        self, queue: "QueueServiceAsyncStub", settings: Settings, cohorts: Cohorts
+    ) -> None:
         self._queue = queue
+        self._cohorts = cohorts
         self._settings = settings
         self._rooms: dict[str, Room] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -59,7 +63,7 @@ class Rooms:
         """Returns the room with this name, a new one if there is none, which begins to watch."""
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = Room(name, self._queue, self._settings)
+            room = self._rooms[name] = Room(name, self._queue, self._settings, self._cohorts)
             room.start()
             log.info("room_added", room=name)
         return room

@@ -20,6 +20,8 @@ class Ranks:
         self._line = line
         self._last = last
         self._drawn = 0
+        # An empty cohort is drawn with the first rank, which nobody has.
+        self._size = max(1, len(draw))
         # The ranks of those who wait and have theirs, and the numbers of those who get none.
         self._ranked = Line()
         self._unranked = Line()
@@ -27,7 +29,7 @@ class Ranks:
 
     def has(self, drawn: int) -> bool:
         """Whether all ranks below `drawn` are here."""
-        return self._finding is None and self._drawn >= min(drawn, len(self.draw))
+        return self._finding is None and self._drawn >= min(drawn, self._size)
 
     def advance(self, drawn: int) -> bool:
         """Takes the next step towards the ranks below `drawn`, in some milliseconds; returns
@@ -35,7 +37,7 @@ class Ranks:
         if self._finding is not None:
             self._find(self._finding)
         else:
-            first, self._drawn = self._drawn, min(drawn, len(self.draw), self._drawn + STEP)
+            first, self._drawn = self._drawn, min(drawn, self._size, self._drawn + STEP)
             line = self._line
             numbers = self.draw.places(first, self._drawn)
             self._ranked.extend(rank for rank, n in enumerate(numbers, first) if n in line)
@@ -47,7 +49,7 @@ class Ranks:
         rank = self.draw.rank(number)
         if rank is not None:
             return self._ranked.rank(rank) if rank < self._drawn else 0
-        if self._drawn < len(self.draw):
+        if self._drawn < self._size:
             return 0
         order = self._unranked.rank(number)
         return order and len(self._ranked) + order

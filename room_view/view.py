@@ -48,10 +48,12 @@ class RoomView:
     def __post_init__(self) -> None:
         self._cohort_last = self.fields.cohort_last
 
-    def use(self, draw: Draw) -> None:
-        """Takes the draw of the room: the places of its cohort have an order once `is_behind` does
-        not say that ranks are missing. No-op if the view has it already."""
-        if self.ranks is None or self.ranks.draw is not draw:
+    def use(self, draw: Draw | None) -> None:
+        """Takes the draw of the room; None: it has none. Its ranks are missing until `advance` has
+        brought them all. No-op if the view has the draw already."""
+        if draw is None:
+            self.ranks = None
+        elif self.ranks is None or self.ranks.draw is not draw:
             self.ranks = Ranks(draw, self.line, self._cohort_last)
 
     def is_behind(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gateway.room.freshness import Freshness
 from gateway.room.lost import LostRoom
 from protos.frontrow.queue.v1 import queue_pb2
+from room_view.draw import Draw
 from room_view.view import Gap, RoomView
 
 
@@ -36,11 +37,21 @@ class RoomCopy:
         """Called at each loss, once `lost` has the view; a new `view` may not be there yet."""
         self.on_rules: Callable[[queue_pb2.RoomRules], None] = lambda _: None
         """Called with the rules of each snapshot that becomes the view."""
+        self.on_behind: Callable[[], None] = lambda: None
+        """Called when ranks of a draw are missing in the view."""
         self.freshness = Freshness(fresh_seconds)
         self._longest_fresh_seconds = fresh_seconds
         self.epoch = 0
         """The latest that the streams have told."""
         self._next: _Snapshot | None = None
+        self._draw: Draw | None = None
+
+    def use_draw(self, draw: Draw | None) -> None:
+        """Takes the draw of the room, for this view and later ones; None: it has none."""
+        self._draw = draw
+        if self.view is not None:
+            self.view.use(draw)
+            self.on_behind()
 
     def apply(self, message: queue_pb2.WatchRoomResponse) -> None:
         """Applies a message. Raises Gap if a change is missing: watch anew then."""
@@ -54,6 +65,8 @@ class RoomCopy:
         self._adopt()
         if self.view is not None:
             self.freshness.prove(self.view)
+            if self.view.is_behind():
+                self.on_behind()
 
     def disconnected(self) -> None:
         """Notes the end of a stream: an incomplete snapshot is of no use. The view stays."""
@@ -129,6 +142,7 @@ class RoomCopy:
         if view is not None and new.seq < view.seq:
             return
         self.view = new
+        new.use(self._draw)
         self._next = None
         self.on_rules(new.rules)
         self.freshness.seconds = min(self._longest_fresh_seconds, new.rules.poll_min_ms / 1000)

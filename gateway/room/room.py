@@ -8,12 +8,14 @@ from gateway.admissions import Admissions
 from gateway.pace import Pace
 from gateway.room.answers import RoomAnswers, RoomViewState
 from gateway.room.copy import RoomCopy
+from gateway.room.draw import Cohorts, RoomDraw
 from gateway.room.healing import Healing
 from gateway.room.outage import QueueOutage
 from gateway.room.signs import SignsOfLife
 from gateway.room.watch import RoomWatch
 from gateway.settings import Settings
 from gateway.tokens import renew_issued_before
+from protos.frontrow.concert.v1 import rooms_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.limits import MAX_ITEMS
 from servicekit.background import keep_running
@@ -44,7 +46,9 @@ class Room:
     it at the end.
     """
 
-    def __init__(self, name: str, queue: "QueueServiceAsyncStub", settings: Settings) -> None:
+    def __init__(
+        self, name: str, queue: "QueueServiceAsyncStub", settings: Settings, cohorts: Cohorts
+    ) -> None:
         self.name = name
         self._queue = queue
         self._settings = settings
@@ -54,6 +58,7 @@ class Room:
             self.copy, signs, QueueOutage(settings.room_outage_seconds, name)
         )
         self.watch = RoomWatch(queue, name, self.copy, signs) if settings.room_view else None
+        self._draw = RoomDraw(self.copy, cohorts, name)
         self._healing = Healing(self.copy, signs, self._hand_back, name)
         self._background: list[asyncio.Task[None]] = []
         self.positions = Batcher[queue_pb2.Place, queue_pb2.Position](
@@ -78,7 +83,11 @@ class Room:
     def start(self) -> None:
         """Begins to watch the room, if the room view is on."""
         if self.watch is not None:
-            work = {"room_watch": self.watch.run, "room_healing": self._healing.run}
+            work = {
+                "room_watch": self.watch.run,
+                "room_healing": self._healing.run,
+                "room_draw": self._draw.run,
+            }
             self._background = [
                 asyncio.create_task(keep_running(name, run)) for name, run in work.items()
             ]
@@ -89,6 +98,10 @@ class Room:
             task.cancel()
         if self._background:
             await asyncio.wait(self._background)
+
+    def define(self, definition: rooms_pb2.Room | None) -> None:
+        """Takes the definition of the room."""
+        self._draw.define(definition)
 
     def view_state(self) -> RoomViewState:
         """Returns whether the room view answers, and why not."""

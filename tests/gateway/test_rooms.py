@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from catalogue_view.cohorts import Cohorts
 from gateway.errors import TokenExpired
 from gateway.rooms import Rooms
 from gateway.settings import Settings
+from protos.frontrow.concert.v1.rooms_pb2_grpc import DrawServiceStub
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
 from servicekit.errors import ServiceError, Unavailable
@@ -25,7 +27,8 @@ def place(room: str, issued_at: int = LONG_AGO) -> queue_pb2.Place:
 @pytest.fixture
 async def rooms(unused_address: str) -> AsyncIterator[Rooms]:
     async with grpc.aio.insecure_channel(unused_address) as channel:
-        rooms = Rooms(QueueServiceStub(channel), Settings(token_keys=KEYS, room="main"))
+        settings = Settings(token_keys=KEYS, room="main")
+        rooms = Rooms(QueueServiceStub(channel), settings, Cohorts(DrawServiceStub(channel)))
         yield rooms
         await rooms.close()
 
