@@ -375,4 +375,4 @@ async def test_the_journey_alone_costs_what_the_seat_costs(shop: Shop) -> None:
         "SELECT CAST(amount AS CHAR) FROM payment WHERE reservation_id = %s",
         reserved["reservationId"],
     )
-    assert amount == "9007199254.91"
+    assert amount == "9007199254.910"
