@@ -4,13 +4,21 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from cachetools import TLRUCache
 
+from gateway.recent import Recent
+
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+# Longer than any call takes, and more than changes while one does.
+_CALL_SECONDS = 30.0
+_MAX_CHANGED = 20_000
 
 
 class _Loaded(NamedTuple, Generic[Value]):
@@ -54,6 +62,16 @@ class LoadingCache(Generic[Key, Value]):
         except KeyError:
             return None
 
+    def drop(self, key: Key) -> None:
+        """Forgets a value that is out of date, and does not cache what is being loaded."""
+        self._cached.pop(key, None)
+        self._loads.pop(key, None)
+
+    def clear(self) -> None:
+        """Forgets all values."""
+        self._cached.clear()
+        self._loads.clear()
+
     async def get(self, key: Key, load: Callable[[], Awaitable[Value]]) -> Value:
         """Returns the value of `key`, from the cache or from `load`.
 
@@ -67,7 +85,7 @@ class LoadingCache(Generic[Key, Value]):
         if running is None:
             running = asyncio.create_task(self._load(key, load))
             self._loads[key] = running
-            running.add_done_callback(lambda _: self._loads.pop(key, None))
+            running.add_done_callback(partial(self._loaded, key))
         # A caller that is cancelled must not cancel the load for the others.
         return await asyncio.shield(running)
 
@@ -75,6 +93,34 @@ class LoadingCache(Generic[Key, Value]):
         lifetime = min(self._ttl * random.uniform(0.5, 1.0), self._limit())
         expires = time.monotonic() + lifetime
         value = await load()
+        if self._loads.get(key) is not asyncio.current_task():
+            return value  # it was dropped meanwhile
         with contextlib.suppress(ValueError):  # it is too large
             self._cached[key] = _Loaded(value, expires)
         return value
+
+    def _loaded(self, key: Key, task: asyncio.Task[Value]) -> None:
+        if self._loads.get(key) is task:
+            del self._loads[key]
+
+
+class Outdated:
+    """Remembers what has changed in the last half minute. What was asked for before may be older
+    than the change, and must not be cached."""
+
+    def __init__(self) -> None:
+        self._changed = Recent[int, float](_CALL_SECONDS, _MAX_CHANGED)
+        self._all_changed = 0.0
+
+    def note(self, ids: Iterable[int] | None) -> None:
+        """Notes that these have changed now; None: all of them."""
+        now = time.monotonic()
+        if ids is None:
+            self._all_changed = now
+            return
+        for id in ids:
+            self._changed.put(id, now)
+
+    def since(self, asked: float, id: int) -> bool:
+        """Returns whether this one has changed since `asked`, by time.monotonic()."""
+        return asked <= max(self._all_changed, self._changed.get(id) or 0.0)

@@ -7,16 +7,19 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from catalogue_view.cohorts import Cohorts
+from gateway.catalogue import Catalogue
 from gateway.holds import SeatHolds
 from gateway.payments import Payments
 from gateway.rooms import Rooms
 from gateway.settings import Settings
+from protos.frontrow.concert.v1.catalogue_pb2_grpc import CatalogueServiceStub
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.frontrow.concert.v1.rooms_pb2_grpc import DrawServiceStub
 from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
 from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
 from seat_maps.decoding import MAX_RESPONSE_BYTES
+from servicekit.background import keep_running
 from servicekit.client import call, connect
 from servicekit.errors import ServiceError
 
@@ -66,6 +69,12 @@ class Clients:
         self.challenge_provider = httpx.AsyncClient() if settings.challenge == "http" else None
         draws = DrawServiceStub(self._channels["concert_service"])
         self.rooms = Rooms(self.queue, settings, Cohorts(draws))
+        self.catalogue = Catalogue(
+            CatalogueServiceStub(self._channels["concert_service"]), self.rooms
+        )
+        self._background = [
+            asyncio.create_task(keep_running("catalogue", self.catalogue.run)),
+        ]
         pause = settings.write_pause_seconds
         self.holds = SeatHolds(self.reservation, settings.write_budget_seconds, pause)
         self.payments = Payments(self.payment, settings.pay_budget_seconds, pause)
@@ -91,6 +100,9 @@ class Clients:
 
     async def close(self) -> None:
         """Closes the channels and cancels calls in progress."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.wait(self._background)
         await self.rooms.close()
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
         if self.challenge_provider is not None:

@@ -42,6 +42,7 @@ TABLE: dict[str, Row] = {
     "IDENTITY_REQUIRED": Row(401, "Entering the queue needs proof of identity."),
     "STILL_WAITING": Row(403, "This token is still waiting."),
     "NOT_YOURS": Row(403, "This belongs to another user."),
+    "WRONG_ROOM": Row(403, "This admission is for other concerts."),
     "CHALLENGE_REQUIRED": Row(403, "Entering the queue needs a solved challenge."),
     "CONCERT_NOT_FOUND": Row(404, "There is no such concert."),
     "SCHEDULE_NOT_FOUND": Row(404, "There is no such schedule."),
@@ -52,6 +53,7 @@ TABLE: dict[str, Row] = {
     "SINGLE_SEAT_LEFT": Row(409, "This choice would leave a single seat alone."),
     "NOT_ENOUGH_SEATS": Row(409, "There are not so many adjacent seats."),
     "TOO_MANY_SEATS": Row(409, "These are more seats than one user may have."),
+    "SALES_CLOSED": Row(409, "The seats of this date are not on sale at the moment."),
     "IN_PROGRESS": Row(409, "The first request with this idempotency key is in progress.", 1),
     "PAYMENT_IN_PROGRESS": Row(409, "A payment is in progress.", 1),
     "ALREADY_PAID": Row(409, "This reservation is paid."),
@@ -60,6 +62,7 @@ TABLE: dict[str, Row] = {
     "CHARGE_AMOUNT_DIFFERS": Row(402, "The payment provider charged another amount."),
     "QUEUE_FULL": Row(429, "The waiting room is full.", 10),
     "TOO_MANY_REQUESTS": Row(429, "Too many requests.", 1),
+    "QUEUE_NOT_OPEN": Row(503, "The waiting room is not open yet.", 10),
     "QUEUE_PAUSED": Row(503, "The waiting room is paused.", 10),
     "UNAVAILABLE": Row(503, "A service is unavailable.", 1),
     "TIMEOUT": Row(504, "A service did not answer in time.", 1),
@@ -90,6 +93,13 @@ class UnsupportedMediaType(ServiceError):
 
 class PathNotFound(NotFound):
     code = "NOT_FOUND"
+
+
+class ConcertNotFound(NotFound):
+    code = "CONCERT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such concert on sale.")
 
 
 class ScheduleNotFound(NotFound):
@@ -131,6 +141,13 @@ class StillWaiting(Forbidden):
         self.retry_after = retry_after
 
 
+class WrongRoom(Forbidden):
+    code = "WRONG_ROOM"
+
+    def __init__(self) -> None:
+        super().__init__("Enter the queue with the concertId of this concert.")
+
+
 class NotYours(Forbidden):
     code = "NOT_YOURS"
 
@@ -157,6 +174,17 @@ class QueueClosed(Exhausted):
     def __init__(self, code: str) -> None:
         super().__init__("The waiting room is closed to new users at the moment; try again later.")
         self.code = code
+
+
+class QueueNotOpen(Exhausted):
+    """Gathering begins in `retry_after` seconds; `opens_at`: the opening, if it is known."""
+
+    code = "QUEUE_NOT_OPEN"
+
+    def __init__(self, retry_after: int, opens_at: str) -> None:
+        super().__init__("Enter once gathering has begun, after the time in Retry-After.")
+        self.retry_after = retry_after
+        self.opens_at = opens_at
 
 
 class TooManyRequests(Exhausted):
@@ -222,8 +250,10 @@ def problem(
         retry_after = error.retry_after
     if isinstance(error, ChallengeRequired):
         body["challenge"] = error.challenge
-    if isinstance(error, TooManyRequests):
+    if isinstance(error, TooManyRequests | QueueNotOpen):
         retry_after = error.retry_after
+    if isinstance(error, QueueNotOpen) and error.opens_at:
+        body["opensAt"] = error.opens_at
     if code == "SEAT_HELD":
         # Of a seat that only this user may not hold yet, reservation_service knows the time.
         retry_after = int(error.metadata.get("retry_after", 0))

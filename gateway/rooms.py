@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.errors import TokenExpired
 from gateway.room.draw import Cohorts
 from gateway.room.room import Room
 from gateway.settings import Settings
+from protos.frontrow.concert.v1 import rooms_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from servicekit import logs
 from servicekit.errors import Unavailable
@@ -59,6 +60,10 @@ class Rooms:
             raise TokenExpired
         raise Unavailable("The waiting room of this token is not known here yet.")
 
+    def define(self, definition: rooms_pb2.Room) -> None:
+        """Takes the definition of a room, and adds the room if there is none."""
+        self.add(definition.name).define(definition)
+
     def add(self, name: str) -> Room:
         """Returns the room with this name, a new one if there is none, which begins to watch."""
         room = self._rooms.get(name)
@@ -69,8 +74,10 @@ class Rooms:
         return room
 
     def remove(self, name: str) -> None:
-        """Forgets a room. No-op for an unknown one, and for the one of GATEWAY_ROOM."""
+        """Forgets a room. No-op for an unknown one; the one of GATEWAY_ROOM forgets its
+        definition."""
         if name == self._settings.room:
+            self.main.define(None)
             return
         room = self._rooms.pop(name, None)
         if room is None:
@@ -80,13 +87,13 @@ class Rooms:
         task.add_done_callback(self._closing.discard)
         log.info("room_removed", room=name)
 
-    def keep_only(self, names: Collection[str]) -> None:
-        """Adds the rooms with these names that are missing, and removes all others."""
-        for name in names:
-            self.add(name)
-        for name in list(self._rooms):
-            if name not in names:
-                self.remove(name)
+    def keep_only(self, definitions: Iterable[rooms_pb2.Room]) -> None:
+        """Takes the definitions of all rooms that there are, and removes all others."""
+        defined = {definition.name: definition for definition in definitions}
+        for name in self._rooms.keys() - defined.keys():
+            self.remove(name)
+        for definition in defined.values():
+            self.define(definition)
         self.are_known = True
 
     async def close(self) -> None:

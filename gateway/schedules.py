@@ -7,14 +7,14 @@ one call, because a call costs more than what it counts.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from gateway.caching import LoadingCache
+from gateway.caching import LoadingCache, Outdated
 from gateway.clients import Clients
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
@@ -95,6 +95,7 @@ class Schedules:
         # Concert id -> what was counted, the oldest first.
         self._counted: dict[int, _Counted] = {}
         self._weight = 0
+        self._outdated = Outdated()
         self._recounting: asyncio.Task[None] | None = None
         self._missing = Batcher[int, bytes](self._load_missing, budget=budget, max_batch=_MAX_BATCH)
 
@@ -116,6 +117,15 @@ class Schedules:
         """Returns the upcoming dates of a concert, as the body of a response. Raises what the calls
         raise."""
         return self.cached(concert_id) or await self._missing.submit(concert_id)
+
+    def drop(self, concert_ids: Collection[int] | None) -> None:
+        """Forgets the dates of concerts that have changed; None: of all."""
+        self._outdated.note(concert_ids)
+        if concert_ids is None:
+            self._dates.clear()
+        for concert_id in list(self._counted) if concert_ids is None else concert_ids:
+            self._dates.drop(concert_id)
+            self._drop(concert_id)
 
     def _due(self, concert_id: int, now: float) -> Sequence[int]:
         """Returns this concert and others in use that are past half of their time, as many as one
@@ -169,6 +179,8 @@ class Schedules:
                 continue
             body = _to_json(dates, sold_out)
             results.append(body)
+            if self._outdated.since(asked, concert_id):
+                continue
             self._store(
                 concert_id,
                 _Counted(body, asked + lifetime / 2, recount_from, asked + lifetime, len(dates)),

@@ -12,9 +12,14 @@ from pydantic_core import PydanticCustomError
 from gateway.requests import MAX_ID, WHOLE, Id, RequestBody
 
 Seconds = Annotated[int, Field(ge=1)]
-Money = Annotated[str, Field(pattern=r"^\d+\.\d{2}$", examples=["150000.00"])]
+Money = Annotated[str, Field(pattern=r"^\d+\.\d{2,3}$", examples=["150000.00"])]
 Instant = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-12-24T19:30:00.000Z"])
+]
+
+
+Currency = Annotated[
+    str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217, of all prices here.", examples=["KRW"])
 ]
 
 
@@ -22,14 +27,24 @@ class ResponseBody(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
+ConcertWanted = Annotated[
+    Id | None,
+    Field(
+        description="Enters the waiting room that leads to this concert; without it, the main one."
+    ),
+]
+
+
 class EnterQueueRequest(RequestBody):
     user_id: Id
+    concert_id: ConcertWanted = None
 
 
 class EnterQueueWithLoginRequest(RequestBody):
     """The user comes from the Authorization header; a userId must be the same one."""
 
     user_id: Id | None = None
+    concert_id: ConcertWanted = None
 
 
 def _different(ids: list[int]) -> list[int]:
@@ -50,6 +65,13 @@ class BestAvailable(RequestBody):
     price_category: Annotated[
         Annotated[str, Field(min_length=1, max_length=64)] | None,
         Field(description="The name of one; null: any."),
+    ] = None
+    section: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64)] | None,
+        Field(
+            description="The name of one; null: any. The places of a section without seats need "
+            "not be adjacent."
+        ),
     ] = None
     accessible: Annotated[StrictBool, Field(description="Only accessible seats.")] = False
     allow_split: Annotated[
@@ -105,7 +127,14 @@ class PayReservationRequest(RequestBody):
 
 
 class QueueOrder(ResponseBody):
-    order: Annotated[int, Field(ge=0, description="1 = next in line, 0 = admitted.")]
+    order: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="1 = next in line, 0 = admitted. Before the opening of the room: how many "
+            "people wait for it so far.",
+        ),
+    ]
     poll_after_seconds: Annotated[
         float, Field(description="Poll again after this time; 0 when admitted.")
     ]
@@ -118,6 +147,39 @@ class QueueOrder(ResponseBody):
     recovering: Annotated[
         bool, Field(description="The room recovers from a data loss; the order is an estimate.")
     ]
+    phase: Annotated[
+        Literal[
+            "NOT_OPEN",
+            "GATHERING",
+            "DRAWING",
+            "OPEN",
+            "PAUSED",
+            "DRAINING",
+            "BYPASSED",
+            "CLOSED",
+            "SOLD_OUT",
+        ]
+        | None,
+        Field(
+            description="What the waiting room does. `GATHERING`: it gives places and admits nobody"
+            " before `opensAt`. `DRAWING`: gathering has closed, and each place gets its order at "
+            "the opening. `SOLD_OUT`: every seat is sold; who stays may get a seat that returns. "
+            "`DRAINING` and `CLOSED`: nobody is admitted any more."
+        ),
+    ] = None
+    opens_at: Annotated[Instant | None, Field(description="Only before the opening.")] = None
+    message: Annotated[
+        Annotated[str, Field(max_length=280)] | None,
+        Field(description="What the operator tells everybody who waits: plain text, not HTML."),
+    ] = None
+    seats_left: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(
+            description="Seats of the concerts behind this room that are not sold, at most two "
+            "seconds ago: 57, and from 100 on rounded down to two digits (120, 19000). Absent "
+            "while it is not known."
+        ),
+    ] = None
 
 
 class Concert(ResponseBody):
@@ -149,6 +211,16 @@ class Seat(ResponseBody):
 
 class Seats(ResponseBody):
     seats: list[Seat]
+    currency: Currency
+
+
+class SeatStatus(ResponseBody):
+    version: Annotated[str, Field(description="Changes when this answer does.")]
+    map_version: Annotated[
+        str, Field(description="Changes when the seats or their prices do: read them again then.")
+    ]
+    held: list[Id]
+    sold: Annotated[list[Id], Field(description="Also those that are not for sale.")]
 
 
 class ReservedSeat(ResponseBody):
@@ -160,6 +232,7 @@ class ReservedSeat(ResponseBody):
 class Hold(ResponseBody):
     reservation_id: Id
     price: Annotated[Money, Field(description="The total of the seats.")]
+    currency: Currency
     held_until: Instant
     seats: Annotated[list[ReservedSeat], Field(min_length=1, description="By id.")]
 
@@ -232,6 +305,9 @@ class Problem(ResponseBody):
             "SINGLE_SEAT_LEFT: those of the seats that would be left alone. "
             "SEAT_NOT_FOUND: the first that does not exist."
         ),
+    ] = None
+    opens_at: Annotated[
+        Instant | None, Field(description="QUEUE_NOT_OPEN only: when the room opens, if known.")
     ] = None
     limit: Annotated[int | None, Field(description="TOO_MANY_SEATS only: the most seats.")] = None
     challenge: Annotated[

@@ -93,7 +93,8 @@ class Settings(BaseSettings):
     QUEUE_HEAL_WITHIN_SECONDS."""
 
     room: str = "main"
-    """The waiting room that new users enter and whose tokens are accepted."""
+    """The waiting room of who enters without a concert. Others come from the catalogue, where each
+    concert names its room: `main` unless an operator has chosen another one."""
 
     identity: Literal["open", "jwt"] = "open"
     """Who may enter the queue as a user. `open` trusts the userId of the request, so that anybody
@@ -221,7 +222,8 @@ class Settings(BaseSettings):
 
     facts_ttl_seconds: float = Field(default=30.0, ge=0)
     """How long concerts, dates, seat numbers and prices are cached, in seconds; never beyond
-    midnight UTC, when dates pass."""
+    midnight UTC. What has changed in the catalogue is dropped within a second, as long as
+    concert_service tells of it."""
 
     readiness_ttl_seconds: float = Field(default=1.0, ge=0, le=10)
     """How long /health/ready repeats its last answer, in seconds (a failure at most 0.1 s; a drain

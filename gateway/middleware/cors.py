@@ -23,6 +23,7 @@ _REQUEST_HEADERS = (
     "Idempotency-Key",
     "Authorization",
     "X-Challenge-Solution",
+    "If-None-Match",
 )
 _RESPONSE_HEADERS = (
     tokens.HEADER,
@@ -31,6 +32,7 @@ _RESPONSE_HEADERS = (
     "WWW-Authenticate",
     "Allow",
     "Age",
+    "ETag",
 )
 # The field of a preflight for each of Starlette's names, and what a refusal says of it.
 _REFUSALS = {

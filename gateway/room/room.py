@@ -10,6 +10,7 @@ from gateway.room.answers import RoomAnswers, RoomViewState
 from gateway.room.copy import RoomCopy
 from gateway.room.draw import Cohorts, RoomDraw
 from gateway.room.healing import Healing
+from gateway.room.notice import Notice
 from gateway.room.outage import QueueOutage
 from gateway.room.signs import SignsOfLife
 from gateway.room.watch import RoomWatch
@@ -50,6 +51,9 @@ class Room:
         self, name: str, queue: "QueueServiceAsyncStub", settings: Settings, cohorts: Cohorts
     ) -> None:
         self.name = name
+        self.definition: rooms_pb2.Room | None = None
+        """What operators have decided; None: the room runs by the settings of queue_service."""
+        self.notice = Notice()
         self._queue = queue
         self._settings = settings
         signs = SignsOfLife()
@@ -101,6 +105,8 @@ class Room:
 
     def define(self, definition: rooms_pb2.Room | None) -> None:
         """Takes the definition of the room."""
+        self.definition = definition
+        self.notice.define(definition)
         self._draw.define(definition)
 
     def view_state(self) -> RoomViewState:

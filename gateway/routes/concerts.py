@@ -1,8 +1,7 @@
 """Concerts, their dates and their seats, from caches of encoded JSON."""
 
-from collections.abc import Callable, Hashable, Sequence
-from functools import partial
-from typing import Annotated, TypeVar
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -12,19 +11,22 @@ from starlette.responses import Response
 from gateway import schemas
 from gateway.access_guard import AccessGuard
 from gateway.caching import LoadingCache
+from gateway.catalogue import Changed
 from gateway.clients import Clients
-from gateway.errors import FieldError, InvalidFields
+from gateway.errors import FieldError, InvalidFields, WrongRoom
 from gateway.granian_worker import PART_BYTES
 from gateway.recent import Recent
 from gateway.requests import Id, path_id
 from gateway.responses import JsonResponse
 from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
-from gateway.routing import Parameter, Returns, Route
+from gateway.routing import Header, Parameter, Returns, Route
 from gateway.schedules import Schedules
 from gateway.seat_maps import FormattedSeats, SeatMaps
+from gateway.seat_status import SeatStatus
 from gateway.settings import Settings
 from gateway.taken_seats import TakenSeats
 from protos.frontrow.concert.v1 import concert_pb2
+from protos.frontrow.queue.v1 import queue_pb2
 from servicekit.client import call
 from servicekit.clock import seconds_to_midnight
 from servicekit.rpc_errors import RemoteError
@@ -38,6 +40,8 @@ _BAD_PAGE_TOKEN = FieldError("pageToken", "is not a nextPageToken of this API")
 _PAGES_BYTES = 2_000_000
 _SEAT_FACTS_BYTES = 14_000_000
 _SEAT_MAPS_BYTES = 8_000_000
+# 40 dates with 20,000 taken seats, or 2,000 with 150.
+_STATUSES_BYTES = 8_000_000
 # And so many seat maps without taken seats, those that are answered at once: 4 MB of 150 seats
 # each, at most 6.6 MB.
 _UNTOUCHED = 400
@@ -52,12 +56,17 @@ _PAGE_SIZE = Parameter(
 _PAGE_TOKEN = Parameter("pageToken", "query", str, "The nextPageToken of the previous page.")
 _CONCERT_ID = Parameter("concertId", "path", Id, "The id of a concert.", required=True)
 _SCHEDULE_ID = Parameter("scheduleId", "path", Id, "The id of a concert's date.", required=True)
-
-Key = TypeVar("Key", bound=Hashable)
+_IF_NONE_MATCH = Parameter(
+    "If-None-Match", "header", str, "The ETag of the last answer: 304 if nothing has changed."
+)
+_ETAG = Header("ETag", str, "The version of this answer, in quotation marks.")
+_SEATS_ERRORS = (
+    "INVALID_REQUEST", *ADMISSION_ERRORS, "WRONG_ROOM", "SCHEDULE_NOT_FOUND", *ALWAYS
+)  # fmt: skip
 
 
 class ConcertRoutes:
-    """GET /concerts, /concerts/{concertId}/schedules, /concerts/schedules/{scheduleId}/seats."""
+    """GET /concerts, …/{concertId}/schedules, …/schedules/{scheduleId}/seats and …/seats/status."""
 
     def __init__(self, clients: Clients, guard: AccessGuard, settings: Settings) -> None:
         self._clients = clients
@@ -91,6 +100,10 @@ class ConcertRoutes:
         self._seats = LoadingCache[int, bytes](
             settings.seats_ttl_seconds, _SEAT_MAPS_BYTES, limit, _bytes
         )
+        self._statuses = LoadingCache[int, SeatStatus](
+            settings.seats_ttl_seconds, _STATUSES_BYTES, limit, SeatStatus.weight
+        )
+        clients.catalogue.on_change(self._drop)
         # What was formatted, and the body.
         self._untouched = Recent[int, tuple[FormattedSeats, bytes]](facts_ttl, _UNTOUCHED)
 
@@ -101,7 +114,7 @@ class ConcertRoutes:
                 method="GET",
                 path="/concerts",
                 handler=self.concerts,
-                immediate=partial(self._from_cache, self._pages.cached, _page),
+                immediate=self._concerts_now,
                 operation_id="listConcerts",
                 tag="concerts",
                 parameters=(_PAGE_SIZE, _PAGE_TOKEN, TOKEN),
@@ -112,12 +125,18 @@ class ConcertRoutes:
                 method="GET",
                 path="/concerts/{concertId}/schedules",
                 handler=self.schedules,
-                immediate=partial(self._from_cache, self._schedules.cached, _concert_id),
+                immediate=self._schedules_now,
                 operation_id="listSchedules",
                 tag="concerts",
                 parameters=(_CONCERT_ID, TOKEN),
                 returns=(Returns(200, schemas.Schedules, "The upcoming dates, by date."),),
-                errors=("INVALID_REQUEST", *ADMISSION_ERRORS, "CONCERT_NOT_FOUND", *ALWAYS),
+                errors=(
+                    "INVALID_REQUEST",
+                    *ADMISSION_ERRORS,
+                    "WRONG_ROOM",
+                    "CONCERT_NOT_FOUND",
+                    *ALWAYS,
+                ),
             ),
             Route(
                 method="GET",
@@ -128,7 +147,21 @@ class ConcertRoutes:
                 tag="concerts",
                 parameters=(_SCHEDULE_ID, TOKEN),
                 returns=(Returns(200, schemas.Seats, "All seats, in seat order."),),
-                errors=("INVALID_REQUEST", *ADMISSION_ERRORS, "SCHEDULE_NOT_FOUND", *ALWAYS),
+                errors=_SEATS_ERRORS,
+            ),
+            Route(
+                method="GET",
+                path="/concerts/schedules/{scheduleId}/seats/status",
+                handler=self.status,
+                immediate=self._status_now,
+                operation_id="getSeatStatus",
+                tag="concerts",
+                parameters=(_SCHEDULE_ID, TOKEN, _IF_NONE_MATCH),
+                returns=(
+                    Returns(200, schemas.SeatStatus, "The taken seats.", headers=(_ETAG,)),
+                    Returns(304, None, "The same as last time.", headers=(_ETAG,)),
+                ),
+                errors=_SEATS_ERRORS,
             ),
         )
 
@@ -140,36 +173,97 @@ class ConcertRoutes:
 
     async def schedules(self, request: Request) -> Response:
         """Lists the upcoming dates of a concert. A date is SOLD_OUT when every seat is sold."""
-        await self._guard.require_admission(request)
+        place = await self._guard.require_admission(request)
         concert_id = _concert_id(request)
+        self._check_room_of_concert(place, concert_id)
         return JsonResponse(await self._schedules.get(concert_id))
 
     async def seats(self, request: Request) -> Response:
         """Lists every seat of a date, in seat order. The list is at most one second old."""
-        await self._guard.require_admission(request)
+        place = await self._guard.require_admission(request)
         schedule_id = _schedule_id(request)
-        body = self._known_seats(schedule_id)
-        if body is None:
-            # First: nothing else may be missing, and the taken seats must not be old when the facts
-            # arrive.
-            seats = await self._seat_maps.get(schedule_id)
-            body = self._known_seats(schedule_id) or await self._seats.get(
-                schedule_id, lambda: self._load_seats(seats)
-            )
+        # First: nothing else may be missing, and the taken seats must not be old when the facts
+        # arrive.
+        seats = await self._seat_maps.get(schedule_id)
+        _check_room(place, seats.seat_map.room)
+        body = self._known_seats(seats) or await self._seats.get(
+            schedule_id, lambda: self._load_seats(seats)
+        )
         return JsonResponse(body)
 
-    def _seats_now(self, request: Request) -> Response | None:
+    async def status(self, request: Request) -> Response:
+        """Lists the seats of a date that are not available: what a page with a large hall polls.
+
+        `mapVersion` changes when the seats themselves do: read them again then."""
+        place = await self._guard.require_admission(request)
+        schedule_id = _schedule_id(request)
+        seats = await self._seat_maps.get(schedule_id)
+        _check_room(place, seats.seat_map.room)
+        status = await self._statuses.get(schedule_id, lambda: self._load_status(seats))
+        return status.response(request)
+
+    def _concerts_now(self, request: Request) -> Response | None:
         if not self._guard.is_admitted_now(request):
             return None
-        body = self._known_seats(_schedule_id(request))
+        body = self._pages.cached(_page(request))
         return None if body is None else JsonResponse(body)
 
-    def _known_seats(self, schedule_id: int) -> bytes | None:
-        """Returns the seats of a date if nothing has to be loaded."""
-        if self._taken_seats.is_untouched(schedule_id):
-            seats = self._seat_maps.cached(schedule_id)
-            if seats is not None and len(seats.format) < _FORMATTED_BYTES:
-                return self._untouched_seats(schedule_id, seats)
+    def _schedules_now(self, request: Request) -> Response | None:
+        if not self._guard.is_admitted_now(request):
+            return None
+        concert_id = _concert_id(request)
+        self._check_room_of_concert(self._guard.identify(request), concert_id)
+        body = self._schedules.cached(concert_id)
+        return None if body is None else JsonResponse(body)
+
+    def _seats_now(self, request: Request) -> Response | None:
+        seats = self._seats_of_admitted(request)
+        body = None if seats is None else self._known_seats(seats)
+        return None if body is None else JsonResponse(body)
+
+    def _status_now(self, request: Request) -> Response | None:
+        seats = self._seats_of_admitted(request)
+        if seats is None:
+            return None
+        status = self._statuses.cached(seats.seat_map.schedule_id)
+        return None if status is None else status.response(request)
+
+    def _seats_of_admitted(self, request: Request) -> FormattedSeats | None:
+        """Returns the seats of the date if the place is admitted for certain and they need not be
+        loaded. Raises WrongRoom."""
+        if not self._guard.is_admitted_now(request):
+            return None
+        seats = self._seat_maps.cached(_schedule_id(request))
+        if seats is not None:
+            _check_room(self._guard.identify(request), seats.seat_map.room)
+        return seats
+
+    def _check_room_of_concert(self, place: queue_pb2.Place, concert_id: int) -> None:
+        """Raises WrongRoom. A concert that is not known here yet may be read with any admission;
+        reservation_service decides about its seats."""
+        room = self._clients.catalogue.room_of(concert_id)
+        if room is not None:
+            _check_room(place, room)
+
+    def _drop(self, changed: Changed) -> None:
+        """Forgets what was made of concerts that have changed."""
+        if changed.concert_ids is None or changed.concert_ids:
+            self._pages.clear()
+            self._schedules.drop(changed.concert_ids)
+            self._seat_maps.drop(changed.schedule_ids)
+        if changed.schedule_ids is None:
+            self._seats.clear()
+            self._statuses.clear()
+            return
+        for schedule_id in changed.schedule_ids:
+            self._seats.drop(schedule_id)
+            self._statuses.drop(schedule_id)
+
+    def _known_seats(self, seats: FormattedSeats) -> bytes | None:
+        """Returns the seats of a date, as a body, if nothing has to be loaded."""
+        schedule_id = seats.seat_map.schedule_id
+        if self._taken_seats.is_untouched(schedule_id) and len(seats.format) < _FORMATTED_BYTES:
+            return self._untouched_seats(schedule_id, seats)
         return self._seats.cached(schedule_id)
 
     def _untouched_seats(self, schedule_id: int, seats: FormattedSeats) -> bytes:
@@ -181,18 +275,6 @@ class ConcertRoutes:
         if len(body) <= PART_BYTES:
             self._untouched.put(schedule_id, (seats, body))
         return body
-
-    def _from_cache(
-        self,
-        cached: Callable[[Key], bytes | None],
-        read_key: Callable[[Request], Key],
-        request: Request,
-    ) -> Response | None:
-        """Answers if the place is admitted for certain and nothing has to be loaded."""
-        if not self._guard.is_admitted_now(request):
-            return None
-        body = cached(read_key(request))
-        return None if body is None else JsonResponse(body)
 
     async def _load_page(self, page_size: int, page_token: str) -> bytes:
         try:
@@ -219,6 +301,11 @@ class ConcertRoutes:
         taken = await self._taken_seats.get(seat_map.schedule_id, len(seat_map.layout))
         return seats.to_json(taken.held_seat_ids, taken.sold_seat_ids)
 
+    async def _load_status(self, seats: FormattedSeats) -> SeatStatus:
+        seat_map = seats.seat_map
+        taken = await self._taken_seats.get(seat_map.schedule_id, len(seat_map.layout))
+        return SeatStatus.of(seat_map, taken.held_seat_ids, taken.sold_seat_ids)
+
     async def _get_seat_maps(self, schedule_ids: Sequence[int]) -> concert_pb2.GetSeatMapsResponse:
         return await call(
             self._clients.concert.GetSeatMaps,
@@ -230,6 +317,11 @@ class ConcertRoutes:
 def _bytes(content: bytes) -> int:
     """The weight of an entry in a cache."""
     return _ENTRY_BYTES + len(content)
+
+
+def _check_room(place: queue_pb2.Place, room: str) -> None:
+    if place.room != room:
+        raise WrongRoom
 
 
 def _concert_id(request: Request) -> int:

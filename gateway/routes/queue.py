@@ -14,11 +14,11 @@ from gateway.access_guard import AccessGuard
 from gateway.admissions import retry_after
 from gateway.challenges.entry import HEADER, MAX_SOLUTION_LENGTH, EntryChallenge
 from gateway.clients import Clients
-from gateway.errors import ChallengeRequired, NotYours, QueueClosed, TooManyRequests
+from gateway.errors import ChallengeRequired, NotYours, QueueClosed, QueueNotOpen, TooManyRequests
 from gateway.identity import Identity
 from gateway.requests import read_body
 from gateway.responses import JsonResponse, instant_of_ms, no_content
-from gateway.room.room import Entry
+from gateway.room.room import Entry, Room
 from gateway.routes.shared import ALWAYS, BODY_ERRORS, TOKEN, TOKEN_ERRORS
 from gateway.routing import Header, Parameter, Returns, Route
 from gateway.settings import Settings
@@ -131,7 +131,9 @@ class QueueRoutes:
                     "IDENTITY_REQUIRED",
                     "NOT_YOURS",
                     "CHALLENGE_REQUIRED",
+                    "CONCERT_NOT_FOUND",
                     "QUEUE_FULL",
+                    "QUEUE_NOT_OPEN",
                     "QUEUE_PAUSED",
                     "TOO_MANY_REQUESTS",
                     *ALWAYS,
@@ -152,12 +154,14 @@ class QueueRoutes:
     async def order(self, request: Request) -> Response:
         """Returns the order of the token's place: 1 is next in line, 0 is admitted.
 
-        The order never grows for polls that keep the advised pause or are at least 0.3 s apart,
+        Before the opening, the order is the number of people who wait, and may grow. From then on
+        it never grows for polls that keep the advised pause or are at least 0.3 s apart,
         whichever gateways answer; at one gateway process it never grows at all. Exempt are answers
         marked `recovering`, and those with an `Age`: a poll before half of the advised pause may
         get an answer of this process again, which is up to half a pause old."""
         place = self._guard.identify(request)
-        return _order_response(await self._guard.position(request, place), 200)
+        position = await self._guard.position(request, place)
+        return _order_response(self._clients.rooms.of(place), position, 200)
 
     def order_now(self, request: Request) -> Response | None:
         """Answers from the copy of the room; if that does not do, a poll that comes far too early
@@ -165,22 +169,23 @@ class QueueRoutes:
         place = self._guard.identify(request)
         position = self._guard.position_now(place)
         if position is not None:
-            return _order_response(position, 200)
+            return _order_response(self._clients.rooms.of(place), position, 200)
         early = self._guard.early_answer(place)
         if early is None:
             return None
-        response = _order_response(early.position, 200)
+        response = _order_response(self._clients.rooms.of(place), early.position, 200)
         response.headers["Age"] = str(early.age)
         return response
 
     async def enter(self, request: Request) -> Response:
         """Gives the user a place in the queue, or returns the place that the user already has.
 
-        If there is room, the user is admitted at once and the order is 0."""
-        user_id = await self._entering_user(request)
-        room = self._clients.rooms.main
+        If there is room, the user is admitted at once and the order is 0. The token admits to the
+        concerts of the room that leads to `concertId`. One user may wait in several rooms."""
+        user_id, concert_id = await self._entering_user(request)
         source = self._sources.of(request.scope)
         self._guard.limit_entry(source, user_id)
+        room = self._clients.catalogue.entrance(concert_id)
         entrant = queue_pb2.EnterQueueRequest.Entrant(source=source)
         if self._needs_token:
             entrant.needs_proof = True
@@ -202,22 +207,28 @@ class QueueRoutes:
             raise self._challenge.required(user_id, room.name)
         if result.error_code == TooManyRequests.code:
             raise TooManyRequests(math.ceil(result.retry_after_ms / 1000))
+        if result.error_code == QueueNotOpen.code:
+            raise QueueNotOpen(
+                max(1, math.ceil(result.retry_after_ms / 1000)), room.notice.opens_at
+            )
         if result.error_code:
             raise QueueClosed(result.error_code)
         room.admissions.entered(result.place, result.position)
-        response = _order_response(result.position, 201)
+        response = _order_response(room, result.position, 201)
         response.headers[tokens.HEADER] = result.access_token
         return response
 
-    async def _entering_user(self, request: Request) -> int:
-        """Raises IdentityRequired, or NotYours if the body names another user."""
+    async def _entering_user(self, request: Request) -> tuple[int, int | None]:
+        """Returns who enters, and for which concert. Raises IdentityRequired, or NotYours if the
+        body names another user."""
         if self._identity is None:
-            return (await read_body(request, schemas.EnterQueueRequest)).user_id
+            entry = await read_body(request, schemas.EnterQueueRequest)
+            return entry.user_id, entry.concert_id
         user_id = self._identity.user_id(request)
         body = await read_body(request, schemas.EnterQueueWithLoginRequest)
         if body.user_id not in (None, user_id):
             raise NotYours("The token of your login belongs to another user than userId.")
-        return user_id
+        return user_id, body.concert_id
 
     async def leave(self, request: Request) -> Response:
         """Ends the place or the admission, and first its holds; the next in line is admitted.
@@ -248,22 +259,25 @@ class QueueRoutes:
             raise Unavailable("The holds of this place could not be ended; try again.") from error
 
 
-def _order_response(position: queue_pb2.Position, status: int) -> Response:
+def _order_response(room: Room, position: queue_pb2.Position, status: int) -> Response:
+    members = room.notice.members(position.phase)
     recovering = b"true" if position.recovering else b"false"
     if position.state == queue_pb2.PLACE_STATE_ADMITTED:
         body = (
             b'{"order":0,"pollAfterSeconds":0,"estimatedWaitSeconds":0,"admittedUntil":"%b",'
-            b'"recovering":%b}' % (instant_of_ms(position.admitted_until_ms).encode(), recovering)
+            b'"recovering":%b%b}'
+            % (instant_of_ms(position.admitted_until_ms).encode(), recovering, members)
         )
         return JsonResponse(body, status)
     body = (
         b'{"order":%d,"pollAfterSeconds":%.3f,"estimatedWaitSeconds":%.3f,"admittedUntil":null,'
-        b'"recovering":%b}'
+        b'"recovering":%b%b}'
         % (
             position.order,
             position.poll_after_ms / 1000,
             position.estimated_wait_ms / 1000,
             recovering,
+            members,
         )
     )
     return JsonResponse(body, status, {"Retry-After": str(retry_after(position))})

@@ -36,6 +36,7 @@ from protos.frontrow.payment.v1 import payment_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.reservation.v1 import reservation_pb2
 from protos.limits import MAX_SEATS_PER_HOLD
+from protos.money import DEFAULT_CURRENCY
 from servicekit.client import call
 from servicekit.errors import InvalidRequest
 from servicekit.rpc_errors import RemoteError
@@ -79,10 +80,12 @@ class ReservationRoutes:
                     *BODY_ERRORS,
                     *ADMISSION_ERRORS,
                     "NOT_YOURS",
+                    "WRONG_ROOM",
                     "SEAT_NOT_FOUND",
                     "SCHEDULE_NOT_FOUND",
                     "SEAT_HELD",
                     "SEAT_SOLD",
+                    "SALES_CLOSED",
                     "SINGLE_SEAT_LEFT",
                     "NOT_ENOUGH_SEATS",
                     "TOO_MANY_SEATS",
@@ -294,6 +297,7 @@ def _hold_item(body: schemas.HoldSeatRequest, key: str, place: queue_pb2.Place) 
         chosen.schedule_id = best.schedule_id
         chosen.count = min(best.count, _ENOUGH_TO_REFUSE)
         chosen.price_category = best.price_category or ""
+        chosen.section = best.section or ""
         chosen.accessible = best.accessible
         chosen.allow_split = best.allow_split
     return item
@@ -310,6 +314,7 @@ def _hold_json(
     return {
         "reservationId": reservation.id,
         "price": reservation.price,
+        "currency": reservation.currency or DEFAULT_CURRENCY,
         "heldUntil": instant(reservation.held_until),
         "seats": [
             {"id": seat.id, "seatNum": seat.seat_num, "price": seat.price}

@@ -13,6 +13,7 @@ _FACTS = {
     "SINGLE_SEAT_LEFT": {"conflicts"},
     "SEAT_NOT_FOUND": {"conflicts"},
     "TOO_MANY_SEATS": {"limit"},
+    "QUEUE_NOT_OPEN": {"opensAt"},
 }
 
 

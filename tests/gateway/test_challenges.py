@@ -280,10 +280,12 @@ class SlowChallenge:
         self.has_eight = asyncio.Event()
         self.may_end = asyncio.Event()
 
-    def new(self, user_id: int) -> dict[str, object]:
+    def new(self, user_id: int, room: str) -> dict[str, object]:
         return {"siteKey": "site"}
 
-    async def verify(self, solution: str, user_id: int, address: str | None) -> Solved | None:
+    async def verify(
+        self, solution: str, user_id: int, room: str, address: str | None
+    ) -> Solved | None:
         self._verifying += 1
         if self._verifying == 8:
             self.has_eight.set()

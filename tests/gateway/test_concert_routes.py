@@ -147,7 +147,8 @@ class TestSeats:
                 {"id": 102, "seatNum": "A1", "price": "150000.00", "status": "AVAILABLE"},
                 {"id": 101, "seatNum": "A2", "price": "90000.50", "status": "HELD"},
                 {"id": 103, "seatNum": "A10", "price": "0.05", "status": "SOLD"},
-            ]
+            ],
+            "currency": "KRW",
         }
 
     async def test_as_many_seats_as_a_date_can_have(

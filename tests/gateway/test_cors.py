@@ -13,7 +13,9 @@ from tests.gateway.problems import assert_problem
 
 SHOP = "https://shop.example"
 OTHER = "https://evil.example"
-EXPOSED = {"x-access-token", "x-request-id", "retry-after", "www-authenticate", "allow", "age"}
+EXPOSED = {
+    "x-access-token", "x-request-id", "retry-after", "www-authenticate", "allow", "age", "etag"
+}  # fmt: skip
 REQUESTS = [
     ("POST", "/queues/enqueue", {"userId": 42}, 201),
     ("GET", "/queues/order", None, 200),

@@ -26,7 +26,9 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
             "IDENTITY_REQUIRED",
             "NOT_YOURS",
             "CHALLENGE_REQUIRED",
+            "CONCERT_NOT_FOUND",
             "QUEUE_FULL",
+            "QUEUE_NOT_OPEN",
             "QUEUE_PAUSED",
             "TOO_MANY_REQUESTS",
         },
@@ -36,11 +38,15 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
     ("get", "/concerts"): ({"200"}, ALWAYS | ADMITTED | {"INVALID_REQUEST"}),
     ("get", "/concerts/{concertId}/schedules"): (
         {"200"},
-        ALWAYS | ADMITTED | {"INVALID_REQUEST", "CONCERT_NOT_FOUND"},
+        ALWAYS | ADMITTED | {"INVALID_REQUEST", "WRONG_ROOM", "CONCERT_NOT_FOUND"},
     ),
     ("get", "/concerts/schedules/{scheduleId}/seats"): (
         {"200"},
-        ALWAYS | ADMITTED | {"INVALID_REQUEST", "SCHEDULE_NOT_FOUND"},
+        ALWAYS | ADMITTED | {"INVALID_REQUEST", "WRONG_ROOM", "SCHEDULE_NOT_FOUND"},
+    ),
+    ("get", "/concerts/schedules/{scheduleId}/seats/status"): (
+        {"200", "304"},
+        ALWAYS | ADMITTED | {"INVALID_REQUEST", "WRONG_ROOM", "SCHEDULE_NOT_FOUND"},
     ),
     ("post", "/concerts/reservation"): (
         {"200"},
@@ -50,6 +56,8 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
         | KEY
         | {
             "NOT_YOURS",
+            "WRONG_ROOM",
+            "SALES_CLOSED",
             "SEAT_NOT_FOUND",
             "SCHEDULE_NOT_FOUND",
             "SEAT_HELD",
@@ -104,6 +112,7 @@ OPERATION_IDS = {
     "listConcerts": None,
     "listSchedules": None,
     "listSeats": None,
+    "getSeatStatus": None,
     "holdSeat": "HoldSeatRequest",
     "payReservation": "PayReservationRequest",
     "getReservation": None,

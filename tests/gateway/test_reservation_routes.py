@@ -38,6 +38,7 @@ class TestHoldingSeats:
         assert response.json() == {
             "reservationId": 1,
             "price": "90000.50",
+            "currency": "KRW",
             "heldUntil": HELD_UNTIL,
             "seats": [SEAT_101],
         }
@@ -54,6 +55,7 @@ class TestHoldingSeats:
         assert response.json() == {
             "reservationId": 1,
             "price": "240000.50",
+            "currency": "KRW",
             "heldUntil": HELD_UNTIL,
             "seats": [SEAT_101, SEAT_102],
         }
@@ -262,6 +264,7 @@ class TestOneReservation:
         assert response.json() == {
             "reservationId": 1,
             "price": "90000.50",
+            "currency": "KRW",
             "heldUntil": "2026-12-01T12:05:00.120Z",
             "seats": [{"id": 101, "seatNum": "A2", "price": "90000.50"}],
             "concertSeatId": 101,
@@ -278,6 +281,7 @@ class TestOneReservation:
         assert response.json() == {
             "reservationId": 1,
             "price": "90000.55",
+            "currency": "KRW",
             "heldUntil": "2026-12-01T12:05:00.120Z",
             "seats": [
                 {"id": 101, "seatNum": "A2", "price": "90000.50"},

@@ -36,6 +36,7 @@ class TestWithoutACall:
             "estimatedWaitSeconds": expected.estimated_wait_ms / 1000,
             "admittedUntil": None,
             "recovering": False,
+            "phase": "OPEN",
         }
         assert answered.headers["Retry-After"] == str(-(-expected.poll_after_ms // 1000))
         assert answered.headers.keys() == asked.headers.keys()

@@ -11,6 +11,7 @@ from catalogue_view.cohorts import Cohorts
 from gateway.errors import TokenExpired
 from gateway.rooms import Rooms
 from gateway.settings import Settings
+from protos.frontrow.concert.v1 import rooms_pb2
 from protos.frontrow.concert.v1.rooms_pb2_grpc import DrawServiceStub
 from protos.frontrow.queue.v1 import queue_pb2
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
@@ -22,6 +23,10 @@ LONG_AGO = int(time.time()) - 3_600
 
 def place(room: str, issued_at: int = LONG_AGO) -> queue_pb2.Place:
     return queue_pb2.Place(room=room, number=7, user_id=42, epoch=1, issued_at=issued_at)
+
+
+def named(name: str) -> rooms_pb2.Room:
+    return rooms_pb2.Room(name=name, version=1)
 
 
 @pytest.fixture
@@ -36,12 +41,12 @@ async def rooms(unused_address: str) -> AsyncIterator[Rooms]:
 async def test_the_room_of_the_settings_exists_from_the_start(rooms: Rooms) -> None:
     assert rooms.of(place("main")) is rooms.main
     rooms.remove("main")
-    rooms.keep_only(["vip"])
+    rooms.keep_only([named("vip")])
     assert rooms.of(place("main")) is rooms.main
 
 
 async def test_a_place_of_a_removed_room_has_expired(rooms: Rooms) -> None:
-    rooms.keep_only(["vip"])
+    rooms.keep_only([named("vip")])
     assert rooms.of(place("vip")).name == "vip"
     rooms.remove("vip")
     with pytest.raises(TokenExpired):
@@ -62,7 +67,7 @@ async def test_a_new_token_may_be_of_a_room_that_is_not_known_here_yet(rooms: Ro
 
 async def test_adding_a_room_again_keeps_it(rooms: Rooms) -> None:
     vip = rooms.add("vip")
-    rooms.keep_only(["vip", "club"])
+    rooms.keep_only([named("vip"), named("club")])
     assert rooms.add("vip") is vip
     assert {room.name for room in rooms} == {"main", "vip", "club"}
 

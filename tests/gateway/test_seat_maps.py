@@ -85,7 +85,7 @@ def hall(schedule_id: int, prefix: str = "A") -> Seats:
     ]
 
 
-def model(seats: Seats, held: set[int], sold: set[int]) -> dict[str, list[dict[str, object]]]:
+def model(seats: Seats, held: set[int], sold: set[int]) -> dict[str, object]:
     def status(seat_id: int) -> str:
         return "SOLD" if seat_id in sold else "HELD" if seat_id in held else "AVAILABLE"
 
@@ -93,7 +93,8 @@ def model(seats: Seats, held: set[int], sold: set[int]) -> dict[str, list[dict[s
         "seats": [
             {"id": s.id, "seatNum": s.seat_num, "price": s.price, "status": status(s.id)}
             for s in seats
-        ]
+        ],
+        "currency": "KRW",
     }
 
 

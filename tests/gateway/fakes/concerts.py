@@ -27,6 +27,9 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
         self.rows_per_page = ROWS_PER_PAGE
         # A service of an earlier version answers every page with all.
         self.knows_page_tokens = True
+        # As a service of the version before, it does not name the room main and the currency KRW.
+        self.rooms: dict[int, str] = {}
+        self.currency = ""
         self.concerts = [
             concert_pb2.Concert(id=1, title='The "Escapes" \\ Ünïcode'),
             concert_pb2.Concert(id=2, title="Second"),
@@ -104,6 +107,9 @@ class FakeConcerts(concert_pb2_grpc.ConcertServiceServicer):
                 schedule_id=schedule.id,
                 layout=list(response.layouts).index(layout),
                 runs=runs([seat.id for seat in seats]),
+                concert_id=schedule.concert_id,
+                room=self.rooms.get(schedule.concert_id, ""),
+                currency=self.currency,
             )
         return response
 

@@ -41,13 +41,13 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
         self.old_answers = 0
         self.watch.reset()
 
-    def enter(self, user_id: int) -> queue_pb2.Place:
-        """Returns the user's place; gives a new one if there is none."""
+    def enter(self, user_id: int, room: str = "main") -> queue_pb2.Place:
+        """Returns the user's place; gives a new one if there is none. Rooms share one line."""
         for place in (*self.admitted.values(), *self.waiting):
-            if place.user_id == user_id:
+            if place.user_id == user_id and place.room == room:
                 return place
         self._places_given += 1
-        place = queue_pb2.Place(room="main", number=self._places_given, user_id=user_id, epoch=1)
+        place = queue_pb2.Place(room=room, number=self._places_given, user_id=user_id, epoch=1)
         if not self.waiting and len(self.admitted) < self.capacity:
             self.admitted[place.number] = place
             self.watch.record(self._admitted(place))
@@ -144,25 +144,30 @@ class FakeQueue(queue_pb2_grpc.QueueServiceServicer):
     ) -> queue_pb2.EnterQueueResponse:
         await self.faults.before("EnterQueue", request)
         results = [
-            self._enter(user, entrant, request.renew_issued_before)
+            self._enter(user, request.room, entrant, request.renew_issued_before)
             for user, entrant in zip(request.user_ids, request.entrants, strict=True)
         ]
         return queue_pb2.EnterQueueResponse(results=results)
 
     def _enter(
-        self, user_id: int, entrant: queue_pb2.EnterQueueRequest.Entrant, renew_before: int
+        self,
+        user_id: int,
+        room: str,
+        entrant: queue_pb2.EnterQueueRequest.Entrant,
+        renew_before: int,
     ) -> queue_pb2.EnterQueueResponse.Result:
         if self.closed:
             return queue_pb2.EnterQueueResponse.Result(
                 error_code=self.closed, retry_after_ms=self.retry_after_ms
             )
-        live = {place.user_id: place for place in (*self.admitted.values(), *self.waiting)}
+        places = (*self.admitted.values(), *self.waiting)
+        live = {place.user_id: place for place in places if place.room == room}
         unsolved = entrant.only_live_place or entrant.solution_id in self.spent
         if unsolved and user_id not in live:
             return queue_pb2.EnterQueueResponse.Result(error_code="CHALLENGE_REQUIRED")
         if entrant.solution_id and user_id not in live:
             self.spent.add(entrant.solution_id)
-        place = self.enter(user_id)
+        place = self.enter(user_id, room)
         if entrant.needs_proof and user_id in live and place.number != entrant.proven_place:
             return queue_pb2.EnterQueueResponse.Result(error_code="NOT_YOURS")
         given_at = self.given_at

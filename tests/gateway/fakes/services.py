@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from protos.frontrow.concert.v1 import concert_pb2_grpc
+from protos.frontrow.concert.v1 import catalogue_pb2_grpc, concert_pb2_grpc
 from protos.frontrow.payment.v1 import payment_pb2_grpc
 from protos.frontrow.queue.v1 import queue_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2_grpc
 from servicekit.server import Server
 from servicekit.settings import ServiceSettings
+from tests.gateway.fakes.catalogue import FakeCatalogue
 from tests.gateway.fakes.concerts import FakeConcerts
 from tests.gateway.fakes.faults import Faults
 from tests.gateway.fakes.payments import FakePayments
@@ -30,6 +31,7 @@ class Services:
     def __post_init__(self) -> None:
         self.queue = FakeQueue(self.faults)
         self.concerts = FakeConcerts(self.faults)
+        self.catalogue = FakeCatalogue()
         self.reservations = FakeReservations(self.faults, self.concerts)
         self.payments = FakePayments(self.faults, self.reservations, self.queue)
         self.health = health.aio.HealthServicer()
@@ -41,6 +43,7 @@ class Services:
         self._server = server = Server(settings, "fakes").grpc
         queue_pb2_grpc.add_QueueServiceServicer_to_server(self.queue, server)
         concert_pb2_grpc.add_ConcertServiceServicer_to_server(self.concerts, server)
+        catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(self.catalogue, server)
         reservation_pb2_grpc.add_ReservationServiceServicer_to_server(self.reservations, server)
         payment_pb2_grpc.add_PaymentServiceServicer_to_server(self.payments, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
@@ -53,6 +56,7 @@ class Services:
         self.faults.reset()
         self.queue.reset()
         self.concerts.reset()
+        self.catalogue.reset()
         self.reservations.reset()
         self.payments.reset()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -61,9 +65,9 @@ class Services:
         if self._server is not None:
             await self._server.stop(None)
 
-    def token(self, user_id: int = 42) -> str:
+    def token(self, user_id: int = 42, room: str = "main") -> str:
         """Returns the token of the user's place; enters if needed. Admitted while there is room."""
-        return sign(self.queue.enter(user_id))
+        return sign(self.queue.enter(user_id, room))
 
     def waiting_token(self, user_id: int = 42) -> str:
         """Returns the token of a waiting user."""
