@@ -60,6 +60,8 @@ class Target:
                 database=parts.path.lstrip("/"),
                 connect_timeout=5,
                 autocommit=True,
+                # As the programs connect.
+                ssl_disabled=True,
             )
         except (pymysql.MySQLError, ValueError, OSError) as error:
             raise UserError(

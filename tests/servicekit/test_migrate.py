@@ -72,6 +72,7 @@ class Service:
             user=self._schema,
             password=self._schema,
             database=self._schema,
+            ssl_disabled=True,
         )
         with connection, connection.cursor() as cursor:
             yield cursor

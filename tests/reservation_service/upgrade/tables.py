@@ -58,6 +58,7 @@ class Tables:
             password=self.schema,
             database=self.schema,
             autocommit=True,
+            ssl_disabled=True,
         )
         with connection, connection.cursor() as cursor:
             yield cursor
