@@ -130,6 +130,7 @@ PROGRAMS = (
         9201,
         uses_redis=True,
         consumes=PAYMENT_EVENTS,
+        calls=("concert",),
         starts_after=("migrate", "redis"),
         verifies_tokens=True,
         signs_tokens=True,

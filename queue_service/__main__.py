@@ -1,21 +1,20 @@
 """Runs queue_service: `python -m queue_service`."""
 
-from functools import partial
-
+from catalogue_view.follower import CatalogueFollower
+from protos.frontrow.concert.v1.catalogue_pb2_grpc import CatalogueServiceStub
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
 from queue_service.admin_guard import AdminGuard
 from queue_service.consumers import PaymentEvents
 from queue_service.ports import MAX_BLOCK_MS
 from queue_service.repository import QueueRepository
-from queue_service.room_copy import RoomCopy
+from queue_service.rooms import Rooms
 from queue_service.service import QueueService
 from queue_service.servicer import QueueAdminServicer, QueueServicer
 from queue_service.settings import Settings
 from queue_service.tokens import Signer
-from queue_service.watchers import Watchers
 from room_view.position import Pacing
-from servicekit import logs, redis_client
+from servicekit import client, logs, redis_client
 from servicekit.kafka import Consumer
 from servicekit.server import Server, run
 from servicekit.settings import load, warn_of_unknown
@@ -36,6 +35,7 @@ async def main() -> None:
             timeout=settings.redis_timeout_seconds,
             block=MAX_BLOCK_MS / 1000,
         ) as blocking_redis,
+        client.connect(settings.concert_addr) as concert_channel,
         Server(settings, "queue_service") as server,
     ):
         store = QueueRepository(redis, settings.rules, settings.limits, blocking_redis)
@@ -45,13 +45,17 @@ async def main() -> None:
             Pacing(settings.room_rules),
             settings.rooms,
         )
-        watchers = {
-            room: Watchers(service, RoomCopy(store, room, settings.room_rules), room)
-            for room in settings.rooms
-        }
+        rooms = Rooms(
+            service,
+            store,
+            settings.rooms,
+            settings.limits,
+            settings.room_rules,
+            settings.tick_seconds,
+        )
         server.add(
             queue_pb2_grpc.add_QueueServiceServicer_to_server,
-            QueueServicer(service, watchers, settings.rules.source_interval_ms),
+            QueueServicer(service, rooms.watchers, settings.rules.source_interval_ms),
             queue_pb2.DESCRIPTOR,
         )
         server.add(
@@ -59,12 +63,11 @@ async def main() -> None:
             QueueAdminServicer(service, AdminGuard(settings.admin_secret, settings.listen)),
             queue_pb2.DESCRIPTOR,
         )
-        for room in settings.rooms:
-            server.add_background(
-                f"tick {room}", partial(service.keep_ticking, room, settings.tick_seconds)
-            )
-            server.add_background(f"copy {room}", watchers[room].run)
-            server.add_streams(watchers[room].end)
+        server.add_background("rooms", rooms.run)
+        server.add_streams(rooms.end_streams)
+        server.add_background(
+            "catalogue", CatalogueFollower(CatalogueServiceStub(concert_channel), rooms.apply).run
+        )
         server.add_background(
             PAYMENT_EVENTS,
             Consumer(

@@ -19,8 +19,7 @@ class PaymentEvents:
         self._service = service
 
     async def handle(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Publishes nothing. Raises DecodeError for a record that is not a payment event, and
-        RoomNotFound for an admission to an unknown room."""
+        """Publishes nothing. Raises DecodeError for a record that is not a payment event."""
         ended: dict[str, list[Place]] = defaultdict(list)
         for record in records:
             event = PaymentEvent.FromString(record.value)
@@ -29,5 +28,5 @@ class PaymentEvents:
                 place = Place(admission.room, admission.place_number, event.user_id, epoch=0)
                 ended[place.room].append(place)
         for room, places in ended.items():
-            await self._service.end_places(room, places)
+            await self._service.end_admissions(room, places)
         return ()

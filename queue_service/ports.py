@@ -6,7 +6,16 @@ from typing import Protocol
 
 from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.definition import Definition
-from queue_service.domain import Entry, HandBack, HandBackReply, Place, Refusal, Room, RoomMemory
+from queue_service.domain import (
+    Entry,
+    HandBack,
+    HandBackReply,
+    Limits,
+    Place,
+    Refusal,
+    Room,
+    RoomMemory,
+)
 from room_view.draw import Draw
 from room_view.position import Standing
 
@@ -87,6 +96,20 @@ class QueueStore(Protocol):
     def define(self, room: str, definition: Definition) -> None:
         """Lets the next calls bring this definition of a room: it applies if it is newer than the
         one that the store has, and after the store has lost that."""
+
+    def undefine(self, room: str) -> None:
+        """Forgets the definition and what was remembered of a room."""
+
+    async def definitions(self) -> dict[str, Definition]:
+        """Returns the rooms of which the store has a definition."""
+
+    async def has(self, room: str) -> bool:
+        """Returns whether the store knows the room."""
+
+    async def end_room(self, room: str, version: int, limits: Limits | None) -> None:
+        """Ends all places of a room whose definition was removed, in one step. No-op if the store
+        has a definition that is newer than `version`, or none. The room goes on with these limits;
+        None: it does not, and gives no places until it is defined again."""
 
     def remember(self, room: str, memory: RoomMemory) -> None:
         """Takes note of what others have seen of a room, for the next calls: a store that has less

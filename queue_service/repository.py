@@ -68,6 +68,8 @@ _MAX_ENTRIES = 256
 # Places of a snapshot that are read at once. Redis takes 0.3 ms, in which it serves no other call.
 _CHUNK = 8_192
 _ADMITTED_CHUNK = 1_000
+# Keys that Redis looks at in one step when it lists rooms.
+_SCAN = 1_000
 _LUA = Path(__file__).parent / "lua"
 _UNAVAILABLE = "The waiting room is unavailable."
 
@@ -130,9 +132,10 @@ class QueueRepository:
         self._hand_back = self._load("hand_back")
         self._seen = self._load("seen")
         self._draw = self._load("draw")
+        self._end_room = self._load("end_room", prelude=())
 
-    def _load(self, name: str) -> AsyncScript:
-        parts = ("keys", "definition", "log", "prelude", name)
+    def _load(self, name: str, prelude: Sequence[str] = ("prelude",)) -> AsyncScript:
+        parts = ("keys", "definition", "log", *prelude, name)
         return self._redis.register_script("".join((_LUA / f"{p}.lua").read_text() for p in parts))
 
     async def enter(
@@ -325,6 +328,37 @@ class QueueRepository:
     def define(self, room: str, definition: Definition) -> None:
         self._definitions[room] = definition.text()
 
+    def undefine(self, room: str) -> None:
+        stores: tuple[dict[str, Any], ...] = (
+            self._definitions, self._draws, self._memories, self._guesses, self._corrections
+        )  # fmt: skip
+        for known in stores:
+            known.pop(room, None)
+
+    async def definitions(self) -> dict[str, Definition]:
+        found: dict[str, Definition] = {}
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            async for key in self._redis.scan_iter(_key("*", "state"), count=_SCAN):
+                text: Any = await self._redis.hget(key, "definition")
+                if text is not None and b"," in text:
+                    room = key.decode().removeprefix("{queue:").removesuffix("}:state")
+                    found[room] = Defined.from_text(text.decode()).definition
+        return found
+
+    async def has(self, room: str) -> bool:
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            return bool(await self._redis.exists(_key(room, "state")))
+
+    async def end_room(self, room: str, version: int, limits: Limits | None) -> None:
+        keep_ms = 0 if limits else self._rules.heal_within_ms
+        limits = limits or Limits(0, 0)
+        arguments = (version, keep_ms, limits.capacity, limits.max_waiting)
+        async with translated_errors(self._redis, _UNAVAILABLE):
+            await self._end_room(
+                keys=[_key(room, name) for name in _KEYS],
+                args=[*self._common(room, RoomMemory(0, 0, 0, limits), ""), *arguments],
+            )
+
     def remember(self, room: str, memory: RoomMemory) -> None:
         known = self._memories.get(room)
         if known is None:
@@ -371,26 +405,10 @@ class QueueRepository:
         Unavailable if one of them was not restored, because its rank is not known here yet."""
         correction = self._corrections.get(room)
         memory = correction or self._memories.get(room) or RoomMemory(0, 0, 0, self._defaults)
-        common = (
-            self._rules.grace_ms,
-            self._rules.claim_window_ms,
-            self._rules.admission_ttl_ms,
-            self._rules.absent_after_ms,
-            self._rules.seen_resolution_ms,
-            self._rules.heal_within_ms,
-            memory.limits.capacity,
-            memory.limits.max_waiting,
-            int(memory.limits.paused),
-            memory.last,
-            memory.epoch,
-            memory.seq,
-            self._definitions.get(room, ""),
-            self._ranks(room, returning),
-        )
         async with translated_errors(self._redis, _UNAVAILABLE):
             reply = await script(
                 keys=[_key(room, name) for name in _KEYS],
-                args=[*common, *arguments],
+                args=[*self._common(room, memory, self._ranks(room, returning)), *arguments],
             )
         fields = _by_name(reply)
         state = Room(
@@ -427,6 +445,25 @@ class QueueRepository:
         ranks = ((number, draw.rank(number)) for number in numbers)
         known = (f",{number}={rank}" for number, rank in ranks if rank is not None)
         return f"{len(draw)}{''.join(known)}"
+
+    def _common(self, room: str, memory: RoomMemory, ranks: str) -> tuple[int | str, ...]:
+        """The first arguments of each script."""
+        return (
+            self._rules.grace_ms,
+            self._rules.claim_window_ms,
+            self._rules.admission_ttl_ms,
+            self._rules.absent_after_ms,
+            self._rules.seen_resolution_ms,
+            self._rules.heal_within_ms,
+            memory.limits.capacity,
+            memory.limits.max_waiting,
+            int(memory.limits.paused),
+            memory.last,
+            memory.epoch,
+            memory.seq,
+            self._definitions.get(room, ""),
+            ranks,
+        )
 
 
 def _key(room: str, name: str) -> str:

@@ -6,12 +6,14 @@ Redis decides who is admitted and when: `admit` and `step` in `lua/prelude.lua`.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Gauge
 
 from protos.limits import MAX_ITEMS
+from queue_service.activity import Activity
+from queue_service.definition import Definition
 from queue_service.domain import (
     MAX_NAME,
     MAX_NUMBER,
@@ -63,25 +65,13 @@ class _Ends:
 
 
 @dataclass(slots=True)
-class _Activity:
-    """Whether there is something to do in a room: `busy` is set as long as there is, and `urgent`
-    if it is to be done now."""
+class _RunningRoom:
+    """What this replica knows of a room beside the store."""
 
-    busy: asyncio.Event = field(default_factory=asyncio.Event)
-    urgent: asyncio.Event = field(default_factory=asyncio.Event)
-    newest: tuple[int, int] = (0, 0)
-
-    def note(self, state: Room, has_ends_to_repeat: bool) -> None:
-        # Replies overtake each other: an older one must not hide who has entered since.
-        if (state.epoch, state.seq) < self.newest:
-            return
-        self.newest = (state.epoch, state.seq)
-        if state.waiting or state.admitted or has_ends_to_repeat:
-            self.busy.set()
-        else:
-            self.busy.clear()
-        if has_ends_to_repeat or not state.due_in:
-            self.urgent.set()
+    name: str
+    ends: _Ends = field(default_factory=_Ends)
+    activity: Activity = field(default_factory=Activity)
+    warned_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +104,36 @@ class QueueService:
     """The use cases. All raise Unavailable while the store is unavailable."""
 
     def __init__(
-        self, store: QueueStore, signer: Signer, pacing: Pacing, rooms: Sequence[str]
+        self, store: QueueStore, signer: Signer, pacing: Pacing, rooms: Iterable[str]
     ) -> None:
+        """`rooms`: those that it runs from the start."""
         self._store = store
         self._signer = signer
         self._pacing = pacing
-        self._rooms = rooms
-        self._ends = {room: _Ends() for room in rooms}
-        self._activity = {room: _Activity() for room in rooms}
-        self._warned_at = dict.fromkeys(rooms, 0)
+        self._rooms = {room: _RunningRoom(room) for room in rooms}
+
+    def open_room(self, room: str) -> None:
+        """Runs one more room. No-op if it runs."""
+        self._rooms.setdefault(room, _RunningRoom(room))
+
+    def close_room(self, room: str) -> None:
+        """Runs a room no longer: every later call raises RoomNotFound. Its places stay in the
+        store."""
+        if self._rooms.pop(room, None) is not None:
+            self._store.undefine(room)
+            for gauge in (WAITING, ADMITTED):
+                with contextlib.suppress(KeyError):  # no call has counted it
+                    gauge.remove(room)
+
+    def define_room(self, room: str, definition: Definition | None) -> None:
+        """Makes a room follow its definition from now on, or the settings; the next tick, which
+        comes at once, tells the store. Raises RoomNotFound."""
+        activity = self._require_room(room).activity
+        if definition is None:
+            self._store.undefine(room)
+        else:
+            self._store.define(room, definition)
+        activity.hurry()
 
     async def enter_queue(
         self, room: str, entries: Sequence[Entry], renew_issued_before: int = 0
@@ -132,17 +143,17 @@ class QueueService:
         A place that was given before `renew_issued_before` (Unix time in seconds) gets a token that
         is issued now. Raises TooManyItems and RoomNotFound.
         """
-        self._require_room(room)
+        running = self._require_room(room)
         _check_count(entries)
         known = [entry for entry in entries if 0 < entry.user_id <= MAX_USER_ID]
         if not known:
             return [Refusal.INVALID_REQUEST for _ in entries]
         state, answers = await self._store.enter(room, known)
-        self._count(room, state)
-        if await self._repeat_ends(room, state):
+        self._count(running, state)
+        if await self._repeat_ends(running, state):
             # The answer may name a place whose end was lost.
             state, answers = await self._store.enter(room, known)
-            self._count(room, state)
+            self._count(running, state)
         fields = state.fields()
         stored = iter(answers)
         results: list[Entered | Refusal | NotOpen] = []
@@ -176,9 +187,9 @@ class QueueService:
         room = places[0].room
         if any(place.room != room for place in places):
             raise MixedRooms("All places of one call must belong to one room.")
-        self._require_room(room)
+        running = self._require_room(room)
         state, standings = await self._store.positions(room, [p for p in places if p.possible])
-        self._count(room, state)
+        self._count(running, state)
         fields = state.fields()
         stored = iter(standings)
         positions = []
@@ -200,23 +211,35 @@ class QueueService:
     async def end_places(self, room: str, places: Sequence[Place]) -> None:
         """Does what `leave_queue` does for each of these places of the room; at most MAX_ITEMS of
         them are one change of the room. Raises RoomNotFound."""
-        self._require_room(room)
+        running = self._require_room(room)
         possible = [place for place in places if place.possible]
         for n in range(0, len(possible), MAX_ITEMS):
             part = possible[n : n + MAX_ITEMS]
-            self._count(room, await self._store.leave_all(room, part))
-            self._ends[room].places.extend(part)
+            self._count(running, await self._store.leave_all(room, part))
+            running.ends.places.extend(part)
+
+    async def end_admissions(self, room: str, places: Sequence[Place]) -> None:
+        """Does what `end_places` does, also for a room that this replica does not run, because it
+        has not heard of it yet, or because it was removed. No-op if the store does not know it."""
+        if room in self._rooms:
+            await self.end_places(room, places)
+        elif await self._store.has(room):
+            possible = [place for place in places if place.possible]
+            for n in range(0, len(possible), MAX_ITEMS):
+                await self._store.leave_all(room, possible[n : n + MAX_ITEMS])
+        else:
+            log.info("room_unknown", room=room, places=len(places))
 
     async def hand_back(self, room: str, hand_back: HandBack) -> HandBackReply:
         """Takes back what a copy of the room knows of a lost epoch; impossible places are ignored.
         Raises TooManyItems, BadName and RoomNotFound."""
-        self._require_room(room)
+        running = self._require_room(room)
         if hand_back.size > MAX_ITEMS:
             raise TooManyItems(f"A call may have at most {MAX_ITEMS} items.")
         if not 0 < len(hand_back.bidder) <= MAX_NAME:
             raise BadName(f"A bidder needs a name of at most {MAX_NAME} characters.")
         state, reply = await self._store.hand_back(room, hand_back.possible())
-        self._count(room, state)
+        self._count(running, state)
         return reply
 
     def remember(self, room: str, memory: RoomMemory) -> None:
@@ -230,15 +253,14 @@ class QueueService:
         """Returns the room as of now, for those who keep a copy of it, and notes that the owners of
         these places, or others if `polled`, have polled. At most MAX_ITEMS, all `possible`. Raises
         RoomNotFound."""
-        self._require_room(room)
+        running = self._require_room(room)
         state = await self._store.heartbeat(room, seen, polled=polled)
-        self._count(room, state)
+        self._count(running, state)
         return state
 
     async def get_room(self, room: str) -> Room:
         """Returns the limits and counts of a room. Raises RoomNotFound."""
-        self._require_room(room)
-        return await self._tick(room)
+        return await self._tick(self._require_room(room))
 
     async def update_room(
         self,
@@ -250,9 +272,9 @@ class QueueService:
     ) -> Room:
         """Changes the limits that are not None, for all replicas at once.
 
-        Raises BadLimit and RoomNotFound.
+        Raises BadLimit, RoomIsDefined and RoomNotFound.
         """
-        self._require_room(room)
+        running = self._require_room(room)
         for limit in (capacity, max_waiting):
             if limit is not None and not 0 <= limit < MAX_NUMBER:
                 raise BadLimit("A limit must be a number from 0 to 2^53 - 1.")
@@ -262,7 +284,7 @@ class QueueService:
         log.info(
             "room_updated", room=room, capacity=capacity, max_waiting=max_waiting, paused=paused
         )
-        self._count(room, state)
+        self._count(running, state)
         return state
 
     async def keep_ticking(self, room: str, seconds: float) -> None:
@@ -271,33 +293,31 @@ class QueueService:
         when it is, but at least every 10 * `seconds`.
 
         An empty room makes no call. Each replica that a place has entered through, or that a
-        heartbeat or any other call has shown one, ticks until the room is empty again.
+        heartbeat or any other call has shown one, ticks until the room is empty again. Raises
+        RoomNotFound.
         """
+        running = self._require_room(room)
         outage = Outage(log, "store_unavailable", "store_available", room=room)
-        busy, urgent = self._activity[room].busy, self._activity[room].urgent
-        busy.set()  # a replica that was restarted may be the only one
+        activity = running.activity
+        activity.hurry()  # a replica that was restarted may be the only one
 
         async def tick_when_busy() -> None:
-            await busy.wait()
-            urgent.clear()
-            state = await self._tick(room)
-            pause = min(state.due_in / 1000, _MOST_SKIPPED_TICKS * seconds) - seconds
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await urgent.wait()
+            async with activity.begun():
+                await self._tick(running)
+            await activity.until_due(at_most=_MOST_SKIPPED_TICKS * seconds, less=seconds)
 
         await repeat(tick_when_busy, seconds=seconds, outage=outage)
 
-    async def _tick(self, room: str) -> Room:
-        state = await self._store.tick(room)
-        self._count(room, state)
-        await self._repeat_ends(room, state)
+    async def _tick(self, running: _RunningRoom) -> Room:
+        state = await self._store.tick(running.name)
+        self._count(running, state)
+        await self._repeat_ends(running, state)
         return state
 
-    async def _repeat_ends(self, room: str, state: Room) -> bool:
+    async def _repeat_ends(self, running: _RunningRoom, state: Room) -> bool:
         """In a new epoch, repeats the ends that the store may have lost, and returns whether there
         were any. Kafka does not repeat payments that were handled before the loss."""
-        ends = self._ends[room]
+        ends = running.ends
         if state.epoch <= ends.epoch:
             return False
         async with ends.lock:
@@ -305,28 +325,32 @@ class QueueService:
                 places = tuple(ends.places)
                 for n in range(0, len(places), MAX_ITEMS):
                     part = places[n : n + MAX_ITEMS]
-                    self._count(room, await self._store.leave_all(room, part))
+                    self._count(running, await self._store.leave_all(running.name, part))
                 ends.epoch = state.epoch
         return len(ends.places) > 0
 
-    def _count(self, room: str, state: Room) -> None:
-        WAITING.labels(room).set(state.waiting)
-        ADMITTED.labels(room).set(state.admitted)
-        ADMISSIONS.labels(room).inc(state.admissions)
-        self._warn_of_unrecorded(room, state)
-        ends = self._ends[room]
-        self._activity[room].note(state, bool(ends.places) and state.epoch > ends.epoch)
+    def _count(self, running: _RunningRoom, state: Room) -> None:
+        if self._rooms.get(running.name) is running:  # not closed meanwhile
+            WAITING.labels(running.name).set(state.waiting)
+            ADMITTED.labels(running.name).set(state.admitted)
+        ADMISSIONS.labels(running.name).inc(state.admissions)
+        self._warn_of_unrecorded(running, state)
+        ends = running.ends
+        has_ends_to_repeat = bool(ends.places) and state.epoch > ends.epoch
+        running.activity.note(state, must_hurry=has_ends_to_repeat)
 
-    def _warn_of_unrecorded(self, room: str, state: Room) -> None:
+    def _warn_of_unrecorded(self, running: _RunningRoom, state: Room) -> None:
         """At most once in the time for which a change without an entry keeps copies out of use."""
-        since = max(self._warned_at[room], state.now - UNRECORDED_MS)
+        since = max(running.warned_at, state.now - UNRECORDED_MS)
         if state.unrecorded_at > since:
-            self._warned_at[room] = state.unrecorded_at + UNRECORDED_MS
-            log.warning("room_change_unrecorded", room=room)
+            running.warned_at = state.unrecorded_at + UNRECORDED_MS
+            log.warning("room_change_unrecorded", room=running.name)
 
-    def _require_room(self, room: str) -> None:
-        if room not in self._rooms:
+    def _require_room(self, room: str) -> _RunningRoom:
+        running = self._rooms.get(room)
+        if running is None:
             raise RoomNotFound("There is no such waiting room.")
+        return running
 
 
 def _issue_time(place: Place, state: Room, renew_issued_before: int) -> int:

@@ -34,6 +34,10 @@ class Settings(ServiceSettings):
     """The longest time of one command, in seconds. A script takes about a millisecond; the rest is
     for a Redis that saves or fails over."""
 
+    concert_addr: str = "127.0.0.1:9102"
+    """concert_service, host:port or a gRPC target, which knows the definitions of rooms. While it
+    does not answer, rooms go on by what is known of them."""
+
     kafka_bootstrap: str = "127.0.0.1:9092"
     """Kafka, host:port, for the payment events that end admissions."""
 
@@ -54,7 +58,7 @@ class Settings(ServiceSettings):
     that service answers if QUEUE_LISTEN is a loopback address, and otherwise refuses every call."""
 
     rooms: tuple[RoomName, ...] = Field(default=("main",), min_length=1)
-    """The names of the rooms, as JSON."""
+    """The names of the rooms that run although nobody has defined them, as JSON."""
 
     capacity: int = Field(default=500, ge=0)
     """How many fans may be admitted at once, when the room opens for the first time. The room

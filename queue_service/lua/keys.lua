@@ -1,4 +1,4 @@
--- Precedes each script, with definition.lua, log.lua and prelude.lua: the keys of a room, the arguments, the fields.
+-- Precedes each script, with definition.lua, log.lua and (but for end_room.lua) prelude.lua: the keys of a room, the arguments, the fields.
 --
 -- Redis runs one script at a time. Every script is idempotent, so any replica may repeat it after a
 -- lost reply. No script reads a whole key, and every loop has a bound.
@@ -69,6 +69,11 @@ end
 
 local function number_at(ms)
   return (ms - 1767225600000) * 4096 -- since 2026-01-01
+end
+
+local function replication_id() -- of a master; '' on a replica
+  local replication = redis.call('INFO', 'replication')
+  return string.match(replication, '^# Replication\r\nrole:master.-master_replid:(%x+)') or ''
 end
 
 local function given_at(place) -- ms

@@ -18,8 +18,7 @@ local function open_room()
   -- back to a master that meanwhile copied an older state.
   -- On a replica nothing matches, and the first write below fails with READONLY: no answer comes
   -- from data that may be old.
-  local replication = redis.call('INFO', 'replication')
-  local replid = string.match(replication, '^# Replication\r\nrole:master.-master_replid:(%x+)') or ''
+  local replid = replication_id()
   local stored = redis.call('HMGET', STATE, 'replid', 'shape', 'definition', unpack(FIELDS))
   for i, field in ipairs(FIELDS) do
     room[field] = tonumber(stored[i + 3] or 0)

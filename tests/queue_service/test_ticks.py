@@ -115,7 +115,7 @@ async def test_are_not_stopped_by_an_older_reply() -> None:
     service = service_of(store)
     empty = await store.tick("main")
     await service.enter_queue("main", entries([1]))
-    service._count("main", empty)
+    service._count(service._rooms["main"], empty)
     store.calls = 0
     async with ticking(service):
         await until(lambda: store.calls > 5)
@@ -129,7 +129,7 @@ async def test_repeat_ends_in_a_new_epoch_although_the_room_is_empty() -> None:
         (result,) = await service.enter_queue("main", entries([1]))
         place = result.place  # type: ignore[union-attr]
         await service.leave_queue("main", place.number, 1)
-        await until(lambda: not service._activity["main"].busy.is_set())
+        await until(lambda: not service._rooms["main"].activity.is_busy)
         await room.forget()
         await service.heartbeat("main", [])
         # Without the end, the poll would restore the place.
@@ -182,7 +182,7 @@ async def test_an_empty_room_makes_no_call_for_seconds(own_redis: OwnRedis) -> N
             replica(QueueRepository(client, RULES, Limits(1, 10), blocking)) as service,
         ):
             await service.service.get_room("main")
-            await until(lambda: not service.service._activity["main"].busy.is_set())
+            await until(lambda: not service.service._rooms["main"].activity.is_busy)
             await asyncio.sleep(0.2)
             before = commands()
             await asyncio.sleep(1.5)

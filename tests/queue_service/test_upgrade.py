@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from queue_service.definition import Definition
 from queue_service.domain import Limits, Refusal
 from queue_service.repository import QueueRepository
 from room_view.view import Gap
@@ -125,3 +126,26 @@ async def test_the_first_replica_of_this_version_notices_the_others(own_redis: O
         seen = await QueueRepository(redis, RULES, Limits(1, 100)).tick("main")
         assert seen.unrecorded_at == seen.now
         assert (await store.tick("main")).unrecorded_at == seen.now
+
+
+async def test_the_version_before_reads_the_log_of_a_room_with_a_definition(
+    own_redis: OwnRedis,
+) -> None:
+    """It takes exactly these fields in an F, and knows no other kinds of words."""
+    async with redis_client.connect(own_redis.url, timeout=5.0) as redis:
+        store = QueueRepository(redis, RULES, Limits(1, 100))
+        store.define("main", Definition(1, 1, 100, opens_at_ms=2**52))
+        await store.enter("main", entries([11, 12]))
+        store.define("main", Definition(2, 1, 100, admissions_per_minute=60))
+        await store.tick("main")
+        log: Any = await redis.xrange(KEY("changes"))
+        texts = [entry[b"c"].decode() for _, entry in log]
+        assert {word[0] for text in texts for word in text.split(" ")} == set("FJA")
+        fields = [word for text in texts for word in text.split(" ") if word[0] == "F"]
+        assert [len(word.split(",")) for word in fields] == [9] * len(fields)
+        # The shape of a room does not depend on its definition.
+        shape = await redis.hget(KEY("state"), "shape")
+        await redis.hdel(KEY("state"), "definition")
+        other = QueueRepository(redis, RULES, Limits(1, 100))
+        assert (await other.tick("main")).unrecorded_at == 0
+        assert await redis.hget(KEY("state"), "shape") == shape
