@@ -208,7 +208,7 @@ def test_a_consumer_has_a_group(program: Program) -> None:
 def test_the_image_carries_the_programs_and_not_the_harness() -> None:
     dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text()
     copied = set(re.findall(r"^COPY (\w+)/ \1/$", dockerfile, re.MULTILINE))
-    shared = {"protos", "servicekit", "room_view", "seat_maps"}
+    shared = {"protos", "servicekit", "catalogue_view", "room_view", "seat_maps"}
     assert copied == shared | {program.module for program in PROGRAMS}
     ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
     admitted = {line[1:] for line in ignored if line.startswith("!")}
