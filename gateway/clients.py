@@ -1,6 +1,8 @@
 """Connections to the four services behind the gateway."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 
 import grpc
 import httpx
@@ -11,12 +13,15 @@ from gateway.catalogue import Catalogue
 from gateway.holds import SeatHolds
 from gateway.payments import Payments
 from gateway.rooms import Rooms
+from gateway.schedule_dates import list_dates
+from gateway.seats_left import CALL_SECONDS, SeatsLeft
 from gateway.settings import Settings
 from protos.frontrow.concert.v1.catalogue_pb2_grpc import CatalogueServiceStub
 from protos.frontrow.concert.v1.concert_pb2_grpc import ConcertServiceStub
 from protos.frontrow.concert.v1.rooms_pb2_grpc import DrawServiceStub
 from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceStub
 from protos.frontrow.queue.v1.queue_pb2_grpc import QueueServiceStub
+from protos.frontrow.reservation.v1 import reservation_pb2
 from protos.frontrow.reservation.v1.reservation_pb2_grpc import ReservationServiceStub
 from seat_maps.decoding import MAX_RESPONSE_BYTES
 from servicekit.background import keep_running
@@ -72,12 +77,29 @@ class Clients:
         self.catalogue = Catalogue(
             CatalogueServiceStub(self._channels["concert_service"]), self.rooms
         )
+        seats_left = SeatsLeft(
+            self.rooms,
+            self.catalogue,
+            partial(list_dates, self.concert, budget=settings.read_budget_seconds),
+            self._count_sold_seats,
+            facts_ttl=settings.facts_ttl_seconds,
+        )
+        work = {"catalogue": self.catalogue.run, "seats_left": seats_left.run}
         self._background = [
-            asyncio.create_task(keep_running("catalogue", self.catalogue.run)),
+            asyncio.create_task(keep_running(name, run)) for name, run in work.items()
         ]
         pause = settings.write_pause_seconds
         self.holds = SeatHolds(self.reservation, settings.write_budget_seconds, pause)
         self.payments = Payments(self.payment, settings.pay_budget_seconds, pause)
+
+    async def _count_sold_seats(
+        self, schedule_ids: Sequence[int]
+    ) -> reservation_pb2.CountSoldSeatsResponse:
+        return await call(
+            self.reservation.CountSoldSeats,
+            reservation_pb2.CountSoldSeatsRequest(schedule_ids=schedule_ids),
+            budget=CALL_SECONDS,
+        )
 
     async def unavailable_services(self) -> list[str]:
         """Returns the names of the services whose health check does not succeed within one

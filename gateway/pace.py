@@ -20,13 +20,16 @@ _SECONDS = 30.0
 # 330 answers per second, and 2 s at the 5,000 that a process may reach. It is needed only while the
 # room view does not answer.
 _MAX_REMEMBERED = 20_000
-_ANSWER = Struct("<dIIQ?")  # when, order, pause and wait in ms, recovering
+_ANSWER = Struct("<dIIQ?B")  # when, order, pause and wait in ms, recovering, phase
 # A place that has left: an answer that arrives late must not be remembered.
 _LEFT = b""
 
-# The next ones in line see their admission within this time, however often they poll.
+# The next ones in line see their admission within this time, however often they poll, and all who
+# gather see the opening.
 _NEAR = 100
 _NEAR_SECONDS = 0.5
+# Before the opening, the order is the number of people who wait, which grows.
+_GATHERING = frozenset({queue_pb2.ROOM_PHASE_GATHERING, queue_pb2.ROOM_PHASE_DRAWING})
 
 
 class EarlyAnswer(NamedTuple):
@@ -41,7 +44,8 @@ class Pace:
 
     A client that waits as advised always gets a fresh answer. One that does not costs no call to
     queue_service, and its admission is hidden for no longer than from a client that does. For the
-    first 100 places the memory ends after half a second.
+    first 100 places, and for all before the opening of the room, the memory ends after half a
+    second.
 
     Each gateway process remembers its own answers (docs/adr/0034-limits-per-source.md).
     """
@@ -58,9 +62,9 @@ class Pace:
         packed = self._answers.get(place.number)
         if not packed:
             return None
-        at, order, pause_ms, wait_ms, recovering = _ANSWER.unpack(packed)
+        at, order, pause_ms, wait_ms, recovering, phase = _ANSWER.unpack(packed)
         passed = time.monotonic() - at
-        if passed >= min(_memory_seconds(order, pause_ms), most_seconds):
+        if passed >= min(_memory_seconds(order, pause_ms, phase), most_seconds):
             return None
         passed_ms = int(passed * 1000)
         position = queue_pb2.Position(
@@ -69,6 +73,7 @@ class Pace:
             poll_after_ms=pause_ms - passed_ms,
             estimated_wait_ms=max(0, wait_ms - passed_ms),
             recovering=recovering,
+            phase=phase,
         )
         return EarlyAnswer(position, int(passed))
 
@@ -85,14 +90,17 @@ class Pace:
             return
         # Answers to entering and to polling may arrive in another order than they were given. An
         # order that grows without a recovery is the older answer.
-        if packed and not position.recovering and _ANSWER.unpack(packed)[1] < position.order:
-            return
+        if packed and not position.recovering:
+            _, order, _, _, _, phase = _ANSWER.unpack(packed)
+            if order < position.order and _GATHERING.isdisjoint((phase, position.phase)):
+                return
         packed = _ANSWER.pack(
             time.monotonic(),
             position.order,
             position.poll_after_ms,
             position.estimated_wait_ms,
             position.recovering,
+            position.phase,
         )
         self._answers.put(place.number, packed)
 
@@ -107,6 +115,6 @@ class Pace:
             self._answers.put(place.number, _LEFT)
 
 
-def _memory_seconds(order: int, pause_ms: int) -> float:
+def _memory_seconds(order: int, pause_ms: int, phase: int) -> float:
     half = pause_ms / 2000
-    return min(half, _NEAR_SECONDS) if order <= _NEAR else half
+    return min(half, _NEAR_SECONDS) if order <= _NEAR or phase in _GATHERING else half

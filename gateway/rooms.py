@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.errors import TokenExpired
@@ -38,6 +38,8 @@ class Rooms:
         self._settings = settings
         self._rooms: dict[str, Room] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self.on_polled: Callable[[], None] = lambda: None
+        """Called when somebody polls a room, at most once a second for each."""
         self.are_known = False
         """Whether the catalogue has named all rooms since the start."""
         self.main = self.add(settings.room)
@@ -69,6 +71,7 @@ class Rooms:
         room = self._rooms.get(name)
         if room is None:
             room = self._rooms[name] = Room(name, self._queue, self._settings, self._cohorts)
+            room.notice.on_wanted = self._polled
             room.start()
             log.info("room_added", room=name)
         return room
@@ -95,6 +98,9 @@ class Rooms:
         for definition in defined.values():
             self.define(definition)
         self.are_known = True
+
+    def _polled(self) -> None:
+        self.on_polled()
 
     async def close(self) -> None:
         """Ends all rooms."""

@@ -7,16 +7,16 @@ one call, because a call costs more than what it counts.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 from pydantic_core import to_json
 
 from gateway.caching import LoadingCache, Outdated
 from gateway.clients import Clients
-from protos.frontrow.concert.v1 import concert_pb2
+from gateway.schedule_dates import Date, list_dates
 from protos.frontrow.reservation.v1 import reservation_pb2
 from servicekit import logs
 from servicekit.batching import Batcher
@@ -25,8 +25,7 @@ from servicekit.errors import ServiceError
 
 log = logs.get(__name__)
 
-# The most that one call lists or counts: the limits of the services.
-_ROWS_PER_PAGE = 5_000
+# The most that one call counts: the limit of reservation_service.
 _DATES_PER_COUNT = 1_000
 # Concerts that nobody has asked for lately and whose users wait for the same call.
 _MAX_BATCH = 10
@@ -40,12 +39,6 @@ _DATE_BYTES = 180
 # A value in use is counted again after such a part of its time: at random, so that what a crowd
 # loaded together is not counted together. The call also takes values past half of their time.
 _RECOUNT_AFTER = (0.6, 0.8)
-
-
-class _Date(NamedTuple):
-    id: int
-    date: str
-    seat_count: int
 
 
 @dataclass(slots=True)
@@ -86,7 +79,7 @@ class Schedules:
         self._ttl = ttl
         self._budget = budget
         self._limit = limit
-        self._dates = LoadingCache[int, Sequence[_Date]](
+        self._dates = LoadingCache[int, Sequence[Date]](
             facts_ttl,
             _DATES_BYTES,
             limit,
@@ -203,26 +196,18 @@ class Schedules:
         if counted is not None:
             self._weight -= counted.weight()
 
-    async def _list_dates(self, concert_id: int) -> Sequence[_Date] | ServiceError:
+    async def _list_dates(self, concert_id: int) -> Sequence[Date] | ServiceError:
         try:
             return await self._dates.get(concert_id, lambda: self._load_dates(concert_id))
         except ServiceError as error:
             return error
 
-    async def _load_dates(self, concert_id: int) -> Sequence[_Date]:
-        # By id, because a service of the version before this one answers every page with all.
-        dates: dict[int, _Date] = {}
-        request = concert_pb2.ListSchedulesRequest(concert_id=concert_id, page_size=_ROWS_PER_PAGE)
-        while True:
-            page = await call(self._clients.concert.ListSchedules, request, budget=self._budget)
-            for date in page.schedules:
-                dates[date.id] = _Date(date.id, date.date, date.seat_count)
-            if not page.next_page_token:
-                return list(dates.values())
-            request.page_token = page.next_page_token
+    async def _load_dates(self, concert_id: int) -> Sequence[Date]:
+        return await list_dates(self._clients.concert, concert_id, self._budget)
 
-    async def _sold_out(self, dates: Sequence[_Date]) -> set[int]:
-        """Returns the ids of the dates of which every seat is sold."""
+    async def _sold_out(self, dates: Sequence[Date]) -> set[int]:
+        """Returns the ids of the dates that have no seat to sell: each is sold or the house's, or
+        the date is closed."""
         sold_out: set[int] = set()
         for start in range(0, len(dates), _DATES_PER_COUNT):
             some = dates[start : start + _DATES_PER_COUNT]
@@ -231,12 +216,14 @@ class Schedules:
                 reservation_pb2.CountSoldSeatsRequest(schedule_ids=[date.id for date in some]),
                 budget=self._budget,
             )
-            sold = dict(response.sold_by_schedule)
-            sold_out.update(date.id for date in some if sold.get(date.id, 0) >= date.seat_count)
+            gone = Counter(dict(response.sold_by_schedule))
+            gone.update(dict(response.blocked_by_schedule))
+            sold_out.update(response.closed_schedules)
+            sold_out.update(date.id for date in some if gone[date.id] >= date.seat_count)
         return sold_out
 
 
-def _to_json(dates: Sequence[_Date], sold_out: set[int]) -> bytes:
+def _to_json(dates: Sequence[Date], sold_out: set[int]) -> bytes:
     return to_json(
         {
             "schedules": [

@@ -75,9 +75,11 @@ WHERE id = %s
 
 CANCEL_SCHEDULES = "UPDATE schedule SET is_cancelled = TRUE, was_closed = TRUE WHERE id IN %s"
 
+# Also seats that were removed: to reservation_service they are the house's, as blocked ones are,
+# and who subtracts those must have counted them.
 COUNT_SEATS = """
 UPDATE schedule SET seat_count = (
-    SELECT COUNT(*) FROM seat WHERE seat.schedule_id = schedule.id AND NOT seat.is_removed)
+    SELECT COUNT(*) FROM seat WHERE seat.schedule_id = schedule.id)
 WHERE id IN %s
 """
 

@@ -32,6 +32,8 @@ _REPLY = Struct("<dQ")  # when, order
 _REPLY_SECONDS = 120.0
 _MAX_REPLIES = 20_000  # 3 MB
 _MUST_ASK = 2**64 - 1
+_NO_ORDER = 2**64 - 2
+_BEFORE_OPENING = frozenset({queue_pb2.ROOM_PHASE_GATHERING, queue_pb2.ROOM_PHASE_DRAWING})
 
 # A hand-back that takes longer has failed, or has begun with the admissions and is at the line.
 # Then calls restore places by their tokens, for the rest of the grace of 75 s.
@@ -151,7 +153,9 @@ class RoomAnswers:
         ended = position.state == queue_pb2.PLACE_STATE_ENDED
         if ended:
             self._copy.lost.note_end(place.number)
-        self._note(place, _MUST_ASK if ended else position.order)
+        # The number of people who gather is no bound for the order after the opening.
+        order = _NO_ORDER if position.phase in _BEFORE_OPENING else position.order
+        self._note(place, _MUST_ASK if ended else order)
 
     def forget(self, place: queue_pb2.Place) -> None:
         """Makes the place be asked for until the copy is newer: it may be about to end."""

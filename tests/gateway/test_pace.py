@@ -17,7 +17,11 @@ ADMITTED = queue_pb2.Position(state=queue_pb2.PLACE_STATE_ADMITTED)
 
 
 def waiting(
-    order: int = 5_000, pause_ms: int = 60_000, *, recovering: bool = False
+    order: int = 5_000,
+    pause_ms: int = 60_000,
+    *,
+    recovering: bool = False,
+    phase: queue_pb2.RoomPhase.ValueType = queue_pb2.ROOM_PHASE_OPEN,
 ) -> queue_pb2.Position:
     return queue_pb2.Position(
         state=queue_pb2.PLACE_STATE_WAITING,
@@ -25,6 +29,7 @@ def waiting(
         poll_after_ms=pause_ms,
         estimated_wait_ms=2 * pause_ms,
         recovering=recovering,
+        phase=phase,
     )
 
 
@@ -92,6 +97,25 @@ def test_an_older_answer_that_arrives_later_does_not_count(pace: Pace, clock: Cl
     assert order_of(pace) == 400
     pace.remember(PLACE, waiting(600, recovering=True))  # lost places return in front of it
     assert order_of(pace) == 600
+
+
+@pytest.mark.parametrize("phase", [queue_pb2.ROOM_PHASE_GATHERING, queue_pb2.ROOM_PHASE_DRAWING])
+def test_before_the_opening_an_answer_lasts_half_a_second_and_the_order_may_grow(
+    pace: Pace, clock: Clock, phase: queue_pb2.RoomPhase.ValueType
+) -> None:
+    for order in (5_000, 6_000):
+        pace.remember(PLACE, waiting(order, phase=phase))
+        early = pace.early_answer(PLACE)
+        assert early is not None
+        assert (early.position.order, early.position.phase) == (order, phase)
+    # The rank that the draw gives may be greater than the number of those who had gathered.
+    pace.remember(PLACE, waiting(7_000))
+    assert order_of(pace) == 7_000
+    pace.remember(PLACE, waiting(8_000))
+    assert order_of(pace) == 7_000
+    pace.remember(PLACE, waiting(7_000, phase=phase))
+    clock.now += 0.5
+    assert order_of(pace) is None
 
 
 def test_an_admission_ends_it(pace: Pace, clock: Clock) -> None:

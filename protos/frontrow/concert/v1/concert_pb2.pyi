@@ -77,7 +77,9 @@ class Schedule(_message.Message):
     date: _builtins.str
     """ISO 8601 date, as in 2026-12-24."""
     seat_count: _builtins.int
-    """Number of seats, also those that the house has blocked."""
+    """Number of seats, also those that the house has blocked, and those that were removed: to
+    reservation_service they are blocked for ever.
+    """
     starts_at_ms: _builtins.int
     """When it starts, Unix time in milliseconds; 0: unknown. `date` is its date at the venue."""
     sales_from_ms: _builtins.int
