@@ -87,8 +87,11 @@ class Import:
             concert_id, is_published, same_seats=not any(map(_is_of_seats, changes))
         )
         if not self._dry_run:
-            added = await self._store(concert_id, schedules, seat_plans, is_published)
-            if event is None or changes or added or self._has_changes(schedules, seat_plans):
+            if event is None or changes or self._has_changes(schedules, seat_plans):
+                # First, because the maps of seats that follow depend on the currency.
+                if event is not None:
+                    await self._store_concert(event, changes)
+                await self._store(concert_id, schedules, seat_plans, is_published)
                 await self._store_version(concert_id, event, bool(changes))
             event = await find_event(self._connection, external_id)
         return Imported(external_id, event, changes, self._effects)
@@ -105,7 +108,8 @@ class Import:
     @staticmethod
     def _has_changes(schedules: SchedulePlan, seat_plans: dict[int, SeatPlan]) -> bool:
         return bool(
-            schedules.changed
+            schedules.added
+            or schedules.changed
             or schedules.left_out
             or any(plan.added or plan.changed for plan in seat_plans.values())
         )
@@ -171,8 +175,8 @@ class Import:
         schedules: SchedulePlan,
         seat_plans: dict[int, SeatPlan],
         is_published: bool,
-    ) -> bool:
-        """Writes what differs; returns whether there are new dates."""
+    ) -> None:
+        """Writes what differs of the dates and their seats."""
         connection = self._connection
         for id, facts in schedules.changed:
             await connection.execute(
@@ -186,7 +190,6 @@ class Import:
         for facts in schedules.added:
             id = await self._add_schedule(concert_id, facts, first, is_published)
             first = first or id
-        return bool(schedules.added)
 
     async def _store_seats(self, schedule_id: int, plan: SeatPlan) -> None:
         """Writes what differs of the seats of a date that exists."""
@@ -244,15 +247,19 @@ class Import:
         known = self._effects.blocked.setdefault(schedule_id, [])
         known += [row.id for row in rows if row.id not in known]
 
+    async def _store_concert(self, event: Event, changes: Sequence[difference.Change]) -> None:
+        await self._connection.execute(
+            statements.SET_CONCERT, *concert_values(self._document), event.concert_id
+        )
+        if any(change.field == "currency" for change in changes) and event.schedule_ids:
+            # Their prices have the decimal places of the currency.
+            await self._connection.execute(statements.DELETE_MAPS, event.schedule_ids)
+            await make_maps(self._connection, event.schedule_ids)
+
     async def _store_version(
         self, concert_id: int, event: Event | None, document_changed: bool
     ) -> None:
-        version = 1
-        if event is not None:
-            version = event.version + 1
-            await self._connection.execute(
-                statements.SET_CONCERT, *concert_values(self._document), concert_id
-            )
+        version = 1 if event is None else event.version + 1
         if document_changed:
             await self._connection.execute_together(
                 (

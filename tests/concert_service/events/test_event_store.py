@@ -14,6 +14,7 @@ from concert_service.events.errors import EventChanged, EventNotFound, WrongEven
 from concert_service.events.repository import EventRepository
 from concert_service.events.service import EventService
 from concert_service.rooms.errors import RoomNotFound
+from protos.frontrow.concert.v1 import concert_pb2
 from servicekit.errors import InvalidRequest
 from servicekit.mysql import Database, Row
 from tests.concert_service.events.documents import arena, at, encoded, hamlet, put
@@ -188,6 +189,26 @@ async def test_ids_stay_and_only_what_differs_changes(catalogue: Catalogue) -> N
     changed = await catalogue.schedule()
     assert (changed.id, changed.seat_count) == (schedule.id, 10)
     assert str(changed.sales_until) == "2027-03-14 18:00:00"
+
+
+async def test_prices_have_the_places_of_a_new_currency(catalogue: Catalogue) -> None:
+    async def prices() -> set[str]:
+        rows = await catalogue.ask(
+            "SELECT packed FROM seat_layout JOIN seat_map ON layout = digest"
+            f" WHERE {_SCHEDULES_OF_EVENTS}"
+        )
+        assert len(rows) == 2
+        layouts = [concert_pb2.SeatLayout.FromString(row.packed) for row in rows]
+        return {category.price for layout in layouts for category in layout.price_categories}
+
+    await catalogue.imports(hamlet())
+    assert await prices() == {"49.90", "30.00", "0.00"}
+    await catalogue.imports(hamlet(currency="KWD"))
+    assert await prices() == {"49.900", "30.000", "0.000"}
+    document = hamlet()
+    put(document, ("priceCategories", 1, "price"), "35")
+    await catalogue.imports(document)
+    assert await prices() == {"49.90", "35.00", "0.00"}
 
 
 async def test_a_removed_seat_keeps_its_id_and_may_return(catalogue: Catalogue) -> None:
