@@ -34,7 +34,7 @@ from gateway.admin.event_schemas import (
     SeatsOfSchedule,
     StatusResult,
 )
-from gateway.admin.params import DryRun, PageSize, PageToken, Version
+from gateway.admin.params import DryRun, PageSize, PageToken, Version, listing
 from gateway.admin.schemas import Change, moment
 from gateway.errors import FieldError, InvalidFields
 from gateway.responses import JSON
@@ -82,11 +82,9 @@ class EventRoutes:
         self, _: Viewer, page_size: PageSize = 100, page_token: PageToken = ""
     ) -> Events:
         """Lists the events by external id."""
-        page = await call(
-            self._catalogue.ListEvents,
-            catalogue_pb2.ListEventsRequest(page_size=page_size, page_token=page_token),
-            budget=READ_SECONDS,
-        )
+        request = catalogue_pb2.ListEventsRequest(page_size=page_size, page_token=page_token)
+        with listing():
+            page = await call(self._catalogue.ListEvents, request, budget=READ_SECONDS)
         return Events(
             events=[_event(event) for event in page.events],
             next_page_token=page.next_page_token or None,

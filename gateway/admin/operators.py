@@ -9,7 +9,7 @@ from gateway.admin import schemas
 from gateway.admin.access import Admin, Viewer
 from gateway.admin.audit import Audit
 from gateway.admin.clients import READ_SECONDS, AdminClients
-from gateway.admin.params import PageSize, PageToken
+from gateway.admin.params import PageSize, PageToken, listing
 from gateway.admin.schemas import RoleName, moment
 from protos.frontrow.concert.v1 import operators_pb2
 from servicekit.client import call
@@ -60,7 +60,8 @@ class OperatorRoutes:
     ) -> schemas.AuditLog:
         """Lists who has changed what, the newest first."""
         request = operators_pb2.ListAuditEntriesRequest(page_size=page_size, page_token=page_token)
-        page = await call(self._operators.ListAuditEntries, request, budget=READ_SECONDS)
+        with listing():
+            page = await call(self._operators.ListAuditEntries, request, budget=READ_SECONDS)
         return schemas.AuditLog(
             entries=[_entry(entry) for entry in page.entries],
             next_page_token=page.next_page_token or None,
