@@ -88,9 +88,8 @@ class Clients:
         self._background = [
             asyncio.create_task(keep_running(name, run)) for name, run in work.items()
         ]
-        pause = settings.write_pause_seconds
-        self.holds = SeatHolds(self.reservation, settings.write_budget_seconds, pause)
-        self.payments = Payments(self.payment, settings.pay_budget_seconds, pause)
+        self.holds = SeatHolds(self.reservation, settings.write_budget_seconds)
+        self.payments = Payments(self.payment, settings.pay_budget_seconds)
 
     async def _count_sold_seats(
         self, schedule_ids: Sequence[int]

@@ -28,29 +28,24 @@ _SEARCHES_IN_FLIGHT = 8
 
 class SeatHolds:
     """Sends all requests that wait as one call, those for the best available seats as another. A
-    request that finds nobody is sent at once; those that follow within the pause wait for its end.
+    lone request waits for nobody.
 
     A call is never repeated: an item without an idempotency key could find its seats held by
     itself.
     """
 
-    def __init__(
-        self, reservation: "ReservationServiceAsyncStub", budget: float, longest_pause: float
-    ) -> None:
-        """`budget`: the seconds that one request may take. See Batcher for the pause."""
+    def __init__(self, reservation: "ReservationServiceAsyncStub", budget: float) -> None:
+        """`budget`: the seconds that one request may take."""
         self._reservation = reservation
         self._budget = budget
-        self._choices = self._batcher(_IN_FLIGHT, longest_pause)
-        self._searches = self._batcher(_SEARCHES_IN_FLIGHT, 0.0)
+        self._choices = self._batcher(_IN_FLIGHT)
+        self._searches = self._batcher(_SEARCHES_IN_FLIGHT)
 
-    def _batcher(
-        self, in_flight: int, longest_pause: float
-    ) -> Batcher[HoldItem, reservation_pb2.Reservation]:
+    def _batcher(self, in_flight: int) -> Batcher[HoldItem, reservation_pb2.Reservation]:
         return Batcher(
             self._send,
             budget=self._budget,
             max_batch=MAX_ITEMS,
-            longest_pause=longest_pause,
             max_in_flight=in_flight,
             direct=True,
         )

@@ -14,31 +14,33 @@ from servicekit.rpc_errors import from_item_error
 if TYPE_CHECKING:
     from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceAsyncStub
 
-# A call lasts as long as its slowest payment, and waits for none that is under way.
-_IN_FLIGHT = 20_000
+# A payment takes four commits behind the gateway, each shared by those who come together: with more
+# calls under way, a crowd would come in smaller groups. A lone payment takes some 15 ms, so that
+# three are rarely under way at 150 per second.
+_IN_FLIGHT = 3
+# A call counts as under way until its first outcome, but no longer than this, in seconds: payments
+# at a slow provider hold up no others.
+_PATIENCE_SECONDS = 0.25
 
 Answer = asyncio.Future[payment_pb2.PayResponse]
 
 
 class Payments:
-    """Sends a request that finds nobody at once, and those that follow within the pause as one
-    call. Each gets its answer once its own payment has an outcome.
+    """Sends a request that finds few under way at once; those that come while several are travel as
+    one call. Each gets its answer once its own payment has an outcome.
 
     gRPC may repeat a call while payment_service is unavailable: a payment charges only once.
     """
 
-    def __init__(
-        self, payment: "PaymentServiceAsyncStub", budget: float, longest_pause: float
-    ) -> None:
-        """`budget`: the seconds that one request may take. See Batcher for the pause."""
+    def __init__(self, payment: "PaymentServiceAsyncStub", budget: float) -> None:
+        """`budget`: the seconds that one request may take."""
         self._payment = payment
         self._budget = budget
         self._calls: set[asyncio.Task[None]] = set()
-        self._requests = Batcher[payment_pb2.PayRequest, payment_pb2.PayResponse | Answer](
+        self._requests = Batcher[payment_pb2.PayRequest, Answer](
             self._send,
             budget=budget,
             max_batch=MAX_ITEMS,
-            longest_pause=longest_pause,
             max_in_flight=_IN_FLIGHT,
             direct=True,
         )
@@ -49,27 +51,34 @@ class Payments:
         Raises RemoteError with the code of the payment, or of the call if it failed as a whole;
         Unavailable if nothing was sent.
         """
-        answer = await self._requests.submit(request)
-        return await answer if isinstance(answer, asyncio.Future) else answer
+        return await (await self._requests.submit(request))
 
-    async def _send(
-        self, requests: Sequence[payment_pb2.PayRequest]
-    ) -> Sequence[payment_pb2.PayResponse | Answer]:
-        if len(requests) == 1:  # in the task of its caller
-            return [await call(self._payment.Pay, requests[0], budget=self._budget)]
+    async def _send(self, requests: Sequence[payment_pb2.PayRequest]) -> Sequence[Answer]:
+        """Returns once the first outcome is known, or after a while. The call goes on, also if its
+        caller has left."""
         loop = asyncio.get_running_loop()
         answers: list[Answer] = [loop.create_future() for _ in requests]
+        first: asyncio.Future[None] = loop.create_future()
         # With the deadline of the first of them, which the Batcher has set.
-        task = loop.create_task(self._call(requests, answers))
+        task = loop.create_task(self._call(requests, answers, first))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+        await asyncio.wait((first,), timeout=_PATIENCE_SECONDS)
         return answers
 
     async def _call(
-        self, requests: Sequence[payment_pb2.PayRequest], answers: Sequence[Answer]
+        self,
+        requests: Sequence[payment_pb2.PayRequest],
+        answers: Sequence[Answer],
+        first: "asyncio.Future[None]",
     ) -> None:
         error: Exception = Unavailable("The service has sent no outcome of this payment.")
         try:
+            if len(requests) == 1:
+                paid = await call(self._payment.Pay, requests[0], budget=self._budget)
+                if not answers[0].done():
+                    answers[0].set_result(paid)
+                return
             async with open_responses(
                 self._payment.PayReservations,
                 payment_pb2.PayReservationsRequest(items=requests),
@@ -78,9 +87,13 @@ class Payments:
                 async for response in responses:
                     for result in response.results:
                         _settle(answers[result.item], result)
+                    if not first.done():
+                        first.set_result(None)
         except Exception as failure:
             error = failure
         finally:
+            if not first.done():
+                first.set_result(None)
             for answer in answers:
                 if not answer.done():
                     answer.set_exception(error)

@@ -187,11 +187,6 @@ class Settings(BaseSettings):
     1.2 ms of CPU whatever its size (see ADR 0003). 0 sends as soon as the previous call has
     returned."""
 
-    write_pause_seconds: float = Field(default=0.012, ge=0, le=0.1)
-    """Longest pause between two calls that hold seats, and between two that pay, in seconds. The
-    requests that come meanwhile travel, and are written, together. The pause is 2 ms for each
-    request of the first call, so that a quiet gateway waits for nobody."""
-
     room_view: bool = True
     """Whether each gateway process keeps a copy of the room (the room view) and answers polls of
     people who wait, and checks of people who are admitted, from it. If not, or while queue_service
