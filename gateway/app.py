@@ -17,6 +17,7 @@ from gateway.open_files import OpenFiles
 from gateway.pages import documentation_pages
 from gateway.rate_limit import RateLimit
 from gateway.routes.concerts import ConcertRoutes
+from gateway.routes.draws import DrawRoutes
 from gateway.routes.health import HealthRoutes
 from gateway.routes.queue import QueueRoutes
 from gateway.routes.reservations import ReservationRoutes
@@ -45,6 +46,7 @@ def create_app(
         ).routes(),
         *ConcertRoutes(clients, guard, settings).routes(),
         *ReservationRoutes(clients, guard, settings).routes(),
+        *DrawRoutes(clients.draws).routes(),
         *HealthRoutes(clients, drain, open_files, settings.readiness_ttl_seconds).routes(),
     ]
     pages = documentation_pages(routes) if settings.documentation else {}

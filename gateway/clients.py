@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from catalogue_view.cohorts import Cohorts
 from gateway.catalogue import Catalogue
+from gateway.draws import Draws
 from gateway.holds import SeatHolds
 from gateway.payments import Payments
 from gateway.rooms import Rooms
@@ -74,6 +75,7 @@ class Clients:
         self.challenge_provider = httpx.AsyncClient() if settings.challenge == "http" else None
         draws = DrawServiceStub(self._channels["concert_service"])
         self.rooms = Rooms(self.queue, settings, Cohorts(draws))
+        self.draws = Draws(draws, self.rooms, settings.read_budget_seconds)
         self.catalogue = Catalogue(
             CatalogueServiceStub(self._channels["concert_service"]), self.rooms
         )

@@ -45,6 +45,8 @@ TABLE: dict[str, Row] = {
     "WRONG_ROOM": Row(403, "This admission is for other concerts."),
     "CHALLENGE_REQUIRED": Row(403, "Entering the queue needs a solved challenge."),
     "CONCERT_NOT_FOUND": Row(404, "There is no such concert."),
+    "DRAW_NOT_FOUND": Row(404, "There is no such draw."),
+    "DRAW_NOT_PUBLISHED": Row(404, "The list of this draw is not public yet."),
     "SCHEDULE_NOT_FOUND": Row(404, "There is no such schedule."),
     "SEAT_NOT_FOUND": Row(404, "There is no such seat."),
     "RESERVATION_NOT_FOUND": Row(404, "There is no such reservation."),
@@ -100,6 +102,20 @@ class ConcertNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("There is no such concert on sale.")
+
+
+class DrawNotFound(NotFound):
+    code = "DRAW_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no room with this name whose order a draw decides.")
+
+
+class DrawNotPublished(NotFound):
+    code = "DRAW_NOT_PUBLISHED"
+
+    def __init__(self) -> None:
+        super().__init__("The seed and the list are published at the opening of the room.")
 
 
 class ScheduleNotFound(NotFound):

@@ -125,6 +125,8 @@ def _response(returns: Returns) -> dict[str, Any]:
     response: dict[str, Any] = {"description": returns.description}
     if returns.model is not None:
         response["model"] = returns.model
+    if returns.media_type:
+        response["content"] = {returns.media_type: {"schema": {"type": "string"}}}
     if returns.headers:
         response["headers"] = _headers(returns.headers)
     return response

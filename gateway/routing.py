@@ -46,12 +46,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Returns:
-    """A response that is not an error; `model` is None if it has no body."""
+    """A response that is not an error; `model` is None if it has no body, or one that is no
+    JSON."""
 
     status: int
     model: type[BaseModel] | None
     description: str
     headers: tuple[Header, ...] = ()
+    media_type: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

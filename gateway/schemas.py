@@ -182,6 +182,31 @@ class QueueOrder(ResponseBody):
     ] = None
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class DrawnCohort(ResponseBody):
+    size: int
+    sha256: Annotated[
+        Sha256, Field(description="Of the numbers, ascending, each as 8 bytes, big-endian.")
+    ]
+
+
+class Draw(ResponseBody):
+    room: str
+    seed_sha256: Sha256
+    public_value_source: Annotated[
+        str | None,
+        Field(description="Where a public value comes from that is mixed in; null: none is."),
+    ]
+    gather_from: Instant | None
+    gather_until: Instant | None
+    opens_at: Instant | None
+    cohort: Annotated[DrawnCohort | None, Field(description="Null until gathering has closed.")]
+    seed: Annotated[str | None, Field(description="Hexadecimal; null before the opening.")]
+    public_value: str | None
+
+
 class Concert(ResponseBody):
     id: Id
     title: str

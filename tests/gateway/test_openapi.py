@@ -100,6 +100,11 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
             "ALREADY_PAID",
         },
     ),
+    ("get", "/queues/draws/{room}"): ({"200"}, ALWAYS | {"DRAW_NOT_FOUND"}),
+    ("get", "/queues/draws/{room}/numbers"): (
+        {"200"},
+        ALWAYS | {"DRAW_NOT_FOUND", "DRAW_NOT_PUBLISHED", "TOO_MANY_REQUESTS"},
+    ),
     ("get", "/health/live"): ({"200"}, set()),
     ("get", "/health/ready"): ({"200", "503"}, set()),
 }
@@ -117,6 +122,8 @@ OPERATION_IDS = {
     "payReservation": "PayReservationRequest",
     "getReservation": None,
     "cancelReservation": None,
+    "getDraw": None,
+    "getDrawNumbers": None,
     "getLiveness": None,
     "getReadiness": None,
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from protos.frontrow.concert.v1 import catalogue_pb2_grpc, concert_pb2_grpc
+from protos.frontrow.concert.v1 import catalogue_pb2_grpc, concert_pb2_grpc, rooms_pb2_grpc
 from protos.frontrow.payment.v1 import payment_pb2_grpc
 from protos.frontrow.queue.v1 import queue_pb2_grpc
 from protos.frontrow.reservation.v1 import reservation_pb2_grpc
@@ -14,6 +14,7 @@ from servicekit.server import Server
 from servicekit.settings import ServiceSettings
 from tests.gateway.fakes.catalogue import FakeCatalogue
 from tests.gateway.fakes.concerts import FakeConcerts
+from tests.gateway.fakes.draws import FakeDraws
 from tests.gateway.fakes.faults import Faults
 from tests.gateway.fakes.payments import FakePayments
 from tests.gateway.fakes.queue import FakeQueue
@@ -32,6 +33,7 @@ class Services:
         self.queue = FakeQueue(self.faults)
         self.concerts = FakeConcerts(self.faults)
         self.catalogue = FakeCatalogue()
+        self.draws = FakeDraws(self.faults)
         self.reservations = FakeReservations(self.faults, self.concerts)
         self.payments = FakePayments(self.faults, self.reservations, self.queue)
         self.health = health.aio.HealthServicer()
@@ -44,6 +46,7 @@ class Services:
         queue_pb2_grpc.add_QueueServiceServicer_to_server(self.queue, server)
         concert_pb2_grpc.add_ConcertServiceServicer_to_server(self.concerts, server)
         catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(self.catalogue, server)
+        rooms_pb2_grpc.add_DrawServiceServicer_to_server(self.draws, server)
         reservation_pb2_grpc.add_ReservationServiceServicer_to_server(self.reservations, server)
         payment_pb2_grpc.add_PaymentServiceServicer_to_server(self.payments, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
@@ -57,6 +60,7 @@ class Services:
         self.queue.reset()
         self.concerts.reset()
         self.catalogue.reset()
+        self.draws.reset()
         self.reservations.reset()
         self.payments.reset()
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
