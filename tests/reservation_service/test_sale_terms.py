@@ -26,6 +26,7 @@ from tests.fakes.reservation import FakeReservationStore, FakeSeatDirectory
 from tests.fakes.reservation.seats import FakeSeatMap
 from tests.reservation_service.conftest import (
     Store,
+    begin,
     ids,
     make_service,
     new_admission,
@@ -110,8 +111,12 @@ async def test_a_reservation_keeps_the_currency_it_was_made_in(store: Store) -> 
     default = await service_on(store, SaleTerms()).hold_seat(next(ids), second, "")
     for held, currency in ((alone, "KWD"), (chosen, "KWD"), (default, "KRW")):
         assert held.currency == currency
-        read = await dinars.get_reservation(held.id, held.user_id)
-        assert (read.currency, read.price) == (currency, Decimal("150000.00"))
+        # Whatever the catalogue says by now.
+        changed = service_on(store, SaleTerms("", 0, 0, "EUR"))
+        read = await changed.get_reservation(held.id, held.user_id)
+        paying = await begin(changed, held, next(ids))
+        for each in (read, paying):
+            assert (each.currency, each.price) == (currency, Decimal("150000.00"))
 
 
 @pytest.mark.parametrize(
