@@ -54,12 +54,14 @@ class CatalogueFollower:
     async def run(self) -> None:
         """Applies each change, until cancelled. Reconnects at once when a stream ends, and after at
         most a second when it cannot be opened."""
-        failures = 0
+        failures, is_supported = 0, True
         while True:
             self._heard = False
             error = await self._follow()
-            if _is_unimplemented(error):
-                log.info("catalogue_stream_unsupported", retry_seconds=UNSUPPORTED_SECONDS)
+            was_supported, is_supported = is_supported, not _is_unimplemented(error)
+            if not is_supported:
+                if was_supported:
+                    log.info("catalogue_stream_unsupported", retry_seconds=UNSUPPORTED_SECONDS)
                 await asyncio.sleep(UNSUPPORTED_SECONDS)
                 continue
             # Each stream ends some day, because its server stops or its connection gets old. The

@@ -139,9 +139,11 @@ async def test_an_older_server_has_no_stream(
         async with asyncio.timeout(2):
             while "catalogue_stream_unsupported" not in caplog.messages:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # several attempts
     async with channel, serving(store, port):
         assert (await follower.next()).reset
         await follower.stop()
+    assert caplog.messages.count("catalogue_stream_unsupported") == 1
     assert "unexpected_status" not in caplog.messages
 
 
