@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from protos.frontrow.concert.v1 import catalogue_pb2
+from protos.limits import CATALOGUE_BEAT_SECONDS
 from servicekit import logs
 from servicekit.client import open_responses
 from servicekit.errors import ServiceError, Unavailable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # a type that exists in the stub file only
 
 log = logs.get(__name__)
 
+SILENT_SECONDS = 2 * CATALOGUE_BEAT_SECONDS
+"""A stream without any message for so long has no peer: a replica that hangs, or a lost network."""
 LONGEST_PAUSE_SECONDS = 1.0
 """Between two attempts to open the stream."""
 UNSUPPORTED_SECONDS = 5.0
@@ -73,22 +76,26 @@ class CatalogueFollower:
                 longest = min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(failures, 5))
                 await asyncio.sleep(random.uniform(longest / 2, longest))
 
-    async def _follow(self) -> ServiceError:
+    async def _follow(self) -> ServiceError | TimeoutError:
         """Applies changes until the stream ends, and returns why."""
         request = catalogue_pb2.WatchCatalogueRequest(after_version=self.version)
         try:
-            async with open_responses(
-                self._stub.WatchCatalogue, request, expected=grpc.StatusCode.UNIMPLEMENTED
-            ) as responses:
+            async with (
+                asyncio.timeout(SILENT_SECONDS) as silence,
+                open_responses(
+                    self._stub.WatchCatalogue, request, expected=grpc.StatusCode.UNIMPLEMENTED
+                ) as responses,
+            ):
                 async for response in responses:
+                    silence.reschedule(asyncio.get_running_loop().time() + SILENT_SECONDS)
                     self._heard = True
                     self._outage.succeeded()
                     self._apply(response)
                     self.version = response.version
-        except ServiceError as error:
+        except (ServiceError, TimeoutError) as error:
             return error
         return Unavailable("The server has ended the stream.")
 
 
-def _is_unimplemented(error: ServiceError) -> bool:
+def _is_unimplemented(error: Exception) -> bool:
     return isinstance(error, RemoteError) and error.status is grpc.StatusCode.UNIMPLEMENTED

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from concert_service.catalogue import CatalogueChanges
 from concert_service.ports import CatalogueStore
+from protos.limits import CATALOGUE_BEAT_SECONDS
 from servicekit import logs
 from servicekit.background import repeat
 from servicekit.errors import InvalidRequest, Unavailable
@@ -26,6 +27,15 @@ class _Watcher:
 
     wake: asyncio.Event
     ended: set[int]
+
+    async def woken(self) -> bool:
+        """Waits until it is woken; returns False if that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATALOGUE_BEAT_SECONDS):
+                await self.wake.wait()
+        is_woken = self.wake.is_set()
+        self.wake.clear()
+        return is_woken
 
 
 class CatalogueWatchers:
@@ -54,15 +64,18 @@ class CatalogueWatchers:
 
     async def changes(self, after_version: int) -> AsyncGenerator[CatalogueChanges, None]:
         """Yields what has changed since this version, which may be nothing, and then every change,
-        until the replica drains. Raises InvalidRequest, and Unavailable, also when it drains."""
+        until the replica drains. Yields nothing new if there is none for 5 s, so that the caller
+        knows that it is still followed. Raises InvalidRequest, and Unavailable, also when it
+        drains."""
         if after_version < 0:
             raise InvalidRequest("after_version must not be below 0.")
         with self._watching() as watcher:
             changes = await self._store.changes_after(after_version)
             yield changes
             while True:
-                await watcher.wake.wait()
-                watcher.wake.clear()
+                if not await watcher.woken():
+                    yield CatalogueChanges(changes.version, is_reset=False)
+                    continue
                 if self._draining:
                     raise Unavailable("The service drains.")
                 known, ended = changes.version, frozenset(watcher.ended)

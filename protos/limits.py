@@ -8,3 +8,7 @@ milliseconds, in which it serves no other call."""
 MAX_SEATS_PER_HOLD = 50
 """The most seats that one item of HoldSeats may ask for, whatever the settings of
 reservation_service allow."""
+
+CATALOGUE_BEAT_SECONDS = 5.0
+"""WatchCatalogue sends a message at least so often, if need be an empty one. A caller that hears
+nothing for much longer has no peer."""

@@ -161,6 +161,38 @@ async def test_a_store_that_is_away_ends_no_stream(store: FakeCatalogueStore) ->
         await follower.stop()
 
 
+async def test_a_silent_server_is_left(
+    store: FakeCatalogueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catalogue_view.follower.SILENT_SECONDS", 0.3)
+    async with serving(store) as (_, _, port), client.connect(f"127.0.0.1:{port}") as channel:
+        follower = Follower(channel)
+        first = await follower.next()
+        again = await follower.next()
+        assert (again.version, again.reset) == (first.version, False)
+        await follower.stop()
+
+
+async def test_a_server_without_news_is_not_silent(
+    store: FakeCatalogueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concert_service.catalogue_watch.CATALOGUE_BEAT_SECONDS", 0.1)
+    async with serving(store) as (_, _, port), client.connect(f"127.0.0.1:{port}") as channel:
+        stub = catalogue_pb2_grpc.CatalogueServiceStub(channel)
+        async with client.open_responses(
+            stub.WatchCatalogue, catalogue_pb2.WatchCatalogueRequest()
+        ) as responses:
+            heard = aiter(responses)
+            version = (await anext(heard)).version
+            for _ in range(2):
+                assert await anext(heard) == catalogue_pb2.WatchCatalogueResponse(version=version)
+            version = await store.put(concert(3))
+            async with asyncio.timeout(1):
+                while not (news := await anext(heard)).concerts:
+                    pass
+            assert news.version == version
+
+
 async def test_it_hears_of_a_date_that_ends_at_its_venue(store: FakeCatalogueStore) -> None:
     async with serving(store) as (_, _, port), client.connect(f"127.0.0.1:{port}") as channel:
         follower = Follower(channel)

@@ -52,8 +52,9 @@ class CatalogueServiceServicer:
 
     def WatchCatalogue(self, request, context):
         """Sends the rooms and the concerts on sale, and then every change, at most a second after its
-        commit. A caller that connects again names the last version that it has applied. The server ends
-        the stream with UNAVAILABLE when it drains: watch again then, at once.
+        commit, and something at least every 5 seconds. A caller that connects again names the last
+        version that it has applied. The server ends the stream with UNAVAILABLE when it drains: watch
+        again then, at once.
 
         Reasons: INVALID_REQUEST (a version below 0).
         """

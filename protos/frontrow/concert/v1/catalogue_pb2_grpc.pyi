@@ -38,8 +38,9 @@ class CatalogueServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CatalogueServiceAsyncStub: ...
     WatchCatalogue: _grpc.UnaryStreamMultiCallable[_catalogue_pb2.WatchCatalogueRequest, _catalogue_pb2.WatchCatalogueResponse]
     """Sends the rooms and the concerts on sale, and then every change, at most a second after its
-    commit. A caller that connects again names the last version that it has applied. The server ends
-    the stream with UNAVAILABLE when it drains: watch again then, at once.
+    commit, and something at least every 5 seconds. A caller that connects again names the last
+    version that it has applied. The server ends the stream with UNAVAILABLE when it drains: watch
+    again then, at once.
 
     Reasons: INVALID_REQUEST (a version below 0).
     """
@@ -54,8 +55,9 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchCatalogue: _aio.UnaryStreamMultiCallable[_catalogue_pb2.WatchCatalogueRequest, _catalogue_pb2.WatchCatalogueResponse]  # type: ignore[assignment]
     """Sends the rooms and the concerts on sale, and then every change, at most a second after its
-    commit. A caller that connects again names the last version that it has applied. The server ends
-    the stream with UNAVAILABLE when it drains: watch again then, at once.
+    commit, and something at least every 5 seconds. A caller that connects again names the last
+    version that it has applied. The server ends the stream with UNAVAILABLE when it drains: watch
+    again then, at once.
 
     Reasons: INVALID_REQUEST (a version below 0).
     """
@@ -73,8 +75,9 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_catalogue_pb2.WatchCatalogueResponse], _abc.AsyncIterator[_catalogue_pb2.WatchCatalogueResponse]]:
         """Sends the rooms and the concerts on sale, and then every change, at most a second after its
-        commit. A caller that connects again names the last version that it has applied. The server ends
-        the stream with UNAVAILABLE when it drains: watch again then, at once.
+        commit, and something at least every 5 seconds. A caller that connects again names the last
+        version that it has applied. The server ends the stream with UNAVAILABLE when it drains: watch
+        again then, at once.
 
         Reasons: INVALID_REQUEST (a version below 0).
         """
