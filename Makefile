@@ -28,9 +28,9 @@ logs: ## Follow the logs of all servers and programs
 	@if ! compgen -G '.local/log/*.log' >/dev/null; then echo "No logs yet: start with make run."; exit 2; fi
 	@exec tail -n 20 -F .local/log/*.log
 
-demo: ## Buy one ticket through the public routes of the running system
+demo: ## Buy a ticket of the running system (EVENT=club|theatre|arena: import and open it first)
 	@$(BOOTSTRAP) demo
-	@exec $(PYTHON) -m harness.cli demo
+	@exec $(PYTHON) -m harness.cli demo $(EVENT)
 
 key: ## Create an API key for the admin API of `make run` (NAME=you ROLE=viewer|operator|admin)
 	@exec $(PYTHON) -m harness.cli keys create --name "$(NAME)" --role "$(or $(ROLE),operator)"

@@ -47,11 +47,27 @@ def clean() -> int:
 
 
 @app.command()
-def demo() -> None:
-    """Buys one ticket at FRONTROW_URL, or at the gateway of `run`, and prints each step."""
-    from harness import demo
+def demo(event: str = typer.Argument("", help="An example of deploy/examples: theatre.")) -> None:
+    """Buys one ticket at FRONTROW_URL, or at the gateway of `run`, and prints each step; with an
+    example imports, publishes and opens it first."""
+    from harness import demo, event_demo
 
-    demo.run(os.environ)
+    if event:
+        event_demo.run(event, os.environ)
+    else:
+        demo.run(os.environ)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def event(context: typer.Context) -> int:
+    """Imports, exports, publishes, cancels or lists events by the admin API: event --help."""
+    from harness import event_commands
+
+    status = event_commands.app(context.args, prog_name="frontrow event", standalone_mode=False)
+    return status or 0
 
 
 @app.command(

@@ -158,9 +158,13 @@ class Client:
     async def ready(self) -> Response[Health]:
         return await self.send("GET", "/health/ready", Health)
 
-    async def enter(self) -> Response[QueueOrder]:
-        """Takes a place in the queue, or returns the user's live place."""
-        return await self.send("POST", "/queues/enqueue", QueueOrder, {"userId": self.user_id})
+    async def enter(self, concert_id: int | None = None) -> Response[QueueOrder]:
+        """Takes a place in the queue, or returns the user's live place: that of the concert's room,
+        or of the main one."""
+        body: dict[str, object] = {"userId": self.user_id}
+        if concert_id is not None:
+            body["concertId"] = concert_id
+        return await self.send("POST", "/queues/enqueue", QueueOrder, body)
 
     async def order(self) -> Response[QueueOrder]:
         return await self.send("GET", "/queues/order", QueueOrder)
