@@ -1,11 +1,14 @@
 """Runs queue_service: `python -m queue_service`."""
 
+from catalogue_view.cohorts import Cohorts
 from catalogue_view.follower import CatalogueFollower
 from protos.frontrow.concert.v1.catalogue_pb2_grpc import CatalogueServiceStub
+from protos.frontrow.concert.v1.rooms_pb2_grpc import DrawServiceStub
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.topics import PAYMENT_EVENTS, QUEUE_GROUP
 from queue_service.admin_guard import AdminGuard
 from queue_service.consumers import PaymentEvents
+from queue_service.draws import RoomDraw
 from queue_service.ports import MAX_BLOCK_MS
 from queue_service.repository import QueueRepository
 from queue_service.rooms import Rooms
@@ -45,6 +48,7 @@ async def main() -> None:
             Pacing(settings.room_rules),
             settings.rooms,
         )
+        cohorts = Cohorts(DrawServiceStub(concert_channel))
         rooms = Rooms(
             service,
             store,
@@ -52,6 +56,7 @@ async def main() -> None:
             settings.limits,
             settings.room_rules,
             settings.tick_seconds,
+            lambda name: RoomDraw(store, cohorts, name),
         )
         server.add(
             queue_pb2_grpc.add_QueueServiceServicer_to_server,

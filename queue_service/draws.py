@@ -7,6 +7,7 @@ import secrets
 import time
 from array import array
 from collections.abc import Sequence
+from itertools import count
 from typing import Protocol
 
 from catalogue_view.cohorts import is_decided, is_draw
@@ -15,7 +16,7 @@ from queue_service.domain import Room
 from queue_service.ports import DrawStore
 from room_view.draw import STEP, Draw
 from room_view.position import given_at_ms
-from servicekit import logs
+from servicekit import cancellation, logs
 from servicekit.errors import is_transient
 from servicekit.retries import Outage
 
@@ -28,8 +29,10 @@ _LOOK_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
 # How long another replica waits before it goes on with the work of one that was killed.
 _LEASE_MS = 2_000
-# Between two steps: everybody else has as much of Redis as the draw.
-_PAUSE_SECONDS = 0.008
+# Between two steps: others have as much of Redis as the draw.
+_PAUSE_SECONDS = 0.002
+# Half a second of them.
+_STEPS_OF_LEASE = 100
 # After a loss, callers that remember the room say so within this: only then is it known whether
 # places are missing.
 _SETTLE_MS = 3_000
@@ -89,6 +92,8 @@ class RoomDraw:
                 pause = _LOOK_SECONDS
             else:
                 self._outage.succeeded()
+            # A time-out in a driver at the same moment may hide it.
+            cancellation.raise_if_requested()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if pause == math.inf else pause):
                     await self._defined.wait()
@@ -159,8 +164,9 @@ class RoomDraw:
         assert draw is not None
         state = await self._store.tick(self._name)
         first = drawn = _drawn(state)
+        steps = count()
         while drawn < max(1, len(draw)):
-            if not await self._is_mine():
+            if next(steps) % _STEPS_OF_LEASE == 0 and not await self._is_mine():
                 return _LOOK_SECONDS
             state = await self._store.give_ranks(
                 self._name, drawn, draw.places(drawn, drawn + STEP)

@@ -26,7 +26,7 @@ from queue_service.domain import (
 )
 from queue_service.errors import RoomIsDefined
 from queue_service.ports import MAX_BLOCK_MS, Snapshot
-from room_view.draw import FIRST_NUMBER, STEP, Draw
+from room_view.draw import FIRST_NUMBER, STEP, Draw, score
 from room_view.position import PlaceState, Standing
 from servicekit.errors import Unavailable
 from servicekit.redis_client import translated_errors
@@ -207,7 +207,10 @@ class QueueRepository:
         ]
 
     async def give_ranks(self, room: str, first: int, numbers: Sequence[int]) -> Room:
-        return (await self._run(self._draw, room, [first, *numbers]))[0]
+        arguments = [first]
+        for rank, number in enumerate(numbers, first):
+            arguments += (score(rank), number)
+        return (await self._run(self._draw, room, arguments))[0]
 
     async def lease(self, room: str, holder: str, lease_ms: int) -> bool:
         key = _key(room, "draw")

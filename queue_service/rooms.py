@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Protocol
 
-from protos.frontrow.concert.v1 import catalogue_pb2
+from protos.frontrow.concert.v1 import catalogue_pb2, rooms_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from queue_service.definition import Definition
 from queue_service.domain import Limits
@@ -27,6 +28,16 @@ UNHEARD_SECONDS = 5.0
 catalogue does not: another replica may have heard of it just now."""
 
 
+class Draw(Protocol):
+    """Runs the draw of a room, if its line is one."""
+
+    def define(self, room: rooms_pb2.Room | None) -> None:
+        """Takes the newest definition; None: it has none any more."""
+
+    async def run(self) -> None:
+        """Runs the draw until cancelled."""
+
+
 class Rooms:
     """Begins and ends rooms while the service runs.
 
@@ -46,8 +57,9 @@ class Rooms:
         limits: Limits,
         rules: queue_pb2.RoomRules,
         tick_seconds: float,
+        new_draw: Callable[[str], Draw],
     ) -> None:
-        """`names` and `limits`: of the settings."""
+        """`names` and `limits`: of the settings. `new_draw` makes what runs the draw of a room."""
         self.watchers: dict[str, Watchers] = {}
         self._service = service
         self._store = store
@@ -55,6 +67,8 @@ class Rooms:
         self._limits = limits
         self._rules = rules
         self._tick_seconds = tick_seconds
+        self._new_draw = new_draw
+        self._draws: dict[str, Draw] = {}
         self._definitions: dict[str, Definition] = {}
         self._messages: deque[catalogue_pb2.WatchCatalogueResponse] = deque()
         self._changed = asyncio.Event()
@@ -122,6 +136,8 @@ class Rooms:
         for room in message.rooms:
             self._unheard.discard(room.name)
             self._define(room.name, Definition.of(room))
+            # The store may have had the definition, but it does not have the seed.
+            self._draws[room.name].define(room)
         removed = set(message.removed_rooms)
         if message.reset:
             removed |= self._definitions.keys() - {room.name for room in message.rooms}
@@ -155,6 +171,7 @@ class Rooms:
         if self._draining:
             watchers.end()
         self.watchers[name] = watchers
+        self._draws[name] = self._new_draw(name)
 
     def _remove(self, name: str) -> None:
         definition = self._definitions.pop(name, None)
@@ -163,8 +180,10 @@ class Rooms:
         log.info("room_removed", room=name, version=definition.version)
         if name in self._names:
             self._service.define_room(name, None)
+            self._draws[name].define(None)
         else:
             self._service.close_room(name)
+            del self._draws[name]
             self.watchers.pop(name).end()
         end = asyncio.create_task(self._end(name, definition.version))
         self._ends.add(end)
@@ -202,3 +221,4 @@ class Rooms:
             tick = partial(self._service.keep_ticking, name, self._tick_seconds)
             group.create_task(keep_running(f"tick {name}", tick))
             group.create_task(keep_running(f"copy {name}", watchers.run))
+            group.create_task(keep_running(f"draw {name}", self._draws[name].run))

@@ -37,13 +37,38 @@ def started(*defined: rooms_pb2.Room) -> Message:
     return Message(version=1, reset=True, rooms=defined)
 
 
+class Draw:
+    """Notes what the draw of a room is told."""
+
+    def __init__(self) -> None:
+        self.definitions: list[rooms_pb2.Room | None] = []
+        self.runs = False
+
+    def define(self, room: rooms_pb2.Room | None) -> None:
+        self.definitions.append(room)
+
+    async def run(self) -> None:
+        self.runs = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.runs = False
+
+
 class Replica:
     """A replica with the room `main` of the settings."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.service = QueueService(store, Signer("k1", "0" * 32), Pacing(RULES), [])
-        self.rooms = Rooms(self.service, store, ["main"], Limits(5, 50), RULES, 0.01)
+        self.draws: dict[str, Draw] = {}
+        self.rooms = Rooms(
+            self.service, store, ["main"], Limits(5, 50), RULES, 0.01, self._new_draw
+        )
+
+    def _new_draw(self, name: str) -> Draw:
+        self.draws[name] = Draw()
+        return self.draws[name]
 
     @asynccontextmanager
     async def running(self, *messages: Message) -> AsyncIterator[None]:
@@ -240,3 +265,32 @@ async def test_a_payment_ends_the_admission_of_any_room(replica: Replica) -> Non
         assert await replica.states(places) == [PlaceState.ENDED, PlaceState.ADMITTED]
     await other.service.end_admissions("unknown", places)
     assert "unknown" not in replica.store.copy_rooms()
+
+
+async def test_the_draw_of_a_room_runs_with_it_and_takes_each_definition(replica: Replica) -> None:
+    main, hamlet, changed = room("main"), room("hamlet"), room("main", version=2)
+    async with replica.running(started(main, hamlet)):
+        await replica.runs("hamlet", 1)
+        assert [replica.draws[name].definitions for name in ("main", "hamlet")] == [
+            [main],
+            [hamlet],
+        ]
+        gone = replica.draws["hamlet"]
+        await until(lambda: replica.draws["main"].runs and gone.runs)
+        replica.rooms.apply(Message(version=2, rooms=[changed]))
+        replica.rooms.apply(Message(version=3, removed_rooms=["main", "hamlet"]))
+        await until(lambda: not gone.runs)
+        assert replica.draws["main"].definitions == [main, changed, None]
+        assert replica.draws["main"].runs
+    assert not replica.draws["main"].runs
+
+
+async def test_the_draw_takes_a_definition_that_the_store_has_too(replica: Replica) -> None:
+    async with replica.running(started(room("hamlet"))):
+        await replica.runs("hamlet", 1)
+    new = Replica(replica.store)
+    async with new.running():
+        await until(lambda: "hamlet" in new.rooms.watchers)
+        assert new.draws["hamlet"].definitions == []
+        new.rooms.apply(started(room("hamlet")))
+        await until(lambda: new.draws["hamlet"].definitions == [room("hamlet")])
