@@ -84,7 +84,7 @@ class PaymentStore(Protocol):
         long ago; returns how many. Keeps those that were charged another amount than due."""
 
     async def count_unsent(self) -> int:
-        """Counts the events that Kafka has not acknowledged."""
+        """Counts the events that Kafka has not acknowledged; stops at 20,000 payments."""
 
     async def count_unrefunded(self) -> int:
         """Counts the unfinished payments whose charge has another amount than due."""

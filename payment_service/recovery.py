@@ -14,7 +14,10 @@ from servicekit.retries import Outage
 
 log = logs.get(__name__)
 
-BACKLOG = Gauge("payment_outbox_backlog", "Committed events that Kafka has not acknowledged.")
+BACKLOG = Gauge(
+    "payment_outbox_backlog",
+    "Committed events that Kafka has not acknowledged; at most those of 20,000 payments.",
+)
 UNREFUNDED = Gauge(
     "payment_unrefunded", "Charges of another amount than due that are not refunded yet."
 )
@@ -28,6 +31,8 @@ UNPUBLISHED_SECONDS = 60.0
 # The interval of these renewals: a fifth of the default payment lease, so that the hold survives a
 # few failed renewals and a long outage of Kafka costs little.
 RENEWAL_SECONDS = 120.0
+# How many are claimed per poll. To find them reads all payments with unsent events.
+RENEWALS = 2_000
 KEEP_KEYS_HOURS = 24.0
 
 
@@ -63,24 +68,29 @@ class Recovery:
         await self._store.delete_old_keys(KEEP_KEYS_HOURS)
 
     async def poll_once(self) -> None:
-        """Recovers batches of payments, at most BATCHES, until one is not full."""
+        """Renews the holds of payments with unsent events, at most RENEWALS, and recovers batches
+        of unfinished ones, at most BATCHES, until one is not full."""
+        await self.renew_unpublished()
         for _ in range(BATCHES):
             if await self.recover_batch() < BATCH:
                 return
 
+    async def renew_unpublished(self) -> None:
+        """Renews the holds of succeeded payments whose events have waited for long."""
+        unpublished = await self._store.claim_unpublished(
+            older_than=UNPUBLISHED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=RENEWALS
+        )
+        await asyncio.gather(
+            *(self._recover(self._saga.renew_hold, payment) for payment in unpublished)
+        )
+
     async def recover_batch(self) -> int:
-        """Recovers one batch; returns how many payments it claimed."""
+        """Recovers one batch of unfinished payments; returns how many it claimed."""
         unfinished = await self._store.claim_unfinished(
             lease_seconds=self._lease_seconds, limit=BATCH
         )
-        unpublished = await self._store.claim_unpublished(
-            older_than=UNPUBLISHED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=BATCH
-        )
-        await asyncio.gather(
-            *(self._recover(self._resume, payment) for payment in unfinished),
-            *(self._recover(self._saga.renew_hold, payment) for payment in unpublished),
-        )
-        return len(unfinished) + len(unpublished)
+        await asyncio.gather(*(self._recover(self._resume, payment) for payment in unfinished))
+        return len(unfinished)
 
     async def _recover(
         self, recover: Callable[[Payment], Awaitable[object]], payment: Payment

@@ -192,7 +192,7 @@ async def test_a_failing_renewal_does_not_stop_the_others(
         await shop.service._saga.drive(await shop.abandoned(order))
     shop.reservations.calls.clear()
     shop.reservations.troubles = [ValueError("a defect")]
-    await shop.recovery.recover_batch()
+    await shop.recovery.renew_unpublished()
     assert sorted(shop.reservations.calls) == [1, 2]
 
 
