@@ -36,6 +36,7 @@ class HouseService:
 
     async def block_seats(self, schedule_id: int, seat_ids: Sequence[int]) -> int:
         """Takes seats of a schedule out of the sale, all or none. Returns how many were for sale.
+        20,000 seats take about a second.
 
         Raises InvalidRequest (an id below 1, more than 100,000 seats, a seat that is known as one
         of another schedule) and SeatsTaken.
