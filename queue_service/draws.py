@@ -17,7 +17,7 @@ from queue_service.ports import DrawStore
 from room_view.draw import STEP, Draw
 from room_view.position import given_at_ms
 from servicekit import cancellation, logs
-from servicekit.errors import is_transient
+from servicekit.errors import ServiceError, is_transient
 from servicekit.retries import Outage
 
 log = logs.get(__name__)
@@ -86,7 +86,8 @@ class RoomDraw:
             try:
                 pause = await self._proceed()
             except Exception as error:
-                if not is_transient(error):
+                # Also a refusal: by a clock that is behind, or of a room that was just removed.
+                if not (is_transient(error) or isinstance(error, ServiceError)):
                     raise
                 self._outage.failed(error)
                 pause = _LOOK_SECONDS

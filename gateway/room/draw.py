@@ -9,8 +9,8 @@ from catalogue_view.cohorts import is_decided
 from gateway.room.copy import RoomCopy
 from protos.frontrow.concert.v1 import rooms_pb2
 from room_view.draw import Draw
-from servicekit import logs
-from servicekit.errors import is_transient
+from servicekit import cancellation, logs
+from servicekit.errors import ServiceError, is_transient
 from servicekit.retries import Outage
 
 log = logs.get(__name__)
@@ -55,11 +55,13 @@ class RoomDraw:
                 await self._take()
                 self._outage.succeeded()
             except Exception as error:
-                if not is_transient(error):
+                # Also a refusal: by a clock that is behind, or of a room that was just removed.
+                if not (is_transient(error) or isinstance(error, ServiceError)):
                     raise
                 self._outage.failed(error)
                 pause = _RETRY_SECONDS
             await self._rank()
+            cancellation.raise_if_requested()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if pause == math.inf else pause):
                     await self._changed.wait()

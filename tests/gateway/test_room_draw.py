@@ -13,7 +13,7 @@ from protos.frontrow.concert.v1 import rooms_pb2
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.draw import Draw, cohort_sha256, draw_key
 from room_view.view import RoomView
-from servicekit.errors import Unavailable
+from servicekit.errors import NotFound, ServiceError, Unavailable
 from tests.gateway.polling import until
 from tests.room_view import described_draw
 
@@ -27,13 +27,13 @@ class Lists:
     """concert_service, which may not answer."""
 
     def __init__(self) -> None:
-        self.answers = True
+        self.error: ServiceError | None = None
         self.asked = 0
 
     async def draw(self, room: rooms_pb2.Room) -> Draw:
         self.asked += 1
-        if not self.answers:
-            raise Unavailable("concert_service does not answer.")
+        if self.error is not None:
+            raise self.error
         assert room.draw.cohort.sha256.hex() == described_draw.list_hash(NUMBERS)
         return Draw(array("q", NUMBERS), draw_key(room.draw.seed, room.draw.public_value))
 
@@ -130,14 +130,17 @@ async def test_waits_for_the_public_value(gateway: Gateway) -> None:
     await until(lambda: gateway.orders("7") == ALL)
 
 
-async def test_asks_for_places_until_concert_service_answers(gateway: Gateway) -> None:
-    gateway.lists.answers = False
+@pytest.mark.parametrize("error", [Unavailable("It is away."), NotFound("It knows no such room.")])
+async def test_asks_for_places_until_concert_service_answers(
+    gateway: Gateway, error: ServiceError
+) -> None:
+    gateway.lists.error = error
     gateway.snapshot()
     gateway.drawn(100)
     gateway.draw.define(definition())
     await until(lambda: gateway.lists.asked >= 3)
     assert gateway.orders() == [*[None] * 100, 101, 102]
-    gateway.lists.answers = True
+    gateway.lists.error = None
     await until(lambda: gateway.orders() == ALL)
 
 
