@@ -176,6 +176,9 @@ class RoomDraw:
             if drawn == before or self._draw is not draw:
                 # The store has lost the definition of the room, or this replica has another one.
                 return _LOOK_SECONDS
+            if before == first:
+                # Who has the first ranks may be let in.
+                await self._store.tick(self._name)
             await asyncio.sleep(_PAUSE_SECONDS)
         if drawn > first:
             seconds = round(time.monotonic() - started, 3)

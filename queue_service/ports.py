@@ -128,9 +128,9 @@ class DrawStore(Protocol):
         ranks have been given."""
 
     async def give_ranks(self, room: str, first: int, numbers: Sequence[int]) -> Room:
-        """Gives these places the ranks from `first` on, as far as they wait, and admits those that
-        may be. Needs the draw. At most STEP places; those before have their ranks, or nothing
-        happens. No place without a rank is admitted until all have theirs."""
+        """Gives these places the ranks from `first` on, as far as they wait. Needs the draw. At
+        most STEP places; those before have their ranks, or nothing happens. Admits nobody: the next
+        tick does. No place without a rank is admitted until all have theirs."""
 
     async def lease(self, room: str, holder: str, lease_ms: int) -> bool:
         """Returns whether nobody else has held the draw of a room within the last `lease_ms`. It

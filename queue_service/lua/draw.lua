@@ -18,5 +18,5 @@ then
     set('drawn', 1)
   end
 end
-step()
+-- No step: to admit many takes as long as this, and a tick does it.
 return reply()
