@@ -7,8 +7,10 @@ from typing import TypeVar
 
 import pytest
 
+from concert_service.operators.domain import Role
 from harness.local.ports import Ports
 from harness.local.stack import Stack
+from tests.e2e.operators import Admin, operator
 from tests.e2e.shop import Shop
 
 Result = TypeVar("Result")
@@ -91,3 +93,10 @@ def start_all(stack: Stack, *names: str) -> None:
 async def in_thread(work: Callable[..., Result], *arguments: object) -> Result:
     """Runs what blocks, such as starting a process, beside the event loop."""
     return await asyncio.to_thread(work, *arguments)
+
+
+@pytest.fixture
+async def admin(stack: Stack) -> AsyncIterator[Admin]:
+    """The admin API, with a key of the role operator."""
+    async with operator(stack, Role.OPERATOR) as admin:
+        yield admin

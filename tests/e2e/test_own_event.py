@@ -3,16 +3,10 @@ shows at two gateways within a second."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import httpx
-import pytest
-
-from concert_service.operators.domain import Role
-from concert_service.operators.repository import OperatorRepository
-from concert_service.operators.service import OperatorService
-from servicekit.mysql import Database
+from tests.e2e.operators import Admin
 from tests.e2e.shop import Fan, Shop, assert_problem, eventually
 
 EVENT: dict[str, Any] = {
@@ -38,31 +32,6 @@ EVENT: dict[str, Any] = {
         {"externalId": "last-night", "startsAt": "2099-03-16T19:30:00+09:00"},
     ],
 }
-
-
-class Admin:
-    """The admin API, with a key of an operator."""
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
-
-    async def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Sends a request, which must succeed; returns the body."""
-        reply = await self._http.request(method, path, json=body)
-        assert reply.status_code == 200, reply.text
-        return reply.json()
-
-
-@pytest.fixture
-async def admin(shop: Shop) -> AsyncIterator[Admin]:
-    async with Database(shop.stack.mysql_url("concert")) as database:
-        operators = OperatorService(OperatorRepository(database))
-        key, secret = await operators.create_key("e2e", Role.OPERATOR)
-        address = shop.stack.environment("gateway")["GATEWAY_ADMIN_LISTEN"]
-        headers = {"Authorization": f"Bearer {secret}"}
-        async with httpx.AsyncClient(base_url=f"http://{address}", headers=headers) as http:
-            yield Admin(http)
-        await operators.revoke_key(key.id)
 
 
 async def within_a_second(

@@ -227,11 +227,12 @@ async def test_ctrl_c_does_not_announce(services: Services) -> None:
 async def test_the_program_and_its_workers_serve_metrics_and_drain_at_sigterm(
     services: Services,
 ) -> None:
-    address, metrics_address = free_address(), free_address()
+    address, metrics_address, admin_address = (free_address() for _ in range(3))
     async with program(
         addresses_of(services),
         listen=address,
         metrics_listen=metrics_address,
+        admin_listen=admin_address,
         workers=2,
         drain_announce_seconds=ANNOUNCE_SECONDS,
     ) as gateway:
@@ -243,6 +244,10 @@ async def test_the_program_and_its_workers_serve_metrics_and_drain_at_sigterm(
         await load.is_under_way()
         async with httpx.AsyncClient() as client:
             metrics = (await client.get(f"http://{metrics_address}/metrics")).text
+            # One of the workers serves the admin API, and none at the public address.
+            for _ in range(10):
+                assert (await client.get(f"http://{admin_address}/admin/rooms")).status_code == 401
+                assert (await client.get(f"http://{address}/admin/rooms")).status_code == 404
         assert 'http_requests_total{route="/queues/order",status="200"}' in metrics
         assert "\nopen_files " in metrics
         gateway.send_signal(signal.SIGTERM)
