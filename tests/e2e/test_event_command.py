@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -100,12 +101,18 @@ def test_each_mistake_is_named_with_file_line_and_field(
 
 
 async def test_the_demo_of_the_theatre(
-    stack: Stack, key: str, admin_url: str, capsys: pytest.CaptureFixture[str]
+    stack: Stack,
+    key: str,
+    admin_url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(event_demo, "_OPENS_AFTER", timedelta(seconds=4))
     async with connect(admin_url, key) as http:
-        concert_id = await event_demo.open_event(AdminClient(http), "theatre", room="main")
+        concert_id = await event_demo.open_event(AdminClient(http), "theatre", room="theatre")
     await asyncio.wait_for(demo.buy(stack.gateway_url, concert_id), 30)
     output = capsys.readouterr().out
+    assert "1 people gather; the room opens at" in output
     # Neither of the two at an end of the first row, which are accessible and a companion's.
     assert "of seat A10, A11, held" in output
     assert "Done: the ticket is bought." in output
