@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from pydantic import JsonValue
 
+from concert_service.events.expansion import schedule_facts
 from concert_service.events.problem import Problem
 from concert_service.events.reading import ValidDocument, read
 from tests.concert_service.events.documents import Json, at, encoded, hamlet, put
@@ -396,3 +397,44 @@ def test_rows_that_do_not_count_are_listed() -> None:
         {"place": 1, "label": 'A "1"', "priceCategory": "Stalls", "x": 5, "y": 7},
         {"place": 3, "label": "A3", "priceCategory": "Circle", "x": 9, "y": 7},
     ]
+
+
+# --- instants -----------------------------------------------------------------------------------
+
+
+def test_an_hour_that_the_clocks_repeat_is_no_riddle() -> None:
+    """A sale that opens in the second of two half past ones."""
+    document = hamlet()
+    put(document, ("schedules", 1, "salesFrom"), "2027-10-31T01:30:00+00:00")
+    put(document, ("schedules", 1, "salesUntil"), "2027-10-31T01:30:00+01:00")
+    found = read(encoded(document))
+    assert isinstance(found, list)
+    assert [(p.field, p.reason) for p in found] == [
+        ("schedules[1].salesUntil", "Must be after salesFrom.")
+    ]
+    put(document, ("schedules", 1, "salesFrom"), "2027-10-31T01:30:00+01:00")
+    put(document, ("schedules", 1, "salesUntil"), "2027-10-31T01:30:00+00:00")
+    assert isinstance(read(encoded(document)), ValidDocument)
+
+
+@pytest.mark.parametrize(
+    ("zone", "starts_at", "day", "listed_until"),
+    [
+        # A show that starts after midnight is one of its own date.
+        ("Asia/Seoul", "2027-03-14T15:30:00Z", "2027-03-15", "2027-03-15T15:00:00"),
+        # A day of 23 hours, one of 25, and one whose midnight does not exist.
+        ("Europe/Berlin", "2027-03-28T20:00:00+02:00", "2027-03-28", "2027-03-28T22:00:00"),
+        ("Europe/Berlin", "2027-10-31T20:00:00+01:00", "2027-10-31", "2027-10-31T23:00:00"),
+        ("Asia/Beirut", "2027-03-27T20:00:00+02:00", "2027-03-27", "2027-03-27T22:00:00"),
+        ("Pacific/Kiritimati", "2027-03-14T23:00:00+14:00", "2027-03-14", "2027-03-14T10:00:00"),
+    ],
+)
+def test_the_date_is_that_of_the_venue(
+    zone: str, starts_at: str, day: str, listed_until: str
+) -> None:
+    schedules: list[JsonValue] = [{"externalId": "x", "startsAt": starts_at}]
+    found = read(encoded(hamlet(timeZone=zone, schedules=schedules)))
+    assert isinstance(found, ValidDocument)
+    facts = schedule_facts(found.event, found.event.schedules[0])
+    assert facts.date.isoformat() == day
+    assert facts.listed_until.isoformat() == f"{listed_until}+00:00"
