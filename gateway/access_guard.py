@@ -5,6 +5,7 @@ from starlette.requests import Request
 from gateway.errors import InvalidToken
 from gateway.pace import EarlyAnswer
 from gateway.rate_limit import RateLimit
+from gateway.room.room import Room
 from gateway.rooms import Rooms
 from gateway.tokens import TokenVerifier, keep_fresh_token
 from protos.frontrow.queue.v1 import queue_pb2
@@ -46,7 +47,8 @@ class AccessGuard:
         place: queue_pb2.Place | None = request.scope.get(_IDENTIFIED)
         if place is None:
             place = self._verifier.place(request)
-            self._rate_limit.check((place.room, place.number))
+            # The hash: to keep the two themselves takes 2 µs more.
+            self._rate_limit.check(hash((place.room, place.number)))
             request.scope[_IDENTIFIED] = place
         return place
 
@@ -84,13 +86,13 @@ class AccessGuard:
         payment has ended the admission."""
         await self._rooms.of(place).admissions.check_unpaid(place)
 
-    def position_now(self, place: queue_pb2.Place) -> queue_pb2.Position | None:
-        """Returns the current position of the place from the copy of the room, without a call; None
-        if queue_service must be asked, because only it knows, or because the token is beyond its
-        greatest age."""
+    def position_now(self, room: Room, place: queue_pb2.Place) -> queue_pb2.Position | None:
+        """Returns the current position of a place of this room from the copy of the room, without a
+        call; None if queue_service must be asked, because only it knows, or because the token is
+        beyond its greatest age."""
         if self._verifier.is_over_aged(place):
             return None
-        return self._rooms.of(place).admissions.position_now(place)
+        return room.admissions.position_now(place)
 
     def early_answer(self, place: queue_pb2.Place) -> EarlyAnswer | None:
         """Returns the last answer to a waiting place that polls far earlier than advised; None if

@@ -8,8 +8,8 @@ from gateway.errors import TooManyRequests
 
 LIMITED = Counter("requests_limited", "Requests that a limit of this process refused.", ["limit"])
 
-# A room and a place in it, a source, or a source and the user who enters from it.
-Client = str | tuple[str, int]
+# The hash of a place, a source, or a source and the user who enters from it.
+Client = int | str | tuple[str, int]
 
 _SECOND = 1_000_000_000  # in nanoseconds
 

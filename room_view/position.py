@@ -108,7 +108,8 @@ class Pacing:
         if standing.state is not PlaceState.WAITING:
             return Position(standing, self._poll_max_ms, 0, settling, phase)
         wait = self._expected_wait(standing.order, fields, now_ms)
-        if not is_ordered(fields, now_ms) or is_over(phase):
+        # Without a definition there is no opening, and a poll should not have to ask for it.
+        if fields.definition_version and (not is_ordered(fields, now_ms) or is_over(phase)):
             poll = self._poll_of_still_line(standing.order, number, fields, now_ms)
             return Position(standing, poll, wait, settling, phase)
         # After half of the wait, so that a wrong estimate is corrected. The first hundred poll

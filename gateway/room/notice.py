@@ -49,6 +49,8 @@ class Notice:
         self._left: int | None = None
         self._is_sold_out = False
         self._counted_until = float("inf")
+        # When something else than `_members` is to be looked at: a poll compares once.
+        self._stands_until = float("-inf")
         self._members: dict[int, bytes] = {}
 
     def define(self, definition: rooms_pb2.Room | None) -> None:
@@ -68,9 +70,19 @@ class Notice:
             self._left, self._is_sold_out = rounded, is_sold_out
             self._members = {}
         self._counted_until = as_of + COUNT_SECONDS
+        self._stands_until = min(self._stands_until, self._counted_until)
 
     def members(self, phase: int) -> bytes:
         """Returns the members, each after a comma."""
+        if time.monotonic() >= self._stands_until:
+            self._look()
+        members = self._members.get(phase)
+        if members is None:
+            members = self._members[phase] = self._encoded(phase)
+        return members
+
+    def _look(self) -> None:
+        """Says that somebody asks, and forgets a number that is too old."""
         now = time.monotonic()
         if now >= self.wanted_at + _WANTED_SECONDS:
             self.wanted_at = now
@@ -78,10 +90,7 @@ class Notice:
         if now >= self._counted_until:
             self._left, self._is_sold_out, self._counted_until = None, False, float("inf")
             self._members = {}
-        members = self._members.get(phase)
-        if members is None:
-            members = self._members[phase] = self._encoded(phase)
-        return members
+        self._stands_until = min(self.wanted_at + _WANTED_SECONDS, self._counted_until)
 
     def _encoded(self, phase: int) -> bytes:
         is_sold_out = self._is_sold_out and phase in _SELLING

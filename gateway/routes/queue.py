@@ -167,13 +167,14 @@ class QueueRoutes:
         """Answers from the copy of the room; if that does not do, a poll that comes far too early
         gets its last answer again."""
         place = self._guard.identify(request)
-        position = self._guard.position_now(place)
+        room = self._clients.rooms.of(place)
+        position = self._guard.position_now(room, place)
         if position is not None:
-            return _order_response(self._clients.rooms.of(place), position, 200)
+            return _order_response(room, position, 200)
         early = self._guard.early_answer(place)
         if early is None:
             return None
-        response = _order_response(self._clients.rooms.of(place), early.position, 200)
+        response = _order_response(room, early.position, 200)
         response.headers["Age"] = str(early.age)
         return response
 
