@@ -93,8 +93,13 @@ class _Catalogue:
         return reservation_pb2.GetTakenSeatsResponse(schedules=[taken] * len(request.schedule_ids))
 
 
+class _NoChanges:
+    def on_change(self, listener: object) -> None: ...
+
+
 class _Clients:
     concert = reservation = _Catalogue()
+    catalogue = _NoChanges()
 
 
 class _Settings:
