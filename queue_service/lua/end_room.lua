@@ -5,7 +5,7 @@
 local removed, keep, capacity, max_waiting = unpack(ARGV, FIRST_ARGUMENT, FIRST_ARGUMENT + 3)
 local stored, last = unpack(redis.call('HMGET', STATE, 'definition', 'last'))
 read_definition(stored or '')
-if not definition or version_of(stored) > tonumber(removed) then
+if not definition or definition.version > tonumber(removed) then
   return 0
 end
 definition = nil

@@ -71,9 +71,8 @@ for i = FIRST_USER, #ARGV, WIDTH do
     local _, _, recorded = owner_of(place)
     epoch = epoch_of(place, recorded)
   else
-    local at_once = free > 0
-      and (is_bypassed
-        or (count.waiting == 0 and not is_drawing() and wait_for_allowance() == 0))
+    local at_once = free > 0 and (is_bypassed or (count.waiting == 0
+      and not (definition and (is_drawing() or wait_for_allowance() > 0))))
     if phase == 'not_open' then
       state = 'not_open'
     elseif not gives_places then
@@ -94,7 +93,7 @@ for i = FIRST_USER, #ARGV, WIDTH do
       redis.call('HSET', USERS, user, place)
       redis.call('HSET', PLACES, place, user .. ':' .. int(now))
       if at_once then
-        admit(place, now + admission_ttl, 'C', user, now)
+        admit(place, now + admission_ttl, 'C', user)
         free = free - 1
       else
         join_line(place)

@@ -113,7 +113,7 @@ local function give_back_admission(place, user, until_ms, claimed)
   if not owner and not is_unknown(place) then
     return -- it has ended
   end
-  if not owner and lacks_rank(place) then
+  if not owner and definition and lacks_rank(place) then
     return
   end
   if is_owned then
@@ -152,8 +152,11 @@ local function give_back_waiting()
   local numbers, owners = {}, {}
   for i = FIRST_WAITING, #ARGV do
     local place = ARGV[i]
-    if not records[i - FIRST_WAITING + 1] and is_unknown(place) and not lacks_rank(place) then
-      numbers[#numbers + 1], numbers[#numbers + 2] = score_of(place), place
+    if not records[i - FIRST_WAITING + 1] and is_unknown(place)
+      and not (definition and lacks_rank(place))
+    then
+      numbers[#numbers + 1] = definition and score_of(place) or place
+      numbers[#numbers + 1] = place
       owners[#owners + 1], owners[#owners + 2] = place, UNKNOWN_OWNER .. ':' .. int(now)
       note('J', place)
     end

@@ -76,10 +76,6 @@ local function replication_id() -- of a master; '' on a replica
   return string.match(replication, '^# Replication\r\nrole:master.-master_replid:(%x+)') or ''
 end
 
-local function given_at(place) -- ms
-  return math.floor(tonumber(place) / 4096) + 1767225600000
-end
-
 local FIELDS = {
   'epoch', -- every number assigned in it is greater
   'last', -- the greatest number assigned

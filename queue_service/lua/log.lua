@@ -44,14 +44,6 @@ local function shape()
     room.last, count.waiting, count.admitted, count.unclaimed, sum)
 end
 
-local function described_definition()
-  local text = definition_text
-  for _, field in ipairs(DRAW_FIELDS) do
-    text = text .. ',' .. int(room[field] or 0)
-  end
-  return text
-end
-
 local next_seq
 local fields_changed = false
 local is_recorded = true -- whether the log tells all that has changed

@@ -195,40 +195,9 @@ local function lost_one_stays(place, epoch, live)
   return not lost_had_ended(place, live) and redis.call('ZSCORE', WAITING, live) ~= false
 end
 
-local ranks -- place -> rank, of the places of this call that are in the cohort
-local unranked = 0 -- places that cannot return, because this replica does not know their ranks yet
-
-local function read_ranks()
-  ranks = {}
-  for place, rank in string.gmatch(ARGV[DRAW_ARGUMENT], ',(%d+)=(%d+)') do
-    ranks[place] = tonumber(rank)
-  end
-end
-
--- Whether a place that is to return may have a rank that this replica does not know.
-local function lacks_rank(place)
-  local lacks = definition and definition.is_draw and room.drawn > 0
-    and tonumber(place) <= room.cohort_last and ARGV[DRAW_ARGUMENT] == ''
-  if lacks then
-    unranked = unranked + 1
-  end
-  return lacks
-end
-
--- The score that orders the line: ranks, from 1, are below all numbers.
-local function score_of(place)
-  if not definition or not definition.is_draw or tonumber(place) > room.cohort_last then
-    return place
-  end
-  if not ranks then
-    read_ranks()
-  end
-  local rank = ranks[place]
-  return rank and rank < room.drawn and rank + 1 or place
-end
-
 local function join_line(place)
-  count.waiting = count.waiting + redis.call('ZADD', WAITING, score_of(place), place)
+  local score = definition and score_of(place) or place
+  count.waiting = count.waiting + redis.call('ZADD', WAITING, score, place)
   note('J', place)
 end
 
@@ -259,7 +228,7 @@ end
 
 -- Restores a lost place at its number, unless the user has a live one that stays.
 local function restore(place, user, epoch)
-  if lacks_rank(place) then
+  if definition and lacks_rank(place) then
     return
   end
   if not prevails(place, user, epoch) then
@@ -328,11 +297,12 @@ local function let_in(place, until_ms, kind, user)
   note(kind, place, until_ms, user)
 end
 
--- `since`: since when the place has waited for it, ms.
-local function admit(place, until_ms, kind, user, since)
+local function admit(place, until_ms, kind, user)
   let_in(place, until_ms, kind, user)
   admissions = admissions + 1
-  spend_admission(since)
+  if definition then
+    spend_admission(place)
+  end
 end
 
 local function free_slots()
@@ -344,22 +314,18 @@ local function is_graced()
   return now < room.grace_until and not is_bypassed
 end
 
--- Whether a step has admitted fewer than it may, but for the limit of a minute.
-local function has_room_for_line()
-  return admits and not is_graced() and count.waiting > 0 and free_slots() > 0
-    and (is_bypassed or not is_drawing()
-      or redis.call('ZCOUNT', WAITING, '-inf', int(room.drawn)) > 0)
-end
-
--- Whether a step has admitted fewer than it may.
-local function can_admit()
-  return has_room_for_line() and wait_for_allowance() == 0
-end
-
--- Whether no lost place stands in front of this one. In a draw, any place of the cohort may.
-local function is_safe(place)
-  return tonumber(place) <= room.safe
-    and not (definition and definition.is_draw and room.safe < room.cohort_last)
+-- In how many ms a step may admit somebody from the line; 0 if it has admitted fewer than it may;
+-- PACE_WINDOW if that depends on something else.
+local function line_due_in()
+  if not admits or is_graced() or count.waiting == 0 or free_slots() <= 0 then
+    return PACE_WINDOW
+  end
+  if definition and is_drawing() and not is_bypassed
+    and redis.call('ZCOUNT', WAITING, '-inf', int(room.drawn)) == 0
+  then
+    return PACE_WINDOW
+  end
+  return definition and wait_for_allowance() or 0
 end
 
 -- Ends expired admissions and gives the free slots to the line.
@@ -381,13 +347,15 @@ local function step()
   end
   local free, from_line = free_slots(), 0
   for _ = 1, MAX_STEP do
-    if free <= 0 or count.waiting == 0 or wait_for_allowance() > 0 then
+    if free <= 0 or count.waiting == 0 or (definition and wait_for_allowance() > 0) then
       break
     end
     local place, score = unpack(redis.call('ZRANGE', WAITING, 0, 0, 'WITHSCORES'))
     if not place
-      or (is_graced() and not is_safe(place))
-      or (is_drawing() and not is_bypassed and tonumber(score) > room.drawn)
+      -- A lost place may stand in front of this one; in a draw, any place of the cohort may.
+      or (is_graced() and (tonumber(place) > room.safe
+        or (definition and definition.is_draw and room.safe < room.cohort_last)))
+      or (definition and is_drawing() and not is_bypassed and tonumber(score) > room.drawn)
     then
       break
     end
@@ -397,7 +365,7 @@ local function step()
     else
       count.waiting = count.waiting - redis.call('ZREM', WAITING, place)
       count.unclaimed = count.unclaimed + redis.call('SADD', UNCLAIMED, place)
-      admit(place, now + claim_window, 'A', user, given_at(place))
+      admit(place, now + claim_window, 'A', user)
       free, from_line = free - 1, from_line + 1
     end
   end
@@ -411,13 +379,13 @@ local function step()
   end
 end
 
--- Where a place stands: its state, its order (0 unless it waits; before the opening how many wait) and the end of its admission
--- (0 unless it is admitted). Called when its owner asks: if the place was just admitted, its
+-- Where a place stands: its state, its order (0 unless it waits; before the opening how many wait)
+-- and the end of its admission (0 unless it is admitted). Called when its owner asks: if the place was just admitted, its
 -- claim window ends and its admission begins.
 local function claim(place, user)
   local rank = redis.call('ZRANK', WAITING, place)
   if rank then
-    local is_undrawn = is_drawing() and tonumber(place) <= room.cohort_last
+    local is_undrawn = definition and is_drawing() and tonumber(place) <= room.cohort_last
       and tonumber(redis.call('ZSCORE', WAITING, place)) > room.drawn
     if not is_ordered or is_undrawn then
       return is_ordered and 'undrawn' or 'waiting', count.waiting, 0
@@ -459,7 +427,7 @@ local function reply(items)
     'admitted', count.admitted,
     'admissions', admissions,
     -- A step that reached its limit leaves work.
-    'due_in', can_admit() and 0 or due_in or PACE_WINDOW,
+    'due_in', math.min(line_due_in(), due_in or PACE_WINDOW),
     'items', items or {},
     'unranked', unranked,
     definition and 'definition', definition and described_definition(),

@@ -37,7 +37,5 @@ if is_graced() then
 end
 if not is_ordered and count.waiting > 0 then
   due_in = math.min(due_in, definition.opens_at - now)
-elseif has_room_for_line() then
-  due_in = math.min(due_in, wait_for_allowance())
 end
 return reply()
