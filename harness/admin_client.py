@@ -19,7 +19,7 @@ from gateway.admin.event_schemas import Event, Events, ImportResult, StatusResul
 from gateway.admin.schemas import AdminProblem
 from harness.errors import UserError
 
-# An import of the largest document takes half a minute.
+# Longer than the admin API waits for the services, also for the largest document.
 _TIMEOUT_SECONDS = 120.0
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _PIECE_BYTES = 65_536

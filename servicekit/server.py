@@ -46,6 +46,8 @@ def tune_garbage_collector() -> None:
 class Server:
     """Serves until SIGTERM or SIGINT, then drains.
 
+    A request has at most `max_request_bytes`.
+
     Use as an async context manager inside the pools it needs, so that they outlive the drain:
 
         async with Server(settings, "queue_service") as server:

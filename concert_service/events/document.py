@@ -37,7 +37,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 # A layout of more takes too many bytes for one response: see `concert_service.seat_map`.
 MAX_SEATS = 50_000
-# Of all schedules: the transaction that adds so many takes half a minute.
+# Of all schedules: one transaction adds them.
 MAX_SEATS_OF_ALL_SCHEDULES = 500_000
 MAX_LABEL = 16
 MAX_PLACE = 65_535

@@ -30,7 +30,7 @@ from concert_service.events.rows import (
 from concert_service.seat_map_repository import make_maps
 from servicekit.mysql import Connection, DuplicateKey, Row, TransactionAborted
 
-# A statement with so many takes 50 ms, in which nothing else runs on this connection.
+# A statement with so many takes 70 ms, in which nothing else runs on this connection.
 SEATS_PER_STATEMENT = 2_000
 # `IN ()` is not SQL.
 _NO_LABEL = ("",)

@@ -1,7 +1,7 @@
 """Finds the lines of values in a JSON text, for messages about mistakes.
 
 pydantic validates values that have forgotten where they stood. This scanner runs only when there is
-a mistake: 0.4 s for the longest document.
+a mistake: 1.3 s for the longest document.
 """
 
 import json

@@ -56,7 +56,7 @@ class _NotJson(Exception):
 
 def read(document: bytes, csv: bytes = b"") -> ValidDocument | list[Problem]:
     """Returns the document, or everything that is wrong with it, at most 1,000 mistakes. Takes
-    0.2 s for 20,000 seats in CSV."""
+    0.6 s for 20,000 seats in CSV."""
     try:
         text, value = _parse(document)
     except _NotJson as error:
