@@ -79,6 +79,13 @@ async def test_held_seats_stay_and_others_leave_and_return(shop: Shop, admin: Ad
     ]
 
 
+async def test_the_people_in_a_room_are_counted(shop: Shop, admin: Admin) -> None:
+    await shop.admitted()
+    counts = await admin.ask("GET", "/admin/rooms/main/counts")
+    assert counts["admitted"] >= 1
+    await admin.refused("ROOM_NOT_FOUND", "GET", "/admin/rooms/none/counts")
+
+
 async def test_a_revoked_key_ends_within_ten_seconds(stack: Stack, admin: Admin) -> None:
     await admin.ask("GET", "/admin/rooms")
     async with operator(stack, Role.ADMIN) as root:
