@@ -19,6 +19,7 @@ from harness.local.stack import Stack
 from protos.frontrow.concert.v1 import rooms_pb2, rooms_pb2_grpc
 from protos.frontrow.queue.v1 import queue_pb2, queue_pb2_grpc
 from protos.limits import MAX_ITEMS
+from room_view import verify_draw
 from tests.e2e.conftest import in_thread
 from tests.e2e.shop import eventually, place_of
 from tests.faults.room import Room
@@ -150,6 +151,24 @@ class DrawnRoom:
         return described_draw.order(draw.seed, "", list(cohort.numbers))
 
 
+async def assert_anybody_can_check(drawn: DrawnRoom, expected: Sequence[int]) -> None:
+    """Asserts that the command finds the ranks of three people in what a gateway publishes."""
+    url = f"{drawn.room.urls[0]}/queues/draws/{drawn.name}"
+    draw = (await drawn.http.get(url)).json()
+    numbers = verify_draw.read_numbers((await drawn.http.get(f"{url}/numbers")).text)
+    published = {"seed": draw["seedSha256"], "list": draw["cohort"]["sha256"]}
+    for fan in drawn.fans[:3]:
+        rank = verify_draw.verify(
+            verify_draw.read_seed(draw["seed"]),
+            "",
+            numbers,
+            verify_draw.read_token(fan.token),
+            published,
+            draw["cohort"]["size"],
+        )
+        assert expected[rank] == fan.place
+
+
 @pytest.fixture
 async def drawn(stack: Stack, room: Room) -> AsyncIterator[DrawnRoom]:
     address = stack.process("concert_service").address
@@ -200,6 +219,7 @@ async def test_a_draw_survives_the_loss_of_redis_and_of_a_replica(
         return expected
 
     expected = await eventually(everybody_stands_as_drawn, within=60, every=0.5)
+    await assert_anybody_can_check(drawn, expected)
     # The sale: the first of the order are let in, and nobody else.
     await drawn.define(capacity=20)
 
