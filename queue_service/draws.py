@@ -30,7 +30,7 @@ _WATCH_SECONDS = 1.0
 # How long another replica waits before it goes on with the work of one that was killed.
 _LEASE_MS = 2_000
 # Between two steps: others have as much of Redis as the draw.
-_PAUSE_SECONDS = 0.002
+_PAUSE_SECONDS = 0.001
 # Half a second of them.
 _STEPS_OF_LEASE = 100
 # After a loss, callers that remember the room say so within this: only then is it known whether
