@@ -45,10 +45,10 @@ class SeatSearch:
         self._sales: dict[tuple[int, SeatMap], _Sale] = {}
 
     async def hold_best(
-        self, best: BestAvailable, hold: Callable[[Sequence[Seat]], Awaitable[Held]]
+        self, best: BestAvailable, hold: Callable[[Sequence[Seat], str], Awaitable[Held]]
     ) -> Held:
-        """Calls `hold` with the best available seats until it has held some, at most ATTEMPTS
-        times. Returns its result.
+        """Calls `hold` with the best available seats and the currency of their prices until it has
+        held some, at most ATTEMPTS times. Returns its result.
 
         After each conflict it reads the taken seats anew. Seats that other requests in this process
         are about to hold count as taken; if there are no others, it waits for the outcome. So it
@@ -71,7 +71,7 @@ class SeatSearch:
                     continue
                 is_held = False
                 try:
-                    held = await hold(sale.seats(chosen))
+                    held = await hold(sale.seats(chosen), seat_map.terms.currency)
                     is_held = True
                     return held
                 except SeatCoolsDown as error:

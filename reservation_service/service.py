@@ -166,17 +166,21 @@ class ReservationService:
 
     async def _seats_to_hold(
         self, seat_ids: Sequence[int], admission: Admission | None
-    ) -> tuple[list[Seat], str]:
-        """Returns the seats, which are on sale to this admission, and the currency of their
-        prices."""
+    ) -> tuple[Sequence[Seat], str]:
+        """Returns the seats, which are on sale to this admission, in the order of their ids, and
+        the currency of their prices."""
         check_seat_count(len(seat_ids), self._terms.max_unpaid_seats)
-        seats = []
+        schedules = set()
         for seat_id in sorted(seat_ids):
-            seats.append(await self._directory.seat(seat_id))
-        if len({seat.schedule_id for seat in seats}) > 1:
+            schedules.add((await self._directory.seat(seat_id)).schedule_id)
+        if len(schedules) > 1:
             raise InvalidRequest("All seats must be of one schedule.")
-        seat_map = await self._directory.seat_map(seats[0].schedule_id)
+        seat_map = await self._directory.seat_map(schedules.pop())
         seat_map.terms.check(admission, time.time() * 1000)
+        # Prices and their currency from one map: it may be newer than where the seats were found.
+        seats = seat_map.seats_at(seat_map.indexes_of(seat_ids))
+        if missing := set(seat_ids).difference(seat.id for seat in seats):
+            raise SeatNotFound(min(missing))
         if self._refuse_single_seats:
             await self._search.check_single_seats(seats)
         return seats, seat_map.terms.currency
@@ -199,12 +203,12 @@ class ReservationService:
         if key is not None and (remembered := await self._holds.remembered(key)) is not None:
             return remembered.result(best.request)
         check_seat_count(best.wish.count, self._terms.max_unpaid_seats)
-        terms = (await self._directory.seat_map(best.schedule_id)).terms
-        terms.check(admission, time.time() * 1000)
+        seat_map = await self._directory.seat_map(best.schedule_id)
+        seat_map.terms.check(admission, time.time() * 1000)
 
-        async def hold(seats: Sequence[Seat]) -> Reservation:
+        async def hold(seats: Sequence[Seat], currency: str) -> Reservation:
             return await self._groups.hold(
-                Hold(user_id, tuple(seats), best.request, key, admission, terms.currency)
+                Hold(user_id, tuple(seats), best.request, key, admission, currency)
             )
 
         return await self._search.hold_best(best, hold)

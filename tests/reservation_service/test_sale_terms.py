@@ -1,6 +1,8 @@
 """The room that leads to a concert, the times of its sale, and its currency."""
 
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -16,7 +18,7 @@ from reservation_service.domain import (
     Seat,
     Status,
 )
-from reservation_service.errors import SalesClosed, ScheduleNotFound, WrongRoom
+from reservation_service.errors import SalesClosed, ScheduleNotFound, SeatNotFound, WrongRoom
 from reservation_service.messages import to_message
 from reservation_service.sale_terms import SaleTerms
 from reservation_service.service import ReservationService
@@ -117,6 +119,55 @@ async def test_a_reservation_keeps_the_currency_it_was_made_in(store: Store) -> 
         paying = await begin(changed, held, next(ids))
         for each in (read, paying):
             assert (each.currency, each.price) == (currency, Decimal("150000.00"))
+
+
+@dataclass(frozen=True)
+class PricedMap(FakeSeatMap):
+    price: Decimal = Decimal("150000.00")
+
+    def seats_at(self, indexes: Iterable[int]) -> tuple[Seat, ...]:
+        return tuple(replace(seat, price=self.price) for seat in super().seats_at(indexes))
+
+
+class ChangingDirectory(FakeSeatDirectory):
+    """The currency changes, and the prices with it, before every other map that is asked for; a
+    seat is found while it is KRW."""
+
+    euros = False
+
+    async def seat_map(self, schedule_id: int) -> PricedMap:
+        self.euros = not self.euros
+        if self.euros:
+            return PricedMap(schedule_id, SaleTerms("", 0, 0, "EUR"), price=Decimal("90.00"))
+        return PricedMap(schedule_id, SaleTerms("", 0, 0, "KRW"))
+
+
+async def test_a_price_is_in_the_currency_of_its_own_map() -> None:
+    service = make_service(FakeReservationStore(), directory=ChangingDirectory())
+    seat, other = new_seats(2)
+    chosen = await service.hold_seat(next(ids), seat, "")
+    best = await service.hold_best_available(
+        next(ids), BestAvailable(schedule_of(other), Wish(1)), ""
+    )
+    for held in (chosen, best):
+        price = {"EUR": Decimal("90.00"), "KRW": Decimal("150000.00")}[held.currency]
+        assert held.price == price
+
+
+async def test_a_seat_that_is_removed_meanwhile_is_not_found() -> None:
+    class Removing(FakeSeatMap):
+        def indexes_of(self, seat_ids: Iterable[int]) -> list[int]:
+            return super().indexes_of(id for id in seat_ids if id != seat)
+
+    class Directory(FakeSeatDirectory):
+        async def seat_map(self, schedule_id: int) -> FakeSeatMap:
+            return Removing(schedule_id)
+
+    seat, other = new_seats(2)
+    service = make_service(FakeReservationStore(), directory=Directory())
+    with pytest.raises(SeatNotFound) as missing:
+        await service.hold_seats(next(ids), [other, seat], "")
+    assert missing.value.seat_id == seat
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,10 @@ class Store:
         await self._turns()
         return [snapshot]
 
-    def holder(self, user: int) -> Callable[[Sequence[Seat]], Awaitable[list[int]]]:
+    def holder(self, user: int) -> Callable[[Sequence[Seat], str], Awaitable[list[int]]]:
         """Returns what holds seats for a user."""
 
-        async def hold(seats: Sequence[Seat]) -> list[int]:
+        async def hold(seats: Sequence[Seat], currency: str) -> list[int]:
             ids = [seat.id for seat in seats]
             self.attempts.setdefault(user, []).append(ids)
             await self._turns()
@@ -199,7 +199,7 @@ async def test_others_get_the_seats_of_one_who_hangs_up(store: Store, search: Se
     store.sold.update(range(3, 151))
     hung = asyncio.Event()
 
-    async def hang(seats: Sequence[Seat]) -> list[int]:
+    async def hang(seats: Sequence[Seat], currency: str) -> list[int]:
         hung.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -248,12 +248,12 @@ async def test_a_hold_after_the_snapshot_of_a_read_is_known(
 
     holding = asyncio.Event()
 
-    async def hold(seats: Sequence[Seat]) -> list[int]:
+    async def hold(seats: Sequence[Seat], currency: str) -> list[int]:
         store.during_read = let_the_first_hold
         holding.set()
         for _ in range(10):
             await asyncio.sleep(0)
-        return await store.holder(1)(seats)
+        return await store.holder(1)(seats, currency)
 
     first.append(asyncio.create_task(search.hold_best(PAIR, hold)))
     await holding.wait()
