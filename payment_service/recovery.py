@@ -33,6 +33,9 @@ UNPUBLISHED_SECONDS = 60.0
 RENEWAL_SECONDS = 120.0
 # How many are claimed per poll. To find them reads all payments with unsent events.
 RENEWALS = 2_000
+# They are renewed BATCH after BATCH, so that payments that begin wait behind few of them, for at
+# most so long: unfinished payments wait for the rest. A hold survives a few failed renewals.
+LONGEST_RENEWING_SECONDS = 15.0
 KEEP_KEYS_HOURS = 24.0
 
 
@@ -76,13 +79,22 @@ class Recovery:
                 return
 
     async def renew_unpublished(self) -> None:
-        """Renews the holds of succeeded payments whose events have waited for long."""
+        """Renews the holds of succeeded payments whose events have waited for long, BATCH at a
+        time, until LONGEST_RENEWING_SECONDS are over."""
         unpublished = await self._store.claim_unpublished(
             older_than=UNPUBLISHED_SECONDS, lease_seconds=RENEWAL_SECONDS, limit=RENEWALS
         )
-        await asyncio.gather(
-            *(self._recover(self._saga.renew_hold, payment) for payment in unpublished)
-        )
+        clock = asyncio.get_running_loop().time
+        until = clock() + LONGEST_RENEWING_SECONDS
+        for start in range(0, len(unpublished), BATCH):
+            some = unpublished[start : start + BATCH]
+            await asyncio.gather(
+                *(self._recover(self._saga.renew_hold, payment) for payment in some)
+            )
+            left = len(unpublished) - start - len(some)
+            if left and clock() >= until:
+                log.warning("holds_not_renewed", payments=left)
+                return
 
     async def recover_batch(self) -> int:
         """Recovers one batch of unfinished payments; returns how many it claimed."""

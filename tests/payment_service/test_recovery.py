@@ -204,10 +204,40 @@ async def test_the_holds_of_many_unpublished_successes_are_all_renewed(
         shop.reservations.hold(reservation_id, user_id=42)
         await shop.service._saga.drive(await shop.abandoned(PayOrder(reservation_id, 42)))
     shop.reservations.calls.clear()
+    begin = shop.reservations.begin_payment
+    at_once = most_at_once = 0
+
+    async def count(payment: Payment) -> Money:
+        nonlocal at_once, most_at_once
+        at_once += 1
+        most_at_once = max(most_at_once, at_once)
+        try:
+            return await begin(payment)
+        finally:
+            at_once -= 1
+
+    shop.reservations.begin_payment = count  # type: ignore[method-assign]
     await shop.recovery.poll_once()
     assert sorted(shop.reservations.calls) == list(range(1, 501))
+    assert most_at_once == recovery_module.BATCH, "others wait behind them"
     await shop.recovery.poll_once()
     assert len(shop.reservations.calls) == 500, "renewed before the interval was over"
+
+
+async def test_renewals_that_take_long_do_not_delay_unfinished_payments(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_module, "UNPUBLISHED_SECONDS", 0.0)
+    monkeypatch.setattr(recovery_module, "BATCH", 1)
+    monkeypatch.setattr(recovery_module, "LONGEST_RENEWING_SECONDS", 0.0)
+    for reservation_id in (10, 11):
+        shop.reservations.hold(reservation_id, user_id=42)
+        await shop.service._saga.drive(await shop.abandoned(PayOrder(reservation_id, 42)))
+    await shop.abandoned(ORDER)
+    shop.reservations.calls.clear()
+    await shop.recovery.poll_once()
+    assert shop.reservations.calls == [1, 3], "the second renewal waits for the next time"
+    assert shop.provider.charged == [1, 2, 3]
 
 
 async def test_a_charge_that_the_provider_refuses_is_given_up(shop: Shop) -> None:
