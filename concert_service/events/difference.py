@@ -72,7 +72,7 @@ def _of_lists(
     old = {_name(item, names): item for item in before}
     new = {_name(item, names): item for item in after}
     for name in dict.fromkeys((*old, *new)):
-        where = f"{field}[{name}]"
+        where = f"{field}[{' '.join(name)}]"
         if name not in new:
             yield Change(where, _text(old[name]), "")
         elif name not in old:
@@ -82,13 +82,18 @@ def _of_lists(
     # The order of seats is a fact as well, but not that of the blocked ones.
     was, is_now = [n for n in old if n in new], [n for n in new if n in old]
     if was != is_now and names != _NAMES["blocked"]:
-        yield Change(f"{field} (order)", _text(list(was)), _text(list(is_now)))
+        yield Change(f"{field} (order)", _text(_joined(was)), _text(_joined(is_now)))
 
 
-def _name(item: JsonValue, names: tuple[str, ...]) -> str:
+def _name(item: JsonValue, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns what names an item: a tuple, because two names may read the same together."""
     if not isinstance(item, dict):
-        return ""
-    return " ".join(str(item.get(name, "")) for name in names)
+        return ()
+    return tuple([str(item.get(name, "")) for name in names])
+
+
+def _joined(names: list[tuple[str, ...]]) -> list[JsonValue]:
+    return [" ".join(name) for name in names]
 
 
 def _text(value: JsonValue | Json) -> str:

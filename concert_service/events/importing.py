@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import JsonValue
 
 from concert_service.changes import note_change
-from concert_service.domain import EventStatus
+from concert_service.domain import DEFAULT_ROOM, EventStatus
 from concert_service.events import difference, statements
 from concert_service.events.domain import ENDED, KEPT_DOCUMENTS, Effects, Event, Imported
 from concert_service.events.errors import EventChanged, WrongEventStatus
@@ -27,6 +27,7 @@ from concert_service.events.rows import (
     to_schedule,
     to_seat,
 )
+from concert_service.rooms.errors import RoomNotFound
 from concert_service.seat_map_repository import make_maps
 from servicekit.mysql import Connection, DuplicateKey, Row, TransactionAborted
 
@@ -92,6 +93,8 @@ class Import:
                 if event is not None:
                     await self._store_concert(event, changes)
                 await self._store(concert_id, schedules, seat_plans, is_published)
+                if is_published:
+                    await lock_room(self._connection, self._event.room)
                 await self._store_version(concert_id, event, bool(changes))
             event = await find_event(self._connection, external_id)
         return Imported(external_id, event, changes, self._effects)
@@ -245,7 +248,8 @@ class Import:
         """New seats that are blocked wait for that: see `plan`."""
         rows = await self._connection.fetch_all(statements.HIDDEN_SEATS, schedule_id)
         known = self._effects.blocked.setdefault(schedule_id, [])
-        known += [row.id for row in rows if row.id not in known]
+        is_known = set(known)
+        known += [row.id for row in rows if row.id not in is_known]
 
     async def _store_concert(self, event: Event, changes: Sequence[difference.Change]) -> None:
         await self._connection.execute(
@@ -269,6 +273,15 @@ class Import:
                 (statements.FORGET_DOCUMENTS, concert_id, concert_id, KEPT_DOCUMENTS),
             )
         await note_change(self._connection, concert_ids=[concert_id])
+
+
+async def lock_room(connection: Connection, room: str) -> None:
+    """Keeps the room of a published event from being removed until the commit. Raises
+    RoomNotFound."""
+    if room == DEFAULT_ROOM:
+        return
+    if await connection.fetch_one(statements.LOCK_ROOM, room) is None:
+        raise RoomNotFound()
 
 
 def _is_of_seats(change: difference.Change) -> bool:

@@ -15,7 +15,7 @@ class EventStore(Protocol):
         self, document: ValidDocument, expected_version: int, operator: str, *, dry_run: bool
     ) -> Imported:
         """Stores a document and what follows from it, in one transaction, and says what changes;
-        with `dry_run` only says so. Raises EventChanged, WrongEventStatus."""
+        with `dry_run` only says so. Raises EventChanged, WrongEventStatus, RoomNotFound."""
 
     async def set_status(
         self, external_id: str, status: EventStatus, expected_version: int, *, dry_run: bool

@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import Sequence
 
 from concert_service.changes import note_change
-from concert_service.domain import DEFAULT_ROOM, EventStatus
+from concert_service.domain import EventStatus
 from concert_service.events import statements
 from concert_service.events.domain import ENDED, Effects, Event, Imported
 from concert_service.events.errors import EventChanged, EventNotFound, WrongEventStatus
 from concert_service.events.expansion import seats_of
-from concert_service.events.importing import Import
+from concert_service.events.importing import Import, lock_room
 from concert_service.events.reading import ValidDocument
 from concert_service.events.rows import find_event, to_event
-from concert_service.rooms.errors import RoomNotFound
 from servicekit.mysql import Connection, Database
 
 _NEXT = {
@@ -54,10 +53,8 @@ class EventRepository:
             if event.status is not status:
                 if expected_version not in (0, event.version):
                     raise EventChanged(event.version)
-                if status is EventStatus.PUBLISHED and event.room != DEFAULT_ROOM:
-                    room = await connection.fetch_one(statements.LOCK_ROOM, event.room)
-                    if room is None:
-                        raise RoomNotFound()
+                if status is EventStatus.PUBLISHED:
+                    await lock_room(connection, event.room)
             effects = await _effects_of(connection, event, status)
             if dry_run or event.status is status:
                 return event, effects

@@ -21,6 +21,7 @@ from servicekit.errors import InvalidRequest
 MAX_EVENTS_PER_PAGE = 100
 _MAX_EXTERNAL_ID = 64
 _LAST_SECONDS = 60.0
+_CHANGES_AT_ONCE = 2
 
 
 class EventService:
@@ -30,6 +31,8 @@ class EventService:
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self._reading = asyncio.Lock()
+        # Each has a connection to the database, some for seconds, and others need them too.
+        self._changing = asyncio.Semaphore(_CHANGES_AT_ONCE)
         # The document that was read last, by its bytes: reading 20,000 seats takes half a second.
         self._last: TTLCache[tuple[bytes, bytes], ValidDocument] = TTLCache(1, _LAST_SECONDS)
 
@@ -43,7 +46,8 @@ class EventService:
         dry_run: bool,
     ) -> Imported:
         """Stores a document, all of it or nothing; with `dry_run` nothing. Returns what changes, or
-        all mistakes of the document. Raises DocumentTooLarge, EventChanged, WrongEventStatus."""
+        all mistakes of the document. Raises DocumentTooLarge, EventChanged, WrongEventStatus, and
+        RoomNotFound if the room of a published event is removed meanwhile."""
         if len(document) + len(seats_csv) > MAX_DOCUMENT_BYTES:
             raise DocumentTooLarge(MAX_DOCUMENT_BYTES)
         async with self._reading:
@@ -54,6 +58,8 @@ class EventService:
                 found = await asyncio.to_thread(read, document, seats_csv)
                 if isinstance(found, ValidDocument):
                     self._last[key] = found
+                    # The cache forgets only when somebody asks it, and a document may take 50 MB.
+                    asyncio.get_running_loop().call_later(_LAST_SECONDS + 1, self._last.expire)
         if isinstance(found, list):
             return Imported("", None, problems=found)
         if len(found.text) > MAX_DOCUMENT_BYTES:
@@ -62,7 +68,10 @@ class EventService:
         if room != DEFAULT_ROOM and not await self._store.has_room(room):
             problem = await asyncio.to_thread(_no_such_room, found, document)
             return Imported(found.event.external_id, None, problems=[problem])
-        return await self._store.import_event(found, expected_version, operator, dry_run=dry_run)
+        async with self._changing:
+            return await self._store.import_event(
+                found, expected_version, operator, dry_run=dry_run
+            )
 
     async def get_event(
         self, external_id: str, version: int, changes_since: int
@@ -96,7 +105,10 @@ class EventService:
     ) -> tuple[Event, Effects]:
         """Changes the state of an event; returns the event and what reservation_service must know.
         Raises EventNotFound, EventChanged, WrongEventStatus, RoomNotFound."""
-        return await self._store.set_status(external_id, status, expected_version, dry_run=dry_run)
+        async with self._changing:
+            return await self._store.set_status(
+                external_id, status, expected_version, dry_run=dry_run
+            )
 
 
 def _difference(before: bytes, after: bytes) -> list[Change]:

@@ -33,7 +33,8 @@ DELETE FROM event_version WHERE concert_id = %s AND version <= (
         ORDER BY version DESC LIMIT 1 OFFSET %s) oldest)
 """
 
-# Until the commit, nobody removes the room.
+# Until the commit, nobody removes the room. Last before the row of the catalogue, in the order of
+# who changes a room: no deadlock, and a change of the room waits for the end of an import only.
 LOCK_ROOM = "SELECT name FROM room WHERE name = %s AND NOT is_removed LOCK IN SHARE MODE"
 
 HAS_ROOM = "SELECT name FROM room WHERE name = %s AND NOT is_removed"
@@ -124,11 +125,12 @@ SELECT %s, is_blocked OR is_removed, {_NAMES}
 FROM JSON_TABLE(%s, '$[*]' COLUMNS ({_ROWS})) added ORDER BY position
 """
 
-# A date that is added has the seats of another one, which MariaDB has already.
+# A date that is added has the seats of another new one, which MariaDB has already: also those that
+# are hidden there until they are blocked.
 COPY_SEATS = f"""
 INSERT INTO seat (schedule_id, was_blocked, {_NAMES})
 SELECT %s, FALSE, {_NAMES.replace("is_blocked, is_removed", "FALSE, FALSE")}
-FROM seat WHERE schedule_id = %s AND NOT is_removed ORDER BY position
+FROM seat WHERE schedule_id = %s ORDER BY position
 """
 
 BLOCK_SEATS = """

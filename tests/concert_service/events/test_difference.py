@@ -54,6 +54,19 @@ def test_the_order_of_rows_is_a_fact_and_that_of_blocked_seats_is_not() -> None:
     assert between(before, after) == []
 
 
+def test_names_that_read_the_same_together_are_two() -> None:
+    seats: list[JsonValue] = [
+        {"section": "Box", "label": "A 1"},
+        {"section": "Box A", "label": "1"},
+    ]
+    before, after = hamlet(), hamlet()
+    put(before, ("schedules", 0, "blocked"), seats)
+    put(after, ("schedules", 0, "blocked"), seats[1:])
+    assert between(before, after) == [
+        Change("schedules[first-night].blocked[Box A 1]", '{"section":"Box","label":"A 1"}', "")
+    ]
+
+
 def test_long_values_and_many_changes_are_cut() -> None:
     long, longer = hamlet(description="a" * 3_000), hamlet(description="b" * 4_000)
     (change,) = between(long, longer)

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from concert_service.domain import EventStatus
 from concert_service.events.domain import KEPT_DOCUMENTS, Imported
 from concert_service.events.errors import EventChanged, EventNotFound, WrongEventStatus
+from concert_service.events.reading import ValidDocument, read
 from concert_service.events.repository import EventRepository
 from concert_service.events.service import EventService
 from concert_service.rooms.errors import RoomNotFound
@@ -281,6 +282,7 @@ async def test_a_new_blocked_seat_of_a_published_event_is_hidden_until_it_is_blo
             "blocked": [{"section": "Yard", "label": "GA1"}],
         }
     )
+    schedules.append({"externalId": "late", "startsAt": "2027-03-15T23:00:00Z"})
     assert (await catalogue.imports(document, dry_run=True)).effects.blocked == {}
     added = await catalogue.imports(document)
     a5 = (await catalogue.seats())["A5"]
@@ -288,6 +290,10 @@ async def test_a_new_blocked_seat_of_a_published_event_is_hidden_until_it_is_blo
     extra = (await catalogue.schedule("extra")).id
     assert added.effects.blocked == {schedule: [a5.id], extra: [ga1.id]}
     assert (a5.is_removed, ga1.is_removed) == (1, 1)
+    # What one new date hides, another one sells.
+    late = await catalogue.seats("late")
+    assert list(late) == list(await catalogue.seats("extra"))
+    assert {(seat.is_blocked, seat.is_removed) for seat in late.values()} == {(0, 0)}
     planned = await catalogue.imports(document, dry_run=True)
     assert planned.effects.blocked == added.effects.blocked
     assert (await catalogue.seats())["A5"].is_removed
@@ -406,6 +412,15 @@ async def test_an_event_is_published_only_if_its_room_is_there(catalogue: Catalo
             await connection.execute("UPDATE room SET is_removed = 1 WHERE name = 'hamlet-room'")
         with pytest.raises(RoomNotFound):
             await catalogue.publish()
+        # Nor does a published event get a room that somebody removes during the import.
+        await catalogue.imports(hamlet())
+        await catalogue.publish()
+        document = read(encoded(hamlet(room="hamlet-room")))
+        assert isinstance(document, ValidDocument)
+        with pytest.raises(RoomNotFound):
+            await EventRepository(catalogue.database).import_event(document, 0, "", dry_run=False)
+        (concert,) = await catalogue.ask("SELECT room FROM concert WHERE external_id = 'hamlet'")
+        assert concert.room == "main"
     finally:
         async with catalogue.database.connection() as connection:
             await connection.execute("DELETE FROM room WHERE name = 'hamlet-room'")
