@@ -121,9 +121,8 @@ def scope_of(path: str, fields: Fields, method: str = "GET") -> Scope:
 def counters() -> dict[tuple[str, str], float]:
     return {
         (sample.name, json.dumps(sample.labels)): sample.value
-        for metric in REGISTRY.collect()
+        for metric in REGISTRY.restricted_registry(COUNTERS).collect()
         for sample in metric.samples
-        if sample.name in COUNTERS
     }
 
 
