@@ -11,6 +11,9 @@ BOOTSTRAP := harness/bootstrap.sh
 CONTAINERS := python3 -m harness.containers
 # What pytest is given, as in: make test ARGS="tests/queue_service -x"
 ARGS ?=
+# If the environment sets it, every program compiles all its modules at each start, and the tests are
+# translated anew for each run: half a minute of processor time.
+unexport PYTHONDONTWRITEBYTECODE
 # All tests run two at a time, because most of them wait; tests/conftest.py says which run together.
 WORKERS := $(if $(ARGS),,--numprocesses=2 --no-loadscope-reorder)
 
