@@ -15,6 +15,7 @@ tests/servicekit/test_mysql_protocol.py fails when a new version changes them:
   `pymysql.connections` has `TEXT_TYPES`.
 """
 
+import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _LENGTH_BYTES = {0xFC: 2, 0xFD: 3, 0xFE: 8}
 # The protocol would split longer packets; the server's default limit is 16 MB as well.
 _MAX_PACKET = 0xFFFFFF
 _READ_BYTES = 65_536
+# They take up to 10 ms.
+_ROWS_AT_ONCE = 1_000
 
 
 class Row(tuple[Any, ...]):
@@ -170,6 +173,9 @@ class MysqlConnection:
                 return Result(rows, len(rows)), self._note_status(packet, 3)
             _raise_if_error(packet)
             rows.append(row_class(_values(packet, converters)))
+            if len(rows) % _ROWS_AT_ONCE == 0:
+                # What has arrived is read without a pause: other tasks would wait.
+                await asyncio.sleep(0)
 
     def _note_status(self, packet: bytes, position: int) -> bool:
         status = int.from_bytes(packet[position : position + 2], "little")

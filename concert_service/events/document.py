@@ -19,7 +19,11 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     Tag,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import GenerateJsonSchema
@@ -39,6 +43,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_SEATS = 50_000
 # Of all schedules: one transaction adds them.
 MAX_SEATS_OF_ALL_SCHEDULES = 500_000
+MAX_NAME = 32
 MAX_LABEL = 16
 MAX_PLACE = 65_535
 _MAX_COORDINATE = 2**31 - 1
@@ -71,7 +76,38 @@ def _zone(value: str) -> str:
     return value
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterValidator(one_line)]
+class Allowance:
+    """How many mistakes a validation may still find, given to it as its context. A document of 8 MB
+    can have millions, of which each takes 1.5 kB."""
+
+    def __init__(self, mistakes: int) -> None:
+        self.left = mistakes
+
+
+def _while_allowed(
+    value: object, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> object:
+    """Validates an item of a long list, unless so many mistakes were found before that the document
+    is refused in any case."""
+    allowance = info.context
+    if not isinstance(allowance, Allowance):
+        return validate(value)
+    if allowance.left <= 0:
+        return value
+    before = allowance.left
+    try:
+        return validate(value)
+    except ValidationError as error:
+        # With those of the items inside, which are subtracted already.
+        allowance.left = before - error.error_count()
+        raise
+
+
+_WhileAllowed = WrapValidator(_while_allowed)
+
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(one_line)
+]
 RowName = Annotated[str, StringConstraints(min_length=1, max_length=16), AfterValidator(one_line)]
 Label = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_LABEL), AfterValidator(one_line)
@@ -148,7 +184,9 @@ class ListedRow(_Model):
     price_category: Name | None = None
     """Of seats that name none."""
 
-    seats: Annotated[list[ListedSeat], Field(min_length=1, max_length=MAX_SEATS)]
+    seats: Annotated[
+        list[Annotated[ListedSeat, _WhileAllowed]], Field(min_length=1, max_length=MAX_SEATS)
+    ]
 
 
 class NumberedRow(_Model):
@@ -166,10 +204,10 @@ class NumberedRow(_Model):
     """Between the row and the number in the labels. Rows 1 and 11 need one: without it, both have a
     seat 111."""
 
-    accessible: list[Place] = []
+    accessible: list[Annotated[Place, _WhileAllowed]] = []
     """The numbers of seats for people in wheelchairs."""
 
-    companions: list[Place] = []
+    companions: list[Annotated[Place, _WhileAllowed]] = []
     """The numbers of seats for their companions."""
 
     x: Coordinate | None = None
@@ -200,6 +238,7 @@ class SeatedSection(_Model):
             Annotated[
                 Annotated[ListedRow, Tag("<listed>")] | Annotated[NumberedRow, Tag("<numbered>")],
                 Discriminator(lambda row: _tag(row, "seats", "<listed>", "<numbered>")),
+                _WhileAllowed,
             ]
         ],
         Field(min_length=1, max_length=2_000),
@@ -236,7 +275,9 @@ class EventSchedule(_Model):
     """Default: until the end of the date at the venue."""
 
     cancelled: bool = False
-    blocked: Annotated[list[SeatReference], Field(max_length=MAX_SEATS)] = []
+    blocked: Annotated[
+        list[Annotated[SeatReference, _WhileAllowed]], Field(max_length=MAX_SEATS)
+    ] = []
     """Seats that the house keeps."""
 
 

@@ -267,8 +267,9 @@ class Import:
         if document_changed:
             await self._connection.execute_together(
                 (
+                    # As bytes: a text that is all quotes would be too long when it is escaped.
                     statements.ADD_DOCUMENT,
-                    *(concert_id, version, self._document.text.decode(), self._operator),
+                    *(concert_id, version, self._document.text, self._operator),
                 ),
                 (statements.FORGET_DOCUMENTS, concert_id, concert_id, KEPT_DOCUMENTS),
             )

@@ -6,7 +6,7 @@ a mistake: 1.3 s for the longest document.
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from concert_service.events.problem import Path
@@ -26,11 +26,11 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The lines, from 1, of the paths that were asked for, and members that an object has twice,
-    with the line of the second."""
+    """The lines, from 1, of the paths that were asked for, and the first member that an object has
+    twice, with the line of the second."""
 
     lines: dict[Path, int]
-    repeated: list[tuple[Path, int]]
+    repeated: tuple[Path, int] | None
 
     def line_of(self, path: Path) -> int:
         """Returns the line of a value; of what contains it, if it is missing."""
@@ -39,11 +39,22 @@ class Positions:
         return self.lines.get(path, 0)
 
 
+def line_of_token(text: str, is_wanted: Callable[[str], bool]) -> int:
+    """Returns the line of the first such token; 0 if there is none. Expects that the text before it
+    is valid JSON."""
+    for match in _TOKEN.finditer(text):
+        if is_wanted(match[1]):
+            return text.count("\n", 0, match.start(1)) + 1
+    return 0
+
+
 def find(text: str, paths: Collection[Path]) -> Positions:
-    """Finds the values at these paths, and what contains them. Expects valid JSON."""
+    """Finds the values at these paths, and what contains them. Expects valid JSON. Without paths it
+    stops at the first member that an object has twice."""
     wanted = {path[:n] for path in paths for n in range(len(path) + 1)}
+    deepest = max(map(len, wanted), default=-1)
     lines: dict[Path, int] = {}
-    repeated: list[tuple[Path, int]] = []
+    repeated: tuple[Path, int] | None = None
     stack: list[_Open] = []
     line, counted = 1, 0
     for match in _TOKEN.finditer(text):
@@ -64,14 +75,16 @@ def find(text: str, paths: Collection[Path]) -> Positions:
         if top is not None and top.key_is_next:
             top.key_is_next = False
             top.step = _unquoted(token)
-            if top.step in top.keys:
+            if top.step in top.keys and repeated is None:
                 line, counted = line + text.count("\n", counted, start), start
-                repeated.append((_path(stack), line))
+                repeated = _path(stack), line
+                if not wanted:
+                    break
             top.keys.add(top.step)
             continue
-        path = _path(stack)
-        # Of a member that is there twice, the last counts, as in pydantic.
-        if path in wanted:
+        # Of a member that is there twice, the last counts, as in pydantic. A path takes as long as
+        # it is deep: without the first condition, minutes for a thousand brackets.
+        if len(stack) <= deepest and (path := _path(stack)) in wanted:
             line, counted = line + text.count("\n", counted, start), start
             lines[path] = line
         if token in "[{":

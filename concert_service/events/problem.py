@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 Path = tuple[str | int, ...]
 
 MAX_PROBLEMS = 1_000
+# Of a key that a path shows: one that no document has may be as long as the file.
+_MAX_KEY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,16 @@ def to_field(path: Path) -> str:
         if isinstance(step, int):
             parts.append(f"[{step}]")
         else:
-            parts.append(f".{step}" if parts else step)
+            key = _readable(step)
+            parts.append(f".{key}" if parts else key)
     return "".join(parts)
+
+
+def _readable(key: str) -> str:
+    """Returns a key as it is if it can be shown: not half of a surrogate pair, no control
+    character, not too long."""
+    shown = key if key.isprintable() else ascii(key[:_MAX_KEY])[1:-1]
+    return shown if len(shown) <= _MAX_KEY else f"{shown[:_MAX_KEY]}…"
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pydantic import JsonValue, ValidationError
 
 from concert_service.events import positions, rules, seats_csv
-from concert_service.events.document import TAGS, EventDocument
+from concert_service.events.document import TAGS, Allowance, EventDocument
 from concert_service.events.problem import (
     MAX_PROBLEMS,
     Findings,
@@ -17,6 +17,7 @@ from concert_service.events.problem import (
     to_field,
 )
 from concert_service.events.seats_csv import CsvSeats
+from protos.documents import written
 
 # The sentence for those of pydantic's errors whose own speak of inputs.
 _REASONS = {
@@ -37,6 +38,11 @@ _REASONS = {
     "greater_than_equal": "Must be at least {ge}.",
     "less_than_equal": "Must be at most {le}.",
 }
+
+
+# No object of a document has more than 20.
+_MAX_MEMBERS = 100
+_MAX_DIGITS = 4_300
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ def read(document: bytes, csv: bytes = b"") -> ValidDocument | list[Problem]:
     findings = Findings()
     event = None
     try:
-        event = EventDocument.model_validate(value)
+        event = EventDocument.model_validate(value, context=Allowance(MAX_PROBLEMS))
     except ValidationError as error:
         for each in error.errors(include_url=False, include_input=False):
             reason = _REASONS.get(each["type"], "").format(**each.get("ctx", {})) or each["msg"]
@@ -87,9 +93,10 @@ def read(document: bytes, csv: bytes = b"") -> ValidDocument | list[Problem]:
         assert origin is not None
         kept = sections[: len(origin)]
         value["sections"] = [*kept, *seats_csv.compact(sections[len(origin) :])]
+        event = None  # before the next one: each takes 1 kB a seat
         # From the compact form, so that the same document gives the same seats later.
         event = EventDocument.model_validate(value)
-        document = (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+        document = written(value)
     return ValidDocument(event, document)
 
 
@@ -115,23 +122,32 @@ def _parse(document: bytes) -> tuple[str, JsonValue]:
 
     def collect(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
         nonlocal repeated
+        if len(pairs) > _MAX_MEMBERS:
+            raise _NotJson(0, f"An object has more than {_MAX_MEMBERS} members.")
         collected = dict(pairs)
         repeated |= len(collected) != len(pairs)
         return collected
 
     def refuse(name: str) -> JsonValue:
-        raise ValueError(f"{name} is no JSON.")
+        line = positions.line_of_token(text, lambda token: token == name)
+        raise _NotJson(line, f"{name} is no JSON.")
 
     try:
         value: JsonValue = json.loads(text, object_pairs_hook=collect, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise _NotJson(error.lineno, f"This is not JSON: {error.msg}.") from error
     except ValueError as error:
-        raise _NotJson(0, str(error)) from error
+        # Of Python's own limit: more digits take too long to read.
+        line = positions.line_of_token(
+            text, lambda token: token[0] in "-123456789" and len(token) > _MAX_DIGITS
+        )
+        raise _NotJson(line, "A number has too many digits.") from error
     except RecursionError as error:
         raise _NotJson(0, "The document is nested too deeply.") from error
     if repeated:
-        path, line = positions.find(text, ()).repeated[0]
+        found = positions.find(text, ()).repeated
+        assert found is not None
+        path, line = found
         raise _NotJson(line, f"{to_field(path)} is there twice.")
     return text, value
 

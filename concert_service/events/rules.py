@@ -5,6 +5,7 @@ Works on the JSON and not on the model, so that one value with a mistake hides n
 what is not valid by itself is left out, and what refers to it is not blamed.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,9 +14,11 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from concert_service.events.document import (
     MAX_LABEL,
+    MAX_NAME,
     MAX_PLACE,
     MAX_SEATS,
     MAX_SEATS_OF_ALL_SCHEDULES,
+    Allowance,
     EventSchedule,
     ListedRow,
     NumberedRow,
@@ -37,9 +40,10 @@ Json = Mapping[str, JsonValue]
 
 @dataclass(slots=True)
 class _Section:
-    """The labels of a section. `complete`: none was left out."""
+    """The labels of a section, and how they look. `complete`: none was left out."""
 
     labels: set[str] = field(default_factory=set)
+    looks: set[str] = field(default_factory=set)
     complete: bool = True
 
 
@@ -57,6 +61,7 @@ class _Rules:
         # None: some category has a mistake, so nobody knows which ones there are.
         self._categories: set[str] | None = set()
         self._sections: dict[str, _Section] = {}
+        self._names: set[str] = set()
         self._seats = 0
         self._without_coordinates: Path | None = None
         self._with_coordinates: Path | None = None
@@ -97,13 +102,11 @@ class _Rules:
             return
         name = section.get("name")
         found = _Section()
-        if not isinstance(name, str):
+        if not isinstance(name, str) or len(name) > MAX_NAME:
             self._complete = False
-        elif name in self._sections:
-            self._findings.add((*path, "name"), f"There is another section {name!r}.")
-            found = self._sections[name]
         else:
-            self._sections[name] = found
+            self._once(self._names, name, (*path, "name"), "section")
+            found = self._sections.setdefault(name, found)
         if "generalAdmission" in section:
             self._check_standing((*path, "generalAdmission"), section["generalAdmission"], found)
             return
@@ -143,8 +146,7 @@ class _Rules:
                 self._findings.add(
                     where, f"The label {label!r} has more than {MAX_LABEL} characters."
                 )
-            if label in section.labels:
-                self._findings.add(where, f"There is another seat {label!r} in this section.")
+            self._once(section.looks, label, where, "seat", " in this section")
             section.labels.add(label)
 
     def _count(self, seats: int, section: _Section) -> bool:
@@ -268,10 +270,12 @@ class _Rules:
                 (*path, "label"), f"Section {seat.section!r} has no seat {seat.label!r}."
             )
 
-    def _once(self, names: set[str], name: str, path: Path, kind: str) -> None:
-        if name in names:
-            self._findings.add(path, f"There is another {kind} {name!r}.")
-        names.add(name)
+    def _once(self, looks: set[str], name: str, path: Path, kind: str, where: str = "") -> None:
+        """Names that look the same are the same to buyers: é may be one character or two."""
+        look = name if name.isascii() else unicodedata.normalize("NFC", name)
+        if look in looks:
+            self._findings.add(path, f"There is another {kind} {name!r}{where}.")
+        looks.add(look)
 
 
 def _items(parent: Json, key: str, path: Path = ()) -> Iterator[tuple[Path, JsonValue]]:
@@ -283,7 +287,7 @@ def _items(parent: Json, key: str, path: Path = ()) -> Iterator[tuple[Path, Json
 
 def _valid(model: type[Model], value: JsonValue) -> Model | None:
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=Allowance(1))
     except ValidationError:
         return None
 

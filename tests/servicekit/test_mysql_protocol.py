@@ -6,6 +6,7 @@ If a new version breaks one of these tests, compare its connection.py with mysql
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from pymysql.connections import TEXT_TYPES
 from pymysql.constants import FIELD_TYPE
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
+from servicekit import mysql_protocol
 from servicekit.mysql_protocol import MysqlConnection
 
 
@@ -87,6 +89,32 @@ async def test_bytes_are_values(mysql_urls: dict[str, str]) -> None:
             assert rows == [(one,)]
         sql = ours.format("SELECT %s IN %s", (value, (b"other", value)))
         assert (await ours.query(sql))[0].rows == [(1,)]
+
+
+async def test_many_rows_let_other_tasks_run(
+    mysql_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, read_at = 0, [0]
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal read
+        read += 1
+        return values(*arguments)
+
+    async def other_task() -> None:
+        while True:
+            read_at.append(read)
+            await asyncio.sleep(0)
+
+    values = mysql_protocol._values
+    monkeypatch.setattr(mysql_protocol, "_values", counted)
+    async with connected(mysql_urls) as (_, connection):
+        other = asyncio.create_task(other_task())
+        (result,) = await connection.query("SELECT seq FROM seq_1_to_20000")
+        other.cancel()
+    read_at.append(read)
+    assert len(result.rows) == read == 20_000
+    assert max(b - a for a, b in pairwise(read_at)) <= 1_000
 
 
 async def test_a_closed_connection_refuses_statements(mysql_urls: dict[str, str]) -> None:

@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from pydantic import JsonValue
 
-from concert_service.domain import EventStatus
+from concert_service import seat_map_repository
+from concert_service.domain import EventStatus, Seat
 from concert_service.events.domain import KEPT_DOCUMENTS, Imported
 from concert_service.events.errors import EventChanged, EventNotFound, WrongEventStatus
 from concert_service.events.reading import ValidDocument, read
 from concert_service.events.repository import EventRepository
 from concert_service.events.service import EventService
 from concert_service.rooms.errors import RoomNotFound
+from concert_service.seat_map import PackedLayout, pack_layout
 from protos.frontrow.concert.v1 import concert_pb2
 from servicekit.errors import InvalidRequest
 from servicekit.mysql import Database, Row
@@ -144,6 +147,7 @@ async def test_a_dry_run_stores_nothing(catalogue: Catalogue) -> None:
     assert await catalogue.seats() == before
 
 
+_CATEGORIES = ("Stalls", "Circle", "Standing")
 YARD: JsonValue = {
     "name": "Yard",
     "generalAdmission": {"capacity": 4, "priceCategory": "Standing"},
@@ -437,6 +441,25 @@ async def test_events_are_listed_page_by_page(catalogue: Catalogue) -> None:
     for wrong in ("!", "QQ==", "ü"):
         with pytest.raises(InvalidRequest):
             await catalogue.service.list_events(3, wrong)
+
+
+async def test_seats_are_packed_while_other_calls_go_on(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def pack(schedule_id: int, seats: Sequence[Seat]) -> PackedLayout:
+        threads.append(threading.current_thread())
+        return pack_layout(schedule_id, seats)
+
+    monkeypatch.setattr(seat_map_repository, "pack_layout", pack)
+    # A price that nothing else has: a layout that is known is not packed again.
+    price = str(time.time_ns() % 10**12)
+    await catalogue.imports(
+        hamlet(priceCategories=[{"name": name, "price": price} for name in _CATEGORIES])
+    )
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.long

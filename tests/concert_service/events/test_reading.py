@@ -1,13 +1,21 @@
 """A document that is broken at each possible place: which field, which line, which reason."""
 
 import json
+import time
 from decimal import Decimal
 
 import pytest
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
+from concert_service.events import positions
+from concert_service.events.document import (
+    MAX_DOCUMENT_BYTES,
+    MAX_SEATS,
+    Allowance,
+    EventDocument,
+)
 from concert_service.events.expansion import schedule_facts
-from concert_service.events.problem import Problem
+from concert_service.events.problem import MAX_PROBLEMS, Problem
 from concert_service.events.reading import ValidDocument, read
 from tests.concert_service.events.documents import Json, at, encoded, hamlet, put
 
@@ -196,7 +204,13 @@ def test_all_mistakes_are_named_at_once_and_none_that_follows_from_another() -> 
         (b"", 1, "This is not JSON: Expecting value."),
         (b'{\n "a": 1,\n}', 3, "This is not JSON: Expecting property name enclosed in double"),
         (b'{\n "a": nothing}', 2, "This is not JSON: Expecting value."),
-        (b'{\n "a": NaN}', 0, "NaN is no JSON."),
+        (b'{\n "a": "NaN", "b": NaN}', 2, "NaN is no JSON."),
+        (b'{\n\n "a": -' + b"1" * 5_000 + b"}", 3, "A number has too many digits."),
+        (
+            b"{" + b",".join(b'"a%d": 1' % n for n in range(200)) + b"}",
+            *(0, "An object has more than 100 members."),
+        ),
+        (b'{"\\ud800": 1,\n"\\ud800": 2}', 2, "\\ud800 is there twice."),
         (b'{\n\n "a": "\xff"}', 3, "The document is not UTF-8."),
         (b"[]", 1, "The document must be a JSON object."),
         (b"[" * 100_000, 0, "The document is nested too deeply."),
@@ -438,3 +452,59 @@ def test_the_date_is_that_of_the_venue(
     facts = schedule_facts(found.event, found.event.schedules[0])
     assert facts.date.isoformat() == day
     assert facts.listed_until.isoformat() == f"{listed_until}+00:00"
+
+
+@pytest.mark.parametrize("key", ["x" * 3_000_000, "\u202e", "\x1b[2J"])
+def test_a_key_is_shown_so_that_messages_and_terminals_survive_it(key: str) -> None:
+    found = read(encoded(hamlet(**{key: 1})))
+    assert isinstance(found, list)
+    (problem,) = found
+    assert problem.reason == "There is no such member."
+    assert len(problem.field) <= 65
+    assert problem.field.isprintable()
+
+
+def test_names_that_look_the_same_are_there_twice() -> None:
+    """é as one character, and as two."""
+    document = hamlet()
+    put(document, ("sections", 0, "rows", 1, "seats", 0, "label"), "\u00e91")
+    put(document, ("sections", 0, "rows", 1, "seats", 1, "label"), "e\u03011")
+    found = read(encoded(document))
+    assert isinstance(found, list)
+    assert [problem.field for problem in found] == ["sections[0].rows[1].seats[1].label"]
+    put(document, ("sections", 0, "rows", 1, "seats", 1, "label"), "\u00c91")  # É
+    assert isinstance(read(encoded(document)), ValidDocument)
+
+
+def test_mistakes_without_end_take_no_memory_without_end() -> None:
+    """What refuses the document stops the search for more: each mistake takes 1.5 kB."""
+    document = hamlet()
+    put(document, ("sections", 0, "rows", 1, "seats"), [{}] * 20_000)
+    with pytest.raises(ValidationError) as raised:
+        EventDocument.model_validate(document, context=Allowance(MAX_PROBLEMS))
+    assert MAX_PROBLEMS <= raised.value.error_count() < MAX_PROBLEMS + 20
+    found = read(encoded(document))
+    assert isinstance(found, list)
+    assert len(found) == MAX_PROBLEMS
+
+
+def test_deep_json_is_read_in_the_time_of_flat_json() -> None:
+    text = b'{"x": ' + b"[" * 900 + b"1," * 100_000 + b"1" + b"]" * 900 + b"}"
+    began = time.process_time()
+    assert positions.find(text.decode(), [("x",)]).lines == {(): 1, ("x",): 1}
+    assert time.process_time() - began < 2  # 0.2 s; it was 6 s
+
+
+def test_seats_of_any_label_fit_into_a_document() -> None:
+    """Seats whose labels follow no rule are written one by one: also the most of a hall fit."""
+    seats = "\n".join(
+        f"Block {n // 500},{n // 40 % 50},{n % 40 + 1},Seat {n * 7 % 1_000},Seat,,,,{n},{n}"
+        for n in range(1_000)
+    )
+    header = "section,row,place,label,priceCategory,accessible,companion,rank,x,y"
+    document = hamlet(priceCategories=[{"name": "Seat", "price": "80"}], sections=[])
+    put(document, ("schedules", 0, "blocked"), [])
+    found = read(encoded(document), f"{header}\n{seats}\n".encode())
+    assert isinstance(found, ValidDocument)
+    assert found.text.count(b"\n") > 1_000
+    assert len(found.text) < MAX_DOCUMENT_BYTES * 1_000 / MAX_SEATS
