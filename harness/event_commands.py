@@ -144,7 +144,7 @@ def with_client(
     """Runs `work` with a client of the admin API. Raises UserError."""
     url = environ.get(URL) or f"http://{Ports.from_environ(environ).address('gateway_admin')}"
     key = environ.get(KEY, "")
-    if not key:
+    if not key or not key.isascii():
         raise UserError(f"Set {KEY} to an API key; make key NAME=you creates one for make run.")
 
     async def connected() -> Result:

@@ -258,7 +258,9 @@ class Import:
         if any(change.field == "currency" for change in changes) and event.schedule_ids:
             # Their prices have the decimal places of the currency.
             await self._connection.execute(statements.DELETE_MAPS, event.schedule_ids)
-            await make_maps(self._connection, event.schedule_ids)
+            for id in event.schedule_ids:
+                # One by one: of all dates, one statement may take longer than it has.
+                await make_maps(self._connection, [id])
 
     async def _store_version(
         self, concert_id: int, event: Event | None, document_changed: bool

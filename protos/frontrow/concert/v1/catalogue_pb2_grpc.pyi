@@ -109,8 +109,8 @@ class CatalogueAdminServiceStub:
 
     Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
     `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
-    (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
-    stores nothing.
+    (the event is cancelled or archived), ROOM_NOT_FOUND (somebody removes the room of a published
+    event meanwhile). A document with mistakes is a success with `problems`, and stores nothing.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.GetEventRequest, _catalogue_pb2.GetEventResponse]
     """Returns the document of an event, and its state, and what has changed since an older version.
@@ -154,8 +154,8 @@ class CatalogueAdminServiceAsyncStub(CatalogueAdminServiceStub):
 
     Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
     `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
-    (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
-    stores nothing.
+    (the event is cancelled or archived), ROOM_NOT_FOUND (somebody removes the room of a published
+    event meanwhile). A document with mistakes is a success with `problems`, and stores nothing.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.GetEventRequest, _catalogue_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns the document of an event, and its state, and what has changed since an older version.
@@ -202,8 +202,8 @@ class CatalogueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
         `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
-        (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
-        stores nothing.
+        (the event is cancelled or archived), ROOM_NOT_FOUND (somebody removes the room of a published
+        event meanwhile). A document with mistakes is a success with `problems`, and stores nothing.
         """
 
     @_abc_1.abstractmethod
