@@ -169,8 +169,8 @@ class CatalogueAdminServiceServicer:
 
         Reasons: INVALID_REQUEST (more than 8 MB), EVENT_CHANGED (the event has another version than
         `expected_version`, and another document; the metadata `version` names it), WRONG_EVENT_STATUS
-        (the event is cancelled or archived). A document with mistakes is a success with `problems`, and
-        stores nothing.
+        (the event is cancelled or archived), ROOM_NOT_FOUND (somebody removes the room of a published
+        event meanwhile). A document with mistakes is a success with `problems`, and stores nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
