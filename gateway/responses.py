@@ -7,11 +7,13 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic_core import to_json
+from starlette.requests import Request
 from starlette.responses import Response
 
 JSON = "application/json"
 # Every response of the API depends on a token, or on the moment.
 NO_STORE = (b"cache-control", b"no-store")
+_CONTENT_TYPE = (b"content-type", JSON.encode())
 
 
 class JsonResponse(Response):
@@ -30,11 +32,18 @@ class JsonResponse(Response):
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         self.raw_headers = [
             (b"content-length", b"%d" % len(self.body)),
-            (b"content-type", JSON.encode()),
+            _CONTENT_TYPE,
             NO_STORE,
         ]
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.lower().encode(), value.encode()))
+
+
+def has_etag(request: Request, etag: str) -> bool:
+    """Returns whether the request has the answer with this ETag (in its quotes) already. A proxy
+    may have made a weak one of it (W/"…")."""
+    known = ",".join(request.headers.getlist("if-none-match"))
+    return etag in known or known.strip() == "*"
 
 
 def no_content(headers: Mapping[str, str] | None = None) -> Response:

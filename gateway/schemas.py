@@ -139,7 +139,11 @@ class QueueOrder(ResponseBody):
         float, Field(description="Poll again after this time; 0 when admitted.")
     ]
     estimated_wait_seconds: Annotated[
-        float, Field(description="Estimate of the remaining wait; 0 when admitted.")
+        float,
+        Field(
+            description="Estimate of the remaining wait; 0 when admitted. Before the opening of "
+            "the room: the time until then, because nobody has a position yet."
+        ),
     ]
     admitted_until: Annotated[
         Instant | None, Field(description="End of the admission; null while waiting.")

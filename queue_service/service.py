@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Gauge
 
@@ -199,7 +199,7 @@ class QueueService:
             issued_at = place.issued_at or place.given_at
             if issued_at < renew_issued_before and position.standing != ENDED:
                 token = self._signer.sign(place, state.now // 1000)
-                position = replace(position, access_token=token)
+                position = position._replace(access_token=token)
             positions.append(position)
         return Positions(positions, state.epoch, state.seq)
 

@@ -1,7 +1,7 @@
 """Where a place stands, when its owner should poll, and how long the wait may be."""
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from protos.frontrow.queue.v1 import queue_pb2
 from room_view.phase import Phase, is_ordered, is_over, phase_of
@@ -43,8 +43,7 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a place stands. `order` is its position in line while it waits, `admitted_until_ms`
     (Unix time) the end of its admission while it is admitted; otherwise they are 0. `claimed` is
     False while its owner has not polled since the admission, which then ends earlier. `is_drawn`
@@ -61,8 +60,7 @@ class Standing:
 ENDED = Standing(PlaceState.ENDED)
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A Standing with what else the fan sees; durations in milliseconds. `phase` is the room's.
     `access_token` is a fresh token of the place, or empty."""
 
@@ -101,15 +99,21 @@ class Pacing:
         """Returns the standing of the place `number` with the time of the next poll and the
         expected wait. `now_ms` is Unix time by the clock of the store."""
         phase = phase_of(fields, now_ms)
+        # Without a definition there is no opening, and a poll should not have to ask for it.
+        is_defined = fields.definition_version > 0
         if not standing.is_drawn and phase == queue_pb2.ROOM_PHASE_OPEN:
             phase = queue_pb2.ROOM_PHASE_DRAWING
         # While lost places still return, orders may grow.
         settling = now_ms < fields.settled_at_ms
         if standing.state is not PlaceState.WAITING:
             return Position(standing, self._poll_max_ms, 0, settling, phase)
-        wait = self._expected_wait(standing.order, fields, now_ms)
-        # Without a definition there is no opening, and a poll should not have to ask for it.
-        if fields.definition_version and (not is_ordered(fields, now_ms) or is_over(phase)):
+        has_order = not is_defined or is_ordered(fields, now_ms)
+        if has_order:
+            wait = self._expected_wait(standing.order, fields, now_ms)
+        else:
+            # Nobody has a position yet, and the room has no pace: only the opening is certain.
+            wait = fields.opens_at_ms - now_ms
+        if is_defined and (not has_order or is_over(phase)):
             poll = self._poll_of_still_line(standing.order, number, fields, now_ms)
             return Position(standing, poll, wait, settling, phase)
         # After half of the wait, so that a wrong estimate is corrected. The first hundred poll

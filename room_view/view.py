@@ -44,9 +44,12 @@ class RoomView:
     ranks: Ranks | None = None
     # The greatest number whose order a draw decides; 0: none.
     _cohort_last: int = 0
+    # Whether `is_ordered` holds at any time: polls ask often.
+    _is_always_ordered: bool = True
 
     def __post_init__(self) -> None:
         self._cohort_last = self.fields.cohort_last
+        self._is_always_ordered = is_ordered(self.fields, 0)
 
     def use(self, draw: Draw | None) -> None:
         """Takes the draw of the room; None: it has none. Its ranks are missing until `advance` has
@@ -89,7 +92,7 @@ class RoomView:
             if number in self.line:
                 return self._drawn(number, now_ms)
         elif order := self.line.rank(number):
-            if not is_ordered(self.fields, now_ms):
+            if not self._is_always_ordered and not is_ordered(self.fields, now_ms):
                 order = len(self.line)
             return Standing(PlaceState.WAITING, order)
         admission = self.admitted.get(number)
@@ -165,6 +168,7 @@ class RoomView:
 
     def _take(self, fields: queue_pb2.RoomFields) -> None:
         self.fields = fields
+        self._is_always_ordered = is_ordered(fields, 0)
         if fields.cohort_last != self._cohort_last:
             # Before anything is drawn.
             self._cohort_last = fields.cohort_last

@@ -112,13 +112,14 @@ class RoomAnswers:
         view = self.usable()
         if view is None:
             return self._position_in_outage(place)
-        standing = self._standing(view, place)
+        now_ms = self._copy.freshness.now_ms()
+        standing = self._standing(view, place, now_ms)
         if isinstance(standing, str):
             return None
         if standing.state is PlaceState.WAITING:
             self._signs.note(place)
         _ANSWERS["order"].inc()
-        return self._message(view, place, standing)
+        return self._message(view, place, standing, now_ms)
 
     def is_admitted(self, place: queue_pb2.Place) -> bool:
         """Returns whether the place is admitted for certain; False if it must be asked for."""
@@ -128,7 +129,7 @@ class RoomAnswers:
         if view is None:
             position = self._position_in_outage(place)
             return position is not None and position.state == queue_pb2.PLACE_STATE_ADMITTED
-        standing = self._standing(view, place)
+        standing = self._standing(view, place, self._copy.freshness.now_ms())
         if isinstance(standing, str) or standing.state is not PlaceState.ADMITTED:
             return False
         _ANSWERS["admission"].inc()
@@ -192,6 +193,9 @@ class RoomAnswers:
         self._replies.put(place.number, _REPLY.pack(time.monotonic(), order))
 
     def _is_recorded(self, view: RoomView) -> bool:
+        # Nearly always 0: a poll should not have to look at the clock for it.
+        if not view.fields.unrecorded_at_ms:
+            return True
         return not view.misses_changes(self._copy.freshness.now_ms())
 
     def _why_asked(self, place: queue_pb2.Place) -> str:
@@ -200,15 +204,14 @@ class RoomAnswers:
         view = self.usable()
         if view is None:
             return "stale"
-        standing = self._standing(view, place)
+        standing = self._standing(view, place, self._copy.freshness.now_ms())
         # Where the view knows the place, the call is for a fresh token.
         return standing if isinstance(standing, str) else "over_aged"
 
-    def _standing(self, view: RoomView, place: queue_pb2.Place) -> Standing | str:
+    def _standing(self, view: RoomView, place: queue_pb2.Place, now_ms: int) -> Standing | str:
         """Returns where the place stands, as of at least the last call for it; or why it must be
         asked for, as in `room_view_asked`."""
         number = place.number
-        now_ms = self._copy.freshness.now_ms()
         replied = self._order_since(number)
         if replied == _MUST_ASK:
             return "newer_answer"
@@ -272,10 +275,11 @@ class RoomAnswers:
         is_late = epoch == view.epoch and seq <= view.seq
         if not (is_lost or is_late):
             return None
-        standing = view.standing(place.number, place.user_id, freshness.now_ms())
+        now_ms = freshness.now_ms()
+        standing = view.standing(place.number, place.user_id, now_ms)
         if standing is None or (is_late and standing.state is not PlaceState.ADMITTED):
             return None
-        position = self._message(view, place, standing)
+        position = self._message(view, place, standing, now_ms)
         if is_lost:
             _ANSWERS["healing"].inc()
             position.recovering = True
@@ -290,13 +294,14 @@ class RoomAnswers:
         view = self._copy.view
         if view is None or not self._outage.is_on or not self._is_recorded(view):
             return None
-        standing = self._standing(view, place)
+        now_ms = self._copy.freshness.now_ms()
+        standing = self._standing(view, place, now_ms)
         if isinstance(standing, str):
             return None
         if standing.state is PlaceState.WAITING:
             self._signs.note(place)
         _ANSWERS["outage"].inc()
-        position = self._message(view, place, standing)
+        position = self._message(view, place, standing, now_ms)
         position.recovering = True
         return position
 
@@ -316,7 +321,7 @@ class RoomAnswers:
             # Restores the place in line, if nobody gives it back.
             self._signs.note(place)
         _ANSWERS["healing"].inc()
-        position = self._message(lost.views[0], place, standing)
+        position = self._message(lost.views[0], place, standing, now_ms)
         position.recovering = True
         return position
 
@@ -328,8 +333,7 @@ class RoomAnswers:
         return self._outage.is_on or now < lost.granted_at + _HAND_BACK_SECONDS
 
     def _message(
-        self, view: RoomView, place: queue_pb2.Place, standing: Standing
+        self, view: RoomView, place: queue_pb2.Place, standing: Standing, now_ms: int
     ) -> queue_pb2.Position:
-        now_ms = self._copy.freshness.now_ms()
         position = self._pacing.position(standing, place.number, view.fields, now_ms)
         return position.message()

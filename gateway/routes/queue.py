@@ -281,4 +281,6 @@ def _order_response(room: Room, position: queue_pb2.Position, status: int) -> Re
             members,
         )
     )
-    return JsonResponse(body, status, {"Retry-After": str(retry_after(position))})
+    response = JsonResponse(body, status)
+    response.raw_headers.append((b"retry-after", b"%d" % retry_after(position)))
+    return response

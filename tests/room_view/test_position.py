@@ -162,9 +162,18 @@ def test_long_before_an_opening_polls_are_as_rare_as_is_allowed() -> None:
     assert 45_000 <= min(polls) < max(polls) <= 60_000
 
 
-def test_who_gathers_waits_for_the_opening_too() -> None:
-    still = but(definition_version=1, opens_at_ms=NOW + 3_600_000, pace_now=0, pace_before=0)
-    assert position(waiting(500), still).estimated_wait_ms == 3_600_000 + 600_000
+def test_who_gathers_is_told_how_long_it_is_until_the_opening() -> None:
+    """Their order is the number of people, and nobody knows the pace: not hours for 40 people."""
+    slow = but(
+        definition_version=1, opens_at_ms=NOW + 17_000, capacity=1, pace_now=0, pace_before=0
+    )
+    assert position(waiting(40), slow).estimated_wait_ms == 17_000
+    slow.is_draw, slow.gather_until_ms = True, NOW
+    assert position(waiting(40), slow).estimated_wait_ms == 17_000
+    slow.paused = True
+    assert position(waiting(40), slow).estimated_wait_ms == 17_000
+    slow.paused, slow.opens_at_ms = False, NOW
+    assert position(waiting(40), slow).estimated_wait_ms > 17_000
 
 
 def test_a_limit_per_minute_makes_the_wait_longer() -> None:

@@ -138,8 +138,8 @@ class Position(_message.Message):
     poll_after_ms: _builtins.int
     """How long to wait before the next poll, in milliseconds."""
     estimated_wait_ms: _builtins.int
-    """Estimate of the remaining wait, in milliseconds, from the recent pace of admissions. 0 when
-    admitted.
+    """Estimate of the remaining wait, in milliseconds, from the recent pace of admissions; before the
+    opening of the room, the time until then. 0 when admitted.
     """
     admitted_until_ms: _builtins.int
     """End of the admission, Unix time in milliseconds; 0 unless admitted."""
