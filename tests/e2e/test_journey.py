@@ -37,6 +37,18 @@ def assert_json(reply: AnyResponse, status: int) -> dict[str, object]:
     return body
 
 
+def assert_members(body: object, members: str, additions: str = "") -> None:
+    """An object has these members, no other but the additions, and lacks none of them."""
+    assert isinstance(body, dict)
+    assert set(members.split()) <= body.keys() <= set(f"{members} {additions}".split())
+
+
+def assert_order(body: dict[str, object]) -> None:
+    order = "order pollAfterSeconds estimatedWaitSeconds admittedUntil recovering"
+    assert_members(body, order, "phase seatsLeft")
+    assert body.get("phase") == "OPEN"
+
+
 async def test_the_seven_steps_field_by_field(shop: Shop) -> None:
     fan = shop.fan()
 
@@ -44,28 +56,35 @@ async def test_the_seven_steps_field_by_field(shop: Shop) -> None:
     entered = await fan.enter()
     body = assert_json(entered, 201)
     assert entered.headers["X-Access-Token"].count(".") == 2
+    assert_order(body)
     assert body["order"] == 0
     assert instant(body["admittedUntil"]) > datetime.now(UTC)
 
     # 2. Where do I stand?
     body = assert_json(await fan.order(), 200)
+    assert_order(body)
     assert body["order"] == 0
     assert instant(body["admittedUntil"]) > datetime.now(UTC)
 
     # 3. Concerts.
     body = assert_json(await fan.concerts(), 200)
+    assert_members(body, "concerts")
     concerts = body["concerts"]
     assert isinstance(concerts, list)
     assert [concert["id"] for concert in concerts][:2] == [1, 2]
     for concert in concerts:
+        assert_members(concert, "id title")
         assert type(concert["id"]) is int
         assert concert["title"]
 
     # 4. Dates of one.
     body = assert_json(await fan.schedules(1), 200)
+    assert_members(body, "schedules")
     schedules = body["schedules"]
     assert isinstance(schedules, list)
     assert [schedule["id"] for schedule in schedules] == [1, 2, 3]
+    for schedule in schedules:
+        assert_members(schedule, "id date status")
     days = [date.fromisoformat(schedule["date"]) for schedule in schedules]
     assert days == sorted(days)
     assert days[0] >= datetime.now(UTC).date()
@@ -73,12 +92,15 @@ async def test_the_seven_steps_field_by_field(shop: Shop) -> None:
 
     # 5. Seats of one date.
     body = assert_json(await fan.seats(1), 200)
+    assert_members(body, "seats", "currency")
+    assert body["currency"] == "KRW"
     seats = body["seats"]
     assert isinstance(seats, list)
     assert len(seats) == 150
     # In seat order: A2 comes before A10.
     assert [seat["seatNum"] for seat in seats[:16]] == [*(f"A{n}" for n in range(1, 16)), "B1"]
     for seat in seats:
+        assert_members(seat, "id seatNum price status")
         assert type(seat["id"]) is int
         assert MONEY.fullmatch(seat["price"])
         assert seat["status"] in {"AVAILABLE", "HELD", "SOLD"}
@@ -87,6 +109,8 @@ async def test_the_seven_steps_field_by_field(shop: Shop) -> None:
     # 6. Hold one.
     before = datetime.now(UTC)
     body = assert_json(await fan.reserve(seat["id"]), 200)
+    assert_members(body, "reservationId price heldUntil seats", "currency")
+    assert body["seats"] == [{name: seat[name] for name in ("id", "seatNum", "price")}]
     reservation_id = body["reservationId"]
     assert type(reservation_id) is int
     assert body["price"] == seat["price"]
@@ -95,6 +119,7 @@ async def test_the_seven_steps_field_by_field(shop: Shop) -> None:
 
     # 7. Pay.
     body = assert_json(await fan.pay(reservation_id), 200)
+    assert_members(body, "paymentId reservationId status")
     assert type(body["paymentId"]) is int
     assert (body["reservationId"], body["status"]) == (reservation_id, "SUCCEEDED")
 
