@@ -8,6 +8,7 @@ from catalogue_view.cohorts import is_draw
 from gateway.caching import LoadingCache
 from gateway.errors import DrawNotFound, DrawNotPublished, TooManyRequests
 from gateway.rooms import Rooms
+from gateway.turns import Turns
 from protos.frontrow.concert.v1 import rooms_pb2
 from servicekit.client import call
 from servicekit.errors import Unavailable
@@ -21,9 +22,11 @@ _MAX_DRAWS = 100
 _PART_SECONDS = 600.0
 # The whole list of a million places, 17 MB. Of a larger one, or of several, parts are read again.
 _PARTS_BYTES = 20_000_000
-# Lists that one process sends at once. A client that reads slowly keeps one for as long as it likes
-# to read a byte every 20 s (GATEWAY_WRITE_SECONDS).
-_MOST_LISTS = 8
+# Lists that one process sends. A client that reads slowly keeps one for as long as it likes to read
+# a byte every 20 s (GATEWAY_WRITE_SECONDS), so these are many, and few of them have a turn at once.
+_MOST_LISTS = 64
+_AT_ONCE = 4
+_TURN_SECONDS = 0.25
 _RETRY_SECONDS = 5
 
 
@@ -48,6 +51,7 @@ class Draws:
             _PART_SECONDS, _PARTS_BYTES, lambda: _PART_SECONDS, lambda part: len(part.text)
         )
         self._sending = 0
+        self._turns = Turns(_AT_ONCE, _TURN_SECONDS)
 
     async def draw(self, name: str) -> rooms_pb2.GetDrawResponse:
         """Returns the draw of a room, at most a second old. Raises DrawNotFound, and what a call
@@ -59,31 +63,44 @@ class Draws:
             raise DrawNotFound
         return await self._draws.get(name, lambda: self._load(name))
 
-    async def numbers(self, name: str) -> AsyncIterator[bytes]:
-        """Returns the list of a draw as text, in parts of at most 2 MB: a place number on each
-        line, ascending.
-
-        Raises DrawNotPublished before the opening, TooManyRequests while this process sends many
-        lists, and what `draw` raises.
-        """
+    async def published(self, name: str) -> rooms_pb2.Cohort:
+        """Returns the cohort of a draw whose list is public. Raises DrawNotPublished before the
+        opening, and what `draw` raises."""
         draw = await self.draw(name)
         if not draw.seed:
             raise DrawNotPublished
+        return draw.cohort
+
+    async def numbers(self, name: str, cohort: rooms_pb2.Cohort) -> AsyncIterator[bytes]:
+        """Returns the list of a published draw as text, in parts of at most 2 MB: a place number on
+        each line, ascending.
+
+        Raises TooManyRequests while this process sends many lists, and what a call raises.
+        """
         if self._sending >= _MOST_LISTS:
             raise TooManyRequests(_RETRY_SECONDS)
+        parts = self._load_all(name, cohort)
         # An error of the first part is an answer; later ones break the connection off.
-        first = await self._part(name, draw.cohort, 0)
-        return self._send(name, draw.cohort, first)
+        first = await anext(parts)
+        return self._in_turns(first, parts)
 
-    async def _send(self, name: str, cohort: rooms_pb2.Cohort, part: _Part) -> AsyncIterator[bytes]:
+    async def _load_all(self, name: str, cohort: rooms_pb2.Cohort) -> AsyncIterator[bytes]:
         self._sending += 1
         try:
+            part = await self._part(name, cohort, 0)
             yield part.text
             while part.end < cohort.size:
                 part = await self._part(name, cohort, part.end)
                 yield part.text
         finally:
             self._sending -= 1
+
+    async def _in_turns(self, first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async with self._turns.turn():
+            yield first
+        async for part in others:
+            async with self._turns.turn():
+                yield part
 
     async def _part(self, name: str, cohort: rooms_pb2.Cohort, offset: int) -> _Part:
         key = (name, cohort.sha256, offset)

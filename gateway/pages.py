@@ -4,10 +4,8 @@ Anybody may request them, so each is encoded once and answered from memory, and 
 a time.
 """
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 
@@ -17,8 +15,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.openapi import openapi_document
-from gateway.responses import JSON
+from gateway.responses import JSON, has_etag
 from gateway.routing import Handler, Route
+from gateway.turns import Turns
 
 # Browsers ask again after this many seconds, and get 304 unless the gateway was upgraded.
 _MAX_AGE_SECONDS = 300
@@ -30,35 +29,8 @@ _TURN_SECONDS = 0.25
 _FILES = "/static-offline-docs/"
 
 
-class _Turns:
-    """Lets at most _AT_ONCE responses compete with the other requests. Each has its turn for at
-    most _TURN_SECONDS, so that slow clients keep nobody waiting."""
-
-    def __init__(self) -> None:
-        self._free = asyncio.Semaphore(_AT_ONCE)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits for a turn, which ends with the block or after _TURN_SECONDS."""
-        await self._free.acquire()
-        held = True
-
-        def give_back() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self._free.release()
-
-        timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, give_back)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            give_back()
-
-
 class _InTurn(Response):
-    def __init__(self, turns: _Turns, content: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(self, turns: Turns, content: bytes, headers: Mapping[str, str]) -> None:
         super().__init__(content, headers=headers)
         self._turns = turns
 
@@ -70,7 +42,7 @@ class _InTurn(Response):
 class _Page:
     """A response that is the same for everybody until the gateway is upgraded."""
 
-    def __init__(self, turns: _Turns, media_type: str, content: bytes) -> None:
+    def __init__(self, turns: Turns, media_type: str, content: bytes) -> None:
         self._turns = turns
         self._content = content
         self._etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
@@ -85,8 +57,7 @@ class _Page:
 
     def response(self, request: Request) -> Response:
         """Returns 304 if If-None-Match names the content."""
-        known = request.headers.get("if-none-match", "")
-        if self._etag in known or known == "*":
+        if has_etag(request, self._etag):
             return Response(status_code=304, headers=self._unchanged)
         if request.method == "HEAD":
             return Response(headers=self._headers)
@@ -95,7 +66,7 @@ class _Page:
 
 def documentation_pages(routes: Sequence[Route]) -> Mapping[str, Handler]:
     """Returns the handler of each path. Each page is made at its first request."""
-    turns = _Turns()
+    turns = Turns(_AT_ONCE, _TURN_SECONDS)
     html = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Frontrow - Swagger UI",
@@ -112,13 +83,13 @@ def documentation_pages(routes: Sequence[Route]) -> Mapping[str, Handler]:
     }
 
 
-def _file(turns: _Turns, media_type: str, name: str) -> Handler:
+def _file(turns: Turns, media_type: str, name: str) -> Handler:
     return _handler(
         turns, media_type, (resources.files("fastapi_offline") / "static" / name).read_bytes
     )
 
 
-def _handler(turns: _Turns, media_type: str, load: Callable[[], bytes]) -> Handler:
+def _handler(turns: Turns, media_type: str, load: Callable[[], bytes]) -> Handler:
     @cache
     def page() -> _Page:
         return _Page(turns, media_type, load())

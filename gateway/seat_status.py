@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.responses import JSON
+from gateway.responses import JSON, has_etag
 from seat_maps.seat_map import SeatMap
 
 _VERSION_BYTES = 9
@@ -40,9 +40,7 @@ class SeatStatus(NamedTuple):
 
     def response(self, request: Request) -> Response:
         """Returns 304 if the request has this ETag already."""
-        asked = request.headers.get("If-None-Match", "")
-        # A proxy may have made a weak one of ours (W/"…").
-        is_known = self.etag.decode() in asked or asked.strip() == "*"
+        is_known = has_etag(request, self.etag.decode())
         response = Response(status_code=304) if is_known else Response(self.body, media_type=JSON)
         response.raw_headers += [(b"etag", self.etag), (b"cache-control", _CACHE_CONTROL)]
         return response

@@ -18,7 +18,7 @@ from gateway.granian_worker import PART_BYTES
 from gateway.recent import Recent
 from gateway.requests import Id, path_id
 from gateway.responses import JsonResponse
-from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, TOKEN
+from gateway.routes.shared import ADMISSION_ERRORS, ALWAYS, IF_NONE_MATCH, TOKEN
 from gateway.routing import Header, Parameter, Returns, Route
 from gateway.schedules import Schedules
 from gateway.seat_maps import FormattedSeats, SeatMaps
@@ -56,9 +56,6 @@ _PAGE_SIZE = Parameter(
 _PAGE_TOKEN = Parameter("pageToken", "query", str, "The nextPageToken of the previous page.")
 _CONCERT_ID = Parameter("concertId", "path", Id, "The id of a concert.", required=True)
 _SCHEDULE_ID = Parameter("scheduleId", "path", Id, "The id of a concert's date.", required=True)
-_IF_NONE_MATCH = Parameter(
-    "If-None-Match", "header", str, "The ETag of the last answer: 304 if nothing has changed."
-)
 _ETAG = Header("ETag", str, "The version of this answer, in quotation marks.")
 _SEATS_ERRORS = (
     "INVALID_REQUEST", *ADMISSION_ERRORS, "WRONG_ROOM", "SCHEDULE_NOT_FOUND", *ALWAYS
@@ -156,7 +153,7 @@ class ConcertRoutes:
                 immediate=self._status_now,
                 operation_id="getSeatStatus",
                 tag="concerts",
-                parameters=(_SCHEDULE_ID, TOKEN, _IF_NONE_MATCH),
+                parameters=(_SCHEDULE_ID, TOKEN, IF_NONE_MATCH),
                 returns=(
                     Returns(200, schemas.SeatStatus, "The taken seats.", headers=(_ETAG,)),
                     Returns(304, None, "The same as last time.", headers=(_ETAG,)),

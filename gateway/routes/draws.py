@@ -8,14 +8,16 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway import schemas
 from gateway.draws import Draws
-from gateway.responses import JsonResponse, instant
-from gateway.routes.shared import ALWAYS
-from gateway.routing import Parameter, Returns, Route
+from gateway.responses import JsonResponse, has_etag, instant
+from gateway.routes.shared import ALWAYS, IF_NONE_MATCH
+from gateway.routing import Header, Parameter, Returns, Route
 
 _ROOM = Parameter("room", "path", str, "The name of a waiting room.", required=True)
+_ETAG = Header("ETag", str, "The SHA-256 of the list, in quotes.")
 _TEXT = "text/plain; charset=utf-8"
-# It does not change any more.
-_CACHE_CONTROL = {"Cache-Control": "public, max-age=3600"}
+# The list of a draw does not change any more, but the name of a room that was removed may be used
+# again.
+_CACHE_CONTROL = "public, max-age=300"
 
 
 class DrawRoutes:
@@ -43,14 +45,16 @@ class DrawRoutes:
                 handler=self.numbers,
                 operation_id="getDrawNumbers",
                 tag="queue",
-                parameters=(_ROOM,),
+                parameters=(_ROOM, IF_NONE_MATCH),
                 returns=(
                     Returns(
                         200,
                         None,
                         "The place numbers, ascending, one on each line.",
                         media_type="text/plain",
+                        headers=(_ETAG,),
                     ),
+                    Returns(304, None, "The same as last time.", headers=(_ETAG,)),
                 ),
                 errors=("DRAW_NOT_FOUND", "DRAW_NOT_PUBLISHED", "TOO_MANY_REQUESTS", *ALWAYS),
             ),
@@ -82,10 +86,16 @@ class DrawRoutes:
     async def numbers(self, request: Request) -> Response:
         """Lists the numbers of the places that took part in a draw, once it is public. Needs no
         token."""
-        parts = await self._draws.numbers(request.path_params["room"])
+        name = request.path_params["room"]
+        cohort = await self._draws.published(name)
+        etag = f'"{cohort.sha256.hex()}"'
+        headers = {"ETag": etag, "Cache-Control": _CACHE_CONTROL}
+        if has_etag(request, etag):
+            return Response(status_code=304, headers=headers)
         if request.method == "HEAD":
-            return Response(headers=_CACHE_CONTROL, media_type=_TEXT)
-        return StreamingResponse(parts, headers=_CACHE_CONTROL, media_type=_TEXT)
+            return Response(headers=headers, media_type=_TEXT)
+        parts = await self._draws.numbers(name, cohort)
+        return StreamingResponse(parts, headers=headers, media_type=_TEXT)
 
 
 def _instant(timestamp: Timestamp) -> str | None:

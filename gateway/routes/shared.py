@@ -32,6 +32,9 @@ FRESH_TOKEN = Header(
     "A fresh token of the same place, if the token of the request is beyond its greatest age. Send "
     "it from now on.",
 )
+IF_NONE_MATCH = Parameter(
+    "If-None-Match", "header", str, "The ETag of the last answer: 304 if nothing has changed."
+)
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "header",

@@ -1,5 +1,6 @@
 """GET /queues/draws/{room} and /queues/draws/{room}/numbers."""
 
+import asyncio
 import hashlib
 
 import httpx
@@ -109,14 +110,50 @@ async def test_the_lists_that_are_sent_at_once_are_bounded(
     gateway: Watching, services: Services
 ) -> None:
     publish(services)
-    lists = [await gateway.clients.draws.numbers("vip") for _ in range(9)]
-    for some in lists[:8]:
-        assert await anext(some)
+    draws = gateway.clients.draws
+    cohort = await draws.published("vip")
+    # Nobody has read anything yet, and the first part is still being loaded.
+    asked = await asyncio.gather(
+        *(draws.numbers("vip", cohort) for _ in range(65)), return_exceptions=True
+    )
+    lists = [each for each in asked if not isinstance(each, BaseException)]
+    assert len(lists) == 64
     refused = await gateway.http.get("/queues/draws/vip/numbers")
     assert_problem(refused, 429, "TOO_MANY_REQUESTS", 5)
-    async for _ in lists[0]:
-        pass
+    assert len([part async for part in lists[0]]) == 3
+    del asked, lists[1:3]  # clients that have gone before the first byte
+    for _ in range(3):
+        assert (await gateway.http.get("/queues/draws/vip/numbers")).status_code == 200
+
+
+async def test_clients_that_read_slowly_keep_nobody_waiting(
+    gateway: Watching, services: Services
+) -> None:
+    publish(services)
+    draws = gateway.clients.draws
+    cohort = await draws.published("vip")
+    slow = [await draws.numbers("vip", cohort) for _ in range(10)]
+    for some in slow:
+        assert await anext(some)  # and no more
     assert (await gateway.http.get("/queues/draws/vip/numbers")).status_code == 200
+
+
+async def test_a_list_that_is_known_is_not_sent_again(
+    gateway: Watching, services: Services
+) -> None:
+    publish(services)
+    path = "/queues/draws/vip/numbers"
+    etag = (await gateway.http.get(path)).headers["ETag"]
+    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        response = await gateway.http.get(path, headers={"If-None-Match": known})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["ETag"] == etag
+    several = [("If-None-Match", '"other"'), ("If-None-Match", etag)]
+    assert (await gateway.http.get(path, headers=several)).status_code == 304
+    # A room of the same name has another list.
+    services.draws.draws["vip"].cohort.sha256 = bytes(32)
+    gateway.clients.draws._draws.clear()
+    assert (await gateway.http.get(path, headers={"If-None-Match": etag})).status_code == 200
 
 
 async def test_the_list_over_a_connection(services: Services) -> None:

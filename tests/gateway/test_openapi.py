@@ -102,7 +102,7 @@ ROUTES: dict[tuple[str, str], tuple[set[str], set[str]]] = {
     ),
     ("get", "/queues/draws/{room}"): ({"200"}, ALWAYS | {"DRAW_NOT_FOUND"}),
     ("get", "/queues/draws/{room}/numbers"): (
-        {"200"},
+        {"200", "304"},
         ALWAYS | {"DRAW_NOT_FOUND", "DRAW_NOT_PUBLISHED", "TOO_MANY_REQUESTS"},
     ),
     ("get", "/health/live"): ({"200"}, set()),
