@@ -80,7 +80,8 @@ async def test_polls_are_answered_from_the_last_view_without_waiting(
         assert polled["pollAfterSeconds"] >= 1
     admitted = (await gateway.get("/queues/order", shopping(room))).json()
     assert (admitted["order"], admitted["recovering"]) == (0, True)
-    assert time.monotonic() - started < BUDGET / 2
+    # Even if each had waited for a heartbeat only, they would have taken longer.
+    assert time.monotonic() - started < 21 * BOUND
 
 
 async def test_callers_in_line_behind_the_call_that_failed_do_not_wait_for_another(
@@ -207,7 +208,7 @@ async def test_one_call_at_a_time_tries_for_those_that_the_view_does_not_know(
     responses = await asyncio.gather(*(gateway.get("/queues/order", p) for p in unknown))
     assert {response.status_code for response in responses} == {503}
     assert gateway.calls() == calls + 1
-    assert time.monotonic() - started < 2 * BUDGET
+    assert time.monotonic() - started < 10 * BUDGET  # one after the other: 20
 
 
 async def test_it_ends_with_the_first_heartbeat(
