@@ -270,10 +270,7 @@ class ReservationService:
         schedule are sold. Raises InvalidRequest for more than 1,000 schedules."""
         check_schedules(schedule_ids)
         availabilities = await self._reservations.taken_seats(schedule_ids)
-        taken = [
-            await shown_as_taken(self._directory, id, each)
-            for id, each in zip(schedule_ids, availabilities, strict=True)
-        ]
+        taken = await shown_as_taken(self._directory, schedule_ids, availabilities)
         totals = itertools.accumulate(len(each.held) + len(each.sold) for each in taken)
         return taken[: max(1, sum(total <= MAX_TAKEN for total in totals))]
 

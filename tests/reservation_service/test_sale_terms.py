@@ -1,5 +1,6 @@
 """The room that leads to a concert, the times of its sale, and its currency."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from reservation_service.messages import to_message
 from reservation_service.sale_terms import SaleTerms
 from reservation_service.service import ReservationService
 from reservation_service.taken_seats import shown_as_taken
-from servicekit.errors import Unavailable
+from servicekit.errors import TimedOut, Unavailable
 from tests.fakes.reservation import FakeReservationStore, FakeSeatDirectory
 from tests.fakes.reservation.seats import FakeSeatMap
 from tests.reservation_service.conftest import (
@@ -35,6 +36,7 @@ from tests.reservation_service.conftest import (
     new_seats,
     schedule_of,
 )
+from tests.virtual_time import run
 
 NOW = 1_800_000_000_000
 
@@ -206,4 +208,25 @@ async def test_a_closed_schedule_whose_seats_are_unknown(
 ) -> None:
     directory = Directory()
     directory.error = error
-    assert await shown_as_taken(directory, 1, Availability([1], [2], closed=True)) == shown
+    availability = Availability([1], [2], closed=True)
+    assert await shown_as_taken(directory, [1], [availability]) == [shown]
+
+
+def test_schedules_wait_for_the_seats_of_closed_ones_only_briefly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """concert_service hangs."""
+
+    class Hanging(FakeSeatDirectory):
+        async def seat_map(self, schedule_id: int) -> FakeSeatMap:
+            await asyncio.sleep(2)
+            raise TimedOut("Too slow.")
+
+    async def main() -> None:
+        began = time.monotonic()
+        closed, open_ = Availability([1], [2], closed=True), Availability([3], [4], closed=False)
+        shown = await shown_as_taken(Hanging(), [7, 8, 9, 7], [closed, open_, closed, closed])
+        assert shown == [([1], [2]), ([3], [4]), ([1], [2]), ([1], [2])]
+        assert time.monotonic() - began < 1
+
+    run(main(), monkeypatch)
