@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import grpc
+
 from protos.frontrow.payment.v1 import payment_pb2
 from protos.limits import MAX_ITEMS
 from servicekit.batching import Batcher
 from servicekit.client import call, open_responses
 from servicekit.errors import Unavailable
-from servicekit.rpc_errors import from_item_error
+from servicekit.rpc_errors import RemoteError, from_item_error
 
 if TYPE_CHECKING:
     from protos.frontrow.payment.v1.payment_pb2_grpc import PaymentServiceAsyncStub
@@ -75,20 +77,9 @@ class Payments:
         error: Exception = Unavailable("The service has sent no outcome of this payment.")
         try:
             if len(requests) == 1:
-                paid = await call(self._payment.Pay, requests[0], budget=self._budget)
-                if not answers[0].done():
-                    answers[0].set_result(paid)
-                return
-            async with open_responses(
-                self._payment.PayReservations,
-                payment_pb2.PayReservationsRequest(items=requests),
-                budget=self._budget,
-            ) as responses:
-                async for response in responses:
-                    for result in response.results:
-                        _settle(answers[result.item], result)
-                    if not first.done():
-                        first.set_result(None)
+                await self._pay_alone(requests[0], answers[0])
+            else:
+                await self._pay_together(requests, answers, first)
         except Exception as failure:
             error = failure
         finally:
@@ -99,6 +90,40 @@ class Payments:
                     answer.set_exception(error)
                     answer.exception()  # no complaint if its caller has gone
 
+    async def _pay_alone(self, request: payment_pb2.PayRequest, answer: Answer) -> None:
+        paid = await call(self._payment.Pay, request, budget=self._budget)
+        if not answer.done():  # the caller was cancelled
+            answer.set_result(paid)
+
+    async def _pay_together(
+        self,
+        requests: Sequence[payment_pb2.PayRequest],
+        answers: Sequence[Answer],
+        first: "asyncio.Future[None]",
+    ) -> None:
+        try:
+            async with open_responses(
+                self._payment.PayReservations,
+                payment_pb2.PayReservationsRequest(items=requests),
+                budget=self._budget,
+                expected=grpc.StatusCode.UNIMPLEMENTED,
+            ) as responses:
+                async for response in responses:
+                    for result in response.results:
+                        _settle(answers[result.item], result)
+                    if not first.done():
+                        first.set_result(None)
+        except RemoteError as error:
+            if error.status is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            # payment_service of the version before, during an upgrade or after it was taken back.
+            await asyncio.gather(
+                *(
+                    self._call([request], [answer], first)
+                    for request, answer in zip(requests, answers, strict=True)
+                )
+            )
+
 
 def _settle(answer: Answer, result: payment_pb2.PayReservationsResponse.Result) -> None:
     if answer.done():  # the caller was cancelled
@@ -107,3 +132,4 @@ def _settle(answer: Answer, result: payment_pb2.PayReservationsResponse.Result) 
         answer.set_result(result.payment)
     else:
         answer.set_exception(from_item_error(result.error))
+        answer.exception()  # no complaint if its caller has gone

@@ -13,6 +13,7 @@ from gateway.payments import Payments
 from protos.frontrow.concert.v1 import concert_pb2
 from protos.frontrow.payment.v1 import payment_pb2
 from servicekit.errors import ServiceError, Unavailable
+from servicekit.rpc_errors import RemoteError
 from tests.gateway.conftest import settings_for
 from tests.gateway.fakes import SUCCEEDED, Services
 from tests.virtual_time import run
@@ -87,6 +88,23 @@ async def test_a_call_that_fails_fails_all_of_its_items(services: Services, ids:
     assert all(isinstance(outcome, payment_pb2.PayResponse) for outcome in alone)
     codes = [outcome.code for outcome in together if isinstance(outcome, ServiceError)]
     assert codes == ["UNAVAILABLE"] * len(together)
+
+
+async def test_the_version_before_gets_each_payment_by_itself(
+    services: Services, ids: list[int]
+) -> None:
+    services.faults.errors["PayReservations"] = RemoteError(
+        "INTERNAL", grpc.StatusCode.UNIMPLEMENTED, "Method not found!"
+    )
+    async with clients_of(services) as clients:
+        outcomes = await asyncio.gather(
+            *(clients.payments.pay(request(id_)) for id_ in [*ids, 99]), return_exceptions=True
+        )
+    missing = outcomes.pop()
+    assert isinstance(missing, ServiceError)
+    assert missing.code == "RESERVATION_NOT_FOUND"
+    paid = [outcome for outcome in outcomes if isinstance(outcome, payment_pb2.PayResponse)]
+    assert [payment.reservation_id for payment in paid] == ids
 
 
 class Stub:
