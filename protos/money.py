@@ -1,7 +1,7 @@
 """Amounts of money as the API and the messages write them."""
 
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 
 from iso4217 import Currency
 
@@ -32,7 +32,8 @@ def to_text(amount: Decimal, currency: str) -> str:
     return f"{amount:.{max(2, decimal_places(currency or DEFAULT_CURRENCY))}f}"
 
 
-@cache
+# Bounded, because documents and payment providers name any text as a currency.
+@lru_cache(maxsize=512)
 def _exponent(code: str) -> int | None:
     try:
         places = Currency(code).exponent
