@@ -243,7 +243,8 @@ class Seats(ResponseBody):
     currency: Currency
 
 
-class SeatStatus(ResponseBody):
+# Not SeatStatus: generators of clients give that name to the status of a Seat.
+class SeatsStatus(ResponseBody):
     version: Annotated[str, Field(description="Changes when this answer does.")]
     map_version: Annotated[
         str, Field(description="Changes when the seats or their prices do: read them again then.")

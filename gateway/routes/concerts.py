@@ -155,7 +155,7 @@ class ConcertRoutes:
                 tag="concerts",
                 parameters=(_SCHEDULE_ID, TOKEN, IF_NONE_MATCH),
                 returns=(
-                    Returns(200, schemas.SeatStatus, "The taken seats.", headers=(_ETAG,)),
+                    Returns(200, schemas.SeatsStatus, "The taken seats.", headers=(_ETAG,)),
                     Returns(304, None, "The same as last time.", headers=(_ETAG,)),
                 ),
                 errors=_SEATS_ERRORS,
