@@ -30,7 +30,8 @@ LOCK_WAIT_SECONDS = 60
 
 def migrate(service: str, mysql_url: str, *, expand: bool = False) -> bool:
     """Applies the migrations of `service` that the schema lacks; with `expand` those before the
-    first contracting one. Returns whether the schema has all of them now.
+    first contracting one, or all of them if the schema is new: no program of an earlier version
+    uses it. Returns whether the schema has all of them now.
 
     `mysql_url` is mysql://user:password@host:port/schema. Raises RuntimeError if another
     migration of this schema runs for more than a minute, if this version does not know the
@@ -61,7 +62,8 @@ def migrate(service: str, mysql_url: str, *, expand: bool = False) -> bool:
             if taken != 1:
                 raise RuntimeError(f"another migration of {engine.url.database} is still running")
             pending = _pending(config, connection)
-            steps = _before_contraction(pending) if expand else pending
+            is_new = not pending or pending[0].down_revision is None
+            steps = _before_contraction(pending) if expand and not is_new else pending
             connection.commit()
             config.attributes["connection"] = connection
             if steps:

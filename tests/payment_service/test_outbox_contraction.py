@@ -1,13 +1,15 @@
 """The revision that removes the table of the outbox: what the version before left in it is sent."""
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from alembic.config import Config
 from alembic.script import Script
+from sqlalchemy import Connection
 
 import servicekit.migrate
 from harness.local.stack import Stack
@@ -18,7 +20,7 @@ from payment_service.outbox import OutboxRepository, shard_of
 from payment_service.rows import get
 from servicekit import ddl
 from servicekit.errors import Unavailable
-from servicekit.migrate import migrate
+from servicekit.migrate import _pending, migrate
 from servicekit.mysql import Database
 
 SUCCEEDED, FAILED, REFUNDED = Status.SUCCEEDED, Status.FAILED, Status.REFUNDED
@@ -96,9 +98,8 @@ async def shop(
     servers.mariadb.create_database(schema, schema)
     url = f"mysql://{schema}:{schema}@{servers.mariadb.address}/{schema}"
     with monkeypatch.context() as patch:
-        # Later revisions need this one.
-        patch.setattr(servicekit.migrate, "_before_contraction", _before_0004)
-        assert not migrate("payment_service", url, expand=True)
+        patch.setattr(servicekit.migrate, "_pending", _before_0004)
+        migrate("payment_service", url)
     async with Database(url) as database:
         async with database.connection() as connection:
             # This version reads it. 0005 adds it where it is missing.
@@ -109,8 +110,8 @@ async def shop(
         yield Expanded(url, database)
 
 
-def _before_0004(pending: Sequence[Script]) -> Sequence[Script]:
-    return [each for each in pending if each.revision < "0004"]
+def _before_0004(config: Config, connection: Connection) -> list[Script]:
+    return [each for each in _pending(config, connection) if each.revision < "0004"]
 
 
 def as_left(sent: list[Event]) -> list[tuple[str, int, bytes]]:

@@ -112,6 +112,7 @@ def test_expand_says_that_the_second_step_is_left(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.add(1, EXPANDING.format("first"))
+    service.migrate()
     service.add(2, CONTRACTING, contracting=True)
     status, said = service.run(monkeypatch, "--expand")
     assert status == 0
@@ -123,13 +124,23 @@ def test_expand_refuses_to_leave_out_a_version(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.add(1, EXPANDING.format("first"))
+    service.migrate()
     service.add(2, CONTRACTING, contracting=True)
     service.add(3, EXPANDING.format("third"))
     status, said = service.run(monkeypatch, "--expand")
     assert status == 2
     assert "revision 0002 removes what an earlier version needs" in said
-    assert service.tables() == set(), "nothing was changed"
+    assert service.tables() == {"first"}, "nothing was changed"
     assert service.migrate()
+    assert service.tables() == {"third"}
+
+
+def test_expand_makes_all_of_a_new_schema(service: Service) -> None:
+    """As `make up` does on an empty database."""
+    service.add(1, EXPANDING.format("first"))
+    service.add(2, CONTRACTING, contracting=True)
+    service.add(3, EXPANDING.format("third"))
+    assert service.migrate(expand=True)
     assert service.tables() == {"third"}
 
 
