@@ -47,11 +47,11 @@ class RoomCopy:
         self._draw: Draw | None = None
 
     def use_draw(self, draw: Draw | None) -> None:
-        """Takes the draw of the room, for this view and later ones; None: it has none."""
+        """Takes the draw of the room, for this view and later ones; None: it has none. The view
+        may lack ranks of it then."""
         self._draw = draw
         if self.view is not None:
             self.view.use(draw)
-            self.on_behind()
 
     def apply(self, message: queue_pb2.WatchRoomResponse) -> None:
         """Applies a message. Raises Gap if a change is missing: watch anew then."""

@@ -120,6 +120,22 @@ async def test_takes_the_draw_when_it_is_decided_and_follows_its_steps(gateway: 
     assert gateway.orders() == ALL
 
 
+async def test_is_idle_between_changes(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.snapshot()
+    taken = []
+    use_draw = gateway.copy.use_draw
+
+    def counted(draw: Draw | None) -> None:
+        taken.append(draw)
+        use_draw(draw)
+
+    monkeypatch.setattr(gateway.copy, "use_draw", counted)
+    gateway.draw.define(definition(closed=False))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert taken == [None]
+
+
 async def test_waits_for_the_public_value(gateway: Gateway) -> None:
     gateway.snapshot()
     gateway.drawn(100)
