@@ -147,6 +147,15 @@ def check_change(before: StoredRoom, after: rooms_pb2.Room, now_ms: int) -> None
         frozen = ["gather_from", "gather_until", "opens_at"]
     if has_passed("gather_from"):
         frozen += ["order", "public_value_source"]
+    if before.is_draw and has_passed("gather_from"):
+        until = milliseconds(after, "gather_until")
+        is_moved = until != milliseconds(definition, "gather_until")
+        # Whoever knows the seed could choose among the lists of all moments that have passed.
+        _require(
+            "gather_until" in frozen or not is_moved or until is None or until > now_ms,
+            "gather_until",
+            "must be in the future once people gather",
+        )
     for field in frozen:
         # Absent times compare as the empty message, which no definition has.
         if getattr(definition, field) != getattr(after, field):

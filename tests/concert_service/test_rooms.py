@@ -9,6 +9,7 @@ import pytest
 from concert_service.rooms.draws import DrawService
 from concert_service.rooms.errors import (
     DrawNotClosed,
+    InvalidRoom,
     PublicValueSet,
     RoomChanged,
     RoomHasBegun,
@@ -228,7 +229,7 @@ GATHERING, CLOSED, OPENED = START + 100, START + 3655, START + 3700
         (draw(), START + 3648, draw(opens_at=START + 9999), "gather_until"),
         # While people gather, the opening may.
         (draw(), GATHERING, draw(opens_at=START + 9999), None),
-        (draw(), GATHERING, draw(opens_at=GATHERING - 10), None),
+        (draw(), GATHERING, draw(opens_at=GATHERING + 20), None),
         (draw(), GATHERING, draw(gather_from=START + 61), "gather_from"),
         (draw(), GATHERING, draw(public_value_source="a lottery"), "public_value_source"),
         (
@@ -268,6 +269,19 @@ async def test_what_may_change_when(
         await rooms.put_room(after, 0)
     assert error.value.metadata["field"] == refused
     assert list(await rooms.list_rooms()) == [stored]
+
+
+@pytest.mark.parametrize("opens_in", [-10, 9, 10])
+async def test_gathering_does_not_close_in_the_past(
+    rooms: RoomService, clock: Clock, opens_in: int
+) -> None:
+    stored = await rooms.put_room(draw(), 0)
+    clock.seconds = GATHERING
+    with pytest.raises(InvalidRoom) as error:
+        await rooms.put_room(draw(opens_at=GATHERING + opens_in), 0)
+    assert error.value.metadata["field"] == "gather_until"
+    assert list(await rooms.list_rooms()) == [stored]
+    await rooms.put_room(draw(opens_at=GATHERING + 11), 0)
 
 
 async def test_a_room_that_was_removed_begins_anew(
