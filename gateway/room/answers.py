@@ -12,6 +12,7 @@ from gateway.room.copy import RoomCopy
 from gateway.room.outage import QueueOutage
 from gateway.room.signs import SignsOfLife
 from protos.frontrow.queue.v1 import queue_pb2
+from room_view.phase import is_ordered
 from room_view.position import Pacing, PlaceState, Standing, given_at_ms
 from room_view.view import RoomView
 
@@ -154,8 +155,13 @@ class RoomAnswers:
         ended = position.state == queue_pb2.PLACE_STATE_ENDED
         if ended:
             self._copy.lost.note_end(place.number)
-        # The number of people who gather is no bound for the order after the opening.
-        order = _NO_ORDER if position.phase in _BEFORE_OPENING else position.order
+        # The number of people who gather is no bound for the order after the opening. A room may be
+        # paused before it.
+        view = self._copy.view
+        is_bound = position.phase not in _BEFORE_OPENING and (
+            view is None or is_ordered(view.fields, self._copy.freshness.now_ms())
+        )
+        order = position.order if is_bound else _NO_ORDER
         self._note(place, _MUST_ASK if ended else order)
 
     def forget(self, place: queue_pb2.Place) -> None:

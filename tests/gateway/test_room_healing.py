@@ -105,6 +105,20 @@ class TestAnswers:
         assert not gateway.answers.is_admitted(place(104, 4))
         assert gateway.answers.state() == "healing"
 
+    async def test_no_order_of_before_the_opening_is_a_bound(self, gateway: Gateway) -> None:
+        gateway.know(100, [103, 104, 105])
+        assert gateway.copy.view
+        fields = gateway.copy.view.fields
+        fields.definition_version, fields.opens_at_ms = 1, int(time.time() * 1000) + 60_000
+        for phase in (queue_pb2.ROOM_PHASE_PAUSED, queue_pb2.ROOM_PHASE_GATHERING):
+            said = queue_pb2.Position(state=queue_pb2.PLACE_STATE_WAITING, order=2, phase=phase)
+            gateway.answers.note_reply(place(105, 5), said)
+            fields.opens_at_ms = 1
+            position = gateway.answers.position(place(105, 5))
+            assert position
+            assert position.order == 3
+            fields.opens_at_ms = int(time.time() * 1000) + 60_000
+
     async def test_what_is_not_known_is_asked_for(self, gateway: Gateway) -> None:
         gateway.reply = ungranted
         gateway.know(100, [103], [admitted(101, 1), admitted(102, 2), admitted(105, 5)])
