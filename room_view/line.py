@@ -54,6 +54,11 @@ class Line:
             return 0
         return self._length_before(b) + n + 1
 
+    def count_to(self, score: int) -> int:
+        """Returns how many scores are not above this one."""
+        b = bisect_right(self._bounds, score) - 1
+        return 0 if b < 0 else self._length_before(b) + bisect_right(self._blocks[b], score)
+
     def add(self, score: int) -> None:
         """Adds a score; no-op if it is in line."""
         b = bisect_right(self._bounds, score) - 1
@@ -138,11 +143,7 @@ class Line:
 
     def _count(self, lowest: int, highest: int) -> int:
         """How many scores are from `lowest` to `highest`."""
-        return self._not_above(highest) - self._not_above(lowest - 1)
-
-    def _not_above(self, score: int) -> int:
-        b = bisect_right(self._bounds, score) - 1
-        return 0 if b < 0 else self._length_before(b) + bisect_right(self._blocks[b], score)
+        return self.count_to(highest) - self.count_to(lowest - 1)
 
     def _between(self, lowest: int, highest: int) -> set[int]:
         first = max(0, bisect_right(self._bounds, lowest) - 1)

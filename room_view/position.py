@@ -48,7 +48,7 @@ class Standing(NamedTuple):
     (Unix time) the end of its admission while it is admitted; otherwise they are 0. `claimed` is
     False while its owner has not polled since the admission, which then ends earlier. `is_drawn`
     is False while a draw has begun and has not reached the place: `order` is then the number of
-    places that wait."""
+    places that wait and may be drawn."""
 
     state: PlaceState
     order: int = 0

@@ -111,7 +111,9 @@ class RoomView:
             return Standing(PlaceState.WAITING, order)
         if self.ranks is None or self.is_behind():
             return None
-        return Standing(PlaceState.WAITING, len(self.line), is_drawn=False)
+        # No order will be greater, and those who come later do not make it grow.
+        order = self.line.count_to(self._cohort_last)
+        return Standing(PlaceState.WAITING, order, is_drawn=False)
 
     @classmethod
     def begin(cls, first: queue_pb2.RoomSnapshot, rules: queue_pb2.RoomRules) -> "RoomView":

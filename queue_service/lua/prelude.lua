@@ -387,8 +387,11 @@ local function claim(place, user)
   if rank then
     local is_undrawn = definition and is_drawing() and tonumber(place) <= room.cohort_last
       and tonumber(redis.call('ZSCORE', WAITING, place)) > room.drawn
-    if not is_ordered or is_undrawn then
-      return is_ordered and 'undrawn' or 'waiting', count.waiting, 0
+    if not is_ordered then
+      return 'waiting', count.waiting, 0
+    elseif is_undrawn then
+      -- No order will be greater, and those who come later do not make it grow.
+      return 'undrawn', redis.call('ZCOUNT', WAITING, '-inf', int(room.cohort_last)), 0
     end
     return 'waiting', rank + 1, 0
   end

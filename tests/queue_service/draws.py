@@ -212,7 +212,7 @@ class World:
             assert state.defined is not None
             if state.defined.drawn >= max(1, len(self.places)):
                 return
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # more often would be all that a busy machine does
 
 
 async def _until(moment: Timestamp) -> None:

@@ -87,7 +87,7 @@ class Model:
         return {
             number: Standing(PlaceState.WAITING, order)
             if number > CLOSED or number in drawn or is_over
-            else Standing(PlaceState.WAITING, len(line), is_drawn=False)
+            else Standing(PlaceState.WAITING, sum(n <= CLOSED for n in line), is_drawn=False)
             for order, number in enumerate(line, 1)
         }
 
