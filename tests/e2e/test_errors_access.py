@@ -25,11 +25,16 @@ async def every_route_with_a_token(fan: Fan) -> list[AnyResponse]:
     ]
 
 
-def forged_tokens(stack: Stack, genuine: str) -> Iterator[str]:
+def signed_with(stack: Stack, genuine: str) -> tuple[dict[str, Any], str, str]:
+    """Returns the claims of a token, and the key that signed it with its id."""
     claims: dict[str, Any] = jwt.decode(genuine, options={"verify_signature": False})
-    header = jwt.get_unverified_header(genuine)
-    key_id = header["kid"]
+    key_id = jwt.get_unverified_header(genuine)["kid"]
     secret = json.loads(stack.environment("queue_service")["QUEUE_TOKEN_KEYS"])[key_id]
+    return claims, secret, key_id
+
+
+def forged_tokens(stack: Stack, genuine: str) -> Iterator[str]:
+    claims, secret, key_id = signed_with(stack, genuine)
     stranger = "a secret of somebody else, 32 bytes"
 
     def signed(claims: dict[str, Any], key: str = secret, **header: str) -> str:
@@ -48,7 +53,6 @@ def forged_tokens(stack: Stack, genuine: str) -> Iterator[str]:
     yield signed(claims, kid="another")
     yield jwt.encode(claims, "", algorithm="none", headers={"kid": key_id})
     yield jwt.encode(claims, secret, algorithm="HS512", headers={"kid": key_id})
-    yield signed({**claims, "room": "elsewhere"})
     yield signed({name: value for name, value in claims.items() if name != "user"})
     yield signed({**claims, "place": "seven"})
     yield signed({**claims, "user": True})
@@ -75,6 +79,18 @@ async def test_the_token_of_a_place_that_was_left(shop: Shop) -> None:
     await fan.leave()
     for reply in [await fan.order(), *await routes_for_admitted_users(fan)]:
         assert_problem(reply, 401, "TOKEN_EXPIRED")
+
+
+async def test_the_token_of_a_room_that_is_no_more(shop: Shop, stack: Stack) -> None:
+    """A room that was just created might not be known yet, so a token of the last 30 s is told to
+    ask again."""
+    fan = await shop.admitted()
+    claims, secret, key_id = signed_with(stack, fan.token)
+    for age, status, code in ((60, 401, "TOKEN_EXPIRED"), (0, 503, "UNAVAILABLE")):
+        changed = {**claims, "room": "elsewhere", "iat": claims["iat"] - age}
+        fan.token = jwt.encode(changed, secret, algorithm="HS256", headers={"kid": key_id})
+        for reply in [await fan.order(), *await routes_for_admitted_users(fan)]:
+            assert_problem(reply, status, code)
 
 
 async def test_the_token_of_an_admission_that_ran_out(shop: Shop, stack: Stack) -> None:
