@@ -2,6 +2,8 @@
 
 import unicodedata
 
+from pydantic_core import PydanticCustomError
+
 # Marks that begin an embedding, an override or an isolate, each with the mark that ends it.
 _END_OF = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys(
     "\u2066\u2067\u2068", "\u2069"
@@ -29,3 +31,22 @@ def fault_of_text(text: str, most: int) -> str:
     if expected:
         return "must end each mark of the direction of text that it begins"
     return ""
+
+
+def one_line(value: str) -> str:
+    """Returns the text. Raises PydanticCustomError if it is not one line that people can read."""
+    if value.isascii() and value.isprintable() and value.strip() == value:
+        return value  # most labels
+    fault = fault_of_text(value, len(value))
+    if not fault and value.strip() != value:
+        fault = "must not begin or end with a blank"
+    if fault:
+        raise PydanticCustomError("text", f"{fault[0].upper()}{fault[1:]}.")
+    return value
+
+
+def several_lines(value: str) -> str:
+    """Like `one_line`, for text that may have line feeds."""
+    for line in value.split("\n"):
+        one_line(line.strip(" "))
+    return value

@@ -30,7 +30,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from concert_service.events.instants import to_instant, zone_names
-from concert_service.events.text import one_line, several_lines
+from concert_service.texts import one_line, several_lines
 from protos import money
 
 MAX_DOCUMENT_BYTES = 8_000_000
