@@ -22,6 +22,9 @@ _ALL_TEST_PORTS = "20000-31999"
 # Ports that free_ports() returned already: a test may start its servers long after that.
 _given: set[int] = set()
 
+# Listeners that may be switched off.
+_OPTIONAL = tuple(f"{each.name}_admin" for each in topology.PROGRAMS if each.admin_port)
+
 # These settings of ours have no counterpart in a program: <NAME>_LISTEN means something else.
 _SERVERS = {"kafka_controller", *(server.name for server in topology.SERVERS)}
 
@@ -31,6 +34,8 @@ class Ports:
     """A port for each listener of `topology.PORTS`. The defaults are those of `make run`."""
 
     numbers: Mapping[str, int] = dataclasses.field(default_factory=lambda: topology.PORTS)
+    #: Listeners that are switched off.
+    unused: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> int:
         return self.numbers[name]
@@ -47,7 +52,8 @@ class Ports:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Ports:
         """The default ports, changed by `FRONTROW_<NAME>_PORT`, or by a program's own
-        `<PREFIX>_LISTEN` or `<PREFIX>_METRICS_LISTEN` (host:port).
+        `<PREFIX>_LISTEN` or `<PREFIX>_METRICS_LISTEN` (host:port). A `GATEWAY_ADMIN_LISTEN` that is
+        empty switches that listener off, so it needs no port.
 
         Raises UserError for a setting that is no port.
         """
@@ -55,7 +61,7 @@ class Ports:
         for name in chosen:
             settings = [setting_of(name)]
             if name not in _SERVERS:
-                settings.append(f"{name.upper()}_LISTEN")
+                settings.append(_listen(name))
             for setting in filter(environ.get, settings):
                 value = environ[setting].rpartition(":")[2]
                 if not (value.isdecimal() and 0 < int(value) < 65536):
@@ -63,17 +69,20 @@ class Ports:
                         f"{setting} must end with a port between 1 and 65535, not {value!r}."
                     )
                 chosen[name] = int(value)
-        return cls(chosen)
+        return cls(
+            chosen, frozenset(name for name in _OPTIONAL if environ.get(_listen(name)) == "")
+        )
 
     def require_free(self) -> None:
         """Raises UserError with the ports that are taken, their purposes and the fix."""
         owners: dict[int, str] = {}
-        for name, port in self.numbers.items():
+        used = {name: port for name, port in self.numbers.items() if name not in self.unused}
+        for name, port in used.items():
             if (owner := owners.setdefault(port, name)) != name:
                 raise UserError(
                     f"Port {port} is set for both {owner} and {name}; change {setting_of(name)}."
                 )
-        taken = {name: port for name, port in self.numbers.items() if not is_free(port)}
+        taken = {name: port for name, port in used.items() if not is_free(port)}
         if taken:
             ports = ", ".join(f"{port} (for {name})" for name, port in taken.items())
             fix = " ".join(f"{setting_of(name)}=<port>" for name in taken)
@@ -81,6 +90,10 @@ class Ports:
                 f"Taken by other programs: port {ports}. Stop those programs, or choose other ports"
                 f" with {fix}."
             )
+
+
+def _listen(name: str) -> str:
+    return f"{name.upper()}_LISTEN"
 
 
 def setting_of(name: str) -> str:

@@ -44,6 +44,17 @@ def test_ports_come_from_the_environment() -> None:
     assert (ports["redis"], ports["queue"], ports["kafka"]) == (7000, 7001, Ports()["kafka"])
 
 
+def test_the_admin_api_needs_no_port_if_it_is_switched_off() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        environ = {f"FRONTROW_{n.upper()}_PORT": str(p) for n, p in Ports.free().numbers.items()}
+        environ["FRONTROW_GATEWAY_ADMIN_PORT"] = str(other.getsockname()[1])
+        with pytest.raises(UserError, match="for gateway_admin"):
+            Ports.from_environ(environ).require_free()
+        Ports.from_environ({**environ, "GATEWAY_ADMIN_LISTEN": ""}).require_free()
+
+
 def test_variables_of_other_servers_are_ignored() -> None:
     assert Ports.from_environ({"REDIS_LISTEN": "0.0.0.0:6379", "KAFKA_LISTEN": "x"}) == Ports()
 
