@@ -1,5 +1,6 @@
 """Who may use the admin API: bearer keys, their roles, and the limit of wrong ones."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,10 @@ WRONG_KEYS = 10
 """How many wrong keys a source may send until it has sent none for WRONG_SECONDS."""
 
 WRONG_SECONDS = 60
+
+_TRUSTED_SECONDS = 24 * 3600
+"""How long a key that was found valid does not count as a guess: others at the same address, behind
+one tunnel or proxy, must not lock its operator out."""
 
 _OPERATOR = "frontrow.operator"
 _MAX_SECRET = 200
@@ -93,6 +98,9 @@ class Keys:
         self._wrong = WrongKeys(clock)
         # By hash, so that no secret stays in memory.
         self._known = TTLCache[bytes, Operator](_MAX_CACHED_KEYS, CACHE_SECONDS, timer=clock)
+        self._trusted = TTLCache[bytes, bool](_MAX_CACHED_KEYS, _TRUSTED_SECONDS, timer=clock)
+        # Many requests at once with one key are one guess, and one call.
+        self._asking: dict[bytes, asyncio.Task[Operator]] = {}
 
     async def operator_of(self, secret: str, scope: Scope) -> Operator:
         """Raises KeyRequired, and TooManyRequests for a source of wrong keys."""
@@ -102,8 +110,18 @@ class Keys:
         known = self._known.get(digest)
         if known is not None:
             return known
-        source = self._sources.of(scope)
-        self._wrong.count(source)
+        asking = self._asking.get(digest)
+        if asking is None:
+            source = self._sources.of(scope)
+            asking = asyncio.create_task(self._ask(secret, digest, source))
+            self._asking[digest] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(digest))
+        return await asyncio.shield(asking)
+
+    async def _ask(self, secret: str, digest: bytes, source: str) -> Operator:
+        counts = digest not in self._trusted
+        if counts:
+            self._wrong.count(source)
         try:
             response = await call(
                 self._clients.operators.Authenticate,
@@ -112,10 +130,14 @@ class Keys:
             )
         except RemoteError as error:
             if error.code == KeyRequired.code:
+                self._trusted.pop(digest, None)
                 raise KeyRequired from None
-            self._wrong.take_back(source)
+            if counts:
+                self._wrong.take_back(source)
             raise
-        self._wrong.take_back(source)
+        if counts:
+            self._wrong.take_back(source)
+        self._trusted[digest] = True
         key = response.key
         self._known[digest] = operator = Operator(key.id, key.name, key.role)
         return operator

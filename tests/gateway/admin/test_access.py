@@ -168,7 +168,8 @@ async def test_wrong_keys_close_their_source_only(
     assert (await known.get("/admin/rooms")).status_code == 200
     wrong = await open_client(authorization="Bearer frk_wrong", address="10.0.0.1")
     # Many at once are no more guesses than one after another.
-    answers = await asyncio.gather(*(wrong.get("/admin/rooms") for _ in range(100)))
+    guesses = [{"Authorization": f"Bearer frk_{number}"} for number in range(100)]
+    answers = await asyncio.gather(*(wrong.get("/admin/rooms", headers=g) for g in guesses))
     statuses = [response.status_code for response in answers]
     assert (statuses.count(401), statuses.count(429)) == (WRONG_KEYS, 100 - WRONG_KEYS)
     assert services.operator_store.uses == 1 + WRONG_KEYS
@@ -181,6 +182,38 @@ async def test_wrong_keys_close_their_source_only(
     assert (await known.get("/admin/rooms")).status_code == 200
     elsewhere = await open_client(Role.VIEWER, address="10.0.0.2")
     assert (await elsewhere.get("/admin/rooms")).status_code == 200
+
+
+async def test_many_requests_at_once_with_one_key_are_one_guess(
+    open_client: OpenClient, services: AdminServices
+) -> None:
+    client = await open_client(Role.VIEWER)
+    answers = await asyncio.gather(*(client.get("/admin/rooms") for _ in range(3 * WRONG_KEYS)))
+    assert {response.status_code for response in answers} == {200}
+    assert services.operator_store.uses == 1
+
+
+async def test_others_at_the_same_address_lock_no_operator_out(
+    services: AdminServices, admin_settings: Settings
+) -> None:
+    clock = Clock()
+    clients = AdminClients(admin_settings)
+    keys = Keys(clients, Sources(()), clock)
+    secret = await services.key(Role.VIEWER)
+    await keys.operator_of(secret, SCOPE)
+    for number in range(WRONG_KEYS):
+        with pytest.raises(KeyRequired):
+            await keys.operator_of(f"frk_{number}", SCOPE)
+    clock.seconds += CACHE_SECONDS + 0.1
+    assert (await keys.operator_of(secret, SCOPE)).name == "Ada"
+    # A revoked key is a guess like any other.
+    await services.operators.revoke_key(1)
+    clock.seconds += CACHE_SECONDS + 0.1
+    with pytest.raises(KeyRequired):
+        await keys.operator_of(secret, SCOPE)
+    with pytest.raises(TooManyRequests):
+        await keys.operator_of(secret, SCOPE)
+    await clients.close()
 
 
 def test_the_source_opens_after_a_minute_without_wrong_keys() -> None:
