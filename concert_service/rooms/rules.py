@@ -25,7 +25,7 @@ LAST_MOMENT_MS = 2_000
 that act on it, and their clocks may differ."""
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_LAST_MS = 253_402_300_799_999  # of the year 9999
+_LAST_MS = 253_370_764_799_999  # of the year 9998: zones move instants into the next
 _TIMES = ("gather_from", "gather_until", "opens_at", "closes_at")
 
 
@@ -70,7 +70,7 @@ def checked(room: rooms_pb2.Room) -> rooms_pb2.Room:
     for field in _TIMES:
         at = milliseconds(room, field)
         if at is not None:
-            _require(0 < at <= _LAST_MS, field, "must be an instant before the year 10000")
+            _require(0 < at <= _LAST_MS, field, "must be an instant before the year 9999")
             _set(room, field, at)
     _check_times(room)
     return room

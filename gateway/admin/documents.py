@@ -1,8 +1,9 @@
 """Changes of event documents: merge patches, and blocking seats. No I/O."""
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
+
+from pydantic_core import from_json
 
 from gateway.errors import FieldError, InvalidFields
 from protos.documents import written
@@ -23,7 +24,7 @@ class HouseSeat(NamedTuple):
 
 def parsed(document: bytes) -> Document:
     """Returns a document that concert_service has stored."""
-    found = json.loads(document)
+    found = from_json(document)
     assert isinstance(found, dict)
     return found
 
@@ -37,8 +38,8 @@ def edited(document: bytes, edit: Callable[[Document], Document]) -> bytes:
 def external_id_of(document: bytes) -> str:
     """Returns the external id of a document, "" if it has none: then it is no valid one."""
     try:
-        found = json.loads(document)
-    except (ValueError, RecursionError):
+        found = from_json(document)
+    except ValueError:
         return ""
     name = found.get("externalId") if isinstance(found, dict) else None
     return name if isinstance(name, str) else ""

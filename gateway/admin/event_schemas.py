@@ -1,11 +1,10 @@
 """What the routes of events take and return."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from gateway.admin.schemas import Change, Id, Model, Text
+from gateway.admin.schemas import Change, Id, Instant, Model, Text
 
 
 class Event(Model):
@@ -83,7 +82,7 @@ class Buyer(Model):
     currency: str | None = None
     payment_id: Id | None = None
     seats: list[str]
-    held_until: datetime | None = None
+    held_until: Instant | None = None
 
 
 class Buyers(Model):

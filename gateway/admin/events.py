@@ -1,7 +1,6 @@
 """The routes of events: import, export, change, publish, cancel, archive, and who has bought."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic_core import from_json
 from gateway.admin import sale
 from gateway.admin.access import Changer, Operator, Viewer
 from gateway.admin.audit import Audit
+from gateway.admin.bodies import JsonRoute, read_bytes, read_json
 from gateway.admin.clients import CHANGE_SECONDS, READ_SECONDS, AdminClients
 from gateway.admin.documents import (
     Document,
@@ -63,7 +63,7 @@ class EventRoutes:
 
     def router(self) -> APIRouter:
         """Returns the routes."""
-        router = APIRouter(tags=["events"])
+        router = APIRouter(tags=["events"], route_class=JsonRoute)
         one = "/admin/events/{externalId}"
         router.get("/admin/events")(self.list_events)
         router.post("/admin/events", openapi_extra=_body("The event document."))(self.import_event)
@@ -99,7 +99,7 @@ class EventRoutes:
         A new event is a draft. Of a published one, seats that leave the sale are blocked first: if
         one of them is held or sold, nothing changes (`SEATS_TAKEN`).
         """
-        asked = sale.Import(await request.body(), b"", version, operator.name)
+        asked = sale.Import(await read_bytes(request), b"", version, operator.name)
         return await self._import(operator, "importEvent", asked, dry_run)
 
     async def import_files(
@@ -134,7 +134,7 @@ class EventRoutes:
     ) -> ImportResult:
         """Changes the document of an event by a merge patch and imports it. An array in the patch
         replaces the whole array."""
-        patch = _patch(await request.body())
+        patch = await _patch(request)
         return await self._edit(
             *(operator, "changeEvent", external_id, version, dry_run),
             {"patch": patch},
@@ -309,6 +309,9 @@ class EventRoutes:
                 raise
             return ChangedMeanwhile(EVENT_CHANGED, 0, [])
         changes = [_change(change).model_dump() for change in found.changes]
+        if not changes:
+            # The version also counts changes of the state, which is not in the document.
+            changes = [Change(field="status", after=_status(found.summary.status)).model_dump()]
         return ChangedMeanwhile(EVENT_CHANGED, found.summary.version, changes)
 
 
@@ -318,11 +321,8 @@ def _body(description: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
-def _patch(body: bytes) -> Document:
-    try:
-        patch = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InvalidFields([FieldError("body", "is not JSON")]) from None
+async def _patch(request: Request) -> Document:
+    patch = await read_json(await read_bytes(request))
     if not isinstance(patch, dict):
         raise InvalidFields([FieldError("body", "must be a JSON object")])
     return patch

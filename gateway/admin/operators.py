@@ -8,6 +8,7 @@ from pydantic_core import from_json
 from gateway.admin import schemas
 from gateway.admin.access import Admin, Viewer
 from gateway.admin.audit import Audit
+from gateway.admin.bodies import JsonRoute
 from gateway.admin.clients import READ_SECONDS, AdminClients
 from gateway.admin.params import PageSize, PageToken, listing
 from gateway.admin.schemas import RoleName, moment
@@ -26,7 +27,7 @@ class OperatorRoutes:
 
     def router(self) -> APIRouter:
         """Returns the routes."""
-        router = APIRouter(tags=["operators"])
+        router = APIRouter(tags=["operators"], route_class=JsonRoute)
         router.get("/admin/keys")(self.list_keys)
         router.post("/admin/keys", status_code=201)(self.create_key)
         router.post("/admin/keys/{keyId}/revoke")(self.revoke_key)

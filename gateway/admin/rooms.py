@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gateway.admin import schemas
 from gateway.admin.access import Changer, Operator, Viewer
 from gateway.admin.audit import Audit
+from gateway.admin.bodies import JsonRoute
 from gateway.admin.clients import READ_SECONDS, AdminClients
 from gateway.admin.errors import ChangedMeanwhile, RoomNotFound
 from gateway.admin.params import Version
@@ -43,7 +44,7 @@ class RoomRoutes:
 
     def router(self) -> APIRouter:
         """Returns the routes."""
-        router = APIRouter(tags=["rooms"])
+        router = APIRouter(tags=["rooms"], route_class=JsonRoute)
         one = "/admin/rooms/{name}"
         router.get("/admin/rooms")(self.list_rooms)
         router.get(one)(self.get_room)
@@ -79,7 +80,7 @@ class RoomRoutes:
         if asked.name not in (None, name):
             raise InvalidFields([FieldError("name", "is not the name in the path")])
         room = _definition(name, asked)
-        detail = asked.model_dump(by_alias=True, mode="json", exclude_none=True)
+        detail = asked.model_dump(by_alias=True, mode="json", exclude_none=True, exclude={"draw"})
         async with self._audit.change(operator, "putRoom", f"room {name}", detail):
             return _room(await self._put(room, version or asked.version or 0))
 

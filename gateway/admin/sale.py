@@ -82,7 +82,8 @@ class Sale:
         if done.blocked:
             # New seats, which have ids only now, and stay hidden until they are blocked.
             await self._block(done.blocked)
-            await self._import(asked.request(version=done.version, dry_run=False))
+            shown = await self._import(asked.request(version=done.version, dry_run=False))
+            done.version = shown.version
         await self._release(done.released)
         await self._reopen(done.reopened_schedules)
         return done

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 Id = Annotated[int, Field(ge=1, le=2**63 - 1, examples=[42])]
@@ -14,6 +14,26 @@ Text = Annotated[str, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 # What a message can carry; the service says what it accepts.
 Whole64 = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
+
+
+def _in_range(at: datetime) -> datetime:
+    """Zones may move an instant by a day, and `datetime` ends with the year 9999."""
+    if not 1970 <= at.year < 9999:
+        raise ValueError("must be in the years 1970 to 9998")
+    return at
+
+
+def _written(at: datetime) -> str:
+    """Returns the form of the public API, with milliseconds, in the zone of `at`."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# As JSON only: Python's datetime otherwise has as many digits as it needs.
+Instant = Annotated[
+    AwareDatetime,
+    AfterValidator(_in_range),
+    PlainSerializer(_written, return_type=str, when_used="json"),
+]
 
 
 class Model(BaseModel):
@@ -100,22 +120,22 @@ class RoomDefinition(Model):
         Text, Field(description="IANA name of the zone in which times are shown.")
     ] = "UTC"
     gather_from: Annotated[
-        AwareDatetime | None,
+        Instant | None,
         Field(description="When people may enter. Absent: at any time. A draw needs it."),
     ] = None
     gather_until: Annotated[
-        AwareDatetime | None,
+        Instant | None,
         Field(
             description="When the gathering of a draw closes. Absent: 10 seconds before the"
             " opening, or after half of the gathering if that is short."
         ),
     ] = None
     opens_at: Annotated[
-        AwareDatetime | None,
+        Instant | None,
         Field(description="Nobody is admitted before. Absent: the room is open."),
     ] = None
     closes_at: Annotated[
-        AwareDatetime | None,
+        Instant | None,
         Field(description="From then on the room gives no new places and admits nobody."),
     ] = None
     message: Annotated[Text, Field(description="What everybody who polls is told.")] = ""
@@ -198,9 +218,9 @@ class Key(Model):
     id: int
     name: str
     role: RoleName
-    created_at: datetime
-    last_used_at: Annotated[datetime | None, Field(description="To the minute.")] = None
-    revoked_at: datetime | None = None
+    created_at: Instant
+    last_used_at: Annotated[Instant | None, Field(description="To the minute.")] = None
+    revoked_at: Instant | None = None
 
 
 class CreatedKey(Model):
@@ -214,7 +234,7 @@ class Keys(Model):
 
 class AuditEntry(Model):
     id: int
-    at: datetime
+    at: Instant
     key_id: int
     key_name: str
     action: Annotated[str, Field(description="The operation id, as in putRoom.")]

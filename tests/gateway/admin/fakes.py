@@ -62,6 +62,9 @@ class FakeCatalogue(catalogue_pb2_grpc.CatalogueAdminServiceServicer):
         self._steps = steps
         self.versions: list[Document] = []
         self.status = DRAFT
+        # Seats of `new` in the document have no ids, and are hidden, before its first import.
+        self._hidden: set[int] = set()
+        self.shown = False
         # Imports instead, if it is set.
         self.importer: CatalogueAdminServicer | None = None
 
@@ -103,6 +106,13 @@ class FakeCatalogue(catalogue_pb2_grpc.CatalogueAdminServiceServicer):
         if not request.dry_run:
             self.store(document)
             del response.blocked[:]  # they had ids before
+            new = set(document.get("new", ()))
+            if new - self._hidden:
+                self._hidden |= new
+                response.blocked.add(schedule_id=SCHEDULE, seat_ids=sorted(new))
+            elif new and not self.shown:
+                self.shown = True
+                self.versions.append(document)
         response.version, response.status = self.version, self.status
         return response
 

@@ -98,6 +98,26 @@ async def test_two_operators(
     assert services.catalogue.versions[-1]["title"] == "Lear"
 
 
+async def test_a_change_of_the_state_is_a_change(
+    admin: httpx.AsyncClient, services: AdminServices
+) -> None:
+    services.catalogue.store(document())
+    services.catalogue.versions *= 2  # the same document: somebody has published it
+    services.catalogue.status = PUBLISHED
+    body = problem(await admin.patch(f"{ONE}?version=1", json={"title": "x"}), 409, "EVENT_CHANGED")
+    assert body["changes"] == [{"field": "status", "before": None, "after": "PUBLISHED"}]
+
+
+async def test_the_version_counts_that_new_blocked_seats_are_shown(
+    admin: httpx.AsyncClient, services: AdminServices
+) -> None:
+    done = (await admin.post("/admin/events", json=document(new=[9]))).json()
+    assert services.house.blocked == {9}
+    assert done["version"] == services.catalogue.version == 2
+    again = await admin.patch(f"{ONE}?version={done['version']}", json={"title": "Lear"})
+    assert again.is_success, again.text
+
+
 async def test_what_was_blocked_for_a_lost_race_is_taken_back(
     admin: httpx.AsyncClient, services: AdminServices
 ) -> None:

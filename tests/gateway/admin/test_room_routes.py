@@ -1,11 +1,16 @@
 """The routes of waiting rooms."""
 
+import asyncio
+import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 
 from concert_service.operators.domain import Role
+from gateway.admin import bodies
 from tests.gateway.admin.conftest import OpenClient
 from tests.gateway.admin.fakes import ADMIN_TOKEN, AdminServices
 from tests.gateway.admin.problems import fields, problem
@@ -132,6 +137,54 @@ async def test_bad_bodies(admin: httpx.AsyncClient) -> None:
         headers = {"Content-Type": media_type}
         response = await admin.put("/admin/rooms/box", content=content, headers=headers)
         problem(response, status, code)
+
+
+async def test_text_that_is_no_unicode(admin: httpx.AsyncClient, services: AdminServices) -> None:
+    headers = {"Content-Type": "application/json"}
+    for path, text in (
+        ("PUT /admin/rooms/x", r'{"capacity": 1, "message": "\ud800"}'),
+        ("PUT /admin/rooms/x", r'{"capacity": 1, "draw": {"seedSha256": "\udfff"}}'),
+        ("PUT /admin/rooms/x", r'{"capacity": 1, "\ud800": 1}'),
+        ("POST /admin/keys", r'{"name": "\ud800", "role": "VIEWER"}'),
+        ("POST /admin/events/from-files", r'{"document": "\ud800", "seatsCsv": ""}'),
+        ("PATCH /admin/events/hamlet", r'{"title": "\ud800"}'),
+        ("PATCH /admin/events/hamlet", '{"title": NaN}'),
+        ("PATCH /admin/events/hamlet", '{"title": ' + "[" * 900 + "]" * 900 + "}"),
+    ):
+        method, path = path.split()
+        response = await admin.request(method, path, content=text, headers=headers)
+        assert fields(response) == ["body"], text
+    assert services.operator_store.entries == []
+
+
+async def test_times_have_the_form_of_the_public_api(admin: httpx.AsyncClient) -> None:
+    times = {"opensAt": "2027-01-01T00:00:00.123456+09:00", "timeZone": "Asia/Seoul"}
+    room = (await admin.put("/admin/rooms/x", json={"capacity": 1, **times})).json()
+    assert room["opensAt"] == "2027-01-01T00:00:00.123+09:00"
+    (key,) = (await admin.get("/admin/keys")).json()["keys"]
+    assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z", key["createdAt"])
+
+
+async def test_a_time_that_a_zone_moves_out_of_range(admin: httpx.AsyncClient) -> None:
+    for at in ("9999-12-31T23:00:00Z", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"):
+        asked = {"capacity": 1, "opensAt": at, "timeZone": "Asia/Seoul"}
+        assert fields(await admin.put("/admin/rooms/x", json=asked)) == ["opensAt"]
+    assert (await admin.get("/admin/rooms")).status_code == 200
+
+
+async def test_a_body_that_arrives_too_slowly(
+    admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    headers = {"Content-Type": "application/json"}
+    for method, path in (("PUT", "/admin/rooms/x"), ("POST", "/admin/events")):
+        response = await admin.request(method, path, content=endless(), headers=headers)
+        assert fields(response) == ["body"]
 
 
 async def test_a_body_that_is_larger_than_it_says(admin: httpx.AsyncClient) -> None:
