@@ -123,8 +123,14 @@ def cancel(
 
 
 @app.command()
-def archive(external_id: ExternalId, version: SeenVersion = 0) -> None:
-    """Takes an event that is over out of all lists, for ever."""
+def archive(
+    external_id: ExternalId,
+    version: SeenVersion = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it: this cannot be undone.")] = False,
+) -> None:
+    """Takes an event that is over out of all lists, for ever. Ends its sale if it is not over."""
+    if not yes:
+        raise UserError(f"{external_id} would be archived for ever; add --yes to do it.")
     _set_status(external_id, "archive", version)
 
 
