@@ -136,7 +136,11 @@ class QueueRepository:
 
     def _load(self, name: str, prelude: Sequence[str] = ("prelude",)) -> AsyncScript:
         parts = ("keys", "definition", "log", *prelude, name)
-        return self._redis.register_script("".join((_LUA / f"{p}.lua").read_text() for p in parts))
+        texts = [(_LUA / f"{part}.lua").read_text() for part in parts]
+        # In a function each: when a function captures a local variable of the one around it, Lua
+        # 5.1 looks through all that are captured there. Those further out cost nothing.
+        ends = "end)()\n" * (len(parts) - 1)
+        return self._redis.register_script("return (function()\n".join(texts) + ends)
 
     async def enter(
         self, room: str, entries: Sequence[Entry]
