@@ -111,6 +111,11 @@ local function read_definition(text)
   begin_draw = function()
     local closes_at = definition.gather_until > 0 and definition.gather_until or definition.opens_at
     set('cohort_last', now >= closes_at and number_at(closes_at) - 1 or 0)
+    if room.cohort_last == 0 then
+      -- A room that was removed and defined again before its places were ended.
+      set('drawn', 0)
+      set('cohort_size', 0)
+    end
     local size = string.match(ARGV[DRAW_ARGUMENT], '^%d+')
     if size and count.waiting == 0 and room.cohort_last > 0 and is_drawing() then
       -- Nobody is there to be drawn: nobody has come, or all were lost and return at their ranks.

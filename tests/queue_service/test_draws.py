@@ -90,6 +90,23 @@ async def test_nobody_has_an_order_before_the_draw_reaches_him(redis: Redis) -> 
     assert [standings[number].order for number in expected[100:]] == list(range(1, 206))
 
 
+async def test_a_room_that_is_defined_anew_is_not_drawn_yet(redis: Redis) -> None:
+    world = World(redis)
+    await world.gather(5)
+    world.lists.cohort = array("q", [place.number for place in world.places])
+    draw = await world.lists.draw(world.stored())
+    replica = Replica(world)
+    replica.store.use_draw(world.room, draw)
+    await replica.store.tick(world.room)
+    defined = (await replica.store.give_ranks(world.room, 0, draw.places(0, 5))).defined
+    assert defined
+    assert (defined.drawn, defined.cohort_size) == (5, 5)
+    world.opens_in(600)
+    defined = (await replica.store.tick(world.room)).defined
+    assert defined
+    assert (defined.cohort_last, defined.drawn, defined.cohort_size) == (0, 0, 0)
+
+
 async def test_waits_for_the_public_value(redis: Redis) -> None:
     world = World(redis)
     world.definition.public_value_source = "the lottery"
