@@ -117,7 +117,7 @@ def test_the_public_value_decides_too() -> None:
 # standard deviations once in some thousand tests.
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [2, 3, 4, pytest.param(5, marks=pytest.mark.long)])
 def test_every_order_of_a_few_places_is_as_likely(size: int) -> None:
     draws = math.factorial(size) * 15
     orders = {order: n for n, order in enumerate(itertools.permutations(range(size)))}
@@ -127,7 +127,7 @@ def test_every_order_of_a_few_places_is_as_likely(size: int) -> None:
     assert chi_square(counts, math.factorial(size)) < 4
 
 
-@pytest.mark.parametrize("size", [9, 60])
+@pytest.mark.parametrize("size", [9, pytest.param(60, marks=pytest.mark.long)])
 def test_every_rank_is_as_likely_for_the_first_the_last_and_one_between(size: int) -> None:
     counts = {index: Counter[int]() for index in (0, size // 2, size - 1)}
     for n in range(20 * size):
@@ -138,7 +138,7 @@ def test_every_rank_is_as_likely_for_the_first_the_last_and_one_between(size: in
         assert chi_square(ranks, size) < 4
 
 
-@pytest.mark.parametrize("size", [9, 16])
+@pytest.mark.parametrize("size", [9, pytest.param(16, marks=pytest.mark.long)])
 def test_the_ranks_of_two_places_say_nothing_about_each_other(size: int) -> None:
     # Neighbours, those that share the left or the right half at first, and the ends.
     side = 4
@@ -167,7 +167,7 @@ def test_a_large_draw_mixes_those_who_came_early_with_those_who_came_late() -> N
     assert abs(mean / size - 1 / 3) < 0.01
 
 
-@pytest.mark.parametrize("size", [9, 16])
+@pytest.mark.parametrize("size", [9, pytest.param(16, marks=pytest.mark.long)])
 def test_odd_and_even_orders_are_as_likely(size: int) -> None:
     draws, odd = 1_000, 0
     for n in range(draws):
