@@ -25,8 +25,9 @@ from queue_service.domain import (
     Rules,
 )
 from queue_service.errors import RoomIsDefined
+from queue_service.place_reads import admitted_parts, waiting_parts
 from queue_service.ports import MAX_BLOCK_MS, Snapshot
-from room_view.draw import FIRST_NUMBER, STEP, Draw, score
+from room_view.draw import FIRST_NUMBER, Draw, score
 from room_view.position import PlaceState, Standing
 from servicekit.errors import Unavailable
 from servicekit.redis_client import translated_errors
@@ -67,7 +68,6 @@ _MAX_SOURCES = 250_000
 _MAX_ENTRIES = 256
 # Places of a snapshot that are read at once. Redis takes 0.3 ms, in which it serves no other call.
 _CHUNK = 8_192
-_ADMITTED_CHUNK = 1_000
 # Keys that Redis looks at in one step when it lists rooms.
 _SCAN = 1_000
 _LUA = Path(__file__).parent / "lua"
@@ -255,67 +255,20 @@ class QueueRepository:
             epoch=begin.epoch, seq=begin.seq, fields=begin.fields(), last=begin.last, is_first=True
         )
         async with translated_errors(self._redis, _UNAVAILABLE):
-            async for waiting in self._waiting(room):
+            async for waiting in waiting_parts(self._redis, _key(room, "waiting"), self._chunk):
                 yield queue_pb2.RoomSnapshot(waiting=waiting)
-            async for admitted in self._admitted(room):
+            async for admitted in admitted_parts(
+                self._redis,
+                _key(room, "admitted"),
+                _key(room, "places"),
+                _key(room, "unclaimed"),
+                self._chunk,
+            ):
                 yield queue_pb2.RoomSnapshot(admitted=admitted)
         end = await self.heartbeat(room, ())
         if end.epoch != begin.epoch:
             raise Unavailable("The waiting room began a new epoch while it was copied.")
         yield queue_pb2.RoomSnapshot(complete_at_seq=end.seq, last=end.last, is_last=True)
-
-    async def _waiting(self, room: str) -> AsyncIterator[Sequence[int]]:
-        async for members in self._by_score(room, str(FIRST_NUMBER), "+inf", self._chunk):
-            yield members
-        # Places move from their numbers to their ranks and never back: so those with ranks are read
-        # last. Some come twice.
-        async for members in self._by_score(room, "0", f"({FIRST_NUMBER}", min(self._chunk, STEP)):
-            yield sorted(members)
-
-    async def _by_score(
-        self, room: str, lowest: str, highest: str, chunk: int
-    ) -> AsyncIterator[list[int]]:
-        while True:
-            # By score: positions would shift while the line changes.
-            members: Any = await self._redis.zrange(
-                _key(room, "waiting"),
-                lowest,
-                highest,
-                byscore=True,
-                offset=0,
-                num=chunk,
-                withscores=True,
-            )
-            if not members:
-                return
-            yield [int(member) for member, _ in members]
-            lowest = f"({int(members[-1][1])}"
-
-    async def _admitted(self, room: str) -> AsyncIterator[list[queue_pb2.AdmittedPlace]]:
-        cursor = 0
-        while True:
-            # Returns everything that is there all the time, some of it twice.
-            cursor, found = await self._redis.zscan(
-                _key(room, "admitted"), cursor, count=min(self._chunk, _ADMITTED_CHUNK)
-            )
-            if found:
-                numbers = [number for number, _ in found]
-                records: Any = await self._redis.hmget(_key(room, "places"), numbers)
-                unclaimed = await self._redis.smismember(_key(room, "unclaimed"), numbers)
-                yield [
-                    queue_pb2.AdmittedPlace(
-                        number=int(number),
-                        user_id=int(record.partition(b":")[0]),
-                        admitted_until_ms=int(until_ms),
-                        claimed=not is_unclaimed,
-                    )
-                    for (number, until_ms), record, is_unclaimed in zip(
-                        found, records, unclaimed, strict=True
-                    )
-                    if record is not None  # or it has just ended, as the log says
-                ]
-            if cursor == 0:
-                return
 
     async def changes(
         self, room: str, after_id: str, block_ms: int
