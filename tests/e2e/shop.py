@@ -28,7 +28,8 @@ PRICE = "150000.00"
 
 # No seeded ids, and no user ids that the sandbox provider treats specially.
 _user_ids = itertools.count(5_000_001)
-_schedule_ids = itertools.count(1_000_001)
+# Downwards: MariaDB gives ids above the greatest one to events that tests import.
+_schedule_ids = itertools.count(1_000_001, -1)
 
 Answer = TypeVar("Answer")
 
@@ -196,15 +197,15 @@ class Shop:
         stack = self.stack
         return Stores(stack.mariadb.administrator, stack.kafka_bootstrap, stack.redis_url)
 
-    def new_schedule(self, seats: int = 5, *, price: str = PRICE) -> Schedule:
-        """Inserts a concert with one date, tomorrow, and `seats` seats. Seat ids start at 10,000
-        times the schedule's id plus 1."""
+    def new_schedule(self, seats: int = 5, *, price: str = PRICE, room: str = "main") -> Schedule:
+        """Inserts a concert with one date, tomorrow, and `seats` seats, behind a waiting room. Seat
+        ids start at 10,000 times the schedule's id plus 1."""
         schedule_id = next(_schedule_ids)
         ids = [schedule_id * 10_000 + number for number in range(1, seats + 1)]
         with self.stack.mariadb.administrator("concert") as cursor:
             cursor.execute(
-                "INSERT INTO concert (id, title) VALUES (%s, %s)",
-                (schedule_id, f"Test {schedule_id}"),
+                "INSERT INTO concert (id, title, room) VALUES (%s, %s, %s)",
+                (schedule_id, f"Test {schedule_id}", room),
             )
             cursor.execute(
                 """INSERT INTO schedule (id, concert_id, date, seat_count)

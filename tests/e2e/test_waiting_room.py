@@ -128,7 +128,7 @@ async def test_a_free_slot_is_seen_by_the_next_in_line_at_once(shop: Shop, line:
 
 async def test_a_payment_admits_the_next_in_line(shop: Shop, line: Line) -> None:
     await line.set_capacity(1)
-    date_ = shop.new_schedule()
+    date_ = shop.new_schedule(room=LINE)
     buyer = await shop.admitted(line.gateway)
     following = shop.fan(line.gateway)
     assert (await following.enter()).json()["order"] == 1

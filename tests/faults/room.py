@@ -227,7 +227,7 @@ class Room:
             people += sorted(batch, key=lambda person: person.place)
         places = [person.place for person in people]
         assert places == sorted(places)
-        filled = People(people[:shopping], people[shopping:], shop.new_schedule())
+        filled = People(people[:shopping], people[shopping:], shop.new_schedule(room=self.name))
         await filled.assert_all_stand_as_before()
         return filled
 

@@ -76,7 +76,7 @@ async def until_nobody_waits(shop: Shop, line: str) -> None:
 
 async def buy_and_enter_again(shop: Shop, visitors: list[Visitor]) -> list[Visitor]:
     """Each buys a seat, and enters again when the payment has ended the admission."""
-    seats = shop.new_schedule(len(visitors)).seats
+    seats = shop.new_schedule(len(visitors), room=LINE).seats
     for visitor, seat in zip(visitors, seats, strict=True):
         reservation = await visitor.fan.hold(seat)
         assert (await visitor.fan.pay_to_the_end(reservation)).status_code == 200

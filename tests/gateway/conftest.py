@@ -15,6 +15,7 @@ from gateway.server import Drain
 from gateway.settings import Settings
 from tests.gateway.declared import Declared
 from tests.gateway.fakes import KEYS, Services
+from tests.gateway.polling import until
 from tests.gateway.watching import OpenWatching, Watching
 
 OpenGateway = Callable[..., Awaitable[httpx.AsyncClient]]
@@ -57,9 +58,14 @@ async def services(_serving: Services) -> Services:
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, drain: Drain) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a new gateway."""
+async def gateway(
+    settings: Settings, drain: Drain, *, follows: bool = True
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a new gateway. `follows`: it has the catalogue from the start. Otherwise its
+    caches may be dropped once, when the first message comes."""
     clients = Clients(settings)
+    if follows:
+        await until(lambda: clients.rooms.are_known)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(settings, clients, drain, OpenFiles(20_000))),
         base_url="http://gateway",
@@ -99,7 +105,11 @@ async def open_gateway(services: Services, declared: Declared) -> AsyncIterator[
 
         async def open_one(drain: Drain | None = None, **changes: Any) -> httpx.AsyncClient:
             client = await stack.enter_async_context(
-                gateway(settings_for(services, **changes), drain or Drain())
+                gateway(
+                    settings_for(services, **changes),
+                    drain or Drain(),
+                    follows="concert_addr" not in changes,
+                )
             )
             client.event_hooks["response"] = [declared.check]
             return client
