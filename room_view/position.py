@@ -14,7 +14,8 @@ _NEAR_POLL_MAX_MS = 10_000
 # has just begun to move is not known yet. All of them up to 60 s make 200 polls per second.
 _FAR_POLL_MS_EACH = 10
 # The first polls after an opening are spread over this for each place that waits, and over two
-# seconds at least: 5,000 polls per second.
+# seconds at least: 5,000 polls per second, and more beyond 300,000 places, whose polls the longest
+# pause brings earlier.
 _OPENING_MS_EACH = 0.2
 _OPENING_MS = 2_000
 
