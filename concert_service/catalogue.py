@@ -1,4 +1,4 @@
-"""What callers who follow the catalogue are told."""
+"""The changes of the catalogue, as WatchCatalogue sends them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""All who follow the catalogue at this replica."""
+"""The open WatchCatalogue streams of this replica."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.25
 
 @dataclass(eq=False, slots=True)
 class _Watcher:
-    """Somebody who follows; `ended`: concerts of which a date has ended, to be told."""
+    """One stream. `ended`: concerts of which a date has ended; the stream has to send them."""
 
     wake: asyncio.Event
     ended: set[int]

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from servicekit.mysql import Connection
 
 KEPT_VERSIONS = 10_000
-"""Whoever is further behind starts anew. A version takes about 60 bytes."""
+"""A caller that is further behind gets a reset. A version takes about 60 bytes."""
 
 NEXT_VERSION = "UPDATE catalogue SET version = version + 1 WHERE id = 1"
 
@@ -27,9 +27,9 @@ async def note_change(
     commit, within a second, by every process that follows the catalogue.
 
     Call it once in a transaction, after its other locks: it locks the row of the catalogue until
-    the commit, so that versions are in the order of the commits. Whoever has that row waits for no
-    other, so there is no deadlock, and nobody waits longer than a commit takes. Expects at least
-    one concert or room.
+    the commit, so that versions are in the order of the commits. A transaction that holds that row
+    waits for no other lock: so none deadlocks, and the next waits only for a commit. Expects at
+    least one concert or room.
     """
     assert concert_ids or rooms, "a change of nothing"
     _, found = await connection.execute_together((NEXT_VERSION,), (VERSION,))

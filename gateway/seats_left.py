@@ -55,7 +55,7 @@ class _Call:
 
 
 class SeatsLeft:
-    """Counts the seats of all rooms that were polled lately, again and again; nothing while nobody
+    """Counts the seats of all rooms that were polled lately, every 1.2 s; nothing while nobody
     polls. `list_dates` reads the upcoming dates of a concert, `count` the sold seats of dates.
 
     A poll never waits for it. Seats that are held count as left; those that the house has, and
@@ -134,7 +134,9 @@ class SeatsLeft:
             for date in listed:
                 if not 0 < date.sales_until_ms <= now_ms:
                     dates[date.id] = date.seat_count
-        return _Sum(room.notice, dates) if 0 < len(dates) <= _DATES_PER_COUNT else None
+            if len(dates) > _DATES_PER_COUNT:
+                return None
+        return _Sum(room.notice, dates) if dates else None
 
     def _loader(self, concert_id: int) -> Callable[[], Awaitable[Sequence[Date]]]:
         return lambda: self._list_dates(concert_id)

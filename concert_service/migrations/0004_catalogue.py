@@ -69,8 +69,8 @@ def upgrade() -> None:
             FOREIGN KEY (concert_id) REFERENCES concert (id)
         ) ENGINE = InnoDB CHARACTER SET utf8mb4
         """,
-        # One row, which every transaction that changes the catalogue locks until its commit: so the
-        # versions are in the order of the commits, and whoever has seen one has seen all before it.
+        # One row, which every transaction that changes the catalogue locks until its commit: so
+        # versions are in the order of the commits, and a reader of one can read all earlier ones.
         """
         CREATE TABLE IF NOT EXISTS catalogue (
             id TINYINT NOT NULL PRIMARY KEY,

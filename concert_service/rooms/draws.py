@@ -66,7 +66,7 @@ class DrawService:
         """Returns a room whose line is a draw. Raises RoomNotFound."""
         room = await self._store.room(name)
         if room is None or room.is_removed or not room.is_draw:
-            raise RoomNotFound
+            raise RoomNotFound("There is no such room, or its line is no draw.")
         return room
 
     def public_seed(self, room: StoredRoom) -> bytes:

@@ -15,8 +15,8 @@ class InvalidRoom(InvalidRequest):
 class RoomNotFound(NotFound):
     code = "ROOM_NOT_FOUND"
 
-    def __init__(self) -> None:
-        super().__init__("There is no such room, or its line is no draw.")
+    def __init__(self, detail: str = "There is no such room.") -> None:
+        super().__init__(detail)
 
 
 class RoomChanged(Conflict):

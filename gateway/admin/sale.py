@@ -1,9 +1,9 @@
 """Changes an event in two services, in an order in which no seat is sold that should not be.
 
-reservation_service decides who has which seat, so it hears first of what leaves the sale, and last
-of what returns to it: at every moment the house has at least the seats that the document blocks.
-Each step may be repeated. concert_service names what is to be released at every later import, too,
-so whoever was interrupted asks for the same change again.
+reservation_service decides who has which seat. So seats that leave the sale are blocked there
+before the document changes, and seats that return are released after it: at every moment the house
+has at least the seats that the document blocks. Each step is idempotent, and each later import
+names what is still to be released: after an interruption, the operator repeats the change.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

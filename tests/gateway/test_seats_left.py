@@ -48,12 +48,18 @@ class Sale:
     """Dates and their sold seats, and how often they were counted."""
 
     def __init__(self) -> None:
-        self.dates = {1: [Date(11, "2027-03-14", 100, 0)], 2: [Date(21, "2027-03-14", 1_500, 0)]}
+        self.dates = {
+            1: [Date(11, "2027-03-14", 100, 0)],
+            2: [Date(21, "2027-03-14", 1_500, 0)],
+            3: [],
+        }
         self.counts = reservation_pb2.CountSoldSeatsResponse()
         self.counted: list[Sequence[int]] = []
+        self.listed: set[int] = set()
         self.error: Exception | None = None
 
     async def list_dates(self, concert_id: int) -> Sequence[Date]:
+        self.listed.add(concert_id)
         return self.dates[concert_id]
 
     async def count(self, ids: Sequence[int]) -> reservation_pb2.CountSoldSeatsResponse:
@@ -70,7 +76,7 @@ def sale() -> Sale:
 
 @pytest.fixture
 async def rooms(sale: Sale, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeRooms]:
-    """Concert 1 is behind `vip`, concert 2 behind `main`. Counts every 10 ms."""
+    """Concerts 1 and 3 are behind `vip`, concert 2 behind `main`. Counts every 10 ms."""
     monkeypatch.setattr(seats_left_module, "_PAUSE_SECONDS", 0.01)
     rooms = FakeRooms()
     catalogue = Catalogue(cast(object, None), cast(Rooms, rooms))  # type: ignore[arg-type]
@@ -81,7 +87,7 @@ async def rooms(sale: Sale, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fa
                 catalogue_pb2.CatalogueConcert(
                     id=id, room=room, status=catalogue_pb2.EVENT_STATUS_PUBLISHED, schedule_ids=[1]
                 )
-                for id, room in ((1, "vip"), (2, "main"))
+                for id, room in ((1, "vip"), (2, "main"), (3, "vip"))
             ]
         )
     )
@@ -170,6 +176,7 @@ async def test_a_room_in_front_of_a_whole_catalogue_has_no_number(
     rooms.poll("main")
     await until(lambda: rooms.poll("main").get("seatsLeft") == 1_500)
     assert "seatsLeft" not in rooms.poll("vip")
+    assert sale.listed == {1, 2}, "the dates of the other concert are not needed"
 
 
 @pytest.mark.parametrize(
